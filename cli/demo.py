@@ -1,0 +1,123 @@
+"""`farm demo`"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import typer
+
+from cli import render
+from cli.connect import queue
+from cli.options import Json
+from cli.progress import finished_line, follow
+from cli.render import say
+from cli.submit import queued
+from cli.table import show_table
+from farm import serving
+from farm import settings as settings_
+from farm import study as study_
+from farm.errors import Conflict, NotFound, Unreachable
+from farm.queue import Queue, Status
+from farm.run import State
+from farm.serving import Facts
+from farm.settings import Settings
+from farm.study import Study
+
+
+def demo(as_json: Json = False) -> None:
+    """Train a small study here and now, and show its table.
+
+    Uses the farm that is up on this machine, else starts one and stops it afterwards. Every demo trains anew.
+    """
+    settings = settings_.load()
+    study = study_.load(find())
+    with farm_for(settings, study) as facts:
+        statuses = train(settings, study, facts, as_json)
+    failed = [status for status in statuses if status.state is not State.SUCCEEDED]
+    for status in failed:
+        say(finished_line(status))
+    raise typer.Exit(1 if failed else 0)
+
+
+def find() -> Path:
+    """The demo's study file: in the checkout, or inside the installed package. Raises: NotFound."""
+    places = [Path(__file__).resolve().parent.parent / "examples", Path(str(files("farm"))) / "examples"]
+    for place in places:
+        if (place / "demo.toml").exists():
+            return place / "demo.toml"
+    raise NotFound(f"demo.toml is not in {' or '.join(map(str, places))}.", remedy="Install farm again.")
+
+
+@contextmanager
+def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
+    """The farm that is up here, or one that is stopped at the end, Ctrl-C or not.
+
+    Raises: Conflict: the farm that is up does not offer what the demo needs.
+    """
+    if (facts := serving.facts(settings)) is not None:
+        needed = {machine for arm in study.arms() for machine in arm.machines}
+        if missing := sorted(needed - facts.units.keys()):
+            has = ", ".join(sorted(facts.units)) or "nothing"
+            raise Conflict(
+                f"the farm that is up offers {has}; the demo needs {missing[0]}.",
+                remedy="Stop it first: farm down",
+            )
+        yield facts
+        return
+    from workers import embedded
+
+    say(f"starting a farm at {settings.home}")
+    try:
+        yield embedded.up(settings)
+    finally:
+        embedded.down(settings)
+
+
+def train(settings: Settings, study: Study, facts: Facts, as_json: bool) -> list[Status]:
+    """Submit, follow, show the table, and say where everything is."""
+    with queue(settings) as open_queue:
+        study, goes_on = fresh(open_queue, study)
+        queued(open_queue, settings, study)
+        say(f"{study.name}: {len(study.runs())} runs{', going on where it was left' if goes_on else ''}")
+        say(f"dashboard: {facts.dashboard}")
+        try:
+            statuses = follow(open_queue, lambda: open_queue.statuses(study.name), lambda: _still_up(settings, facts))
+        except KeyboardInterrupt:
+            say(f"{study.name} stays queued; farm up goes on with it, and so does farm demo")
+            raise
+        show_table(open_queue, study.name, as_json=as_json)
+    say(f"run directories: {settings.storage / 'runs'}")
+    if not as_json:
+        render.say_next(f"farm table {study.name} --format md", "farm plan examples/interventions.toml", "farm up")
+    return statuses
+
+
+def fresh(queue: Queue, study: Study) -> tuple[Study, bool]:
+    """The demo under the first name and repetition of which nothing was trained yet, or one that was interrupted.
+
+    So every number of its table was trained for it: demo, demo-2 (rerun 1), demo-3 (rerun 2), ...
+    """
+    taken, known = queue.studies(), {status.run.id: status.state for status in queue.statuses()}
+    number = 1
+    while True:
+        candidate = numbered(study, number)
+        states = [known.get(run.id) for run in candidate.runs()]
+        if taken.get(candidate.name) == candidate and any(s and not s.is_final for s in states):
+            return candidate, True
+        if candidate.name not in taken and not any(states):
+            return candidate, False
+        number += 1
+
+
+def numbered(study: Study, number: int) -> Study:
+    """The `number`th demo: its own name, and its runs counted as repetitions."""
+    if number == 1:
+        return study
+    head = study.study.model_copy(update={"name": f"{study.name}-{number}", "first_rerun": number - 1})
+    return study.model_copy(update={"study": head})
+
+
+def _still_up(settings: Settings, facts: Facts) -> None:
+    if serving.facts(settings) is None:
+        raise Unreachable("The farm on this machine is gone.", remedy=f"See {facts.log}; farm up goes on.")

@@ -1,0 +1,98 @@
+"""`farm doctor`"""
+
+import platform
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import typer
+
+from cli import render
+from cli.connect import queue
+from cli.options import Json
+from cli.render import Column, Sheet
+from farm import serving
+from farm import settings as settings_
+from farm.errors import FarmError
+from farm.settings import Settings
+from farm.store import Store
+
+COLUMNS = (Column("check", "check"), Column("verdict", ""), Column("detail", "", render.text))
+PACKAGES = {"redis": True, "pydantic": True, "scipy": True, "torch": False, "ray": False}  # needed on a laptop?
+LOW_BYTES = 10 * 2**30
+HTTP_SECONDS = 5.0
+
+
+class Finding(NamedTuple):
+    """One check: `ok`, `warning` (something will be missing) or `failed` (with the remedy)."""
+
+    check: str
+    verdict: str
+    detail: str
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check Redis, storage, Ray and versions. Ends with exit code 1 if something is broken."""
+    settings = settings_.load()
+    findings = list(examine(settings))
+    render.emit(Sheet("farm.doctor/1", COLUMNS, [finding._asdict() for finding in findings]), as_json=as_json)
+    if any(finding.verdict == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every check, in the order in which one depends on the other."""
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name, needed in PACKAGES.items():
+        yield _package(name, needed)
+    yield _checked("redis", lambda: _redis(settings))
+    yield _checked("storage", lambda: _storage(settings))
+    yield _ray(settings)
+
+
+def _checked(check: str, probe: Callable[[], Finding]) -> Finding:
+    try:
+        return probe()
+    except (FarmError, OSError) as error:
+        return Finding(check, "failed", str(error))
+
+
+def _package(name: str, needed: bool) -> Finding:
+    try:
+        return Finding(name, "ok", version(name))
+    except PackageNotFoundError:
+        if needed:
+            return Finding(name, "failed", f"not installed: pip install {name}")
+        return Finding(name, "warning", "not installed: this machine can submit and read, not train")
+
+
+def _redis(settings: Settings) -> Finding:
+    with queue(settings) as open_queue:
+        total = sum(open_queue.counts().values())
+    place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
+    return Finding("redis", "ok", f"{place}; {total:,} runs known")
+
+
+def _storage(settings: Settings) -> Finding:
+    Store(settings.storage).check()
+    free = shutil.disk_usage(settings.storage).free
+    detail = f"{settings.storage}, {free / 2**30:,.0f} GiB free"
+    return Finding("storage", "ok" if free >= LOW_BYTES else "warning", detail)
+
+
+def _ray(settings: Settings) -> Finding:
+    facts = serving.facts(settings)
+    if facts is None:
+        return Finding("ray", "warning", "no farm is up on this machine: farm up")
+    try:
+        with urllib.request.urlopen(facts.dashboard, timeout=HTTP_SECONDS) as answer:
+            code = answer.status
+    except urllib.error.HTTPError as error:
+        code = error.code
+    except OSError as error:
+        return Finding("ray", "failed", f"{facts.dashboard}: {error}. See {facts.log}, then: farm down; farm up")
+    answers = code in (200, 401, 403)  # the last two: alive, and asks for the token
+    return Finding("ray", "ok" if answers else "failed", f"{facts.dashboard} answers {code}")

@@ -1,0 +1,24 @@
+"""`farm down`"""
+
+from cli import render
+from cli.options import Json
+from cli.render import say
+from farm import serving
+from farm import settings as settings_
+
+
+def down(as_json: Json = False) -> None:
+    """Stop the farm of this machine.
+
+    Running runs write a checkpoint and go back to the queue; `farm up` goes on with them.
+    """
+    settings = settings_.load()
+    was = serving.facts(settings)
+    stopped = False
+    if was is not None:
+        from workers import embedded
+
+        stopped = embedded.down(settings)
+    say(f"stopped the farm of process {was.pid}" if was and stopped else f"no farm is up at {settings.home}")
+    if as_json:
+        render.emit_json("farm.down/1", {"stopped": stopped, "pid": was.pid if was else None})

@@ -1,0 +1,173 @@
+"""The `farm` command: what there is to type, and the one place where a FarmError becomes a line and an exit code.
+
+A command's module is imported when it is typed, so that `farm --help` reads none of them.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
+
+from farm.errors import FarmError
+
+COMMANDS = {
+    "demo": "Train a small study here and now, and show its table.",
+    "up": "Start a farm on this machine, in the background.",
+    "down": "Stop the farm of this machine.",
+    "status": "What is up, what waits, what trains.",
+    "serve": "Run a farm on this machine in the foreground, until Ctrl-C.",
+    "join": "Let this machine train for the farm whose head is HEAD.",
+    "plan": "What a study would take: plans, hours, dollars, and the smallest effect it resolves.",
+    "submit": "Queue every run of a study that is not known yet.",
+    "runs": "List runs: state, step, loss, and why they wait.",
+    "show": "Everything about one run.",
+    "logs": "The log of a run's newest attempt.",
+    "watch": "Follow runs until they are done.",
+    "cancel": "Cancel a run, or all runs of a study that are not finished.",
+    "retry": "Queue a failed or cancelled run again, or the failed ones of a study.",
+    "table": "Rank the arms of a study by test loss.",
+    "machines": "The machine classes that are known, and what they offer now.",
+    "doctor": "Check Redis, storage, Ray and versions.",
+}
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, each built when it is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        COMMANDS[name]
+        function = getattr(import_module(f"cli.{name}"), name)
+        command = _built(name, function)
+        command.params += _built(name, _only_verbose).params
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+def _built(name: str, function: Callable[..., None]) -> Any:
+    info = CommandInfo(name=name, callback=function)
+    return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
+
+
+def _set_verbose(context: typer.Context, value: bool) -> None:
+    if value:
+        context.find_root().obj["verbose"] = True
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", callback=_set_verbose, expose_value=False, help="Show the traceback of an error."),
+]
+
+
+def _only_verbose(verbose: Verbose = False) -> None:
+    """The option that works after every command as well as before it."""
+
+
+class Farm(TyperGroup):
+    """The group of commands. `main` is where every error ends."""
+
+    def __init__(self, **attrs: Any):
+        super().__init__(**attrs)
+        self.commands = Commands()  # type: ignore[assignment]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command and exit with its code."""
+        asked = {"verbose": False}
+        try:
+            code = super().main(args, "farm", complete_var, False, windows_expand_args, obj=asked, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's own flush complains
+            code = 1  # as typer does when a write breaks before the flush
+        except Exception as error:
+            code = _report(error, asked["verbose"])
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception, verbose: bool) -> int:
+    """Write one line to stderr, or the traceback if `verbose`. Returns the exit code."""
+    from cli.render import line
+
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error.ctx.get_help()}\n")  # type: ignore[attr-defined]
+        return 2
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    code, text = _explained(error)
+    sys.stderr.write(f"error: {line(text)}\n")
+    return code
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    if isinstance(error, FarmError):
+        return error.exit_code, str(error)
+    if isinstance(error, typer.Abort):
+        return 130, "Interrupted."
+    if hasattr(error, "format_message"):  # typer's usage errors share no public class
+        return _usage(error)
+    if isinstance(error, OSError):
+        return 1, f"{error.filename or 'farm'}: {error.strerror or error}."
+    return 1, f"{type(error).__name__}: {error}. This is a fault in farm; -v shows where."
+
+
+def _usage(error: Any) -> tuple[int, str]:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "farm"
+    text = error.format_message()
+    return 2, f"{text}{'' if text.endswith(('.', '?')) else '.'} Try '{path} --help'."
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            sys.stdout.write(f"farm {version('farm')}\n")
+        except PackageNotFoundError:
+            sys.stdout.write("farm (not installed, run from a checkout)\n")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=Farm, name="farm", rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.callback()
+def farm(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """A training farm for GPT-2 ablations: studies in, a ranking that can be believed out."""
+
+
+def main() -> None:
+    """The entry point of the `farm` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What this machine offers: `--machine CLASS=UNITS`, or what its hardware is."""
+
+from collections.abc import Sequence
+
+from farm.errors import BadSetting
+from farm.machine import BUILT_IN, find
+from farm.settings import Settings
+
+
+def units(offers: Sequence[str] | None, settings: Settings) -> dict[str, int] | None:
+    """Machine class -> runs that train at a time. None without `offers`: then the hardware decides.
+
+    Raises: BadSetting: not CLASS or CLASS=UNITS. BadStudy: nobody declared the class.
+    """
+    return None if not offers else dict(_offer(offer, settings) for offer in offers)
+
+
+def _offer(text: str, settings: Settings) -> tuple[str, int]:
+    name, equals, count = text.partition("=")
+    if equals and not (count.isascii() and count.isdigit() and int(count) > 0):
+        raise BadSetting(
+            f"--machine {text}: {count!r} is not a number of units.", remedy="Write --machine CLASS=UNITS."
+        )
+    return find(name, BUILT_IN | settings.machines).name, int(count) if equals else 1

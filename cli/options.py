@@ -1,0 +1,38 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _study_names(incomplete: str) -> list[str]:
+    from cli.connect import complete_study
+
+    return complete_study(incomplete)
+
+
+def _names(incomplete: str) -> list[str]:
+    from cli.connect import complete_any
+
+    return complete_any(incomplete)
+
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).", show_default=False)]
+StudyName = Annotated[
+    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=_study_names)
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or enough of its start.", autocompletion=_names)
+]
+RunOrStudy = Annotated[
+    str, typer.Argument(metavar="RUN|STUDY", help="A run's id or its start, or a study.", autocompletion=_names)
+]
+Offers = Annotated[
+    list[str] | None,
+    typer.Option("--machine", metavar="CLASS[=UNITS]", help="Offer this class; repeatable. Left out: what is found."),
+]
+Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs for Ray to hand out; left out, all.")]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+DashboardPort = Annotated[int | None, typer.Option("--dashboard-port", min=1, max=65535, help="Left out: a free one.")]

@@ -1,0 +1,157 @@
+"""Follow runs until they are final: a bar per running run on a terminal, plain lines elsewhere. All of it on stderr."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cli.render import clean, console, duration, loss
+from farm.queue import Queue, Status
+from farm.run import Run, State
+
+POLL_SECONDS = 1.0
+MAX_BARS = 16
+TENTHS = 10  # without a terminal, a line for every tenth of a run
+
+
+def follow(queue: Queue, fetch: Callable[[], list[Status]], check: Callable[[], None] = lambda: None) -> list[Status]:
+    """Show the runs that `fetch` gives until all are final, and return them. `check` is asked at every look.
+
+    Raises: whatever `check` raises.
+    """
+    with (Bars if sys.stderr.isatty() else Lines)(queue) as view:
+        while True:
+            began = time.monotonic()
+            statuses = fetch()
+            view.update(statuses)
+            if all(status.state.is_final for status in statuses):
+                return statuses
+            check()
+            # A study of thousands takes a while to list: look at most a fifth of the time.
+            time.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - began)))
+
+
+def label(run: Run) -> str:
+    """A run as a person says it."""
+    rerun = f" rerun {run.rerun}" if run.rerun else ""
+    return f"{run.arm} s{run.seeds}{rerun} on {run.machine}"
+
+
+def finished_line(status: Status) -> str:
+    """What became of a run."""
+    name, result = label(status.run), status.result
+    if result:
+        return f"{status.state}  {name}: test loss {loss(result.test_loss)} after {duration(result.seconds)}"
+    last = status.causes[-1] if status.causes else None
+    return f"{status.state}  {name}" + (f": {last.cause}: {last.message}" if last else "")
+
+
+class Lines:
+    """A line when a run starts, at every tenth of it, and when it is final."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
+        self.said: dict[str, tuple] = {}
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, statuses: Sequence[Status]) -> None:
+        for status in statuses:
+            key = self._key(status)
+            if self.said.get(status.run.id) != key:
+                self.said[status.run.id] = key
+                self._say(status)
+
+    def _key(self, status: Status) -> tuple:
+        """What, when it changes, is worth a line."""
+        tenths = status.step * TENTHS // status.run.recipe.steps if status.state is State.RUNNING else 0
+        return status.state, status.epoch, tenths
+
+    def _say(self, status: Status) -> None:
+        self._say_change(status)
+        if status.state is State.RUNNING:
+            steps = status.run.recipe.steps
+            now = newest_loss(self.queue, status)
+            shown = f", loss {loss(now)}" if now is not None else ""
+            self.write(f"running    {label(status.run)}: step {status.step:,}/{steps:,}{shown}")
+
+    def _say_change(self, status: Status) -> None:
+        if status.state.is_final:
+            self.write(finished_line(status))
+        elif status.state is State.QUEUED and status.causes:
+            self.write(f"queued     {label(status.run)}: again, after {status.causes[-1].cause}")
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(clean(text) + "\n")
+        sys.stderr.flush()
+
+
+class Bars(Lines):
+    """A bar for each running run, one for the whole, and a line above them when a run is final."""
+
+    def __init__(self, queue: Queue):
+        super().__init__(queue)
+        self.bars: dict[str, Any] = {}
+        self.progress = _progress()
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in self.progress.task_ids:
+            self.progress.remove_task(bar)
+        self.progress.stop()
+
+    def update(self, statuses: Sequence[Status]) -> None:
+        super().update(statuses)
+        running = [status for status in statuses if status.state is State.RUNNING]
+        for key in self.bars.keys() - {"all", *(status.run.id for status in running[:MAX_BARS])}:
+            self.progress.remove_task(self.bars.pop(key))
+        for status in running[:MAX_BARS]:
+            self._draw(status)
+        done = sum(status.state.is_final for status in statuses)
+        waiting = len(statuses) - done - len(running)
+        self._bar("all", "all", len(statuses), done, f"{len(running)} running, {waiting} queued")
+
+    def _key(self, status: Status) -> tuple:
+        return (status.state,)
+
+    def _say(self, status: Status) -> None:
+        self._say_change(status)
+
+    def write(self, text: str) -> None:
+        self.progress.console.print(clean(text))
+
+    def _draw(self, status: Status) -> None:
+        newest = newest_loss(self.queue, status)
+        note = "" if newest is None else f"loss {loss(newest)}"
+        self._bar(status.run.id, label(status.run), status.run.recipe.steps, status.step, note)
+
+    def _bar(self, key: str, name: str, total: int, done: int, note: str) -> None:
+        if key not in self.bars:
+            self.bars[key] = self.progress.add_task(name, total=total, note="")
+        self.progress.update(self.bars[key], completed=done, note=note)
+
+
+def newest_loss(queue: Queue, status: Status) -> float | None:
+    """The last loss of a run's curve."""
+    curve = queue.curve(status.run.id)
+    return curve[-1].loss if curve else None
+
+
+def _progress() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console(stderr=True), transient=True)

@@ -1,0 +1,257 @@
+"""How things look: a rich table on a terminal, TSV in a pipe, JSON, Markdown, CSV or LaTeX when asked.
+
+Data goes to stdout, everything else to stderr. Text from elsewhere (names, causes, logs) is shown as it is, never as
+markup, and its control characters are dropped.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+UNKNOWN = "-"
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+class Format(StrEnum):
+    """What `--format` takes."""
+
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+    LATEX = "latex"
+    TSV = "tsv"
+
+
+class Column(NamedTuple):
+    """A column: its key in the data, its heading, and how people see its values. Machines get them raw."""
+
+    key: str
+    heading: str
+    show: Callable[[Any], str] = str
+    is_number: bool = False
+
+
+class Sheet(NamedTuple):
+    """Rows to print. `data` holds JSON values; keys without a column appear in JSON only."""
+
+    schema: str
+    columns: Sequence[Column]
+    data: Sequence[dict[str, Any]]
+    more: Mapping[str, Any] = MappingProxyType({})
+    title: str = ""
+    shown: int | None = None  # rows on a terminal, at most
+
+
+def emit(sheet: Sheet, wanted: Format | None = None, *, as_json: bool = False) -> None:
+    """Write `sheet` to stdout, in the form asked for or the one that suits where stdout goes."""
+    if as_json or wanted is Format.JSON:
+        emit_json(sheet.schema, sheet.data, **sheet.more)
+    elif wanted is None and is_terminal():
+        _rich_table(sheet)
+    else:
+        sys.stdout.write(_TEXT[wanted or Format.TSV](sheet))
+
+
+def emit_json(schema: str, data: Any, **more: Any) -> None:
+    """One JSON document on one line; `data` may hold models."""
+    sys.stdout.write(json.dumps({"schema": schema, "data": data} | more, default=_jsonable, allow_nan=False) + "\n")
+
+
+def write_lines(lines: Sequence[str], form: Format | None) -> None:
+    """Remarks below a table, on stdout: a list in Markdown, comments in LaTeX, plain on a terminal."""
+    mark, escaped = _REMARKS.get(form, ("", str))
+    body = "".join(f"{mark}{escaped(line(remark))}\n" for remark in lines)
+    sys.stdout.write(f"\n{body}" if body and form is Format.MD else body)
+
+
+def _jsonable(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+
+def is_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return sys.stdout.isatty()
+
+
+def say(text: str) -> None:
+    """A remark to the person, on stderr."""
+    sys.stderr.write(clean(text) + "\n")
+
+
+def say_next(*commands: str) -> None:
+    """What to type next: at most three lines."""
+    for command in commands[:3]:
+        say(f"  {command}")
+
+
+def clean(text: str) -> str:
+    """`text` without control characters, so that nobody's words move the cursor or colour the screen."""
+    return _CONTROL.sub("", text)
+
+
+def line(text: str) -> str:
+    """`text` on one line."""
+    return clean(re.sub(r"[\t\r\n]+", " ", text))
+
+
+# --- how people see values -------------------------------------------------------------------------------------------
+
+
+def known(show: Callable[[Any], str]) -> Callable[[Any], str]:
+    """`show`, and '-' for what is unknown."""
+    return lambda value: UNKNOWN if value is None else show(value)
+
+
+text = known(lambda value: line(str(value)))
+count = known(lambda value: f"{value:,}")
+loss = known(lambda value: f"{value:.4f}")
+signed = known(lambda value: f"{value:+.4f}")
+dollars = known(lambda value: f"{value:,.2f}")
+gib = known(lambda value: f"{value / 2**30:.1f}")
+listing = known(lambda values: line(", ".join(map(str, values))) or UNKNOWN)
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+hours = known(_hours)
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(0, round(seconds))
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if seconds >= size:
+            rest = seconds % size // part
+            return f"{seconds // size}{unit}{rest}{below}" if rest else f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+duration = known(_duration)
+
+
+def ago(moment: float | None) -> float | None:
+    """Seconds from a Unix time until now."""
+    return None if moment is None else max(0.0, time.time() - moment)
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """A line of `width` blocks from the lowest to the highest value; each block is the mean of its share."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    shares = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
+    means = [sum(share) / len(share) for share in shares]
+    low, high = min(means), max(means)
+    blocks = "▁▂▃▄▅▆▇█"
+    return "".join(blocks[int((value - low) / (high - low) * 7.999)] if high > low else blocks[0] for value in means)
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+
+def console(stderr: bool = False) -> Any:
+    """A rich console that takes no text for markup."""
+    from rich.console import Console
+
+    colours = None if os.environ.get("NO_COLOR") else "auto"  # rich would still print bold
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, color_system=colours)  # type: ignore[arg-type]
+
+
+def _rich_table(sheet: Sheet) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(sheet.title) if sheet.title else None
+    has_head = any(column.heading for column in sheet.columns)
+    style = box.SIMPLE_HEAD if has_head else None
+    table = Table(box=style, title=title, title_justify="left", pad_edge=False, show_header=has_head)
+    for column in sheet.columns:
+        justify = "right" if column.is_number else "left"
+        table.add_column(Text(column.heading), justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in islice(_shown(sheet), sheet.shown):
+        table.add_row(*map(Text, row))
+    console().print(table)
+    if sheet.shown is not None and len(sheet.data) > sheet.shown:
+        say(f"and {len(sheet.data) - sheet.shown:,} more")
+
+
+def _shown(sheet: Sheet) -> Iterable[list[str]]:
+    return ([clean(column.show(row[column.key])) for column in sheet.columns] for row in sheet.data)
+
+
+def raw(value: Any) -> str:
+    """A value for machines: full precision, nothing for unknown, lists with commas."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ",".join(map(raw, value))
+    return line(str(value))
+
+
+def _tsv(sheet: Sheet) -> str:
+    rows = [[column.key for column in sheet.columns]]
+    rows += [[raw(row[column.key]) for column in sheet.columns] for row in sheet.data]
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def _csv(sheet: Sheet) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.key for column in sheet.columns])
+    writer.writerows([_safe(row[column.key]) for column in sheet.columns] for row in sheet.data)
+    return out.getvalue()
+
+
+def _safe(value: Any) -> str:
+    """A cell that no spreadsheet takes for a formula; a negative number stays a number."""
+    shown = raw(value)
+    is_formula = shown[:1] in ("=", "+", "-", "@") and not isinstance(value, int | float)
+    return f"'{shown}" if is_formula else shown
+
+
+def _markdown(sheet: Sheet) -> str:
+    head = [column.heading for column in sheet.columns]
+    rule = ["---:" if column.is_number else "---" for column in sheet.columns]
+    body = [[_markdown_escaped(cell) for cell in row] for row in _shown(sheet)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *body])
+
+
+def _markdown_escaped(cell: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", cell)
+
+
+def _latex(sheet: Sheet) -> str:
+    """A booktabs tabular."""
+    layout = "".join("r" if column.is_number else "l" for column in sheet.columns)
+    head = " & ".join(_latex_escaped(column.heading) for column in sheet.columns)
+    body = "".join(" & ".join(map(_latex_escaped, row)) + " \\\\\n" for row in _shown(sheet))
+    return f"\\begin{{tabular}}{{{layout}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _latex_escaped(cell: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in cell)
+
+
+_TEXT = {Format.TSV: _tsv, Format.CSV: _csv, Format.MD: _markdown, Format.LATEX: _latex}
+_REMARKS: dict[Format | None, tuple[str, Callable[[str], str]]] = {
+    Format.MD: ("- ", _markdown_escaped),
+    Format.LATEX: ("% ", str),
+}

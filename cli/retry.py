@@ -1,0 +1,44 @@
+"""`farm retry RUN|STUDY`"""
+
+from cli import render
+from cli.cancel import COLUMNS
+from cli.connect import is_study, queue, select
+from cli.options import Json, RunOrStudy
+from cli.render import Sheet, say
+from farm.errors import Conflict
+from farm.queue import Queue, Status
+from farm.run import State
+
+
+def retry(name: RunOrStudy, as_json: Json = False) -> None:
+    """Queue a failed or cancelled run again, or the failed ones of a study.
+
+    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept.
+    """
+    with queue() as open_queue:
+        rows = [
+            {"run": status.run.id, "was": str(status.state), "now": str(open_queue.retry(status.run.id))}
+            for status in retryable(open_queue, name)
+        ]
+    render.emit(Sheet("farm.retry/1", COLUMNS, rows), as_json=as_json)
+    if rows and not as_json:
+        render.say_next(f"farm watch {name}")
+
+
+def retryable(queue: Queue, name: str) -> list[Status]:
+    """The run `name`, or the failed runs of the study `name`.
+
+    Raises: Conflict: that one run did not fail and was not cancelled. NotFound.
+    """
+    chosen = select(queue, name)
+    if is_study(queue, name):
+        failed = [status for status in chosen if status.state is State.FAILED]
+        cancelled = sum(status.state is State.CANCELLED for status in chosen)
+        if not failed:
+            say(f"no run of {name} has failed: there is nothing to retry")
+        if cancelled:
+            say(f"{cancelled} cancelled runs stay cancelled; retry them one by one, by id")
+        return failed
+    if chosen[0].state not in (State.FAILED, State.CANCELLED):
+        raise Conflict(f"{chosen[0].run.id} is {chosen[0].state}: only a failed or cancelled run can be retried.")
+    return chosen

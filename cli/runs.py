@@ -1,0 +1,84 @@
+"""`farm runs [STUDY]`"""
+
+import time
+from collections.abc import Mapping
+
+from cli import render
+from cli.connect import offered, queue
+from cli.options import Json, StudyName
+from cli.progress import newest_loss
+from cli.render import Column, Sheet, say
+from farm import settings as settings_
+from farm.queue import Queue, Status
+from farm.run import State
+from farm.waiting import reasons
+
+COLUMNS = (
+    Column("run", "run"),
+    Column("study", "study"),
+    Column("state", "state"),
+    Column("step", "step", render.count, is_number=True),
+    Column("steps", "of", render.count, is_number=True),
+    Column("loss", "loss", render.loss, is_number=True),
+    Column("age_seconds", "age", render.duration, is_number=True),
+    Column("why", "why", render.text),
+)
+
+
+def runs(study: StudyName = None, as_json: Json = False) -> None:
+    """List runs: state, step, loss, and why they wait.
+
+    The loss is the test loss of a finished run, and the newest training loss of a running one.
+    """
+    settings = settings_.load()
+    with queue(settings) as open_queue:
+        everything = open_queue.statuses()
+        if study:
+            open_queue.study(study)
+        chosen = open_queue.statuses(study) if study else everything
+        why = reasons(everything, offered(settings, open_queue), time.time())
+        rows = [row(open_queue, status, why) for status in chosen]
+    if not rows:
+        say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
+    if rows or as_json or not render.is_terminal():
+        render.emit(Sheet("farm.runs/1", COLUMNS, rows), as_json=as_json)
+
+
+def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
+    """One run, as JSON shows it."""
+    run = status.run
+    return {
+        "run": run.id,
+        "study": status.study,
+        "arm": run.arm,
+        "machine": run.machine,
+        "seeds": str(run.seeds),
+        "rerun": run.rerun,
+        "state": str(status.state),
+        "step": status.step,
+        "steps": run.recipe.steps,
+        "loss": shown_loss(queue, status),
+        "submitted": status.submitted,
+        "age_seconds": round(render.ago(status.submitted) or 0, 1),
+        "attempts": status.attempts,
+        "why": explained(status, why),
+    }
+
+
+def shown_loss(queue: Queue, status: Status) -> float | None:
+    """The test loss of a finished run, the newest training loss of a running one."""
+    if status.result:
+        return status.result.test_loss
+    return newest_loss(queue, status) if status.state is State.RUNNING else None
+
+
+def explained(status: Status, why: Mapping[str, str]) -> str | None:
+    """Why a run waits, or why it failed."""
+    if status.state is State.QUEUED:
+        return why.get(status.run.id)
+    if status.state is State.RUNNING and status.cancelling:
+        return "being cancelled"
+    if status.state is State.FAILED and status.causes:
+        last = status.causes[-1]
+        return f"{last.cause} at step {last.step:,}: {last.message}"
+    return None

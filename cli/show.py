@@ -1,0 +1,137 @@
+"""`farm show RUN`"""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+from cli import render
+from cli.connect import offered, queue
+from cli.options import Json, RunName
+from cli.render import Column, Sheet, ago, duration, loss, sparkline
+from cli.runs import explained
+from farm import serving
+from farm import settings as settings_
+from farm.errors import FarmError
+from farm.queue import Point, Status
+from farm.run import Attempt
+from farm.settings import Settings
+from farm.store import Store
+from farm.waiting import reasons
+
+COLUMNS = (Column("what", ""), Column("value", "", render.text))
+
+
+def show(run: RunName, as_json: Json = False) -> None:
+    """Everything about one run."""
+    settings = settings_.load()
+    with queue(settings) as open_queue:
+        status = open_queue.status(run)
+        curve = open_queue.curve(status.run.id)
+        why = explained(status, reasons(open_queue.statuses(), offered(settings, open_queue), time.time()))
+    attempts = kept_attempts(settings, status.run.id)
+    link = dashboard_link(settings, status)
+    if as_json:
+        place = str(folder(settings, status.run.id))
+        told: dict[str, Any] = {"id": status.run.id, "why": why, "dashboard": link, "folder": place}
+        told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
+        render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
+        return
+    lines = [*_life(status, why, link), *_science(status), *_past(status, attempts), *_records(settings, status, curve)]
+    render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
+
+
+def folder(settings: Settings, run_id: str) -> object:
+    """The run directory."""
+    return Store(settings.storage).folder(run_id)
+
+
+def kept_attempts(settings: Settings, run_id: str) -> list[Attempt]:
+    """The attempts that the run directory holds; none where the storage is not mounted here."""
+    with suppress(FarmError, OSError):
+        return list(Store(settings.storage).attempts(run_id))
+    return []
+
+
+def dashboard_link(settings: Settings, status: Status) -> str | None:
+    """The page of the run's Ray job, while the farm is up."""
+    up = serving.facts(settings)
+    return f"{up.dashboard.rstrip('/')}/#/jobs/{quote(status.job, safe='')}" if up and status.job else None
+
+
+def _life(status: Status, why: str | None, link: str | None) -> Iterator[tuple[str, str]]:
+    run = status.run
+    yield "run", run.id
+    yield "study", status.study
+    yield "state", f"{status.state}{', being cancelled' if status.cancelling else ''}"
+    if why:
+        yield "why", why
+    yield "step", f"{status.step:,} of {run.recipe.steps:,}"
+    yield "submitted", f"{duration(ago(status.submitted))} ago"
+    if status.started is not None:
+        yield "started", f"{duration(ago(status.started))} ago"
+    if status.ended is not None:
+        yield "ended", f"{duration(ago(status.ended))} ago"
+    yield "attempts", f"{status.epoch} begun, {status.attempts} failed"
+    for what, value in (("worker", status.worker), ("node", status.node), ("job", status.job), ("dashboard", link)):
+        if value:
+            yield what, value
+
+
+def _science(status: Status) -> Iterator[tuple[str, str]]:
+    run, result = status.run, status.result
+    yield "arm", run.arm
+    yield "machine", run.machine
+    yield "seeds", f"init {run.seeds.init}, train {run.seeds.train}" + (f", rerun {run.rerun}" if run.rerun else "")
+    recipe = run.recipe
+    yield "recipe", f"{recipe.digest[:12]}: {recipe.model.parameters:,} parameters, {recipe.train.tokens:,} tokens"
+    for path, value in _flat(recipe.changes()):
+        yield f"  {path}", value
+    if result is None:
+        return
+    yield "test loss", f"{result.test_loss:.6f} ({result.evaluation}, {result.test_tokens:,} tokens)"
+    yield "train loss", loss(result.train_loss)
+    yield "plan", f"{result.plan} (world x microbatch x accumulation)"
+    yield "took", f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s" + _cost(result.usd)
+    hardware, software = result.hardware, result.provenance
+    accelerators = f"{hardware.accelerators} x {hardware.accelerator}"
+    yield "hardware", f"{accelerators}, {hardware.cpu}, {hardware.cores} cores, on {hardware.host}"
+    commit = f", commit {software.commit[:12]}{' (changed)' if software.dirty else ''}" if software.commit else ""
+    yield "software", f"farm {software.farm}{commit}, python {software.python}, torch {software.torch}"
+    yield "init", result.fingerprints.initial
+    yield "data", result.fingerprints.data
+    yield "weights", result.fingerprints.final
+
+
+def _cost(usd: float | None) -> str:
+    return "" if usd is None else f", ${usd:,.2f}"
+
+
+def _flat(tree: dict, path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else key
+        if isinstance(value, dict):
+            yield from _flat(value, here)
+        else:
+            yield here, str(value)
+
+
+def _past(status: Status, attempts: list[Attempt]) -> Iterator[tuple[str, str]]:
+    for attempt in attempts:
+        resumed = f", from step {attempt.resumed_from.step:,}" if attempt.resumed_from else ""
+        cause = f": {attempt.cause}" if attempt.cause else ""
+        host = attempt.hardware.get("host", attempt.worker)
+        yield f"attempt {attempt.epoch}", f"{attempt.outcome}{cause} on {host}{resumed}"
+    for failure in status.causes:
+        yield f"cause {failure.epoch}", f"{failure.cause} at step {failure.step:,}: {failure.message}"
+
+
+def _records(settings: Settings, status: Status, curve: list[Point]) -> Iterator[tuple[str, str]]:
+    if status.checkpoint:
+        yield "checkpoint", f"step {status.checkpoint.step:,}: {settings.storage / status.checkpoint.path}"
+    yield "folder", str(folder(settings, status.run.id))
+    if curve:
+        losses = [point.loss for point in curve]
+        yield "curve", f"{sparkline(losses)}"
+        yield "", f"loss {loss(losses[0])} at step {curve[0].step:,} to {loss(losses[-1])} at step {curve[-1].step:,}"

@@ -1,0 +1,68 @@
+"""`farm watch [STUDY|RUN]`"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cli.connect import is_study, newest_study, queue, select
+from cli.options import Json, _names
+from cli.progress import follow
+from cli.render import say
+from cli.runs import shown_loss
+from farm import serving
+from farm import settings as settings_
+from farm.queue import Queue, Status
+from farm.run import State
+from farm.settings import Settings
+
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="STUDY|RUN", help="Left out, the newest study.", autocompletion=_names),
+]
+
+
+def watch(name: Name = None, as_json: Json = False) -> None:
+    """Follow runs until they are done.
+
+    Ends with exit code 1 if one did not succeed. Ctrl-C ends the watching, not the runs. With --json, one line a run.
+    """
+    settings = settings_.load()
+    with queue(settings) as open_queue:
+        chosen = name or newest_study(open_queue)
+        if chosen is None:
+            say("no study yet: farm submit STUDY, or see it all at work: farm demo")
+            return
+        fetch = fetcher(open_queue, chosen)
+        warn_if_down(settings, fetch())
+        statuses = follow(open_queue, fetch)
+        for status in statuses:
+            _print(open_queue, status, as_json)
+    if any(status.state is not State.SUCCEEDED for status in statuses):
+        raise typer.Exit(1)
+
+
+def fetcher(queue: Queue, name: str) -> Callable[[], list[Status]]:
+    """How to look at a study or a run again. Raises: NotFound, Conflict."""
+    if is_study(queue, name):
+        return lambda: queue.statuses(name)
+    run_id = select(queue, name)[0].run.id
+    return lambda: [queue.status(run_id)]
+
+
+def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
+    """Say that nobody here trains what waits."""
+    waits = any(not status.state.is_final for status in statuses)
+    if waits and not settings.redis_url and serving.facts(settings) is None:
+        say("warning: no farm is up here, so queued runs wait; start one with: farm up")
+
+
+def _print(queue: Queue, status: Status, as_json: bool) -> None:
+    loss = shown_loss(queue, status)
+    if as_json:
+        data = {"run": status.run.id, "state": str(status.state), "step": status.step, "loss": loss}
+        sys.stdout.write(json.dumps({"schema": "farm.watch/1", "data": data}) + "\n")
+    elif not sys.stdout.isatty():
+        sys.stdout.write(f"{status.run.id}\t{status.state}\t{'' if loss is None else loss}\n")

@@ -1,0 +1,126 @@
+"""Every way the farm says no, and what to do about it.
+
+A `FarmError` says what happened, with the numbers, and then the remedy, in one line. Its class fixes the exit code
+of the command and whether the queue may try the run again. It is caught in two places: `cli.main` and `workers.agent`.
+"""
+
+from typing import Any
+
+
+class FarmError(Exception):
+    """The farm could not do that."""
+
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, message: str | None = None, *, remedy: str | None = None, **fields: Any):
+        self.message = message or (type(self).__doc__ or "").splitlines()[0]
+        self.remedy = remedy
+        self.fields = fields
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        """What happened and what to do next, on one line."""
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
+    def __reduce__(self) -> tuple:
+        return _rebuild, (type(self), self.message, self.remedy, self.fields)
+
+    @property
+    def cause(self) -> str:
+        """The short name kept with a failed attempt: the class name in kebab case."""
+        name = type(self).__name__
+        return "".join(f"-{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+def _rebuild(kind: type[FarmError], message: str, remedy: str | None, fields: dict[str, Any]) -> FarmError:
+    return kind(message, remedy=remedy, **fields)
+
+
+class BadStudy(FarmError):
+    """The study file is not valid."""
+
+    exit_code = 2
+
+
+class BadSetting(FarmError):
+    """A flag, an environment variable or a line of farm.toml is not valid."""
+
+    exit_code = 2
+
+
+class DoesNotFit(FarmError):
+    """No plan runs this recipe on this machine."""
+
+    exit_code = 2
+
+
+class BadCorpus(FarmError):
+    """The corpus cannot train this recipe."""
+
+    exit_code = 2
+
+
+class NotFound(FarmError):
+    """There is nothing of that name."""
+
+    exit_code = 3
+
+
+class Refused(FarmError):
+    """The server refused the credentials."""
+
+    exit_code = 4
+
+
+class Unreachable(FarmError):
+    """The farm's Redis or Ray cannot be reached."""
+
+    exit_code = 5
+    retryable = True
+
+
+class Conflict(FarmError):
+    """Something else already has that name or that result."""
+
+    exit_code = 6
+
+
+class Guard(FarmError):
+    """This needs a confirmation that was not given."""
+
+    exit_code = 7
+
+
+class LeaseLost(FarmError):
+    """The lease on this run is gone: somebody else may hold it now, so nothing was written."""
+
+
+class Cancelled(FarmError):
+    """The run was cancelled."""
+
+
+class Nonfinite(FarmError):
+    """The loss or a gradient is not a number: the same seeds would do it again."""
+
+
+class CheckpointInvalid(FarmError):
+    """The checkpoint is damaged or belongs to another run."""
+
+
+class StorageFull(FarmError):
+    """The disk is full."""
+
+    retryable = True
+
+
+class WorkerDied(FarmError):
+    """A training process died."""
+
+    retryable = True
+
+
+class Hung(FarmError):
+    """Training made no progress for too long."""
+
+    retryable = True

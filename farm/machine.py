@@ -1,0 +1,92 @@
+"""A class of identical machines: what a Plan and a price need to know of it."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from farm.errors import BadStudy
+from farm.recipe import Frozen, Positive, Precision
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def is_name(text: object) -> bool:
+    """Whether `text` may name a study, an arm or a machine: it becomes part of paths and keys."""
+    return isinstance(text, str) and NAME.fullmatch(text) is not None
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)\s*", value)
+    if not found or found[2] not in _UNITS:
+        raise ValueError('must be bytes, or a size such as "40GiB"')
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+class Machine(Frozen):
+    """A machine class. `accelerators` workers train one run together; `memory` is bytes per accelerator."""
+
+    name: str
+    accelerator: str = Field("cpu", description="as the driver names it; 'cpu' for none")
+    accelerators: int = Field(1, ge=1, le=1024)
+    memory: Annotated[int, BeforeValidator(_bytes)] = Field(2**32, ge=1)
+    bf16: bool = True
+    usd_per_hour: float | None = Field(None, ge=0)
+    tokens_per_second: Positive | None = Field(None, description="of the 163M baseline, whole machine")
+    microbatch: int | None = Field(None, ge=1, description="largest to use here, when a person knows better")
+    threads: int | None = Field(None, ge=1, description="torch threads per worker; the node's cores shared out if unset")
+    probes: dict[str, int] = Field({}, description="measured largest microbatch, by probe_key")
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.accelerator == "cpu"
+
+    @property
+    def resource(self) -> str:
+        """The Ray custom resource that a node of this class offers, one unit per run at a time."""
+        return f"farm:{self.name}"
+
+
+def probe_key(model_digest: str, precision: Precision) -> str:
+    """The key of `Machine.probes`: one measurement per model and precision."""
+    return f"{model_digest[:16]}:{precision}"
+
+
+# Prices and speeds are those of the published battery where it ran them: 3.18 h at $11.84/h on 8 x A100 40 GB, 40.6 h
+# on one RTX 3090. The others are list prices of the same vendor, their speed unknown until something ran there.
+BUILT_IN = {
+    machine.name: machine
+    for machine in (
+        Machine(
+            name="8xa100m40",
+            accelerator="A100-SXM4-40GB",
+            accelerators=8,
+            memory="40GiB",  # type: ignore[arg-type]
+            usd_per_hour=11.84,
+            tokens_per_second=284_800,
+        ),
+        Machine(name="8xa100m80", accelerator="A100-SXM4-80GB", accelerators=8, memory=80 * 2**30, usd_per_hour=14.32),
+        Machine(name="8xh100m80", accelerator="H100-SXM5-80GB", accelerators=8, memory=80 * 2**30, usd_per_hour=23.92),
+        Machine(name="1xrtx3090", accelerator="RTX 3090", memory=24 * 2**30, usd_per_hour=0.0, tokens_per_second=22_300),
+        Machine(name="cpu", usd_per_hour=0.0),
+        Machine(name="cpu-x1", threads=1, usd_per_hour=0.0),
+        Machine(name="cpu-x2", accelerators=2, threads=1, usd_per_hour=0.0),
+    )
+}
+
+
+def find(name: str, known: dict[str, Machine]) -> Machine:
+    """The machine class called `name`.
+
+    Raises: BadStudy: nobody declared or registered it.
+    """
+    if name in known:
+        return known[name]
+    raise BadStudy(
+        f"machines: unknown machine class {name!r}.",
+        remedy=f"Known: {', '.join(sorted(known))}. Declare it as [machines.{name}] in the study or in farm.toml.",
+        field="machines",
+    )

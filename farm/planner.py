@@ -1,0 +1,148 @@
+"""Recipe x Machine -> Plan: how one node does a step, never what the step computes."""
+
+from math import log2
+
+from pydantic import Field
+
+from farm.errors import DoesNotFit
+from farm.machine import Machine, probe_key
+from farm.recipe import Frozen, Recipe, digest
+
+USABLE = 0.9  # of the memory: what the driver, the allocator's rounding and the other tenants leave
+
+
+class Plan(Frozen):
+    """world x microbatch x accumulation == batch, exactly."""
+
+    machine: str
+    world: int = Field(ge=1, description="worker processes, one per accelerator")
+    microbatch: int = Field(ge=1, description="sequences per forward pass")
+    accumulation: int = Field(ge=1, description="forward passes per worker and step")
+    bytes_needed: int = Field(description="estimate per accelerator at this microbatch")
+    basis: str = Field(description="what set the microbatch: 'formula', 'probe', 'declared' or 'canonical'")
+
+    @property
+    def batch(self) -> int:
+        return self.world * self.microbatch * self.accumulation
+
+    def __str__(self) -> str:
+        return f"{self.world} x {self.microbatch} x {self.accumulation}"
+
+
+def plan(recipe: Recipe, machine: Machine) -> Plan:
+    """Split one optimiser step of `recipe` over the accelerators of `machine`.
+
+    world * microbatch * accumulation == recipe.train.batch, exactly; the largest microbatch that fits, which leaves
+    the least accumulation.
+
+    Raises: DoesNotFit: the batch does not divide, one sequence needs more memory than an accelerator has, the
+    hardware lacks the precision, or the canonical tree does not split over this many workers.
+    """
+    _check_precision(recipe, machine)
+    batch, world = recipe.train.batch, machine.accelerators
+    if batch % world:
+        raise DoesNotFit(
+            f"train.batch = {batch} does not divide over the {world} accelerators of machine {machine.name!r}"
+            f" ({batch} = {world} x {batch // world} + {batch % world}).",
+            remedy=f"Use batch {batch - batch % world or world} or {batch - batch % world + world}, or another machine.",
+        )
+    microbatch, basis = _microbatch(recipe, machine, batch // world)
+    accumulation = batch // (world * microbatch)
+    if recipe.train.reduction == "canonical":
+        _check_tree(world, accumulation, machine)
+    return Plan(
+        machine=machine.name,
+        world=world,
+        microbatch=microbatch,
+        accumulation=accumulation,
+        bytes_needed=bytes_needed(recipe, world, microbatch, accumulation),
+        basis=basis,
+    )
+
+
+def bytes_needed(recipe: Recipe, world: int, microbatch: int, accumulation: int = 1) -> int:
+    """Estimate of the peak bytes per accelerator.
+
+    Weights, gradients and Adam's two moments in float32 are 16 bytes a parameter, DDP's buckets 4 more when world > 1,
+    and canonical reduction one gradient buffer per level of its tree. An activation costs, per sequence:
+    60 (100) bytes per position, channel and layer, 9 (13) per attention weight, 16 (12) per logit, at 16 (32) bits.
+    These are upper bounds for attention that materialises its weights, checked against the one public measurement of
+    the baseline: 6 sequences fit a 24 GiB RTX 3090, 8 do not, and 12 fit a 40 GiB A100.
+    """
+    model, train = recipe.model, recipe.train
+    per_channel, per_weight, per_logit = (60, 9, 16) if train.precision in ("fp16", "bf16") else (100, 13, 12)
+    buffers = 4 * (world > 1) + 4 * (1 + int(log2(accumulation))) * (train.reduction == "canonical")
+    layer = model.context * model.width * per_channel + model.heads * model.context**2 * per_weight
+    sequence = model.layers * layer + model.context * model.rows * per_logit
+    return model.parameters * (16 + buffers) + microbatch * sequence
+
+
+def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = None) -> float | None:
+    """Expected wall-clock hours, or None when nothing is known of the machine's speed.
+
+    `tokens_per_second` is what this recipe was seen to reach there; without it, the machine's declared speed on the
+    baseline is scaled by parameters, as 6 N D floating-point operations suggest (Kaplan et al. 2020, section 2.1).
+    """
+    speed = tokens_per_second
+    if speed is None and machine.tokens_per_second is not None:
+        speed = machine.tokens_per_second * Recipe().model.parameters / recipe.model.parameters
+    return recipe.steps * recipe.tokens_per_step / speed / 3600 if speed else None
+
+
+def _check_precision(recipe: Recipe, machine: Machine) -> None:
+    precision = recipe.train.precision
+    if precision == "bf16" and not machine.bf16:
+        raise DoesNotFit(
+            f"train.precision = 'bf16', but machine {machine.name!r} ({machine.accelerator}) has no bf16.",
+            remedy="Use fp16 or fp32, or another machine.",
+        )
+    if machine.is_cpu and precision in ("fp16", "tf32"):
+        raise DoesNotFit(
+            f"train.precision = {precision!r}, but machine {machine.name!r} is a CPU, which trains in fp32 or bf16.",
+            remedy="Set train.precision to one of those, or choose a GPU machine.",
+        )
+
+
+def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]:
+    """The largest divisor of `share` (sequences per worker) that fits, and what says that it fits."""
+    canonical = recipe.train.canonical_microbatch
+    if canonical is not None and share % canonical:
+        raise DoesNotFit(
+            f"canonical_microbatch = {canonical} does not divide the {share} sequences per worker of machine"
+            f" {machine.name!r} (batch {recipe.train.batch} over {machine.accelerators}).",
+            remedy="Choose a divisor of it.",
+        )
+    measured = machine.probes.get(probe_key(digest(recipe.model), recipe.train.precision))
+    limits = [(machine.microbatch, "declared"), (measured, "probe")]
+    limit, basis = min(((n, why) for n, why in limits if n is not None), default=(None, "formula"))
+    candidates = [canonical] if canonical else [n for n in range(share, 0, -1) if share % n == 0]
+    for microbatch in candidates:
+        if microbatch <= limit if limit is not None else _fits(recipe, machine, microbatch):
+            return microbatch, "canonical" if canonical else basis
+    smallest = candidates[-1]
+    raise DoesNotFit(
+        f"{recipe.model.parameters:,} parameters at context {recipe.model.context} and {recipe.train.precision} need"
+        f" {_gib(bytes_needed(recipe, machine.accelerators, smallest))} per accelerator at microbatch {smallest};"
+        f" machine {machine.name!r} has {_gib(machine.memory)}, of which {USABLE:.0%} are counted on"
+        + (f", and its largest known microbatch is {limit}." if limit is not None else "."),
+        remedy="Add a larger machine or lower model.context, model.layers or model.width.",
+    )
+
+
+def _fits(recipe: Recipe, machine: Machine, microbatch: int) -> bool:
+    share = recipe.train.batch // machine.accelerators
+    return bytes_needed(recipe, machine.accelerators, microbatch, share // microbatch) <= USABLE * machine.memory
+
+
+def _check_tree(world: int, accumulation: int, machine: Machine) -> None:
+    """The canonical tree is binary and aligned: each worker must hold one whole subtree."""
+    if world & (world - 1) or (world > 1 and accumulation & (accumulation - 1)):
+        raise DoesNotFit(
+            f"canonical reduction needs a power of two of workers and of microbatches per worker; machine"
+            f" {machine.name!r} would have {world} x {accumulation}.",
+            remedy="Change train.batch or train.canonical_microbatch, or use reduction = 'fast'.",
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,520 @@
+"""The promises of the queue, over Redis. Each verb is one Lua script of farm/queue/, so each is all or nothing.
+
+Q1  put is idempotent by run id: submitted twice = queued once, and says so.
+Q2  claim gives a run to at most one live lease; priority, then first in; only to a machine class it names.
+Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
+Q4  renew, checkpoint, record, finish, fail and release with a dead epoch raise LeaseLost and change nothing.
+Q5  finish is final; repeating it with the same result is fine; a different result is a Conflict.
+Q6  fail requeues with back-off until attempts are spent, then the run is failed with every cause kept. Three crashes
+    at the same step = failed (poison); progress resets the count.
+Q7  release returns the run unharmed and is no attempt.
+Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
+    a result.
+Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled, at every event.
+Q10 an acknowledged write survives kill -9 of anything, Redis included (farm.server sees to it).
+
+A lost reply is harmless: the client repeats a call that got no answer, and every verb may be repeated. Any method may
+raise Unreachable, Refused or StorageFull.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from functools import cache, lru_cache
+from hashlib import sha1
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+from uuid import uuid4
+
+from pydantic import Field
+from redis import Redis
+from redis.exceptions import NoScriptError
+
+from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
+from farm.machine import Machine
+from farm.recipe import Frozen, canonical_json
+from farm.result import Result
+from farm.run import Checkpoint, Lease, Run, State
+from farm.server import translated
+from farm.study import Study
+
+LEASE_SECONDS = 30.0
+HEARTBEAT_SECONDS = 10.0
+BACKOFF_SECONDS = 1.0
+BACKOFF_LIMIT_SECONDS = 60.0
+CURVE_POINTS = 2000  # kept at least, evenly over the steps; at most twice as many
+NEWEST_POINTS = 200  # kept whole
+MESSAGE_CHARACTERS = 4000
+
+_SCRIPTS = Path(__file__).parent / "queue"
+
+
+class Cause(Frozen):
+    """Why an attempt failed."""
+
+    epoch: int
+    cause: str
+    message: str
+    step: int
+    at: float
+    retryable: bool
+
+
+class Point(Frozen):
+    """One point of a run's curve."""
+
+    step: int = Field(ge=0)
+    loss: float = Field(description="nats per token")
+    lr: float
+    grad_norm: float | None = None
+    tokens_per_second: float
+
+
+class Put(Frozen):
+    """What a put did: the runs queued now, and those that were there already with their states."""
+
+    new: tuple[str, ...]
+    known: dict[str, State]
+
+
+class Claim(Frozen):
+    """A lease, and all that is needed to act on it."""
+
+    lease: Lease
+    run: Run
+    study: str
+    checkpoint: Checkpoint | None
+
+
+class Status(Frozen):
+    """Where a run stands. Times are Unix seconds by Redis' clock."""
+
+    run: Run
+    study: str = Field(description="the study that submitted it first")
+    state: State
+    epoch: int = Field(description="of the current or the last lease; 0 before the first")
+    attempts: int = Field(description="failures that count against policy.attempts")
+    step: int = Field(description="as last reported")
+    submitted: float
+    started: float | None = Field(description="of the current or the last lease")
+    ended: float | None
+    deadline: float | None = Field(description="of the current lease")
+    worker: str | None
+    job: str | None = Field(description="Ray submission id")
+    node: str | None
+    causes: tuple[Cause, ...]
+    checkpoint: Checkpoint | None
+    cancelling: bool
+    not_before: float | None = Field(description="end of the back-off")
+    result: Result | None
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+
+class Queue:
+    """The queue under `prefix` of a Redis (a client from `farm.server.connect`)."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        prefix: str = "farm:",
+        *,
+        backoff_seconds: float = BACKOFF_SECONDS,
+        backoff_limit_seconds: float = BACKOFF_LIMIT_SECONDS,
+    ):
+        self.redis = redis
+        self.prefix = prefix
+        self.backoff_seconds = backoff_seconds
+        self.backoff_limit_seconds = backoff_limit_seconds
+
+    def install(self) -> None:
+        """Load every script, so that a client that may not load any can call them."""
+        with translated(self.redis):
+            for path in sorted(_SCRIPTS.glob("*.lua")):
+                self.redis.script_load(_script(path.stem).text)
+
+    # What a submitter says
+
+    def put(self, study: Study) -> Put:
+        """Queue every run of `study` that is not there yet: all of them or none (Q1).
+
+        Raises: Conflict: an arm of a study of that name was submitted with another recipe; says what differs.
+        """
+        runs = study.runs()
+        arms = {arm.name: canonical_json(arm.recipe) for arm in study.arms()}
+        said, *details = self._call(
+            "put",
+            study.name,
+            canonical_json(study),
+            len(arms),
+            *(text for arm in arms.items() for text in arm),
+            *(text for run in runs for text in _spelled(run)),
+        )
+        if said == "arm":
+            _refuse_arm(study.name, details[0], json.loads(details[1]), json.loads(arms[details[0]]))
+        if said == "run":
+            raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
+        states = dict(zip((run.id for run in runs), details[0], strict=True))
+        return Put(
+            new=tuple(run_id for run_id, state in states.items() if not state),
+            known={run_id: State(state) for run_id, state in states.items() if state},
+        )
+
+    def cancel(self, run_id: str) -> State:
+        """Cancel a run (Q8) and say what it is now: a running one stays so until its worker heard of it.
+
+        Raises: NotFound
+        """
+        return self._moved(run_id, self._call("cancel", run_id))
+
+    def retry(self, run_id: str) -> State:
+        """Queue a failed or cancelled run again, in its old place and with all its attempts.
+
+        Raises: NotFound. Conflict: it has succeeded, or is still being cancelled.
+        """
+        said, *details = self._call("retry", run_id)
+        if said == "conflict":
+            if details[0] == State.SUCCEEDED:
+                raise Conflict(f"{run_id} has succeeded: its result stays.", remedy="To repeat it, raise study.reruns.")
+            raise Conflict(f"{run_id} is still being cancelled.", remedy="Retry it when it has stopped.")
+        return self._moved(run_id, [said, *details])
+
+    # What a worker says
+
+    def claim(self, machine: str, worker: str, seconds: float) -> Claim | None:
+        """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3)."""
+        said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds))
+        if said == "none":
+            return None
+        run_id, epoch, deadline, spec, study, checkpoint = details
+        return Claim(
+            lease=Lease(run_id=run_id, epoch=int(epoch), deadline=_seconds(deadline), worker=worker),
+            run=_run(spec),
+            study=study,
+            checkpoint=_checkpoint(checkpoint),
+        )
+
+    def sweep(self) -> list[str]:
+        """End every expired lease; their runs are queued again, or failed, or cancelled (Q3)."""
+        return self._call("sweep")
+
+    def renew(
+        self,
+        lease: Lease,
+        step: int,
+        seconds: float = LEASE_SECONDS,
+        job: str | None = None,
+        node: str | None = None,
+    ) -> Lease:
+        """Prolong a lease to `seconds` from now, and note the progress.
+
+        Raises: LeaseLost. Cancelled: stop, then `acknowledge_cancel`.
+        """
+        answer = self._held(lease, "renew", _milliseconds(seconds), step, job or "", node or "")
+        return lease.model_copy(update={"deadline": _seconds(answer[1])})
+
+    def checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> None:
+        """Point at a newer checkpoint; an older one than is known changes nothing.
+
+        Raises: LeaseLost
+        """
+        self._held(lease, "checkpoint", checkpoint.step, checkpoint.epoch, canonical_json(checkpoint))
+
+    def record(self, lease: Lease, points: Sequence[Point]) -> None:
+        """Append to the curve. Points already there at these steps or later are replaced.
+
+        Raises: LeaseLost
+        """
+        texts = [(p.step, json.dumps(list(p.model_dump().values()))) for p in sorted(points, key=lambda p: p.step)]
+        self._held(lease, "record", CURVE_POINTS, NEWEST_POINTS, *(part for text in texts for part in text))
+
+    def finish(self, lease: Lease, result: Result) -> None:
+        """The run has succeeded (Q5).
+
+        Raises: LeaseLost. Cancelled. Conflict: it finished with another result, or this is another run's.
+        """
+        if (result.run_id, result.epoch) != (lease.run_id, lease.epoch):
+            raise Conflict(
+                f"the result is of {result.run_id} epoch {result.epoch},"
+                f" the lease of {lease.run_id} epoch {lease.epoch}."
+            )
+        self._held(lease, "finish", result.steps, canonical_json(result))
+
+    def fail(self, lease: Lease, cause: str, message: str, step: int, retryable: bool) -> State:
+        """An attempt failed at `step`: the run is queued again after a back-off, or failed, or cancelled (Q6).
+
+        Raises: LeaseLost
+        """
+        detail = {"cause": cause, "message": message[:MESSAGE_CHARACTERS], "step": step, "retryable": retryable}
+        backoff = _milliseconds(self.backoff_seconds), _milliseconds(self.backoff_limit_seconds)
+        answer = self._held(lease, "fail", uuid4().hex, step, int(retryable), json.dumps(detail), *backoff)
+        return State(answer[1])
+
+    def release(self, lease: Lease, reason: str) -> None:
+        """Give a run back unharmed (Q7).
+
+        Raises: LeaseLost
+        """
+        self._held(lease, "release", uuid4().hex, reason)
+
+    def acknowledge_cancel(self, lease: Lease) -> None:
+        """The agent has stopped a run that was cancelled while it ran (Q8).
+
+        Raises: LeaseLost. Conflict: nobody cancelled it.
+        """
+        self._held(lease, "acknowledge_cancel")
+
+    # What anybody may ask
+
+    def statuses(self, study: str | None = None) -> list[Status]:
+        """Every run, of a study or of all, in the order they were submitted, at one instant (Q9)."""
+        return [_status(json.loads(text)) for text in self._call("statuses", "study" if study else "all", study or "")]
+
+    def running(self) -> list[Status]:
+        """The runs that hold a lease, next deadline first: a small part of `statuses`, for who asks often."""
+        return [_status(json.loads(text)) for text in self._call("statuses", "running", "")]
+
+    def status(self, run_id: str) -> Status:
+        """One run, by its id or a beginning of it that no other run shares.
+
+        Raises: NotFound: names the nearest. Conflict: several begin so.
+        """
+        found = self._call("find", run_id)
+        if not found or not run_id:
+            self._refuse_unknown(run_id)
+        if len(found) > 1:
+            some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            raise Conflict(f"{len(found)} runs begin with {run_id!r}: {some}.", remedy="Write more of the id.")
+        (text,) = self._call("statuses", "one", found[0])
+        return _status(json.loads(text))
+
+    def studies(self) -> dict[str, Study]:
+        """Every study as it was submitted last, by name."""
+        found = [_study(text) for text in self._call("studies", "")]
+        return {study.name: study for study in sorted(found, key=lambda study: study.name)}
+
+    def study(self, name: str) -> Study:
+        """The study as it was submitted last.
+
+        Raises: NotFound: names the nearest.
+        """
+        found = self._call("studies", name) if name else []
+        if not found:
+            raise NotFound(f"no study {name!r}{_nearest(name, self.studies())}.", remedy="See `farm status`.")
+        return _study(found[0])
+
+    def counts(self) -> dict[State, int]:
+        """How many runs are in each state, at one instant; they add up to `put_count` (Q9)."""
+        _, *pairs = self._call("counts")
+        counted = dict(_pairs(pairs))
+        return {state: int(counted.get(state, 0)) for state in State}
+
+    def put_count(self) -> int:
+        """How many runs were ever put."""
+        return int(self._call("counts")[0])
+
+    def queued(self) -> dict[str, int]:
+        """How many runs each machine class may claim now; those that back off are not counted."""
+        return {machine: int(count) for machine, count in sorted(_pairs(self._call("queued")))}
+
+    def curve(self, run_id: str) -> list[Point]:
+        """The curve of a run, steps ascending, thinned out evenly when it is long."""
+        return [
+            Point(**dict(zip(Point.model_fields, json.loads(text), strict=True)))
+            for text in self._call("curve", run_id)
+        ]
+
+    def events(self, run_id: str | None = None, count: int = 100) -> list[dict[str, Any]]:
+        """The last `count` events of a run or of all, oldest first: at, event, run_id, epoch, detail."""
+        return [_event(*entry) for entry in reversed(self._call("events", run_id or "", count))]
+
+    # Machines
+
+    def register(self, machine: Machine, node: str, seconds: float) -> None:
+        """`node` offers a machine class for `seconds`. The class' facts, and what was probed, stay."""
+        facts = canonical_json(machine.model_copy(update={"probes": {}}))
+        probes = [part for probe in machine.probes.items() for part in probe]
+        self._call("register", machine.name, facts, node, _milliseconds(seconds), *probes)
+
+    def machines(self) -> dict[str, Machine]:
+        """Every machine class that a node ever registered, by name."""
+        return {machine.name: machine for machine, _ in self._registered()}
+
+    def nodes(self) -> dict[str, list[str]]:
+        """The nodes that offer each class now."""
+        return {machine.name: nodes for machine, nodes in self._registered()}
+
+    # From the run directories
+
+    def restore(
+        self,
+        run: Run,
+        study: str,
+        state: State,
+        *,
+        epoch: int = 0,
+        causes: Sequence[Cause] = (),
+        checkpoint: Checkpoint | None = None,
+        result: Result | None = None,
+    ) -> bool:
+        """Bring back a run as its directory tells it, unless the queue knows it; whether it was brought back."""
+        steps = [cause.step for cause in causes] + [checkpoint.step if checkpoint else 0]
+        at = (canonical_json(checkpoint), checkpoint.step, checkpoint.epoch) if checkpoint else ("", "", "")
+        answer = self._call(
+            "restore",
+            *_spelled(run),
+            study,
+            state,
+            epoch,
+            len(causes),
+            result.steps if result else max(steps),
+            *at,
+            canonical_json(result) if result else "",
+            *(_cause_text(cause) for cause in causes),
+        )
+        return bool(answer)
+
+    def _call(self, verb: str, *arguments: Any) -> Any:
+        script = _script(verb)
+        with translated(self.redis):
+            try:
+                return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
+            except NoScriptError:  # Redis forgets its scripts when it restarts
+                self.redis.script_load(script.text)
+                return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
+
+    def _held(self, lease: Lease, verb: str, *arguments: Any) -> list[Any]:
+        """Call a verb that needs a live lease."""
+        answer = self._call(verb, lease.run_id, lease.epoch, *arguments)
+        match answer[0]:
+            case "lost":
+                raise LeaseLost(f"epoch {lease.epoch} of {lease.run_id} is over: nothing was written.")
+            case "cancelled":
+                raise Cancelled(f"{lease.run_id} was cancelled.")
+            case "conflict" if verb == "finish":
+                raise Conflict(f"{lease.run_id} has another result already: it stays.")
+            case "conflict":
+                raise Conflict(f"nobody cancelled {lease.run_id}.")
+        return answer
+
+    def _moved(self, run_id: str, answer: list[Any]) -> State:
+        if answer[0] == "missing":
+            self._refuse_unknown(run_id)
+        return State(answer[1])
+
+    def _refuse_unknown(self, run_id: str) -> NoReturn:
+        known = self._call("find", "")
+        raise NotFound(f"no run {run_id!r}{_nearest(run_id, known)}.", remedy="See `farm runs`.")
+
+    def _registered(self) -> Iterator[tuple[Machine, list[str]]]:
+        for facts, probes, nodes in self._call("machines"):
+            machine = Machine.model_validate_json(facts)
+            yield machine.model_copy(update={"probes": {key: int(size) for key, size in _pairs(probes)}}), sorted(nodes)
+
+
+class _Script(NamedTuple):
+    text: str
+    sha: str
+
+
+@cache
+def _script(verb: str) -> _Script:
+    text = "".join((_SCRIPTS / f"{name}.lua").read_text() for name in ("transitions", verb))
+    return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _spelled(run: Run) -> tuple[Any, ...]:
+    """A run as put.lua and restore.lua read it."""
+    return run.id, run.digest, run.machine, run.arm, run.policy.priority, run.policy.attempts, canonical_json(run)
+
+
+def _status(fields: list[Any]) -> Status:
+    """A run as statuses.lua spells it; what is absent is False there."""
+    _, spec, study, state, *rest, causes, result = fields
+    epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, checkpoint, cancelling, later = rest
+    return Status(
+        run=_run(spec),
+        study=study,
+        state=State(state),
+        epoch=int(epoch),
+        attempts=int(attempts),
+        step=int(step),
+        submitted=_seconds(submitted),
+        started=_seconds(started) if started else None,
+        ended=_seconds(ended) if ended else None,
+        deadline=_seconds(deadline) if deadline else None,
+        worker=worker or None,
+        job=job or None,
+        node=node or None,
+        causes=tuple(_cause(text) for text in causes),
+        checkpoint=_checkpoint(checkpoint),
+        cancelling=bool(cancelling),
+        not_before=_seconds(later) if later else None,
+        result=Result.model_validate_json(result) if result else None,
+    )
+
+
+@lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us
+def _run(spec: str) -> Run:
+    return Run.model_validate_json(spec)
+
+
+def _study(text: str) -> Study:
+    return Study.model_validate_json(text)
+
+
+def _checkpoint(text: str | None) -> Checkpoint | None:
+    return Checkpoint.model_validate_json(text) if text else None
+
+
+def _cause(text: str) -> Cause:
+    at, epoch, detail = text.split(" ", 2)
+    return Cause(epoch=int(epoch), at=_seconds(at), **json.loads(detail))
+
+
+def _cause_text(cause: Cause) -> str:
+    detail = json.dumps(cause.model_dump(exclude={"at", "epoch"}))
+    return f"{_milliseconds(cause.at)} {cause.epoch} {detail}"
+
+
+def _event(stream_id: str, fields: dict[str, str] | list[str]) -> dict[str, Any]:
+    values = fields if isinstance(fields, dict) else dict(_pairs(fields))
+    return {"at": _seconds(stream_id.split("-")[0])} | values | {"epoch": int(values["epoch"])}
+
+
+def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _seconds(milliseconds: str) -> float:
+    return int(milliseconds) / 1000
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _refuse_arm(study: str, arm: str, stored: dict[str, Any], given: dict[str, Any]) -> NoReturn:
+    changes = "; ".join(_differences(stored, given))
+    raise Conflict(
+        f"study {study!r} was submitted before with another {arm!r}: {changes}.",
+        remedy="Give the study or the arm another name.",
+        study=study,
+        arm=arm,
+    )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key in sorted(before.keys() | now.keys()):
+        was, is_now, here = before.get(key), now.get(key), f"{path}{key}"
+        if isinstance(was, dict) and isinstance(is_now, dict):
+            yield from _differences(was, is_now, f"{here}.")
+        elif was != is_now:
+            yield f"{here} was {was!r}, is {is_now!r} now"

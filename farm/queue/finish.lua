@@ -1,0 +1,22 @@
+-- finish: the run has succeeded, with this result, for good (Q5).
+--
+-- KEYS[1] prefix    reads and writes: leases, run, result, counts, events
+-- ARGV    id, epoch, steps, result as canonical JSON
+-- returns {'ok'}; also when it is repeated, {'conflict'}: it finished with another result, {'cancelled'} (Q8),
+--         {'lost'} (Q4)
+
+local id, epoch, steps, result = unpack(ARGV)
+if not holds(id, epoch) then
+  local stored = redis.call('GET', key('result', id))
+  if stored == result then
+    return { 'ok' }
+  end
+  return { stored and get(id, 'epoch') == epoch and 'conflict' or 'lost' }
+end
+if get(id, 'cancelling') then
+  return { 'cancelled' }
+end
+redis.call('SET', key('result', id), result)
+set(id, 'step', steps)
+settle(id, 'succeeded', 'step ' .. steps)
+return { 'ok' }

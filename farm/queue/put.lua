@@ -1,0 +1,49 @@
+-- put: queue the runs of a study, all or none; a run that is there already is not queued twice (Q1).
+--
+-- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, sequence, counts, queue, classes, events
+-- ARGV    study name, study JSON, number of arms, {arm, recipe JSON}..., {id, digest, machine, arm, priority, limit,
+--         spec JSON}...
+-- returns {'put', state or '' per run in the order given ('' = new)}
+--         {'arm', name, recipe JSON as it is stored}: the study has that arm already, with another recipe
+--         {'run', id}: another run has that id
+
+local name, study, arms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local first, width = 4 + 2 * arms, 7
+
+for i = 4, first - 1, 2 do
+  local recipe = redis.call('HGET', key('arms', name), ARGV[i])
+  if recipe and recipe ~= ARGV[i + 1] then
+    return { 'arm', ARGV[i], recipe }
+  end
+end
+for i = first, #ARGV, width do
+  local digest = get(ARGV[i], 'digest')
+  if digest and digest ~= ARGV[i + 1] then
+    return { 'run', ARGV[i] }
+  end
+end
+
+for i = 4, first - 1, 2 do
+  redis.call('HSET', key('arms', name), ARGV[i], ARGV[i + 1])
+end
+redis.call('HSET', key('studies'), name, study)
+
+local states = {}
+for i = first, #ARGV, width do
+  local id, digest, machine, arm, priority, limit, spec = unpack(ARGV, i, i + width - 1)
+  local state = get(id, 'state')
+  if not state then
+    local sequence = redis.call('INCR', key('sequence'))
+    local score = sequence - tonumber(priority) * 2 ^ 40 -- exact: 1000 * 2^40 < 2^53
+    set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', name, 'limit', limit,
+      'score', score, 'state', 'queued', 'submitted', now, 'epoch', 0, 'attempts', 0, 'step', 0)
+    redis.call('HINCRBY', key('counts'), 'queued', 1)
+    redis.call('ZADD', key('order'), sequence, id)
+    redis.call('ZADD', key('queue', machine), score, id)
+    redis.call('SADD', key('classes'), machine)
+    tell('queued', id, 0, name)
+  end
+  redis.call('ZADD', key('study', name), 'NX', redis.call('ZCARD', key('study', name)), id)
+  states[#states + 1] = state or ''
+end
+return { 'put', states }

@@ -1,0 +1,36 @@
+-- restore: bring back a run from its directory; one that the queue knows is left alone.
+--
+-- KEYS[1] prefix    reads and writes: run, study, order, sequence, counts, queue, classes, result, causes, events
+-- ARGV    id, digest, machine, arm, priority, limit, spec JSON, study, state, epoch, attempts, step, checkpoint JSON or
+--         '', its step, its epoch, result JSON or '', causes...
+-- returns 1 if it was brought back, 0 if it was there
+
+local id, digest, machine, arm, priority, limit, spec, study, state, epoch, attempts, step = unpack(ARGV, 1, 12)
+local checkpoint, checkpoint_step, checkpoint_epoch, result = unpack(ARGV, 13, 16)
+if get(id, 'state') then
+  return 0
+end
+local sequence = redis.call('INCR', key('sequence'))
+local score = sequence - tonumber(priority) * 2 ^ 40
+set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', study, 'limit', limit,
+  'score', score, 'state', state, 'submitted', now, 'epoch', epoch, 'attempts', attempts, 'step', step)
+redis.call('HINCRBY', key('counts'), state, 1)
+redis.call('ZADD', key('order'), sequence, id)
+redis.call('ZADD', key('study', study), 'NX', redis.call('ZCARD', key('study', study)), id)
+redis.call('SADD', key('classes'), machine)
+if state == 'queued' then
+  redis.call('ZADD', key('queue', machine), score, id)
+else
+  set(id, 'ended', now)
+end
+if checkpoint ~= '' then
+  set(id, 'checkpoint', checkpoint, 'checkpoint_step', checkpoint_step, 'checkpoint_epoch', checkpoint_epoch)
+end
+if result ~= '' then
+  redis.call('SET', key('result', id), result)
+end
+for i = 17, #ARGV do
+  redis.call('RPUSH', key('causes', id), ARGV[i])
+end
+tell('restored', id, epoch, state)
+return 1

@@ -1,0 +1,22 @@
+-- retry: queue a failed or cancelled run again, in the place it had, with all attempts; its causes are kept.
+--
+-- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events
+-- ARGV    id
+-- returns {'ok', state}: queued or running already is fine, {'conflict', state}: it succeeded or is being cancelled,
+--         {'missing'}
+
+local id = ARGV[1]
+local state = get(id, 'state')
+if not state then
+  return { 'missing' }
+end
+if state == 'succeeded' or get(id, 'cancelling') then
+  return { 'conflict', state }
+end
+if state == 'failed' or state == 'cancelled' then
+  set(id, 'attempts', 0)
+  redis.call('HDEL', key('run', id), 'crash_step', 'crashes', 'ended')
+  requeue(id, 0)
+  tell('retried', id, get(id, 'epoch'), 'was ' .. state)
+end
+return { 'ok', get(id, 'state') }

@@ -1,0 +1,28 @@
+-- statuses: one run, or all runs, or those of a study, in the order they were put, or those that run, at one instant
+-- (Q9).
+--
+-- KEYS[1] prefix    reads: order, study, leases, run, causes, result
+-- ARGV    'one', 'all', 'study' or 'running'; the run id or the study name
+-- returns {JSON array per run: id, then FIELDS, then causes and result}
+
+local FIELDS = { 'spec', 'study', 'state', 'epoch', 'attempts', 'step', 'submitted', 'started', 'ended', 'deadline',
+  'worker', 'job', 'node', 'checkpoint', 'cancelling', 'not_before' }
+
+local which, name = unpack(ARGV)
+local ids = { name }
+if which ~= 'one' then
+  local list = { all = key('order'), study = key('study', name), running = key('leases') }
+  ids = redis.call('ZRANGE', list[which], 0, -1)
+end
+
+local found = {}
+for _, id in ipairs(ids) do
+  local run = redis.call('HMGET', key('run', id), unpack(FIELDS))
+  if run[1] then
+    run[#run + 1] = redis.call('LRANGE', key('causes', id), 0, -1)
+    run[#run + 1] = redis.call('GET', key('result', id))
+    table.insert(run, 1, id)
+    found[#found + 1] = cjson.encode(run)
+  end
+end
+return found

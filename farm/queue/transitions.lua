@@ -1,0 +1,169 @@
+-- What the verbs share: the clock, the names of the keys, and the moves between states. Prepended to every verb.
+--
+-- KEYS[1]           the prefix; every key is <prefix><role> or <prefix><role>:<name>
+--
+--   run:<id>        hash    the run (spec, machine, arm, digest, study, priority and order as `score`, limit), its state,
+--                           its lease (epoch, deadline, length, worker, job, node, renewed), its progress (step,
+--                           checkpoint), its failures (attempts, crash_step, crashes), `cancelling`, `not_before`
+--   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
+--   result:<id>     string  the result, canonical JSON
+--   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
+--   events:<id>     stream  what happened to the run, bounded
+--   events          stream  what happened to all runs, bounded
+--   sequence        string  runs ever put
+--   order           zset    run ids in the order they were put
+--   counts          hash    state -> runs in it
+--   queue:<class>   zset    run ids that may be claimed now, by score: priority, then first in
+--   delayed:<class> zset    run ids that back off, by the ms when they may be claimed again
+--   classes         set     machine classes that runs name
+--   leases          zset    running run ids by deadline in ms; only the verbs of a worker touch it, and all of them do
+--   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
+--   studies         hash    study name -> study, JSON
+--   study:<name>    zset    run ids of the study in the order they were put
+--   arms:<name>     hash    arm -> recipe, canonical JSON
+--   machines        hash    machine class -> facts, JSON
+--   probes:<class>  hash    probe key -> largest microbatch
+--   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
+
+local EVENTS_OF_A_RUN = 200
+local EVENTS = 10000
+local POISON = 3 -- crashes at the same step
+
+local prefix = KEYS[1]
+
+local function key(role, name)
+  return name and (prefix .. role .. ':' .. name) or (prefix .. role)
+end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000) -- ms; the only clock
+
+local function whole(number) -- tostring would turn 1e15 into an exponent
+  return string.format('%.0f', number)
+end
+
+local function get(id, field)
+  return redis.call('HGET', key('run', id), field)
+end
+
+local function set(id, ...)
+  redis.call('HSET', key('run', id), ...)
+end
+
+local function tell(event, id, epoch, detail)
+  redis.call('XADD', key('events'), 'MAXLEN', '~', EVENTS, '*',
+    'event', event, 'run_id', id, 'epoch', epoch, 'detail', detail)
+  redis.call('XADD', key('events', id), 'MAXLEN', '~', EVENTS_OF_A_RUN, '*',
+    'event', event, 'run_id', id, 'epoch', epoch, 'detail', detail)
+end
+
+-- The fence: whether `epoch` is the live lease of the run. A running run is in `leases`, and no other is.
+local function holds(id, epoch)
+  return redis.call('ZSCORE', key('leases'), id) and get(id, 'epoch') == epoch
+end
+
+local function move(id, state)
+  redis.call('HINCRBY', key('counts'), get(id, 'state'), -1)
+  redis.call('HINCRBY', key('counts'), state, 1)
+  set(id, 'state', state)
+end
+
+local function end_lease(id)
+  redis.call('ZREM', key('leases'), id)
+  redis.call('HDEL', key('run', id), 'deadline', 'length', 'renewed')
+end
+
+-- Into a final state, for good (but for retry).
+local function settle(id, state, detail)
+  end_lease(id)
+  move(id, state)
+  set(id, 'ended', now)
+  redis.call('HDEL', key('run', id), 'cancelling', 'not_before')
+  tell(state, id, get(id, 'epoch'), detail)
+end
+
+-- Back to the place it had: at once, or no sooner than `delay` ms from now.
+local function requeue(id, delay)
+  local machine = get(id, 'machine')
+  end_lease(id)
+  redis.call('HDEL', key('run', id), 'worker', 'job', 'node')
+  move(id, 'queued')
+  if delay > 0 then
+    redis.call('ZADD', key('delayed', machine), now + delay, id)
+    set(id, 'not_before', now + delay)
+  else
+    redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
+  end
+end
+
+-- Three crashes at one step are poison; getting further than the last crash resets the count.
+local function crashes_at(id, step)
+  local last = tonumber(get(id, 'crash_step') or -1)
+  if step > last then
+    set(id, 'crash_step', step, 'crashes', 1)
+    return 1
+  elseif step == last then
+    return redis.call('HINCRBY', key('run', id), 'crashes', 1)
+  end
+  return 0
+end
+
+-- An attempt failed: cancelled if that was asked for, failed if there is no sense in another try, else queued again.
+-- `delay` is a function from attempts spent to ms of back-off.
+local function count_failure(id, cause, step, retryable, delay)
+  redis.call('RPUSH', key('causes', id), whole(now) .. ' ' .. get(id, 'epoch') .. ' ' .. cause)
+  local attempts = redis.call('HINCRBY', key('run', id), 'attempts', 1)
+  local crashes = crashes_at(id, step)
+  if get(id, 'cancelling') then
+    settle(id, 'cancelled', 'failed while being cancelled')
+  elseif not retryable then
+    settle(id, 'failed', 'not retryable')
+  elseif crashes >= POISON then
+    settle(id, 'failed', POISON .. ' crashes at step ' .. whole(step))
+  elseif attempts >= tonumber(get(id, 'limit')) then
+    settle(id, 'failed', 'all ' .. attempts .. ' attempts spent')
+  else
+    requeue(id, delay(attempts))
+    tell('requeued', id, get(id, 'epoch'), 'attempt ' .. attempts .. ' of ' .. get(id, 'limit') .. ' failed')
+  end
+end
+
+local function uptime() -- ms
+  return tonumber(redis.call('INFO', 'server'):match('uptime_in_seconds:(%d+)')) * 1000
+end
+
+-- Whether nobody renewed the lease in time. While Redis itself was down nobody could, so after a start every lease has
+-- its own length again.
+local function has_expired(id, deadline, up)
+  return deadline < now and up >= tonumber(get(id, 'length'))
+end
+
+local function expire(id)
+  local step = tonumber(get(id, 'step'))
+  local worker, node, epoch = get(id, 'worker'), get(id, 'node'), get(id, 'epoch')
+  tell('expired', id, epoch, worker)
+  if get(id, 'renewed') then
+    local where = node and (' on ' .. node) or ''
+    local cause = { cause = 'lease-expired', step = step, retryable = true,
+      message = 'worker ' .. worker .. where .. ' was not heard of for ' .. get(id, 'length') / 1000 .. ' s' }
+    count_failure(id, cjson.encode(cause), step, true, function() return 0 end)
+  elseif get(id, 'cancelling') then
+    settle(id, 'cancelled', 'its lease expired')
+  else -- whoever claimed it died before the agent was up: that costs a lease, not an attempt
+    requeue(id, 0)
+  end
+end
+
+-- Every lease past its deadline ends; the ids of their runs.
+local function sweep()
+  local expired = {}
+  local late = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', '(' .. whole(now), 'WITHSCORES')
+  local up = #late > 0 and uptime()
+  for i = 1, #late, 2 do
+    if has_expired(late[i], tonumber(late[i + 1]), up) then
+      expire(late[i])
+      expired[#expired + 1] = late[i]
+    end
+  end
+  return expired
+end

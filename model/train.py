@@ -1,0 +1,330 @@
+"""The training loop: Recipe + Seeds + Plan -> ledger, checkpoints, fingerprints.
+
+One function, the same under Ray Train, under plain `torchrun`, and alone. Everything random in a step is a function of
+the train seed, the step and the number of the microbatch, so a run that was stopped goes on to the same bits.
+"""
+
+import hashlib
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from farm.errors import BadCorpus, Nonfinite
+from farm.ledger import Line, Writer
+from farm.planner import Plan
+from farm.recipe import Recipe, Seeds
+from farm.result import Fingerprints, Outcome
+from farm.run import Run
+from model import checkpoint, optim
+from model.checkpoint import Identity
+from model.corpora import open_split, prepare
+from model.data import Batches
+from model.evaluate import evaluate
+from model.init import fingerprint, initialised
+from model.meter import Meter, Signal, Sums, Totals
+from model.precision import LossScale, autocast, matmuls
+from model.reduce import Group, join, reducer
+from model.saver import Saver, State
+
+CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+
+
+def train(
+    run: Run,
+    plan: Plan,
+    folder: Path,
+    *,
+    cache: Path,
+    epoch: int,
+    resume: Path | None,
+    resume_epoch: int | None,
+    control: Callable[[], Signal],
+    observe: Callable[[Line], None],
+    saved: Callable[[int, Path, str], None],
+    data_fingerprint: str | None = None,
+) -> Outcome:
+    """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
+
+    Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
+    `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
+    the disk.
+
+    Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull
+    """
+    group = join(plan)
+    with _conditions(run.recipe, group.device):
+        trainer = Trainer(run, plan, group, cache, data_fingerprint)
+        if resume:
+            trainer.restore(resume)
+        trainer.make_ready()
+        with (
+            _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
+            Saver(folder / "checkpoints", Identity.of(run, plan), group, ledger and ledger.sync, saved) as saver,
+        ):
+            while trainer.step < run.recipe.steps:
+                signal = control() if group.leads else Signal.CONTINUE
+                totals = trainer.compute(signal, saver.news)
+                if totals.signal is Signal.ABANDON:
+                    return Outcome(finished=False, step=trainer.step)
+                line = trainer.update(totals)
+                if ledger:
+                    ledger.append(line)
+                    observe(line)
+                if totals.news:
+                    saver.settle()
+                if totals.signal is Signal.STOP:
+                    return _stopped(trainer, saver)
+                if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
+                    saver.begin(trainer.state())
+            return _finished(trainer, saver)
+
+
+class Trainer:
+    """One run on one rank: its state, and the two halves of a step."""
+
+    def __init__(self, run: Run, plan: Plan, group: Group, cache: Path, data_fingerprint: str | None):
+        recipe = run.recipe
+        self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
+        self.data_fingerprint = data_fingerprint or _prepared(recipe, cache, group)
+        self.test_tokens = open_split(recipe.data, recipe.evaluation.split, cache)
+        self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
+        self.gpt = initialised(recipe.model, run.seeds.init)
+        self.initial_fingerprint = fingerprint(self.gpt)
+        self.gpt.to(group.device)
+        self.forward = torch.compile(self.gpt) if recipe.train.compile else self.gpt
+        self.parameters = list(self.gpt.parameters())
+        self.optimiser = optim.adamw(self.gpt, recipe.train)
+        self.loss_scale = LossScale.of(recipe.train.precision)
+        self.reducer = reducer(recipe, plan, group, self.parameters)
+        self.meter = Meter(plan, group)
+        self.sums = Sums()
+        self.step = 0  # optimiser steps done
+
+    def make_ready(self) -> None:
+        """Start all ranks from the weights of rank 0, and fetch the first microbatch."""
+        if self.group.world > 1:
+            for parameter in self.parameters:
+                dist.broadcast(parameter.data, src=0)
+        self.feed = Feed(self.batches, self.plan, self.group, first_step=self.step, steps=self.recipe.steps)
+
+    def compute(self, signal: Signal, news: bool) -> Totals:
+        """First half of a step: forward and backward over this rank's microbatches, and the sums over all ranks."""
+        self._began = time.perf_counter()
+        scale = self.loss_scale.scale / self.recipe.tokens_per_step
+        for turn in range(self.plan.accumulation):
+            batch = self.feed.take()
+            _seed_dropout(self.run.seeds, self.step, self.group.rank * self.plan.accumulation + turn)
+            with autocast(self.recipe.train.precision, self.group.device):
+                loss_sum = self.forward(batch.x_BT, batch.y_BT, scale)
+            self.reducer.backward(loss_sum * scale, turn)
+            self.meter.add(loss_sum, batch.targets)
+            self.feed.fetch()  # the next one, while the device still works on this one
+        self.reducer.finish()
+        return self.meter.total(get_total_norm(p.grad for p in self.parameters), signal, news)
+
+    def update(self, totals: Totals) -> Line:
+        """Second half: clip the gradients and apply them, or skip the step where fp16 overflowed.
+
+        Raises: Nonfinite
+        """
+        self.step += 1
+        rate = optim.learning_rate(self.recipe, self.step)
+        norm, clipped = None, False
+        if totals.is_finite:
+            # So far gradients are of loss_scale * loss / (targets expected). They shall be of loss / (targets counted).
+            factor = self.recipe.tokens_per_step / totals.tokens / self.loss_scale.scale
+            norm = totals.gradient_norm * factor
+            limit = self.recipe.train.clip_grad_norm
+            clipped = limit is not None and norm > limit
+            self._apply(factor * limit / (norm + CLIP_EPS) if clipped else factor, rate)
+        self.optimiser.zero_grad(set_to_none=True)
+        if not self.loss_scale.update(totals.is_finite):
+            raise _nonfinite(self.step, totals)
+        seconds = time.perf_counter() - self._began
+        line = Line(self.step, totals.tokens, totals.loss_sum, rate, norm, clipped, not totals.is_finite, seconds)
+        self.sums.add(line)
+        return line
+
+    def _apply(self, factor: float, rate: float) -> None:
+        if factor != 1.0:
+            torch._foreach_mul_([p.grad for p in self.parameters], factor)
+        for settings in self.optimiser.param_groups:
+            settings["lr"] = rate
+        self.optimiser.step()
+
+    def state(self) -> State:
+        """Everything that the steps to come depend on."""
+        progress = {
+            "sums": asdict(self.sums),
+            "loss_scale": asdict(self.loss_scale),
+            "initial_fingerprint": self.initial_fingerprint,
+            "data_fingerprint": self.data_fingerprint,
+        }
+        return State(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
+
+    def restore(self, folder: Path) -> None:
+        """Put back what `state` gave when this checkpoint was made.
+
+        Raises: CheckpointInvalid. BadCorpus: the tokens are no longer those that it was trained on.
+        """
+        contents = checkpoint.read(folder, self.run, self.plan)
+        progress = contents.progress
+        if progress["data_fingerprint"] != self.data_fingerprint:
+            raise BadCorpus(
+                f"{self.recipe.data.source} has changed since the checkpoint at step {contents.step}.",
+                remedy="Put the old tokens back, or train the run anew.",
+            )
+        with torch.no_grad():
+            for name, weight in self.gpt.named_parameters():
+                weight.copy_(torch.from_numpy(contents.weights[name]))
+        self.step, self.sums = contents.step, Sums(**progress["sums"])
+        self.loss_scale = LossScale(**progress["loss_scale"])
+        self.initial_fingerprint = progress["initial_fingerprint"]
+        optim.restore(self.gpt, self.optimiser, contents.moments, updates=self.step - self.sums.skipped)
+
+
+class Batch(NamedTuple):
+    """A microbatch on the device, and how many targets count."""
+
+    x_BT: Tensor
+    y_BT: Tensor
+    targets: int
+
+
+class Feed:
+    """This rank's microbatches in the order of training, each fetched one ahead."""
+
+    def __init__(self, batches: Batches, plan: Plan, group: Group, first_step: int, steps: int):
+        self._batches, self._plan, self._group = batches, plan, group
+        self._turns = ((step, turn) for step in range(first_step, steps) for turn in range(plan.accumulation))
+        self.fetch()
+
+    def take(self) -> Batch:
+        assert self._next is not None, "training is over"
+        return self._next
+
+    def fetch(self) -> None:
+        """Begin to move the next microbatch to the device; on CUDA without waiting for it."""
+        turn = next(self._turns, None)
+        self._next = None if turn is None else self._load(*turn)
+
+    def _load(self, step: int, turn: int) -> Batch:
+        x_BT, y_BT = map(torch.from_numpy, self._batches.microbatch(step, self._plan, self._group.rank, turn))
+        targets = int((y_BT >= 0).sum())
+        if self._group.device.type == "cuda":
+            x_BT, y_BT = x_BT.pin_memory(), y_BT.pin_memory()
+        device = self._group.device
+        return Batch(x_BT.to(device, non_blocking=True), y_BT.to(device, non_blocking=True), targets)
+
+
+@contextmanager
+def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, group: Group) -> Iterator[Writer | None]:
+    """The ledger on rank 0, which writes for all."""
+    if not group.leads:
+        yield None
+        return
+    with Writer(folder / "ledger.jsonl", epoch, from_epoch, from_step) as ledger:
+        yield ledger
+
+
+@contextmanager
+def _conditions(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Precision of matrix products, and on CUDA deterministic kernels; the caller's random state is put back."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), matmuls(recipe.train.precision):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
+
+
+def _seed_dropout(seeds: Seeds, step: int, microbatch: int) -> None:
+    """Masks depend on what is trained, not on who trains it or when."""
+    key = hashlib.sha256(f"dropout {seeds.train} {step} {microbatch}".encode()).digest()
+    torch.manual_seed(int.from_bytes(key[:8]) >> 1)
+
+
+def _prepared(recipe: Recipe, cache: Path, group: Group) -> str:
+    """Fetch the data on rank 0 first; the others then find it there."""
+    for leads in (True, False):
+        if group.leads is leads:
+            data_fingerprint = prepare(recipe, cache)
+        if group.world > 1:
+            dist.barrier()
+    return data_fingerprint
+
+
+def _nonfinite(step: int, totals: Totals) -> Nonfinite:
+    what = f"loss {totals.loss_sum / totals.tokens}, gradient norm {totals.gradient_norm}"
+    return Nonfinite(
+        f"step {step}: {what}.",
+        remedy="Lower train.learning_rate, clip gradients, or train in a wider precision.",
+        step=step,
+        loss=totals.loss_sum / totals.tokens,
+        gradient_norm=totals.gradient_norm,
+    )
+
+
+def _stopped(trainer: Trainer, saver: Saver) -> Outcome:
+    """Save where training stands, and say so."""
+    saver.save(trainer.state())
+    saver.settle()
+    return _outcome(trainer, saver, finished=False)
+
+
+def _finished(trainer: Trainer, saver: Saver) -> Outcome:
+    """Save, test while the checkpoint is being written, and say how it went."""
+    saver.save(trainer.state())
+    score = evaluate(trainer.gpt, trainer.recipe, trainer.test_tokens, trainer.group, trainer.plan.microbatch)
+    saver.settle()
+    return _outcome(
+        trainer,
+        saver,
+        finished=True,
+        test_loss=score.loss,
+        test_tokens=score.tokens,
+        fingerprints=Fingerprints(
+            initial=trainer.initial_fingerprint, data=trainer.data_fingerprint, final=fingerprint(trainer.gpt)
+        ),
+    )
+
+
+def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:
+    newest = saver.newest
+    return Outcome(
+        step=trainer.step,
+        checkpoint=f"checkpoints/{newest.path.name}" if newest else None,
+        checkpoint_sha256=newest.sha256 if newest else None,
+        checkpoint_seconds_stalled=saver.stalled_seconds,
+        peak_bytes=_peak_bytes(trainer.group),
+        threads=torch.get_num_threads(),
+        **score,
+    )
+
+
+def _peak_bytes(group: Group) -> int:
+    """The largest over ranks: of device memory on CUDA, of resident memory on the CPU."""
+    on_cuda = group.device.type == "cuda"
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = torch.tensor(torch.cuda.max_memory_allocated(group.device) if on_cuda else kibibytes * 1024)
+    peak = peak.to(group.device)
+    if group.world > 1:
+        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+    return int(peak)

@@ -1,0 +1,127 @@
+"""The command line as a person has it: real arguments, a real redis-server, a home of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner
+
+from cli.main import app
+from farm.queue import Claim, Point, Queue
+from farm.run import State
+from farm.server import Server, connect
+from farm.store import Store
+from farm.study import Study
+from tests.results import result, study_text, tiny_study
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Answer(NamedTuple):
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """TSV, by heading."""
+        head, *body = [line.split("\t") for line in self.out.splitlines()]
+        return [dict(zip(head, cells, strict=True)) for cells in body]
+
+
+class Farm:
+    """A farm with nobody to train: the tests are its workers."""
+
+    def __init__(self, folder: Path, client: Redis, url: str):
+        self.folder, self.queue = folder, Queue(client, backoff_seconds=60)
+        self.store = Store(folder / "storage")
+        self.environment = {
+            "HOME": str(folder),
+            "FARM_HOME": str(folder / "home"),
+            "FARM_STORAGE": str(self.store.root),
+            "FARM_REDIS_URL": url,
+            "NO_COLOR": "",
+            "COLUMNS": "200",
+        }
+
+    def __call__(self, *words: str) -> Answer:
+        """A command in this process, its output going to a pipe."""
+        said = CliRunner().invoke(app, list(words), env=self.environment)
+        return Answer(said.exit_code, said.stdout, said.stderr)
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen:
+        """The same in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli.main", *words],
+            cwd=self.folder,
+            env=os.environ | self.environment | {"PYTHONPATH": str(ROOT)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def file(self, **changes: Any) -> str:
+        """The path of a tiny study's file."""
+        path = self.folder / f"{changes.get('name', 'tiny')}.toml"
+        path.write_text(study_text(**changes))
+        return str(path)
+
+    def put(self, **changes: Any) -> Study:
+        """Submit a tiny study, past the command line."""
+        study = tiny_study(**changes)
+        self.queue.put(study)
+        return study
+
+    def claim(self, machine: str = "cpu") -> Claim:
+        """Lease the next run, and say where it is."""
+        claim = self.queue.claim(machine, "worker", 60)
+        assert claim is not None, "nothing to claim"
+        lease = self.queue.renew(claim.lease, 1, job=f"farm-{claim.run.id}-a{claim.lease.epoch}", node="node-1")
+        return Claim(lease=lease, run=claim.run, study=claim.study, checkpoint=claim.checkpoint)
+
+    def finish(self, claim: Claim, test_loss: float) -> None:
+        """Finish a leased run."""
+        self.queue.finish(claim.lease, result(claim.run, test_loss, epoch=claim.lease.epoch))
+
+    def finish_all(self, machine: str = "cpu", shift: float = 0.0) -> None:
+        """Finish every queued run of a class, at losses that its arm and seed decide."""
+        base = {"baseline": 3.69, "remove-dropout": 3.64, "gradient-clipping": 3.70}
+        while self.queue.queued().get(machine):
+            claim = self.claim(machine)
+            self.finish(claim, base[claim.run.arm] + claim.run.seeds.init / 1000 + shift)
+
+    def fail(self, claim: Claim, cause: str = "nonfinite", message: str = "the loss is nan", step: int = 5) -> None:
+        """Fail a leased run for good."""
+        state = self.queue.fail(claim.lease, cause, message, step, retryable=False)
+        assert state is State.FAILED
+
+    def curve(self, claim: Claim, *losses: float) -> None:
+        """Report losses of steps 1, 2, ..."""
+        points = [Point(step=step, loss=loss, lr=1e-3, tokens_per_second=9.0) for step, loss in enumerate(losses, 1)]
+        self.queue.record(claim.lease, points)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A redis-server of these tests' own."""
+    server = Server(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def farm(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """A farm with an empty Redis, in a folder without any farm.toml."""
+    assert server.url is not None
+    monkeypatch.chdir(tmp_path)
+    with connect(server.url) as client:
+        client.flushdb()  # of the server that this session started
+        yield Farm(tmp_path, client, server.url)

@@ -1,0 +1,208 @@
+"""The frame: what there is to type, exit codes, one-line errors, what is imported, signals and pipes."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from cli.main import COMMANDS, app
+from farm.server import Server
+from farm.settings import Settings
+
+from .conftest import ROOT, Farm
+
+SERVING = ["--machine", "--cpus", "--host", "--dashboard-port"]
+# Adding a command or an option is a decision: it is written here as well.
+FROZEN: dict[str, list[str]] = {
+    "demo": ["--json"],
+    "up": [*SERVING, "--json"],
+    "down": ["--json"],
+    "status": ["--json"],
+    "serve": [*SERVING, "--attach"],
+    "join": ["HEAD", "--machine"],
+    "plan": ["STUDY", "--json"],
+    "submit": ["STUDY", "--wait", "--dry-run", "--json"],
+    "runs": ["STUDY", "--json"],
+    "show": ["RUN", "--json"],
+    "logs": ["RUN", "-f", "--follow", "--json"],
+    "watch": ["STUDY|RUN", "--json"],
+    "cancel": ["RUN|STUDY", "--json"],
+    "retry": ["RUN|STUDY", "--json"],
+    "table": ["STUDY", "--format", "--json"],
+    "machines": ["--json"],
+    "doctor": ["--json"],
+}
+
+
+def words_of(command: Any) -> list[str]:
+    return [word for parameter in command.params for word in _words(parameter)]
+
+
+def _words(parameter: Any) -> list[str]:
+    return [parameter.metavar] if parameter.param_type_name == "argument" else list(parameter.opts)
+
+
+def test_the_commands_and_their_options_are_frozen() -> None:
+    group = get_command(app)
+    found = {name: words_of(group.commands[name]) for name in group.commands}  # type: ignore[attr-defined]
+    assert found == {name: [*words, "-v", "--verbose"] for name, words in FROZEN.items()}
+    assert words_of(group) == ["--version", "-v", "--verbose", "--install-completion", "--show-completion"]
+
+
+def test_every_line_of_the_help_is_the_first_line_of_its_command() -> None:
+    group = get_command(app)
+    for name, line in COMMANDS.items():
+        assert group.commands[name].help.splitlines()[0] == line  # type: ignore[attr-defined]
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom cli.main import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'scipy', 'redis', 'pydantic', 'rich', 'numpy'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - began)
+    assert "submit" in said.stdout
+    assert min(seconds) < 0.5, f"{min(seconds):.2f} s; 0.11 s on an idle machine"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["sumbit"], 2, "Did you mean 'submit'?"),
+        (["plan"], 2, "Missing argument 'STUDY'"),
+        (["table", "--format", "yaml"], 2, "'yaml' is not one of 'md', 'csv', 'json', 'latex', 'tsv'"),
+        (["plan", "missing.toml"], 2, "missing.toml: No such file or directory"),
+        (["submit", "."], 2, "is a folder"),
+        (["table", "nope"], 3, "no study 'nope'"),
+        (["show", "nope"], 3, "no run 'nope'"),
+        (["up", "--machine", "cpu=0"], 2, "is not a number of units"),
+        (["up", "--machine", "8xb200"], 2, "unknown machine class '8xb200'"),
+    ],
+)
+def test_an_error_is_one_line_with_its_exit_code(farm: Farm, words: list[str], code: int, says: str) -> None:
+    answer = farm(*words)
+    assert (answer.code, answer.out) == (code, "")
+    assert answer.err.startswith("error: ")
+    assert answer.err.count("\n") == 1, "one line"
+    assert says in answer.err
+
+
+def test_the_traceback_comes_with_v_before_or_after_the_command(farm: Farm) -> None:
+    assert "Traceback" not in farm("show", "nope").err
+    for words in (["-v", "show", "nope"], ["show", "nope", "-v"]):
+        assert "Traceback" in farm(*words).err
+        assert farm(*words).code == 3
+
+
+def test_an_unreachable_redis_is_5_and_a_wrong_password_4_and_neither_shows_it(farm: Farm) -> None:
+    url = farm.environment["FARM_REDIS_URL"]
+    farm.environment["FARM_REDIS_URL"] = "redis://:hunter2@127.0.0.1:1/0"
+    answer = farm("runs")
+    assert (answer.code, "hunter2" in answer.err) == (5, False)
+    farm.environment["FARM_REDIS_URL"] = f"redis://:hunter2@{url.rpartition('@')[2]}"
+    answer = farm("runs")
+    assert (answer.code, "hunter2" in answer.err) == (4, False)
+
+
+def test_reading_and_submitting_need_neither_torch_nor_ray(farm: Farm) -> None:
+    study = farm.file()
+    commands = [["plan", study], ["submit", study], ["submit", study, "--dry-run"], ["runs"], ["show", "cpu-base"]]
+    commands += [["table", "--format", "md"], ["status"], ["machines"], ["doctor"], ["cancel", "tiny"], ["retry", "tiny"]]
+    commands += [["watch", "tiny"], ["logs", "cpu-b"], ["down"]]
+    code = (
+        "import sys\nfrom cli.main import app\n"
+        f"for words in {commands!r}:\n"
+        "    try: app(words)\n"
+        "    except SystemExit: pass\n"
+        "    heavy = {'torch', 'ray'} & sys.modules.keys()\n"
+        "    assert not heavy, (words, heavy)"
+    )
+    environment = os.environ | farm.environment | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+
+
+def test_commands_work_while_the_embedded_farm_is_down_and_leave_no_server(farm: Farm) -> None:
+    del farm.environment["FARM_REDIS_URL"]
+    assert farm("table").code == 0
+    assert farm("submit", farm.file()).code == 0
+    assert len(farm("runs", "tiny").rows) == 9
+    status = farm("status")
+    assert "no farm is up here" in status.err
+    home = Settings(home=farm.folder / "home", storage=farm.folder / "storage").home
+    assert not Server(home / "redis").is_running()
+    assert farm.store.root.joinpath("studies", "tiny.json").exists(), "the study is recorded for a reindex"
+
+
+def test_a_reader_that_leaves_is_no_error(farm: Farm) -> None:
+    farm.put()
+    process = farm.start("runs", "--json")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(30) == 1
+    process.stderr.close()
+
+
+def test_ctrl_c_is_130_without_a_traceback(farm: Farm) -> None:
+    farm.put()
+    farm.claim()
+    with farm.start("watch", "tiny") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("running    baseline s42.23 on cpu: step 1/10")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("no_color", "is_coloured"), [("", True), ("1", False)])
+def test_a_terminal_gets_a_table_and_no_color_is_obeyed(farm: Farm, no_color: str, is_coloured: bool) -> None:
+    farm.put()
+    farm.finish_all()
+    shown = on_terminal(farm, ["table", "tiny"], NO_COLOR=no_color)
+    assert "remove-dropout" in shown
+    assert "─" in shown
+    assert "\t" not in shown
+    assert ("\x1b[1m" in shown) == is_coloured
+
+
+def on_terminal(farm: Farm, words: list[str], **environment: str) -> str:
+    """All that a command writes on a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", *words],
+        env=os.environ | farm.environment | {"PYTHONPATH": str(ROOT), "TERM": "xterm"} | environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while select.select([ours], [], [], 60)[0]:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # Linux: the other side is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    assert process.wait(30) == 0, shown
+    return shown.decode()

@@ -1,0 +1,159 @@
+"""`farm runs`, `show`, `logs`, `watch`, `cancel`, `retry`: what became of runs, and what can be done to them."""
+
+import json
+
+import pytest
+
+from farm.run import Attempt, State
+
+from .conftest import Farm
+
+
+def test_no_runs_is_no_error(farm: Farm) -> None:
+    answer = farm("runs")
+    assert (answer.code, answer.rows) == (0, [])
+    assert "farm submit" in answer.err
+    assert json.loads(farm("runs", "--json").out) == {"schema": "farm.runs/1", "data": []}
+
+
+def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
+    study = farm.put(init=(42, 22))
+    assert {row["why"] for row in farm("runs").rows} == {"no node of class cpu"}
+    farm.queue.register(study.machine("cpu", {}), "node-1", 60)
+    farm.finish(farm.claim(), 3.25)
+    running = farm.claim()
+    farm.curve(running, 10.0, 9.5)
+    farm.queue.renew(running.lease, 2)
+    farm.fail(farm.claim())
+    backing_off = farm.claim()
+    farm.queue.fail(backing_off.lease, "worker-died", "out of memory", 3, retryable=True)
+    rows = farm("runs", "tiny").rows
+    assert [(row["state"], row["step"], row["loss"]) for row in rows[:3]] == [
+        ("succeeded", "10", "3.25"),
+        ("running", "2", "9.5"),
+        ("failed", "5", ""),
+    ]
+    assert rows[2]["why"] == "nonfinite at step 5: the loss is nan"
+    assert rows[3]["why"].startswith("backing off")
+    assert rows[3]["why"].endswith("s after worker-died")
+    assert [row["why"] for row in rows[4:]] == ["next in line", "behind 1 other"]
+
+
+def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    attempt = Attempt(run_id=claim.run.id, epoch=1, worker="worker", hardware={"host": "attic"}, started=1.0)
+    farm.store.begin(claim.run, attempt)
+    farm.curve(claim, *[10.0 - step for step in range(8)])
+    farm.finish(claim, 3.25)
+    told = {row["what"]: row["value"] for row in farm("show", "cpu-baseline").rows}
+    assert told["run"] == claim.run.id
+    assert told["state"] == "succeeded"
+    assert told["test loss"].startswith("3.250000")
+    assert told["attempt 1"] == "running on attic"
+    assert told["curve"] == "█▇▆▅▄▃▂▁"
+    assert told["folder"] == str(farm.store.folder(claim.run.id))
+    whole = json.loads(farm("show", "cpu-baseline", "--json").out)["data"]
+    assert (whole["id"], len(whole["curve"]), whole["result"]["test_loss"]) == (claim.run.id, 8, 3.25)
+
+
+def test_an_ambiguous_start_of_an_id_is_a_conflict_that_names_some(farm: Farm) -> None:
+    farm.put()
+    answer = farm("show", "cpu-")
+    assert answer.code == 6
+    assert "9 runs begin with 'cpu-': cpu-baseline-s42.23" in answer.err
+
+
+def test_logs_are_those_of_the_newest_attempt(farm: Farm) -> None:
+    farm.put(init=(42,))
+    assert "was never started" in farm("logs", "cpu-baseline").err
+    claim = farm.claim()
+    assert "Is FARM_STORAGE the farm's storage?" in farm("logs", "cpu-baseline").err
+    log = farm.store.attempt_folder(claim.run.id, 1) / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("first\nsecond\nno end")
+    answer = farm("logs", "cpu-baseline")
+    assert (answer.code, answer.out) == (0, "first\nsecond\nno end\n")
+    told = [json.loads(line)["data"] for line in farm("logs", "cpu-baseline", "--json").out.splitlines()]
+    assert told[0] == {"epoch": 1, "line": "first"}
+
+
+def test_logs_f_follows_over_a_retry_until_the_run_is_final(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    first = farm.store.attempt_folder(claim.run.id, 1) / "log.txt"
+    first.parent.mkdir(parents=True)
+    first.write_text("step 1\nste")
+    with farm.start("logs", "cpu-baseline", "-f") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "step 1\n"
+        with first.open("a") as file:
+            file.write("p 2\n")
+        assert process.stdout.readline() == "step 2\n"
+        farm.queue.release(claim.lease, "drained")
+        again = farm.claim()
+        second = farm.store.attempt_folder(claim.run.id, 2) / "log.txt"
+        second.parent.mkdir(parents=True)
+        second.write_text("step 3\n")
+        assert process.stdout.readline() == "step 3\n"
+        farm.finish(again, 3.2)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+    assert "attempt 2 takes over" in err
+    assert f"{claim.run.id}: succeeded" in err
+
+
+def test_watch_ends_when_all_is_final_with_1_if_a_run_failed(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.finish(farm.claim(), 3.25)
+    farm.finish(farm.claim(), 3.20)
+    assert farm("watch", "cpu-baseline").code == 0
+    farm.fail(farm.claim())
+    answer = farm("watch", "--json")
+    assert answer.code == 1
+    told = [json.loads(line)["data"] for line in answer.out.splitlines()]
+    assert [(run["state"], run["loss"]) for run in told] == [("succeeded", 3.25), ("succeeded", 3.2), ("failed", None)]
+    assert "failed  gradient-clipping s42.23 on cpu: nonfinite: the loss is nan" in answer.err
+
+
+def test_cancel_says_what_it_did_per_run(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.finish(farm.claim(), 3.25)
+    running = farm.claim()
+    answer = farm("cancel", "tiny")
+    assert answer.code == 0
+    assert [(row["was"], row["now"]) for row in answer.rows] == [("running", "cancelling"), ("queued", "cancelled")]
+    assert farm("runs", "tiny").rows[1]["why"] == "being cancelled"
+    farm.queue.acknowledge_cancel(running.lease)
+    assert farm.queue.counts()[State.CANCELLED] == 2
+    assert "all 3 runs of tiny are final already" in farm("cancel", "tiny").err
+
+
+def test_a_finished_run_is_neither_cancelled_nor_retried(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.finish(farm.claim(), 3.25)
+    for command, says in (("cancel", "is succeeded already"), ("retry", "only a failed or cancelled run")):
+        answer = farm(command, "cpu-baseline")
+        assert (answer.code, answer.out) == (6, "")
+        assert says in answer.err
+
+
+def test_retry_of_a_study_takes_the_failed_runs_only(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.fail(farm.claim())
+    cancelled = farm.claim().run.id
+    farm.queue.cancel(farm.queue.statuses()[2].run.id)
+    answer = farm("retry", "tiny")
+    assert [(row["was"], row["now"]) for row in answer.rows] == [("failed", "queued")]
+    assert "1 cancelled runs stay cancelled" in answer.err
+    assert farm("retry", "tiny").rows == []
+    assert farm.queue.status(cancelled).state is State.RUNNING
+    assert farm("retry", "cpu-gradient").rows[0]["now"] == "queued"
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry", "watch"])
+def test_a_name_that_is_neither_run_nor_study_is_not_found_with_the_nearest(farm: Farm, command: str) -> None:
+    farm.put(name="interventions")
+    answer = farm(command, "intervention")
+    assert answer.code == 3
+    assert "Did you mean 'interventions'?" in answer.err

@@ -1,0 +1,95 @@
+"""`farm submit`: what is new, what is known, and what is refused before anything is queued."""
+
+import json
+
+from farm.run import State
+from tests.results import study_text
+
+from .conftest import Farm
+
+
+def test_submitting_twice_queues_nothing_twice_and_says_so(farm: Farm) -> None:
+    first = farm("submit", farm.file())
+    assert first.code == 0
+    assert "tiny: of 9 runs 9 queued" in first.err
+    assert {row["now"] for row in first.rows} == {"new"}
+    farm.finish(farm.claim(), 3.5)
+    farm.fail(farm.claim())
+    again = farm("submit", farm.file(), "--json")
+    told = json.loads(again.out)
+    assert (told["schema"], told["new"], told["known"]) == ("farm.submit/1", 0, 9)
+    assert "1 already finished, 1 failed before, 7 already queued or running, 0 queued" in again.err
+    assert "farm retry tiny" in again.err
+    assert farm.queue.put_count() == 9
+
+
+def test_a_wider_study_queues_only_what_is_new(farm: Farm) -> None:
+    farm.put(init=(42,))
+    answer = farm("submit", farm.file(init=(42, 22)))
+    assert "of 6 runs 3 already queued or running, 3 queued" in answer.err
+    assert farm.queue.put_count() == 6
+
+
+def test_a_dry_run_queues_nothing(farm: Farm) -> None:
+    answer = farm("submit", farm.file(), "--dry-run")
+    assert "9 would be queued" in answer.err
+    assert len(answer.rows) == 9
+    assert farm.queue.put_count() == 0
+    assert farm.queue.studies() == {}
+
+
+def test_a_class_without_a_node_is_queued_with_a_warning(farm: Farm) -> None:
+    answer = farm("submit", farm.file())
+    assert "warning: no live node of class cpu" in answer.err
+    assert farm.queue.counts()[State.QUEUED] == 9
+    farm.queue.register(farm.queue.study("tiny").machine("cpu", {}), "node-1", 60)
+    assert "warning" not in farm("submit", farm.file(name="other", init=(1,))).err
+
+
+def test_an_unknown_machine_is_refused_and_nothing_is_queued(farm: Farm) -> None:
+    answer = farm("submit", farm.file(machines=("cpu", "8xb200")))
+    assert answer.code == 2
+    assert "unknown machine class '8xb200'" in answer.err
+    assert "cpu-x1" in answer.err, "the known ones are named"
+    assert farm.queue.put_count() == 0
+
+
+def test_a_run_that_fits_nowhere_is_refused_with_the_arithmetic_and_nothing_is_queued(farm: Farm) -> None:
+    answer = farm("submit", farm.file(machines=("cpu", "8xa100m40")))
+    assert answer.code == 0, "8 sequences over 8 accelerators"
+    path = farm.folder / "odd.toml"
+    path.write_text(study_text(name="odd", machines=("cpu", "8xa100m40")).replace("batch = 8", "batch = 12"))
+    answer = farm("submit", str(path))
+    assert answer.code == 2
+    assert "12 = 8 x 1 + 4" in answer.err
+    assert "odd" not in farm.queue.studies()
+
+
+def test_another_recipe_under_the_same_names_is_a_conflict_that_says_what_differs(farm: Farm) -> None:
+    farm.put()
+    path = farm.folder / "changed.toml"
+    path.write_text(study_text().replace("clip_grad_norm = 3.5", "clip_grad_norm = 1.0"))
+    answer = farm("submit", str(path))
+    assert answer.code == 6
+    assert "clip_grad_norm was 3.5, is 1.0 now" in answer.err
+    assert farm.queue.put_count() == 9
+
+
+def test_machines_declared_in_farm_toml_are_known(farm: Farm) -> None:
+    (farm.folder / "farm.toml").write_text('[machines.attic]\nmemory = "8GiB"\n')
+    assert farm("submit", farm.file(machines=("attic",))).code == 0
+
+
+def test_wait_follows_to_the_table_and_fails_if_a_run_did(farm: Farm) -> None:
+    with farm.start("submit", farm.file(init=(42,)), "--wait") as process:
+        assert process.stderr is not None
+        while "no live node" not in process.stderr.readline():
+            pass
+        farm.finish(farm.claim(), 3.69)
+        farm.finish(farm.claim(), 3.64)
+        farm.fail(farm.claim())
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert [line.split("\t")[1] for line in out.splitlines()] == ["arm", "remove-dropout", "baseline"]
+    assert "succeeded  baseline s42.23 on cpu: test loss 3.6900" in err
+    assert "failed  gradient-clipping s42.23 on cpu: nonfinite: the loss is nan" in err

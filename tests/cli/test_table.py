@@ -1,0 +1,85 @@
+"""`farm table`: the forms it takes, and what stands below the rows."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from .conftest import Farm
+
+
+def test_an_empty_store_is_no_error_and_says_what_to_do(farm: Farm) -> None:
+    answer = farm("table")
+    assert (answer.code, answer.out) == (0, "")
+    assert "farm submit" in answer.err
+    assert json.loads(farm("table", "--json").out)["data"] == []
+
+
+def test_json_has_the_schema_and_every_field(farm: Farm) -> None:
+    farm.put()
+    farm.finish_all()
+    told = json.loads(farm("table", "tiny", "--json").out)
+    assert told["schema"] == "farm.table/1"
+    wanted = "arm machine n test_loss_mean test_loss_sd delta verdict tokens_per_second hours init_hash runs".split()
+    for row in told["data"]:
+        assert row.keys() >= set(wanted)
+        assert (row["n"], row["verdict"], len(row["runs"])) == (3, None, 3)
+    assert [row["arm"] for row in told["data"]] == ["remove-dropout", "baseline", "gradient-clipping"]
+    assert told["data"][0]["delta"] == pytest.approx(-0.05)
+    assert farm("table", "tiny", "--format", "json").out == farm("table", "tiny", "--json").out
+
+
+def test_no_argument_takes_the_newest_study_and_says_which(farm: Farm) -> None:
+    farm.put(name="older")
+    farm.put(name="newer", init=(1,))
+    answer = farm("table")
+    assert "study newer (others: older)" in answer.err
+    assert "newer: no run has finished yet" in answer.err
+
+
+def test_what_has_no_result_is_listed_with_its_cause(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.finish(farm.claim(), 3.69)
+    farm.fail(farm.claim(), "does-not-fit", "it needs\n7.4 GiB")
+    answer = farm("table", "tiny")
+    assert [row["arm"] for row in answer.rows] == ["baseline"]
+    assert "at step 5/10: does-not-fit: it needs 7.4 GiB" in answer.err
+    assert "queued: 1 of gradient-clipping on cpu" in answer.err
+    unfinished = json.loads(farm("table", "tiny", "--json").out)["unfinished"]
+    assert [run["state"] for run in unfinished] == ["failed", "queued"]
+
+
+def test_markdown_and_latex_carry_the_remarks_and_escape_what_others_wrote(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.finish(farm.claim(), 3.69)
+    farm.fail(farm.claim(), "worker-died", "a|b *c* \x1b[31mred\x1b[0m & 50%")
+    markdown = farm("table", "tiny", "--format", "md").out
+    assert markdown.startswith("| # | arm | machine | n | test loss |")
+    assert "| 1 | baseline | cpu | 1 | 3.6900 | - |" in markdown
+    assert r"- failed: cpu-remove-dropout" in markdown
+    assert r"a\|b \*c\* red & 50%" in markdown
+    latex = farm("table", "tiny", "--format", "latex").out
+    assert latex.startswith("\\begin{tabular}")
+    assert "\\#" in latex
+    assert "% failed: cpu-remove-dropout" in latex
+
+
+def test_csv_is_read_back_as_it_was_with_full_precision(farm: Farm) -> None:
+    farm.put(init=(42, 22))
+    farm.finish_all()
+    rows = list(csv.DictReader(io.StringIO(farm("table", "tiny", "--format", "csv").out)))
+    told = json.loads(farm("table", "tiny", "--json").out)["data"]
+    assert [float(row["test_loss_mean"]) for row in rows] == [row["test_loss_mean"] for row in told]
+    assert float(rows[0]["delta"]) == told[0]["delta"] < 0, "a negative number is not taken for a formula"
+
+
+def test_hardware_twins_have_a_line_of_their_own(farm: Farm) -> None:
+    farm.put(machines=("cpu-x1", "cpu-x2"), init=(42,))
+    farm.finish_all("cpu-x1")
+    farm.finish_all("cpu-x2", shift=4e-6)
+    answer = farm("table", "tiny")
+    assert "hardware: cpu-x1 and cpu-x2, 3 pairs of runs: agree to 1e-5 (max |difference| 4e-06)" in answer.err
+    (twins,) = json.loads(farm("table", "tiny", "--json").out)["twins"]
+    assert twins["max_difference"] == pytest.approx(4e-6)
+    assert len(twins["pairs"]) == 3

@@ -1,0 +1,66 @@
+"""Whether a farm is up: only if the process that said so still lives."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from farm import serving
+from farm.serving import Facts
+from farm.settings import Settings
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+
+
+def facts(pid: int, started: float | None = None) -> Facts:
+    return Facts(
+        pid=pid,
+        redis="redis://127.0.0.1:1/0",
+        dashboard="http://127.0.0.1:2",
+        units={"cpu": 1},
+        storage="/s",
+        started=time.time() if started is None else started,
+        log="/l",
+    )
+
+
+def test_the_facts_of_a_living_process_are_found_and_private(home: Settings) -> None:
+    mine = facts(os.getpid())
+    serving.announce(home, mine)
+    assert serving.facts(home) == mine
+    assert serving.path(home).stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in home.home.iterdir()] == ["farm.json"], "no draft is left"
+
+
+def test_a_dead_process_is_no_farm(home: Settings) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        pid = process.pid
+    serving.announce(home, facts(pid))
+    assert serving.facts(home) is None
+
+
+def test_a_process_that_took_over_the_pid_is_no_farm(home: Settings) -> None:
+    serving.announce(home, facts(os.getpid(), started=time.time() - 86400))
+    assert serving.facts(home) is None, "this process began after the facts were written"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": 0}', "\x00\xff"])
+def test_a_damaged_or_missing_file_is_no_farm(home: Settings, content: str) -> None:
+    assert serving.facts(home) is None
+    home.home.mkdir()
+    serving.path(home).write_bytes(content.encode("latin-1"))
+    assert serving.facts(home) is None
+
+
+def test_withdrawing_leaves_the_facts_of_another_farm(home: Settings) -> None:
+    serving.announce(home, facts(os.getpid()))
+    serving.withdraw(home, os.getpid() + 1)
+    assert serving.facts(home) is not None
+    serving.withdraw(home, os.getpid())
+    assert not serving.path(home).exists()

@@ -1,0 +1,90 @@
+"""Results as a training would hand them in, for tests of what reads them."""
+
+from typing import Any
+
+from farm import study as study_
+from farm.machine import BUILT_IN
+from farm.planner import plan
+from farm.result import Fingerprints, Hardware, Provenance, Result
+from farm.run import Run
+from farm.study import Study
+
+TINY = """
+[study]
+name = "{name}"
+machines = {machines}
+seeds = {{ init = {init}, train = [23] }}
+
+[baseline.model]
+vocab = 50257
+context = 32
+width = 16
+layers = 1
+heads = 2
+[baseline.train]
+batch = 8
+tokens = 2560
+precision = "fp32"
+[baseline.data]
+source = "builtin:python-reference"
+[baseline.evaluation]
+offset = 0
+sequences = 8
+
+[interventions.remove-dropout]
+model.dropout = 0.0
+[interventions.gradient-clipping]
+train.clip_grad_norm = 3.5
+"""
+
+
+def study_text(name: str = "tiny", machines: tuple[str, ...] = ("cpu",), init: tuple[int, ...] = (42, 22, 67)) -> str:
+    """A study of a baseline and two interventions, small enough to train anywhere."""
+    return TINY.format(name=name, machines=str(list(machines)).replace("'", '"'), init=list(init))
+
+
+def tiny_study(name: str = "tiny", machines: tuple[str, ...] = ("cpu",), init: tuple[int, ...] = (42, 22, 67)) -> Study:
+    """The same, read."""
+    return study_.parse(study_text(name, machines, init))
+
+
+def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result:
+    """What `run` says when it finishes with `test_loss`; `changes` replace any field."""
+    machine, recipe = BUILT_IN[run.machine], run.recipe
+    tokens = recipe.steps * recipe.tokens_per_step
+    values = {
+        "run_id": run.id,
+        "arm": run.arm,
+        "machine": run.machine,
+        "seeds": run.seeds,
+        "rerun": run.rerun,
+        "recipe": recipe,
+        "plan": plan(recipe, machine),
+        "epoch": epoch,
+        "evaluation": recipe.evaluation.version,
+        "test_loss": test_loss,
+        "test_tokens": recipe.evaluation.sequences * recipe.model.context,
+        "train_loss": test_loss - 0.1,
+        "steps": recipe.steps,
+        "tokens": tokens,
+        "started": 1000.0,
+        "ended": 1036.0,
+        "seconds": 36.0,
+        "train_seconds": tokens / 1000,
+        "tokens_per_second": 1000.0,
+        "peak_bytes": 2**20,
+        "usd": 0.0,
+        "hardware": Hardware(
+            host="here",
+            accelerator=machine.accelerator,
+            accelerators=machine.accelerators,
+            memory_bytes=machine.memory,
+            cpu="a CPU",
+            cores=2,
+            threads=1,
+        ),
+        "provenance": Provenance(farm="0", code="c" * 64, python="3.11", torch="2"),
+        "fingerprints": Fingerprints(initial=f"{run.seeds.init:064x}", data="d" * 64, final="f" * 64),
+        "checkpoint": f"runs/{run.id}/{epoch}/checkpoints/step-{recipe.steps:08d}",
+    }
+    return Result.model_validate(values | changes)

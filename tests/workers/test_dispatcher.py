@@ -1,0 +1,64 @@
+"""Which runs could start now: the pure half of the dispatcher. tests/walk/ shows the other half on a real Ray."""
+
+from farm.machine import BUILT_IN, Machine
+from workers.dispatcher import Busy, Node, cpus, free, job_id
+
+KNOWN = BUILT_IN
+LAPTOP = Node("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
+GPU = Node("gpu", 16, {"1xrtx3090": 1})
+
+
+def names(nodes, busy):
+    return sorted(name for name, _ in free(nodes, busy, KNOWN))
+
+
+def test_an_idle_node_offers_every_class_it_has():
+    assert free([LAPTOP], [], KNOWN) == [("cpu-x1", 1.0), ("cpu-x2", 2.0)]
+
+
+def test_a_run_holds_the_cpus_of_its_threads():
+    assert names([LAPTOP], [Busy("cpu-x1", "laptop")]) == ["cpu-x1"]
+
+
+def test_a_run_over_two_workers_fills_two_cores():
+    assert names([LAPTOP], [Busy("cpu-x2", "laptop")]) == []
+
+
+def test_a_class_has_as_many_runs_as_units():
+    assert names([Node("big", 64, {"cpu-x1": 2})], [Busy("cpu-x1", "big")] * 2) == []
+
+
+def test_a_run_whose_node_is_not_known_yet_counts_all_the_same():
+    assert names([GPU], [Busy("1xrtx3090", None)]) == []
+
+
+def test_two_runs_without_a_node_count_against_two_nodes():
+    other = Node("other", 16, {"1xrtx3090": 1})
+    assert names([GPU, other], [Busy("1xrtx3090", None)]) == ["1xrtx3090"]
+    assert names([GPU, other], [Busy("1xrtx3090", None)] * 2) == []
+
+
+def test_runs_that_say_where_they_are_are_placed_before_those_that_do_not():
+    other = Node("other", 16, {"1xrtx3090": 1})
+    busy = [Busy("1xrtx3090", None), Busy("1xrtx3090", "gpu")]
+    assert names([GPU, other], busy) == []
+
+
+def test_a_run_on_a_node_that_is_gone_holds_nothing_here():
+    assert names([GPU], [Busy("1xrtx3090", "gone")]) == ["1xrtx3090"]
+
+
+def test_a_gpu_run_is_counted_by_its_unit_alone():
+    assert cpus(BUILT_IN["1xrtx3090"], GPU) == 0
+
+
+def test_a_cpu_class_without_threads_takes_the_whole_node():
+    assert cpus(Machine(name="cpu"), LAPTOP) == 2
+
+
+def test_an_unknown_class_is_counted_by_its_unit():
+    assert free([Node("n", 4, {"strange": 1})], [], KNOWN) == [("strange", 0.0)]
+
+
+def test_a_job_is_named_after_its_run_and_epoch():
+    assert job_id("cpu-x1-baseline-s42.23-1f3a9c2e", 3) == "farm-cpu-x1-baseline-s42.23-1f3a9c2e-a3"

@@ -1,0 +1,1 @@
+"""A machine at work: the only place that imports ray."""

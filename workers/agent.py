@@ -1,0 +1,287 @@
+"""The Ray job of one attempt: lease -> plan -> fit -> record -> finish. It runs on the node that trains.
+
+The dispatcher opened the lease; the agent closes it, whatever happens: finish, fail, release, or cancelled. If it
+dies before that, the lease runs out and the queue hands the run to another.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from farm import ledger, settings
+from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, WorkerDied
+from farm.machine import Machine
+from farm.planner import Plan, plan
+from farm.queue import Queue
+from farm.result import Fingerprints, Outcome, Result
+from farm.run import Attempt, Checkpoint, Lease, Run
+from farm.server import session
+from farm.settings import Settings
+from farm.store import Store
+from model.checkpoint import newest_valid
+from model.corpora import prepare
+from workers import hardware
+from workers.heartbeat import keep
+from workers.launch import fit
+from workers.loop import STOP_FILE, Task
+
+
+def main() -> int:
+    """Serve the lease named on the command line. Exit code 0 unless the attempt failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for flag in ("--run", "--worker", "--job"):
+        parser.add_argument(flag, required=True)
+    parser.add_argument("--epoch", type=int, required=True)
+    words = parser.parse_args()
+    ray.init(logging_level="warning")
+    lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
+    here = settings.load()
+    with session(here) as redis:
+        return _Agent(here, Queue(redis), lease, words.job).serve()
+
+
+class _Agent:
+    """One attempt, from a lease to its end."""
+
+    def __init__(self, here: Settings, queue: Queue, lease: Lease, job: str):
+        self.queue, self.lease = queue, lease
+        self.store = Store(here.storage)
+        self.cache = here.home / "corpora"
+        self.known = here.machines
+        self.job = job
+        self.folder = self.store.attempt_folder(lease.run_id, lease.epoch)
+        self.end: FarmError | None = None  # why training must stop before its last step
+        self.draining = threading.Event()
+
+    def serve(self) -> int:
+        """Train under the lease and close it."""
+        try:
+            self.lease = self.queue.renew(self.lease, 0, job=self.job, node=ray.get_runtime_context().get_node_id())
+        except LeaseLost as lost:
+            print(f"Nothing to do: {lost}")
+            return 0
+        except Cancelled:
+            self.queue.acknowledge_cancel(self.lease)
+            return 0
+        signal.signal(signal.SIGTERM, lambda *_: self._drain())
+        status = self.queue.status(self.lease.run_id)
+        with _copied_to(self.folder / "log.txt"), self._heart(status.run):
+            try:
+                return self._attempt(status.run, status.study)
+            except FarmError as error:
+                return self._fail(error)
+            except Exception as error:
+                traceback.print_exc()
+                return self._fail(WorkerDied(f"{type(error).__name__}: {error}"))
+
+    def _attempt(self, run: Run, study: str) -> int:
+        if result := self.store.result(run.id):
+            print("An earlier attempt recorded the result but could not say so.")
+            self.queue.finish(self.lease, result)
+            return 0
+        stored = self.queue.study(study)
+        self.store.keep(stored)
+        machine = stored.machine(run.machine, self.known | self.queue.machines())
+        split = plan(run.recipe, machine)
+        threads = machine.threads or max(1, hardware.cores() // split.world)
+        attempt = Attempt(
+            run_id=run.id,
+            epoch=self.lease.epoch,
+            worker=self.lease.worker,
+            plan=split.model_dump(mode="json"),
+            hardware=hardware.hardware(machine, threads).model_dump(mode="json"),
+            provenance=hardware.provenance().model_dump(mode="json"),
+            resumed_from=self._newest(run, split),
+            started=time.time(),
+        )
+        self.store.begin(run, attempt, study)
+        print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
+        try:
+            outcome = fit(self._task(run, split, attempt, threads), machine, str(self.folder / "ray"))
+        except BaseException as error:
+            self.store.end(attempt.model_copy(update=_ending("failed", error)))
+            raise
+        return self._close(run, split, machine, attempt, outcome)
+
+    def _task(self, run: Run, split: Plan, attempt: Attempt, threads: int) -> Task:
+        source = attempt.resumed_from
+        print(f"Resuming from step {source.step} of attempt {source.epoch}." if source else "Starting at step 0.")
+        return Task(
+            run=run,
+            plan=split,
+            lease=self.lease,
+            folder=str(self.folder),
+            place=str(self.folder.relative_to(self.store.root)),
+            cache=str(self.cache),
+            resume=str(self.store.root / source.path) if source else None,
+            resume_epoch=source.epoch if source else None,
+            data_fingerprint=prepare(run.recipe, self.cache),
+            threads=threads,
+        )
+
+    def _newest(self, run: Run, split: Plan) -> Checkpoint | None:
+        """The newest checkpoint of any attempt that is whole and belongs to this run; says so when it is not the one
+        that the queue points at."""
+        folder = self.store.folder(run.id)
+        found = newest_valid(sorted(folder.glob("*/checkpoints")), run, split)
+        expected = self.queue.status(run.id).checkpoint
+        if expected and (found is None or found.step < expected.step):
+            used = f"step {found.step}" if found else "step 0"
+            self.queue.note(self.lease, "checkpoint-invalid", f"{expected.path} is damaged or gone: going on from {used}")
+        if found is None:
+            return None
+        epoch = int(found.path.parent.parent.name)
+        return Checkpoint(step=found.step, epoch=epoch, path=str(found.path.relative_to(self.store.root)), sha256=found.sha256)
+
+    def _close(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> int:
+        """Say what became of the attempt: to the run directory first, then to the queue."""
+        if outcome.finished:
+            self.store.end(attempt.model_copy(update=_ending("succeeded")))
+            self._finish(self._result(run, split, machine, attempt, outcome))
+            print(f"Finished: test loss {outcome.test_loss:.6f} nats per token.")
+        elif isinstance(self.end, Cancelled):
+            self.store.end(attempt.model_copy(update=_ending("cancelled")))
+            self.queue.acknowledge_cancel(self.lease)
+            print(f"Cancelled at step {outcome.step}.")
+        elif self.end is None and self.draining.is_set():
+            self.store.end(attempt.model_copy(update=_ending("released")))
+            self.queue.release(self.lease, "drained")
+            print(f"Drained: step {outcome.step} is saved and the run is queued again.")
+        else:
+            self.store.end(attempt.model_copy(update=_ending("lost", self.end)))
+            print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
+        return 0
+
+    def _finish(self, result: Result) -> None:
+        """Record and finish. When an attempt that had lost its lease recorded first, its result stands."""
+        try:
+            self.store.record(result)
+        except Conflict:
+            result = self.store.result(result.run_id) or result
+        self.queue.finish(self.lease, result)
+
+    def _fail(self, error: FarmError) -> int:
+        print(f"Failed: {error}")
+        try:
+            if isinstance(self.end, Cancelled):
+                self.queue.acknowledge_cancel(self.lease)
+            elif not isinstance(self.end, LeaseLost):
+                state = self.queue.fail(self.lease, error.cause, str(error), self._step() or 0, error.retryable)
+                print(f"The run is {state}.")
+        except LeaseLost as lost:
+            print(lost)
+        return 1
+
+    @contextmanager
+    def _heart(self, run: Run) -> Iterator[None]:
+        with keep(self.queue, self.lease, self._step, run.policy.hang_seconds, self._stop):
+            yield
+
+    def _step(self) -> int | None:
+        """The newest step in this attempt's ledger, or None before the first."""
+        return ledger.last_step(self.folder / "ledger.jsonl")
+
+    def _stop(self, end: FarmError) -> None:
+        """The lease must not be used any longer: tell training, or end it where it cannot listen."""
+        self.end = end
+        if isinstance(end, Hung):
+            self._fail(end)
+            sys.stdout.flush()
+            os._exit(1)  # Ray ends the workers of a driver that is gone
+        self._tell("STOP" if isinstance(end, Cancelled) else "ABANDON")
+
+    def _drain(self) -> None:
+        self.draining.set()
+        self._tell("STOP")
+
+    def _tell(self, word: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / STOP_FILE).write_text(word)
+
+    def _result(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
+        """The Result of a finished run: the ledger's sums, the outcome, and what the attempt knows of its node."""
+        lines = ledger.read(self.store.folder(run.id))
+        totals = ledger.totals(lines)
+        if totals.steps != run.recipe.steps:
+            raise WorkerDied(f"The ledger holds {totals.steps} steps, the recipe has {run.recipe.steps}.")
+        ended = time.time()
+        seconds = ended - attempt.started + sum(
+            (past.ended or past.started) - past.started for past in self.store.attempts(run.id) if past.epoch != attempt.epoch
+        )
+        assert outcome.test_loss is not None and outcome.test_tokens is not None and outcome.checkpoint is not None
+        return Result(
+            run_id=run.id,
+            arm=run.arm,
+            machine=run.machine,
+            seeds=run.seeds,
+            rerun=run.rerun,
+            recipe=run.recipe,
+            plan=split,
+            epoch=attempt.epoch,
+            evaluation=run.recipe.evaluation.version,
+            test_loss=outcome.test_loss,
+            test_tokens=outcome.test_tokens,
+            train_loss=ledger.train_loss(lines),
+            steps=totals.steps,
+            tokens=totals.tokens,
+            skipped_steps=totals.skipped,
+            clipped_steps=totals.clipped,
+            started=attempt.started,
+            ended=ended,
+            seconds=seconds,
+            train_seconds=totals.seconds,
+            tokens_per_second=totals.tokens / totals.seconds,
+            peak_bytes=outcome.peak_bytes or 0,
+            usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
+            hardware=hardware.hardware(machine, outcome.threads or 1),
+            provenance=hardware.provenance(),
+            fingerprints=outcome.fingerprints or Fingerprints(initial="", data="", final=""),
+            checkpoint=f"{self.folder.relative_to(self.store.root)}/{outcome.checkpoint}",
+        )
+
+
+def _ending(outcome: str, error: BaseException | None = None) -> dict:
+    cause = error.cause if isinstance(error, FarmError) else type(error).__name__ if error else None
+    return {"outcome": outcome, "ended": time.time(), "cause": cause, "message": str(error) if error else None}
+
+
+@contextmanager
+def _copied_to(path: Path) -> Iterator[None]:
+    """Everything written to stdout and stderr meanwhile, by this process or into it by Ray, also goes to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    read, write = os.pipe()
+    keep_out, keep_err = os.dup(1), os.dup(2)
+    with path.open("ab", buffering=0) as file:
+        copier = threading.Thread(target=_copy, args=(read, keep_out, file.fileno()), daemon=True)
+        copier.start()
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        os.close(write)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(keep_out, 1)
+            os.dup2(keep_err, 2)
+            copier.join(timeout=5)
+
+
+def _copy(source: int, *sinks: int) -> None:
+    while chunk := os.read(source, 65536):
+        for sink in sinks:
+            os.write(sink, chunk)
+    os.close(source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

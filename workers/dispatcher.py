@@ -1,0 +1,167 @@
+"""Claims a run for every free slot and submits one Ray job per lease. Stateless: Redis knows all, any number may run."""
+
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import ray
+
+from farm.errors import FarmError, LeaseLost
+from farm.machine import Machine
+from farm.queue import Claim, Queue
+from farm.run import State
+
+START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
+STOP_WAIT_SECONDS = 60  # for a drained or cancelled agent to save a checkpoint before Ray kills it
+
+# For the agent and, through it, Ray Train: look often, since Train's controller polls and the default is 2 s; fill the
+# dashboard's Train tab. Draining is ours, so Train's preemption watcher (an actor per run) is not needed.
+JOB_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS),
+}
+
+
+class Jobs(Protocol):
+    """The two calls of ray.job_submission.JobSubmissionClient that are used here."""
+
+    def submit_job(self, *, entrypoint: str, **options: Any) -> str: ...
+    def stop_job(self, job_id: str) -> bool: ...
+
+
+class Node(NamedTuple):
+    """A Ray node as far as placement goes."""
+
+    id: str
+    cpus: float
+    units: dict[str, float]  # machine class -> runs at a time
+
+
+class Busy(NamedTuple):
+    """A run that holds a unit. `node` is None until its agent has said where it is."""
+
+    machine: str
+    node: str | None
+
+
+def nodes() -> list[Node]:
+    """The living nodes of the Ray that this process is connected to."""
+    return [_node(facts) for facts in ray.nodes() if facts["Alive"]]
+
+
+def _node(facts: dict[str, Any]) -> Node:
+    total = facts["Resources"]
+    units = {name.removeprefix("farm:"): amount for name, amount in total.items() if name.startswith("farm:")}
+    return Node(facts["NodeID"], total.get("CPU", 0.0), units)
+
+
+def cpus(machine: Machine | None, node: Node) -> float:
+    """CPUs that one run of `machine` holds on `node`: its threads; a GPU machine is counted by its unit alone."""
+    if machine is None or not machine.is_cpu:
+        return 0.0
+    return min(node.cpus, machine.accelerators * machine.threads if machine.threads else node.cpus)
+
+
+def free(nodes: Sequence[Node], busy: Sequence[Busy], known: dict[str, Machine]) -> list[tuple[str, float]]:
+    """Every (machine class, CPUs) that could start a run now, each one as if it were the only one to start.
+
+    A busy run whose node is not known yet counts against the first node that has room for it; one whose node is gone
+    holds nothing.
+    """
+    left = {node.id: _Room(node) for node in nodes}
+    for run in sorted(busy, key=lambda run: run.node is None):
+        homes = left.values() if run.node is None else filter(None, [left.get(run.node)])
+        if home := next((room for room in homes if run.node or room.takes(run.machine, known)), None):
+            home.take(run.machine, known)
+    return [
+        (name, cpus(known.get(name), room.node))
+        for room in left.values()
+        for name in room.node.units
+        if room.takes(name, known)
+    ]
+
+
+class _Room:
+    """What is left of a node."""
+
+    def __init__(self, node: Node):
+        self.node, self.cpus, self.units = node, node.cpus, dict(node.units)
+
+    def takes(self, name: str, known: dict[str, Machine]) -> bool:
+        return self.units.get(name, 0) >= 1 and self.cpus >= cpus(known.get(name), self.node)
+
+    def take(self, name: str, known: dict[str, Machine]) -> None:
+        self.units[name] = self.units.get(name, 0) - 1
+        self.cpus -= cpus(known.get(name), self.node)
+
+
+class Dispatcher:
+    """turn() does what can be done now; call it again and again."""
+
+    def __init__(self, queue: Queue, jobs: Jobs, look: Callable[[], list[Node]] = nodes):
+        self.queue, self.jobs, self.look = queue, jobs, look
+        self.name = f"dispatcher-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+    def turn(self) -> list[str]:
+        """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns submitted job ids."""
+        self.queue.sweep()
+        submitted = []
+        while claim := self._claim():
+            if job := self._submit(*claim):
+                submitted.append(job)
+        return submitted
+
+    def _claim(self) -> tuple[Claim, float] | None:
+        waiting = self.queue.queued()
+        if not waiting:
+            return None
+        busy = [
+            Busy(status.run.machine, status.node) for status in self.queue.statuses() if status.state is State.RUNNING
+        ]
+        for name, share in free(self.look(), busy, self.queue.machines()):
+            if waiting.get(name) and (claim := self.queue.claim(name, self.name, START_SECONDS)):
+                return claim, share
+        return None
+
+    def _submit(self, claim: Claim, share: float) -> str | None:
+        """Hand the lease to an agent on the training node; give it back if Ray does not take the job."""
+        run, lease = claim.run, claim.lease
+        job = job_id(run.id, lease.epoch)
+        if lease.epoch > 1:
+            self._stop(job_id(run.id, lease.epoch - 1))
+        try:
+            self.jobs.submit_job(
+                entrypoint=f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
+                f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job}",
+                submission_id=job,
+                metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
+                runtime_env={"env_vars": JOB_ENVIRONMENT},
+                entrypoint_resources={f"farm:{run.machine}": 1},
+                entrypoint_num_cpus=share,
+            )
+        except (RuntimeError, ConnectionError, OSError) as error:
+            self._give_back(claim, f"Ray took no job: {error}")
+            return None
+        return job
+
+    def _give_back(self, claim: Claim, reason: str) -> None:
+        try:
+            self.queue.release(claim.lease, reason)
+        except (LeaseLost, FarmError):
+            return
+
+    def _stop(self, job: str) -> None:
+        """End the job of a dead epoch if it still lives, so that it gives its unit back."""
+        try:
+            self.jobs.stop_job(job)
+        except (RuntimeError, ConnectionError, OSError):
+            return
+
+
+def job_id(run_id: str, epoch: int) -> str:
+    """The Ray submission id of an attempt; the dashboard's Jobs tab shows it."""
+    return f"farm-{run_id}-a{epoch}"

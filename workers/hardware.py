@@ -1,0 +1,164 @@
+"""This node, described: facts for a Machine, and Hardware and Provenance for a Result."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from farm.machine import BUILT_IN, Machine
+from farm.result import Hardware, Provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("farm", "model", "workers")
+
+
+class Gpu(NamedTuple):
+    """One NVIDIA GPU as its driver reports it."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+    compute_capability: float
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """The node's GPUs, from nvidia-smi, which sees them all whatever CUDA_VISIBLE_DEVICES says."""
+    fields = "name,memory.total,driver_version,compute_cap"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(_gpu(line) for line in text.splitlines() if line.count(",") == 3)
+
+
+def _gpu(line: str) -> Gpu:
+    name, memory, driver, capability = (part.strip() for part in line.split(","))
+    return Gpu(name, int(float(memory)) * 2**20, driver, float(capability))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Physical memory of the host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def detect(name: str | None = None) -> Machine:
+    """This node as a machine class: the built-in one that matches, or a new one called `name`."""
+    found = gpus()
+    if not found:
+        memory = int(memory_bytes() * 0.8)
+        return Machine(name=name or "cpu", memory=memory, usd_per_hour=0.0)
+    facts = Machine(
+        name=name or _class_name(found),
+        accelerator=found[0].name,
+        accelerators=len(found),
+        memory=min(gpu.memory_bytes for gpu in found),
+        bf16=all(gpu.compute_capability >= 8.0 for gpu in found),
+    )
+    known = BUILT_IN.get(facts.name)
+    if known is None:
+        return facts
+    return facts.model_copy(
+        update={"usd_per_hour": known.usd_per_hour, "tokens_per_second": known.tokens_per_second}
+    )
+
+
+def _class_name(found: tuple[Gpu, ...]) -> str:
+    """`8xa100m40` for eight A100 of 40 GB; `1xrtx3090` for one RTX 3090."""
+    words = found[0].name.lower().replace("nvidia", "").replace("geforce", "").replace("-", " ").split()
+    model = "".join(words[:2]) if words[0] in ("rtx", "gtx") else words[0]
+    gigabytes = round(found[0].memory_bytes / 2**30 / 8) * 8
+    return f"{len(found)}x{model}" + ("" if words[0] in ("rtx", "gtx") else f"m{gigabytes}")
+
+
+def local_classes() -> list[tuple[Machine, int]]:
+    """The classes that an embedded farm offers on this node, with the units of each."""
+    if gpus():
+        return [(detect(), 1)]
+    memory = int(memory_bytes() * 0.8)
+    single = BUILT_IN["cpu-x1"].model_copy(update={"memory": memory // cores()})
+    pair = BUILT_IN["cpu-x2"].model_copy(update={"memory": memory // max(2, cores())})
+    return [(single, cores()), (pair, max(1, cores() // 2)), (detect("cpu"), 1)]
+
+
+def hardware(machine: Machine, threads: int) -> Hardware:
+    """What trained: this node, as a Result keeps it."""
+    import torch
+
+    found = () if machine.is_cpu else gpus()
+    return Hardware(
+        host=platform.node(),
+        accelerator=found[0].name if found else "cpu",
+        accelerators=machine.accelerators,
+        memory_bytes=found[0].memory_bytes if found else memory_bytes(),
+        driver=found[0].driver if found else None,
+        cuda=torch.version.cuda if found else None,
+        cpu=_cpu_name(),
+        cores=cores(),
+        threads=threads,
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance() -> Provenance:
+    """The software that is running here."""
+    commit, dirty = _commit()
+    return Provenance(
+        farm=_version("farm") or "unknown",
+        commit=commit,
+        dirty=dirty,
+        code=code_digest(),
+        python=platform.python_version(),
+        torch=_version("torch") or "none",
+        ray=_version("ray"),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the paths and contents of the sources that decide a result."""
+    total = hashlib.sha256()
+    for file in sorted(path for room in SOURCES for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".lua")):
+        total.update(f"{file.relative_to(ROOT)}\0".encode())
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """The checkout's commit and whether it was changed; (None, None) when this is no checkout."""
+    if not (ROOT / ".git").exists():
+        return None, None
+    head, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=normal")
+    return head, None if status is None else bool(status)
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,61 @@
+"""fit(task) -> Outcome: one DDP group on this very node, through Ray Train's TorchTrainer."""
+
+import ray
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from farm.errors import FarmError, WorkerDied
+from farm.machine import Machine
+from farm.result import Outcome
+from workers.loop import Task, loop
+
+# A worker needs no CPU of its own: the job holds the node's class unit and CPUs. Ray wants some resource in a bundle.
+SLIVER = 0.001
+
+
+def fit(task: Task, machine: Machine, storage: str) -> Outcome:
+    """Train `task` on this node and wait for the end.
+
+    Raises: FarmError: what a worker raised, or WorkerDied when a process vanished.
+    """
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={"task": task.model_dump_json()},
+        scaling_config=_scaling(task, machine),
+        torch_config=TorchConfig(backend="gloo" if machine.is_cpu else "nccl"),
+        run_config=RunConfig(
+            name=f"{task.run.id}-a{task.lease.epoch}",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+        ),
+    )
+    try:
+        return Outcome.model_validate(trainer.fit().return_value)
+    except (TrainingFailedError, RayError) as error:
+        raise _cause(error) from error
+
+
+def _scaling(task: Task, machine: Machine) -> ScalingConfig:
+    context = ray.get_runtime_context()
+    worker = {f"node:{ray.util.get_node_ip_address()}": SLIVER} | ({} if machine.is_cpu else {"GPU": 1})
+    return ScalingConfig(
+        num_workers=task.plan.world,
+        use_gpu=not machine.is_cpu,
+        resources_per_worker=worker,
+        label_selector={"ray.io/node-id": context.get_node_id()},
+    )
+
+
+def _cause(error: BaseException) -> FarmError:
+    """The FarmError that a worker raised, dug out of Ray's wrappers; else WorkerDied with the first line."""
+    failures = getattr(error, "worker_failures", {})
+    for rank in sorted(failures):
+        inner: BaseException | None = failures[rank]
+        while inner is not None:
+            if isinstance(inner, FarmError):
+                return inner
+            inner = getattr(inner, "cause", None) or inner.__cause__
+    first = next(iter(failures.values()), error)
+    lines = [line for line in str(first).splitlines() if line.strip()] or [type(first).__name__]
+    return WorkerDied(f"A training process ended: {lines[-1].strip()}", remedy="The log has its traceback.")

@@ -1,0 +1,172 @@
+"""What every Ray worker process of an attempt runs: model.train, with its losses sent home."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from ray import train as ray_train
+from ray.util.metrics import Gauge
+
+from farm import settings
+from farm.errors import LeaseLost, Unreachable
+from farm.ledger import Line
+from farm.planner import Plan
+from farm.queue import Point, Queue
+from farm.recipe import Frozen
+from farm.run import Checkpoint, Lease, Run
+from farm.server import session
+from model.train import Signal, train
+
+STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
+FLUSH_SECONDS = 1.0
+LOOK_SECONDS = 0.2
+PRINT_SECONDS = 10.0
+
+
+class Task(Frozen):
+    """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
+
+    run: Run
+    plan: Plan
+    lease: Lease
+    folder: str = Field(description="the attempt's folder")
+    place: str = Field(description="the same, relative to the storage root")
+    cache: str = Field(description="the node's corpus cache")
+    resume: str | None = None
+    resume_epoch: int | None = None
+    data_fingerprint: str
+    threads: int
+
+
+def loop(config: dict[str, Any]) -> dict[str, Any]:
+    """Train this worker's share of a Task. Rank 0 returns the Outcome."""
+    task = Task.model_validate_json(config["task"])
+    torch.set_num_threads(task.threads)
+    home = _Home(task) if ray_train.get_context().get_world_rank() == 0 else None
+    try:
+        outcome = train(
+            task.run,
+            task.plan,
+            Path(task.folder),
+            cache=Path(task.cache),
+            epoch=task.lease.epoch,
+            resume=Path(task.resume) if task.resume else None,
+            resume_epoch=task.resume_epoch,
+            control=home.signal if home else lambda: Signal.CONTINUE,
+            observe=home.add if home else lambda line: None,
+            saved=home.saved if home else lambda step, path, sha256: None,
+            data_fingerprint=task.data_fingerprint,
+        )
+    finally:
+        if home:
+            home.close()
+    return outcome.model_dump(mode="json")
+
+
+class _Home:
+    """Rank 0's line home: steps and checkpoints out to Redis and Ray's metrics, the agent's word in.
+
+    A thread of its own does the sending, so that training never waits. When Redis is away, points and checkpoints
+    wait here; they are also in the attempt's folder, which is the record.
+    """
+
+    def __init__(self, task: Task):
+        self._task = task
+        self._stop_file = Path(task.folder) / STOP_FILE
+        self._looked = 0.0
+        self._lost = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._points: list[Point] = []
+        self._checkpoint: Checkpoint | None = None
+        self._gauges = _gauges(task.run)
+        self._printed = 0.0
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def signal(self) -> Signal:
+        """What the agent asks of training; looked up a few times a second."""
+        if self._lost.is_set():
+            return Signal.ABANDON
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return Signal.CONTINUE
+        self._looked = time.monotonic()
+        try:
+            return Signal[self._stop_file.read_text().strip()]
+        except FileNotFoundError:
+            return Signal.CONTINUE
+
+    def add(self, line: Line) -> None:
+        point = Point(
+            step=line.step,
+            loss=line.loss_sum / line.tokens,
+            lr=line.lr,
+            grad_norm=line.grad_norm,
+            tokens_per_second=self._task.run.recipe.tokens_per_step / max(line.seconds, 1e-9),
+        )
+        with self._lock:
+            self._points.append(point)
+
+    def saved(self, step: int, path: Path, sha256: str) -> None:
+        place = f"{self._task.place}/{path.relative_to(self._task.folder)}"
+        with self._lock:
+            self._checkpoint = Checkpoint(step=step, epoch=self._task.lease.epoch, path=place, sha256=sha256)
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+
+    def _send(self) -> None:
+        with session(settings.load()) as redis:
+            queue = Queue(redis)
+            while not self._lost.is_set():
+                last = self._over.wait(FLUSH_SECONDS)
+                self._flush(queue)
+                if last:
+                    return
+
+    def _flush(self, queue: Queue) -> None:
+        with self._lock:
+            points, self._points = self._points, []
+            checkpoint, self._checkpoint = self._checkpoint, None
+        if points:
+            self._show(points[-1])
+        try:
+            if points:
+                queue.record(self._task.lease, points)
+            if checkpoint:
+                queue.checkpoint(self._task.lease, checkpoint)
+        except LeaseLost:
+            self._lost.set()
+        except Unreachable:
+            with self._lock:
+                self._points = points + self._points
+                self._checkpoint = self._checkpoint or checkpoint
+
+    def _show(self, point: Point) -> None:
+        self._gauges["loss"].set(point.loss)
+        self._gauges["learning_rate"].set(point.lr)
+        self._gauges["tokens_per_second"].set(point.tokens_per_second)
+        if point.grad_norm is not None:
+            self._gauges["grad_norm"].set(point.grad_norm)
+        if time.monotonic() - self._printed > PRINT_SECONDS:
+            self._printed = time.monotonic()
+            steps = self._task.run.recipe.steps
+            print(f"step {point.step}/{steps}  loss {point.loss:.4f}  lr {point.lr:.3g}  {point.tokens_per_second:,.0f} tokens/s")
+
+
+def _gauges(run: Run) -> dict[str, Gauge]:
+    tags = {"run": run.id, "arm": run.arm, "machine": run.machine}
+    names = {
+        "loss": "Training loss of the newest step, nats per token",
+        "learning_rate": "Learning rate of the newest step",
+        "grad_norm": "Norm of the gradient before clipping",
+        "tokens_per_second": "Tokens per second of the newest step",
+    }
+    gauges = {name: Gauge(f"farm_{name}", description=text, tag_keys=tuple(tags)) for name, text in names.items()}
+    for gauge in gauges.values():
+        gauge.set_default_tags(tags)
+    return gauges

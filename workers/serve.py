@@ -1,0 +1,192 @@
+"""A farm in the foreground: Redis, Ray with its dashboard, and the dispatcher, until told to stop.
+
+Ray reads RAY_AUTH_MODE when it is imported, so this module runs in a process of its own (`python -m workers.serve`)
+whose environment `workers.embedded` has prepared.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import ray
+from ray.exceptions import RayError
+from ray.job_submission import JobSubmissionClient
+
+from farm import serving, settings
+from farm.errors import FarmError, Unreachable
+from farm.machine import Machine
+from farm.queue import Queue
+from farm.run import State
+from farm.server import session
+from farm.serving import Facts
+from farm.settings import Settings
+from farm.store import Store
+from workers import hardware
+from workers.dispatcher import STOP_WAIT_SECONDS, Dispatcher, job_id
+
+TURN_SECONDS = 0.25
+REGISTER_SECONDS = 10.0
+OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
+LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's outward address; this one it leaves alone
+
+log = logging.getLogger("farm")
+
+
+def serve(
+    here: Settings,
+    *,
+    units: dict[str, int] | None = None,
+    cpus: int | None = None,
+    host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    attach: str | None = None,
+    ready: Callable[[Facts], None] = lambda facts: None,
+    stop: threading.Event,
+) -> None:
+    """Run the farm of `here` until `stop` is set, then drain what trains and stop all that was started.
+
+    `units` are runs at a time per machine class (default: what this node can do), `cpus` the cores they share.
+    `attach` is the address of a Ray that runs already; then this node offers nothing and only dispatches.
+
+    Raises: Unreachable: Redis or Ray did not start.
+    """
+    Store(here.storage).check()
+    classes = _classes(here, units, attach)
+    offered = {machine.name: count for machine, count in classes}
+    token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard:
+        queue = Queue(redis)
+        facts = Facts(
+            pid=os.getpid(),
+            redis=_redis_url(redis),
+            dashboard=dashboard,
+            units=offered,
+            storage=str(here.storage),
+            started=time.time(),
+            log=str(here.home / "serve.log"),
+            token_path=str(token_path),
+        )
+        jobs = JobSubmissionClient(dashboard, headers={"Authorization": f"Bearer {token_path.read_text().strip()}"})
+        _register(queue, classes)
+        ready(facts)
+        serving.announce(here, facts)
+        try:
+            _dispatch(queue, jobs, classes, stop)
+            _drain(queue, jobs)
+        finally:
+            serving.withdraw(here, facts.pid)
+
+
+def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -> list[tuple[Machine, int]]:
+    local = [] if attach else hardware.local_classes()
+    if units is None:
+        return local
+    found = {machine.name: machine for machine, _ in local}
+    return [((here.machines | found).get(name) or hardware.detect(name), count) for name, count in units.items()]
+
+
+@contextmanager
+def _ray(
+    units: dict[str, int], cpus: int | None, host: str, dashboard_port: int | None, attach: str | None
+) -> Iterator[str]:
+    """A Ray head of our own, or the one at `attach`. Yields the dashboard's URL."""
+    folder = tempfile.mkdtemp(prefix="farm-ray-")  # short: Unix sockets in it have at most 107 characters
+    start = {
+        "num_cpus": cpus or hardware.cores(),
+        "resources": {f"farm:{name}": float(count) for name, count in units.items()},
+        "labels": {"farm-machine": next(iter(units), "none")},
+        "include_dashboard": True,
+        "dashboard_host": host,
+        "dashboard_port": dashboard_port,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": folder,
+    }
+    if host.startswith("127.") and sys.platform == "linux":
+        start["_node_ip_address"] = LOOPBACK
+    try:
+        context = ray.init(
+            attach or "local", log_to_driver=False, logging_level="warning", **({} if attach else start)
+        )
+    except (RayError, RuntimeError, ConnectionError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise Unreachable(f"Ray did not start: {reason}", remedy=f"Its logs are under {folder}.") from error
+    try:
+        yield f"http://{context.dashboard_url}"
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _register(queue: Queue, classes: list[tuple[Machine, int]]) -> None:
+    for machine, _ in classes:
+        queue.register(machine, platform.node(), 3 * REGISTER_SECONDS)
+
+
+def _dispatch(queue: Queue, jobs: JobSubmissionClient, classes: list[tuple[Machine, int]], stop: threading.Event) -> None:
+    dispatcher = Dispatcher(queue, jobs)
+    registered = time.monotonic()
+    while not stop.wait(TURN_SECONDS):
+        try:
+            if time.monotonic() - registered > REGISTER_SECONDS:
+                _register(queue, classes)
+                registered = time.monotonic()
+            for job in dispatcher.turn():
+                log.info("started %s", job)
+        except Unreachable as error:
+            log.warning("%s; trying again", error)
+
+
+def _drain(queue: Queue, jobs: JobSubmissionClient) -> None:
+    """Ask every running attempt for a checkpoint and its lease, and wait for them."""
+    try:
+        running = [status for status in queue.statuses() if status.state is State.RUNNING]
+        for status in running:
+            jobs.stop_job(status.job or job_id(status.run.id, status.epoch))
+        deadline = time.monotonic() + STOP_WAIT_SECONDS
+        while time.monotonic() < deadline and queue.counts().get(State.RUNNING, 0):
+            time.sleep(TURN_SECONDS)
+    except (FarmError, RuntimeError, OSError) as error:
+        log.warning("not drained: %s; the runs go on when their leases run out", error)
+
+
+def _redis_url(redis) -> str:
+    """Where the client is connected, without the password."""
+    place = redis.connection_pool.connection_kwargs
+    return urlsplit(f"redis://{place.get('host', 'localhost')}:{place.get('port', 6379)}/{place.get('db', 0)}").geturl()
+
+
+def main() -> int:
+    """The farm of FARM_HOME in this process, for workers.embedded."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--options", type=json.loads, default={})
+    options = parser.parse_args().options
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+
+    def listen(facts: Facts) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        log.info("farm is up: dashboard %s", facts.dashboard)
+
+    try:
+        serve(settings.load(), **options, ready=listen, stop=stop)
+    except FarmError as error:
+        log.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
