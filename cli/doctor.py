@@ -35,7 +35,10 @@ class Finding(NamedTuple):
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check Redis, storage, Ray and versions. Ends with exit code 1 if something is broken."""
+    """Check Redis, storage, Ray and versions.
+
+    Ends with exit code 1 if something is broken; a warning is no fault.
+    """
     settings = settings_.load()
     findings = list(examine(settings))
     render.emit(Sheet("farm.doctor/1", COLUMNS, [finding._asdict() for finding in findings]), as_json=as_json)
@@ -48,7 +51,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name, needed in PACKAGES.items():
         yield _package(name, needed)
-    yield _checked("redis", lambda: _redis(settings))
+    yield _checked("server", lambda: _redis(settings))
     yield _checked("storage", lambda: _storage(settings))
     yield _ray(settings)
 
@@ -73,7 +76,7 @@ def _redis(settings: Settings) -> Finding:
     with queue(settings) as open_queue:
         total = sum(open_queue.counts().values())
     place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
-    return Finding("redis", "ok", f"{place}; {total:,} runs known")
+    return Finding("server", "ok", f"Redis {place}; {total:,} runs known")
 
 
 def _storage(settings: Settings) -> Finding:
@@ -86,13 +89,13 @@ def _storage(settings: Settings) -> Finding:
 def _ray(settings: Settings) -> Finding:
     facts = serving.facts(settings)
     if facts is None:
-        return Finding("ray", "warning", "no farm is up on this machine: farm up")
+        return Finding("dashboard", "warning", "no farm is up on this machine: farm up")
     try:
         with urllib.request.urlopen(facts.dashboard, timeout=HTTP_SECONDS) as answer:
             code = answer.status
     except urllib.error.HTTPError as error:
         code = error.code
     except OSError as error:
-        return Finding("ray", "failed", f"{facts.dashboard}: {error}. See {facts.log}, then: farm down; farm up")
+        return Finding("dashboard", "failed", f"{facts.dashboard}: {error}. See {facts.log}, then: farm down; farm up")
     answers = code in (200, 401, 403)  # the last two: alive, and asks for the token
-    return Finding("ray", "ok" if answers else "failed", f"{facts.dashboard} answers {code}")
+    return Finding("dashboard", "ok" if answers else "failed", f"{facts.dashboard} answers {code}")

@@ -68,16 +68,19 @@ class Lines:
 
     def _key(self, status: Status) -> tuple:
         """What, when it changes, is worth a line."""
-        tenths = status.step * TENTHS // status.run.recipe.steps if status.state is State.RUNNING else 0
-        return status.state, status.epoch, tenths
+        if status.state is not State.RUNNING:
+            return status.state, status.epoch
+        step, _ = newest(self.queue, status)
+        return status.state, status.epoch, step * TENTHS // status.run.recipe.steps
 
     def _say(self, status: Status) -> None:
         self._say_change(status)
         if status.state is State.RUNNING:
             steps = status.run.recipe.steps
-            now = newest_loss(self.queue, status)
+            step, now = newest(self.queue, status)
             shown = f", loss {loss(now)}" if now is not None else ""
-            self.write(f"running    {label(status.run)}: step {status.step:,}/{steps:,}{shown}")
+            again = f"attempt {status.epoch}, " if status.epoch > 1 else ""
+            self.write(f"running    {label(status.run)}: {again}step {step:,}/{steps:,}{shown}")
 
     def _say_change(self, status: Status) -> None:
         if status.state.is_final:
@@ -128,9 +131,9 @@ class Bars(Lines):
         self.progress.console.print(clean(text))
 
     def _draw(self, status: Status) -> None:
-        newest = newest_loss(self.queue, status)
-        note = "" if newest is None else f"loss {loss(newest)}"
-        self._bar(status.run.id, label(status.run), status.run.recipe.steps, status.step, note)
+        step, now = newest(self.queue, status)
+        note = "" if now is None else f"loss {loss(now)}"
+        self._bar(status.run.id, label(status.run), status.run.recipe.steps, step, note)
 
     def _bar(self, key: str, name: str, total: int, done: int, note: str) -> None:
         if key not in self.bars:
@@ -138,10 +141,10 @@ class Bars(Lines):
         self.progress.update(self.bars[key], completed=done, note=note)
 
 
-def newest_loss(queue: Queue, status: Status) -> float | None:
-    """The last loss of a run's curve."""
+def newest(queue: Queue, status: Status) -> tuple[int, float | None]:
+    """The step that a running run has reached and its loss: the curve is ahead of the heartbeat."""
     curve = queue.curve(status.run.id)
-    return curve[-1].loss if curve else None
+    return (max(status.step, curve[-1].step), curve[-1].loss) if curve else (status.step, None)
 
 
 def _progress() -> Any:

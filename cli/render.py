@@ -223,7 +223,7 @@ def _csv(sheet: Sheet) -> str:
 def _safe(value: Any) -> str:
     """A cell that no spreadsheet takes for a formula; a negative number stays a number."""
     shown = raw(value)
-    is_formula = shown[:1] in ("=", "+", "-", "@") and not isinstance(value, int | float)
+    is_formula = shown.lstrip()[:1] in ("=", "+", "-", "@") and not isinstance(value, int | float)
     return f"'{shown}" if is_formula else shown
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from cli import render
 from cli.connect import offered, queue
 from cli.options import Json, StudyName
-from cli.progress import newest_loss
+from cli.progress import newest
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.queue import Queue, Status
@@ -47,6 +47,7 @@ def runs(study: StudyName = None, as_json: Json = False) -> None:
 def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
     """One run, as JSON shows it."""
     run = status.run
+    step, loss = reached(queue, status)
     return {
         "run": run.id,
         "study": status.study,
@@ -55,9 +56,9 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
         "seeds": str(run.seeds),
         "rerun": run.rerun,
         "state": str(status.state),
-        "step": status.step,
+        "step": step,
         "steps": run.recipe.steps,
-        "loss": shown_loss(queue, status),
+        "loss": loss,
         "submitted": status.submitted,
         "age_seconds": round(render.ago(status.submitted) or 0, 1),
         "attempts": status.attempts,
@@ -65,19 +66,19 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
     }
 
 
-def shown_loss(queue: Queue, status: Status) -> float | None:
-    """The test loss of a finished run, the newest training loss of a running one."""
-    if status.result:
-        return status.result.test_loss
-    return newest_loss(queue, status) if status.state is State.RUNNING else None
+def reached(queue: Queue, status: Status) -> tuple[int, float | None]:
+    """The step, and the test loss of a finished run or the newest training loss of a running one."""
+    if status.state is State.RUNNING:
+        return newest(queue, status)
+    return status.step, status.result.test_loss if status.result else None
 
 
 def explained(status: Status, why: Mapping[str, str]) -> str | None:
-    """Why a run waits, or why it failed."""
+    """Why a run waits or does not step yet, or why it failed."""
     if status.state is State.QUEUED:
         return why.get(status.run.id)
-    if status.state is State.RUNNING and status.cancelling:
-        return "being cancelled"
+    if status.state is State.RUNNING:
+        return "being cancelled" if status.cancelling else None if status.job else "starting"
     if status.state is State.FAILED and status.causes:
         last = status.causes[-1]
         return f"{last.cause} at step {last.step:,}: {last.message}"

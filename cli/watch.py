@@ -11,7 +11,7 @@ from cli.connect import is_study, newest_study, queue, select
 from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import say
-from cli.runs import shown_loss
+from cli.runs import reached
 from farm import serving
 from farm import settings as settings_
 from farm.queue import Queue, Status
@@ -60,9 +60,9 @@ def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
 
 
 def _print(queue: Queue, status: Status, as_json: bool) -> None:
-    loss = shown_loss(queue, status)
+    step, loss = reached(queue, status)
     if as_json:
-        data = {"run": status.run.id, "state": str(status.state), "step": status.step, "loss": loss}
+        data = {"run": status.run.id, "state": str(status.state), "step": step, "loss": loss}
         sys.stdout.write(json.dumps({"schema": "farm.watch/1", "data": data}) + "\n")
     elif not sys.stdout.isatty():
         sys.stdout.write(f"{status.run.id}\t{status.state}\t{'' if loss is None else loss}\n")

@@ -21,7 +21,6 @@ SCHEMA = "farm.ledger/1"
 FILE = "ledger.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_LINE = 1024  # bytes
-TAIL_BYTES = 4096  # several lines
 TAIL = 0.1  # of the steps: what train_loss is the mean of
 
 
@@ -128,17 +127,6 @@ def last_step(path: Path) -> int | None:
         return None
     steps = [row["step"] for row in rows if isinstance(row, dict) and "step" in row]
     return steps[-1] if steps else None
-
-
-def last_step(path: Path) -> int | None:
-    """The newest step in one attempt's ledger, which may still be written; None before the first. Reads its end only."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            rows = [_parse(text) for text in file.read().splitlines()]
-    except FileNotFoundError:
-        return None
-    return next((row["step"] for row in reversed(rows) if isinstance(row, dict) and "step" in row), None)
 
 
 def totals(lines: list[Line]) -> Totals:

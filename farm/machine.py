@@ -37,7 +37,7 @@ class Machine(Frozen):
     usd_per_hour: float | None = Field(None, ge=0)
     tokens_per_second: Positive | None = Field(None, description="of the 163M baseline, whole machine")
     microbatch: int | None = Field(None, ge=1, description="largest to use here, when a person knows better")
-    threads: int | None = Field(None, ge=1, description="torch threads per worker; the node's cores shared out if unset")
+    threads: int | None = Field(None, ge=1, description="torch threads per worker; default: all cores, shared")
     probes: dict[str, int] = Field({}, description="measured largest microbatch, by probe_key")
 
     @property

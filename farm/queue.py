@@ -235,7 +235,7 @@ class Queue:
 
         Raises: LeaseLost. Cancelled. Conflict: it finished with another result, or this is another run's.
         """
-        if (result.run_id, result.epoch) != (lease.run_id, lease.epoch):
+        if result.run_id != lease.run_id or result.epoch > lease.epoch:  # an earlier one: recorded, but never told us
             raise Conflict(
                 f"the result is of {result.run_id} epoch {result.epoch},"
                 f" the lease of {lease.run_id} epoch {lease.epoch}."
@@ -265,6 +265,13 @@ class Queue:
         Raises: LeaseLost. Conflict: nobody cancelled it.
         """
         self._held(lease, "acknowledge_cancel")
+
+    def note(self, lease: Lease, event: str, detail: str) -> None:
+        """Have an event remembered, such as a checkpoint that was damaged.
+
+        Raises: LeaseLost
+        """
+        self._held(lease, "note", event, detail[:MESSAGE_CHARACTERS])
 
     # What anybody may ask
 

@@ -11,7 +11,7 @@ from farm.recipe import Frozen, Recipe, Seeds, digest
 
 def _name(text: str) -> str:
     if not is_name(text):
-        raise ValueError("must match [a-z0-9][a-z0-9._-]{0,63}")
+        raise ValueError("must be 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit")
     return text
 
 

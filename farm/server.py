@@ -23,7 +23,14 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -221,21 +228,27 @@ def translated(client: Redis) -> Iterator[None]:
             remedy="Check the user and the password in FARM_REDIS_URL.",
         ) from None
     except NoPermissionError as error:
-        raise Refused(
-            f"Redis at {address(client)} does not let this user do that: {_said(error)}.",
-            remedy="Use a credential that may.",
-        ) from None
+        raise _not_permitted(client, error) from None
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise Unreachable(
             f"no Redis answers at {address(client)}: {_said(error)}.",
             remedy="Is it running, and FARM_REDIS_URL right?",
         ) from None
     except ResponseError as error:
-        if str(error).startswith(("MISCONF", "OOM")):
+        if "The user executing the script" in str(error):  # 7.0 and later say NOPERM
+            raise _not_permitted(client, error) from None
+        if isinstance(error, OutOfMemoryError) or str(error).startswith(("MISCONF", "OOM")):
             raise StorageFull(
                 f"Redis at {address(client)} cannot write: {_said(error)}.", remedy="Free some space there."
             ) from None
         raise
+
+
+def _not_permitted(client: Redis, error: Exception) -> Refused:
+    said = _said(error).rpartition("user_script: ")[2]
+    return Refused(
+        f"Redis at {address(client)} does not let this user do that: {said}.", remedy="Ask for a credential."
+    )
 
 
 def address(client: Redis) -> str:

@@ -82,7 +82,7 @@ class Head(Frozen):
 
 
 class Change(Frozen):
-    """The baseline or an intervention: tables of a recipe, only where they differ, and where it departs from [study]."""
+    """The baseline or an intervention: a recipe's tables where they differ, and where it departs from [study]."""
 
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
@@ -182,7 +182,8 @@ class Study(Frozen):
                 other, set_to = owner.setdefault(path, (change, value))
                 if set_to != value:
                     raise ValueError(
-                        f"{name}: {other!r} sets {path} = {set_to!r} and {change!r} sets it to {value!r}; leave one out"
+                        f"arm {name}: {other!r} sets {path} = {set_to!r} and {change!r} sets it to {value!r};"
+                        " leave one out"
                     )
             patch = merged(patch, self.interventions[change].patch)
         where = f"interventions.{changes[0]}" if len(changes) == 1 else f"stacks.{name}"
@@ -246,7 +247,8 @@ def build(data: dict[str, Any], source: str = "study") -> Study:
     except ValidationError as error:
         lines = explain(error, Study)
         more = f" (and {len(lines) - 1} more: {'; '.join(lines[1:4])})" if len(lines) > 1 else ""
-        raise BadStudy(f"{source}: {lines[0]}{more}.", field=lines[0].split(":")[0]) from None
+        said = f"{source}: {lines[0]}{more}"
+        raise BadStudy(said if said.endswith("?") else f"{said}.", field=lines[0].split(":")[0]) from None
     count = len(study.runs())
     if count > MAX_RUNS:
         raise BadStudy(f"{source}: {count:,} runs; a study has at most {MAX_RUNS:,}.", remedy="Split it.")
@@ -330,24 +332,55 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
     path = [str(part) for part in fault["loc"] if part != "[key]"]
-    where = ".".join(path) or "study"
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(path[-1], _keys_at(model, path[:-1]))}"
-    text = fault["msg"].removeprefix("Value error, ")
-    text = text[0].lower() + text[1:] if path else text
-    if fault["type"] == "missing":
-        return f"{where}: is missing"
+    kind, given = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        return f"{'.'.join(path)}: unknown key{_nearest(path[-1], _keys_at(model, path[:-1]))}"
+    if kind == "missing" and path[-1].isdecimal():
+        return f"{'.'.join(path[:-1])}: has too few values"
+    if kind == "missing":
+        return f"{'.'.join(path)}: is missing"
+    text = _in_plain_words(fault)
     if not path:
         return text
-    return f"{where}: {text}, not {_shown(fault['input'])}" if _is_plain(fault["input"]) else f"{where}: {text}"
+    return f"{'.'.join(path)}: {text}" + (f", not {_shown(given)}" if _is_plain(given) else "")
+
+
+# What pydantic calls them, and what a person who writes TOML does.
+_PLAIN_WORDS = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "too_short": "must name at least {min_length}",
+    "too_long": "must name at most {max_length}",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:,g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:,}",
+    "literal_error": "must be {expected}",
+}
+
+
+def _in_plain_words(fault: Any) -> str:
+    if words := _PLAIN_WORDS.get(fault["type"]):
+        return words.format(**fault.get("ctx", {}))
+    text = fault["msg"].removeprefix("Value error, ")
+    return text[0].lower() + text[1:] if fault["loc"] else text
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool)
+    return isinstance(value, str | int | float)
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value as TOML spells it, cut to a length that fits a line."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

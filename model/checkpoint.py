@@ -2,9 +2,9 @@
 
     step-00000040/  manifest.json  state.json  weights.safetensors  optimiser.safetensors
 
-It is written under another name, flushed to the disk, and renamed. Its manifest holds the sha256 of every file, and none
-is used before its digest was checked, because a flipped bit loads without a word. No pickle; and no torch, so that the
-agent can choose a checkpoint.
+It is written under another name, flushed to the disk, and renamed. Its manifest holds the sha256 of every file, and
+none is used before its digest was checked, because a flipped bit loads without a word. No pickle; and no torch, so that
+the agent can choose a checkpoint.
 """
 
 import hashlib

@@ -330,7 +330,7 @@ def _python_reference(data: Data, split: str, cache: Path) -> Path:
     if split not in parts:
         raise BadCorpus(f"{BUILTIN} has no {split} split.", remedy="It has train and validation.")
     name = f"python-reference-{hashlib.sha256(tokens.tobytes()).hexdigest()[:16]}.{split}.bin"
-    return _made_once(cache / "corpora" / name, lambda file: parts[split].tofile(file))
+    return _made_once(cache / "corpora" / name, lambda file: file.write(parts[split].data))
 
 
 def _tokenised(files: list[Path], data: Data, cache: Path) -> Path:
@@ -340,7 +340,7 @@ def _tokenised(files: list[Path], data: Data, cache: Path) -> Path:
 
     def write(out: BinaryIO) -> None:
         for tokens in _tokens_of(_documents(files, data.text_field), encoding(data)):
-            tokens.tofile(out)
+            out.write(tokens.data)
 
     return _made_once(cache / "corpora" / f"{key}.bin", write)
 
@@ -548,7 +548,7 @@ def _made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
         if error.errno == errno.ENOSPC:
             raise _full(path.parent) from None
         raise BadCorpus(
-            f"{error.filename or path}: {error.strerror}.", remedy=f"It is needed to make {path}."
+            f"{error.filename or path}: {error.strerror or error}.", remedy=f"It is needed to make {path}."
         ) from None
     return path
 

@@ -28,59 +28,52 @@ def summed_loss(h_NC: Tensor, head_VC: Tensor, y_N: Tensor, *, vocab: int, scale
 def token_losses(h_NC: Tensor, head_VC: Tensor, y_N: Tensor, *, vocab: int) -> Tensor:
     """The cross-entropy of each token as loss_N, 0 where the target is negative; without gradients."""
     with torch.no_grad():
-        return _losses_and_gradients(h_NC, head_VC, y_N, vocab, None)[0]
+        return _losses_and_gradients(h_NC, head_VC, y_N, vocab, scale=1.0, wanted=False)[0]
 
 
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h_NC, head_VC, y_N, vocab, scale):
         wanted = any(ctx.needs_input_grad)
-        loss_N, dh_NC, dhead_VC = _losses_and_gradients(h_NC, head_VC, y_N, vocab, scale if wanted else None)
+        loss_N, *ctx.gradients = _losses_and_gradients(h_NC, head_VC, y_N, vocab, scale, wanted)
         ctx.scale = scale
-        ctx.save_for_backward(dh_NC, dhead_VC)
         return loss_N.sum(dtype=torch.float64)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss):
-        dh_NC, dhead_VC = ctx.saved_tensors
+        dh_NC, dhead_VC = ctx.gradients
+        ctx.gradients = ()  # scaled in place, because the head's is large: there is no second backward pass
         factor = (dloss / ctx.scale).to(dhead_VC.dtype)  # 1 when the caller kept its word
-        return (dh_NC * factor).to(dh_NC.dtype), dhead_VC * factor, None, None, None
+        return dh_NC.mul_(factor), dhead_VC.mul_(factor), None, None, None
 
 
 def _losses_and_gradients(
-    h_NC: Tensor, head_VC: Tensor, y_N: Tensor, vocab: int, scale: float | None
+    h_NC: Tensor, head_VC: Tensor, y_N: Tensor, vocab: int, scale: float, wanted: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """loss_N, and unless `scale` is None the gradients of scale * loss_N.sum() with respect to h and head."""
+    """loss_N, and where `wanted` the gradients of scale * loss_N.sum() with respect to h and head."""
     device = h_NC.device.type
-    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head_VC.dtype
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head_VC.dtype
+    wide = torch.promote_types(compute, torch.float32)
     with torch.autocast(device, enabled=False):
-        inputs_NC, weight_VC = h_NC.to(half), head_VC.to(half)
-        loss_N = torch.empty(len(y_N), dtype=torch.promote_types(half, torch.float32), device=h_NC.device)
-        if scale is None:
-            for rows in _chunks(len(y_N), len(head_VC)):
-                _, loss_N[rows], _ = _predict(inputs_NC[rows], weight_VC, y_N[rows], vocab)
-            return loss_N, None, None
-        dh_NC, dhead_VC = torch.empty_like(h_NC), torch.zeros_like(head_VC)
+        inputs_NC, weight_VC = h_NC.to(compute), head_VC.to(compute)
+        loss_N = torch.empty(len(y_N), dtype=wide, device=h_NC.device)
+        dh_NC = torch.empty_like(h_NC) if wanted else None
+        dhead_VC = torch.zeros_like(head_VC) if wanted else None
         for rows in _chunks(len(y_N), len(head_VC)):
-            logp_NV, loss_N[rows], target_N1 = _predict(inputs_NC[rows], weight_VC, y_N[rows], vocab)
-            # d loss / d logits = softmax - one_hot(target), or 0 where the target is ignored.
-            dlogits_NV = logp_NV.exp_().scatter_add_(1, target_N1, torch.full_like(target_N1, -1, dtype=logp_NV.dtype))
-            dlogits_NV = dlogits_NV.mul_((y_N[rows] >= 0).unsqueeze(1) * scale).to(half)
-            dh_NC[rows] = dlogits_NV @ weight_VC
-            _add_product(dhead_VC, dlogits_NV.T, inputs_NC[rows])
-        return loss_N, dh_NC, dhead_VC
-
-
-def _predict(h_NC: Tensor, head_VC: Tensor, y_N: Tensor, vocab: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities in float32, the loss of each token, and the targets with 0 for the ignored ones."""
-    logits_NV = h_NC @ head_VC.T
-    if vocab < len(head_VC):
-        logits_NV[:, vocab:] = -torch.inf  # padding rows take no part in the softmax
-    logp_NV = logits_NV.log_softmax(dim=1, dtype=torch.promote_types(logits_NV.dtype, torch.float32))
-    target_N1 = y_N.clamp(min=0).unsqueeze(1)
-    loss_N = torch.where(y_N >= 0, -logp_NV.gather(1, target_N1).squeeze(1), 0.0)
-    return logp_NV, loss_N, target_N1
+            logits_NV = inputs_NC[rows] @ weight_VC.T
+            logits_NV[:, vocab:] = -torch.inf  # rows that pad the vocabulary take no part in the softmax
+            logp_NV = logits_NV.log_softmax(dim=1, dtype=wide)
+            counts_N1 = (y_N[rows] >= 0).unsqueeze(1)
+            target_N1 = y_N[rows].clamp(min=0).unsqueeze(1)
+            loss_N[rows] = torch.where(counts_N1, -logp_NV.gather(1, target_N1), 0).squeeze(1)
+            if dh_NC is not None and dhead_VC is not None:
+                # d loss / d logits = softmax - one_hot(target), or 0 where the target is ignored
+                one_N1 = torch.ones_like(target_N1, dtype=wide)
+                dlogits_NV = logp_NV.exp_().scatter_add_(1, target_N1, -one_N1).mul_(counts_N1 * scale).to(compute)
+                dh_NC[rows] = dlogits_NV @ weight_VC
+                _add_product(dhead_VC, dlogits_NV.T, inputs_NC[rows])
+    return loss_N, dh_NC, dhead_VC
 
 
 def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:

@@ -4,12 +4,14 @@ One function, the same under Ray Train, under plain `torchrun`, and alone. Every
 the train seed, the step and the number of the microbatch, so a run that was stopped goes on to the same bits.
 """
 
+import ctypes
 import hashlib
+import math
 import os
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ from torch.nn.utils import get_total_norm
 from farm.errors import BadCorpus, Nonfinite
 from farm.ledger import Line, Writer
 from farm.planner import Plan
-from farm.recipe import Recipe, Seeds
+from farm.recipe import Recipe
 from farm.result import Fingerprints, Outcome
 from farm.run import Run
 from model import checkpoint, optim
@@ -37,6 +39,7 @@ from model.reduce import Group, join, reducer
 from model.saver import Saver, State
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
 def train(
@@ -69,7 +72,9 @@ def train(
         trainer.make_ready()
         with (
             _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
-            Saver(folder / "checkpoints", Identity.of(run, plan), group, ledger and ledger.sync, saved) as saver,
+            Saver(
+                folder / "checkpoints", Identity.of(run, plan), group, ledger.sync if ledger else None, saved
+            ) as saver,
         ):
             while trainer.step < run.recipe.steps:
                 signal = control() if group.leads else Signal.CONTINUE
@@ -101,12 +106,16 @@ class Trainer:
         self.gpt = initialised(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
         self.gpt.to(group.device)
-        self.forward = torch.compile(self.gpt) if recipe.train.compile else self.gpt
+        if recipe.train.compile:
+            for block in self.gpt.blocks:  # all alike, so that one compilation serves every layer
+                block.compile()
         self.parameters = list(self.gpt.parameters())
         self.optimiser = optim.adamw(self.gpt, recipe.train)
         self.loss_scale = LossScale.of(recipe.train.precision)
         self.reducer = reducer(recipe, plan, group, self.parameters)
         self.meter = Meter(plan, group)
+        on_cuda = group.device.type == "cuda"
+        self.randomness = torch.cuda.default_generators[group.device.index] if on_cuda else torch.default_generator
         self.sums = Sums()
         self.step = 0  # optimiser steps done
 
@@ -123,14 +132,14 @@ class Trainer:
         scale = self.loss_scale.scale / self.recipe.tokens_per_step
         for turn in range(self.plan.accumulation):
             batch = self.feed.take()
-            _seed_dropout(self.run.seeds, self.step, self.group.rank * self.plan.accumulation + turn)
+            self._seed_dropout(self.group.rank * self.plan.accumulation + turn)
             with autocast(self.recipe.train.precision, self.group.device):
-                loss_sum = self.forward(batch.x_BT, batch.y_BT, scale)
+                loss_sum = self.gpt(batch.x_BT, batch.y_BT, scale)
             self.reducer.backward(loss_sum * scale, turn)
             self.meter.add(loss_sum, batch.targets)
             self.feed.fetch()  # the next one, while the device still works on this one
         self.reducer.finish()
-        return self.meter.total(get_total_norm(p.grad for p in self.parameters), signal, news)
+        return self.meter.total(get_total_norm(self._gradients()), signal, news)
 
     def update(self, totals: Totals) -> Line:
         """Second half: clip the gradients and apply them, or skip the step where fp16 overflowed.
@@ -144,8 +153,8 @@ class Trainer:
             # So far gradients are of loss_scale * loss / (targets expected). They shall be of loss / (targets counted).
             factor = self.recipe.tokens_per_step / totals.tokens / self.loss_scale.scale
             norm = totals.gradient_norm * factor
-            limit = self.recipe.train.clip_grad_norm
-            clipped = limit is not None and norm > limit
+            limit = self.recipe.train.clip_grad_norm or math.inf
+            clipped = norm > limit
             self._apply(factor * limit / (norm + CLIP_EPS) if clipped else factor, rate)
         self.optimiser.zero_grad(set_to_none=True)
         if not self.loss_scale.update(totals.is_finite):
@@ -155,12 +164,20 @@ class Trainer:
         self.sums.add(line)
         return line
 
+    def _seed_dropout(self, microbatch: int) -> None:
+        """Masks depend on what is trained, not on who trains it or when."""
+        key = hashlib.sha256(f"dropout {self.run.seeds.train} {self.step} {microbatch}".encode()).digest()
+        self.randomness.manual_seed(int.from_bytes(key[:8]) >> 1)
+
     def _apply(self, factor: float, rate: float) -> None:
         if factor != 1.0:
-            torch._foreach_mul_([p.grad for p in self.parameters], factor)
+            torch._foreach_mul_(self._gradients(), factor)
         for settings in self.optimiser.param_groups:
             settings["lr"] = rate
         self.optimiser.step()
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def state(self) -> State:
         """Everything that the steps to come depend on."""
@@ -239,26 +256,42 @@ def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, gr
 
 @contextmanager
 def _conditions(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Precision of matrix products, and on CUDA deterministic kernels; the caller's random state is put back."""
-    before = torch.are_deterministic_algorithms_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        torch.cuda.reset_peak_memory_stats(device)
+    """Precision of matrix products, deterministic kernels, random state: as training needs them, then as they were."""
+    if device.type == "cpu":
+        _keep_freed_memory()
+    on_cuda = device.type == "cuda"
+    with (
+        torch.random.fork_rng([device] if on_cuda else []),
+        matmuls(recipe.train.precision),
+        _deterministic() if on_cuda else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """CUDA kernels that give the same bits every time. Those of the CPU always do, for one number of threads."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses
+    mode: Any = torch.utils.deterministic
+    enabled, fill = torch.are_deterministic_algorithms_enabled(), mode.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what nobody has written
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), matmuls(recipe.train.precision):
-            yield
+        yield
     finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        torch.use_deterministic_algorithms(enabled)
+        mode.fill_uninitialized_memory = fill
 
 
-def _seed_dropout(seeds: Seeds, step: int, microbatch: int) -> None:
-    """Masks depend on what is trained, not on who trains it or when."""
-    key = hashlib.sha256(f"dropout {seeds.train} {step} {microbatch}".encode()).digest()
-    torch.manual_seed(int.from_bytes(key[:8]) >> 1)
+def _keep_freed_memory() -> None:
+    """Have glibc's malloc keep large blocks that torch frees, for as long as this process lives.
+
+    By default it returns them to the system, and touching new ones costs half of a bf16 step with GPT-2's vocabulary.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        for setting, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
+            mallopt(setting, value)
 
 
 def _prepared(recipe: Recipe, cache: Path, group: Group) -> str:

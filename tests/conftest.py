@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis import Redis
 from waiting import wait_until
@@ -11,6 +12,9 @@ from farm.queue import Queue
 from farm.server import Server, connect
 
 PREFIX = "farm:"
+
+hypothesis.settings.register_profile("farm", deadline=None)  # other sessions may have the processor for a second
+hypothesis.settings.load_profile("farm")
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +36,7 @@ def redis(redis_url: str) -> Iterator[Redis]:
     with connect(redis_url) as client:
         assert not client.keys(), "the test before left keys behind"
         yield client
-        strangers = [key for key in client.keys() if not key.startswith(PREFIX)]
+        strangers = [key for key in client.scan_iter() if not key.startswith(PREFIX)]
         databases = list(client.info("keyspace"))
         client.flushdb()
         assert not strangers, "keys outside the prefix"

@@ -5,6 +5,7 @@ dies before that, the lease runs out and the queue hands the run to another.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, WorkerD
 from farm.machine import Machine
 from farm.planner import Plan, plan
 from farm.queue import Queue
-from farm.result import Fingerprints, Outcome, Result
+from farm.result import Outcome, Result
 from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
 from farm.settings import Settings
@@ -42,7 +43,7 @@ def main() -> int:
         parser.add_argument(flag, required=True)
     parser.add_argument("--epoch", type=int, required=True)
     words = parser.parse_args()
-    ray.init(logging_level="warning")
+    ray.init(logging_level=logging.WARNING)
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
     here = settings.load()
     with session(here) as redis:
@@ -135,12 +136,13 @@ class _Agent:
         found = newest_valid(sorted(folder.glob("*/checkpoints")), run, split)
         expected = self.queue.status(run.id).checkpoint
         if expected and (found is None or found.step < expected.step):
-            used = f"step {found.step}" if found else "step 0"
-            self.queue.note(self.lease, "checkpoint-invalid", f"{expected.path} is damaged or gone: going on from {used}")
+            used = found.step if found else 0
+            detail = f"{expected.path} is damaged or gone: going on from step {used}"
+            self.queue.note(self.lease, "checkpoint-invalid", detail)
         if found is None:
             return None
-        epoch = int(found.path.parent.parent.name)
-        return Checkpoint(step=found.step, epoch=epoch, path=str(found.path.relative_to(self.store.root)), sha256=found.sha256)
+        epoch, path = int(found.path.parent.parent.name), found.path.relative_to(self.store.root)
+        return Checkpoint(step=found.step, epoch=epoch, path=str(path), sha256=found.sha256)
 
     def _close(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> int:
         """Say what became of the attempt: to the run directory first, then to the queue."""
@@ -213,11 +215,10 @@ class _Agent:
         totals = ledger.totals(lines)
         if totals.steps != run.recipe.steps:
             raise WorkerDied(f"The ledger holds {totals.steps} steps, the recipe has {run.recipe.steps}.")
+        if outcome.test_loss is None or outcome.test_tokens is None or outcome.fingerprints is None:
+            raise WorkerDied("Training finished without a test loss.")
         ended = time.time()
-        seconds = ended - attempt.started + sum(
-            (past.ended or past.started) - past.started for past in self.store.attempts(run.id) if past.epoch != attempt.epoch
-        )
-        assert outcome.test_loss is not None and outcome.test_tokens is not None and outcome.checkpoint is not None
+        seconds = ended - attempt.started + self._seconds_before(run.id)
         return Result(
             run_id=run.id,
             arm=run.arm,
@@ -244,9 +245,19 @@ class _Agent:
             usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
             hardware=hardware.hardware(machine, outcome.threads or 1),
             provenance=hardware.provenance(),
-            fingerprints=outcome.fingerprints or Fingerprints(initial="", data="", final=""),
+            fingerprints=outcome.fingerprints,
             checkpoint=f"{self.folder.relative_to(self.store.root)}/{outcome.checkpoint}",
         )
+
+    def _seconds_before(self, run_id: str) -> float:
+        """Wall clock of the attempts before this one; one that was killed ended when it wrote its last step."""
+        total = 0.0
+        for past in self.store.attempts(run_id):
+            if past.epoch != self.lease.epoch:
+                path = self.store.attempt_folder(run_id, past.epoch) / ledger.FILE
+                last = path.stat().st_mtime if path.exists() else past.started
+                total += (past.ended or last) - past.started
+        return total
 
 
 def _ending(outcome: str, error: BaseException | None = None) -> dict:

@@ -1,36 +1,23 @@
-"""Claims a run for every free slot and submits one Ray job per lease. Stateless: Redis knows all, any number may run."""
+"""Claims a run for every free slot and submits one Ray job per lease. Stateless, so any number of them may run."""
 
+import logging
 import socket
+import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import ray
+from ray.job_submission import JobSubmissionClient
 
-from farm.errors import FarmError, LeaseLost
+from farm.errors import FarmError
 from farm.machine import Machine
 from farm.queue import Claim, Queue
-from farm.run import State
 
+log = logging.getLogger("farm")
+
+REST_SECONDS = 5.0  # after Ray refused a job: each try costs an epoch
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
-STOP_WAIT_SECONDS = 60  # for a drained or cancelled agent to save a checkpoint before Ray kills it
-
-# For the agent and, through it, Ray Train: look often, since Train's controller polls and the default is 2 s; fill the
-# dashboard's Train tab. Draining is ours, so Train's preemption watcher (an actor per run) is not needed.
-JOB_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS),
-}
-
-
-class Jobs(Protocol):
-    """The two calls of ray.job_submission.JobSubmissionClient that are used here."""
-
-    def submit_job(self, *, entrypoint: str, **options: Any) -> str: ...
-    def stop_job(self, job_id: str) -> bool: ...
 
 
 class Node(NamedTuple):
@@ -102,26 +89,26 @@ class _Room:
 class Dispatcher:
     """turn() does what can be done now; call it again and again."""
 
-    def __init__(self, queue: Queue, jobs: Jobs, look: Callable[[], list[Node]] = nodes):
+    def __init__(self, queue: Queue, jobs: JobSubmissionClient, look: Callable[[], list[Node]] = nodes):
         self.queue, self.jobs, self.look = queue, jobs, look
+        self.resting_until = 0.0
         self.name = f"dispatcher-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
     def turn(self) -> list[str]:
-        """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns submitted job ids."""
+        """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns the job ids."""
         self.queue.sweep()
-        submitted = []
-        while claim := self._claim():
-            if job := self._submit(*claim):
-                submitted.append(job)
+        submitted: list[str] = []
+        if time.monotonic() < self.resting_until:
+            return submitted
+        while (claim := self._claim()) and (job := self._submit(*claim)):
+            submitted.append(job)
         return submitted
 
     def _claim(self) -> tuple[Claim, float] | None:
         waiting = self.queue.queued()
         if not waiting:
             return None
-        busy = [
-            Busy(status.run.machine, status.node) for status in self.queue.statuses() if status.state is State.RUNNING
-        ]
+        busy = [Busy(status.run.machine, status.node) for status in self.queue.running()]
         for name, share in free(self.look(), busy, self.queue.machines()):
             if waiting.get(name) and (claim := self.queue.claim(name, self.name, START_SECONDS)):
                 return claim, share
@@ -139,20 +126,22 @@ class Dispatcher:
                 f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job}",
                 submission_id=job,
                 metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
-                runtime_env={"env_vars": JOB_ENVIRONMENT},
                 entrypoint_resources={f"farm:{run.machine}": 1},
                 entrypoint_num_cpus=share,
             )
         except (RuntimeError, ConnectionError, OSError) as error:
-            self._give_back(claim, f"Ray took no job: {error}")
+            reason = f"Ray took no job: {str(error).splitlines()[0]}"
+            log.warning("%s: %s", run.id, reason)
+            self._give_back(claim, reason)
+            self.resting_until = time.monotonic() + REST_SECONDS
             return None
         return job
 
     def _give_back(self, claim: Claim, reason: str) -> None:
         try:
             self.queue.release(claim.lease, reason)
-        except (LeaseLost, FarmError):
-            return
+        except FarmError as lost:
+            log.warning("not given back: %s", lost)
 
     def _stop(self, job: str) -> None:
         """End the job of a dead epoch if it still lives, so that it gives its unit back."""

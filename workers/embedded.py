@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -14,32 +13,17 @@ from farm import serving
 from farm.errors import Unreachable
 from farm.serving import Facts
 from farm.settings import Settings
+from workers.environment import environment, token
 
 START_SECONDS = 120.0
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
 
 
 def foreground(here: Settings, **options: object) -> NoReturn:
-    """Become the farm of `here`; `options` are those of serve.serve."""
+    """Become the farm of `here`; `options` are those of serve.serve. A Ray to attach to has a secret of its own."""
     command = _command(options)
-    os.execve(command[0], command, environment(here))
-
-
-def environment(here: Settings) -> dict[str, str]:
-    """What Ray's processes, and so the agents, inherit. It must be there before ray is imported.
-
-    The Redis URL holds a password: it is inherited, never shown to Ray as part of a runtime environment.
-    """
-    own = {
-        "FARM_HOME": str(here.home),
-        "FARM_STORAGE": str(here.storage),
-        "FARM_PYTHON": sys.executable,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(_token(here.home)),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    return os.environ | own | ({"FARM_REDIS_URL": here.redis_url} if here.redis_url else {})
+    secret = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    os.execve(command[0], command, environment(here, secret if options.get("attach") else token(here.home)))
 
 
 def up(here: Settings, **options: object) -> Facts:
@@ -59,7 +43,7 @@ def up(here: Settings, **options: object) -> Facts:
             stderr=log,
             start_new_session=True,
             cwd=here.home,
-            env=environment(here),
+            env=environment(here, token(here.home)),
         )
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -86,16 +70,6 @@ def down(here: Settings) -> bool:
 
 def _command(options: dict[str, object]) -> list[str]:
     return [sys.executable, "-m", "workers.serve", "--options", json.dumps(options)]
-
-
-def _token(home: Path) -> Path:
-    """The secret that Ray's job API and dashboard ask for: made once, readable by its owner only."""
-    path = home / "ray-token"
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    return path
 
 
 def _is_alive(pid: int, deadline: float) -> bool:

@@ -68,9 +68,7 @@ def detect(name: str | None = None) -> Machine:
     known = BUILT_IN.get(facts.name)
     if known is None:
         return facts
-    return facts.model_copy(
-        update={"usd_per_hour": known.usd_per_hour, "tokens_per_second": known.tokens_per_second}
-    )
+    return facts.model_copy(update={"usd_per_hour": known.usd_per_hour, "tokens_per_second": known.tokens_per_second})
 
 
 def _class_name(found: tuple[Gpu, ...]) -> str:

@@ -53,7 +53,7 @@ def _beat(
         if newest != step or newest is None:
             step, moved = newest, time.monotonic()
         if time.monotonic() - moved > hang_seconds:
-            return on_end(Hung(f"No step for {hang_seconds:g} s after step {step}.", remedy="Raise policy.hang_seconds?"))
+            return on_end(Hung(f"No step for {hang_seconds:g} s after step {step}.", remedy="See policy.hang_seconds."))
         try:
             queue.renew(lease, step or 0)
         except (LeaseLost, Cancelled) as end:

@@ -1,7 +1,6 @@
 """This machine joins a farm: it offers its class to the Ray at HEAD and trains what comes, until Ctrl-C."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from farm.server import session
 from farm.settings import Settings
 from farm.store import Store
 from workers import hardware
+from workers.environment import environment
 
 REGISTER_SECONDS = 10.0
 
@@ -67,14 +67,7 @@ def _ray(here: Settings, head: str, machine: Machine, units: int) -> int:
         "--block",
         "--disable-usage-stats",
     ]
-    environment = os.environ | {
-        "FARM_HOME": str(here.home),
-        "FARM_STORAGE": str(here.storage),
-        "FARM_REDIS_URL": here.redis_url or "",
-        "FARM_PYTHON": sys.executable,
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment(here))
     try:
         return process.wait()
     except KeyboardInterrupt:

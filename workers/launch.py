@@ -20,18 +20,18 @@ def fit(task: Task, machine: Machine, storage: str) -> Outcome:
     Raises: FarmError: what a worker raised, or WorkerDied when a process vanished.
     """
     trainer = TorchTrainer(
-        loop,
+        loop,  # type: ignore[arg-type]  # what it returns is Ray's Result.return_value
         train_loop_config={"task": task.model_dump_json()},
         scaling_config=_scaling(task, machine),
         torch_config=TorchConfig(backend="gloo" if machine.is_cpu else "nccl"),
         run_config=RunConfig(
             name=f"{task.run.id}-a{task.lease.epoch}",
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
     try:
-        return Outcome.model_validate(trainer.fit().return_value)
+        return Outcome.model_validate(trainer.fit().return_value)  # type: ignore[attr-defined]
     except (TrainingFailedError, RayError) as error:
         raise _cause(error) from error
 
@@ -43,7 +43,7 @@ def _scaling(task: Task, machine: Machine) -> ScalingConfig:
         num_workers=task.plan.world,
         use_gpu=not machine.is_cpu,
         resources_per_worker=worker,
-        label_selector={"ray.io/node-id": context.get_node_id()},
+        label_selector={"ray.io/node-id": context.get_node_id()},  # type: ignore[call-arg]
     )
 
 

@@ -154,8 +154,8 @@ class _Home:
             self._gauges["grad_norm"].set(point.grad_norm)
         if time.monotonic() - self._printed > PRINT_SECONDS:
             self._printed = time.monotonic()
-            steps = self._task.run.recipe.steps
-            print(f"step {point.step}/{steps}  loss {point.loss:.4f}  lr {point.lr:.3g}  {point.tokens_per_second:,.0f} tokens/s")
+            at = f"step {point.step}/{self._task.run.recipe.steps}"
+            print(f"{at}  loss {point.loss:.4f}  lr {point.lr:.3g}  {point.tokens_per_second:,.0f} tokens/s")
 
 
 def _gauges(run: Run) -> dict[str, Gauge]:

@@ -5,6 +5,7 @@ whose environment `workers.embedded` has prepared.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -18,9 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
@@ -34,12 +37,12 @@ from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
 from workers import hardware
-from workers.dispatcher import STOP_WAIT_SECONDS, Dispatcher, job_id
+from workers.dispatcher import Dispatcher, job_id
+from workers.environment import STOP_WAIT_SECONDS
 
 TURN_SECONDS = 0.25
 REGISTER_SECONDS = 10.0
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
-LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's outward address; this one it leaves alone
 
 log = logging.getLogger("farm")
 
@@ -103,7 +106,9 @@ def _ray(
 ) -> Iterator[str]:
     """A Ray head of our own, or the one at `attach`. Yields the dashboard's URL."""
     folder = tempfile.mkdtemp(prefix="farm-ray-")  # short: Unix sockets in it have at most 107 characters
-    start = {
+    if not attach:
+        os.environ["RAY_TMPDIR"] = folder  # inherited by all that Ray starts: there it finds this Ray and no other
+    start: dict[str, Any] = {
         "num_cpus": cpus or hardware.cores(),
         "resources": {f"farm:{name}": float(count) for name, count in units.items()},
         "labels": {"farm-machine": next(iter(units), "none")},
@@ -111,17 +116,18 @@ def _ray(
         "dashboard_host": host,
         "dashboard_port": dashboard_port,
         "object_store_memory": OBJECT_STORE_BYTES,
-        "_temp_dir": folder,
     }
     if host.startswith("127.") and sys.platform == "linux":
-        start["_node_ip_address"] = LOOPBACK
+        start["_node_ip_address"] = _loopback(folder)
     try:
         context = ray.init(
-            attach or "local", log_to_driver=False, logging_level="warning", **({} if attach else start)
+            attach or "local", log_to_driver=False, logging_level=logging.WARNING, **({} if attach else start)
         )
     except (RayError, RuntimeError, ConnectionError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise Unreachable(f"Ray did not start: {reason}", remedy=f"Its logs are under {folder}.") from error
+    if not attach:
+        write_ray_address(context.address_info["gcs_address"])  # as `ray start` does
     try:
         yield f"http://{context.dashboard_url}"
     finally:
@@ -129,12 +135,23 @@ def _ray(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _loopback(seed: str) -> str:
+    """A loopback address of this farm's own, since Ray's agents listen on fixed ports and another Ray may run here.
+
+    Not 127.0.0.1, which Ray replaces by the machine's outward address.
+    """
+    first, second, third = hashlib.sha256(seed.encode()).digest()[:3]
+    return f"127.{first % 200 + 20}.{second}.{third % 254 + 1}"
+
+
 def _register(queue: Queue, classes: list[tuple[Machine, int]]) -> None:
     for machine, _ in classes:
         queue.register(machine, platform.node(), 3 * REGISTER_SECONDS)
 
 
-def _dispatch(queue: Queue, jobs: JobSubmissionClient, classes: list[tuple[Machine, int]], stop: threading.Event) -> None:
+def _dispatch(
+    queue: Queue, jobs: JobSubmissionClient, classes: list[tuple[Machine, int]], stop: threading.Event
+) -> None:
     dispatcher = Dispatcher(queue, jobs)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
@@ -151,8 +168,7 @@ def _dispatch(queue: Queue, jobs: JobSubmissionClient, classes: list[tuple[Machi
 def _drain(queue: Queue, jobs: JobSubmissionClient) -> None:
     """Ask every running attempt for a checkpoint and its lease, and wait for them."""
     try:
-        running = [status for status in queue.statuses() if status.state is State.RUNNING]
-        for status in running:
+        for status in queue.running():
             jobs.stop_job(status.job or job_id(status.run.id, status.epoch))
         deadline = time.monotonic() + STOP_WAIT_SECONDS
         while time.monotonic() < deadline and queue.counts().get(State.RUNNING, 0):
@@ -173,19 +189,24 @@ def main() -> int:
     parser.add_argument("--options", type=json.loads, default={})
     options = parser.parse_args().options
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stop = threading.Event()
+    stop, interrupted = threading.Event(), threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        stop.set()
 
     def listen(facts: Facts) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        log.info("farm is up: dashboard %s", facts.dashboard)
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # only now: Ray sets its own while it starts
+        signal.signal(signal.SIGINT, interrupt)
+        offered = ", ".join(f"{name} x {count}" for name, count in facts.units.items())
+        log.info("up: %s; dashboard %s; storage %s", offered or "no machine class", facts.dashboard, facts.storage)
 
     try:
         serve(settings.load(), **options, ready=listen, stop=stop)
     except FarmError as error:
         log.error("%s", error)
         return error.exit_code
-    return 0
+    return 130 if interrupted.is_set() else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 -- KEYS[1] prefix    reads and writes: machines, probes, nodes
 -- ARGV    machine class, facts JSON, node, ms until the registration ends, {probe key, microbatch}...
 
+refuse_submitters()
 local machine, facts, node, length = unpack(ARGV, 1, 4)
 redis.call('HSET', key('machines'), machine, facts)
 redis.call('ZREMRANGEBYSCORE', key('nodes', machine), '-inf', now)

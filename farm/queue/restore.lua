@@ -5,6 +5,7 @@
 --         '', its step, its epoch, result JSON or '', causes...
 -- returns 1 if it was brought back, 0 if it was there
 
+refuse_submitters()
 local id, digest, machine, arm, priority, limit, spec, study, state, epoch, attempts, step = unpack(ARGV, 1, 12)
 local checkpoint, checkpoint_step, checkpoint_epoch, result = unpack(ARGV, 13, 16)
 if get(id, 'state') then

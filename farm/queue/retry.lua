@@ -5,6 +5,7 @@
 -- returns {'ok', state}: queued or running already is fine, {'conflict', state}: it succeeded or is being cancelled,
 --         {'missing'}
 
+refuse_submitters()
 local id = ARGV[1]
 local state = get(id, 'state')
 if not state then

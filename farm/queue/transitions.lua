@@ -57,6 +57,12 @@ local function tell(event, id, epoch, detail)
     'event', event, 'run_id', id, 'epoch', epoch, 'detail', detail)
 end
 
+-- The first thing that a verb does that is not for submitters: by their ACL they may not touch `leases`, so it ends
+-- here, before anything is written. The verbs that take a lease or sweep begin there anyway.
+local function refuse_submitters()
+  redis.call('ZCARD', key('leases'))
+end
+
 -- The fence: whether `epoch` is the live lease of the run. A running run is in `leases`, and no other is.
 local function holds(id, epoch)
   return redis.call('ZSCORE', key('leases'), id) and get(id, 'epoch') == epoch

@@ -3,21 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from redis import Redis
+from results import result, study_text, tiny_study
 from typer.testing import CliRunner
 
 from cli.main import app
 from farm.queue import Claim, Point, Queue
 from farm.run import State
-from farm.server import Server, connect
 from farm.store import Store
 from farm.study import Study
-from tests.results import result, study_text, tiny_study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -108,20 +106,8 @@ class Farm:
         self.queue.record(claim.lease, points)
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A redis-server of these tests' own."""
-    server = Server(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def farm(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+def farm(redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Farm:
     """A farm with an empty Redis, in a folder without any farm.toml."""
-    assert server.url is not None
     monkeypatch.chdir(tmp_path)
-    with connect(server.url) as client:
-        client.flushdb()  # of the server that this session started
-        yield Farm(tmp_path, client, server.url)
+    return Farm(tmp_path, redis, redis_url)

@@ -122,7 +122,14 @@ def test_an_unreachable_redis_is_5_and_a_wrong_password_4_and_neither_shows_it(f
 def test_reading_and_submitting_need_neither_torch_nor_ray(farm: Farm) -> None:
     study = farm.file()
     commands = [["plan", study], ["submit", study], ["submit", study, "--dry-run"], ["runs"], ["show", "cpu-base"]]
-    commands += [["table", "--format", "md"], ["status"], ["machines"], ["doctor"], ["cancel", "tiny"], ["retry", "tiny"]]
+    commands += [
+        ["table", "--format", "md"],
+        ["status"],
+        ["machines"],
+        ["doctor"],
+        ["cancel", "tiny"],
+        ["retry", "tiny"],
+    ]
     commands += [["watch", "tiny"], ["logs", "cpu-b"], ["down"]]
     code = (
         "import sys\nfrom cli.main import app\n"

@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from results import result, study_text, tiny_study
 
 from farm.forecast import forecast
 from farm.machine import BUILT_IN
 from farm.stats import detectable_effect
 from farm.study import parse
-from tests.results import result, study_text, tiny_study
 
 from .conftest import Farm
 

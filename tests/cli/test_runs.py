@@ -22,8 +22,7 @@ def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     farm.queue.register(study.machine("cpu", {}), "node-1", 60)
     farm.finish(farm.claim(), 3.25)
     running = farm.claim()
-    farm.curve(running, 10.0, 9.5)
-    farm.queue.renew(running.lease, 2)
+    farm.curve(running, 10.0, 9.5)  # two steps, before the next heartbeat
     farm.fail(farm.claim())
     backing_off = farm.claim()
     farm.queue.fail(backing_off.lease, "worker-died", "out of memory", 3, retryable=True)
@@ -37,6 +36,12 @@ def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     assert rows[3]["why"].startswith("backing off")
     assert rows[3]["why"].endswith("s after worker-died")
     assert [row["why"] for row in rows[4:]] == ["next in line", "behind 1 other"]
+
+
+def test_a_claimed_run_that_no_agent_took_up_yet_is_starting(farm: Farm) -> None:
+    farm.put(init=(42,))
+    assert farm.queue.claim("cpu", "dispatcher", 60)
+    assert [row["why"] for row in farm("runs").rows][0] == "starting"
 
 
 def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:

@@ -2,8 +2,9 @@
 
 import json
 
+from results import study_text
+
 from farm.run import State
-from tests.results import study_text
 
 from .conftest import Farm
 

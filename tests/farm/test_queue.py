@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,7 +37,8 @@ def study_of(queue: Queue, **changes: dict) -> Study:
 
 
 def claimed(queue: Queue, seconds: float = 60.0) -> Claim:
-    """A claim that must succeed: back-offs of a millisecond are waited for."""
+    """A claim that must succeed, once the back-offs of a millisecond are over."""
+    wait_until(lambda: sum(queue.queued().values()) == queue.counts()[State.QUEUED], "no run backs off")
     return wait_until(lambda: queue.claim("cpu", "worker", seconds), "a run can be claimed")
 
 
@@ -117,11 +119,12 @@ def test_q1_another_recipe_under_the_same_arm_is_a_conflict_that_says_what_diffe
     assert picture(queue, redis) == before, "all or none"
 
 
-def test_q1_a_thousand_runs_are_put_quickly(queue: Queue) -> None:
+def test_q1_a_thousand_runs_are_put_quickly(queue: Queue, redis: Redis) -> None:
     study = tiny_study(init=tuple(range(334)))
-    began = time.monotonic()
+    ours, theirs = time.process_time(), cpu_seconds(redis)
     queue.put(study)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - ours < 2
+    assert cpu_seconds(redis) - theirs < 1
     assert queue.put_count() == 1002
 
 
@@ -333,11 +336,13 @@ def test_a_long_curve_is_thinned_evenly_and_keeps_its_ends(queue: Queue) -> None
     claim = started(queue)
     for start in range(1, 10_001, 500):
         queue.record(claim.lease, points(*range(start, start + 500)))
+        newest = [point.step for point in queue.curve(claim.run.id)[-NEWEST_POINTS:]]
+        assert newest == list(range(start + 500 - NEWEST_POINTS, start + 500))
     steps = [point.step for point in queue.curve(claim.run.id)]
     assert CURVE_POINTS - NEWEST_POINTS <= len(steps) <= 2 * CURVE_POINTS
     assert steps == sorted(set(steps))
-    assert (steps[0], steps[-NEWEST_POINTS:]) == (1, list(range(10_001 - NEWEST_POINTS, 10_001)))
-    assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) <= 12
+    assert steps[0] == 1
+    assert max(b - a for a, b in pairwise(steps)) <= 12
 
 
 # Q5
@@ -457,8 +462,8 @@ def test_q6_a_run_that_backs_off_lets_others_pass(redis: Redis) -> None:
     queue = Queue(redis, backoff_seconds=60)
     study = study_of(queue)
     crash(queue, 1)
-    assert [claimed(queue).run for _ in range(2)] == study.runs()[1:]
-    assert queue.claim("cpu", "worker", 60) is None
+    claims = [queue.claim("cpu", "worker", 60) for _ in range(3)]
+    assert [claim and claim.run for claim in claims] == [*study.runs()[1:], None]
 
 
 def test_q6_a_message_of_any_size_and_script_is_kept(queue: Queue) -> None:
@@ -617,11 +622,18 @@ def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
     }
 
 
-def test_q9_ten_thousand_runs_are_listed_quickly(queue: Queue) -> None:
+def test_q9_ten_thousand_runs_are_listed_quickly(queue: Queue, redis: Redis) -> None:
+    """In time of the processor, on either side: others may keep it busy."""
     queue.put(tiny_study(init=tuple(range(3333))))
-    began = time.monotonic()
+    ours, theirs = time.process_time(), cpu_seconds(redis)
     assert len(queue.statuses()) == 9999
-    assert time.monotonic() - began < 10, "1 s on an idle machine"
+    assert time.process_time() - ours < 4
+    assert cpu_seconds(redis) - theirs < 2
+
+
+def cpu_seconds(redis: Redis) -> float:
+    used = redis.info("cpu")
+    return used["used_cpu_user"] + used["used_cpu_sys"]
 
 
 def test_q9_running_lists_only_those_that_hold_a_lease(queue: Queue) -> None:
@@ -635,7 +647,7 @@ def test_a_status_is_found_by_the_beginning_of_its_id(queue: Queue) -> None:
     assert queue.status("cpu-base").run.arm == "baseline"
     with pytest.raises(Conflict, match=r"3 runs begin with 'cpu-': cpu-baseline-s42.*Write more of the id"):
         queue.status("cpu-")
-    with pytest.raises(NotFound, match="no run 'cpu-baselin-s42.23'; did you mean 'cpu-baseline-s42.23-"):
+    with pytest.raises(NotFound, match=r"no run 'cpu-baselin-s42\.23'; did you mean 'cpu-baseline-s42\.23-"):
         queue.status("cpu-baselin-s42.23")
     for verb in (queue.status, queue.cancel, queue.retry):
         with pytest.raises(NotFound):
@@ -659,8 +671,8 @@ def test_events_tell_the_story_of_a_run(queue: Queue, redis: Redis) -> None:
         ("succeeded", 1, "step 10"),
     ]
     assert abs(events[-1]["at"] - redis.time()[0]) < 5
-    assert [event["run_id"] for event in queue.events(count=5)] == [claim.run.id] * 4 + [claim.run.id]
-    assert len(queue.events(count=2)) == 2
+    assert [event["event"] for event in queue.events(count=2)] == ["checkpoint", "succeeded"]
+    assert len(queue.events()) == 7, "those of the other two runs as well"
 
 
 def test_the_stream_of_events_is_bounded(queue: Queue, redis: Redis) -> None:
@@ -691,7 +703,7 @@ def test_every_key_begins_with_the_prefix(redis: Redis) -> None:
     crash(queue, 1)
     queue.finish(claim.lease, result(claim.run, 3.0))
     assert redis.keys()
-    assert all(key.startswith("farm:other:") for key in redis.keys())
+    assert all(key.startswith("farm:other:") for key in redis.scan_iter())
     assert Queue(redis, prefix="farm:").statuses() == []
 
 
@@ -716,6 +728,8 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
                 lambda: alice.claim("cpu", "alice", 60),
                 lambda: alice.sweep(),
                 lambda: alice.retry(queue.statuses()[0].run.id),
+                lambda: alice.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
+                lambda: alice.register(Machine(name="cpu"), "node", 60),
             ):
                 with pytest.raises(Refused, match="does not let this user"):
                     verb()
@@ -811,7 +825,7 @@ class Proxy:
 
     def __init__(self, upstream: tuple[str, int]):
         self.upstream = upstream
-        self.armed = False
+        self.armed = self.script_sent = False
         self.cuts = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -827,14 +841,22 @@ class Proxy:
 
     def _talk(self, client: socket.socket) -> None:
         with client, socket.create_connection(self.upstream) as server:
-            while request := client.recv(2**20):
-                server.sendall(request)
-                reply = server.recv(2**20)
-                if self.armed and b"EVALSHA" in request and not reply.startswith(b"-"):
+            upward = threading.Thread(target=self._send_up, args=(client, server), daemon=True)
+            upward.start()
+            while reply := server.recv(2**16):
+                if self.armed and self.script_sent and not reply.startswith(b"-"):
                     self.armed = False
                     self.cuts += 1
-                    return
+                    break
                 client.sendall(reply)
+            client.shutdown(socket.SHUT_RDWR)
+            upward.join()
+
+    def _send_up(self, client: socket.socket, server: socket.socket) -> None:
+        while request := client.recv(2**16):
+            self.script_sent = self.script_sent or b"EVALSHA" in request
+            server.sendall(request)
+        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -849,7 +871,7 @@ def lossy(redis_url: str, redis: Redis) -> Iterator[tuple[Queue, Proxy]]:
 
 @contextmanager
 def reply_lost(proxy: Proxy) -> Iterator[None]:
-    cuts, proxy.armed = proxy.cuts, True
+    cuts, proxy.script_sent, proxy.armed = proxy.cuts, False, True
     yield
     assert proxy.cuts == cuts + 1, "the reply was cut, and the call repeated"
 

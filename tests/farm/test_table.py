@@ -3,11 +3,11 @@
 import statistics
 
 import pytest
+from results import result, tiny_study
 
 from farm.result import Result
 from farm.run import Run
 from farm.table import Table, rank
-from tests.results import result, tiny_study
 
 LOSSES = {
     "baseline": {42: 3.69, 22: 3.65, 67: 3.67},

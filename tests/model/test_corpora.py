@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 from waiting import wait_until
 
-from farm.errors import BadCorpus, Unreachable
+from farm import study
+from farm.errors import BadCorpus, StorageFull, Unreachable
 from farm.recipe import Data, Recipe
 from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding, open_split, prepare
 
@@ -81,6 +82,11 @@ def test_an_unknown_built_in_corpus_or_split_is_refused(tmp_path):
         open_split(Data(source="builtin:shakespeare"), "train", tmp_path)
     with pytest.raises(BadCorpus, match=r"no test split.*train and validation"):
         open_split(Data(source=BUILTIN), "test", tmp_path)
+
+
+def test_the_demo_fits_its_corpus(tmp_path):
+    runs = study.load(ROOT / "examples" / "demo.toml").runs()
+    assert len({prepare(run.recipe, tmp_path) for run in runs}) == 1  # one fingerprint: all arms read the same tokens
 
 
 # Files of tokens
@@ -310,6 +316,22 @@ def test_what_a_killed_process_left_unfinished_is_made_anew(tmp_path, gpt2):
     made.with_suffix(".unfinished").write_bytes(b"half of a very long corpus")
     again = open_split(Data(source=str(tmp_path / "book.txt")), "train", tmp_path / "cache")
     assert again.tolist() == expected(gpt2, ["whole"])
+
+
+def test_a_full_disk_is_said_and_may_be_tried_again(tmp_path):
+    made = open_split(Data(source=BUILTIN), "train", tmp_path).filename
+    made.unlink()
+    made.with_suffix(".unfinished").symlink_to("/dev/full")
+    with pytest.raises(StorageFull, match=f"{tmp_path}/corpora: no space left for the corpus") as full:
+        open_split(Data(source=BUILTIN), "train", tmp_path)
+    assert full.value.retryable
+    assert len(open_split(Data(source=BUILTIN), "train", tmp_path)) > 100_000
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(BadCorpus, match=rf"{tmp_path}/cache.*: Not a directory"):
+        open_split(Data(source=BUILTIN), "train", tmp_path / "cache")
 
 
 OPEN = """

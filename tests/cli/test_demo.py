@@ -1,0 +1,53 @@
+"""`farm demo`: every number of its table is trained for it. That it trains at all is for tests/walk."""
+
+from results import tiny_study
+
+from cli.demo import fresh, numbered
+from farm.run import State
+
+from .conftest import Farm
+
+
+def test_the_first_demo_is_called_by_its_name(farm: Farm) -> None:
+    study = tiny_study("demo", init=(42,))
+    assert fresh(farm.queue, study) == (study, False)
+
+
+def test_a_demo_that_was_trained_is_trained_again_as_a_repetition_of_its_own_name(farm: Farm) -> None:
+    study = tiny_study("demo", init=(42,))
+    for number, name in enumerate(["demo", "demo-2", "demo-3"]):
+        chosen, goes_on = fresh(farm.queue, study)
+        assert (chosen.name, goes_on) == (name, False)
+        assert {run.rerun for run in chosen.runs()} == {number}
+        assert len(farm.queue.put(chosen).new) == 3, "nothing of it was known"
+        farm.finish_all()
+
+
+def test_an_interrupted_demo_goes_on(farm: Farm) -> None:
+    study = tiny_study("demo", init=(42,))
+    farm.queue.put(study)
+    farm.finish(farm.claim(), 3.25)
+    assert fresh(farm.queue, study) == (study, True)
+    for status in farm.queue.statuses():
+        if status.state is State.QUEUED:
+            farm.queue.cancel(status.run.id)
+    assert fresh(farm.queue, study)[0].name == "demo-2"
+
+
+def test_runs_trained_under_another_study_are_not_borrowed(farm: Farm) -> None:
+    farm.queue.put(tiny_study("mine", init=(42,)))
+    chosen, _ = fresh(farm.queue, tiny_study("demo", init=(42,)))
+    assert chosen.name == "demo-2"
+
+
+def test_somebody_else_s_study_called_demo_is_left_alone(farm: Farm) -> None:
+    farm.queue.put(tiny_study("demo", init=(7,)))
+    assert fresh(farm.queue, tiny_study("demo", init=(42,)))[0].name == "demo-2"
+
+
+def test_a_numbered_demo_differs_in_name_and_repetition_only() -> None:
+    study = tiny_study("demo")
+    again = numbered(study, 3)
+    assert again.arms() == study.arms()
+    assert [run.recipe for run in again.runs()] == [run.recipe for run in study.runs()]
+    assert not {run.id for run in again.runs()} & {run.id for run in study.runs()}

@@ -1,0 +1,86 @@
+"""`farm status`, `machines`, `doctor`, `down`: what is there and whether it is well."""
+
+import json
+import os
+import time
+
+from farm import serving
+from farm.machine import BUILT_IN
+from farm.serving import Facts
+from farm.settings import Settings
+
+from .conftest import Farm
+
+
+def settings(farm: Farm) -> Settings:
+    return Settings(home=farm.folder / "home", storage=farm.store.root)
+
+
+def announce(farm: Farm) -> Facts:
+    facts = Facts(
+        pid=os.getpid(),
+        redis="redis://127.0.0.1:1/0",
+        dashboard="http://127.0.0.1:9",
+        units={"cpu": 2},
+        storage=str(farm.store.root),
+        started=time.time(),
+        log="/serve.log",
+    )
+    serving.announce(settings(farm), facts)
+    return facts
+
+
+def test_status_counts_runs_and_says_that_nothing_is_up(farm: Farm) -> None:
+    farm.put()
+    farm.finish(farm.claim(), 3.25)
+    told = json.loads(farm("status", "--json").out)
+    assert told["schema"] == "farm.status/1"
+    assert told["data"]["counts"] == {"queued": 8, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 0}
+    assert (told["data"]["up"], told["data"]["queued"]) == (False, {"cpu": 8})
+
+
+def test_status_shows_a_farm_that_is_up(farm: Farm) -> None:
+    facts = announce(farm)
+    rows = {row["what"]: row["value"] for row in farm("status").rows}
+    assert rows["dashboard"] == facts.dashboard
+    assert rows["units"] == "cpu x 2"
+    assert farm("up").err.startswith("already up"), "and is not started twice"
+
+
+def test_machines_say_where_they_are_known_from(farm: Farm) -> None:
+    (farm.folder / "farm.toml").write_text('[machines.attic]\nmemory = "8GiB"\n')
+    farm.queue.register(BUILT_IN["cpu"].model_copy(update={"memory": 2**30}), "node-1", 60)
+    rows = {row["machine"]: row for row in farm("machines").rows}
+    assert {name: rows[name]["source"] for name in ("cpu", "attic", "8xa100m40")} == {
+        "cpu": "its nodes",
+        "attic": "farm.toml",
+        "8xa100m40": "built in",
+    }
+    assert (rows["cpu"]["memory_bytes"], rows["cpu"]["nodes"], rows["attic"]["nodes"]) == (str(2**30), "1", "0")
+
+
+def test_a_healthy_machine_passes_the_doctor(farm: Farm) -> None:
+    answer = farm("doctor", "--json")
+    verdicts = {finding["check"]: finding["verdict"] for finding in json.loads(answer.out)["data"]}
+    assert answer.code == 0
+    assert verdicts["server"] == verdicts["storage"] == "ok"
+    assert verdicts["dashboard"] == "warning", "no farm is up"
+
+
+def test_the_doctor_names_what_is_broken_and_fails(farm: Farm) -> None:
+    farm.store.root.parent.joinpath("file").write_text("")
+    farm.environment["FARM_STORAGE"] = str(farm.folder / "file" / "storage")
+    farm.environment["FARM_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    announce(farm)
+    answer = farm("doctor")
+    found = {row["check"]: row for row in answer.rows}
+    assert answer.code == 1
+    assert {found[check]["verdict"] for check in ("server", "storage", "dashboard")} == {"failed"}
+    assert "Set FARM_STORAGE" in found["storage"]["detail"]
+    assert "/serve.log" in found["dashboard"]["detail"]
+
+
+def test_down_without_a_farm_says_so(farm: Farm) -> None:
+    answer = farm("down", "--json")
+    assert json.loads(answer.out)["data"] == {"stopped": False, "pid": None}
+    assert "no farm is up" in answer.err

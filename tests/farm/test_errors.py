@@ -1,0 +1,52 @@
+"""Every way the farm says no: one line, a remedy, an exit code, and safe to send through Ray."""
+
+import pickle
+
+import pytest
+
+from farm import errors
+from farm.errors import DoesNotFit, FarmError, StorageFull
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FarmError)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_survives_pickling(kind: type[FarmError]) -> None:
+    error = kind("what happened.", remedy="Do this.", field="model.context", bytes=7)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert (str(copy), copy.message, copy.remedy, copy.fields) == (
+        "what happened. Do this.",
+        "what happened.",
+        "Do this.",
+        {"field": "model.context", "bytes": 7},
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_says_its_docstring_when_nobody_knows_better(kind: type[FarmError]) -> None:
+    assert str(kind()) == (kind.__doc__ or "").splitlines()[0]
+    assert "\n" not in str(kind())
+
+
+def test_the_exit_codes_are_those_of_the_design() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in KINDS if kind.exit_code != 1}
+    assert codes == {
+        "BadStudy": 2,
+        "BadSetting": 2,
+        "DoesNotFit": 2,
+        "BadCorpus": 2,
+        "NotFound": 3,
+        "Refused": 4,
+        "Unreachable": 5,
+        "Conflict": 6,
+        "Guard": 7,
+    }
+
+
+def test_only_what_may_go_better_next_time_is_retried() -> None:
+    assert {kind.__name__ for kind in KINDS if kind.retryable} == {"Unreachable", "StorageFull", "WorkerDied", "Hung"}
+
+
+def test_the_cause_is_the_name_in_kebab_case() -> None:
+    assert (DoesNotFit().cause, StorageFull().cause) == ("does-not-fit", "storage-full")

@@ -1,0 +1,196 @@
+"""The record of every step: resume-proof, tear-proof, and enough to derive every figure."""
+
+import json
+import resource
+import subprocess
+import sys
+from math import nan
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm.errors import CheckpointInvalid, Conflict, Nonfinite, NotFound
+from farm.ledger import FILE, Line, Writer, last_step, read, totals, train_loss
+
+
+def line(step: int, **changes) -> Line:
+    whole = Line(step, 100, 400.0 - step, 1e-3, 0.5, clipped=False, skipped=False, seconds=0.25)
+    return whole._replace(**changes)
+
+
+def write(run: Path, epoch: int, steps: range, from_epoch: int | None = None, from_step: int = 0, **changes) -> Path:
+    path = run / str(epoch) / FILE
+    path.parent.mkdir(parents=True)
+    with Writer(path, epoch, from_epoch, from_step) as writer:
+        for step in steps:
+            writer.append(line(step, **changes))
+    return path
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    write(tmp_path, 1, range(1, 6))
+    assert read(tmp_path) == [line(step) for step in range(1, 6)]
+
+
+def test_a_run_that_never_began_has_no_steps(tmp_path: Path) -> None:
+    assert read(tmp_path) == []
+    assert read(tmp_path / "nowhere") == []
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_sums_are_read_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, sums: list[float]) -> None:
+    path = tmp_path_factory.mktemp("run") / "1" / FILE
+    path.parent.mkdir()
+    with Writer(path, 1) as writer:
+        for step, loss_sum in enumerate(sums, start=1):
+            writer.append(line(step, loss_sum=loss_sum))
+    assert [found.loss_sum for found in read(path.parent.parent)] == sums
+
+
+def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
+    write(tmp_path, 1, range(1, 10), lr=1.0)
+    write(tmp_path, 2, range(5, 8), from_epoch=1, from_step=4, lr=2.0)
+    write(tmp_path, 4, range(7, 13), from_epoch=2, from_step=6, lr=4.0)
+    lines = read(tmp_path)
+    assert [found.step for found in lines] == list(range(1, 13))
+    assert [found.lr for found in lines] == [1.0] * 4 + [2.0] * 2 + [4.0] * 6
+
+
+def test_a_chain_may_go_back_behind_an_attempt_in_between(tmp_path: Path) -> None:
+    """Attempt 3 found attempt 2's checkpoints damaged, and went on from attempt 1's."""
+    write(tmp_path, 1, range(1, 10), lr=1.0)
+    write(tmp_path, 2, range(9, 20), from_epoch=1, from_step=8, lr=2.0)
+    write(tmp_path, 3, range(5, 7), from_epoch=1, from_step=4, lr=3.0)
+    assert [found.lr for found in read(tmp_path)] == [1.0] * 4 + [3.0] * 2
+
+
+def test_a_step_that_two_resumes_took_over_is_cut_at_the_lowest(tmp_path: Path) -> None:
+    write(tmp_path, 1, range(1, 10), lr=1.0)
+    write(tmp_path, 2, range(9, 20), from_epoch=1, from_step=8, lr=2.0)
+    write(tmp_path, 3, range(4, 6), from_epoch=2, from_step=3, lr=3.0)
+    assert [found.lr for found in read(tmp_path)] == [1.0] * 3 + [3.0] * 2
+
+
+def test_an_attempt_that_began_anew_forgets_the_ones_before(tmp_path: Path) -> None:
+    write(tmp_path, 1, range(1, 10))
+    write(tmp_path, 2, range(1, 3))
+    assert [found.step for found in read(tmp_path)] == [1, 2]
+
+
+def test_epochs_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for epoch in (9, 10):
+        write(tmp_path, epoch, range(1, epoch))
+    assert len(read(tmp_path)) == 9
+
+
+def test_a_torn_last_line_is_passed_over_at_every_byte(tmp_path: Path) -> None:
+    path = write(tmp_path, 2, range(1, 4))
+    write(tmp_path, 1, range(1, 2))
+    content = path.read_bytes()
+    start = content.rindex(b"\n", 0, -1) + 1
+    for end in range(start, len(content) - 1):
+        path.write_bytes(content[:end])
+        assert [found.step for found in read(tmp_path)] == [1, 2]
+        assert last_step(path) == 2
+    path.write_bytes(content[: content.index(b"\n") - 1])
+    assert [found.step for found in read(tmp_path)] == [1], "without a header that attempt wrote nothing"
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, range(1, 6))
+    path.write_bytes(path.read_bytes().replace(b'"step":3,', b'"step":3'))
+    with pytest.raises(CheckpointInvalid, match=r"line 4 of .* is damaged"):
+        read(tmp_path)
+
+
+def test_missing_steps_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path, 1, range(1, 4))
+    write(tmp_path, 2, range(9, 12), from_epoch=1, from_step=8)
+    with pytest.raises(CheckpointInvalid, match="goes from step 3 to step 9"):
+        read(tmp_path)
+
+
+def test_a_missing_attempt_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, 2, range(5, 7), from_epoch=1, from_step=4)
+    with pytest.raises(NotFound, match="has no ledger of epoch 1"):
+        read(tmp_path)
+
+
+def test_an_attempt_writes_one_ledger(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, range(1, 3))
+    with pytest.raises(Conflict, match="is there already"):
+        Writer(path, 1)
+    assert len(read(tmp_path)) == 2
+
+
+def test_lines_are_json_that_any_tool_reads(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, range(1, 2), loss_sum=nan, grad_norm=float("inf"), skipped=True)
+    header, step = [json.loads(text, parse_constant=pytest.fail) for text in path.read_text().splitlines()]
+    assert header == {"schema": "farm.ledger/1", "epoch": 1, "from_epoch": None, "from_step": 0}
+    assert (step["step"], step["loss_sum"], step["grad_norm"], step["skipped"]) == (1, None, None, True)
+    (found,) = read(tmp_path)
+    assert found.loss_sum != found.loss_sum
+    assert found.grad_norm is None
+
+
+def test_a_line_is_on_record_before_the_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with Writer(path, 1) as writer:
+        assert last_step(path) is None
+        for step in (1, 2):
+            writer.append(line(step))
+            assert last_step(path) == step
+    assert last_step(tmp_path / "nowhere") is None
+
+
+def test_a_full_disk_is_storage_full(tmp_path: Path) -> None:
+    """With a limit on the size of files, in a process of its own."""
+    code = f"""
+from pathlib import Path
+from farm.errors import StorageFull
+from farm.ledger import Line, Writer
+writer = Writer(Path({str(tmp_path / FILE)!r}), 1)
+try:
+    for step in range(1, 1000):
+        writer.append(Line(step, 1, 1.0, 1.0, None, False, False, 1.0))
+except StorageFull as error:
+    print(error)
+"""
+    limit = (4096, 4096)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert done.stdout == f"cannot write {tmp_path / FILE}: File too large. Free some space there.\n"
+
+
+def test_totals_add_up_every_step_that_counts() -> None:
+    lines = [line(1), line(2, clipped=True), line(3, skipped=True), line(4, clipped=True)]
+    assert totals(lines) == (4, 400, 1.0, 2, 1)
+    assert totals([]) == (0, 0, 0.0, 0, 0)
+
+
+def test_train_loss_is_a_mean_over_tokens_not_over_steps() -> None:
+    lines = [line(step) for step in range(1, 19)]
+    lines += [line(19, tokens=100, loss_sum=300.0), line(20, tokens=300, loss_sum=300.0)]
+    assert train_loss(lines) == 600 / 400
+
+
+@pytest.mark.parametrize(("steps", "counted"), [(1, 1), (9, 1), (10, 1), (11, 2), (100, 10)])
+def test_train_loss_is_over_the_last_tenth_of_the_steps(steps: int, counted: int) -> None:
+    lines = [line(step, tokens=1, loss_sum=1.0 if step > steps - counted else 99.0) for step in range(1, steps + 1)]
+    assert train_loss(lines) == 1.0
+
+
+def test_train_loss_leaves_out_what_was_skipped_or_is_not_finite() -> None:
+    lines = [line(step, tokens=1, loss_sum=2.0) for step in range(1, 31)]
+    lines[-1] = line(30, loss_sum=nan)
+    lines[-2] = line(29, loss_sum=1e9, skipped=True)
+    assert train_loss(lines) == 2.0
+    with pytest.raises(Nonfinite, match="none of the last 1 steps"):
+        train_loss(lines[-1:])

@@ -1,0 +1,128 @@
+"""Recipe x Machine -> Plan: exact, the largest that fits, or a refusal with the numbers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm.errors import DoesNotFit
+from farm.machine import BUILT_IN, Machine, probe_key
+from farm.planner import USABLE, Plan, bytes_needed, hours, plan
+from farm.recipe import Model, Recipe, Train, digest
+
+CPU = BUILT_IN["cpu"]
+SMALL = Model(context=32, width=16, layers=1, heads=2)
+
+
+def split(recipe: Recipe, machine: Machine) -> tuple[int, int, int]:
+    found = plan(recipe, machine)
+    return found.world, found.microbatch, found.accumulation
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [("8xa100m40", (8, 12, 1)), ("8xa100m80", (8, 12, 1)), ("8xh100m80", (8, 12, 1)), ("1xrtx3090", (1, 6, 16))],
+)
+def test_the_baseline_is_split_as_it_was_published(machine: str, expected: tuple[int, int, int]) -> None:
+    assert split(Recipe(), BUILT_IN[machine]) == expected
+
+
+recipes = st.builds(
+    lambda batch, precision: Recipe(model=SMALL, train=Train(batch=batch, precision=precision)),
+    st.integers(1, 4096),
+    st.sampled_from(["fp32", "bf16"]),
+)
+machines = st.builds(
+    lambda count, memory, limit: Machine(name="m", accelerators=count, memory=memory, microbatch=limit),
+    st.integers(1, 16),
+    st.integers(2**20, 2**34),
+    st.none() | st.integers(1, 64),
+)
+
+
+@given(recipes, machines)
+def test_world_microbatch_and_accumulation_are_the_batch_exactly(recipe: Recipe, machine: Machine) -> None:
+    try:
+        found = plan(recipe, machine)
+    except DoesNotFit:
+        return
+    assert found.world * found.microbatch * found.accumulation == found.batch == recipe.train.batch
+    assert found.world == machine.accelerators
+    if machine.microbatch is None:
+        assert found.bytes_needed <= USABLE * machine.memory
+    else:
+        assert found.microbatch <= machine.microbatch
+
+
+@given(recipes, st.integers(2**24, 2**34))
+def test_no_larger_microbatch_would_have_fitted(recipe: Recipe, memory: int) -> None:
+    try:
+        found = plan(recipe, CPU.model_copy(update={"memory": memory}))
+    except DoesNotFit:
+        return
+    for larger in range(found.microbatch + 1, recipe.train.batch + 1):
+        if recipe.train.batch % larger == 0:
+            assert bytes_needed(recipe, 1, larger, recipe.train.batch // larger) > USABLE * memory
+
+
+def test_what_was_measured_or_declared_beats_the_formula() -> None:
+    gpu = BUILT_IN["1xrtx3090"]
+    key = probe_key(digest(Recipe().model), "fp16")
+    probed = gpu.model_copy(update={"probes": {key: 8}})
+    assert (split(Recipe(), probed), plan(Recipe(), probed).basis) == ((1, 8, 12), "probe")
+    declared = probed.model_copy(update={"microbatch": 4})
+    assert (split(Recipe(), declared), plan(Recipe(), declared).basis) == ((1, 4, 24), "declared")
+    assert plan(Recipe().patched({"train": {"precision": "bf16"}}), probed).basis == "formula", "another precision"
+
+
+def test_a_canonical_microbatch_is_the_same_everywhere() -> None:
+    recipe = Recipe(model=SMALL, train=Train(batch=8, precision="fp32", reduction="canonical", canonical_microbatch=2))
+    plans = [plan(recipe, CPU.model_copy(update={"accelerators": world})) for world in (1, 2, 4)]
+    assert [(p.world, p.microbatch, p.accumulation) for p in plans] == [(1, 2, 4), (2, 2, 2), (4, 2, 1)]
+    assert {p.basis for p in plans} == {"canonical"}
+
+
+@pytest.mark.parametrize(
+    ("train", "machine", "words"),
+    [
+        (
+            {"batch": 97},
+            BUILT_IN["8xa100m40"],
+            r"97 does not divide over the 8 .*\(97 = 8 x 12 \+ 1\)\. Use batch 96 or 104",
+        ),
+        ({"batch": 3}, BUILT_IN["8xa100m40"], r"Use batch 8"),
+        (
+            {"precision": "bf16"},
+            Machine(name="old", accelerator="V100", bf16=False),
+            r"'old' \(V100\) has no bf16\. Use fp16",
+        ),
+        ({}, CPU, r"'fp16', but machine 'cpu' is a CPU"),
+        ({}, Machine(name="1xgtx1660", accelerator="GTX 1660", memory=3 * 2**30), r"163,009,536 parameters .* need \d"),
+        (
+            {"reduction": "canonical", "canonical_microbatch": 32},
+            BUILT_IN["8xa100m40"],
+            "canonical_microbatch = 32 does not divide the 12 sequences",
+        ),
+        (
+            {"reduction": "canonical", "canonical_microbatch": 4, "precision": "fp32"},
+            Machine(name="three", accelerators=3, memory=2**40),
+            "machine 'three' would have 3 x 8",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(train: dict, machine: Machine, words: str) -> None:
+    with pytest.raises(DoesNotFit, match=words):
+        plan(Recipe().patched({"train": train}), machine)
+
+
+def test_hours_follow_from_the_speed_of_the_machine() -> None:
+    gpu = BUILT_IN["1xrtx3090"]
+    assert hours(Recipe(), gpu) == pytest.approx(40.6, rel=0.01)
+    assert hours(Recipe(), BUILT_IN["8xa100m40"]) == pytest.approx(3.18, rel=0.01)
+    assert hours(Recipe(), gpu, tokens_per_second=44_600) == pytest.approx(20.3, rel=0.01)
+    assert hours(Recipe(), CPU) is None
+
+
+def test_a_plan_reads_as_a_product() -> None:
+    found = plan(Recipe(), BUILT_IN["1xrtx3090"])
+    assert str(found) == "1 x 6 x 16"
+    assert Plan.model_validate_json(found.model_dump_json()) == found

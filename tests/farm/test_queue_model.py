@@ -1,0 +1,280 @@
+"""The queue against a dict: random verbs in random order, on a real Redis, with every promise checked after each."""
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from redis import Redis
+from results import result
+from waiting import wait_until
+
+from farm import study as study_
+from farm.errors import Cancelled, Conflict, LeaseLost
+from farm.queue import Claim, Queue
+from farm.result import Result
+from farm.run import Checkpoint, State
+from farm.study import Study
+
+LONG, MOMENT = 3600.0, 0.001  # seconds of a lease: never over, over at once
+POISON = 3
+
+
+def a_study(name: str, machines: list[str], seeds: list[int], priority: int, attempts: int) -> Study:
+    return study_.build(
+        {
+            "study": {"name": name, "machines": machines, "seeds": {"init": seeds, "train": [1]}},
+            "baseline": {
+                "model": {"context": 8, "width": 8, "layers": 1, "heads": 1},
+                "train": {"tokens": 8000, "precision": "fp32"},
+            },
+            "policy": {"priority": priority, "attempts": attempts},
+        }
+    )
+
+
+# They overlap: a run of several keeps the policy of the study that came first.
+STUDIES = [
+    a_study("usual", ["cpu"], [1, 2], 0, 2),
+    a_study("urgent", ["cpu"], [2, 3], 5, 5),
+    a_study("wide", ["cpu", "cpu-x1"], [1, 4], 0, 3),
+]
+
+
+@dataclass
+class Expected:
+    """A run as the model knows it."""
+
+    machine: str
+    place: tuple[int, int]
+    limit: int
+    state: State = State.QUEUED
+    epoch: int = 0
+    attempts: int = 0
+    causes: list[int] = field(default_factory=list)
+    crash_step: int = -1
+    crashes: int = 0
+    renewed: bool = False
+    step: int = 0
+    cancelling: bool = False
+    checkpoint: int | None = None
+    result: Result | None = None
+
+    def holds(self, claim: Claim) -> bool:
+        return self.state == State.RUNNING and self.epoch == claim.lease.epoch
+
+    def fails(self, step: int, retryable: bool) -> None:
+        self.causes.append(step)
+        self.attempts += 1
+        if step > self.crash_step:
+            self.crash_step, self.crashes = step, 1
+        elif step == self.crash_step:
+            self.crashes += 1
+        if self.cancelling:
+            self.leaves(State.CANCELLED)
+        elif not retryable or self.attempts >= self.limit or (step == self.crash_step and self.crashes >= POISON):
+            self.leaves(State.FAILED)
+        else:
+            self.leaves(State.QUEUED)
+
+    def leaves(self, state: State) -> None:
+        self.state, self.renewed = state, False
+        if state.is_final:
+            self.cancelling = False
+
+    def expires(self) -> None:
+        if self.renewed:
+            self.fails(self.step, True)
+        else:
+            self.leaves(State.CANCELLED if self.cancelling else State.QUEUED)
+
+
+class QueueModel(RuleBasedStateMachine):
+    """`redis` and `examples` are set by the test."""
+
+    redis: Redis
+    examples: itertools.count
+
+    claims = Bundle("claims")
+
+    @initialize()
+    def begin(self) -> None:
+        self.queue = Queue(
+            self.redis, f"farm:model{next(self.examples)}:", backoff_seconds=MOMENT, backoff_limit_seconds=MOMENT
+        )
+        self.runs: dict[str, Expected] = {}
+        self.members: dict[str, list[str]] = {}
+
+    @rule(study=st.sampled_from(STUDIES))
+    def put(self, study: Study) -> None:
+        put = self.queue.put(study)
+        ids = [run.id for run in study.runs()]
+        assert put.known == {run_id: self.runs[run_id].state for run_id in ids if run_id in self.runs}
+        assert list(put.new) == [run_id for run_id in ids if run_id not in self.runs]
+        for run in study.runs():
+            place = (-run.policy.priority, len(self.runs))
+            self.runs.setdefault(run.id, Expected(run.machine, place, run.policy.attempts))
+        self.members[study.name] = ids
+
+    @rule(target=claims, machine=st.sampled_from(["cpu", "cpu-x1"]), seconds=st.sampled_from([LONG, LONG, MOMENT]))
+    def claim(self, machine: str, seconds: float) -> Claim | None:
+        wait_until(self._nobody_backs_off, "the back-off of 1 ms is over")
+        waiting = {k: r for k, r in self.runs.items() if r.state == State.QUEUED and r.machine == machine}
+        claim = self.queue.claim(machine, "worker", seconds)
+        if not waiting:
+            assert claim is None
+            return None
+        assert claim is not None
+        expected = min(waiting, key=lambda run_id: waiting[run_id].place)
+        run = self.runs[expected]
+        run.state, run.epoch, run.renewed = State.RUNNING, run.epoch + 1, False
+        assert (claim.run.id, claim.lease.epoch) == (expected, run.epoch)
+        assert (claim.checkpoint.step if claim.checkpoint else None) == run.checkpoint
+        if seconds == MOMENT:
+            self._sweep(expected)
+        return claim
+
+    def _nobody_backs_off(self) -> bool:
+        return sum(self.queue.queued().values()) == sum(run.state == State.QUEUED for run in self.runs.values())
+
+    def _sweep(self, run_id: str) -> None:
+        wait_until(lambda: self.queue.sweep() == [run_id], "the one lease that is over is swept")
+        self.runs[run_id].expires()
+
+    @rule(claim=claims, step=st.integers(0, 3))
+    def renew(self, claim: Claim | None, step: int) -> None:
+        if self._is_live(claim, lambda: self.queue.renew(claim.lease, step, seconds=LONG), Cancelled):
+            self.runs[claim.run.id].renewed, self.runs[claim.run.id].step = True, step
+
+    @rule(claim=claims, step=st.integers(0, 3))
+    def die(self, claim: Claim | None, step: int) -> None:
+        """The worker renews once more and is not heard of again."""
+        if self._is_live(claim, lambda: self.queue.renew(claim.lease, step, seconds=MOMENT), Cancelled):
+            self.runs[claim.run.id].renewed, self.runs[claim.run.id].step = True, step
+            self._sweep(claim.run.id)
+
+    @rule(claim=claims, step=st.integers(0, 9))
+    def checkpoint(self, claim: Claim | None, step: int) -> None:
+        pointer = Checkpoint(step=step, epoch=claim.lease.epoch if claim else 1, path="x", sha256="y")
+        if self._is_live(claim, lambda: self.queue.checkpoint(claim.lease, pointer)):
+            run = self.runs[claim.run.id]
+            run.checkpoint = step if run.checkpoint is None else max(step, run.checkpoint)
+
+    @rule(claim=claims, loss=st.sampled_from([1.0, 2.0]))
+    def finish(self, claim: Claim | None, loss: float) -> None:
+        if claim is None:
+            return
+        run, said = self.runs[claim.run.id], result(claim.run, loss, epoch=claim.lease.epoch)
+        if run.result is not None and run.epoch == claim.lease.epoch:
+            if said == run.result:
+                self.queue.finish(claim.lease, said)
+            else:
+                with pytest.raises(Conflict):
+                    self.queue.finish(claim.lease, said)
+        elif self._is_live(claim, lambda: self.queue.finish(claim.lease, said), Cancelled):
+            run.leaves(State.SUCCEEDED)
+            run.result, run.step = said, said.steps
+
+    @rule(claim=claims, step=st.integers(0, 3), retryable=st.sampled_from([True, True, False]))
+    def fail(self, claim: Claim | None, step: int, retryable: bool) -> None:
+        if self._is_live(claim, lambda: self.queue.fail(claim.lease, "cause", "message", step, retryable)):
+            self.runs[claim.run.id].fails(step, retryable)
+            self.runs[claim.run.id].step = step
+
+    @rule(claim=claims)
+    def release(self, claim: Claim | None) -> None:
+        if self._is_live(claim, lambda: self.queue.release(claim.lease, "reason")):
+            run = self.runs[claim.run.id]
+            run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
+
+    @rule(claim=consumes(claims))
+    def acknowledge_cancel(self, claim: Claim | None) -> None:
+        if claim is None:
+            return
+        run = self.runs[claim.run.id]
+        if run.state == State.CANCELLED and run.epoch == claim.lease.epoch:
+            self.queue.acknowledge_cancel(claim.lease)
+        elif run.holds(claim) and not run.cancelling:
+            with pytest.raises(Conflict):
+                self.queue.acknowledge_cancel(claim.lease)
+        elif self._is_live(claim, lambda: self.queue.acknowledge_cancel(claim.lease)):
+            run.leaves(State.CANCELLED)
+
+    def _is_live(self, claim: Claim | None, verb, when_cancelling: type[Exception] | None = None) -> bool:
+        """Call a worker's verb, which must be refused if the lease is dead; whether it did anything."""
+        if claim is None:
+            return False
+        run = self.runs[claim.run.id]
+        refusal = LeaseLost if not run.holds(claim) else when_cancelling if run.cancelling else None
+        if refusal is None:
+            verb()
+            return True
+        with pytest.raises(refusal):
+            verb()
+        return False
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.runs:
+            run_id = data.draw(st.sampled_from(sorted(self.runs)))
+            run = self.runs[run_id]
+            if run.state == State.QUEUED:
+                run.leaves(State.CANCELLED)
+            elif run.state == State.RUNNING:
+                run.cancelling = True
+            assert self.queue.cancel(run_id) == run.state
+
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        if self.runs:
+            run_id = data.draw(st.sampled_from(sorted(self.runs)))
+            run = self.runs[run_id]
+            if run.state == State.SUCCEEDED or run.cancelling:
+                with pytest.raises(Conflict):
+                    self.queue.retry(run_id)
+                return
+            if run.state.is_final:
+                run.state, run.attempts, run.crash_step, run.crashes = State.QUEUED, 0, -1, 0
+            assert self.queue.retry(run_id) == run.state
+
+    @rule()
+    def sweep(self) -> None:
+        assert self.queue.sweep() == []
+
+    @invariant()
+    def the_queue_says_what_the_model_says(self) -> None:
+        statuses = self.queue.statuses()
+        assert [status.run.id for status in statuses] == list(self.runs)
+        for status in statuses:
+            run = self.runs[status.run.id]
+            assert (status.state, status.epoch, status.attempts) == (run.state, run.epoch, run.attempts)
+            assert (status.step, status.cancelling, status.result) == (run.step, run.cancelling, run.result)
+            assert [cause.step for cause in status.causes] == run.causes
+            assert (status.checkpoint.step if status.checkpoint else None) == run.checkpoint
+            assert (status.deadline is not None) == (run.state == State.RUNNING)
+            assert (status.ended is not None) == run.state.is_final
+        for name, ids in self.members.items():
+            assert [status.run.id for status in self.queue.statuses(name)] == ids
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        counted = Counter(run.state for run in self.runs.values())
+        assert self.queue.counts() == {state: counted[state] for state in State}
+        assert self.queue.put_count() == len(self.runs)
+        assert len(self.queue.running()) == counted[State.RUNNING]
+
+    def teardown(self) -> None:
+        if keys := self.redis.keys(f"{self.queue.prefix}*"):
+            self.redis.delete(*keys)
+
+
+def test_the_queue_behaves_as_its_model(redis: Redis) -> None:
+    machine = type("QueueModelHere", (QueueModel,), {"redis": redis, "examples": itertools.count()})
+    case = machine.TestCase
+    case.settings = settings(
+        max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    case("runTest").runTest()

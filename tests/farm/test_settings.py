@@ -1,0 +1,69 @@
+"""Where this farm is: FARM_* over ./farm.toml over ~/.config/farm/config.toml, and plain words when one is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from farm.errors import BadSetting
+from farm.settings import load
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "config.toml", tmp_path / "farm.toml"
+
+
+def test_without_a_word_the_farm_is_at_home(files: tuple[Path, Path]) -> None:
+    here = load({}, files)
+    assert here.home == Path("~/.farm").expanduser()
+    assert here.storage == here.home / "storage"
+    assert (here.redis_url, here.machines) == (None, {})
+
+
+def test_the_environment_beats_the_folder_which_beats_the_user(files: tuple[Path, Path]) -> None:
+    user, folder = files
+    user.write_text('home = "/user"\nstorage = "/user-storage"\nredis_url = "redis://user"\n')
+    folder.write_text('home = "/folder"\nredis_url = "redis://folder"\n')
+    here = load({"FARM_HOME": "/environment"}, files)
+    assert (str(here.home), here.redis_url, str(here.storage)) == ("/environment", "redis://folder", "/user-storage")
+
+
+def test_an_empty_variable_says_nothing(files: tuple[Path, Path]) -> None:
+    assert load({"FARM_REDIS_URL": ""}, files).redis_url is None
+
+
+def test_paths_are_made_absolute(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert load({"FARM_HOME": "here"}, files).home == tmp_path / "here"
+    assert load({"FARM_HOME": "~/farm"}, files).home == Path("/somewhere/farm")
+
+
+def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) -> None:
+    files[1].write_text('[machines.8xa100m40]\nusd_per_hour = 9\n[machines.mine]\nmemory = "8GiB"\n')
+    machines = load({}, files).machines
+    assert (machines["8xa100m40"].accelerators, machines["8xa100m40"].usd_per_hour) == (8, 9.0)
+    assert machines["mine"].memory == 2**33
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("home =", r"farm.toml: Invalid value .* Mend or remove it"),
+        ("hom = '/x'", r"farm.toml: unknown key 'hom'\. Known: home, redis_url, storage, machines"),
+        ("machines = 3", r"farm.toml: machines must be tables\. Write \[machines\.NAME\]"),
+        ("[machines.x]\nacelerator = 'A100'", r"machines\.x\.acelerator: unknown key; did you mean 'accelerator'\?"),
+        ("[machines.'../x']\nmemory = 1", r"machines\.\.\./x: must be 1 to 64"),
+        ("redis_url = 3", "redis_url: must be text, not 3"),
+    ],
+)
+def test_a_bad_file_is_refused_in_words(files: tuple[Path, Path], text: str, words: str) -> None:
+    files[1].write_text(text)
+    with pytest.raises(BadSetting, match=words):
+        load({}, files)
+
+
+def test_a_file_that_is_no_text_is_refused(files: tuple[Path, Path]) -> None:
+    files[1].write_bytes(b"\xff")
+    with pytest.raises(BadSetting, match=r"farm.toml: .*utf-8"):
+        load({}, files)

@@ -1,0 +1,227 @@
+"""The run directory is the record: written all at once, never changed, and enough to rebuild the queue."""
+
+import resource
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from results import result, tiny_study
+
+from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
+from farm.queue import Queue
+from farm.recipe import Data, Recipe, Schedule, Seeds, Train
+from farm.run import Attempt, Policy, Run, State
+from farm.store import Store
+
+RUN = tiny_study().runs()[1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "storage")
+
+
+def attempt(run: Run = RUN, epoch: int = 1, **changes) -> Attempt:
+    return Attempt(run_id=run.id, epoch=epoch, worker="w", started=1000.0 + epoch, **changes)
+
+
+def files(store: Store) -> list[str]:
+    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
+
+
+def test_an_attempt_is_on_record_from_its_beginning_to_its_end(store: Store) -> None:
+    folder = store.begin(RUN, attempt(), "tiny")
+    assert folder == store.attempt_folder(RUN.id, 1)
+    assert files(store) == [f"runs/{RUN.id}/1/attempt.json", f"runs/{RUN.id}/recipe.toml"], "and no draft is left"
+    assert [found.outcome for found in store.attempts(RUN.id)] == ["running"]
+    ended = attempt(outcome="failed", ended=1010.0, cause="worker-died", message="killed")
+    store.end(ended)
+    store.begin(RUN, attempt(epoch=10))
+    store.begin(RUN, attempt(epoch=9))
+    assert store.attempts(RUN.id) == [ended, attempt(epoch=9), attempt(epoch=10)]
+    assert store.runs() == [RUN]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        Recipe(train=Train(clip_grad_norm=3.5, eps=1e-10, schedule=Schedule(kind="warmup-cosine", warmup=0.05))),
+        Recipe(data=Data(source='a "quoted" \\ path\n\t\x7f\x01 é 漢字 😀', revision="v1", repeat=True)),
+    ],
+)
+def test_a_recipe_is_read_back_as_it_was(store: Store, recipe: Recipe) -> None:
+    run = Run(arm="a", recipe=recipe, seeds=Seeds(init=2**63 - 1), machine="cpu", policy=Policy(priority=-3))
+    store.begin(run, attempt(run), "study")
+    assert store.run(run.id) == run
+    table = tomllib.loads((store.folder(run.id) / "recipe.toml").read_text())
+    assert (table["study"], table["recipe"]["train"]["batch"]) == ("study", 96), "a person can read it too"
+
+
+def test_a_directory_of_another_run_is_a_conflict(store: Store) -> None:
+    store.begin(RUN, attempt())
+    other = RUN.model_copy(update={"recipe": Recipe()})
+    (store.root / "runs" / RUN.id).rename(store.root / "runs" / other.id)
+    with pytest.raises(Conflict, match="is of another run"):
+        store.begin(other, attempt(other))
+
+
+def test_a_result_is_written_once(store: Store) -> None:
+    assert store.result(RUN.id) is None
+    store.record(result(RUN, 3.0))
+    store.record(result(RUN, 3.0))
+    with pytest.raises(Conflict, match="holds another result already"):
+        store.record(result(RUN, 2.0))
+    assert store.result(RUN.id) == result(RUN, 3.0)
+    assert files(store) == [f"runs/{RUN.id}/result.json"]
+
+
+def test_of_many_who_record_at_once_one_wins(store: Store) -> None:
+    def record(loss: float) -> bool:
+        try:
+            store.record(result(RUN, loss))
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(record, [1.0 + number for number in range(16)]))
+    assert won.count(True) == 1
+    assert store.result(RUN.id) == result(RUN, 1.0 + won.index(True))
+
+
+def test_a_damaged_record_is_named(store: Store) -> None:
+    store.begin(RUN, attempt())
+    store.record(result(RUN, 3.0))
+    for name, read in (("result.json", store.result), ("1/attempt.json", store.attempts), ("recipe.toml", store.run)):
+        path = store.folder(RUN.id) / name
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(CheckpointInvalid, match=f"{path} is damaged"):
+            read(RUN.id)
+
+
+@pytest.mark.parametrize("run_id", ["..", "../x", "/etc", "a/b", "", ".hidden", "A", "x\n", "x" * 300])
+def test_nothing_leaves_the_root(store: Store, run_id: str) -> None:
+    with pytest.raises(NotFound, match="is not a run id"):
+        store.folder(run_id)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "runs/../../x", "link/x"])
+def test_no_path_of_a_checkpoint_leads_out_of_the_root(store: Store, path: str) -> None:
+    store.check()
+    (store.root / "link").symlink_to("/etc")
+    with pytest.raises(CheckpointInvalid, match="outside the storage root"):
+        store.path(path)
+    assert store.path("runs/x/1/checkpoints") == store.root / "runs/x/1/checkpoints"
+
+
+def test_a_run_nobody_began_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFound, match="no run 'cpu-x'"):
+        store.run("cpu-x")
+    assert store.runs() == []
+    assert store.attempts("cpu-x") == []
+
+
+def test_storage_that_can_be_written_passes_the_check(store: Store) -> None:
+    store.check()
+    assert list(store.root.iterdir()) == []
+
+
+def test_storage_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/farm")):
+        with pytest.raises(FarmError, match=r"cannot hold records: .*Set FARM_STORAGE"):
+            Store(root).check()
+
+
+def test_a_full_disk_is_storage_full_and_leaves_no_half_file(store: Store) -> None:
+    """With a limit on the size of files, in a process of its own."""
+    code = f"""
+import sys
+sys.path.insert(0, "tests")
+from pathlib import Path
+from results import result, tiny_study
+from farm.errors import StorageFull
+from farm.store import Store
+try:
+    Store(Path({str(store.root)!r})).record(result(tiny_study().runs()[1], 3.0))
+except StorageFull as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
+        cwd=Path(__file__).parents[2],
+    )
+    assert "result.json: File too large. Free some space there." in done.stdout
+    assert files(store) == []
+
+
+def a_checkpoint(store: Store, run: Run, epoch: int, step: int) -> Path:
+    folder = store.attempt_folder(run.id, epoch) / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -> None:
+    study = tiny_study()
+    finished, failed, cancelled, resumable, running, *untouched = study.runs()
+    store.keep(study)
+    store.begin(finished, attempt(finished), "tiny")
+    store.record(result(finished, 3.0))
+    for epoch in (1, 2, 3):
+        store.begin(failed, attempt(failed, epoch), "tiny")
+        store.end(attempt(failed, epoch, outcome="failed", cause="worker-died", message="killed", ended=2000.0))
+    store.begin(cancelled, attempt(cancelled), "tiny")
+    store.end(attempt(cancelled, outcome="cancelled"))
+    store.begin(resumable, attempt(resumable), "tiny")
+    a_checkpoint(store, resumable, 1, 9)
+    store.begin(resumable, attempt(resumable, 2), "tiny")
+    newest = a_checkpoint(store, resumable, 2, 10)
+    a_checkpoint(store, resumable, 3, 8)
+    store.begin(running, attempt(running, 7), "tiny")
+
+    assert store.reindex(queue) == 9
+    statuses = {status.run: status for status in queue.statuses("tiny")}
+    assert statuses.keys() == set(study.runs())
+    assert statuses[finished].result == result(finished, 3.0)
+    assert [cause.message for cause in statuses[failed].causes] == ["killed"] * 3
+    assert {run: status.state for run, status in statuses.items()} == {
+        finished: State.SUCCEEDED,
+        failed: State.FAILED,
+        cancelled: State.CANCELLED,
+        **dict.fromkeys([resumable, running, *untouched], State.QUEUED),
+    }
+    pointer = statuses[resumable].checkpoint
+    assert pointer is not None
+    assert (pointer.step, pointer.epoch, store.path(pointer.path)) == (10, 2, newest)
+    assert statuses[running].epoch == 7, "whoever still trains it has a dead epoch"
+    assert queue.study("tiny") == study
+    assert store.reindex(queue) == 0
+    assert sum(queue.counts().values()) == queue.put_count() == 9
+
+
+def test_a_run_whose_study_is_unknown_is_brought_back_all_the_same(store: Store, queue: Queue) -> None:
+    store.begin(RUN, attempt())
+    assert store.reindex(queue) == 1
+    assert queue.status(RUN.id).study == "reindexed"
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    assert claim.lease.epoch == 2
+
+
+def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue) -> None:
+    study = tiny_study()
+    queue.put(study)
+    run = study.runs()[0]
+    store.begin(run, attempt(run), "tiny")
+    store.end(attempt(run, outcome="cancelled"))
+    assert store.reindex(queue) == 0
+    assert queue.status(run.id).state == State.QUEUED

@@ -1,0 +1,361 @@
+"""A study file: what it means, and what a person is told when it means nothing."""
+
+import random
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm import study as study_
+from farm.errors import BadStudy
+from farm.machine import BUILT_IN, Machine
+from farm.recipe import Recipe, Seeds, canonical_json
+from farm.study import Study, load, parse
+
+HEAD = '[study]\nname = "s"\nmachines = ["cpu"]\n'
+THREE = """
+[interventions.a]
+model.dropout = 0.0
+[interventions.b]
+train.clip_grad_norm = 3.5
+[interventions.c]
+train.learning_rate = 1e-3
+"""
+
+
+def head(**values: str) -> str:
+    """A [study] table with some values of its own."""
+    lines = {"name": '"s"', "machines": '["cpu"]'} | values
+    return "[study]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+
+
+def arms(text: str) -> list[str]:
+    return [arm.name for arm in parse(text).arms()]
+
+
+def test_the_study_of_the_design_means_what_the_design_says() -> None:
+    study = parse("""
+[study]
+name = "interventions"
+machines = ["8xa100m40", "1xrtx3090"]
+seeds = { init = [42, 22, 67], train = [23] }
+[baseline.model]
+dropout = 0.1
+[baseline.train]
+batch = 96
+tokens = 3_260_190_720
+learning_rate = 4e-4
+[interventions.remove-dropout]
+model.dropout = 0.0
+[interventions.gradient-clipping]
+train.clip_grad_norm = 3.5
+[interventions.schedule-learning-rate]
+train.learning_rate = 1.4e-3
+train.schedule = { kind = "warmup-cosine", warmup = 0.05, floor = 0.1 }
+[stacks]
+stacked-1 = ["gradient-clipping", "remove-dropout", "schedule-learning-rate"]
+""")
+    baseline, dropout, *_, stack = study.arms()
+    assert baseline.recipe == Recipe()
+    assert dropout.recipe.changes() == {"model": {"dropout": 0.0}}
+    assert stack.name == "stacked-1"
+    assert stack.recipe.changes() == {
+        "model": {"dropout": 0.0},
+        "train": {
+            "learning_rate": 1.4e-3,
+            "schedule": {"kind": "warmup-cosine", "warmup": 0.05, "floor": 0.1},
+            "clip_grad_norm": 3.5,
+        },
+    }
+    assert len(study.runs()) == 5 * 3 * 2
+    assert len({run.id for run in study.runs()}) == 30
+
+
+def test_the_first_seeds_of_all_arms_come_before_the_second_of_any() -> None:
+    runs = parse(head(seeds="{ init = [1, 2], train = [3] }", reruns="1") + THREE).runs()
+    assert [(run.rerun, run.seeds.init, run.arm) for run in runs] == [
+        (rerun, seed, arm) for rerun in (0, 1) for seed in (1, 2) for arm in ("baseline", "a", "b", "c")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "pairs"),
+    [
+        ("{ init = [1, 2], train = [3, 4] }", ["1.3", "1.4", "2.3", "2.4"]),
+        ("{ train = [7] }", ["42.7"]),
+        ("[[1, 2], [3, 4]]", ["1.2", "3.4"]),
+    ],
+)
+def test_seeds_are_crossed_or_paired(seeds: str, pairs: list[str]) -> None:
+    assert [str(pair) for pair in parse(head(seeds=seeds)).study.seeds] == pairs
+
+
+def test_an_arm_may_depart_from_the_seeds_and_machines_of_the_study() -> None:
+    study = parse(
+        HEAD
+        + "[baseline]\nseeds = [[1, 1], [2, 2], [3, 3]]\n"
+        + '[interventions.a]\nmachines = ["1xrtx3090"]\nmodel.dropout = 0.0\n'
+    )
+    assert [(run.arm, run.machine, str(run.seeds)) for run in study.runs()] == [
+        ("baseline", "cpu", "1.1"),
+        ("a", "1xrtx3090", "42.23"),
+        ("baseline", "cpu", "2.2"),
+        ("baseline", "cpu", "3.3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("design", "expected"),
+    [
+        ("one-at-a-time", ["a", "b", "c"]),
+        ("stack", ["a", "plus-b", "plus-c"]),
+        ("leave-one-out", ["all", "without-a", "without-b", "without-c"]),
+        ("factorial", ["a", "b", "c", "a.b", "a.c", "b.c", "a.b.c"]),
+        ("fraction", ["a.b", "a.c", "b.c"]),
+    ],
+)
+def test_a_design_names_its_arms(design: str, expected: list[str]) -> None:
+    assert arms(head(design=f'"{design}"') + THREE) == ["baseline", *expected]
+
+
+def test_named_stacks_replace_the_ladder_of_the_stack_design() -> None:
+    assert arms(head(design='"stack"') + THREE + '[stacks]\nmine = ["a", "c"]\n') == ["baseline", "mine"]
+
+
+def test_each_arm_of_a_factorial_design_holds_exactly_its_interventions() -> None:
+    for arm in parse(head(design='"factorial"') + THREE).arms():
+        assert (arm.recipe.model.dropout == 0.0) == ("a" in arm.changes)
+        assert (arm.recipe.train.clip_grad_norm == 3.5) == ("b" in arm.changes)
+        assert (arm.recipe.train.learning_rate == 1e-3) == ("c" in arm.changes)
+
+
+def test_two_interventions_that_agree_on_a_field_may_be_stacked() -> None:
+    text = HEAD + THREE + "[interventions.d]\nmodel.dropout = 0.0\ntrain.eps = 1e-9\n" + '[stacks]\ns1 = ["a", "d"]\n'
+    assert "s1" in arms(text)
+
+
+def test_a_machine_may_be_declared_or_refined() -> None:
+    study = parse(HEAD + '[machines.8xa100m40]\nusd_per_hour = 9.0\n[machines.mine]\nmemory = "8GiB"\n')
+    refined = study.machine("8xa100m40", {})
+    assert (refined.accelerators, refined.usd_per_hour) == (8, 9.0)
+    assert study.machine("mine", {}).memory == 2**33
+    assert study.machine("seen", {"seen": Machine(name="seen")}).name == "seen"
+    assert study.machine("cpu", {}) == BUILT_IN["cpu"]
+    with pytest.raises(BadStudy, match=r"unknown machine class '8xa100'\. Known: .*1xrtx3090.*\[machines\.8xa100\]"):
+        study.machine("8xa100", {})
+
+
+def test_a_study_survives_json() -> None:
+    text = head(seeds="[[1, 2], [3, 4]]", design='"stack"') + THREE + '[stacks]\nmine = ["a", "c"]\n'
+    study = parse(text + '[machines.mine]\nmemory = "8GiB"\n[policy]\npriority = 3\n')
+    copy = Study.model_validate_json(canonical_json(study))
+    assert copy == study
+    assert copy.runs() == study.runs()
+
+
+# What is refused, and what a person is told. The path of the field, the value, and the nearest right name.
+
+REFUSED = {
+    "an unknown table": (
+        HEAD + "[interventionz.a]\nmodel.dropout = 0.0",
+        "interventionz: unknown key; did you mean 'interventions'?",
+    ),
+    "an unknown key of the study": (head(sed="[]"), "study.sed: unknown key; did you mean 'seeds'?"),
+    "an unknown key of the model": (
+        HEAD + "[baseline.model]\ndropuot = 0.1",
+        "baseline.model.dropuot: unknown key; did you mean 'dropout'?",
+    ),
+    "an unknown key of an intervention": (
+        HEAD + "[interventions.a]\nmodel.dropuot = 0.1",
+        "interventions.a.model.dropuot: unknown key; did you mean 'dropout'?",
+    ),
+    "an unknown key of a schedule": (
+        HEAD + "[interventions.a]\ntrain.schedule = { warmpu = 0.1 }",
+        "interventions.a.train.schedule.warmpu: unknown key; did you mean 'warmup'?",
+    ),
+    "an unknown key of a machine": (
+        HEAD + "[machines.x]\nacelerator = 'A100'",
+        "machines.x.acelerator: unknown key; did you mean 'accelerator'?",
+    ),
+    "an unknown key of the policy": (
+        HEAD + "[policy]\nattempt = 5",
+        "policy.attempt: unknown key; did you mean 'attempts'?",
+    ),
+    "text for a number": (
+        HEAD + "[baseline.train]\nbatch = '96'",
+        "baseline.train.batch: must be a whole number, not '96'.",
+    ),
+    "a fraction for a whole number": (
+        HEAD + "[baseline.train]\nbatch = 96.5",
+        "baseline.train.batch: must be a whole number, not 96.5.",
+    ),
+    "true for a number": (
+        HEAD + "[baseline.train]\nbatch = true",
+        "baseline.train.batch: must be a whole number, not true.",
+    ),
+    "a date for a number": (
+        HEAD + "[baseline.train]\nbatch = 2024-01-01",
+        "baseline.train.batch: must be a whole number.",
+    ),
+    "text for a table": (HEAD + "[baseline]\ntrain = 'fast'", "baseline.train: must be a table, not 'fast'."),
+    "a list for a table": ("baseline = [1]\n" + HEAD, "baseline: must be a table."),
+    "a number for a machine": (HEAD + "[machines]\nx = 3", "machines.x: must be a table, not 3."),
+    "text for a list": (head(machines="'cpu'"), "study.machines: must be a list, not 'cpu'."),
+    "NaN": (
+        HEAD + "[baseline.train]\nlearning_rate = nan",
+        "baseline.train.learning_rate: must be a finite number, not nan.",
+    ),
+    "infinity": (
+        HEAD + "[baseline.train]\nlearning_rate = inf",
+        "baseline.train.learning_rate: must be a finite number, not inf.",
+    ),
+    "a negative rate": (
+        HEAD + "[baseline.train]\nlearning_rate = -4e-4",
+        "baseline.train.learning_rate: must be more than 0, not -0.0004.",
+    ),
+    "batch 0": (HEAD + "[baseline.train]\nbatch = 0", "baseline.train.batch: must be at least 1, not 0."),
+    "a batch beyond reason": (
+        HEAD + "[baseline.train]\nbatch = 9999999999999999999999",
+        "baseline.train.batch: must be at most 1,048,576, not 9999999999999999999999.",
+    ),
+    "a dropout of 1": (
+        HEAD + "[baseline.model]\ndropout = 1.0",
+        "baseline.model.dropout: must be less than 1, not 1.0.",
+    ),
+    "a precision that is none": (
+        HEAD + "[baseline.train]\nprecision = 'fp8'",
+        "baseline.train.precision: must be 'fp32', 'tf32', 'fp16' or 'bf16', not 'fp8'.",
+    ),
+    "heads that do not divide": (
+        HEAD + "[interventions.a]\nmodel.heads = 5",
+        "interventions.a.model: heads = 5 does not divide width = 768.",
+    ),
+    "one beta": (HEAD + "[baseline.train]\nbetas = [0.9]", "baseline.train.betas: has too few values."),
+    "a name that leads elsewhere": (
+        head(name="'../x'"),
+        "study.name: must be 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit, not '../x'.",
+    ),
+    "an arm's name with a blank": (
+        HEAD + "[interventions.'a b']\nmodel.dropout = 0.0",
+        "interventions.a b: must be 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit, not 'a b'.",
+    ),
+    "no name": ("[study]\nmachines = ['cpu']", "study.name: is missing."),
+    "no machines": ("[study]\nname = 's'", "study.machines: is missing."),
+    "an empty list of machines": (head(machines="[]"), "study.machines: must name at least 1."),
+    "a machine twice": (head(machines="['cpu', 'cpu']"), "study.machines: names one twice."),
+    "nothing at all": ("", "study: is missing."),
+    "seeds twice": (head(seeds="[[1, 2], [1, 2]]"), "study.seeds: names a pair twice: 1.2, 1.2."),
+    "a negative seed": (
+        head(seeds="[[-1, 2]]"),
+        "study.seeds: [-1, 2] is not a pair of whole numbers from 0 to 2**63 - 1.",
+    ),
+    "one seed alone": (head(seeds="[[1]]"), "study.seeds: [1] is not an [init, train] pair."),
+    "no seeds": (head(seeds="{ init = [], train = [1] }"), "study.seeds: must name at least one (init, train) pair."),
+    "a seed that is no list": (
+        head(seeds="{ init = 1 }"),
+        "study.seeds: must be { init = [...], train = [...] } or a list of [init, train] pairs.",
+    ),
+    "a change of nothing": (
+        HEAD + "[interventions.a]\nmodel.dropout = 0.1",
+        "interventions.a: changes nothing, every value is the baseline's already.",
+    ),
+    "an intervention called baseline": (
+        HEAD + "[interventions.baseline]\nmodel.dropout = 0.0",
+        "interventions.baseline: the baseline is not an intervention.",
+    ),
+    "a fight over a field": (
+        HEAD
+        + "[interventions.a]\nmodel.dropout = 0.0\n[interventions.b]\nmodel.dropout = 0.2\n[stacks]\nx = ['a', 'b']",
+        "arm x: 'a' sets model.dropout = 0.0 and 'b' sets it to 0.2; leave one out.",
+    ),
+    "a fight over a nested field": (
+        head(design="'stack'")
+        + "[interventions.a]\ntrain.schedule = { warmup = 0.1 }\n[interventions.b]\ntrain.schedule = { warmup = 0.2 }",
+        "arm plus-b: 'a' sets train.schedule.warmup = 0.1 and 'b' sets it to 0.2; leave one out.",
+    ),
+    "a stack of strangers": (
+        HEAD + THREE + "[stacks]\nx = ['aa']",
+        "stacks.x: no intervention 'aa'; did you mean 'a'?",
+    ),
+    "a stack with the name of an arm": (
+        HEAD + THREE + "[stacks]\na = ['b', 'c']",
+        "stacks.a: another arm has that name already.",
+    ),
+    "a size in words": (
+        HEAD + "[machines.x]\nmemory = '40 gigs'",
+        "machines.x.memory: must be bytes, or a size such as \"40GiB\", not '40 gigs'.",
+    ),
+    "a design that is none": (
+        head(design="'grid'"),
+        "study.design: must be 'one-at-a-time', 'stack', 'leave-one-out', 'factorial' or 'fraction', not 'grid'.",
+    ),
+    "too large a factorial": (
+        head(design="'factorial'") + "".join(f"[interventions.a{i}]\nmodel.dropout = 0.{i + 2}\n" for i in range(13)),
+        "study.design: factorial over 13 interventions is 8,192 arms; name at most 12.",
+    ),
+    "too many runs": (
+        head(seeds=f"{{ init = {list(range(101))}, train = {list(range(100))} }}"),
+        "10,100 runs; a study has at most 10,000. Split it.",
+    ),
+    "what is not TOML": ("name =", "not TOML: Invalid value (at end of document). See examples/demo.toml."),
+    "a table twice": (
+        HEAD + HEAD,
+        "not TOML: Cannot declare ('study',) twice (at line 4, column 7). See examples/demo.toml.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_bad_study_is_refused_in_words(what: str) -> None:
+    text, words = REFUSED[what]
+    with pytest.raises(BadStudy) as caught:
+        parse(text, "study.toml")
+    assert str(caught.value) == f"study.toml: {words}"
+    assert caught.value.exit_code == 2
+
+
+def test_several_faults_are_told_at_once() -> None:
+    with pytest.raises(BadStudy, match=r"name: .* \(and 2 more: study\.machines: is missing; study\.sed: unknown key"):
+        parse('[study]\nname = "A"\nsed = []\n')
+
+
+def test_brackets_without_end_are_refused() -> None:
+    with pytest.raises(BadStudy, match="not TOML"):
+        parse("a = " + "[" * 100_000)
+
+
+def test_a_missing_file_a_folder_and_garbage_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "garbage").write_bytes(random.Random(1).randbytes(10_000_000))
+    (tmp_path / "binary").write_bytes(b"name = '\xff'")
+    (tmp_path / "fine.toml").write_text(HEAD)
+    for name, words in {
+        "nowhere.toml": "No such file or directory. Name a study file",
+        "": "is a folder, not a study file",
+        "garbage": "is larger than 1,048,576 bytes",
+        "binary": "is not text: byte 8 is not UTF-8",
+    }.items():
+        with pytest.raises(BadStudy, match=words) as caught:
+            load(tmp_path / name)
+        assert str(tmp_path) in str(caught.value)
+    assert load(tmp_path / "fine.toml").name == "s"
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+keys = st.sampled_from(["study", "baseline", "interventions", "stacks", "machines", "policy", "name", "seeds", "model"])
+
+
+@given(st.dictionaries(keys, json_like | st.dictionaries(keys, json_like, max_size=3), max_size=4))
+def test_no_table_whatever_makes_it_crash(tables: dict[str, Any]) -> None:
+    with suppress(BadStudy):
+        study_.build(tables)
+
+
+def test_seeds_are_two_numbers() -> None:
+    assert str(Seeds(init=1, train=2)) == "1.2"

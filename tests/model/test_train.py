@@ -1,0 +1,291 @@
+"""The loop: one loss on any number of workers, and a run that was stopped ends as if it never had been."""
+
+import json
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worlds import BATCH, CONTEXT, STEPS, attempt, canonical, corpus, in_world, planned, stop_after, tiny
+
+from farm.errors import BadCorpus, CheckpointInvalid, Nonfinite, StorageFull, WorkerDied
+from farm.ledger import read
+from farm.run import Policy, Run
+from model.checkpoint import newest_valid, verified
+from model.optim import learning_rate
+from model.train import Signal
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def whole(run: Run, folder: Path, world: int, microbatch: int = 1) -> dict[str, Any]:
+    outcome, told = attempt(run, planned(run, world, microbatch), folder / f"world-{world}")
+    return {"outcome": outcome, "told": told}
+
+
+def stopped_everywhere(run: Run, world: int, folder: Path) -> list[Any]:
+    """Where a run that is stopped after each step and resumed says something else than one that is not."""
+    plan = planned(run, world)
+    never, told = attempt(run, plan, folder / "never")
+    unlike = []
+    for step in range(1, STEPS):
+        home = folder / f"after-{step}"
+        stopped, before = attempt(run, plan, home, signals=stop_after(step))
+        resumed, after = attempt(run, plan, home, resume=home / "1" / str(stopped.checkpoint), epoch=2)
+        facts = [(o.fingerprints, o.test_loss, o.test_tokens) for o in (resumed, never)]
+        if before.timeless + after.timeless != told.timeless or facts[0] != facts[1] or stopped.step != step:
+            unlike.append((step, facts))
+    return unlike
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("kind", [tiny, canonical])
+def test_a_run_stopped_after_any_step_and_resumed_ends_on_the_same_bits(kind, world, tokens, tmp_path):
+    run = kind(tokens, train={"clip_grad_norm": 0.5, "schedule": {"kind": "warmup-cosine", "warmup": 0.5}})
+    assert in_world(world, stopped_everywhere, run, world, tmp_path) == [[]] * world
+
+
+def test_one_worker_that_accumulates_twice_as_often_has_the_losses_of_two(tokens, tmp_path):
+    run = tiny(tokens, model={"dropout": 0.0})
+    one = in_world(1, whole, run, tmp_path, 1, 2)[0]
+    two = in_world(2, whole, run, tmp_path, 2, 2)[0]
+    assert one["told"].losses == pytest.approx(two["told"].losses, rel=1e-6)
+    assert one["outcome"].test_loss == pytest.approx(two["outcome"].test_loss, rel=1e-6)
+    assert max(one["told"].losses) - min(one["told"].losses) > 1e-3, "it learns, so that the losses could differ"
+
+
+def test_canonical_gives_the_same_bits_on_1_2_4_and_8_workers(tokens, tmp_path):
+    run = canonical(tokens, train={"clip_grad_norm": 0.5})
+    found = [in_world(world, whole, run, tmp_path, world)[0] for world in (1, 2, 4, 8)]
+    for other in found[1:]:
+        assert other["told"].timeless == found[0]["told"].timeless
+        assert other["outcome"].fingerprints == found[0]["outcome"].fingerprints
+        assert other["outcome"].test_loss == found[0]["outcome"].test_loss
+
+
+def test_fast_does_not_give_the_same_bits_on_1_and_4_workers(tokens, tmp_path):
+    """Otherwise the test above would prove nothing."""
+    run = tiny(tokens, model={"dropout": 0.0})
+    one, four = (in_world(world, whole, run, tmp_path, world)[0]["outcome"].fingerprints.final for world in (1, 4))
+    assert one != four
+
+
+def resumed(run: Run, world: int, folder: Path, checkpoint: Path) -> Any:
+    return attempt(run, planned(run, world), folder, resume=checkpoint, epoch=2)
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 8), (2, 4)])
+def test_canonical_goes_on_with_another_number_of_workers_to_the_same_bits(before, after, tokens, tmp_path):
+    run = canonical(tokens)
+    never, told = in_world(1, attempt, run, planned(run, 1), tmp_path / "never")[0]
+    in_world(before, until_stopped, run, before, tmp_path / "home", 2)
+    checkpoint = newest_valid([tmp_path / "home/1/checkpoints"], run, planned(run, after))
+    outcome, later = in_world(after, resumed, run, after, tmp_path / "home", checkpoint.path)[0]
+    assert outcome.fingerprints == never.fingerprints
+    assert later.timeless == told.timeless[2:]
+
+
+def until_stopped(run: Run, world: int, folder: Path, step: int) -> None:
+    attempt(run, planned(run, world), folder, signals=stop_after(step))
+
+
+def test_fast_does_not_go_on_with_another_number_of_workers(tokens, tmp_path):
+    run = tiny(tokens)
+    stopped, _ = attempt(run, planned(run, 1), tmp_path, signals=stop_after(2))
+    assert newest_valid([tmp_path / "1/checkpoints"], run, planned(run, 2)) is None
+    with pytest.raises(AssertionError, match="CheckpointInvalid.*saved by 1 workers"):
+        in_world(2, resumed, run, 2, tmp_path, tmp_path / "1" / stopped.checkpoint)
+
+
+def killed(run: Run, world: int, folder: Path, at: int) -> None:
+    """Save after every step, and die by SIGKILL before step `at` begins."""
+
+    def signals(seen: int) -> Signal:
+        if seen == at - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Signal.SAVE
+
+    attempt(run, planned(run, world), folder, signals=signals)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_run_whose_worker_was_killed_goes_on_from_its_newest_checkpoint_to_the_same_bits(world, tokens, tmp_path):
+    run = tiny(tokens)
+    never, told = in_world(world, attempt, run, planned(run, world), tmp_path / "never")[0]
+    with pytest.raises(AssertionError, match="died|Connection"):
+        in_world(world, killed, run, world, tmp_path / "home", STEPS)
+    checkpoint = newest_valid([tmp_path / "home/1/checkpoints"], run, planned(run, world))
+    assert checkpoint is not None
+    outcome, later = in_world(world, resumed, run, world, tmp_path / "home", checkpoint.path)[0]
+    assert outcome.fingerprints == never.fingerprints
+    assert later.timeless == told.timeless[checkpoint.step :]
+    assert [line._replace(seconds=0.0) for line in read(tmp_path / "home")] == told.timeless
+
+
+def saving(run: Run, world: int, folder: Path) -> Any:
+    return attempt(run, planned(run, world), folder, signals=lambda seen: Signal.SAVE)
+
+
+def test_every_rank_hears_of_every_checkpoint_after_the_same_step_and_the_two_newest_are_kept(tokens, tmp_path):
+    run = tiny(tokens, train={"tokens": 30 * BATCH * CONTEXT})
+    results = in_world(2, saving, run, 2, tmp_path)
+    heard = [told.saved for _, told in results]
+    assert heard[0] == heard[1]
+    steps = [step for step, _, _ in heard[0]]
+    assert len(steps) > 2
+    assert steps == sorted(set(steps))
+    kept = sorted(folder.name for folder in (tmp_path / "1/checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in steps[-2:]]
+    assert results[0][0].checkpoint == f"checkpoints/step-{30:08d}"
+    assert all(verified(path)["step"] == step for step, path, _ in heard[0][-2:])
+
+
+def test_a_checkpoint_is_made_when_the_last_is_old(tokens, tmp_path):
+    run = tiny(tokens).model_copy(update={"policy": Policy(checkpoint_seconds=1e-9)})
+    _, told = attempt(run, planned(run, 1), tmp_path)
+    assert [step for step, _, _ in told.saved][-1] == STEPS
+    assert len(told.saved) > 1
+
+
+def abandoned(run: Run, world: int, folder: Path) -> Any:
+    return attempt(run, planned(run, world), folder, signals=lambda seen: (Signal.CONTINUE, Signal.ABANDON)[seen])
+
+
+def test_a_run_that_lost_its_lease_stops_on_every_rank_and_writes_nothing_more(tokens, tmp_path):
+    run = tiny(tokens)
+    results = in_world(2, abandoned, run, 2, tmp_path)
+    assert [(outcome.finished, outcome.step) for outcome, _ in results] == [(False, 1)] * 2
+    assert [told.saved for _, told in results] == [[], []]
+    assert not (tmp_path / "1/checkpoints").exists()
+    assert [line.step for line in read(tmp_path)] == [1]
+
+
+def test_the_ledger_holds_what_was_observed(tokens, tmp_path):
+    run = tiny(tokens)
+    outcome, told = attempt(run, planned(run, 1), tmp_path)
+    assert read(tmp_path) == told.lines
+    assert [line.step for line in told.lines] == list(range(1, STEPS + 1))
+    assert {line.tokens for line in told.lines} == {BATCH * CONTEXT}
+    state = json.loads((tmp_path / "1" / outcome.checkpoint / "state.json").read_text())
+    assert state["sums"]["tokens"] == STEPS * BATCH * CONTEXT
+    assert state["sums"]["loss_sum"] == pytest.approx(sum(line.loss_sum for line in told.lines), rel=1e-15)
+
+
+def exploding(run: Run, world: int, folder: Path) -> Any:
+    try:
+        attempt(run, planned(run, world), folder)
+    except Nonfinite as error:
+        return error.fields["step"], str(error)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_on_every_rank_and_is_not_in_the_ledger(tokens, tmp_path):
+    run = tiny(tokens, train={"learning_rate": 1e30})
+    results = in_world(2, exploding, run, 2, tmp_path)
+    assert {step for step, _ in results} == {2}
+    assert "nan" in results[0][1]
+    assert [line.step for line in read(tmp_path)] == [1]
+
+
+def test_fp16_skips_an_overflow_and_counts_it_while_the_schedule_goes_on(tokens, tmp_path):
+    schedule = {"kind": "warmup-linear", "warmup": 0.5}
+    run = tiny(tokens, train={"precision": "fp16", "learning_rate": 1e30, "schedule": schedule})
+    outcome, told = attempt(run, planned(run, 1), tmp_path, signals=stop_after(STEPS))
+    assert [line.skipped for line in told.lines] == [False, True, True, True]
+    assert [line.lr for line in told.lines] == [learning_rate(run.recipe, step) for step in range(1, STEPS + 1)]
+    state = json.loads((tmp_path / "1" / outcome.checkpoint / "state.json").read_text())
+    assert state["loss_scale"]["scale"] == 2.0**13
+    assert state["sums"]["skipped"] == 3
+    assert [line.skipped for line in read(tmp_path)] == [False, True, True, True]
+
+
+def test_fp16_resumes_to_the_same_bits_after_a_skipped_step(tokens, tmp_path):
+    run = tiny(tokens, train={"precision": "fp16", "learning_rate": 100.0})
+    never, told = attempt(run, planned(run, 1), tmp_path / "never")
+    stopped, before = attempt(run, planned(run, 1), tmp_path / "home", signals=stop_after(STEPS - 1))
+    outcome, after = attempt(
+        run, planned(run, 1), tmp_path / "home", resume=tmp_path / "home/1" / stopped.checkpoint, epoch=2
+    )
+    assert str(before.timeless + after.timeless) == str(told.timeless)
+    assert outcome.fingerprints == never.fingerprints
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
+def test_other_precisions_follow_fp32(precision, tokens, tmp_path):
+    run = tiny(tokens, model={"dropout": 0.0})
+    _, exact = attempt(run, planned(run, 1), tmp_path / "fp32")
+    _, told = attempt(
+        tiny(tokens, model={"dropout": 0.0}, train={"precision": precision}), planned(run, 1), tmp_path / precision
+    )
+    assert told.losses == pytest.approx(exact.losses, rel=5e-3)
+    assert [line.grad_norm for line in told.lines] == pytest.approx([line.grad_norm for line in exact.lines], rel=0.05)
+
+
+def test_gradients_are_clipped_to_the_limit_and_the_ledger_says_so(tokens, tmp_path):
+    free, limited = tiny(tokens), tiny(tokens, train={"clip_grad_norm": 0.01})
+    _, told = attempt(free, planned(free, 1), tmp_path / "free")
+    outcome, clipped = attempt(limited, planned(limited, 1), tmp_path / "limited", signals=stop_after(1))
+    assert not any(line.clipped for line in told.lines)
+    assert clipped.lines[0].clipped
+    assert clipped.lines[0].grad_norm == told.lines[0].grad_norm > 0.01
+
+
+def test_dropout_depends_on_the_train_seed_and_weights_on_the_init_seed(tokens, tmp_path):
+    run = tiny(tokens)
+    seeds = {
+        name: run.model_copy(update={"seeds": run.seeds.model_copy(update={name: 5})}) for name in ("init", "train")
+    }
+    usual, told = attempt(run, planned(run, 1), tmp_path / "usual")
+    other_init, _ = attempt(seeds["init"], planned(run, 1), tmp_path / "init")
+    other_train, otherwise = attempt(seeds["train"], planned(run, 1), tmp_path / "train")
+    assert other_init.fingerprints.initial != usual.fingerprints.initial
+    assert other_train.fingerprints.initial == usual.fingerprints.initial
+    assert otherwise.losses != told.losses
+
+
+def test_the_random_state_of_the_caller_is_left_alone(tokens, tmp_path):
+    run = tiny(tokens)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    attempt(run, planned(run, 1), tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_run_does_not_go_on_with_other_data(tokens, tmp_path):
+    run = tiny(tokens)
+    stopped, _ = attempt(run, planned(run, 1), tmp_path, signals=stop_after(1))
+    with pytest.raises(BadCorpus, match="changed since the checkpoint at step 1"):
+        attempt(run, planned(run, 1), tmp_path, resume=tmp_path / "1" / stopped.checkpoint, epoch=2, data="1" * 64)
+
+
+def test_a_plan_for_another_number_of_workers_is_refused(tokens, tmp_path):
+    run = tiny(tokens)
+    with pytest.raises(WorkerDied, match="plan is for 2 workers, but the process group has 1"):
+        attempt(run, planned(run, 2), tmp_path)
+
+
+def test_a_lower_rate_at_the_end_is_not_a_warm_restart(tokens, tmp_path):
+    run = tiny(tokens, train={"schedule": {"kind": "warmup-cosine", "floor": 0.1}})
+    stopped, before = attempt(run, planned(run, 1), tmp_path, signals=stop_after(2))
+    _, after = attempt(run, planned(run, 1), tmp_path, resume=tmp_path / "1" / stopped.checkpoint, epoch=2)
+    rates = [line.lr for line in before.lines + after.lines]
+    assert all(earlier > later for earlier, later in pairwise(rates))
+    assert rates[-1] == pytest.approx(3e-4)
+
+
+def test_the_outcome_says_what_it_took(tokens, tmp_path):
+    run = tiny(tokens)
+    outcome, _ = attempt(run, planned(run, 1), tmp_path)
+    assert outcome.finished
+    assert outcome.threads == torch.get_num_threads()
+    assert 50e6 < outcome.peak_bytes < 20e9
+    assert 0 < outcome.checkpoint_seconds_stalled < 5
+    assert outcome.test_tokens == 13 * CONTEXT
+    assert np.log(2) < outcome.test_loss < 2 * np.log(67)

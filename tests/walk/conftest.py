@@ -1,0 +1,178 @@
+"""A whole farm: `farm up` through the installed command, in a home of its own, with every process real."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from waiting import wait_until
+
+from farm import serving
+from farm.queue import Queue, Status
+from farm.run import State
+from farm.server import session
+from farm.settings import Settings
+from farm.store import Store
+
+FARM = Path(sys.executable).with_name("farm")
+
+STUDY = """
+[study]
+name = "{name}"
+machines = ["cpu-x1"]
+seeds = {{ init = [42], train = [23] }}
+reruns = {reruns}
+
+[policy]
+checkpoint_seconds = {checkpoint_seconds}
+
+[baseline]
+machines = {machines}
+
+[baseline.model]
+vocab = 257
+context = 32
+width = 32
+layers = 2
+heads = 4
+dropout = 0.1
+
+[baseline.train]
+batch = 8
+tokens = {tokens}
+learning_rate = {learning_rate}
+precision = "fp32"
+reduction = "{reduction}"
+canonical_microbatch = 2
+
+[baseline.data]
+source = "builtin:python-reference"
+
+[baseline.evaluation]
+offset = 0
+sequences = 64
+
+{more}
+"""
+
+
+def study_text(name: str, **changes: Any) -> str:
+    """A study that trains in seconds: 8 x 32 tokens a step."""
+    defaults = {"reruns": 0, "checkpoint_seconds": 600, "machines": '["cpu-x1"]', "tokens": 25_600}
+    defaults |= {"learning_rate": 1e-3, "reduction": "fast", "more": ""}
+    return STUDY.format(name=name, **(defaults | changes))
+
+
+class Farm:
+    """The farm under test, as a person at a terminal has it, and as its queue sees it."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.command = [str(FARM)]
+        self.settings = Settings(home=home, storage=home / "storage")
+        self.store = Store(self.settings.storage)
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("FARM_", "RAY_"))}
+        self.environment |= {"FARM_HOME": str(home), "HOME": str(home)}
+
+    def run(self, *words: str, code: int = 0, seconds: float = 280) -> subprocess.CompletedProcess[str]:
+        """Run `farm WORDS` and check its exit code."""
+        done = subprocess.run(
+            [*self.command, *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            cwd=self.home,
+            check=False,
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.run(*words).stdout)["data"]
+
+    def submit(self, name: str, **changes: Any) -> list[str]:
+        """Write a study file, submit it, and return the ids of its runs."""
+        path = self.home / f"{name}.toml"
+        path.write_text(study_text(name, **changes))
+        self.run("submit", str(path))
+        with self.queue() as queue:
+            return [status.run.id for status in queue.statuses(name)]
+
+    @contextmanager
+    def queue(self) -> Iterator[Queue]:
+        with session(self.settings) as redis:
+            yield Queue(redis)
+
+    def wait_for(self, run_id: str, state: State, seconds: float = 180) -> Status:
+        """Wait until a run is in `state`."""
+        with self.queue() as queue:
+            wait_until(lambda: queue.status(run_id).state is state, f"{run_id} is {state}", seconds)
+            return queue.status(run_id)
+
+    def wait_for_checkpoint(self, run_id: str, seconds: float = 120) -> Status:
+        """Wait until a run trains and a checkpoint of it is on the disk."""
+        with self.queue() as queue:
+            wait_until(lambda: queue.status(run_id).checkpoint, f"{run_id} has a checkpoint", seconds)
+            return queue.status(run_id)
+
+    def agent(self, run_id: str) -> psutil.Process:
+        """The process that drives the running attempt of `run_id`."""
+        for process in self._own_processes():
+            words = process.cmdline()
+            if "workers.agent" in words and run_id in words and not words[0].endswith("sh"):
+                return process
+        raise AssertionError(f"no agent of {run_id}")
+
+    def trainer(self, run_id: str) -> psutil.Process:
+        """The worker process of `run_id` that writes its ledger: rank 0."""
+        folder = str(self.store.folder(run_id))
+        for process in self._own_processes():
+            try:
+                paths = [file.path for file in process.open_files()]
+            except psutil.Error:
+                continue
+            if any(path.startswith(folder) and path.endswith("ledger.jsonl") for path in paths):
+                return process
+        raise AssertionError(f"nobody writes the ledger of {run_id}")
+
+    def _own_processes(self) -> list[psutil.Process]:
+        facts = serving.facts(self.settings)
+        assert facts is not None, "the farm is up"
+        found = []
+        for process in psutil.Process(facts.pid).children(recursive=True):
+            try:
+                process.cmdline()
+            except psutil.Error:
+                continue
+            found.append(process)
+        return found
+
+
+@pytest.fixture
+def walk_farm() -> type[Farm]:
+    """For a farm that a test starts by itself."""
+    return Farm
+
+
+@pytest.fixture(scope="session")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    """A farm that is up. It is taken down at the end, and nothing of it may be left."""
+    farm = Farm(tmp_path_factory.mktemp("farm"))
+    farm.run("up")
+    facts = serving.facts(farm.settings)
+    assert facts is not None
+    children = psutil.Process(facts.pid).children(recursive=True)
+    try:
+        yield farm
+    finally:
+        farm.run("down")
+        _, alive = psutil.wait_procs([psutil.Process(p.pid) for p in children if p.is_running()], timeout=20)
+        left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        assert not left, f"farm down left {left}"

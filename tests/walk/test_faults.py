@@ -1,0 +1,85 @@
+"""What befalls a run while it trains, on the real farm. Whatever it is, the numbers are those of a run left alone."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from farm import ledger
+from farm.run import State
+
+STEPS = 1500  # about 10 s of training: time to be hurt in
+
+
+@pytest.fixture(scope="module")
+def hurt(farm):
+    """Four runs of one recipe: one is left alone, one loses a worker, one its agent, one is drained."""
+    alone, worker, agent, drained = farm.submit(
+        "faults", reruns=3, checkpoint_seconds=0.5, tokens=256 * STEPS, machines='["cpu-x1"]'
+    )
+    farm.wait_for(alone, State.SUCCEEDED)
+    return SimpleNamespace(farm=farm, alone=alone, worker=worker, agent=agent, drained=drained)
+
+
+def same_numbers(hurt, run_id):
+    """The run has the weights, the loss and every step of the run that was left alone."""
+    theirs, ours = (hurt.farm.store.result(name) for name in (hurt.alone, run_id))
+    assert ours.fingerprints == theirs.fingerprints
+    assert ours.test_loss == theirs.test_loss
+    expected, found = (ledger.read(hurt.farm.store.folder(name)) for name in (hurt.alone, run_id))
+    assert [line.loss_sum for line in found] == [line.loss_sum for line in expected]
+
+
+def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt):
+    hurt.farm.wait_for_checkpoint(hurt.worker)
+    hurt.farm.trainer(hurt.worker).kill()
+    status = hurt.farm.wait_for(hurt.worker, State.SUCCEEDED)
+    assert [cause.cause for cause in status.causes] == ["worker-died"]
+    assert status.epoch == 2
+    second = hurt.farm.store.attempts(hurt.worker)[1]
+    assert second.resumed_from is not None
+    assert second.resumed_from.step > 0
+    same_numbers(hurt, hurt.worker)
+
+
+def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
+    hurt.farm.wait_for_checkpoint(hurt.agent)
+    hurt.farm.agent(hurt.agent).kill()
+    status = hurt.farm.wait_for(hurt.agent, State.SUCCEEDED)
+    assert [cause.cause for cause in status.causes] == ["lease-expired"]
+    assert hurt.farm.store.attempts(hurt.agent)[1].resumed_from is not None
+    same_numbers(hurt, hurt.agent)
+
+
+def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
+    hurt.farm.wait_for_checkpoint(hurt.drained)
+    hurt.farm.run("down")
+    with hurt.farm.queue() as queue:
+        status = queue.status(hurt.drained)
+        assert status.state is State.QUEUED
+        assert status.attempts == 0
+        assert queue.counts()[State.RUNNING] == 0
+        assert "release" in {event["event"][:7] for event in queue.events(hurt.drained)}
+    hurt.farm.run("up")
+    hurt.farm.wait_for(hurt.drained, State.SUCCEEDED)
+    first, second = hurt.farm.store.attempts(hurt.drained)
+    assert first.outcome == "released"
+    assert second.resumed_from is not None
+    same_numbers(hurt, hurt.drained)
+
+
+def test_q8_a_cancelled_run_stops_and_gains_no_result(farm):
+    (run_id,) = farm.submit("cancelled", tokens=256 * 100_000, checkpoint_seconds=0.5)
+    farm.wait_for_checkpoint(run_id)
+    farm.run("cancel", run_id)
+    farm.wait_for(run_id, State.CANCELLED)
+    assert farm.store.result(run_id) is None
+    assert farm.store.attempts(run_id)[-1].outcome == "cancelled"
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm):
+    (run_id,) = farm.submit("nonfinite", learning_rate=1e30)
+    status = farm.wait_for(run_id, State.FAILED)
+    (cause,) = status.causes
+    assert cause.cause == "nonfinite"
+    assert not cause.retryable
+    assert "nonfinite" in farm.run("runs", "nonfinite").stdout

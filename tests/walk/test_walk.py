@@ -1,0 +1,181 @@
+"""From `farm submit` to a row of `farm table`, through the installed command, on two machine classes."""
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+import urllib.request
+from types import SimpleNamespace
+
+import pytest
+
+from farm import ledger, serving
+from farm.run import State
+
+INTERVENTIONS = """
+[interventions.remove-dropout]
+model.dropout = 0.0
+[interventions.higher-rate]
+train.learning_rate = 3e-3
+"""
+
+
+TWINS = ("cpu-x1", "cpu-x2")
+
+
+@pytest.fixture(scope="module")
+def walked(farm):
+    """A study that was submitted and waited for: the baseline on two machine classes, two interventions on one."""
+    ids = farm.submit("walk", machines='["cpu-x1", "cpu-x2"]', more=INTERVENTIONS)
+    farm.run("watch", "walk")
+    results = {run_id: farm.store.result(run_id) for run_id in ids}
+    assert all(results.values()), farm.run("runs", "walk").stdout
+    return SimpleNamespace(farm=farm, ids=ids, results=results)
+
+
+def test_every_run_succeeds_and_the_queue_conserves_them(walked):
+    with walked.farm.queue() as queue:
+        states = [queue.status(run_id).state for run_id in walked.ids]
+        assert states == [State.SUCCEEDED] * 4
+        assert queue.put_count() == sum(queue.counts().values())
+
+
+def test_submitting_again_queues_nothing(walked):
+    said = walked.farm.run("submit", str(walked.farm.home / "walk.toml"))
+    assert "4 of 4 already" in said.stdout + said.stderr
+    with walked.farm.queue() as queue:
+        assert queue.counts()[State.QUEUED] == 0
+
+
+def test_the_table_ranks_arms_per_machine_by_mean_test_loss(walked):
+    rows = walked.farm.json("table", "walk", "--json")
+    assert {(row["arm"], row["machine"]) for row in rows} == {
+        ("baseline", "cpu-x1"),
+        ("baseline", "cpu-x2"),
+        ("remove-dropout", "cpu-x1"),
+        ("higher-rate", "cpu-x1"),
+    }
+    single = [row for row in rows if row["machine"] == "cpu-x1"]
+    assert [row["test_loss_mean"] for row in single] == sorted(row["test_loss_mean"] for row in single)
+    baseline = next(row for row in single if row["arm"] == "baseline")
+    for row in single:
+        assert row["delta"] == pytest.approx(row["test_loss_mean"] - baseline["test_loss_mean"])
+        assert row["n"] == 1
+        assert row["verdict"] is None
+        assert row["tokens_per_second"] > 0
+        assert row["hours"] > 0
+        assert set(row["runs"]) <= set(walked.ids)
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "latex"])
+def test_the_table_comes_in_the_forms_that_people_paste(walked, form):
+    text = walked.farm.run("table", "walk", "--format", form).stdout
+    assert "remove-dropout" in text
+    if form == "csv":
+        assert len(list(csv.DictReader(io.StringIO(text)))) == 4
+
+
+def test_the_training_learned_something(walked):
+    for result in walked.results.values():
+        assert 1.5 < result.test_loss < math.log(257)
+        assert 1.5 < result.train_loss < math.log(257)
+
+
+def test_hardware_twins_agree(walked):
+    """One worker with four microbatches and two DDP workers with two each: the same losses to 1e-5."""
+    one, two = (next(r for r in walked.results.values() if r.machine == name and r.arm == "baseline") for name in TWINS)
+    assert (one.plan.world, one.plan.accumulation) == (1, 4)
+    assert (two.plan.world, two.plan.accumulation) == (2, 2)
+    assert one.test_loss == pytest.approx(two.test_loss, abs=1e-5)
+    assert one.fingerprints.initial == two.fingerprints.initial
+    assert one.fingerprints.data == two.fingerprints.data
+    said = walked.farm.run("table", "walk")
+    assert "twin" in (said.stdout + said.stderr).lower()
+
+
+def test_every_arm_starts_from_the_weights_of_the_baseline(walked):
+    assert len({result.fingerprints.initial for result in walked.results.values()}) == 1
+
+
+def test_a_result_says_what_trained_it(walked):
+    for result in walked.results.values():
+        hardware, provenance = result.hardware, result.provenance
+        assert hardware.cores >= 1
+        assert hardware.threads == 1
+        assert hardware.cpu
+        assert hardware.host
+        assert provenance.torch.startswith("2.")
+        assert provenance.ray.startswith("2.")
+        assert len(provenance.code) == 64
+        assert result.ended > result.started
+        assert result.seconds > result.train_seconds > 0
+        assert result.peak_bytes > 2**20
+
+
+def test_the_ledger_holds_every_step_once(walked):
+    for run_id, result in walked.results.items():
+        lines = ledger.read(walked.farm.store.folder(run_id))
+        assert [line.step for line in lines] == list(range(1, result.recipe.steps + 1))
+        assert sum(line.tokens for line in lines) == result.recipe.train.tokens
+
+
+def test_show_and_logs_tell_of_one_run(walked):
+    run_id = walked.ids[0]
+    shown = walked.farm.json("show", run_id, "--json")
+    assert run_id in json.dumps(shown)
+    log = walked.farm.run("logs", run_id).stdout
+    assert "Finished: test loss" in log
+
+
+def test_the_curve_reaches_redis(walked):
+    with walked.farm.queue() as queue:
+        for run_id, result in walked.results.items():
+            curve = queue.curve(run_id)
+            assert curve[-1].step == result.recipe.steps
+            assert curve[0].loss > curve[-1].loss
+
+
+def test_the_dashboard_has_a_job_for_every_attempt(walked):
+    """With the study, arm, machine and seeds as metadata; and it answers nobody who has no token."""
+    facts = serving.facts(walked.farm.settings)
+    with open(facts.token_path) as file:
+        token = file.read().strip()
+    request = urllib.request.Request(f"{facts.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        jobs = {job["submission_id"]: job for job in json.load(answer) if job["submission_id"]}
+    for run_id in walked.ids:
+        job = jobs[f"farm-{run_id}-a1"]
+        assert job["status"] == "SUCCEEDED"
+        assert job["metadata"]["study"] == "walk"
+        assert job["metadata"]["seeds"] == "42.23"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{facts.dashboard}/api/jobs/", timeout=30)
+
+
+def test_no_secret_is_in_anything_that_the_farm_wrote(walked):
+    """Passwords and tokens live in the home's own two files and nowhere else."""
+    home = walked.farm.home
+    secrets = [json.loads((home / "redis" / "server.json").read_text())["url"].split(":")[2].split("@")[0]]
+    secrets.append((home / "ray-token").read_text().strip())
+    for path in [*home.glob("*.log"), *home.rglob("storage/**/*.json"), *home.rglob("log.txt"), home / "farm.json"]:
+        text = path.read_text(errors="replace")
+        assert not [secret for secret in secrets if secret in text], path
+
+
+def test_reading_works_when_the_farm_is_somewhere_else(walked):
+    """With FARM_REDIS_URL a client reads, and imports neither torch nor ray."""
+    url = json.loads((walked.farm.home / "redis" / "server.json").read_text())["url"]
+    code = (
+        "import sys; from cli.main import main; sys.argv = ['farm', 'table', 'walk']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'ray'} & set(sys.modules)"
+    )
+    environment = walked.farm.environment | {"FARM_REDIS_URL": url, "FARM_HOME": str(walked.farm.home / "elsewhere")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "remove-dropout" in done.stdout

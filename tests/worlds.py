@@ -1,0 +1,159 @@
+"""Tiny runs, and worlds of real processes that train them over Gloo."""
+
+import multiprocessing
+import multiprocessing.forkserver
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._dynamo  # torch imports it when the first optimiser is made, which takes every child 2 s
+import torch.distributed as dist
+
+from farm.ledger import Line
+from farm.planner import Plan
+from farm.recipe import Recipe, Seeds
+from farm.result import Outcome
+from farm.run import Run
+from model.train import Signal, train
+
+VOCAB, CONTEXT, STEPS, BATCH = 67, 8, 4, 8
+TINY = {
+    "model": {"vocab": VOCAB, "context": CONTEXT, "width": 16, "layers": 2, "heads": 2, "dropout": 0.1},
+    "train": {"batch": BATCH, "tokens": STEPS * BATCH * CONTEXT, "precision": "fp32", "learning_rate": 3e-3},
+    "evaluation": {"offset": 0, "sequences": 13},
+}
+SECONDS = 120.0
+
+# Children are forked from a server that has imported torch but computed nothing: quick, and no thread is lost.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["worlds"])
+
+
+def corpus(folder: Path, tokens: int = 4000) -> Path:
+    """Random tokens, but every batch's first half is far easier than its second: ranks have unlike shares of the loss."""
+    random = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        stream = random.integers(0, VOCAB, tokens)
+        easy = np.arange(tokens) // CONTEXT % BATCH < BATCH // 2
+        np.where(easy, 7, stream).astype(np.uint16).tofile(folder / f"{split}.bin")
+    return folder
+
+
+def tiny(folder: Path, **tables: dict[str, Any]) -> Run:
+    """A run of STEPS steps on `corpus(folder)`, with changes: tiny(folder, train={"compile": True})."""
+    recipe = Recipe().patched(TINY).patched({"data": {"source": str(folder)}}).patched(tables)
+    return Run(arm="baseline", recipe=recipe, seeds=Seeds(), machine="cpu")
+
+
+def canonical(folder: Path, **tables: dict[str, Any]) -> Run:
+    """The same with the canonical reduction and microbatches of 1."""
+    tree = {"reduction": "canonical", "canonical_microbatch": 1}
+    return tiny(folder, **tables | {"train": tree | tables.get("train", {})})
+
+
+def planned(run: Run, world: int, microbatch: int = 1) -> Plan:
+    accumulation = run.recipe.train.batch // (world * microbatch)
+    return Plan(
+        machine="cpu", world=world, microbatch=microbatch, accumulation=accumulation, bytes_needed=1, basis="declared"
+    )
+
+
+class Told:
+    """What a training said on the way."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.saved: list[tuple[int, Path, str]] = []
+
+    @property
+    def losses(self) -> list[float]:
+        return [line.loss_sum / line.tokens for line in self.lines]
+
+    @property
+    def timeless(self) -> list[Line]:
+        """The lines without what differs from run to run."""
+        return [line._replace(seconds=0.0) for line in self.lines]
+
+
+def attempt(
+    run: Run,
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: Path | None = None,
+    signals: Callable[[int], Signal] = lambda step: Signal.CONTINUE,
+    epoch: int = 1,
+    data: str = "0" * 64,
+) -> tuple[Outcome, Told]:
+    """Train in this process, which is one of a world or alone. `signals` is given the number of steps seen so far."""
+    told = Told()
+    attempt_folder = folder / str(epoch)
+    attempt_folder.mkdir(parents=True, exist_ok=True)
+    outcome = train(
+        run,
+        plan,
+        attempt_folder,
+        cache=folder.parent / "cache",
+        epoch=epoch,
+        resume=resume,
+        resume_epoch=epoch - 1 if resume else None,
+        control=lambda: signals(len(told.lines)),
+        observe=told.lines.append,
+        saved=lambda *checkpoint: told.saved.append(checkpoint),
+        data_fingerprint=data,
+    )
+    return outcome, told
+
+
+def stop_after(step: int) -> Callable[[int], Signal]:
+    return lambda seen: Signal.STOP if seen == step - 1 else Signal.CONTINUE
+
+
+def in_world(world: int, task: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Run `task(*arguments)` on `world` processes joined in a Gloo group; what each returned, by rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipes = [_processes.Pipe(duplex=False) for _ in range(world)]
+        children = [
+            _processes.Process(target=_child, args=(rank, world, f"{folder}/meet", pipe, task, arguments), daemon=True)
+            for rank, (_, pipe) in enumerate(pipes)
+        ]
+        for child in children:
+            child.start()
+        for _, ours in pipes:
+            ours.close()
+        try:
+            return _collected([pipe for pipe, _ in pipes])
+        finally:
+            for child in children:
+                child.kill()
+                child.join()
+
+
+def _collected(pipes: Sequence[Connection]) -> list[Any]:
+    results: dict[int, Any] = {}
+    while len(results) < len(pipes):
+        ready = wait([pipe for rank, pipe in enumerate(pipes) if rank not in results], timeout=SECONDS)
+        assert ready, f"only ranks {sorted(results)} of {len(pipes)} have ended after {SECONDS:g} s"
+        for pipe in ready:
+            rank = pipes.index(pipe)
+            try:
+                results[rank], failure = pipe.recv()
+            except EOFError:
+                failure = "it died"
+            assert not failure, f"rank {rank}: {failure}"
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _child(rank: int, world: int, meeting: str, pipe: Connection, task: Callable[..., Any], arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+        pipe.send((task(*arguments), None))
+        dist.destroy_process_group()
+    except BaseException:
+        pipe.send((None, traceback.format_exc()))

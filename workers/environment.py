@@ -1,0 +1,51 @@
+"""What the processes of a farm's node inherit: Ray, and through it the agents and their workers.
+
+Ray reads some of it when it is imported, so it must be there before. It is the node's environment and not the jobs'
+runtime environment for two reasons: Ray shows the latter to everybody, passwords included, and a job that has one
+cannot use the worker processes that Ray keeps ready. (Having those preload torch costs more than it saves: a run has
+eight Ray processes, of which one or two need it.)
+"""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from farm.settings import Settings
+
+STOP_WAIT_SECONDS = 60  # for a drained or cancelled agent to save a checkpoint before Ray kills it
+
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the agent holds no GPU but may look at them
+    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Train's controller polls; Ray's default of 2 s costs 5 s a run
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # fills the dashboard's Train tab
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor per run; draining is the agent's
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker stands twice in the log
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+}
+
+
+def environment(here: Settings, token: Path | None = None) -> dict[str, str]:
+    """This process's environment with the farm's laid over it. `token` is the file with Ray's secret.
+
+    FARM_REDIS_URL may hold a password, so it travels here and nowhere else.
+    """
+    own = {"FARM_HOME": str(here.home), "FARM_STORAGE": str(here.storage), "FARM_PYTHON": sys.executable}
+    own |= {"FARM_REDIS_URL": here.redis_url} if here.redis_url else {}
+    own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
+    return os.environ | RAY | own
+
+
+def token(home: Path) -> Path:
+    """The secret that Ray's job API and dashboard ask for: made once, readable by its owner only."""
+    path = home / "ray-token"
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path
