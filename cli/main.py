@@ -3,6 +3,7 @@
 A command's module is imported when it is typed, so that `farm --help` reads none of them.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +97,9 @@ class Farm(TyperGroup):
     ) -> Any:
         """Run the command and exit with its code."""
         asked = {"verbose": False}
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows '?'
         try:
             code = super().main(args, "farm", complete_var, False, windows_expand_args, obj=asked, **extra)
             sys.stdout.flush()

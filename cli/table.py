@@ -111,6 +111,6 @@ def remarks(ranked: Table) -> Iterator[str]:
 def _twin_lines(twins: Twins) -> Iterator[str]:
     left, right = twins.machines
     count = f"{len(twins.pairs)} pair{'s' * (len(twins.pairs) != 1)} of runs"
-    yield f"hardware: {left} and {right}, {count}: {twins.agreement} (max |difference| {twins.max_difference:.3g})"
+    yield f"hardware twins: {left} and {right}, {count}: {twins.agreement} (max |Δ| {twins.max_difference:.3g})"
     for pair in twins.pairs:
         yield f"  {pair.arm} s{pair.seeds}: {right} - {left} = {pair.difference:+.3g}"

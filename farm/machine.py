@@ -70,7 +70,9 @@ BUILT_IN = {
         ),
         Machine(name="8xa100m80", accelerator="A100-SXM4-80GB", accelerators=8, memory=80 * 2**30, usd_per_hour=14.32),
         Machine(name="8xh100m80", accelerator="H100-SXM5-80GB", accelerators=8, memory=80 * 2**30, usd_per_hour=23.92),
-        Machine(name="1xrtx3090", accelerator="RTX 3090", memory=24 * 2**30, usd_per_hour=0.0, tokens_per_second=22_300),
+        Machine(
+            name="1xrtx3090", accelerator="RTX 3090", memory=24 * 2**30, usd_per_hour=0.0, tokens_per_second=22_300
+        ),
         Machine(name="cpu", usd_per_hour=0.0),
         Machine(name="cpu-x1", threads=1, usd_per_hour=0.0),
         Machine(name="cpu-x2", accelerators=2, threads=1, usd_per_hour=0.0),

@@ -44,7 +44,7 @@ def plan(recipe: Recipe, machine: Machine) -> Plan:
         raise DoesNotFit(
             f"train.batch = {batch} does not divide over the {world} accelerators of machine {machine.name!r}"
             f" ({batch} = {world} x {batch // world} + {batch % world}).",
-            remedy=f"Use batch {batch - batch % world or world} or {batch - batch % world + world}, or another machine.",
+            remedy=f"Use batch {' or '.join(map(str, _near(batch, world)))}, or another machine.",
         )
     microbatch, basis = _microbatch(recipe, machine, batch // world)
     accumulation = batch // (world * microbatch)
@@ -127,6 +127,12 @@ def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]
         + (f", and its largest known microbatch is {limit}." if limit is not None else "."),
         remedy="Add a larger machine or lower model.context, model.layers or model.width.",
     )
+
+
+def _near(batch: int, world: int) -> list[int]:
+    """The multiples of `world` on either side of `batch`."""
+    below = batch - batch % world
+    return [n for n in (below, below + world) if n]
 
 
 def _fits(recipe: Recipe, machine: Machine, microbatch: int) -> bool:

@@ -3,6 +3,8 @@
 Q1  put is idempotent by run id: submitted twice = queued once, and says so.
 Q2  claim gives a run to at most one live lease; priority, then first in; only to a machine class it names.
 Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
+    Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down nobody can, so
+    after its start every lease has its own length again.
 Q4  renew, checkpoint, record, finish, fail and release with a dead epoch raise LeaseLost and change nothing.
 Q5  finish is final; repeating it with the same result is fine; a different result is a Conflict.
 Q6  fail requeues with back-off until attempts are spent, then the run is failed with every cause kept. Three crashes

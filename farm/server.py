@@ -94,7 +94,7 @@ class Server:
         self.folder.chmod(0o700)
         binary, was = find_binary(), urlsplit(self.url or "")
         password = was.password or secrets.token_urlsafe(24)
-        ports = [was.port] if was.port and _is_free(was.port) else []
+        ports = [was.port] if was.port else []
         for port in [*ports, *(_free_port() for _ in range(PORTS))]:
             url = f"redis://:{password}@127.0.0.1:{port}/0"
             if self._launch(binary, port, password, url):
@@ -274,12 +274,12 @@ def _is_away(error: Exception) -> bool:
     return not isinstance(error, AuthenticationError)
 
 
-def _client(url: str, retries: int = RETRIES) -> Redis:
+def _client(url: str, retries: int = RETRIES, seconds: float | None = None) -> Redis:
     return Redis.from_url(
         url,
         decode_responses=True,
-        socket_timeout=SOCKET_SECONDS,
-        socket_connect_timeout=SOCKET_SECONDS,
+        socket_timeout=seconds or SOCKET_SECONDS,
+        socket_connect_timeout=seconds or SOCKET_SECONDS,
         health_check_interval=30,
         retry=_Patience(ExponentialWithJitterBackoff(cap=1.0, base=0.1), retries),
         protocol=2,  # with 3, a missing password is reported as a malformed HELLO
@@ -306,7 +306,7 @@ def _refuse(client: Redis, fact: str, remedy: str) -> None:
 
 
 def _is_ready(url: str) -> bool:
-    with _client(url, retries=0) as client, suppress(RedisError):
+    with _client(url, retries=0, seconds=1.0) as client, suppress(RedisError):  # a stranger there may never answer
         return bool(client.ping())
     return False
 
@@ -347,16 +347,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis does: TIME_WAIT is no obstacle
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _is_gone(pid: int) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo  # torch imports it when the first optimiser is made, which takes every child 2 s
 import torch.distributed as dist
 
 from farm.ledger import Line
@@ -29,13 +28,16 @@ TINY = {
 }
 SECONDS = 120.0
 
+torch.set_num_threads(1)  # more would change the last bits, and wait for each other longer than they compute
+
 # Children are forked from a server that has imported torch but computed nothing: quick, and no thread is lost.
+# torch imports _dynamo when the first optimiser is made, which would take every child 2 s.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["worlds"])
+_processes.set_forkserver_preload(["pytest", "torch._dynamo", "model.train"])
 
 
 def corpus(folder: Path, tokens: int = 4000) -> Path:
-    """Random tokens, but every batch's first half is far easier than its second: ranks have unlike shares of the loss."""
+    """Random tokens, but the first half of every batch is far easier: ranks have unlike shares of the loss."""
     random = np.random.default_rng(0)
     for split in ("train", "validation"):
         stream = random.integers(0, VOCAB, tokens)
@@ -150,7 +152,6 @@ def _collected(pipes: Sequence[Connection]) -> list[Any]:
 
 
 def _child(rank: int, world: int, meeting: str, pipe: Connection, task: Callable[..., Any], arguments: tuple) -> None:
-    torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
         pipe.send((task(*arguments), None))

@@ -56,7 +56,7 @@ class _Agent:
     def __init__(self, here: Settings, queue: Queue, lease: Lease, job: str):
         self.queue, self.lease = queue, lease
         self.store = Store(here.storage)
-        self.cache = here.home / "corpora"
+        self.cache = here.home / "cache"
         self.known = here.machines
         self.job = job
         self.folder = self.store.attempt_folder(lease.run_id, lease.epoch)

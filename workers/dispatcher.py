@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ray
-from ray.job_submission import JobSubmissionClient
+from ray.job_submission import JobStatus, JobSubmissionClient
 
-from farm.errors import FarmError
+from farm.errors import FarmError, LeaseLost
 from farm.machine import Machine
 from farm.queue import Claim, Queue
+from farm.run import Lease
 
 log = logging.getLogger("farm")
 
 REST_SECONDS = 5.0  # after Ray refused a job: each try costs an epoch
+LOOK_SECONDS = 2.0  # between looks at jobs that have not said a word
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
 
 
@@ -92,17 +94,44 @@ class Dispatcher:
     def __init__(self, queue: Queue, jobs: JobSubmissionClient, look: Callable[[], list[Node]] = nodes):
         self.queue, self.jobs, self.look = queue, jobs, look
         self.resting_until = 0.0
+        self.looks_at = 0.0
         self.name = f"dispatcher-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
     def turn(self) -> list[str]:
         """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns the job ids."""
         self.queue.sweep()
+        self._bury()
         submitted: list[str] = []
         if time.monotonic() < self.resting_until:
             return submitted
         while (claim := self._claim()) and (job := self._submit(*claim)):
             submitted.append(job)
         return submitted
+
+    def _bury(self) -> None:
+        """Fail the attempts whose job ended before its agent could say a word, so that each counts as an attempt.
+
+        Ray's word is taken for a death only, and only until the agent has renewed; from then on leases decide.
+        """
+        if time.monotonic() < self.looks_at:
+            return
+        self.looks_at = time.monotonic() + LOOK_SECONDS
+        for status in self.queue.running():
+            if status.job is None and (message := self._failure(job_id(status.run.id, status.epoch))):
+                lease = Lease(run_id=status.run.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")
+                try:
+                    self.queue.fail(lease, "agent-died", message, status.step, retryable=True)
+                except LeaseLost:
+                    continue
+
+    def _failure(self, job: str) -> str | None:
+        """Why Ray says that `job` failed; None while it has not, or when Ray does not know it."""
+        try:
+            info = self.jobs.get_job_info(job)
+        except (RuntimeError, ConnectionError, OSError):
+            return None
+        lines = [line for line in (info.message or "").splitlines() if line.strip()]
+        return (lines[-1].strip() if lines else "it said nothing") if info.status is JobStatus.FAILED else None
 
     def _claim(self) -> tuple[Claim, float] | None:
         waiting = self.queue.queued()

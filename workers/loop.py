@@ -1,5 +1,6 @@
 """What every Ray worker process of an attempt runs: model.train, with its losses sent home."""
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -100,6 +101,8 @@ class _Home:
             return Signal.CONTINUE
 
     def add(self, line: Line) -> None:
+        if not math.isfinite(line.loss_sum):  # a skipped step: the ledger has it, a curve cannot show it
+            return
         point = Point(
             step=line.step,
             loss=line.loss_sum / line.tokens,

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 from ray._private.utils import write_ray_address
@@ -32,7 +31,7 @@ from farm.errors import FarmError, Unreachable
 from farm.machine import Machine
 from farm.queue import Queue
 from farm.run import State
-from farm.server import session
+from farm.server import address, session
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
@@ -71,9 +70,10 @@ def serve(
     token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard:
         queue = Queue(redis)
+        queue.install()
         facts = Facts(
             pid=os.getpid(),
-            redis=_redis_url(redis),
+            redis=address(redis),
             dashboard=dashboard,
             units=offered,
             storage=str(here.storage),
@@ -127,7 +127,7 @@ def _ray(
         reason = str(error).splitlines()[0]
         raise Unreachable(f"Ray did not start: {reason}", remedy=f"Its logs are under {folder}.") from error
     if not attach:
-        write_ray_address(context.address_info["gcs_address"])  # as `ray start` does
+        write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
     try:
         yield f"http://{context.dashboard_url}"
     finally:
@@ -175,12 +175,6 @@ def _drain(queue: Queue, jobs: JobSubmissionClient) -> None:
             time.sleep(TURN_SECONDS)
     except (FarmError, RuntimeError, OSError) as error:
         log.warning("not drained: %s; the runs go on when their leases run out", error)
-
-
-def _redis_url(redis) -> str:
-    """Where the client is connected, without the password."""
-    place = redis.connection_pool.connection_kwargs
-    return urlsplit(f"redis://{place.get('host', 'localhost')}:{place.get('port', 6379)}/{place.get('db', 0)}").geturl()
 
 
 def main() -> int:

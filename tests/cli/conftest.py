@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,16 +56,21 @@ class Farm:
         said = CliRunner().invoke(app, list(words), env=self.environment)
         return Answer(said.exit_code, said.stdout, said.stderr)
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen:
-        """The same in a process of its own."""
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *words: str, **environment: str) -> Iterator[subprocess.Popen]:
+        """The same in a process of its own, which does not outlive the test."""
+        with subprocess.Popen(
             [sys.executable, "-m", "cli.main", *words],
             cwd=self.folder,
             env=os.environ | self.environment | {"PYTHONPATH": str(ROOT)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def file(self, **changes: Any) -> str:
         """The path of a tiny study's file."""

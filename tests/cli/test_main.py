@@ -156,15 +156,15 @@ def test_commands_work_while_the_embedded_farm_is_down_and_leave_no_server(farm:
     assert farm.store.root.joinpath("studies", "tiny.json").exists(), "the study is recorded for a reindex"
 
 
-def test_a_reader_that_leaves_is_no_error(farm: Farm) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # the pipe breaks at the last flush, or at the first write
+def test_a_reader_that_leaves_is_no_error(farm: Farm, unbuffered: str) -> None:
     farm.put()
-    process = farm.start("runs", "--json")
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait(30) == 1
-    process.stderr.close()
+    with farm.start("runs", "--json", PYTHONUNBUFFERED=unbuffered) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 1
 
 
 def test_ctrl_c_is_130_without_a_traceback(farm: Farm) -> None:
@@ -179,6 +179,15 @@ def test_ctrl_c_is_130_without_a_traceback(farm: Farm) -> None:
     assert "Traceback" not in err
 
 
+def test_a_sign_that_the_locale_lacks_is_replaced(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.curve(farm.claim(), 3.0, 1.0)
+    with farm.start("show", "cpu-baseline", PYTHONIOENCODING="ascii") as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert "curve\t??" in out
+
+
 @pytest.mark.parametrize(("no_color", "is_coloured"), [("", True), ("1", False)])
 def test_a_terminal_gets_a_table_and_no_color_is_obeyed(farm: Farm, no_color: str, is_coloured: bool) -> None:
     farm.put()
@@ -190,7 +199,18 @@ def test_a_terminal_gets_a_table_and_no_color_is_obeyed(farm: Farm, no_color: st
     assert ("\x1b[1m" in shown) == is_coloured
 
 
-def on_terminal(farm: Farm, words: list[str], **environment: str) -> str:
+def test_a_terminal_shows_progress_and_takes_no_cause_for_markup(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.finish(farm.claim(), 3.25)
+    farm.fail(farm.claim(), message="[bold]nan[/bold] \x1b]0;title\x07")
+    farm.queue.cancel(farm.queue.statuses()[2].run.id)
+    shown = on_terminal(farm, ["watch", "tiny"], code=1)
+    assert "succeeded  baseline s42.23 on cpu: test loss 3.2500" in shown
+    assert "nonfinite: [bold]nan[/bold]" in shown
+    assert "\x1b]0;title" not in shown
+
+
+def on_terminal(farm: Farm, words: list[str], code: int = 0, **environment: str) -> str:
     """All that a command writes on a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -211,5 +231,5 @@ def on_terminal(farm: Farm, words: list[str], **environment: str) -> str:
             break
         shown += chunk
     os.close(ours)
-    assert process.wait(30) == 0, shown
+    assert process.wait(30) == code, shown
     return shown.decode()

@@ -41,7 +41,7 @@ def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
 def test_a_claimed_run_that_no_agent_took_up_yet_is_starting(farm: Farm) -> None:
     farm.put(init=(42,))
     assert farm.queue.claim("cpu", "dispatcher", 60)
-    assert [row["why"] for row in farm("runs").rows][0] == "starting"
+    assert farm("runs").rows[0]["why"] == "starting"
 
 
 def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:

@@ -80,7 +80,7 @@ def test_hardware_twins_have_a_line_of_their_own(farm: Farm) -> None:
     farm.finish_all("cpu-x1")
     farm.finish_all("cpu-x2", shift=4e-6)
     answer = farm("table", "tiny")
-    assert "hardware: cpu-x1 and cpu-x2, 3 pairs of runs: agree to 1e-5 (max |difference| 4e-06)" in answer.err
+    assert "hardware twins: cpu-x1 and cpu-x2, 3 pairs of runs: agree to 1e-5 (max |Δ| 4e-06)" in answer.err
     (twins,) = json.loads(farm("table", "tiny", "--json").out)["twins"]
     assert twins["max_difference"] == pytest.approx(4e-6)
     assert len(twins["pairs"]) == 3

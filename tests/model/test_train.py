@@ -12,7 +12,7 @@ import pytest
 import torch
 from worlds import BATCH, CONTEXT, STEPS, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
-from farm.errors import BadCorpus, CheckpointInvalid, Nonfinite, StorageFull, WorkerDied
+from farm.errors import BadCorpus, Nonfinite, WorkerDied
 from farm.ledger import read
 from farm.run import Policy, Run
 from model.checkpoint import newest_valid, verified
@@ -100,7 +100,7 @@ def test_fast_does_not_go_on_with_another_number_of_workers(tokens, tmp_path):
     run = tiny(tokens)
     stopped, _ = attempt(run, planned(run, 1), tmp_path, signals=stop_after(2))
     assert newest_valid([tmp_path / "1/checkpoints"], run, planned(run, 2)) is None
-    with pytest.raises(AssertionError, match="CheckpointInvalid.*saved by 1 workers"):
+    with pytest.raises(AssertionError, match=r"CheckpointInvalid.*saved by 1 workers"):
         in_world(2, resumed, run, 2, tmp_path, tmp_path / "1" / stopped.checkpoint)
 
 
@@ -119,7 +119,7 @@ def killed(run: Run, world: int, folder: Path, at: int) -> None:
 def test_a_run_whose_worker_was_killed_goes_on_from_its_newest_checkpoint_to_the_same_bits(world, tokens, tmp_path):
     run = tiny(tokens)
     never, told = in_world(world, attempt, run, planned(run, world), tmp_path / "never")[0]
-    with pytest.raises(AssertionError, match="died|Connection"):
+    with pytest.raises(AssertionError, match=r"died|Connection"):
         in_world(world, killed, run, world, tmp_path / "home", STEPS)
     checkpoint = newest_valid([tmp_path / "home/1/checkpoints"], run, planned(run, world))
     assert checkpoint is not None
@@ -230,7 +230,7 @@ def test_other_precisions_follow_fp32(precision, tokens, tmp_path):
 def test_gradients_are_clipped_to_the_limit_and_the_ledger_says_so(tokens, tmp_path):
     free, limited = tiny(tokens), tiny(tokens, train={"clip_grad_norm": 0.01})
     _, told = attempt(free, planned(free, 1), tmp_path / "free")
-    outcome, clipped = attempt(limited, planned(limited, 1), tmp_path / "limited", signals=stop_after(1))
+    _, clipped = attempt(limited, planned(limited, 1), tmp_path / "limited", signals=stop_after(1))
     assert not any(line.clipped for line in told.lines)
     assert clipped.lines[0].clipped
     assert clipped.lines[0].grad_norm == told.lines[0].grad_norm > 0.01

@@ -27,7 +27,7 @@ STUDY = """
 name = "{name}"
 machines = ["cpu-x1"]
 seeds = {{ init = [42], train = [23] }}
-reruns = {reruns}
+first_rerun = {first_rerun}
 
 [policy]
 checkpoint_seconds = {checkpoint_seconds}
@@ -53,6 +53,7 @@ canonical_microbatch = 2
 
 [baseline.data]
 source = "builtin:python-reference"
+repeat = true
 
 [baseline.evaluation]
 offset = 0
@@ -64,7 +65,7 @@ sequences = 64
 
 def study_text(name: str, **changes: Any) -> str:
     """A study that trains in seconds: 8 x 32 tokens a step."""
-    defaults = {"reruns": 0, "checkpoint_seconds": 600, "machines": '["cpu-x1"]', "tokens": 25_600}
+    defaults = {"first_rerun": 0, "checkpoint_seconds": 600, "machines": '["cpu-x1"]', "tokens": 25_600}
     defaults |= {"learning_rate": 1e-3, "reduction": "fast", "more": ""}
     return STUDY.format(name=name, **(defaults | changes))
 
@@ -113,13 +114,18 @@ class Farm:
     def wait_for(self, run_id: str, state: State, seconds: float = 180) -> Status:
         """Wait until a run is in `state`."""
         with self.queue() as queue:
-            wait_until(lambda: queue.status(run_id).state is state, f"{run_id} is {state}", seconds)
+            wait_until(lambda: self._is(queue.status(run_id), state), f"{run_id} is {state}", seconds)
             return queue.status(run_id)
+
+    def _is(self, status: Status, state: State) -> bool:
+        assert status.state is state or not status.state.is_final, f"{status.run.id} is {status.state}: {status.causes}"
+        return status.state is state
 
     def wait_for_checkpoint(self, run_id: str, seconds: float = 120) -> Status:
         """Wait until a run trains and a checkpoint of it is on the disk."""
         with self.queue() as queue:
             wait_until(lambda: queue.status(run_id).checkpoint, f"{run_id} has a checkpoint", seconds)
+            assert queue.status(run_id).state is State.RUNNING
             return queue.status(run_id)
 
     def agent(self, run_id: str) -> psutil.Process:

@@ -1,7 +1,5 @@
 """What befalls a run while it trains, on the real farm. Whatever it is, the numbers are those of a run left alone."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from farm import ledger
@@ -10,18 +8,31 @@ from farm.run import State
 STEPS = 1500  # about 10 s of training: time to be hurt in
 
 
+class Hurt:
+    """One recipe, trained again and again: once left alone, then each time something befalls it."""
+
+    def __init__(self, farm):
+        self.farm, self.times = farm, 0
+        self.alone = self.begin()
+
+    def begin(self) -> str:
+        """Queue the next repetition and return its id."""
+        name = f"faults-{self.times}"
+        (run_id,) = self.farm.submit(
+            name, first_rerun=self.times, checkpoint_seconds=0.5, tokens=256 * STEPS, reduction="fast"
+        )
+        self.times += 1
+        return run_id
+
+
 @pytest.fixture(scope="module")
 def hurt(farm):
-    """Four runs of one recipe: one is left alone, one loses a worker, one its agent, one is drained."""
-    alone, worker, agent, drained = farm.submit(
-        "faults", reruns=3, checkpoint_seconds=0.5, tokens=256 * STEPS, machines='["cpu-x1"]'
-    )
-    farm.wait_for(alone, State.SUCCEEDED)
-    return SimpleNamespace(farm=farm, alone=alone, worker=worker, agent=agent, drained=drained)
+    return Hurt(farm)
 
 
 def same_numbers(hurt, run_id):
     """The run has the weights, the loss and every step of the run that was left alone."""
+    hurt.farm.wait_for(hurt.alone, State.SUCCEEDED)
     theirs, ours = (hurt.farm.store.result(name) for name in (hurt.alone, run_id))
     assert ours.fingerprints == theirs.fingerprints
     assert ours.test_loss == theirs.test_loss
@@ -30,41 +41,46 @@ def same_numbers(hurt, run_id):
 
 
 def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt):
-    hurt.farm.wait_for_checkpoint(hurt.worker)
-    hurt.farm.trainer(hurt.worker).kill()
-    status = hurt.farm.wait_for(hurt.worker, State.SUCCEEDED)
+    run_id = hurt.begin()
+    hurt.farm.wait_for_checkpoint(run_id)
+    hurt.farm.trainer(run_id).kill()
+    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["worker-died"]
     assert status.epoch == 2
-    second = hurt.farm.store.attempts(hurt.worker)[1]
+    second = hurt.farm.store.attempts(run_id)[1]
     assert second.resumed_from is not None
     assert second.resumed_from.step > 0
-    same_numbers(hurt, hurt.worker)
+    same_numbers(hurt, run_id)
 
 
 def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
-    hurt.farm.wait_for_checkpoint(hurt.agent)
-    hurt.farm.agent(hurt.agent).kill()
-    status = hurt.farm.wait_for(hurt.agent, State.SUCCEEDED)
+    run_id = hurt.begin()
+    hurt.farm.wait_for_checkpoint(run_id)
+    hurt.farm.agent(run_id).kill()
+    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["lease-expired"]
-    assert hurt.farm.store.attempts(hurt.agent)[1].resumed_from is not None
-    same_numbers(hurt, hurt.agent)
+    assert hurt.farm.store.attempts(run_id)[1].resumed_from is not None
+    same_numbers(hurt, run_id)
 
 
 def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
-    hurt.farm.wait_for_checkpoint(hurt.drained)
+    run_id = hurt.begin()
+    hurt.farm.wait_for_checkpoint(run_id)
     hurt.farm.run("down")
-    with hurt.farm.queue() as queue:
-        status = queue.status(hurt.drained)
-        assert status.state is State.QUEUED
-        assert status.attempts == 0
-        assert queue.counts()[State.RUNNING] == 0
-        assert "release" in {event["event"][:7] for event in queue.events(hurt.drained)}
-    hurt.farm.run("up")
-    hurt.farm.wait_for(hurt.drained, State.SUCCEEDED)
-    first, second = hurt.farm.store.attempts(hurt.drained)
+    try:
+        with hurt.farm.queue() as queue:
+            status = queue.status(run_id)
+            assert status.state is State.QUEUED
+            assert status.attempts == 0
+            assert queue.counts()[State.RUNNING] == 0
+            assert "released" in {event["event"] for event in queue.events(run_id)}
+    finally:
+        hurt.farm.run("up")
+    hurt.farm.wait_for(run_id, State.SUCCEEDED)
+    first, second = hurt.farm.store.attempts(run_id)
     assert first.outcome == "released"
     assert second.resumed_from is not None
-    same_numbers(hurt, hurt.drained)
+    same_numbers(hurt, run_id)
 
 
 def test_q8_a_cancelled_run_stops_and_gains_no_result(farm):
