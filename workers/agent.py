@@ -39,7 +39,7 @@ from workers.loop import STOP_FILE, Task
 def main() -> int:
     """Serve the lease named on the command line. Exit code 0 unless the attempt failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for flag in ("--run", "--worker", "--job"):
+    for flag in ("--run", "--worker", "--job", "--node"):
         parser.add_argument(flag, required=True)
     parser.add_argument("--epoch", type=int, required=True)
     words = parser.parse_args()
@@ -47,18 +47,18 @@ def main() -> int:
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
     here = settings.load()
     with session(here) as redis:
-        return _Agent(here, Queue(redis), lease, words.job).serve()
+        return _Agent(here, Queue(redis), lease, words.job, words.node).serve()
 
 
 class _Agent:
     """One attempt, from a lease to its end."""
 
-    def __init__(self, here: Settings, queue: Queue, lease: Lease, job: str):
+    def __init__(self, here: Settings, queue: Queue, lease: Lease, job: str, node: str):
         self.queue, self.lease = queue, lease
         self.store = Store(here.storage)
         self.cache = here.home / "cache"
         self.known = here.machines
-        self.job = job
+        self.job, self.node = job, node
         self.folder = self.store.attempt_folder(lease.run_id, lease.epoch)
         self.end: FarmError | None = None  # why training must stop before its last step
         self.draining = threading.Event()
@@ -66,7 +66,7 @@ class _Agent:
     def serve(self) -> int:
         """Train under the lease and close it."""
         try:
-            self.lease = self.queue.renew(self.lease, 0, job=self.job, node=ray.get_runtime_context().get_node_id())
+            self.lease = self.queue.renew(self.lease, 0, job=self.job, node=self.node)
         except LeaseLost as lost:
             print(f"Nothing to do: {lost}")
             return 0
@@ -107,7 +107,7 @@ class _Agent:
         self.store.begin(run, attempt, study)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
-            outcome = fit(self._task(run, split, attempt, threads), machine, str(self.folder / "ray"))
+            outcome = fit(self._task(run, split, attempt, threads), machine, self.node, str(self.folder / "ray"))
         except BaseException as error:
             self.store.end(attempt.model_copy(update=_ending("failed", error)))
             raise

@@ -30,6 +30,14 @@ class Node(NamedTuple):
     units: dict[str, float]  # machine class -> runs at a time
 
 
+class Slot(NamedTuple):
+    """A place where a run could start now."""
+
+    machine: str
+    node: str
+    cpus: float
+
+
 class Busy(NamedTuple):
     """A run that holds a unit. `node` is None until its agent has said where it is."""
 
@@ -55,8 +63,8 @@ def cpus(machine: Machine | None, node: Node) -> float:
     return min(node.cpus, machine.accelerators * machine.threads if machine.threads else node.cpus)
 
 
-def free(nodes: Sequence[Node], busy: Sequence[Busy], known: dict[str, Machine]) -> list[tuple[str, float]]:
-    """Every (machine class, CPUs) that could start a run now, each one as if it were the only one to start.
+def free(nodes: Sequence[Node], busy: Sequence[Busy], known: dict[str, Machine]) -> list[Slot]:
+    """Every slot that could start a run now, each one as if it were the only one to start.
 
     A busy run whose node is not known yet counts against the first node that has room for it; one whose node is gone
     holds nothing.
@@ -67,7 +75,7 @@ def free(nodes: Sequence[Node], busy: Sequence[Busy], known: dict[str, Machine])
         if home := next((room for room in homes if run.node or room.takes(run.machine, known)), None):
             home.take(run.machine, known)
     return [
-        (name, cpus(known.get(name), room.node))
+        Slot(name, room.node.id, cpus(known.get(name), room.node))
         for room in left.values()
         for name in room.node.units
         if room.takes(name, known)
@@ -133,18 +141,18 @@ class Dispatcher:
         lines = [line for line in (info.message or "").splitlines() if line.strip()]
         return (lines[-1].strip() if lines else "it said nothing") if info.status is JobStatus.FAILED else None
 
-    def _claim(self) -> tuple[Claim, float] | None:
+    def _claim(self) -> tuple[Claim, Slot] | None:
         waiting = self.queue.queued()
         if not waiting:
             return None
         busy = [Busy(status.run.machine, status.node) for status in self.queue.running()]
-        for name, share in free(self.look(), busy, self.queue.machines()):
-            if waiting.get(name) and (claim := self.queue.claim(name, self.name, START_SECONDS)):
-                return claim, share
+        for slot in free(self.look(), busy, self.queue.machines()):
+            if waiting.get(slot.machine) and (claim := self.queue.claim(slot.machine, self.name, START_SECONDS)):
+                return claim, slot
         return None
 
-    def _submit(self, claim: Claim, share: float) -> str | None:
-        """Hand the lease to an agent on the training node; give it back if Ray does not take the job."""
+    def _submit(self, claim: Claim, slot: Slot) -> str | None:
+        """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""
         run, lease = claim.run, claim.lease
         job = job_id(run.id, lease.epoch)
         if lease.epoch > 1:
@@ -152,11 +160,12 @@ class Dispatcher:
         try:
             self.jobs.submit_job(
                 entrypoint=f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
-                f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job}",
+                f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {slot.node}",
                 submission_id=job,
                 metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
                 entrypoint_resources={f"farm:{run.machine}": 1},
-                entrypoint_num_cpus=share,
+                entrypoint_num_cpus=slot.cpus,
+                entrypoint_label_selector={"ray.io/node-id": slot.node},
             )
         except (RuntimeError, ConnectionError, OSError) as error:
             reason = f"Ray took no job: {str(error).splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""fit(task) -> Outcome: one DDP group on this very node, through Ray Train's TorchTrainer."""
+"""fit(task) -> Outcome: one DDP group on one node, through Ray Train's TorchTrainer."""
 
 import ray
 from ray.exceptions import RayError
@@ -14,15 +14,15 @@ from workers.loop import Task, loop
 SLIVER = 0.001
 
 
-def fit(task: Task, machine: Machine, storage: str) -> Outcome:
-    """Train `task` on this node and wait for the end.
+def fit(task: Task, machine: Machine, node: str, storage: str) -> Outcome:
+    """Train `task` on the Ray node whose id is `node`, and wait for the end.
 
     Raises: FarmError: what a worker raised, or WorkerDied when a process vanished.
     """
     trainer = TorchTrainer(
         loop,  # type: ignore[arg-type]  # what it returns is Ray's Result.return_value
         train_loop_config={"task": task.model_dump_json()},
-        scaling_config=_scaling(task, machine),
+        scaling_config=_scaling(task, machine, node),
         torch_config=TorchConfig(backend="gloo" if machine.is_cpu else "nccl"),
         run_config=RunConfig(
             name=f"{task.run.id}-a{task.lease.epoch}",
@@ -36,14 +36,14 @@ def fit(task: Task, machine: Machine, storage: str) -> Outcome:
         raise _cause(error) from error
 
 
-def _scaling(task: Task, machine: Machine) -> ScalingConfig:
-    context = ray.get_runtime_context()
-    worker = {f"node:{ray.util.get_node_ip_address()}": SLIVER} | ({} if machine.is_cpu else {"GPU": 1})
+def _scaling(task: Task, machine: Machine, node: str) -> ScalingConfig:
+    address = next(facts["NodeManagerAddress"] for facts in ray.nodes() if facts["NodeID"] == node)
+    worker = {f"node:{address}": SLIVER} | ({} if machine.is_cpu else {"GPU": 1})
     return ScalingConfig(
         num_workers=task.plan.world,
         use_gpu=not machine.is_cpu,
         resources_per_worker=worker,
-        label_selector={"ray.io/node-id": context.get_node_id()},  # type: ignore[call-arg]
+        label_selector={"ray.io/node-id": node},  # type: ignore[call-arg]
     )
 
 

@@ -1,7 +1,7 @@
 """Which runs could start now: the pure half of the dispatcher. tests/walk/ shows the other half on a real Ray."""
 
 from farm.machine import BUILT_IN, Machine
-from workers.dispatcher import Busy, Node, cpus, free, job_id
+from workers.dispatcher import Busy, Node, Slot, cpus, free, job_id
 
 KNOWN = BUILT_IN
 LAPTOP = Node("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
@@ -9,11 +9,11 @@ GPU = Node("gpu", 16, {"1xrtx3090": 1})
 
 
 def names(nodes, busy):
-    return sorted(name for name, _ in free(nodes, busy, KNOWN))
+    return sorted(slot.machine for slot in free(nodes, busy, KNOWN))
 
 
 def test_an_idle_node_offers_every_class_it_has():
-    assert free([LAPTOP], [], KNOWN) == [("cpu-x1", 1.0), ("cpu-x2", 2.0)]
+    assert free([LAPTOP], [], KNOWN) == [Slot("cpu-x1", "laptop", 1.0), Slot("cpu-x2", "laptop", 2.0)]
 
 
 def test_a_run_holds_the_cpus_of_its_threads():
@@ -57,7 +57,7 @@ def test_a_cpu_class_without_threads_takes_the_whole_node():
 
 
 def test_an_unknown_class_is_counted_by_its_unit():
-    assert free([Node("n", 4, {"strange": 1})], [], KNOWN) == [("strange", 0.0)]
+    assert free([Node("n", 4, {"strange": 1})], [], KNOWN) == [Slot("strange", "n", 0.0)]
 
 
 def test_a_job_is_named_after_its_run_and_epoch():

@@ -1,0 +1,1 @@
+"""What the engine costs and gains, measured side by side: `python -m benchmarks`."""

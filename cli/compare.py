@@ -1,0 +1,134 @@
+"""`farm compare RUN RUN`"""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from cli import render
+from cli.connect import queue
+from cli.options import Json, RunName
+from cli.render import Column, Sheet, say
+from cli.show import kept_attempts
+from farm import ledger
+from farm import settings as settings_
+from farm.comparison import Comparison, Losses, Side
+from farm.comparison import compare as put_side_by_side
+from farm.errors import FarmError
+from farm.queue import Status
+from farm.settings import Settings
+from farm.store import Store
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else render.text(value)
+
+
+def _difference(value: Any) -> str:
+    return f"{value:+.3g}" if isinstance(value, float) else render.text(value)
+
+
+COLUMNS = (
+    Column("what", "what"),
+    Column("first", "first", _shown),
+    Column("second", "second", _shown),
+    Column("difference", "difference", _difference),
+)
+
+
+def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
+    """Whether two runs began alike and saw the same data, and where their losses part.
+
+    The losses come from the ledgers in the run directories. Runs that have not finished are compared as far as they
+    are; a difference is the second minus the first.
+    """
+    settings = settings_.load()
+    with queue(settings) as open_queue:
+        statuses = [open_queue.status(name) for name in (first, second)]
+    one, other = (_side(settings, status) for status in statuses)
+    found = put_side_by_side(one, other)
+    if as_json:
+        render.emit_json("farm.compare/1", found)
+    else:
+        render.emit(Sheet("farm.compare/1", COLUMNS, list(_rows(found))))
+    for remark in _remarks(found):
+        say(remark)
+    for status, side in zip(statuses, (one, other), strict=True):
+        if status.step and not side.lines:
+            say(f"no ledger of {status.id} under {settings.storage}. Is FARM_STORAGE the farm's storage?")
+
+
+def _side(settings: Settings, status: Status) -> Side:
+    """A run, with what its directory holds if that is seen from here."""
+    store, attempts = Store(settings.storage), kept_attempts(settings, status.id)
+    kept = {} if status.result else _checkpointed(store, status)
+    return Side(
+        run=status.run,
+        state=status.state,
+        lines=ledger.read(store.folder(status.id)),
+        result=status.result,
+        attempt=attempts[-1] if attempts else None,
+        initial=kept.get("initial_fingerprint"),
+        data=kept.get("data_fingerprint"),
+    )
+
+
+def _checkpointed(store: Store, status: Status) -> dict[str, Any]:
+    """What the newest checkpoint of a run says of it; nothing where there is none."""
+    with suppress(FarmError, OSError, ValueError):
+        if status.checkpoint:
+            return json.loads((store.path(status.checkpoint.path) / "state.json").read_text())
+    return {}
+
+
+def _rows(found: Comparison) -> Iterator[dict[str, Any]]:
+    yield _row("run", found.first, found.second)
+    yield _row("state", str(found.first_state), str(found.second_state))
+    yield _row("steps in the ledger", found.first_steps, found.second_steps)
+    yield _row("initial weights", difference=_sameness(found.same_initial_weights))
+    yield _row("data", difference=_sameness(found.same_data))
+    yield _row("order of the data", difference=_sameness(found.same_order))
+    for difference in found.differences:
+        yield _row(difference.what, difference.first, difference.second, "differs")
+    for what, losses in _losses(found):
+        yield _row(what, losses.first, losses.second, losses.difference)
+    yield _row("final weights", difference=_sameness(found.same_final_weights))
+
+
+def _row(what: str, first: Any = None, second: Any = None, difference: Any = None) -> dict[str, Any]:
+    return {"what": what, "first": first, "second": second, "difference": difference}
+
+
+def _sameness(same: bool | None) -> str:
+    return "not known of both" if same is None else "same" if same else "differs"
+
+
+def _losses(found: Comparison) -> Iterator[tuple[str, Losses]]:
+    if found.parted:
+        yield f"losses part at step {found.parted.step:,}", found.parted
+    if found.drifted and found.parted and found.drifted.step != found.parted.step:
+        yield f"by more than 1e-5 at step {found.drifted.step:,}", found.drifted
+    if found.last:
+        yield f"loss at step {found.last.step:,}", found.last
+    if found.train_loss:
+        yield "train loss", found.train_loss
+    if found.test_loss:
+        yield "test loss", found.test_loss
+
+
+def _remarks(found: Comparison) -> Iterator[str]:
+    """The answer in a line or two."""
+    began = {True: "the same weights", False: "other weights", None: "weights not known of both"}
+    saw = {True: "the same data", False: "other data", None: "data not known of both"}
+    order = "" if found.same_order else " in another order"
+    yield f"from {began[found.same_initial_weights]}, on {saw[found.same_data]}{order}, {_parting(found)}"
+
+
+def _parting(found: Comparison) -> str:
+    if not found.common_steps:
+        return "and no step that both did is on record"
+    if found.parted is None:
+        return f"the same loss to the bit at each of {found.common_steps:,} steps"
+    end = found.last.difference if found.last else None
+    by = "" if end is None else f", by {_difference(end)} at step {found.common_steps:,}"
+    return f"losses that part at step {found.parted.step:,}{by}"

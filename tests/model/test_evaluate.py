@@ -1,0 +1,82 @@
+"""The test loss: right to the last batch, and the same number on any number of ranks."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from worlds import CONTEXT, VOCAB, in_world, planned, tiny
+
+from farm.recipe import Recipe
+from farm.run import Run
+from model.evaluate import Score, evaluate
+from model.init import initialised
+from model.reduce import Group, join
+
+ALONE = Group(0, 1, torch.device("cpu"))
+NOWHERE = Path("/nowhere")
+TOKENS = np.random.default_rng(1).integers(0, VOCAB, 400).astype(np.uint16)
+
+
+def scored(run: Run, world: int, size: int) -> Score:
+    return evaluate(initialised(run.recipe.model, 1), run.recipe, TOKENS, join(planned(run, world)), size)
+
+
+def test_a_uniform_model_of_gpt2s_vocabulary_scores_its_logarithm():
+    recipe = Recipe().patched(
+        {
+            "model": {"vocab": 50257, "context": 4, "width": 4, "layers": 1, "heads": 1, "tie_weights": True},
+            "evaluation": {"offset": 0, "sequences": 7},
+        }
+    )
+    gpt = initialised(recipe.model, 1)
+    torch.nn.init.zeros_(gpt.tokens.weight)
+    score = evaluate(gpt, recipe, np.arange(100, dtype=np.uint16), ALONE, size=3)
+    assert score.loss == pytest.approx(10.824905, abs=1e-6)
+    assert score.loss == pytest.approx(math.log(50257), abs=1e-6)
+    assert score.tokens == 7 * 4
+
+
+@pytest.mark.parametrize("size", [1, 4, 13, 50])
+def test_a_last_batch_that_is_not_full_counts_for_what_it_holds(size):
+    run = tiny(NOWHERE)
+    gpt = initialised(run.recipe.model, 1).eval()
+    x_BT = torch.from_numpy(TOKENS[: 13 * CONTEXT].astype(np.int64)).view(13, CONTEXT)
+    y_BT = torch.from_numpy(TOKENS[1 : 13 * CONTEXT + 1].astype(np.int64)).view(13, CONTEXT)
+    expected = float(F.cross_entropy(gpt.logits(x_BT).flatten(0, 1).detach(), y_BT.flatten()))
+    score = scored(run, 1, size)
+    assert score.loss == pytest.approx(expected, rel=1e-6)
+    assert score.tokens == 13 * CONTEXT
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_every_rank_of_every_world_gets_the_same_bits(size):
+    run = tiny(NOWHERE)
+    alone = scored(run, 1, size)
+    for world in (2, 4, 8):  # of 8 ranks, some get nothing at all
+        assert set(in_world(world, scored, run, world, size)) == {alone}
+
+
+def test_dropout_is_off_and_then_on_again():
+    run = tiny(NOWHERE, model={"dropout": 0.5})
+    gpt = initialised(run.recipe.model, 1)
+    first, second = (evaluate(gpt, run.recipe, TOKENS, ALONE, 4) for _ in range(2))
+    assert first == second
+    assert gpt.training
+
+
+def test_the_precision_is_that_of_the_evaluation_not_of_the_training():
+    exact = scored(tiny(NOWHERE), 1, 4)
+    assert scored(tiny(NOWHERE, train={"precision": "bf16"}), 1, 4) == exact
+    rough = scored(tiny(NOWHERE, evaluation={"precision": "bf16"}), 1, 4)
+    assert rough.loss != exact.loss
+    assert rough.loss == pytest.approx(exact.loss, rel=1e-2)
+
+
+def test_the_slice_begins_at_the_offset():
+    run = tiny(NOWHERE, evaluation={"offset": 100})
+    gpt = initialised(run.recipe.model, 1)
+    moved = evaluate(gpt, run.recipe, np.concatenate([np.zeros(100, np.uint16), TOKENS]), ALONE, 4)
+    assert moved == scored(tiny(NOWHERE), 1, 4)

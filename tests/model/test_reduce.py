@@ -1,0 +1,128 @@
+"""Gradients over microbatches and ranks: the right sum, in one round, and for canonical in one order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+from worlds import BATCH, CONTEXT, VOCAB, canonical, in_world, planned, tiny
+
+from farm.run import Run
+from model import reduce
+from model.gpt import GPT
+from model.init import initialised
+from model.reduce import join, reducer
+
+NOWHERE = Path("/nowhere")
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Unlike shards: the first ranks get one token over and over, the last ones random tokens and ignored targets."""
+    tokens = torch.randint(0, VOCAB, (BATCH, CONTEXT + 1), generator=torch.Generator().manual_seed(2))
+    tokens[: BATCH // 2] = 3
+    x_BT, y_BT = tokens[:, :-1], tokens[:, 1:].clone()
+    y_BT[-1, :5] = -100
+    return x_BT, y_BT
+
+
+def objective(gpt: GPT, first: int, count: int) -> torch.Tensor:
+    x_BT, y_BT = batch()
+    return gpt(x_BT[first : first + count], y_BT[first : first + count])
+
+
+def reduced(run: Run, world: int, double: bool, bucket_bytes: int = 1000) -> list[np.ndarray]:
+    """The gradients of the whole batch, after two steps, so that nothing may be left over from the first."""
+    reduce.BUCKET_BYTES = bucket_bytes
+    plan = planned(run, world)
+    group = join(plan)
+    gpt = initialised(run.recipe.model, 1)
+    gpt = gpt.double() if double else gpt
+    parameters = list(gpt.parameters())
+    ours = reducer(run.recipe, plan, group, parameters)
+    for _ in range(2):
+        gpt.zero_grad(set_to_none=True)
+        for turn in range(plan.accumulation):
+            ours.backward(objective(gpt, group.rank * plan.accumulation + turn, 1), turn)
+        ours.finish()
+    return [parameter.grad.numpy() for parameter in parameters]
+
+
+@pytest.mark.parametrize("kind", [tiny, canonical])
+def test_on_2_and_4_workers_gradients_are_those_of_one_backward_pass(kind):
+    run = kind(NOWHERE, model={"dropout": 0.0})
+    gpt = initialised(run.recipe.model, 1).double()
+    expected = torch.autograd.grad(objective(gpt, 0, BATCH), list(gpt.parameters()))
+    for world in (1, 2, 4):
+        for found in in_world(world, reduced, run, world, True):
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [tiny, canonical])
+def test_every_rank_has_the_same_bits(kind):
+    run = kind(NOWHERE, model={"dropout": 0.0})
+    ranks = in_world(4, reduced, run, 4, False)
+    for found in ranks[1:]:
+        assert all(np.array_equal(one, other) for one, other in zip(found, ranks[0], strict=True))
+
+
+def test_canonical_has_the_same_bits_on_1_2_4_and_8_workers():
+    run = canonical(NOWHERE, model={"dropout": 0.0})
+    one = in_world(1, reduced, run, 1, False)[0]
+    for world in (2, 4, 8):
+        found = in_world(world, reduced, run, world, False)[0]
+        assert all(np.array_equal(a, b) for a, b in zip(found, one, strict=True)), world
+
+
+def test_canonical_adds_a_number_of_microbatches_that_is_no_power_of_two():
+    run = canonical(NOWHERE, model={"dropout": 0.0}, train={"batch": 6})
+    gpt = initialised(run.recipe.model, 1).double()
+    expected = torch.autograd.grad(objective(gpt, 0, 6), list(gpt.parameters()))
+    for one, other in zip(reduced(run, 1, True), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def beside_ddp(run: Run, world: int) -> float:
+    """The largest difference between our gradients and those of torch's DistributedDataParallel, relative to them."""
+    ours = reduced(run, world, double=True)
+    plan = planned(run, world)
+    gpt = DistributedDataParallel(initialised(run.recipe.model, 1).double())
+    x_BT, y_BT = batch()
+    for turn in range(plan.accumulation):
+        gpt.require_backward_grad_sync = turn == plan.accumulation - 1
+        row = dist.get_rank() * plan.accumulation + turn
+        (gpt(x_BT[row : row + 1], y_BT[row : row + 1]) * world).backward()  # it averages over ranks
+    theirs = [parameter.grad.numpy() for parameter in gpt.parameters()]
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_fast_is_the_sum_that_distributed_data_parallel_makes(world):
+    run = tiny(NOWHERE, model={"dropout": 0.0})
+    assert max(in_world(world, beside_ddp, run, world)) < 1e-14
+
+
+def rounds(run: Run, world: int, bucket_bytes: int) -> list[int]:
+    """What travels in a step: the number of floats of every all-reduce that the profiler saw."""
+    reduce.BUCKET_BYTES = bucket_bytes
+    plan = planned(run, world)
+    gpt = initialised(run.recipe.model, 1)
+    parameters = list(gpt.parameters())
+    ours = reducer(run.recipe, plan, join(plan), parameters)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        for turn in range(plan.accumulation):
+            ours.backward(objective(gpt, turn, 1), turn)
+        ours.finish()
+    return [event.input_shapes[0][0] for event in seen.events() if event.name == "gloo:all_reduce"]
+
+
+def test_fast_sends_each_gradient_once_a_step_however_many_microbatches_there_are():
+    run = tiny(NOWHERE, model={"dropout": 0.0})
+    one_bucket, several = (in_world(2, rounds, run, 2, size)[0] for size in (2**25, 4000))
+    assert planned(run, 2).accumulation == 4
+    assert one_bucket == [run.recipe.model.parameters]
+    assert sum(several) == run.recipe.model.parameters
+    assert len(several) > 3
