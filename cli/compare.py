@@ -12,7 +12,7 @@ from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
 from farm import ledger
 from farm import settings as settings_
-from farm.comparison import Comparison, Losses, Side
+from farm.comparison import DRIFT, Comparison, Losses, Side
 from farm.comparison import compare as put_side_by_side
 from farm.errors import FarmError
 from farm.queue import Status
@@ -107,7 +107,7 @@ def _losses(found: Comparison) -> Iterator[tuple[str, Losses]]:
     if found.parted:
         yield f"losses part at step {found.parted.step:,}", found.parted
     if found.drifted and found.parted and found.drifted.step != found.parted.step:
-        yield f"by more than 1e-5 at step {found.drifted.step:,}", found.drifted
+        yield f"by more than {DRIFT:g} at step {found.drifted.step:,}", found.drifted
     if found.last:
         yield f"loss at step {found.last.step:,}", found.last
     if found.train_loss:

@@ -33,6 +33,7 @@ COMMANDS = {
     "cancel": "Cancel a run, or all runs of a study that are not finished.",
     "retry": "Queue a failed or cancelled run again, or the failed ones of a study.",
     "table": "Rank the arms of a study by test loss.",
+    "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
     "machines": "The machine classes that are known, and what they offer now.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }

@@ -74,8 +74,7 @@ class Comparison(Frozen):
 
 def compare(first: Side, second: Side) -> Comparison:
     """Put two runs side by side, step by step."""
-    steps = [_losses(*pair) for pair in zip(first.lines, second.lines, strict=False)]
-    pairs = list(zip(map(_loss, first.lines), map(_loss, second.lines), strict=False))
+    both = list(zip(first.lines, second.lines, strict=False))
     return Comparison(
         first=first.run.id,
         second=second.run.id,
@@ -88,9 +87,9 @@ def compare(first: Side, second: Side) -> Comparison:
         same_order=_order(first.run) == _order(second.run),
         same_final_weights=_same(_fingerprint(first, "final"), _fingerprint(second, "final")),
         differences=tuple(_differences(_facts(first), _facts(second))),
-        parted=next((steps[i] for i, (a, b) in enumerate(pairs) if not _same_bits(a, b)), None),
-        drifted=next((steps[i] for i, (a, b) in enumerate(pairs) if _is_drift(a, b)), None),
-        last=steps[-1] if steps else None,
+        parted=next((_losses(*lines) for lines in both if not _same_bits(*map(_loss, lines))), None),
+        drifted=next((_losses(*lines) for lines in both if _is_drift(*map(_loss, lines))), None),
+        last=_losses(*both[-1]) if both else None,
         train_loss=_train_losses(first, second),
         test_loss=_test_losses(first, second),
     )

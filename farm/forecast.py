@@ -98,9 +98,9 @@ def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> tup
     same = [result.tokens_per_second for result in here if result.recipe.digest == recipe.digest]
     if same:
         return mean(same), "measured"
-    if here:  # floating-point operations per token go with the parameters, as in planner.hours
-        size = recipe.model.parameters
-        return mean([r.tokens_per_second * r.recipe.model.parameters / size for r in here]), "scaled"
+    if here:  # as in planner.hours
+        size = recipe.model.multiplied
+        return mean([r.tokens_per_second * r.recipe.model.multiplied / size for r in here]), "scaled"
     return None, "declared" if machine.tokens_per_second is not None else None
 
 

@@ -60,6 +60,16 @@ def plan(recipe: Recipe, machine: Machine) -> Plan:
     )
 
 
+def continued(before: Plan, fresh: Plan, machine: Machine) -> Plan:
+    """The plan of a run that goes on from an attempt with the plan `before`, where it would get `fresh` if it began now.
+
+    It keeps the old one: another microbatch has other dropout masks and other bits, so what was probed in between must
+    not change it. Only another number of workers, or a smaller microbatch that a person declared, does.
+    """
+    is_allowed = machine.microbatch is None or before.microbatch <= machine.microbatch
+    return before if before.world == fresh.world and before.batch == fresh.batch and is_allowed else fresh
+
+
 def bytes_needed(recipe: Recipe, world: int, microbatch: int, accumulation: int = 1) -> int:
     """Estimate of the peak bytes per accelerator.
 
@@ -81,11 +91,12 @@ def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = No
     """Expected wall-clock hours, or None when nothing is known of the machine's speed.
 
     `tokens_per_second` is what this recipe was seen to reach there; without it, the machine's declared speed on the
-    baseline is scaled by parameters, as 6 N D floating-point operations suggest (Kaplan et al. 2020, section 2.1).
+    baseline is scaled by the weights that a token is multiplied by, as 6 N floating-point operations a token suggest
+    (Kaplan et al. 2020, section 2.1).
     """
     speed = tokens_per_second
     if speed is None and machine.tokens_per_second is not None:
-        speed = machine.tokens_per_second * Recipe().model.parameters / recipe.model.parameters
+        speed = machine.tokens_per_second * Recipe().model.multiplied / recipe.model.multiplied
     return recipe.steps * recipe.tokens_per_step / speed / 3600 if speed else None
 
 

@@ -67,6 +67,13 @@ class Model(Frozen):
         return embedding + self.context * width + self.layers * (2 * norm + attention + mlp) + norm + head
 
 
+    @property
+    def multiplied(self) -> int:
+        """Weights that a token is multiplied by, a tied head included: what the time of a step goes with."""
+        looked_up = self.context * self.width + (0 if self.tie_weights else self.rows * self.width)
+        return self.parameters - looked_up
+
+
 class Schedule(Frozen):
     """The learning rate over the run, as a share of the peak: a pure function of step / steps."""
 

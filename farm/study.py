@@ -210,11 +210,13 @@ class Study(Frozen):
         return [run.model_copy(update={"policy": self.policy}) for *_, run in sorted(members, key=lambda m: m[:3])]
 
     def machine(self, name: str, known: dict[str, Machine]) -> Machine:
-        """The class `name`: what the study declares, else what is `known`, else built in.
+        """The class `name`: what the study declares, else what is `known`, else built in; and what was probed there.
 
         Raises: BadStudy: nobody knows it.
         """
-        return find(name, BUILT_IN | known | self.machines)
+        found = find(name, BUILT_IN | known | self.machines)
+        measured = known[name].probes if name in known else {}
+        return found.model_copy(update={"probes": measured | found.probes})
 
 
 def load(path: Path) -> Study:

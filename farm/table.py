@@ -10,7 +10,7 @@ from math import ceil, log10
 from pydantic import Field
 
 from farm.queue import Status
-from farm.recipe import Frozen
+from farm.recipe import Frozen, digest
 from farm.result import Result
 from farm.run import State
 from farm.stats import mean, sd
@@ -34,7 +34,7 @@ class Row(Frozen):
     tokens_per_second: float = Field(description="mean over runs")
     hours: float = Field(description="wall clock of one run, all its attempts, mean over runs")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
-    init_hash: str = Field(description="start of the sha256 of the first weights if all runs share them, else 'mixed'")
+    init_hash: str = Field(description="short digest of the runs' first weights: equal for arms that began alike")
     runs: tuple[str, ...]
 
 
@@ -128,7 +128,7 @@ def _by_seeds(members: Sequence[Result]) -> list[float]:
 
 def _row(place: int, members: Sequence[Result], losses: list[float], reference: float | None) -> Row:
     first = members[0]
-    hashes = {result.fingerprints.initial for result in members}
+    hashes = sorted({result.fingerprints.initial for result in members})
     prices = [result.usd for result in members if result.usd is not None]
     return Row(
         evaluation=first.evaluation,
@@ -142,7 +142,7 @@ def _row(place: int, members: Sequence[Result], losses: list[float], reference: 
         tokens_per_second=mean([result.tokens_per_second for result in members]),
         hours=mean([result.seconds for result in members]) / 3600,
         usd=mean(prices) if len(prices) == len(members) else None,
-        init_hash=first.fingerprints.initial[:HASH_LENGTH] if len(hashes) == 1 else "mixed",
+        init_hash=(hashes[0] if len(hashes) == 1 else digest(hashes))[:HASH_LENGTH],
         runs=tuple(sorted(result.run_id for result in members)),
     )
 

@@ -4,11 +4,14 @@ One function, the same under Ray Train, under plain `torchrun`, and alone. Every
 the train seed, the step and the number of the microbatch, so a run that was stopped goes on to the same bits.
 """
 
+import argparse
 import ctypes
 import hashlib
 import math
 import os
 import resource
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,12 +24,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from farm.errors import BadCorpus, Nonfinite
+from farm import planner
+from farm.errors import BadCorpus, Nonfinite, NotFound
 from farm.ledger import Line, Writer
 from farm.planner import Plan
 from farm.recipe import Recipe
 from farm.result import Fingerprints, Outcome
 from farm.run import Run
+from farm.study import load
 from model import checkpoint, optim
 from model.checkpoint import Identity
 from model.corpora import open_split, prepare
@@ -77,8 +82,8 @@ def train(
             ) as saver,
         ):
             while trainer.step < run.recipe.steps:
-                signal = control() if group.leads else Signal.CONTINUE
-                totals = trainer.compute(signal, saver.news)
+                asked = control() if group.leads else Signal.CONTINUE
+                totals = trainer.compute(asked, saver.news)
                 if totals.signal is Signal.ABANDON:
                     return Outcome(finished=False, step=trainer.step)
                 line = trainer.update(totals)
@@ -361,3 +366,56 @@ def _peak_bytes(group: Group) -> int:
     if group.world > 1:
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return int(peak)
+
+
+def main() -> None:
+    """`torchrun --nproc-per-node N -m model.train --study FILE --run ID --folder DIR`: one run, without Ray or Redis.
+
+    DIR gets a folder per attempt, as a run directory has; called again, it goes on from the newest checkpoint there.
+    SIGTERM saves and ends.
+    """
+    parser = argparse.ArgumentParser(prog="model.train", description="Train one run of a study.")
+    parser.add_argument("--study", type=Path, required=True)
+    parser.add_argument("--run", required=True, help="the run's id, or the beginning of it")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm").expanduser())
+    arguments = parser.parse_args()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    study = load(arguments.study)
+    run = _chosen(study.runs(), arguments.run)
+    plan = planner.plan(run.recipe, study.machine(run.machine, {}))
+    found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)
+    # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
+    epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
+    (arguments.folder / str(epoch)).mkdir(parents=True, exist_ok=True)
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    outcome = train(
+        run,
+        plan,
+        arguments.folder / str(epoch),
+        cache=arguments.cache,
+        epoch=epoch,
+        resume=found and found.path,
+        resume_epoch=found and int(found.path.parent.parent.name),
+        control=lambda: Signal.STOP if told else Signal.CONTINUE,
+        observe=lambda line: print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr),
+        saved=lambda step, path, sha256: print(f"step {step} saved in {path}", file=sys.stderr),
+    )
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(outcome.model_dump_json())
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _chosen(runs: list[Run], beginning: str) -> Run:
+    found = [run for run in runs if run.id.startswith(beginning)]
+    if len(found) != 1:
+        ids = ", ".join(run.id for run in (found or runs)[:8])
+        raise NotFound(f"{len(found)} runs of the study begin with {beginning!r}.", remedy=f"Choose one of {ids}.")
+    return found[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ import ray
 from farm import ledger, settings
 from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, WorkerDied
 from farm.machine import Machine
-from farm.planner import Plan, plan
+from farm.planner import Plan, continued, plan
 from farm.queue import Queue
 from farm.result import Outcome, Result
 from farm.run import Attempt, Checkpoint, Lease, Run
@@ -34,6 +34,7 @@ from workers import hardware
 from workers.heartbeat import keep
 from workers.launch import fit
 from workers.loop import STOP_FILE, Task
+from workers.probing import probed
 
 
 def main() -> int:
@@ -92,7 +93,10 @@ class _Agent:
         stored = self.queue.study(study)
         self.store.keep(stored)
         machine = stored.machine(run.machine, self.known | self.queue.machines())
+        machine = probed(self.queue, machine, run.recipe, lambda: self.draining.is_set() or self.end is not None)
         split = plan(run.recipe, machine)
+        source = self._newest(run, split)
+        split = self._continued(source, split, machine)
         threads = machine.threads or max(1, hardware.cores() // split.world)
         attempt = Attempt(
             run_id=run.id,
@@ -101,7 +105,7 @@ class _Agent:
             plan=split.model_dump(mode="json"),
             hardware=hardware.hardware(machine, threads).model_dump(mode="json"),
             provenance=hardware.provenance().model_dump(mode="json"),
-            resumed_from=self._newest(run, split),
+            resumed_from=source,
             started=time.time(),
         )
         self.store.begin(run, attempt, study)
@@ -143,6 +147,13 @@ class _Agent:
             return None
         epoch, path = int(found.path.parent.parent.name), found.path.relative_to(self.store.root)
         return Checkpoint(step=found.step, epoch=epoch, path=str(path), sha256=found.sha256)
+
+    def _continued(self, source: Checkpoint | None, split: Plan, machine: Machine) -> Plan:
+        """`split`, or the plan of the attempt that this one goes on from."""
+        if source is None:
+            return split
+        plans = {past.epoch: past.plan for past in self.store.attempts(self.lease.run_id)}
+        return continued(Plan.model_validate(plans[source.epoch]), split, machine)
 
     def _close(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> int:
         """Say what became of the attempt: to the run directory first, then to the queue."""

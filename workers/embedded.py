@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from farm import serving
-from farm.errors import Unreachable
+from farm.errors import BadSetting, Unreachable
 from farm.serving import Facts
 from farm.settings import Settings
 from workers.environment import environment, token
@@ -21,9 +22,23 @@ STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
 
 def foreground(here: Settings, **options: object) -> NoReturn:
     """Become the farm of `here`; `options` are those of serve.serve. A Ray to attach to has a secret of its own."""
+    check_installed()
     command = _command(options)
     secret = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     os.execve(command[0], command, environment(here, secret if options.get("attach") else token(here.home)))
+
+
+def check_installed() -> None:
+    """Make sure that this is more than the light client.
+
+    Raises: BadSetting
+    """
+    missing = [name for name in ("torch", "ray", "tiktoken", "safetensors") if find_spec(name) is None]
+    if missing:
+        raise BadSetting(
+            f"this machine cannot train: {', '.join(missing)} not installed.",
+            remedy="In the checkout: pip install '.[node]'.",
+        )
 
 
 def up(here: Settings, **options: object) -> Facts:
@@ -33,6 +48,7 @@ def up(here: Settings, **options: object) -> Facts:
     """
     if facts := serving.facts(here):
         return facts
+    check_installed()
     here.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_path = here.home / "serve.log"
     with log_path.open("ab") as log:

@@ -36,6 +36,7 @@ FROZEN: dict[str, list[str]] = {
     "cancel": ["RUN|STUDY", "--json"],
     "retry": ["RUN|STUDY", "--json"],
     "table": ["STUDY", "--format", "--json"],
+    "compare": ["RUN", "RUN", "--json"],
     "machines": ["--json"],
     "doctor": ["--json"],
 }

@@ -60,12 +60,12 @@ def test_hours_and_dollars_come_from_a_declaration_when_nothing_was_measured() -
     assert found.estimates[0].basis == "declared"
 
 
-def test_another_recipe_s_speed_is_scaled_by_parameters() -> None:
+def test_another_recipe_s_speed_is_scaled_by_the_weights_it_multiplies() -> None:
     study = tiny_study(init=(42,))
-    tied = study_text(init=(42,)).replace("heads = 2", "heads = 2\ntie_weights = true")
-    other = parse(tied).runs()[0]
+    deeper = study_text(init=(42,)).replace("layers = 1", "layers = 2")
+    other = parse(deeper).runs()[0]
     found = forecast(study, BUILT_IN, [result(other, 3.0)])
-    ratio = other.recipe.model.parameters / study.runs()[0].recipe.model.parameters
+    ratio = other.recipe.model.multiplied / study.runs()[0].recipe.model.multiplied
     assert found.estimates[0].basis == "scaled"
     assert found.estimates[0].hours == pytest.approx(2560 / (1000 * ratio) / 3600)
 

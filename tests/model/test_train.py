@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from worlds import BATCH, CONTEXT, STEPS, attempt, canonical, corpus, in_world, planned, stop_after, tiny
+from worlds import BATCH, CONTEXT, STEPS, TINY, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
 from farm.errors import BadCorpus, Nonfinite, WorkerDied
 from farm.ledger import read
+from farm.result import Outcome
 from farm.run import Policy, Run
 from model.checkpoint import newest_valid, verified
 from model.optim import learning_rate
@@ -289,3 +292,43 @@ def test_the_outcome_says_what_it_took(tokens, tmp_path):
     assert 0 < outcome.checkpoint_seconds_stalled < 5
     assert outcome.test_tokens == 13 * CONTEXT
     assert np.log(2) < outcome.test_loss < 2 * np.log(67)
+
+
+STUDY = """
+[study]
+name = "by-hand"
+machines = ["cpu-x2"]
+[baseline.model]
+{model}
+[baseline.train]
+{train}
+[baseline.data]
+source = "{source}"
+[baseline.evaluation]
+offset = 0
+sequences = 13
+"""
+
+
+def torchrun(study: Path, folder: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
+    options = ["--study", str(study), "--run", "cpu-x2-baseline", "--folder", str(folder), "--cache", str(cache)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    home = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, *command, *options], cwd=home, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_it_runs_under_plain_torchrun_and_goes_on_from_there(tokens, tmp_path):
+    tables = {name: "\n".join(f"{k} = {json.dumps(v)}" for k, v in TINY[name].items()) for name in ("model", "train")}
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.format(source=tokens, **tables))
+    first = torchrun(study, tmp_path / "run", tmp_path / "cache")
+    assert first.returncode == 0, first.stderr
+    outcome = Outcome.model_validate_json(first.stdout)
+    assert outcome.finished
+    assert len(read(tmp_path / "run")) == STEPS
+    again = Outcome.model_validate_json(torchrun(study, tmp_path / "run", tmp_path / "cache").stdout)
+    assert (again.fingerprints, again.test_loss) == (outcome.fingerprints, outcome.test_loss)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["1", "2"]

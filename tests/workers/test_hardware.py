@@ -1,0 +1,62 @@
+"""What a node says of itself. A GPU can only be described here by what its driver's tool prints."""
+
+import subprocess
+
+import pytest
+
+from farm.machine import BUILT_IN
+from workers import hardware
+from workers.hardware import ROOT, _class_name, _gpu
+
+A100 = "NVIDIA A100-SXM4-40GB, 40960, 535.183.01, 8.0"
+RTX = "NVIDIA GeForce RTX 3090, 24576, 550.90.07, 8.6"
+T4 = "Tesla T4, 15360, 535.183.01, 7.5"
+H100 = "NVIDIA H100 80GB HBM3, 81559, 550.90.07, 9.0"
+
+
+@pytest.mark.parametrize(
+    ("line", "count", "name"),
+    [(A100, 8, "8xa100m40"), (H100, 8, "8xh100m80"), (RTX, 1, "1xrtx3090"), (T4, 1, "1xteslam16")],
+)
+def test_a_node_is_named_after_its_accelerators(line, count, name):
+    assert _class_name((_gpu(line),) * count) == name
+
+
+def test_what_the_driver_prints_becomes_bytes():
+    gpu = _gpu(A100)
+    assert gpu.memory_bytes == 40 * 2**30
+    assert gpu.driver == "535.183.01"
+    assert gpu.compute_capability == 8.0
+
+
+def test_a_node_without_a_gpu_is_a_cpu():
+    machine = hardware.detect()
+    assert machine.name == "cpu"
+    assert machine.is_cpu
+    assert 2**28 < machine.memory < hardware.memory_bytes()
+
+
+def test_an_embedded_farm_offers_a_worker_a_core_and_pairs_of_them():
+    classes = {machine.name: (machine, units) for machine, units in hardware.local_classes()}
+    single, units = classes["cpu-x1"]
+    assert units == hardware.cores()
+    assert (single.accelerators, single.threads) == (1, 1)
+    assert classes["cpu-x2"][0].accelerators == 2
+
+
+def test_hardware_says_what_it_trained_on():
+    found = hardware.hardware(BUILT_IN["cpu-x1"], threads=1)
+    assert found.accelerator == "cpu"
+    assert found.cores == hardware.cores()
+    assert found.cpu
+    assert found.driver is None
+    assert found.cuda is None
+
+
+def test_provenance_names_the_commit_and_the_sources():
+    found = hardware.provenance()
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    assert found.commit == (head.stdout.strip() or None if head.returncode == 0 else None)
+    assert found.code == hardware.code_digest()
+    assert found.torch.startswith("2.")
+    assert found.ray
