@@ -61,7 +61,7 @@ def plan(recipe: Recipe, machine: Machine) -> Plan:
 
 
 def continued(before: Plan, fresh: Plan, machine: Machine) -> Plan:
-    """The plan of a run that goes on from an attempt with the plan `before`, where it would get `fresh` if it began now.
+    """The plan of a run that goes on from an attempt with the plan `before`; beginning now, it would get `fresh`.
 
     It keeps the old one: another microbatch has other dropout masks and other bits, so what was probed in between must
     not change it. Only another number of workers, or a smaller microbatch that a person declared, does.

@@ -17,10 +17,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from farm.errors import DoesNotFit, FarmError
 from farm.planner import Plan
-from farm.recipe import Precision, Recipe, Seeds
+from farm.recipe import Recipe, Seeds
 from farm.run import Run
 
 OUT_OF_MEMORY = 77  # exit code; no shell, signal or Python error has it
@@ -161,7 +162,7 @@ def _run(recipe: Recipe, microbatch: int, folder: Path) -> Run:
     random = np.random.default_rng(0)
     for split in ("train", "validation"):
         random.integers(0, model.vocab, tokens + 1).astype(np.uint16).tofile(folder / f"{split}.bin")
-    train = {"batch": 2 * microbatch, "tokens": 100 * tokens, "compile": False}
+    train: dict[str, Any] = {"batch": 2 * microbatch, "tokens": 100 * tokens, "compile": False}
     train |= {"reduction": "fast", "canonical_microbatch": None}
     data = {"source": str(folder), "revision": None, "split": "train", "order": "sequential", "repeat": True}
     evaluation = {"split": "validation", "offset": 0, "sequences": 1}

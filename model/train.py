@@ -369,15 +369,15 @@ def _peak_bytes(group: Group) -> int:
 
 
 def main() -> None:
-    """`torchrun --nproc-per-node N -m model.train --study FILE --run ID --folder DIR`: one run, without Ray or Redis.
+    """`torchrun --nproc-per-node N -m model.train STUDY RUN FOLDER`: one run, without Ray or Redis.
 
-    DIR gets a folder per attempt, as a run directory has; called again, it goes on from the newest checkpoint there.
+    FOLDER gets a folder per attempt, as a run directory has; called again, it goes on from the newest checkpoint there.
     SIGTERM saves and ends.
     """
     parser = argparse.ArgumentParser(prog="model.train", description="Train one run of a study.")
-    parser.add_argument("--study", type=Path, required=True)
-    parser.add_argument("--run", required=True, help="the run's id, or the beginning of it")
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("run", help="the run's id, or the beginning of it")
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm").expanduser())
     arguments = parser.parse_args()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

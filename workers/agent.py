@@ -150,10 +150,10 @@ class _Agent:
 
     def _continued(self, source: Checkpoint | None, split: Plan, machine: Machine) -> Plan:
         """`split`, or the plan of the attempt that this one goes on from."""
-        if source is None:
-            return split
-        plans = {past.epoch: past.plan for past in self.store.attempts(self.lease.run_id)}
-        return continued(Plan.model_validate(plans[source.epoch]), split, machine)
+        for past in self.store.attempts(self.lease.run_id):
+            if source and past.epoch == source.epoch:
+                return continued(Plan.model_validate(past.plan), split, machine)
+        return split
 
     def _close(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> int:
         """Say what became of the attempt: to the run directory first, then to the queue."""

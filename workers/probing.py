@@ -1,4 +1,4 @@
-"""How large a microbatch this node takes: measured once for a machine class, a model and a precision, then known to all."""
+"""How large a microbatch this node takes: measured once per machine class, model and precision, then known to all."""
 
 from collections.abc import Callable
 
@@ -30,9 +30,7 @@ def probed(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[],
         return machine
 
 
-def measure(
-    queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[], bool] = lambda: False
-) -> Machine:
+def measure(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[], bool] = lambda: False) -> Machine:
     """`machine` with the largest microbatch of `recipe` on this node, which the queue now knows of the class, too.
 
     Raises: FarmError: as model.probe.largest_microbatch. Unreachable, Refused
@@ -48,7 +46,7 @@ def key(recipe: Recipe) -> str:
 
 
 def _check_alone(machine: Machine) -> None:
-    """A class that takes every GPU of its node trains one run there at a time: nobody disturbs a trial, or is disturbed.
+    """A class that takes every GPU of its node trains one run there at a time, so that nobody disturbs a trial.
 
     Raises: FarmError
     """

@@ -37,7 +37,7 @@ FROZEN: dict[str, list[str]] = {
     "retry": ["RUN|STUDY", "--json"],
     "table": ["STUDY", "--format", "--json"],
     "compare": ["RUN", "RUN", "--json"],
-    "machines": ["--json"],
+    "machines": ["--probe", "--json"],
     "doctor": ["--json"],
 }
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from farm.errors import DoesNotFit
 from farm.machine import BUILT_IN, Machine, probe_key
-from farm.planner import USABLE, Plan, bytes_needed, hours, plan
+from farm.planner import USABLE, Plan, bytes_needed, continued, hours, plan
 from farm.recipe import Model, Recipe, Train, digest
 
 CPU = BUILT_IN["cpu"]
@@ -72,6 +72,26 @@ def test_what_was_measured_or_declared_beats_the_formula() -> None:
     declared = probed.model_copy(update={"microbatch": 4})
     assert (split(Recipe(), declared), plan(Recipe(), declared).basis) == ((1, 4, 24), "declared")
     assert plan(Recipe().patched({"train": {"precision": "bf16"}}), probed).basis == "formula", "another precision"
+
+
+def test_the_probe_of_a_model_serves_every_batch_by_its_divisors() -> None:
+    recipe = Recipe(model=SMALL, train=Train(precision="fp32"))
+    probed = CPU.model_copy(update={"probes": {probe_key(digest(SMALL), "fp32"): 10}})
+    for batch, expected in ((96, 8), (20, 10), (7, 7), (11, 1)):
+        found = plan(recipe.patched({"train": {"batch": batch}}), probed)
+        assert (found.microbatch, found.basis) == (expected, "probe"), batch
+
+
+def test_a_run_that_goes_on_keeps_its_plan_whatever_was_probed_in_between() -> None:
+    recipe = Recipe(model=SMALL, train=Train(batch=8, precision="fp32"))
+    before = plan(recipe, CPU)
+    probed = CPU.model_copy(update={"probes": {probe_key(digest(SMALL), "fp32"): 2}})
+    assert plan(recipe, probed).microbatch == 2 != before.microbatch == 8
+    assert continued(before, plan(recipe, probed), probed) == before
+    declared = CPU.model_copy(update={"microbatch": 4})
+    assert continued(before, plan(recipe, declared), declared).microbatch == 4, "a person says that 8 are too many"
+    twice = CPU.model_copy(update={"accelerators": 2})
+    assert continued(before, plan(recipe, twice), twice).world == 2
 
 
 def test_a_canonical_microbatch_is_the_same_everywhere() -> None:

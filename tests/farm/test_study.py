@@ -144,6 +144,9 @@ def test_a_machine_may_be_declared_or_refined() -> None:
     assert study.machine("mine", {}).memory == 2**33
     assert study.machine("seen", {"seen": Machine(name="seen")}).name == "seen"
     assert study.machine("cpu", {}) == BUILT_IN["cpu"]
+    probed = {"8xa100m40": BUILT_IN["8xa100m40"].model_copy(update={"probes": {"m:fp16": 6}})}
+    assert (study.machine("8xa100m40", probed).usd_per_hour, refined.probes) == (9.0, {})
+    assert study.machine("8xa100m40", probed).probes == {"m:fp16": 6}, "what was measured there stays known"
     with pytest.raises(BadStudy, match=r"unknown machine class '8xa100'\. Known: .*1xrtx3090.*\[machines\.8xa100\]"):
         study.machine("8xa100", {})
 

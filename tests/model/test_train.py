@@ -312,7 +312,7 @@ sequences = 13
 
 def torchrun(study: Path, folder: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
-    options = ["--study", str(study), "--run", "cpu-x2-baseline", "--folder", str(folder), "--cache", str(cache)]
+    options = [str(study), "cpu-x2-baseline", str(folder), "--cache", str(cache)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     home = Path(__file__).parents[2]
     return subprocess.run(

@@ -1,0 +1,63 @@
+"""`farm machines`: what is known of each class, and how a probe becomes a plan."""
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from farm.machine import BUILT_IN
+from farm.study import load
+from workers.probing import key
+
+from .conftest import ROOT, Farm
+
+BESIDES_TORCH = 850_000_000  # bytes: one sequence of the study below needs 550 MB, two need 1150
+
+
+def test_a_class_says_what_was_probed(farm: Farm) -> None:
+    cpu = BUILT_IN["cpu"].model_copy(update={"probes": {"m:fp32": 3}})
+    farm.queue.register(cpu, "node-1", 60)
+    told = {row["machine"]: row for row in json.loads(farm("machines", "--json").out)["data"]}
+    assert (told["cpu"]["probes"], told["cpu"]["source"], told["cpu"]["nodes"]) == ({"m:fp32": 3}, "its nodes", 1)
+    assert told["cpu-x1"]["probes"] == {}
+
+
+@pytest.mark.parametrize(("name", "code"), [("missing.toml", 2), ("nope", 3)])
+def test_only_a_study_can_be_probed_for(farm: Farm, name: str, code: int) -> None:
+    answer = farm("machines", "--probe", name)
+    assert (answer.code, answer.out) == (code, "")
+
+
+def test_a_cpu_is_not_probed_without_a_limit(farm: Farm) -> None:
+    answer = farm("machines", "--probe", farm.file())
+    assert (answer.code, answer.out) == (1, "")
+    assert "a CPU's memory is not probed" in answer.err
+    assert farm.queue.machines() == {}
+
+
+def test_what_a_probe_finds_is_what_plans_are_made_with(farm: Farm) -> None:
+    """Under a limit on the address space, a CPU is probed like any other device."""
+    path = farm.file()
+    with open(path) as file:
+        text = file.read().replace("context = 32", "context = 2048").replace("width = 16", "width = 256")
+    text = text.replace("layers = 1", "layers = 2").replace("vocab = 50257", "vocab = 64").replace("2560", "163840")
+    with open(path, "w") as file:
+        file.write(text.split("[interventions.remove-dropout]")[0])
+    measure = "import model.train\nprint([l for l in open('/proc/self/status') if 'VmPeak' in l][0].split()[1])"
+    loaded = subprocess.run([sys.executable, "-c", measure], cwd=ROOT, capture_output=True, text=True, check=True)
+    limit = int(loaded.stdout) + BESIDES_TORCH // 1024
+    words = f"ulimit -v {limit} && exec {sys.executable} -m cli.main machines --probe {path} --json"
+    environment = farm.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    said = subprocess.run(
+        ["bash", "-c", words], env=environment, cwd=farm.folder, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    recipe = load(farm.folder / "tiny.toml").arms()[0].recipe
+    found = farm.queue.machines()["cpu"].probes[key(recipe)]
+    assert 1 <= found < 4
+    assert f"cpu: microbatches of up to {found} fit" in said.stderr
+    assert farm.queue.nodes()["cpu"] == [], f"{platform.node()} offers nothing by being probed"
+    (planned,) = json.loads(farm("plan", path, "--json").out)["data"]
+    assert (planned["microbatch_basis"], planned["microbatch"]) == ("probe", min(found, 2)), "a divisor of the batch 8"

@@ -1,0 +1,106 @@
+"""The probe: real trials that run out of real memory, under a limit on the address space of their processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm.errors import DoesNotFit, FarmError
+from farm.recipe import Recipe
+from model.probe import ROOT, largest_microbatch, search
+
+# 12 MB a sequence; importing torch takes 700.
+SMALL = Recipe().patched(
+    {
+        "model": {"vocab": 64, "context": 256, "width": 128, "layers": 2, "heads": 2},
+        "train": {"precision": "fp32", "reduction": "canonical", "canonical_microbatch": 1, "batch": 6},
+    }
+)
+LONG = SMALL.patched({"model": {"context": 8192}})
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
+from farm.errors import DoesNotFit
+from farm.recipe import Recipe
+from model.probe import largest_microbatch, trial_fits
+recipe, longer = (Recipe.model_validate_json(line) for line in sys.stdin)
+found = largest_microbatch(recipe, 16)
+print(found, trial_fits(recipe, found), trial_fits(recipe, found + 1))
+try:
+    print(largest_microbatch(longer, 16))
+except DoesNotFit as error:
+    print(error)
+"""
+
+MEASURED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))
+from farm.recipe import Recipe
+from model.probe import trial
+trial(Recipe.model_validate_json(sys.stdin.readline()), microbatch=3)
+(peak,) = (line for line in open("/proc/self/status") if line.startswith("VmPeak"))
+print(int(peak.split()[1]) * 1024)
+"""
+
+
+def python(*words: str, recipes: tuple[Recipe, ...] = (SMALL,)) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        input="\n".join(recipe.model_dump_json() for recipe in recipes),
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@given(st.integers(0, 300), st.integers(1, 200))
+def test_the_search_finds_the_boundary_and_tries_nothing_twice_as_large(boundary: int, limit: int) -> None:
+    tried: list[int] = []
+
+    def fits(number: int) -> bool:
+        tried.append(number)
+        return number <= boundary
+
+    assert search(fits, limit) == min(boundary, limit)
+    assert len(tried) == len(set(tried)) <= 2 * limit.bit_length() + 1
+    assert max(tried) <= min(limit, max(1, 2 * boundary))
+
+
+def test_the_probe_stops_at_the_microbatch_that_runs_out_of_memory() -> None:
+    measured = python("-c", MEASURED)
+    assert measured.returncode == 0, measured.stderr
+    told = python("-c", LIMITED, str(int(measured.stdout) + 4_000_000), recipes=(SMALL, LONG))
+    assert told.returncode == 0, told.stderr
+    first, second = told.stdout.splitlines()
+    found, fits, next_fits = first.split()
+    assert (int(found) >= 3, fits, next_fits) == (True, "True", "False")
+    assert "one sequence of 8192 tokens" in second
+
+
+def test_a_cpu_without_a_limit_is_not_probed() -> None:
+    said = python("-m", "model.probe", "--microbatch", "1")
+    assert said.returncode == 1
+    assert "a CPU's memory is not probed" in said.stderr
+    with pytest.raises(
+        FarmError, match=r"the trial of microbatch 1 ended with code 1: .* a CPU's memory is not probed"
+    ):
+        largest_microbatch(SMALL, 4)
+
+
+def test_a_trial_that_fails_in_another_way_is_no_sign_of_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(FarmError, match="ended with code 1: it said nothing") as failure:
+        largest_microbatch(SMALL, 4)
+    assert not isinstance(failure.value, DoesNotFit)
+
+
+def test_a_probe_can_be_given_up_before_its_next_trial() -> None:
+    with pytest.raises(FarmError, match="given up"):
+        largest_microbatch(SMALL, 4, give_up=lambda: True)
