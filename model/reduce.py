@@ -1,27 +1,31 @@
-"""Gradients over microbatches and ranks. Two ways, one interface: `backward` each microbatch, then `finish`.
+"""Gradients over microbatches and ranks. Two ways, one interface: `turn` around each microbatch, then `finish`.
 
-Fast is what DistributedDataParallel does: gradients accumulate on each rank, and one round of all-reduce, in buckets,
-runs under the last backward pass. The buckets never change: DDP rebuilds its own after the first step, so with 4
-workers a resumed run would add in another order than one that never stopped. Canonical adds microbatches in one binary
-tree over all of them, so 1, 2, 4 or 8 workers give the same bits.
+Fast is torch's DistributedDataParallel: gradients accumulate on each rank, and one round of all-reduce, in buckets,
+runs under the last backward pass. Canonical adds microbatches in one binary tree over all of them, so 1, 2, 4 or 8
+workers give the same bits.
 
 Both leave in `parameter.grad`, on every rank, the sum over all microbatches of the step.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import GradBucket
+from torch.futures import Future
 from torch.nn import Parameter
+from torch.nn.parallel import DistributedDataParallel
 
 from farm.errors import WorkerDied
 from farm.planner import Plan
 from farm.recipe import Recipe
+from model.gpt import GPT
 
-BUCKET_BYTES = 2**25
+BUCKET_MIB = 25.0  # DistributedDataParallel's default
 
 
 class Group(NamedTuple):
@@ -37,11 +41,13 @@ class Group(NamedTuple):
 
 
 class Reducer(Protocol):
-    def backward(self, objective: Tensor, turn: int) -> None:
-        """Add the gradients of this rank's microbatch number `turn`."""
+    forward: Callable[..., Tensor]  # the model: tokens and targets -> sum of losses
+
+    def turn(self, turn: int) -> AbstractContextManager[None]:
+        """Around forward and backward of this rank's microbatch number `turn`."""
 
     def finish(self) -> None:
-        """Wait until every parameter.grad holds the sum over microbatches and ranks."""
+        """Every parameter.grad shall hold the sum over microbatches and ranks."""
 
 
 def join(plan: Plan) -> Group:
@@ -52,83 +58,53 @@ def join(plan: Plan) -> Group:
     return Group(rank, world, _device())
 
 
-def reducer(recipe: Recipe, plan: Plan, group: Group, parameters: Sequence[Parameter]) -> Reducer:
-    kind = Canonical if recipe.train.reduction == "canonical" else Fast
-    return kind(parameters, plan.accumulation, group)
+def reducer(recipe: Recipe, plan: Plan, group: Group, gpt: GPT) -> Reducer:
+    """The reducer that the recipe names."""
+    if recipe.train.reduction == "canonical":
+        return Canonical(gpt, group)
+    return Fast(gpt, plan, group)
 
 
 class Fast:
-    """One round of all-reduce a step, in fixed buckets, while the last backward pass still runs."""
+    """DistributedDataParallel, made to resume to the bit.
 
-    def __init__(self, parameters: Sequence[Parameter], accumulation: int, group: Group):
-        self._turns = accumulation
-        self._reducing = False
-        self._buckets = [_Bucket(members) for members in _bucketed(parameters)] if group.world > 1 else []
-        self._ready: list[_Bucket] = []
-        for bucket in self._buckets:
-            for parameter in bucket.members:
-                parameter.register_post_accumulate_grad_hook(lambda p, b=bucket: self._landed(p, b))
+    DDP regroups its buckets once, after the first backward pass, by the order in which gradients became ready; with 4
+    workers or more that changes the order of addition. A warm-up pass brings it there before the first step, in a run
+    that begins and in one that resumes alike. no_sync is around forward and backward of all but the last microbatch:
+    around the backward alone, DDP would have prepared to reduce all the same.
+    """
 
-    def backward(self, objective: Tensor, turn: int) -> None:
-        self._reducing = turn == self._turns - 1
-        objective.backward()
+    def __init__(self, gpt: GPT, plan: Plan, group: Group):
+        self._last = plan.accumulation - 1
+        self._ddp = None if group.world == 1 else _distributed(gpt)
+        self.forward: Callable[..., Tensor] = self._ddp or gpt
+        if self._ddp:
+            blank_BT = torch.zeros(plan.microbatch, gpt.shape.context, dtype=torch.int64, device=group.device)
+            self._ddp(blank_BT, blank_BT).backward()
+            gpt.zero_grad(set_to_none=True)
+
+    def turn(self, turn: int) -> AbstractContextManager[None]:
+        return self._ddp.no_sync() if self._ddp and turn < self._last else nullcontext()
 
     def finish(self) -> None:
-        for bucket in self._buckets:
-            bucket.wait()
-        self._ready.clear()
-
-    def _landed(self, parameter: Parameter, bucket: "_Bucket") -> None:
-        """A gradient is complete on this rank. Buckets leave in one order, the same on every rank."""
-        if not self._reducing:
-            return
-        bucket.take(parameter)
-        while len(self._ready) < len(self._buckets) and self._buckets[len(self._ready)].is_full:
-            self._ready.append(self._buckets[len(self._ready)])
-            self._ready[-1].send()
+        """DDP has finished when backward returns."""
 
 
-class _Bucket:
-    """Some gradients in one flat tensor."""
-
-    def __init__(self, members: Sequence[Parameter]):
-        self.members = members
-        self._flat = torch.zeros(sum(p.numel() for p in members), dtype=members[0].dtype, device=members[0].device)
-        parts = self._flat.split([p.numel() for p in members])
-        self._views = {p: part.view_as(p) for p, part in zip(members, parts, strict=True)}
-        self._taken = 0
-        self._work: dist.Work | None = None
-
-    @property
-    def is_full(self) -> bool:
-        return self._taken == len(self.members)
-
-    def take(self, parameter: Parameter) -> None:
-        view = self._views[parameter]
-        view.copy_(parameter.grad)
-        parameter.grad = view
-        self._taken += 1
-
-    def send(self) -> None:
-        self._work = dist.all_reduce(self._flat, async_op=True)
-
-    def wait(self) -> None:
-        assert self._work is not None, "a parameter got no gradient"
-        self._work.wait()
-        self._taken, self._work = 0, None
+def _distributed(gpt: GPT) -> DistributedDataParallel:
+    """`gpt` in DDP with the sum over ranks in place of DDP's mean: the loss is divided by all targets already."""
+    ddp = DistributedDataParallel(
+        gpt,
+        bucket_cap_mb=BUCKET_MIB,
+        gradient_as_bucket_view=True,
+    )
+    ddp.register_comm_hook(None, _summed)
+    return ddp
 
 
-def _bucketed(parameters: Sequence[Parameter]) -> list[list[Parameter]]:
-    """Parameters from the last to the first, as backward reaches them, in buckets of at least BUCKET_BYTES."""
-    buckets: list[list[Parameter]] = []
-    size = BUCKET_BYTES
-    for parameter in reversed(parameters):
-        if size >= BUCKET_BYTES:
-            buckets.append([])
-            size = 0
-        buckets[-1].append(parameter)
-        size += parameter.numel() * parameter.element_size()
-    return buckets
+def _summed(_: object, bucket: GradBucket) -> Future[Tensor]:
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 class Canonical:
@@ -138,12 +114,14 @@ class Canonical:
     sums with the neighbour at distance 1, 2, 4, ...: x + y and y + x are the same bits.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], accumulation: int, group: Group):
-        self._parameters, self._group = parameters, group
+    def __init__(self, gpt: GPT, group: Group):
+        self.forward: Callable[..., Tensor] = gpt
+        self._parameters, self._group = list(gpt.parameters()), group
         self._subtrees: list[list[Tensor]] = []
 
-    def backward(self, objective: Tensor, turn: int) -> None:
-        objective.backward()
+    @contextmanager
+    def turn(self, turn: int) -> Iterator[None]:
+        yield
         subtree = _taken(self._parameters)
         while turn & 1:  # as many carries as `turn` ends in ones
             torch._foreach_add_(subtree, self._subtrees.pop())

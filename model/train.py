@@ -117,7 +117,7 @@ class Trainer:
         self.parameters = list(self.gpt.parameters())
         self.optimiser = optim.adamw(self.gpt, recipe.train)
         self.loss_scale = LossScale.of(recipe.train.precision)
-        self.reducer = reducer(recipe, plan, group, self.parameters)
+        self.reducer = reducer(recipe, plan, group, self.gpt)
         self.meter = Meter(plan, group)
         on_cuda = group.device.type == "cuda"
         self.randomness = torch.cuda.default_generators[group.device.index] if on_cuda else torch.default_generator
@@ -138,9 +138,10 @@ class Trainer:
         for turn in range(self.plan.accumulation):
             batch = self.feed.take()
             self._seed_dropout(self.group.rank * self.plan.accumulation + turn)
-            with autocast(self.recipe.train.precision, self.group.device):
-                loss_sum = self.gpt(batch.x_BT, batch.y_BT, scale)
-            self.reducer.backward(loss_sum * scale, turn)
+            with self.reducer.turn(turn):
+                with autocast(self.recipe.train.precision, self.group.device):
+                    loss_sum = self.reducer.forward(batch.x_BT, batch.y_BT, scale)
+                (loss_sum * scale).backward()
             self.meter.add(loss_sum, batch.targets)
             self.feed.fetch()  # the next one, while the device still works on this one
         self.reducer.finish()

@@ -1,18 +1,16 @@
 """Gradients over microbatches and ranks: the right sum, in one round, and for canonical in one order."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 from worlds import BATCH, CONTEXT, VOCAB, canonical, in_world, planned, tiny
 
 from farm.run import Run
 from model import reduce
-from model.gpt import GPT
 from model.init import initialised
 from model.reduce import join, reducer
 
@@ -28,26 +26,26 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return x_BT, y_BT
 
 
-def objective(gpt: GPT, first: int, count: int) -> torch.Tensor:
+def objective(gpt: Callable[..., torch.Tensor], first: int, count: int) -> torch.Tensor:
     x_BT, y_BT = batch()
     return gpt(x_BT[first : first + count], y_BT[first : first + count])
 
 
-def reduced(run: Run, world: int, double: bool, bucket_bytes: int = 1000) -> list[np.ndarray]:
+def reduced(run: Run, world: int, double: bool, bucket_mib: float = 0.001) -> list[np.ndarray]:
     """The gradients of the whole batch, after two steps, so that nothing may be left over from the first."""
-    reduce.BUCKET_BYTES = bucket_bytes
+    reduce.BUCKET_MIB = bucket_mib
     plan = planned(run, world)
     group = join(plan)
     gpt = initialised(run.recipe.model, 1)
     gpt = gpt.double() if double else gpt
-    parameters = list(gpt.parameters())
-    ours = reducer(run.recipe, plan, group, parameters)
+    ours = reducer(run.recipe, plan, group, gpt)
     for _ in range(2):
         gpt.zero_grad(set_to_none=True)
         for turn in range(plan.accumulation):
-            ours.backward(objective(gpt, group.rank * plan.accumulation + turn, 1), turn)
+            with ours.turn(turn):
+                objective(ours.forward, group.rank * plan.accumulation + turn, 1).backward()
         ours.finish()
-    return [parameter.grad.numpy() for parameter in parameters]
+    return [parameter.grad.numpy() for parameter in gpt.parameters()]
 
 
 @pytest.mark.parametrize("kind", [tiny, canonical])
@@ -85,43 +83,23 @@ def test_canonical_adds_a_number_of_microbatches_that_is_no_power_of_two():
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
-def beside_ddp(run: Run, world: int) -> float:
-    """The largest difference between our gradients and those of torch's DistributedDataParallel, relative to them."""
-    ours = reduced(run, world, double=True)
-    plan = planned(run, world)
-    gpt = DistributedDataParallel(initialised(run.recipe.model, 1).double())
-    x_BT, y_BT = batch()
-    for turn in range(plan.accumulation):
-        gpt.require_backward_grad_sync = turn == plan.accumulation - 1
-        row = dist.get_rank() * plan.accumulation + turn
-        (gpt(x_BT[row : row + 1], y_BT[row : row + 1]) * world).backward()  # it averages over ranks
-    theirs = [parameter.grad.numpy() for parameter in gpt.parameters()]
-    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_fast_is_the_sum_that_distributed_data_parallel_makes(world):
-    run = tiny(NOWHERE, model={"dropout": 0.0})
-    assert max(in_world(world, beside_ddp, run, world)) < 1e-14
-
-
-def rounds(run: Run, world: int, bucket_bytes: int) -> list[int]:
+def rounds(run: Run, world: int, bucket_mib: float) -> list[int]:
     """What travels in a step: the number of floats of every all-reduce that the profiler saw."""
-    reduce.BUCKET_BYTES = bucket_bytes
+    reduce.BUCKET_MIB = bucket_mib
     plan = planned(run, world)
     gpt = initialised(run.recipe.model, 1)
-    parameters = list(gpt.parameters())
-    ours = reducer(run.recipe, plan, join(plan), parameters)
+    ours = reducer(run.recipe, plan, join(plan), gpt)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
         for turn in range(plan.accumulation):
-            ours.backward(objective(gpt, turn, 1), turn)
+            with ours.turn(turn):
+                objective(ours.forward, turn, 1).backward()
         ours.finish()
     return [event.input_shapes[0][0] for event in seen.events() if event.name == "gloo:all_reduce"]
 
 
 def test_fast_sends_each_gradient_once_a_step_however_many_microbatches_there_are():
     run = tiny(NOWHERE, model={"dropout": 0.0})
-    one_bucket, several = (in_world(2, rounds, run, 2, size)[0] for size in (2**25, 4000))
+    one_bucket, several = (in_world(2, rounds, run, 2, size)[0] for size in (25.0, 0.004))
     assert planned(run, 2).accumulation == 4
     assert one_bucket == [run.recipe.model.parameters]
     assert sum(several) == run.recipe.model.parameters

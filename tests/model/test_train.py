@@ -12,15 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
+from torch.nn import functional as F
+from waiting import wait_until
 from worlds import BATCH, CONTEXT, STEPS, TINY, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
 from farm.errors import BadCorpus, Nonfinite, WorkerDied
-from farm.ledger import read
+from farm.ledger import Line, read
 from farm.result import Outcome
 from farm.run import Policy, Run
+from model import precision, reduce
 from model.checkpoint import newest_valid, verified
+from model.corpora import open_split
+from model.data import Batches
+from model.init import initialised
 from model.optim import learning_rate
-from model.train import Signal
+from model.reduce import join
+from model.train import Signal, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +43,7 @@ def whole(run: Run, folder: Path, world: int, microbatch: int = 1) -> dict[str, 
 
 def stopped_everywhere(run: Run, world: int, folder: Path) -> list[Any]:
     """Where a run that is stopped after each step and resumed says something else than one that is not."""
+    reduce.BUCKET_MIB = 0.002  # many buckets: DDP regroups them after its first backward pass
     plan = planned(run, world)
     never, told = attempt(run, plan, folder / "never")
     unlike = []
@@ -108,14 +117,16 @@ def test_fast_does_not_go_on_with_another_number_of_workers(tokens, tmp_path):
 
 
 def killed(run: Run, world: int, folder: Path, at: int) -> None:
-    """Save after every step, and die by SIGKILL before step `at` begins."""
+    """Save after every step, and die by SIGKILL before step `at` begins, some checkpoint being on the disk."""
+    plan = planned(run, world)
 
     def signals(seen: int) -> Signal:
         if seen == at - 1:
+            wait_until(lambda: newest_valid([folder / "1/checkpoints"], run, plan), "a checkpoint has landed")
             os.kill(os.getpid(), signal.SIGKILL)
         return Signal.SAVE
 
-    attempt(run, planned(run, world), folder, signals=signals)
+    attempt(run, plan, folder, signals=signals)
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -208,35 +219,110 @@ def test_fp16_skips_an_overflow_and_counts_it_while_the_schedule_goes_on(tokens,
     assert [line.skipped for line in read(tmp_path)] == [False, True, True, True]
 
 
-def test_fp16_resumes_to_the_same_bits_after_a_skipped_step(tokens, tmp_path):
-    run = tiny(tokens, train={"precision": "fp16", "learning_rate": 100.0})
+def test_fp16_resumes_to_the_same_bits_after_a_skipped_step(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "LOSS_SCALE", 2.0**20)  # too much for the first two steps
+    run = tiny(tokens, train={"precision": "fp16"})
     never, told = attempt(run, planned(run, 1), tmp_path / "never")
-    stopped, before = attempt(run, planned(run, 1), tmp_path / "home", signals=stop_after(STEPS - 1))
-    outcome, after = attempt(
-        run, planned(run, 1), tmp_path / "home", resume=tmp_path / "home/1" / stopped.checkpoint, epoch=2
-    )
-    assert str(before.timeless + after.timeless) == str(told.timeless)
+    assert [line.skipped for line in told.lines] == [True, True, False, False]
+    home = tmp_path / "home"
+    stopped, before = attempt(run, planned(run, 1), home, signals=stop_after(STEPS - 1))
+    outcome, after = attempt(run, planned(run, 1), home, resume=home / "1" / stopped.checkpoint, epoch=2)
+    assert before.timeless + after.timeless == told.timeless
     assert outcome.fingerprints == never.fingerprints
 
 
-@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
-def test_other_precisions_follow_fp32(precision, tokens, tmp_path):
+@pytest.mark.parametrize("kind", ["tf32", "fp16", "bf16"])
+def test_other_precisions_follow_fp32(kind, tokens, tmp_path):
     run = tiny(tokens, model={"dropout": 0.0})
     _, exact = attempt(run, planned(run, 1), tmp_path / "fp32")
-    _, told = attempt(
-        tiny(tokens, model={"dropout": 0.0}, train={"precision": precision}), planned(run, 1), tmp_path / precision
-    )
+    _, told = attempt(tiny(tokens, model={"dropout": 0.0}, train={"precision": kind}), planned(run, 1), tmp_path / kind)
     assert told.losses == pytest.approx(exact.losses, rel=5e-3)
     assert [line.grad_norm for line in told.lines] == pytest.approx([line.grad_norm for line in exact.lines], rel=0.05)
 
 
-def test_gradients_are_clipped_to_the_limit_and_the_ledger_says_so(tokens, tmp_path):
-    free, limited = tiny(tokens), tiny(tokens, train={"clip_grad_norm": 0.01})
-    _, told = attempt(free, planned(free, 1), tmp_path / "free")
-    _, clipped = attempt(limited, planned(limited, 1), tmp_path / "limited", signals=stop_after(1))
-    assert not any(line.clipped for line in told.lines)
-    assert clipped.lines[0].clipped
+def first_gradients(checkpoint: Path) -> dict[str, np.ndarray]:
+    """What AdamW was given in the first step, from its first moments, which are a tenth of it."""
+    moments = load_file(checkpoint / "optimiser.safetensors")
+    return {name.removeprefix("exp_avg."): m * 10 for name, m in moments.items() if name.startswith("exp_avg.")}
+
+
+def norm(gradients: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(gradient.astype(float)).sum() for gradient in gradients.values())))
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_gradients_are_clipped_to_the_limit_and_the_ledger_says_so(kind, tokens, tmp_path):
+    free, limited = (tiny(tokens, train={"precision": kind, "clip_grad_norm": c}) for c in (None, 0.01))
+    whole, told = attempt(free, planned(free, 1), tmp_path / "free", signals=stop_after(1))
+    outcome, clipped = attempt(limited, planned(limited, 1), tmp_path / "limited", signals=stop_after(1))
+    assert (told.lines[0].clipped, clipped.lines[0].clipped) == (False, True)
     assert clipped.lines[0].grad_norm == told.lines[0].grad_norm > 0.01
+    assert norm(first_gradients(tmp_path / "free/1" / whole.checkpoint)) == pytest.approx(told.lines[0].grad_norm)
+    assert norm(first_gradients(tmp_path / "limited/1" / outcome.checkpoint)) == pytest.approx(0.01, rel=1e-4)
+
+
+class Ragged(Batches):
+    """The first target of a sequence counts; the others only in the second half of the batch."""
+
+    def microbatch(self, step, plan, rank, turn):
+        x_BT, y_BT = super().microbatch(step, plan, rank, turn)
+        y_BT = y_BT.copy()
+        first = (rank * plan.accumulation + turn) * plan.microbatch
+        y_BT[: max(0, BATCH // 2 - first), 1:] = -100
+        return x_BT, y_BT
+
+
+def ragged(run: Run, world: int, folder: Path) -> tuple[Line, dict[str, np.ndarray]]:
+    trainer = Trainer(run, planned(run, world), join(planned(run, world)), folder, "0" * 64)
+    trainer.batches.__class__ = Ragged
+    trainer.make_ready()
+    line = trainer.update(trainer.compute(Signal.CONTINUE, False))
+    moments = trainer.state().moments
+    return line, {name: moments[f"exp_avg.{name}"].numpy() * 10 for name, _ in trainer.gpt.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", [tiny, canonical])
+def test_gradients_are_those_of_the_mean_over_the_targets_that_count(kind, tokens, tmp_path):
+    """Not of a mean of means: the ranks and the microbatches have unlike numbers of them."""
+    run = kind(tokens, model={"dropout": 0.0})
+    x_BT, y_BT = Ragged(open_split(run.recipe.data, "train", tmp_path), run.recipe, run.seeds).microbatch(
+        0, planned(run, 1, BATCH), 0, 0
+    )
+    gpt = initialised(run.recipe.model, run.seeds.init)
+    logits_BTV = gpt.logits(torch.from_numpy(x_BT))
+    loss = F.cross_entropy(logits_BTV.flatten(0, 1), torch.from_numpy(y_BT).flatten())
+    loss.backward()
+    for world in (1, 2, 4):
+        for line, gradients in in_world(world, ragged, run, world, tmp_path):
+            assert line.tokens == BATCH // 2 * (CONTEXT + 1)
+            assert line.loss_sum / line.tokens == pytest.approx(loss.item(), rel=1e-6)
+            for name, parameter in gpt.named_parameters():
+                np.testing.assert_allclose(gradients[name], parameter.grad, rtol=2e-4, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(("dropout", "losses"), [(0.0, 1), (0.1, STEPS)])
+def test_dropout_masks_are_new_in_every_step(dropout, losses, tmp_path):
+    """The same batch again and again, and weights that do not move: only the masks can change the loss."""
+    run = tiny(
+        corpus(tmp_path, tokens=BATCH * CONTEXT + 1),
+        model={"dropout": dropout},
+        train={"learning_rate": 1e-30},
+        data={"repeat": True},
+        evaluation={"sequences": 1},
+    )
+    _, told = attempt(run, planned(run, 1), tmp_path / "run")
+    assert len(set(told.losses)) == losses
+
+
+def test_sums_go_on_over_a_resume(tokens, tmp_path):
+    run = tiny(tokens)
+    stopped, before = attempt(run, planned(run, 1), tmp_path, signals=stop_after(2))
+    outcome, after = attempt(run, planned(run, 1), tmp_path, resume=tmp_path / "1" / stopped.checkpoint, epoch=2)
+    sums = json.loads((tmp_path / "2" / outcome.checkpoint / "state.json").read_text())["sums"]
+    lines = before.lines + after.lines
+    assert sums["tokens"] == sum(line.tokens for line in lines) == STEPS * BATCH * CONTEXT
+    assert sums["loss_sum"] == pytest.approx(sum(line.loss_sum for line in lines), rel=1e-15)
+    assert sums["seconds"] == pytest.approx(sum(line.seconds for line in lines))
 
 
 def test_dropout_depends_on_the_train_seed_and_weights_on_the_init_seed(tokens, tmp_path):

@@ -24,8 +24,11 @@ def never() -> bool:
         (GPU, {"reduction": "canonical", "canonical_microbatch": 2}),
     ],
 )
-def test_what_needs_no_probe_is_not_probed(queue: Queue, machine: Machine, changes: dict) -> None:
+def test_what_needs_no_probe_is_not_probed(
+    queue: Queue, machine: Machine, changes: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert probed(queue, machine, RECIPE.patched({"train": changes}), never) is machine
+    assert capsys.readouterr().out == "", "it did not fail either"
 
 
 def test_a_probe_that_cannot_be_made_leaves_the_machine_as_it_is(
