@@ -90,8 +90,12 @@ def alternate(sides: Sequence[Side], seconds: float = TURN_SECONDS, rounds: int 
                         child = _processes.Process(target=_child, args=(side, rank, theirs, meeting), daemon=True)
                         child.start()
                         children.append(child)
+            for side, pipe in zip(sides, pipes, strict=True):
                 _heard(pipe, side)
-            played = [{side.name: _played(pipe, side, seconds) for side, pipe in zip(sides, pipes, strict=True)} for _ in range(rounds)]
+            played = [
+                {side.name: _played(pipe, side, seconds) for side, pipe in zip(sides, pipes, strict=True)}
+                for _ in range(rounds)
+            ]
         finally:
             for child in children:
                 child.kill()
@@ -141,9 +145,7 @@ def _child(side: Side, rank: int, pipe: Connection, meeting: str) -> None:
     torch.set_num_threads(1)
     try:
         if side.plan.world > 1:
-            dist.init_process_group(
-                "gloo", init_method=f"file://{meeting}", rank=rank, world_size=side.plan.world
-            )
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=side.plan.world)
         side.train(side.run, side.plan, Gate(pipe) if rank == 0 else lambda: None)
     except BaseException:
         pipe.send(traceback.format_exc())

@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.alternate import Side, alternate, heading, show
-from benchmarks.sides import case, corpus, ours, planned, textbook, transformers
+from benchmarks.sides import case, corpus, ours, planned, transformers
 
-SIDES = {"ours": ours, "textbook loop, our GPT": textbook, "transformers": transformers}
+SIDES = {"ours": ours, "transformers": transformers}
 
 
 def main() -> None:

@@ -39,7 +39,9 @@ def corpus(folder: Path, vocab: int, tokens: int = 2**20) -> Path:
     return folder
 
 
-def case(folder: Path, *, vocab: int, width: int, layers: int = 4, context: int = 128, batch: int = 8, **train_: Any) -> Run:
+def case(
+    folder: Path, *, vocab: int, width: int, layers: int = 4, context: int = 128, batch: int = 8, **train_: Any
+) -> Run:
     """What every side trains: GPT-2 as `transformers` has it by default, but for its dropout and tied head."""
     shape = {"vocab": vocab, "context": context, "width": width, "layers": layers, "heads": max(4, width // 64)}
     tables = {
@@ -133,7 +135,6 @@ class _Transformers(nn.Module):
 
         super().__init__()
         shape = recipe.model
-        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout)
         self.gpt2 = GPT2LMHeadModel(
             GPT2Config(
                 vocab_size=shape.vocab,
@@ -142,10 +143,12 @@ class _Transformers(nn.Module):
                 n_layer=shape.layers,
                 n_head=shape.heads,
                 tie_word_embeddings=shape.tie_weights,
+                resid_pdrop=shape.dropout,
+                embd_pdrop=shape.dropout,
+                attn_pdrop=shape.dropout,
                 use_cache=False,
                 bos_token_id=0,
                 eos_token_id=0,
-                **rates,
             )
         )
 
@@ -161,7 +164,7 @@ class _LitGpt(nn.Module):
 
         super().__init__()
         shape = recipe.model
-        self.loss = chunked_cross_entropy
+        self._loss: Callable[[Tensor, Tensor], Tensor] = chunked_cross_entropy
         self.gpt = LitGpt(
             Config(
                 name="bench",
@@ -177,7 +180,7 @@ class _LitGpt(nn.Module):
         )
 
     def forward(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
-        return self.loss(self.gpt(x_BT), y_BT)
+        return self._loss(self.gpt(x_BT), y_BT)
 
 
 class _Sequences(Dataset):
@@ -223,7 +226,7 @@ def _train(network: nn.Module, run: Run, plan: Plan, gate: Gate) -> None:
 def _batches(run: Run, plan: Plan, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     sequences = _Sequences(run)
     rank = dist.get_rank() if plan.world > 1 else 0
-    sampler = DistributedSampler(sequences, num_replicas=plan.world, rank=rank, shuffle=False)
+    sampler: DistributedSampler = DistributedSampler(sequences, num_replicas=plan.world, rank=rank, shuffle=False)
     loader = DataLoader(
         sequences, batch_size=plan.microbatch, sampler=sampler, drop_last=True, pin_memory=device.type == "cuda"
     )

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from benchmarks.alternate import Side, alternate, heading, show_speeds
 from benchmarks.sides import case, corpus, litgpt, ours, planned, textbook, textbook_explicit, transformers
+from farm.run import Run
 
+TURN_SECONDS = 1.0
 SHAPES = {"4 x 128, vocabulary 257": (257, 128), "4 x 256, vocabulary 50257": (50257, 256)}
 # What model.train asks of glibc's malloc, for a side that does not: shows what of the gain is the allocator's.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_ARENA_MAX": "1"}
@@ -21,18 +23,19 @@ def main() -> None:
             for precision in ("fp32", "bf16"):
                 run = case(corpus(Path(folder), vocab), vocab=vocab, width=width, precision=precision)
                 for world in (1, 2):
-                    plan = planned(run, world)
-                    sides = [
-                        Side("ours", ours, run, plan),
-                        Side("textbook loop, our GPT", textbook, run, plan),
-                        Side("the same, explicit attention", textbook_explicit, run, plan),
-                    ]
-                    if world == 1:
-                        sides += [
-                            Side("transformers", transformers, run, plan),
-                            Side("transformers, our malloc settings", transformers, run, plan, KEEP_MEMORY),
-                        ]
-                    if world == 1 and find_spec("litgpt"):
-                        sides.append(Side("litgpt", litgpt, run, plan))
-                    turns = alternate(sides)
+                    turns = alternate(_sides(run, world), TURN_SECONDS)
                     show_speeds(f"{shape}, {precision}, world {world}", turns, run.recipe.tokens_per_step)
+
+
+def _sides(run: Run, world: int) -> list[Side]:
+    plan = planned(run, world)
+    sides = [Side("ours", ours, run, plan), Side("textbook loop, our GPT", textbook, run, plan)]
+    if world == 1:
+        sides += [
+            Side("the same, explicit attention", textbook_explicit, run, plan),
+            Side("transformers", transformers, run, plan),
+            Side("transformers, malloc kept", transformers, run, plan, KEEP_MEMORY),
+        ]
+        if find_spec("litgpt"):
+            sides.append(Side("litgpt", litgpt, run, plan))
+    return sides

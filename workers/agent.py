@@ -12,14 +12,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 
 from farm import ledger, settings
-from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, WorkerDied
+from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, Unreachable, WorkerDied
 from farm.machine import Machine
 from farm.planner import Plan, continued, plan
 from farm.queue import Queue
@@ -35,6 +36,9 @@ from workers.heartbeat import keep
 from workers.launch import fit
 from workers.loop import STOP_FILE, Task
 from workers.probing import probed
+
+PATIENCE_SECONDS = 600.0  # with a Redis that is away
+Said = TypeVar("Said")
 
 
 def main() -> int:
@@ -158,37 +162,39 @@ class _Agent:
     def _close(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> int:
         """Say what became of the attempt: to the run directory first, then to the queue."""
         if outcome.finished:
+            result = self._recorded(self._result(run, split, machine, attempt, outcome))
             self.store.end(attempt.model_copy(update=_ending("succeeded")))
-            self._finish(self._result(run, split, machine, attempt, outcome))
-            print(f"Finished: test loss {outcome.test_loss:.6f} nats per token.")
+            _until_heard(lambda: self.queue.finish(self.lease, result))
+            print(f"Finished: test loss {result.test_loss:.6f} nats per token.")
         elif isinstance(self.end, Cancelled):
             self.store.end(attempt.model_copy(update=_ending("cancelled")))
-            self.queue.acknowledge_cancel(self.lease)
+            _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
             print(f"Cancelled at step {outcome.step}.")
         elif self.end is None and self.draining.is_set():
             self.store.end(attempt.model_copy(update=_ending("released")))
-            self.queue.release(self.lease, "drained")
+            _until_heard(lambda: self.queue.release(self.lease, "drained"))
             print(f"Drained: step {outcome.step} is saved and the run is queued again.")
         else:
             self.store.end(attempt.model_copy(update=_ending("lost", self.end)))
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
         return 0
 
-    def _finish(self, result: Result) -> None:
-        """Record and finish. When an attempt that had lost its lease recorded first, its result stands."""
+    def _recorded(self, result: Result) -> Result:
+        """The result as the run directory has it: an attempt that had lost its lease may have recorded first."""
         try:
             self.store.record(result)
         except Conflict:
-            result = self.store.result(result.run_id) or result
-        self.queue.finish(self.lease, result)
+            return self.store.result(result.run_id) or result
+        return result
 
     def _fail(self, error: FarmError) -> int:
         print(f"Failed: {error}")
         try:
             if isinstance(self.end, Cancelled):
-                self.queue.acknowledge_cancel(self.lease)
+                _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
             elif not isinstance(self.end, LeaseLost):
-                state = self.queue.fail(self.lease, error.cause, str(error), self._step() or 0, error.retryable)
+                what = (error.cause, str(error), self._step() or 0, error.retryable)
+                state = _until_heard(lambda: self.queue.fail(self.lease, *what))
                 print(f"The run is {state}.")
         except LeaseLost as lost:
             print(lost)
@@ -269,6 +275,18 @@ class _Agent:
                 last = path.stat().st_mtime if path.exists() else past.started
                 total += (past.ended or last) - past.started
         return total
+
+
+def _until_heard(say: Callable[[], Said]) -> Said:
+    """Say it until Redis hears it. The run directory has it already; this only saves a lease's time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return say()
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def _ending(outcome: str, error: BaseException | None = None) -> dict:

@@ -123,13 +123,21 @@ class _Home:
         self._thread.join(timeout=10)
 
     def _send(self) -> None:
-        with session(settings.load()) as redis:
-            queue = Queue(redis)
-            while not self._lost.is_set():
-                last = self._over.wait(FLUSH_SECONDS)
-                self._flush(queue)
-                if last:
-                    return
+        while not self._lost.is_set():
+            try:
+                with session(settings.load()) as redis:
+                    return self._pump(Queue(redis))
+            except Unreachable:
+                if self._over.wait(FLUSH_SECONDS):
+                    return None
+        return None
+
+    def _pump(self, queue: Queue) -> None:
+        while not self._lost.is_set():
+            last = self._over.wait(FLUSH_SECONDS)
+            self._flush(queue)
+            if last:
+                return
 
     def _flush(self, queue: Queue) -> None:
         with self._lock:

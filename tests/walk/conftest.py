@@ -31,6 +31,7 @@ first_rerun = {first_rerun}
 
 [policy]
 checkpoint_seconds = {checkpoint_seconds}
+hang_seconds = {hang_seconds}
 
 [baseline]
 machines = {machines}
@@ -65,7 +66,13 @@ sequences = 64
 
 def study_text(name: str, **changes: Any) -> str:
     """A study that trains in seconds: 8 x 32 tokens a step."""
-    defaults = {"first_rerun": 0, "checkpoint_seconds": 600, "machines": '["cpu-x1"]', "tokens": 25_600}
+    defaults = {
+        "first_rerun": 0,
+        "checkpoint_seconds": 600,
+        "hang_seconds": 1800,
+        "machines": '["cpu-x1"]',
+        "tokens": 25_600,
+    }
     defaults |= {"learning_rate": 1e-3, "reduction": "fast", "more": ""}
     return STUDY.format(name=name, **(defaults | changes))
 

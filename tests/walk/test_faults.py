@@ -15,11 +15,15 @@ class Hurt:
         self.farm, self.times = farm, 0
         self.alone = self.begin()
 
-    def begin(self) -> str:
+    def begin(self, hang_seconds: float = 1800) -> str:
         """Queue the next repetition and return its id."""
         name = f"faults-{self.times}"
         (run_id,) = self.farm.submit(
-            name, first_rerun=self.times, checkpoint_seconds=0.5, tokens=256 * STEPS, reduction="fast"
+            name,
+            first_rerun=self.times,
+            checkpoint_seconds=0.5,
+            hang_seconds=hang_seconds,
+            tokens=256 * STEPS,
         )
         self.times += 1
         return run_id
@@ -99,3 +103,14 @@ def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm):
     assert cause.cause == "nonfinite"
     assert not cause.retryable
     assert "nonfinite" in farm.run("runs", "nonfinite").stdout
+
+
+def test_a_worker_that_hangs_loses_the_run_and_no_bits(hurt):
+    """Stopped, not killed: its process is there, its job is RUNNING, and nothing moves."""
+    run_id = hurt.begin(hang_seconds=5)
+    hurt.farm.wait_for_checkpoint(run_id)
+    hurt.farm.trainer(run_id).suspend()
+    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
+    assert [cause.cause for cause in status.causes] == ["hung"]
+    assert hurt.farm.store.attempts(run_id)[1].resumed_from is not None
+    same_numbers(hurt, run_id)

@@ -1,0 +1,178 @@
+"""What does it cost to train through the farm (Ray, agent, Redis, dashboard) instead of calling model.train?
+
+A real farm is started, a run submitted; the same run trains in a process of ours. Each is stopped (SIGSTOP) while the
+other has its turn, and its speed is read from the arrival of lines in its ledger.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from benchmarks.alternate import ROUNDS, heading, ratio, show
+from farm import serving
+from farm.planner import Plan
+from farm.queue import Queue, Status
+from farm.run import Run
+from farm.server import session
+from farm.settings import Settings
+from farm.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS, SETTLE_SECONDS, PATIENCE_SECONDS = 4.0, 0.5, 180.0
+STUDY = """
+[study]
+name = "bench"
+machines = ["cpu-x1"]
+seeds = { init = [42], train = [23] }
+[baseline.model]
+vocab = 257
+context = 128
+width = 128
+layers = 4
+heads = 4
+dropout = 0.0
+[baseline.train]
+batch = 8
+tokens = 1_000_000_000
+precision = "fp32"
+[baseline.data]
+source = "builtin:python-reference"
+repeat = true
+[baseline.evaluation]
+offset = 0
+sequences = 8
+"""
+# The bare loop, as a process of its own: run, plan, folder.
+BARE = """
+import sys, torch
+from pathlib import Path
+from farm.planner import Plan
+from farm.run import Run
+from model.train import Signal, train
+torch.set_num_threads(1)
+run, plan, folder = Run.model_validate_json(sys.argv[1]), Plan.model_validate_json(sys.argv[2]), Path(sys.argv[3])
+train(run, plan, folder, cache=folder, epoch=1, resume=None, resume_epoch=None, control=lambda: Signal.CONTINUE,
+      observe=lambda line: None, saved=lambda *checkpoint: None)
+"""
+
+
+def main() -> None:
+    heading("Through Ray against the bare loop, 4 x 128, vocabulary 257, fp32 (goal: at most 1.02)")
+    with tempfile.TemporaryDirectory() as folder, _farm(Path(folder)) as settings:
+        status = _training(settings)
+        store = Store(settings.storage)
+        ledger = store.attempt_folder(status.run.id, status.epoch) / "ledger.jsonl"
+        plan = Plan.model_validate(store.attempts(status.run.id)[-1].plan)
+        with _bare(status.run, plan, Path(folder) / "bare") as (bare, bare_ledger):
+            worker = _writer(ledger, settings)
+            sides = {"bare": (bare, bare_ledger), "through Ray": (worker, ledger)}
+            try:
+                speeds = _alternated(sides)
+            finally:
+                worker.send_signal(signal.SIGCONT)
+        rows = [
+            [name, f"{sorted(speed)[len(speed) // 2]:.2f}", ratio(speeds["bare"], speed)]
+            for name, speed in speeds.items()
+        ]
+        show(["side", "steps/s", "bare / this"], rows)
+        _command(settings, "cancel", status.run.id)
+
+
+def _alternated(sides: dict[str, tuple[psutil.Process, Path]]) -> dict[str, list[float]]:
+    """Steps per second of each side, by round."""
+    for process, _ in sides.values():
+        process.send_signal(signal.SIGSTOP)
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(ROUNDS):
+        for name, (process, ledger) in sides.items():
+            process.send_signal(signal.SIGCONT)
+            time.sleep(SETTLE_SECONDS)
+            speeds[name].append(_speed(ledger))
+            process.send_signal(signal.SIGSTOP)
+    return speeds
+
+
+def _speed(ledger: Path) -> float:
+    """Steps per second, from one line's arrival to another's."""
+    first, began = _next_line(ledger)
+    time.sleep(SECONDS)
+    last, ended = _next_line(ledger)
+    return (last - first) / (ended - began)
+
+
+def _next_line(ledger: Path) -> tuple[int, float]:
+    """How many lines the ledger has when its next one comes, and when that is."""
+    size = ledger.stat().st_size
+    _until(lambda: ledger.stat().st_size > size, "the next step", pause=0.0005)
+    now = time.perf_counter()
+    return ledger.read_bytes().count(b"\n"), now
+
+
+@contextmanager
+def _farm(home: Path) -> Iterator[Settings]:
+    settings = Settings(home=home, storage=home / "storage")
+    _command(settings, "up")
+    try:
+        yield settings
+    finally:
+        _command(settings, "down")
+
+
+def _training(settings: Settings) -> Status:
+    """Submit the run and wait until it has trained a few steps."""
+    file = settings.home / "bench.toml"
+    file.write_text(STUDY)
+    _command(settings, "submit", str(file))
+    with session(settings) as redis:
+        queue = Queue(redis)
+        _until(lambda: queue.statuses("bench")[0].step > 3, "the run trains")
+        return queue.statuses("bench")[0]
+
+
+@contextmanager
+def _bare(run: Run, plan: Plan, folder: Path) -> Iterator[tuple[psutil.Process, Path]]:
+    folder.mkdir()
+    words = [sys.executable, "-c", BARE, run.model_dump_json(), plan.model_dump_json(), str(folder)]
+    with subprocess.Popen(words, cwd=ROOT) as process:
+        try:
+            ledger = folder / "ledger.jsonl"
+            _until(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") > 3, "the bare loop trains")
+            yield psutil.Process(process.pid), ledger
+        finally:
+            process.kill()
+
+
+def _writer(ledger: Path, settings: Settings) -> psutil.Process:
+    """The process of the farm that writes this ledger."""
+    facts = serving.facts(settings)
+    assert facts is not None, "the farm is up"
+    for process in psutil.Process(facts.pid).children(recursive=True):
+        try:
+            if any(file.path == str(ledger) for file in process.open_files()):
+                return process
+        except psutil.Error:
+            continue
+    raise RuntimeError(f"nobody writes {ledger}")
+
+
+def _command(settings: Settings, *words: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("FARM_", "RAY_"))}
+    environment |= {"FARM_HOME": str(settings.home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cli.main", *words]
+    subprocess.run(command, env=environment, cwd=settings.home, check=True, stdout=subprocess.DEVNULL)
+
+
+def _until(condition, what: str, pause: float = 0.1) -> None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError(f"waited {PATIENCE_SECONDS:g} s: {what}")
+        time.sleep(pause)
