@@ -88,7 +88,7 @@ def textbook_explicit(run: Run, plan: Plan, gate: Gate) -> None:
     """The same, with attention written out."""
     gpt = GPT(run.recipe.model)
     for block in gpt.blocks:
-        block.attention = ExplicitAttention(run.recipe.model)  # type: ignore[assignment]
+        block.attention = ExplicitAttention(run.recipe.model)
     _train(_Textbook(gpt), run, plan, gate)
 
 
@@ -104,6 +104,8 @@ def litgpt(run: Run, plan: Plan, gate: Gate) -> None:
 
 class ExplicitAttention(Attention):
     """As in most tutorials: scores, mask, softmax, product."""
+
+    past_TT: Tensor
 
     def __init__(self, model: Any):
         super().__init__(model)
@@ -205,7 +207,7 @@ def _train(network: nn.Module, run: Run, plan: Plan, gate: Gate) -> None:
     optimiser = torch.optim.AdamW(
         network.parameters(), settings.learning_rate, settings.betas, settings.eps, settings.weight_decay, fused=True
     )
-    model = DistributedDataParallel(network) if plan.world > 1 else network
+    model = DistributedDataParallel(network) if plan.world > 1 else None
     dtype = AUTOCAST.get(settings.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     batches = _batches(run, plan, device)
@@ -214,9 +216,9 @@ def _train(network: nn.Module, run: Run, plan: Plan, gate: Gate) -> None:
         for turn in range(plan.accumulation):
             last = turn == plan.accumulation - 1
             x_BT, y_BT = next(batches)
-            with nullcontext() if last or plan.world == 1 else model.no_sync():
+            with nullcontext() if last or model is None else model.no_sync():
                 with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-                    loss = model(x_BT, y_BT) / plan.accumulation
+                    loss = (model or network)(x_BT, y_BT) / plan.accumulation
                 scaler.scale(loss).backward()
         scaler.step(optimiser)
         scaler.update()

@@ -34,6 +34,7 @@ COMMANDS = {
     "retry": "Queue a failed or cancelled run again, or the failed ones of a study.",
     "table": "Rank the arms of a study by test loss.",
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
+    "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "machines": "The machine classes that are known, and what they offer now.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }

@@ -66,7 +66,6 @@ class Model(Frozen):
         head = 0 if self.tie_weights else embedding
         return embedding + self.context * width + self.layers * (2 * norm + attention + mlp) + norm + head
 
-
     @property
     def multiplied(self) -> int:
         """Weights that a token is multiplied by, a tied head included: what the time of a step goes with."""

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from tiktoken import Encoding
 
 BUILTIN = "builtin:python-reference"
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"  # ends each document; after 256 bytes here, after 50,256 pieces in GPT-2
+END_OF_BYTES, END_OF_GPT2 = 256, 50256
 TOKEN = np.dtype("<u2")
 NETWORK_SECONDS = 5.0  # to be told that there is no network; a download itself may take as long as it likes
 SCAN_TOKENS = 4 * 2**20
@@ -105,10 +106,26 @@ def encoding(data: Data) -> "Encoding":
 
     if data.source.startswith("builtin:"):
         ranks = {bytes([byte]): byte for byte in range(256)}
-        special = {END_OF_TEXT: 256}
+        special = {END_OF_TEXT: END_OF_BYTES}
         return tiktoken.Encoding("bytes", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens=special)
     _fetch_gpt2_files()
     return tiktoken.get_encoding(data.tokenizer)
+
+
+def gpt2_file(name: str) -> bytes | None:
+    """One of GPT2_FILES, checked; None where it was not fetched yet."""
+    path = gpt2_place(name)
+    content = path.read_bytes() if path.is_file() else b""
+    return content if hashlib.sha256(content).hexdigest() == GPT2_FILES[name] else None
+
+
+def gpt2_place(name: str) -> Path:
+    """Where tiktoken looks for one of GPT2_FILES."""
+    import tempfile
+
+    variables = [os.environ[key] for key in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if key in os.environ]
+    folder = Path((variables or [f"{tempfile.gettempdir()}/data-gym-cache"])[0])
+    return folder / hashlib.sha1((GPT2_URL + name).encode()).hexdigest()
 
 
 # Finding the file of a split
@@ -388,14 +405,9 @@ def _documents(files: list[Path], field: str) -> Iterator[str]:
 
 def _fetch_gpt2_files() -> None:
     """Put what tiktoken needs for "gpt2" where tiktoken looks for it: its own download has no timeout."""
-    import tempfile
-
-    variables = [os.environ[name] for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if name in os.environ]
-    folder = Path((variables or [f"{tempfile.gettempdir()}/data-gym-cache"])[0])
-    for name, sha256 in GPT2_FILES.items():
-        path = folder / hashlib.sha1((GPT2_URL + name).encode()).hexdigest()
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            _fetch_gpt2_file(name, path)
+    for name in GPT2_FILES:
+        if gpt2_file(name) is None:
+            _fetch_gpt2_file(name, gpt2_place(name))
 
 
 def _fetch_gpt2_file(name: str, path: Path) -> None:

@@ -1,21 +1,36 @@
 """Our weights <-> the folder that transformers' AutoModelForCausalLM loads as a GPT2LMHeadModel, no custom code."""
 
 import json
-from collections.abc import Iterator, Mapping
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from farm.errors import CheckpointInvalid
-from farm.recipe import Model
+from farm.errors import CheckpointInvalid, FarmError
+from farm.ledger import storage_errors
+from farm.recipe import Model, Recipe
 from farm.run import Run
 from model.checkpoint import verified
+from model.corpora import END_OF_BYTES, END_OF_GPT2, END_OF_TEXT, GPT2_FILES, GPT2_URL, gpt2_file, gpt2_place
 from model.gpt import GPT, NORM_EPS
 
 ACTIVATION = "gelu_new"  # what transformers calls the tanh GELU
+NO_MERGES = b"#version: 0.2\n"
+
+
+class Tokenizer(NamedTuple):
+    """What made tokens of text: files that transformers' AutoTokenizer loads, or why there are none."""
+
+    end_of_text: int | None
+    files: Mapping[str, bytes]
+    missing: str | None = None
 
 
 class Name(NamedTuple):
@@ -24,6 +39,19 @@ class Name(NamedTuple):
     ours: str
     theirs: str
     transposed: bool = False
+
+
+def export(gpt: GPT, recipe: Recipe, folder: Path) -> Tokenizer:
+    """Write all that transformers needs into `folder`, which is then there as a whole or not at all.
+
+    Raises: OSError: something is there already. StorageFull
+    """
+    found = tokenizer(recipe)
+    with _drafted(folder) as draft:
+        write(gpt, draft, found.end_of_text)
+        for name, content in found.files.items():
+            (draft / name).write_bytes(content)
+    return found
 
 
 def trained(checkpoint: Path, run: Run) -> GPT:
@@ -38,8 +66,21 @@ def trained(checkpoint: Path, run: Run) -> GPT:
     return gpt
 
 
-def write(gpt: GPT, folder: Path) -> None:
-    """Write config.json and model.safetensors. Rows that pad the vocabulary are left out; a bias we lack is 0."""
+def newest(folders: Iterable[Path], run: Run) -> tuple[Path, GPT] | None:
+    """The checkpoint of the highest step in `folders` that is whole and of `run`, and its network."""
+    found = [checkpoint for folder in folders for checkpoint in folder.glob("step-*")]
+    for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.name, reverse=True):
+        with suppress(CheckpointInvalid):
+            return checkpoint, trained(checkpoint, run)
+    return None
+
+
+def write(gpt: GPT, folder: Path, end_of_text: int | None = None) -> None:
+    """Write config.json, generation_config.json and model.safetensors.
+
+    Rows that pad the vocabulary are left out; a bias we lack is 0. `end_of_text` is the token that ends a document,
+    where one does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model, ours = gpt.shape, gpt.state_dict()
     tensors = {name.theirs: _turned(ours[name.ours], name) for name in _names(model) if name.ours in ours}
@@ -47,8 +88,25 @@ def write(gpt: GPT, folder: Path) -> None:
         tensors[f"transformer.h.{layer}.attn.c_attn.bias"] = torch.zeros(3 * model.width)
     for embedding in tensors.keys() & {"transformer.wte.weight", "lm_head.weight"}:
         tensors[embedding] = tensors[embedding][: model.vocab].contiguous()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_config(model), indent=2) + "\n")
+    _save(tensors, folder / "model.safetensors")
+    ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    _write_json(folder / "config.json", _config(model) | ends)
+    _write_json(folder / "generation_config.json", ends | {"pad_token_id": end_of_text})
+
+
+def tokenizer(recipe: Recipe) -> Tokenizer:
+    """The tokenizer behind the corpus that `recipe` trains on."""
+    if recipe.data.source.startswith("builtin:"):
+        return Tokenizer(END_OF_BYTES, _tokenizer_files(recipe.model, _byte_vocabulary(), NO_MERGES))
+    if recipe.model.vocab <= END_OF_GPT2:
+        why = f"{recipe.model.vocab:,} tokens are not GPT-2's: use what made {recipe.data.source}"
+        return Tokenizer(None, {}, why)
+    vocabulary, merges = gpt2_file("encoder.json"), gpt2_file("vocab.bpe")
+    if vocabulary and merges:
+        return Tokenizer(END_OF_GPT2, _tokenizer_files(recipe.model, vocabulary, merges))
+    fetch = ", ".join(f"{GPT2_URL}{name} to {gpt2_place(name)}" for name in GPT2_FILES)
+    why = f"it is GPT-2's, whose files are not here: use AutoTokenizer.from_pretrained('gpt2'), or fetch {fetch}"
+    return Tokenizer(END_OF_GPT2, {}, why)
 
 
 def read(folder: Path) -> GPT:
@@ -68,6 +126,51 @@ def read(folder: Path) -> GPT:
     except (KeyError, RuntimeError) as error:
         raise CheckpointInvalid(f"{folder}: not the tensors of a GPT2LMHeadModel: {error}.") from error
     return gpt
+
+
+@contextmanager
+def _drafted(folder: Path) -> Iterator[Path]:
+    """A folder to write in that becomes `folder` in the end. The rename fails on a file, and on a folder with any."""
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        with storage_errors(folder):
+            draft.mkdir(parents=True)
+            yield draft
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # so it calls a full disk, too
+        raise FarmError(f"cannot write {path.name}: {error}.") from None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _tokenizer_files(model: Model, vocabulary: bytes, merges: bytes) -> dict[str, bytes]:
+    config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": model.context}
+    config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    return {
+        "vocab.json": vocabulary,
+        "merges.txt": merges,
+        "tokenizer_config.json": json.dumps(config, indent=2).encode() + b"\n",
+    }
+
+
+def _byte_vocabulary() -> bytes:
+    """The 256 bytes by the characters that GPT-2 writes them as, and end-of-text. Without merges, each is a token.
+
+    A byte that prints in Latin-1 is itself; the others, in order, are U+0100 and on.
+    """
+    others = [byte for byte in range(256) if not chr(byte).isprintable() or chr(byte) == " "]
+    characters = {byte: chr(0x100 + number) for number, byte in enumerate(others)}
+    vocabulary = {characters.get(byte, chr(byte)): byte for byte in range(256)}
+    return json.dumps(vocabulary | {END_OF_TEXT: END_OF_BYTES}).encode()
 
 
 def _names(model: Model) -> Iterator[Name]:
@@ -109,8 +212,6 @@ def _config(model: Model) -> dict[str, Any]:
         "attn_pdrop": model.dropout,
         "resid_pdrop": model.dropout,
         "tie_word_embeddings": model.tie_weights,
-        "bos_token_id": model.vocab - 1,  # <|endoftext|>, the last token of GPT-2's vocabulary and of the built-in one
-        "eos_token_id": model.vocab - 1,
         "dtype": "float32",
     }
 

@@ -20,7 +20,7 @@ from torch.futures import Future
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from farm.errors import WorkerDied
+from farm.errors import DoesNotFit
 from farm.planner import Plan
 from farm.recipe import Recipe
 from model.gpt import GPT
@@ -54,7 +54,7 @@ def join(plan: Plan) -> Group:
     """The group of this process: torch.distributed's if it was initialised, else this process alone."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if world != plan.world:
-        raise WorkerDied(f"the plan is for {plan.world} workers, but the process group has {world}.")
+        raise DoesNotFit(f"the plan is for {plan.world} workers, but the process group has {world}.")
     return Group(rank, world, _device())
 
 

@@ -37,6 +37,7 @@ FROZEN: dict[str, list[str]] = {
     "retry": ["RUN|STUDY", "--json"],
     "table": ["STUDY", "--format", "--json"],
     "compare": ["RUN", "RUN", "--json"],
+    "export": ["RUN", "DIR", "--json"],
     "machines": ["--probe", "--json"],
     "doctor": ["--json"],
 }

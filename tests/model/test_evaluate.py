@@ -59,6 +59,16 @@ def test_every_rank_of_every_world_gets_the_same_bits(size):
         assert set(in_world(world, scored, run, world, size)) == {alone}
 
 
+def test_a_loss_that_is_not_a_number_is_in_the_score():
+    run = tiny(NOWHERE)
+    gpt = initialised(run.recipe.model, 1)
+    with torch.no_grad():
+        gpt.tokens.weight[int(TOKENS[3])] = math.nan  # so that only some sequences have it
+    score = evaluate(gpt, run.recipe, TOKENS, ALONE, size=4)
+    assert math.isnan(score.loss)
+    assert score.tokens == 13 * CONTEXT
+
+
 def test_dropout_is_off_and_then_on_again():
     run = tiny(NOWHERE, model={"dropout": 0.5})
     gpt = initialised(run.recipe.model, 1)

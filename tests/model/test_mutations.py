@@ -51,6 +51,8 @@ class Mutation(NamedTuple):
 
 RESUMED_SUMS = 'Sums(**progress["sums"])'
 GRADIENTS = "tests/model/test_train.py::test_gradients_are_those_of_the_mean_over_the_targets_that_count[tiny]"
+PLAIN = "tests/model/test_train.py::test_losses_norms_and_weights_are_those_of_a_plain_loop"
+SKIPPED = "tests/model/test_train.py::test_fp16_resumes_to_the_same_bits_after_a_skipped_step"
 SUMS = "tests/model/test_train.py::test_sums_go_on_over_a_resume"
 
 MUTATIONS = [
@@ -121,7 +123,7 @@ MUTATIONS = [
         "after a resume AdamW counts the updates that fp16 skipped",
         "model/train.py",
         {"updates=self.step - self.sums.skipped": "updates=self.step"},
-        "tests/model/test_train.py::test_fp16_resumes_to_the_same_bits_after_a_skipped_step",
+        SKIPPED,
     ),
     Mutation(
         "gradients are clipped while they carry fp16's loss scale",
@@ -138,6 +140,30 @@ MUTATIONS = [
             )
         },
         "tests/model/test_meter.py::test_a_sum_is_rounded_once_and_knows_no_order",
+    ),
+    Mutation(
+        "a test loss that is not a number is left out of the average",
+        "model/evaluate.py",
+        {"loss_BT.sum(dim=1,": "loss_BT.nansum(dim=1,"},
+        "tests/model/test_evaluate.py::test_a_loss_that_is_not_a_number_is_in_the_score",
+    ),
+    Mutation(
+        "the schedule is written down, but never applied",
+        "model/train.py",
+        {'settings["lr"] = rate': 'settings["lr"] += 0.0'},
+        PLAIN,
+    ),
+    Mutation(
+        "the schedule reaches only the first group of weights",
+        "model/train.py",
+        {"in self.optimiser.param_groups:": "in self.optimiser.param_groups[:1]:"},
+        PLAIN,
+    ),
+    Mutation(
+        "a resume forgets for how long fp16 has gone well",
+        "model/train.py",
+        {'LossScale(**progress["loss_scale"])': 'LossScale(**progress["loss_scale"] | {"finite_steps": 0})'},
+        SKIPPED,
     ),
     Mutation(
         "the last batch of the test weighs as much as a full one",

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from waiting import wait_until
 from worlds import BATCH, CONTEXT, STEPS, TINY, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
-from farm.errors import BadCorpus, Nonfinite, WorkerDied
+from farm.errors import BadCorpus, DoesNotFit, Nonfinite
 from farm.ledger import Line, read
 from farm.result import Outcome
 from farm.run import Policy, Run
@@ -229,6 +229,10 @@ def test_fp16_resumes_to_the_same_bits_after_a_skipped_step(tokens, tmp_path, mo
     outcome, after = attempt(run, planned(run, 1), home, resume=home / "1" / stopped.checkpoint, epoch=2)
     assert before.timeless + after.timeless == told.timeless
     assert outcome.fingerprints == never.fingerprints
+    states = [home / "2" / outcome.checkpoint, tmp_path / "never/1" / never.checkpoint]
+    scales = [json.loads((state / "state.json").read_text())["loss_scale"] for state in states]
+    assert scales[0] == scales[1]
+    assert scales[0]["finite_steps"] == 2
 
 
 @pytest.mark.parametrize("kind", ["tf32", "fp16", "bf16"])
@@ -259,6 +263,44 @@ def test_gradients_are_clipped_to_the_limit_and_the_ledger_says_so(kind, tokens,
     assert clipped.lines[0].grad_norm == told.lines[0].grad_norm > 0.01
     assert norm(first_gradients(tmp_path / "free/1" / whole.checkpoint)) == pytest.approx(told.lines[0].grad_norm)
     assert norm(first_gradients(tmp_path / "limited/1" / outcome.checkpoint)) == pytest.approx(0.01, rel=1e-4)
+
+
+def plainly(run: Run, rates: list[float], cache: Path) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+    """Losses, gradient norms and final weights of the loop that anybody would write: torch's own parts, a whole batch."""
+    recipe = run.recipe
+    gpt = initialised(recipe.model, run.seeds.init)
+    batches = Batches(open_split(recipe.data, "train", cache), recipe, run.seeds)
+    matrices, others = ([p for p in gpt.parameters() if (p.dim() == 2) is wanted] for wanted in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, foreach=False, fused=False)
+    losses, norms = [], []
+    for step, rate in enumerate(rates):
+        x_BT, y_BT = map(torch.from_numpy, batches.microbatch(step, planned(run, 1, BATCH), 0, 0))
+        optimiser.zero_grad()
+        loss = F.cross_entropy(gpt.logits(x_BT).flatten(0, 1), y_BT.flatten())
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(gpt.parameters(), recipe.train.clip_grad_norm).item())
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
+        losses.append(loss.item())
+    return losses, norms, {name: parameter.detach().numpy() for name, parameter in gpt.named_parameters()}
+
+
+def test_losses_norms_and_weights_are_those_of_a_plain_loop(tokens, tmp_path):
+    """A rate for each step, two groups of weights, clipping and accumulation included."""
+    schedule = {"kind": "warmup-linear", "warmup": 0.5, "floor": 0.2}
+    train = {"schedule": schedule, "decay": "matrices", "clip_grad_norm": 0.5, "learning_rate": 0.01}
+    run = tiny(tokens, model={"dropout": 0.0}, train=train)
+    losses, norms, weights = plainly(run, [0.005, 0.01, 0.006, 0.002], tmp_path)
+    outcome, told = attempt(run, planned(run, 1, 2), tmp_path)
+    assert told.losses == pytest.approx(losses, rel=1e-5)
+    assert [line.grad_norm for line in told.lines] == pytest.approx(norms, rel=1e-4)
+    assert max(losses) - min(losses) > 0.01
+    assert min(norms) > 0.5, "each was clipped"
+    found = load_file(tmp_path / "1" / outcome.checkpoint / "weights.safetensors")
+    for name, weight in weights.items():
+        np.testing.assert_allclose(found[name], weight, rtol=0, atol=2e-5, err_msg=name)
 
 
 class Ragged(Batches):
@@ -356,7 +398,7 @@ def test_a_run_does_not_go_on_with_other_data(tokens, tmp_path):
 
 def test_a_plan_for_another_number_of_workers_is_refused(tokens, tmp_path):
     run = tiny(tokens)
-    with pytest.raises(WorkerDied, match="plan is for 2 workers, but the process group has 1"):
+    with pytest.raises(DoesNotFit, match="plan is for 2 workers, but the process group has 1"):
         attempt(run, planned(run, 2), tmp_path)
 
 

@@ -1,0 +1,97 @@
+"""`farm export RUN DIR`"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import render
+from cli.connect import queue
+from cli.options import Json, RunName
+from cli.render import Column, Sheet, say
+from farm import settings as settings_
+from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
+from farm.result import Result
+from farm.run import Run
+from farm.store import Store
+
+if TYPE_CHECKING:
+    from model.gpt import GPT
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make.", show_default=False)]
+
+COLUMNS = (
+    Column("run", "run"),
+    Column("step", "step", render.count, is_number=True),
+    Column("parameters", "parameters", render.count, is_number=True),
+    Column("tokenizer", "tokenizer", lambda has: "yes" if has else "no"),
+    Column("folder", "folder", render.text),
+)
+
+
+def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
+    """Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.
+
+    Those of its end; of a run that has none yet, those of its newest checkpoint that is whole.
+    """
+    settings, folder = settings_.load(), folder.resolve()
+    _check_free(folder)
+    with queue(settings) as open_queue:
+        status = open_queue.status(run)
+    if find_spec("torch") is None:
+        raise FarmError("torch is not installed here.", remedy="Export where the farm trains: pip install farm[node].")
+    store = Store(settings.storage)
+    result = status.result or store.result(status.id)
+    step, gpt = _final(store, status.run, result) if result else _newest(store, status.run)
+    from model.export import export as write_folder
+
+    tokenizer = write_folder(gpt, status.run.recipe, folder)
+    row: dict[str, Any] = {"run": status.id, "step": step, "finished": result is not None, "folder": str(folder)}
+    row |= {"parameters": status.run.recipe.model.parameters, "tokenizer": bool(tokenizer.files)}
+    row |= {"files": sorted(path.name for path in folder.iterdir())}
+    render.emit(Sheet("farm.export/1", COLUMNS, [row]), as_json=as_json)
+    if not result:
+        say(f"{status.id} is {status.state}: this is step {step:,} of {status.run.recipe.steps:,}")
+    if tokenizer.missing:
+        say(f"no tokenizer: {tokenizer.missing}")
+
+
+def _check_free(folder: Path) -> None:
+    """Raises: Conflict"""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise Conflict(f"{folder} is there already, and nothing was changed.", remedy="Name another folder.")
+
+
+def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":
+    """The step and the network that the result is about.
+
+    Raises: CheckpointInvalid
+    """
+    from model.export import trained
+    from model.init import fingerprint
+
+    path = store.path(result.checkpoint)
+    if not path.is_dir():
+        raise CheckpointInvalid(f"{path} is not there.", remedy="Is FARM_STORAGE the farm's storage?")
+    gpt = trained(path, run)
+    if (found := fingerprint(gpt)) != result.fingerprints.final:
+        raise CheckpointInvalid(f"{path}: weights {found[:12]}, the result has {result.fingerprints.final[:12]}.")
+    return result.steps, gpt
+
+
+def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
+    """The step and the network of the newest checkpoint that is whole.
+
+    Raises: NotFound
+    """
+    from model.export import newest
+
+    found = newest(store.folder(run.id).glob("*/checkpoints"), run)
+    if found is None:
+        raise NotFound(
+            f"{run.id} has no checkpoint under {store.root} that is whole.",
+            remedy=f"It makes one every {run.policy.checkpoint_seconds:,g} s while it trains.",
+        )
+    path, gpt = found
+    return int(path.name.removeprefix("step-")), gpt
