@@ -25,7 +25,7 @@ COLUMNS = (
     Column("run", "run"),
     Column("step", "step", render.count, is_number=True),
     Column("parameters", "parameters", render.count, is_number=True),
-    Column("tokenizer", "tokenizer", lambda has: "yes" if has else "no"),
+    Column("tokenizer", "with tokenizer"),
     Column("folder", "folder", render.text),
 )
 

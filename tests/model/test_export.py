@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from worlds import attempt, corpus, planned, tiny
 
 from farm.errors import CheckpointInvalid
-from farm.recipe import Model, Train
+from farm.recipe import Model, Recipe, Train
 from model import export
 from model.gpt import GPT
 from model.init import fingerprint, initialised
@@ -143,3 +143,18 @@ def test_a_trained_checkpoint_is_exported_as_it_is(tmp_path):
     assert exported(gpt, tmp_path / "exported")(X_BT[:, :8]).logits.shape == (3, 8, 67)
     with pytest.raises(CheckpointInvalid, match="belongs to run"):
         export.trained(checkpoint, run.model_copy(update={"rerun": 1}))
+
+
+def test_a_folder_that_came_to_hold_something_meanwhile_is_not_replaced(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/mine").write_text("mine")
+    with pytest.raises(OSError, match="not empty"):
+        export.export(example(True, True), Recipe(), tmp_path / "taken")
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken", "mine"]
+
+
+def test_every_switch_of_the_model_has_a_place_in_gpt2s_format():
+    """Whoever adds one gives it a place in config.json, or has `write` refuse it; and then adds it here."""
+    shape = {"vocab", "context", "width", "layers", "heads", "dropout", "tie_weights"}
+    filled_with_zeros, cut_off, of_the_past = {"qkv_bias"}, {"vocab_multiple"}, {"init", "initializer"}
+    assert set(Model.model_fields) == shape | filled_with_zeros | cut_off | of_the_past

