@@ -26,6 +26,9 @@ RAY = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker stands twice in the log
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_COLOR_PREFIX": "0",
+    # Train runs the loop in a thread. glibc would give it an arena of its own, which returns freed memory to the system
+    # at every step: 779 against 671 ms a step at 4 layers x 256, vocab 50257.
+    "MALLOC_ARENA_MAX": "1",
     "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
 }
 

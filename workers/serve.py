@@ -5,6 +5,7 @@ whose environment `workers.embedded` has prepared.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import parameter
 from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
@@ -119,6 +121,7 @@ def _ray(
     }
     if host.startswith("127.") and sys.platform == "linux":
         start["_node_ip_address"] = _loopback(folder)
+    _free_the_agents_port()
     try:
         context = ray.init(
             attach or "local", log_to_driver=False, logging_level=logging.WARNING, **({} if attach else start)
@@ -133,6 +136,15 @@ def _ray(
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_the_agents_port() -> None:
+    """Let Ray's agent, which takes our jobs, listen on a free port.
+
+    Its default, 52365, it binds on 127.0.0.1 too. Where another Ray of this machine has that, or one that was killed a
+    minute ago, it starts without a word and takes no job, ever. `ray.init` has no option for it.
+    """
+    parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)  # type: ignore[misc]
 
 
 def _loopback(seed: str) -> str:

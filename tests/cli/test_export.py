@@ -114,7 +114,7 @@ def test_the_byte_tokenizer_comes_along(farm: Farm) -> None:
     claim, _ = finished(farm)
     answer = farm("export", "cpu-base", "exported")
     assert answer.err == ""
-    assert answer.rows[0]["with tokenizer"] == "True"
+    assert answer.rows[0]["tokenizer"] == "True"
     theirs, ours = AutoTokenizer.from_pretrained(farm.folder / "exported"), encoding(claim.run.recipe.data)
     assert theirs.encode(f"{TEXT}<|endoftext|>") == [*TEXT.encode(), 256]
     assert theirs.encode(TEXT) == ours.encode(TEXT)
@@ -133,7 +133,7 @@ def test_gpt2s_tokenizer_comes_along_where_its_files_are(farm: Farm, gpt2_files:
     for path in gpt2_files.iterdir():
         path.write_bytes(b"{}")
     answer = farm("export", "cpu-base", "without")
-    assert (answer.code, answer.rows[0]["with tokenizer"]) == (0, "False")
+    assert (answer.code, answer.rows[0]["tokenizer"]) == (0, "False")
     assert f"fetch {GPT2_URL}vocab.bpe to {gpt2_files}" in answer.err
     assert sorted(path.name for path in (farm.folder / "without").iterdir()) == [
         "config.json",
