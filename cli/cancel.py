@@ -22,8 +22,8 @@ def cancel(name: RunOrStudy, as_json: Json = False) -> None:
     render.emit(Sheet("farm.cancel/1", COLUMNS, rows), as_json=as_json)
     if any(row["now"] == "cancelling" for row in rows):
         say("a running run stops at its next step, with a checkpoint")
-    if rows and not as_json:
-        render.say_next(f"farm retry {name}")
+    if len(rows) == 1 and not as_json:
+        render.say_next(f"farm retry {rows[0]['run']}")
 
 
 def open_runs(queue: Queue, name: str) -> list[Status]:

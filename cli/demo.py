@@ -71,6 +71,7 @@ def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
     try:
         yield embedded.up(settings)
     finally:
+        say("stopping the farm; what trains saves a checkpoint first")
         embedded.down(settings)
 
 

@@ -172,6 +172,9 @@ def farm(
 
 def main() -> None:
     """The entry point of the `farm` script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as in `farm runs >&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     app()
 
 

@@ -14,6 +14,7 @@ from cli.render import Column, Sheet, say
 from cli.table import show_table
 from farm import settings as settings_
 from farm import study as study_
+from farm.errors import FarmError
 from farm.forecast import plans
 from farm.queue import Put, Queue
 from farm.run import State
@@ -46,7 +47,7 @@ def submit(
     parsed = study_.load(study)
     with queue(settings) as open_queue:
         plans(parsed, machines(settings, open_queue))  # refuses what no machine can run
-        put = preview(open_queue, parsed) if dry_run else queued(open_queue, settings, parsed)
+        put = open_queue.preview(parsed) if dry_run else queued(open_queue, settings, parsed)
         if not wait:
             render.emit(sheet(parsed, put), as_json=as_json)
         for remark in remarks(parsed, put, dry_run):
@@ -64,15 +65,11 @@ def queued(queue: Queue, settings: Settings, study: Study) -> Put:
     """Queue the study, and record it where the run directories are, if that is seen from here. Raises: Conflict."""
     put = queue.put(study)
     if settings.redis_url is None or settings.storage.is_dir():
-        Store(settings.storage).keep(study)
+        try:
+            Store(settings.storage).keep(study)
+        except (FarmError, OSError) as error:  # queued all the same, and an agent records it again
+            say(f"warning: {study.name} is queued, but {error}")
     return put
-
-
-def preview(queue: Queue, study: Study) -> Put:
-    """What `queue.put` would answer, but for a conflict."""
-    states = {status.run.id: status.state for status in queue.statuses()}
-    ids = [run.id for run in study.runs()]
-    return Put(new=tuple(i for i in ids if i not in states), known={i: states[i] for i in ids if i in states})
 
 
 def sheet(study: Study, put: Put) -> Sheet:
@@ -112,5 +109,9 @@ def warn_of_absent(study: Study, nodes: dict[str, int], put: Put) -> None:
 
 def wait_for(queue: Queue, study: str) -> bool:
     """Follow a study until all its runs are final; whether one did not succeed."""
-    statuses = follow(queue, lambda: queue.statuses(study))
+    try:
+        statuses = follow(queue, lambda: queue.statuses(study))
+    except KeyboardInterrupt:
+        say(f"{study} goes on without you; see it with: farm watch {study}")
+        raise
     return any(status.state is not State.SUCCEEDED for status in statuses)

@@ -28,6 +28,7 @@ def up(
         from workers import embedded
 
         offered = units(machine, settings)
+        say(f"starting a farm at {settings.home}")
         facts = embedded.up(settings, units=offered, cpus=cpus, host=host, dashboard_port=dashboard_port)
     render.emit(served(facts), as_json=as_json)
     if not as_json:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from farm.errors import DoesNotFit
 from farm.machine import Machine
 from farm.planner import Plan, hours, plan
 from farm.recipe import Frozen, Recipe
@@ -65,7 +66,14 @@ def plans(study: Study, known: dict[str, Machine]) -> list[tuple[Arm, Machine, P
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
     pairs = [(arm, study.machine(name, known)) for arm in study.arms() for name in arm.machines]
-    return [(arm, machine, plan(arm.recipe, machine)) for arm, machine in pairs]
+    return [(arm, machine, _planned(arm, machine)) for arm, machine in pairs]
+
+
+def _planned(arm: Arm, machine: Machine) -> Plan:
+    try:
+        return plan(arm.recipe, machine)
+    except DoesNotFit as error:
+        raise DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields) from None
 
 
 def _estimate(

@@ -164,6 +164,22 @@ class Queue:
             known={run_id: State(state) for run_id, state in states.items() if state},
         )
 
+    def preview(self, study: Study) -> Put:
+        """What `put` would answer now; nothing is queued.
+
+        Raises: Conflict
+        """
+        runs, statuses = study.runs(), self.statuses()
+        recipes = {status.run.arm: status.run.recipe for status in statuses if status.study == study.name}
+        for arm in study.arms():
+            if (before := recipes.get(arm.name)) and before != arm.recipe:
+                _refuse_arm(study.name, arm.name, before.model_dump(mode="json"), arm.recipe.model_dump(mode="json"))
+        states = {status.run.id: status.state for status in statuses}
+        return Put(
+            new=tuple(run.id for run in runs if run.id not in states),
+            known={run.id: states[run.id] for run in runs if run.id in states},
+        )
+
     def cancel(self, run_id: str) -> State:
         """Cancel a run (Q8) and say what it is now: a running one stays so until its worker heard of it.
 

@@ -181,7 +181,7 @@ def session(settings: Settings) -> Iterator[Redis]:
             yield client
         return
     server = Server(settings.home / "redis")
-    _make_home(server.folder)
+    make_home(server.folder)
     with _open_lock(server.folder / "users.lock") as users:
         with _locked(server.folder / "gate.lock"):  # held only while somebody comes or goes
             fcntl.flock(users, fcntl.LOCK_SH)
@@ -193,6 +193,17 @@ def session(settings: Settings) -> Iterator[Redis]:
             with _locked(server.folder / "gate.lock"):
                 if _is_last(users):
                     server.stop()
+
+
+def revive(settings: Settings) -> None:
+    """Start the embedded server again where it died while a session was open; a shared one is somebody else's care.
+
+    Raises: Unreachable: it does not start.
+    """
+    if settings.redis_url is None:
+        server = Server(settings.home / "redis")
+        with _locked(server.folder / "gate.lock"):
+            server.start()
 
 
 def connect(url: str) -> Redis:
@@ -368,7 +379,11 @@ def _until(condition: Any, seconds: float) -> bool:
     return True
 
 
-def _make_home(folder: Path) -> None:
+def make_home(folder: Path) -> None:
+    """Make the home of a farm, or a folder in it.
+
+    Raises: BadSetting
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -37,13 +37,25 @@ def load(environ: dict[str, str] | None = None, files: tuple[Path, ...] = FILES)
     environ = dict(os.environ) if environ is None else environ
     values: dict[str, Any] = {}
     for file in files:
-        values |= _read(file.expanduser())
+        values |= {key: value for key, value in _read(file.expanduser()).items() if value != ""}
     variables = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "storage": "FARM_STORAGE"}
     values |= {key: environ[name] for key, name in variables.items() if environ.get(name)}
-    home = Path(values.get("home", "~/.farm")).expanduser().absolute()
-    storage = Path(values.get("storage", home / "storage")).expanduser().absolute()
+    home = _folder("home", values.get("home", "~/.farm"))
+    storage = _folder("storage", values.get("storage", str(home / "storage")))
     machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
     return _validated(values | {"home": home, "storage": storage, "machines": machines}, "settings")
+
+
+def _folder(key: str, text: str) -> Path:
+    """Raises: BadSetting: it is a URL, or under the home of nobody."""
+    if "://" in text:
+        raise BadSetting(
+            f"{key} = {text!r} is a URL, not a folder.", remedy=f"Mount it, and set FARM_{key.upper()} to the folder."
+        )
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise BadSetting(f"{key} = {text!r}: there is no such user.", remedy="Write the path in full.") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -51,11 +63,14 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     try:
         values = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, not TOML, a number without end
         raise BadSetting(f"{file}: {error}.", remedy="Mend or remove it.") from None
     if unknown := values.keys() - Settings.model_fields.keys():
         known = ", ".join(Settings.model_fields)
         raise BadSetting(f"{file}: unknown key {min(unknown)!r}.", remedy=f"Known: {known}.")
+    for key in ("home", "storage", "redis_url"):
+        if not isinstance(values.get(key, ""), str):
+            raise BadSetting(f"{file}: {key}: must be text, not {values[key]!r}.", remedy=f'Write {key} = "...".')
     if not isinstance(values.get("machines", {}), dict):
         raise BadSetting(f"{file}: machines must be tables.", remedy="Write [machines.NAME].")
     return values

@@ -3,6 +3,7 @@
 TOML, at most 1 MiB, data only. See examples/ for two complete ones.
 """
 
+import re
 import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -20,6 +21,7 @@ from farm.run import Name, Policy, Run
 MAX_BYTES = 2**20
 MAX_RUNS = 10_000
 BASELINE = "baseline"
+SOURCE = re.compile(r"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*", re.DOTALL)
 
 
 class Arm(NamedTuple):
@@ -234,7 +236,7 @@ def parse(text: str, source: str = "study") -> Study:
     """
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         raise BadStudy(f"{source}: not TOML: {error}.", remedy="See examples/demo.toml.") from None
     return build(data, source)
 
@@ -250,10 +252,18 @@ def build(data: dict[str, Any], source: str = "study") -> Study:
         lines = explain(error, Study)
         more = f" (and {len(lines) - 1} more: {'; '.join(lines[1:4])})" if len(lines) > 1 else ""
         said = f"{source}: {lines[0]}{more}"
-        raise BadStudy(said if said.endswith("?") else f"{said}.", field=lines[0].split(":")[0]) from None
+        said = said if said.endswith("?") else f"{said}."
+        remedy = None if data else "See examples/demo.toml."
+        raise BadStudy(said, remedy=remedy, field=lines[0].split(":")[0]) from None
     count = len(study.runs())
     if count > MAX_RUNS:
         raise BadStudy(f"{source}: {count:,} runs; a study has at most {MAX_RUNS:,}.", remedy="Split it.")
+    for arm in study.arms():
+        if not SOURCE.fullmatch(arm.recipe.data.source):  # what can be said before a node looks there
+            raise BadStudy(
+                f"{source}: arm {arm.name}: data.source = {_shown(arm.recipe.data.source)} is no corpus.",
+                remedy="Use 'builtin:python-reference', 'hf:OWNER/NAME', or a full path that every node sees.",
+            )
     return study
 
 
@@ -270,7 +280,7 @@ def _read(path: Path) -> str:
             f"{path} is larger than {MAX_BYTES:,} bytes, which no study file is.", remedy="Is it the right file?"
         )
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")  # Windows' editors put a mark first
     except UnicodeDecodeError as error:
         raise BadStudy(
             f"{path} is not text: byte {error.start} is not UTF-8.", remedy="Is it the right file?"

@@ -332,6 +332,8 @@ def _finished(trainer: Trainer, saver: Saver) -> Outcome:
     """Save, test while the checkpoint is being written, and say how it went."""
     saver.save(trainer.state())
     score = evaluate(trainer.gpt, trainer.recipe, trainer.test_tokens, trainer.group, trainer.plan.microbatch)
+    if not math.isfinite(score.loss):
+        raise Nonfinite(f"the test loss after step {trainer.step} is {score.loss}.", step=trainer.step)
     saver.settle()
     return _outcome(
         trainer,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from farm import serving
-from farm.errors import BadSetting, Unreachable
+from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable
+from farm.server import make_home
 from farm.serving import Facts
 from farm.settings import Settings
 from workers.environment import environment, token
 
 START_SECONDS = 120.0
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
+AGAIN_SECONDS = 1.0  # after another farm of this home was in the way
+REASONS: dict[int, type[FarmError]] = {kind.exit_code: kind for kind in (FarmError, BadSetting, Refused)}
 
 
 def foreground(here: Settings, **options: object) -> NoReturn:
@@ -44,15 +48,33 @@ def check_installed() -> None:
 def up(here: Settings, **options: object) -> Facts:
     """Start the farm of `here` unless it is up already, and wait until it serves. `options` are those of serve.serve.
 
-    Raises: Unreachable: it did not start; says what its log says.
+    Whoever else starts it at this moment may be first, and one that is just stopping is waited for.
+
+    Raises: BadSetting, Refused, Unreachable, FarmError: it did not start; says what its log says.
     """
     if facts := serving.facts(here):
         return facts
     check_installed()
-    here.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log_path = here.home / "serve.log"
+    make_home(here.home)
+    log = here.home / "serve.log"
+    process = _start(here, options, log)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() in (None, Conflict.exit_code):
+        if facts := serving.facts(here):
+            return facts
+        if process.poll() is None:
+            time.sleep(0.1)
+        else:
+            time.sleep(AGAIN_SECONDS)
+            process = _start(here, options, log)
+    _end(process)
+    reason = REASONS.get(process.returncode, Unreachable)
+    raise reason(f"The farm did not start: {_last_line(log)}", remedy=f"See {log}.")
+
+
+def _start(here: Settings, options: dict[str, object], log_path: Path) -> subprocess.Popen:
     with log_path.open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             _command(options),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -61,13 +83,6 @@ def up(here: Settings, **options: object) -> Facts:
             cwd=here.home,
             env=environment(here, token(here.home)),
         )
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        if facts := serving.facts(here):
-            return facts
-        time.sleep(0.1)
-    _end(process)
-    raise Unreachable(f"The farm did not start: {_last_line(log_path)}", remedy=f"See {log_path}.")
 
 
 def down(here: Settings) -> bool:
@@ -118,5 +133,6 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _last_line(path: Path) -> str:
+    """What the log says last, without when and how loud."""
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"
+    return re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", lines[-1].strip()) if lines else "it said nothing"

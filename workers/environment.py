@@ -11,6 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from farm.server import make_home
 from farm.settings import Settings
 
 STOP_WAIT_SECONDS = 60  # for a drained or cancelled agent to save a checkpoint before Ray kills it
@@ -45,9 +46,12 @@ def environment(here: Settings, token: Path | None = None) -> dict[str, str]:
 
 
 def token(home: Path) -> Path:
-    """The secret that Ray's job API and dashboard ask for: made once, readable by its owner only."""
+    """The secret that Ray's job API and dashboard ask for: made once, readable by its owner only.
+
+    Raises: BadSetting: the home cannot be made.
+    """
     path = home / "ray-token"
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_home(home)
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from farm.errors import BadSetting
 from farm.machine import BUILT_IN, Machine
 from farm.result import Hardware, Provenance
 
@@ -52,11 +53,27 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def offer(name: str, declared: dict[str, Machine]) -> Machine:
+    """The class `name` as this node may offer it: as `declared`, else as detected.
+
+    Raises: BadSetting: it has GPUs that this node lacks. Offered all the same, its facts would be wrong for everybody.
+    """
+    wanted = declared.get(name) or BUILT_IN.get(name)
+    if wanted is not None and not wanted.is_cpu and len(gpus()) < wanted.accelerators:
+        raise BadSetting(
+            f"--machine {name} is {wanted.accelerators} x {wanted.accelerator}; this machine has {len(gpus())} GPUs.",
+            remedy="Leave --machine out to offer what is here.",
+        )
+    return declared.get(name) or detect(name)
+
+
 def detect(name: str | None = None) -> Machine:
     """This node as a machine class: the built-in one that matches, or a new one called `name`."""
-    found = gpus()
+    found, known = gpus(), BUILT_IN.get(name or "")
+    memory = int(memory_bytes() * 0.8)
+    if known is not None and known.is_cpu:
+        return known.model_copy(update={"memory": memory // known.accelerators})
     if not found:
-        memory = int(memory_bytes() * 0.8)
         return Machine(name=name or "cpu", memory=memory, usd_per_hour=0.0)
     facts = Machine(
         name=name or _class_name(found),

@@ -32,7 +32,7 @@ def join(here: Settings, head: str, name: str | None = None, units: int = 1) -> 
             remedy="Set FARM_REDIS_URL=redis://:PASSWORD@HEAD:6380/0, as on the head.",
         )
     Store(here.storage).check()
-    machine = here.machines.get(name or "") or hardware.detect(name)
+    machine = hardware.offer(name, here.machines) if name else hardware.detect()
     with session(here) as redis:
         over = threading.Event()
         _register(Queue(redis), machine)

@@ -5,6 +5,7 @@ whose environment `workers.embedded` has prepared.
 """
 
 import argparse
+import fcntl
 import functools
 import hashlib
 import json
@@ -29,11 +30,11 @@ from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
 from farm import serving, settings
-from farm.errors import FarmError, Unreachable
+from farm.errors import Conflict, FarmError, Unreachable
 from farm.machine import Machine
 from farm.queue import Queue
 from farm.run import State
-from farm.server import address, session
+from farm.server import address, make_home, revive, session
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
@@ -64,8 +65,37 @@ def serve(
     `units` are runs at a time per machine class (default: what this node can do), `cpus` the cores they share.
     `attach` is the address of a Ray that runs already; then this node offers nothing and only dispatches.
 
-    Raises: Unreachable: Redis or Ray did not start.
+    Raises: Conflict: another farm holds this home. Unreachable: Redis or Ray did not start. BadSetting
     """
+    with _alone(here.home):
+        _serve(here, units, cpus, host, dashboard_port, attach, ready, stop)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold `home`, so that no two farms that start at once share it: the second would be up, and nobody could stop it.
+
+    Raises: Conflict
+    """
+    make_home(home)
+    with (home / "serve.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"a farm of {home} is up, starting or stopping.", remedy="See: farm status") from None
+        yield
+
+
+def _serve(
+    here: Settings,
+    units: dict[str, int] | None,
+    cpus: int | None,
+    host: str,
+    dashboard_port: int | None,
+    attach: str | None,
+    ready: Callable[[Facts], None],
+    stop: threading.Event,
+) -> None:
     Store(here.storage).check()
     classes = _classes(here, units, attach)
     offered = {machine.name: count for machine, count in classes}
@@ -88,7 +118,7 @@ def serve(
         ready(facts)
         serving.announce(here, facts)
         try:
-            _dispatch(queue, jobs, classes, stop)
+            _dispatch(here, queue, jobs, classes, stop)
             _drain(queue, jobs)
         finally:
             serving.withdraw(here, facts.pid)
@@ -99,7 +129,7 @@ def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -
     if units is None:
         return local
     found = {machine.name: machine for machine, _ in local}
-    return [((here.machines | found).get(name) or hardware.detect(name), count) for name, count in units.items()]
+    return [(hardware.offer(name, here.machines | found), count) for name, count in units.items()]
 
 
 @contextmanager
@@ -144,7 +174,8 @@ def _free_the_agents_port() -> None:
     Its default, 52365, it binds on 127.0.0.1 too. Where another Ray of this machine has that, or one that was killed a
     minute ago, it starts without a word and takes no job, ever. `ray.init` has no option for it.
     """
-    parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)  # type: ignore[misc]
+    anywhere = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)
+    parameter.RayParams = anywhere  # type: ignore[misc, assignment]
 
 
 def _loopback(seed: str) -> str:
@@ -162,7 +193,11 @@ def _register(queue: Queue, classes: list[tuple[Machine, int]]) -> None:
 
 
 def _dispatch(
-    queue: Queue, jobs: JobSubmissionClient, classes: list[tuple[Machine, int]], stop: threading.Event
+    here: Settings,
+    queue: Queue,
+    jobs: JobSubmissionClient,
+    classes: list[tuple[Machine, int]],
+    stop: threading.Event,
 ) -> None:
     dispatcher = Dispatcher(queue, jobs)
     registered = time.monotonic()
@@ -175,6 +210,15 @@ def _dispatch(
                 log.info("started %s", job)
         except Unreachable as error:
             log.warning("%s; trying again", error)
+            _revived(here)
+
+
+def _revived(here: Settings) -> None:
+    """See to it that our own Redis runs; one that cannot be started is tried again at the next turn."""
+    try:
+        revive(here)
+    except (FarmError, OSError) as error:
+        log.warning("%s", error)
 
 
 def _drain(queue: Queue, jobs: JobSubmissionClient) -> None:

@@ -169,6 +169,19 @@ def test_a_reader_that_leaves_is_no_error(farm: Farm, unbuffered: str) -> None:
         assert process.wait(30) == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(farm: Farm, closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m cli.main runs {closed}"],
+        env=os.environ | farm.environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
+
+
 def test_ctrl_c_is_130_without_a_traceback(farm: Farm) -> None:
     farm.put()
     farm.claim()

@@ -1,6 +1,8 @@
 """`farm submit`: what is new, what is known, and what is refused before anything is queued."""
 
 import json
+import signal
+import time
 
 from results import study_text
 
@@ -62,6 +64,7 @@ def test_a_run_that_fits_nowhere_is_refused_with_the_arithmetic_and_nothing_is_q
     path.write_text(study_text(name="odd", machines=("cpu", "8xa100m40")).replace("batch = 8", "batch = 12"))
     answer = farm("submit", str(path))
     assert answer.code == 2
+    assert "error: arm baseline: " in answer.err
     assert "12 = 8 x 1 + 4" in answer.err
     assert "odd" not in farm.queue.studies()
 
@@ -74,6 +77,8 @@ def test_another_recipe_under_the_same_names_is_a_conflict_that_says_what_differ
     assert answer.code == 6
     assert "clip_grad_norm was 3.5, is 1.0 now" in answer.err
     assert farm.queue.put_count() == 9
+    dry = farm("submit", str(path), "--dry-run")
+    assert (dry.code, dry.err) == (6, answer.err), "a dry run says what would happen"
 
 
 def test_machines_declared_in_farm_toml_are_known(farm: Farm) -> None:
@@ -94,3 +99,26 @@ def test_wait_follows_to_the_table_and_fails_if_a_run_did(farm: Farm) -> None:
     assert [line.split("\t")[1] for line in out.splitlines()] == ["arm", "remove-dropout", "baseline"]
     assert "succeeded  baseline s42.23 on cpu: test loss 3.6900" in err
     assert "failed  gradient-clipping s42.23 on cpu: nonfinite: the loss is nan" in err
+
+
+def test_a_storage_that_cannot_be_written_queues_with_a_warning(farm: Farm) -> None:
+    farm.store.root.mkdir()
+    (farm.store.root / "studies").write_text("in the way")
+    answer = farm("submit", farm.file())
+    assert answer.code == 0
+    assert "warning: tiny is queued, but " in answer.err
+    assert farm.queue.counts()[State.QUEUED] == 9
+
+
+def test_ctrl_c_ends_the_waiting_and_says_that_the_study_goes_on(farm: Farm) -> None:
+    with farm.start("submit", farm.file(), "--wait") as process:
+        assert process.stderr is not None
+        while "no live node" not in process.stderr.readline():
+            pass
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "tiny goes on without you; see it with: farm watch tiny" in err
+    assert "Traceback" not in err
+    assert farm.queue.counts()[State.QUEUED] == 9

@@ -16,7 +16,7 @@ from redis import Redis
 from waiting import wait_until
 
 from farm.errors import BadSetting, Refused, StorageFull, Unreachable
-from farm.server import Server, connect, find_binary, session, shown, translated
+from farm.server import Server, connect, find_binary, revive, session, shown, translated
 from farm.settings import Settings
 
 # What another command of the farm does: hold a session until its stdin closes.
@@ -309,3 +309,20 @@ def test_a_stopped_server_leaves_no_process(tmp_path: Path) -> None:
 def test_a_client_speaks_text(redis: Redis) -> None:
     redis.set("farm:key", "é")
     assert redis.get("farm:key") == "é"
+
+
+def test_a_server_that_dies_in_a_session_is_revived_for_all_that_know_it(here: Settings) -> None:
+    with session(here) as redis:
+        redis.set("kept", "1")
+        server = Server(here.home / "redis")
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not server.is_running(), "the server is dead")
+        revive(here)
+        revive(here)
+        assert redis.get("kept") == "1"
+
+
+def test_a_shared_server_is_not_ours_to_revive(here: Settings) -> None:
+    revive(here.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+    assert not here.home.exists()

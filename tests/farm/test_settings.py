@@ -55,6 +55,12 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
         ("[machines.x]\nacelerator = 'A100'", r"machines\.x\.acelerator: unknown key; did you mean 'accelerator'\?"),
         ("[machines.'../x']\nmemory = 1", r"machines\.\.\./x: must be 1 to 64"),
         ("redis_url = 3", "redis_url: must be text, not 3"),
+        ("storage = 3", r"farm.toml: storage: must be text, not 3\. Write storage ="),
+        ("home = ['x']", "farm.toml: home: must be text"),
+        ("a = " + "[" * 5000, "farm.toml: .*Mend or remove it"),
+        ("a = " + "9" * 5000, "farm.toml: .*Mend or remove it"),
+        ("storage = 's3://bucket/x'", r"storage = 's3://bucket/x' is a URL, not a folder\. .* FARM_STORAGE"),
+        ("storage = '~nobody-here/x'", "there is no such user"),
     ],
 )
 def test_a_bad_file_is_refused_in_words(files: tuple[Path, Path], text: str, words: str) -> None:
@@ -67,3 +73,9 @@ def test_a_file_that_is_no_text_is_refused(files: tuple[Path, Path]) -> None:
     files[1].write_bytes(b"\xff")
     with pytest.raises(BadSetting, match=r"farm.toml: .*utf-8"):
         load({}, files)
+
+
+def test_an_empty_value_says_nothing(files: tuple[Path, Path]) -> None:
+    files[1].write_text('storage = ""\n')
+    here = load({}, files)
+    assert here.storage == here.home / "storage"

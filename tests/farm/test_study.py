@@ -304,6 +304,17 @@ REFUSED = {
         "10,100 runs; a study has at most 10,000. Split it.",
     ),
     "what is not TOML": ("name =", "not TOML: Invalid value (at end of document). See examples/demo.toml."),
+    "nothing at all": ("", "study: is missing. See examples/demo.toml."),
+    "a corpus that no node has": (
+        HEAD + "[baseline.data]\nsource = 'tokens/here'",
+        "arm baseline: data.source = 'tokens/here' is no corpus."
+        " Use 'builtin:python-reference', 'hf:OWNER/NAME', or a full path that every node sees.",
+    ),
+    "a built-in corpus that is none": (
+        HEAD + "[interventions.x]\ndata.source = 'builtin:shakespeare'",
+        "arm x: data.source = 'builtin:shakespeare' is no corpus."
+        " Use 'builtin:python-reference', 'hf:OWNER/NAME', or a full path that every node sees.",
+    ),
     "a table twice": (
         HEAD + HEAD,
         "not TOML: Cannot declare ('study',) twice (at line 4, column 7). See examples/demo.toml.",
@@ -323,6 +334,16 @@ def test_a_bad_study_is_refused_in_words(what: str) -> None:
 def test_several_faults_are_told_at_once() -> None:
     with pytest.raises(BadStudy, match=r"name: .* \(and 2 more: study\.machines: is missing; study\.sed: unknown key"):
         parse('[study]\nname = "A"\nsed = []\n')
+
+
+def test_a_number_without_end_is_refused() -> None:
+    with pytest.raises(BadStudy, match="not TOML"):
+        parse("a = " + "9" * 5000)
+
+
+def test_the_mark_of_a_windows_editor_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(f"\ufeff{HEAD}")
+    assert load(tmp_path / "study.toml").name == "s"
 
 
 def test_brackets_without_end_are_refused() -> None:

@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 
-from farm.machine import BUILT_IN
+from farm.errors import BadSetting
+from farm.machine import BUILT_IN, Machine
 from workers import hardware
 from workers.hardware import ROOT, _class_name, _gpu
 
@@ -60,3 +61,24 @@ def test_provenance_names_the_commit_and_the_sources():
     assert found.code == hardware.code_digest()
     assert found.torch.startswith("2.")
     assert found.ray
+
+
+def test_a_class_with_gpus_that_are_not_here_is_not_offered():
+    with pytest.raises(BadSetting, match=r"--machine 8xa100m40 is 8 x A100-SXM4-40GB; this machine has 0 GPUs"):
+        hardware.offer("8xa100m40", {})
+    declared = Machine(name="rented", accelerator="T4", accelerators=2)
+    with pytest.raises(BadSetting, match="--machine rented is 2 x T4"):
+        hardware.offer("rented", {"rented": declared})
+
+
+def test_a_class_that_is_declared_is_offered_as_declared_and_another_as_detected():
+    declared = Machine(name="home", memory=2**30)
+    assert hardware.offer("home", {"home": declared}) is declared
+    assert hardware.offer("attic", {}).memory == hardware.detect().memory
+
+
+def test_a_cpu_class_stays_one_on_a_node_with_gpus(monkeypatch):
+    monkeypatch.setattr(hardware, "gpus", lambda: (_gpu(A100),) * 8)
+    pair = hardware.offer("cpu-x2", {})
+    assert pair.is_cpu
+    assert (pair.accelerators, pair.threads) == (2, 1)

@@ -1,0 +1,56 @@
+"""`farm up` when it cannot, or when somebody else does the same. What it starts is real, as far as it gets."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from farm.errors import BadSetting, Conflict, FarmError
+from farm.settings import Settings
+from workers import embedded
+from workers.serve import _alone
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+
+
+def test_a_home_that_cannot_be_made_is_a_bad_setting(here: Settings) -> None:
+    here.home.write_text("")
+    with pytest.raises(BadSetting, match="Set FARM_HOME elsewhere"):
+        embedded.up(here)
+
+
+def test_why_it_did_not_start_comes_with_its_own_exit_code_and_no_time_stamp(here: Settings) -> None:
+    with pytest.raises(BadSetting) as caught:
+        embedded.up(here, units={"8xa100m40": 1})
+    assert str(caught.value).startswith("The farm did not start: --machine 8xa100m40 is 8 x A100")
+    here.storage.write_text("")
+    with pytest.raises(FarmError, match="^The farm did not start: the storage ") as refused:
+        embedded.up(here)
+    assert refused.value.exit_code == 1
+
+
+def test_a_home_holds_one_farm(here: Settings) -> None:
+    with _alone(here.home), pytest.raises(Conflict, match="is up, starting or stopping"), _alone(here.home):
+        pass
+    with _alone(here.home):
+        pass
+
+
+def test_up_waits_for_whoever_holds_the_home(here: Settings) -> None:
+    """The farm that holds it leaves without having been up; then this one is tried, and says what is wrong with it."""
+    here.home.mkdir()
+    here.storage.write_text("")
+    holder = f"import fcntl, time; f = open({str(here.home / 'serve.lock')!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX)"
+    with subprocess.Popen([sys.executable, "-c", f"{holder}; print(flush=True); time.sleep(6)"], stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        began = time.monotonic()
+        with pytest.raises(FarmError, match="the storage"):
+            embedded.up(here)
+        assert time.monotonic() - began > 5
+    assert "is up, starting or stopping" in (here.home / "serve.log").read_text()
