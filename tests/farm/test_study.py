@@ -249,7 +249,7 @@ REFUSED = {
     "no machines": ("[study]\nname = 's'", "study.machines: is missing."),
     "an empty list of machines": (head(machines="[]"), "study.machines: must name at least 1."),
     "a machine twice": (head(machines="['cpu', 'cpu']"), "study.machines: names one twice."),
-    "nothing at all": ("", "study: is missing."),
+    "nothing at all": ("", "study: is missing. See examples/demo.toml."),
     "seeds twice": (head(seeds="[[1, 2], [1, 2]]"), "study.seeds: names a pair twice: 1.2, 1.2."),
     "a negative seed": (
         head(seeds="[[-1, 2]]"),
@@ -304,7 +304,6 @@ REFUSED = {
         "10,100 runs; a study has at most 10,000. Split it.",
     ),
     "what is not TOML": ("name =", "not TOML: Invalid value (at end of document). See examples/demo.toml."),
-    "nothing at all": ("", "study: is missing. See examples/demo.toml."),
     "a corpus that no node has": (
         HEAD + "[baseline.data]\nsource = 'tokens/here'",
         "arm baseline: data.source = 'tokens/here' is no corpus."

@@ -88,7 +88,7 @@ class Farm:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("FARM_", "RAY_"))}
         self.environment |= {"FARM_HOME": str(home), "HOME": str(home)}
 
-    def run(self, *words: str, code: int = 0, seconds: float = 280) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, code: int = 0, seconds: float = 500) -> subprocess.CompletedProcess[str]:
         """Run `farm WORDS` and check its exit code."""
         done = subprocess.run(
             [*self.command, *words],
@@ -118,7 +118,7 @@ class Farm:
         with session(self.settings) as redis:
             yield Queue(redis)
 
-    def wait_for(self, run_id: str, state: State, seconds: float = 180) -> Status:
+    def wait_for(self, run_id: str, state: State, seconds: float = 400) -> Status:
         """Wait until a run is in `state`."""
         with self.queue() as queue:
             wait_until(lambda: self._is(queue.status(run_id), state), f"{run_id} is {state}", seconds)
@@ -128,7 +128,7 @@ class Farm:
         assert status.state is state or not status.state.is_final, f"{status.run.id} is {status.state}: {status.causes}"
         return status.state is state
 
-    def wait_for_checkpoint(self, run_id: str, seconds: float = 120) -> Status:
+    def wait_for_checkpoint(self, run_id: str, seconds: float = 300) -> Status:
         """Wait until a run trains and a checkpoint of it is on the disk."""
         with self.queue() as queue:
             wait_until(lambda: queue.status(run_id).checkpoint, f"{run_id} has a checkpoint", seconds)

@@ -11,8 +11,14 @@ from ray.cluster_utils import Cluster
 
 
 def main() -> None:
-    head = {"num_cpus": 0, "node_ip_address": "127.0.0.2", "include_dashboard": True, "dashboard_port": 0}
-    cluster = Cluster(initialize_head=True, head_node_args=head | {"dashboard_port": int(sys.argv[1])})
+    anywhere = {"dashboard_agent_listen_port": 0}  # the default is one port for all the Rays of a machine
+    head = {
+        "num_cpus": 0,
+        "node_ip_address": "127.0.0.2",
+        "include_dashboard": True,
+        "dashboard_port": int(sys.argv[1]),
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head | anywhere)
     for number, name in enumerate(["home", "rented"], start=3):
         cluster.add_node(
             num_cpus=2,
@@ -20,6 +26,7 @@ def main() -> None:
             resources={f"farm:{name}": 1},
             labels={"farm-machine": name},
             object_store_memory=100 * 2**20,
+            **anywhere,
         )
     cluster.wait_for_nodes()
     print(json.dumps({"address": cluster.address}), flush=True)

@@ -1,0 +1,56 @@
+"""A farm of its own, brought up under the worst of conditions: twice at once, beside another Ray, its Redis killed."""
+
+import os
+import signal
+import socket
+import subprocess
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from waiting import wait_until
+
+from farm.run import State
+from farm.server import Server
+
+AGENTS_PORT = 52365  # which every Ray wants on 127.0.0.1 unless told otherwise
+
+
+@pytest.fixture
+def crowded():
+    """A machine where another Ray has the port of Ray's agents; or has it already."""
+    with closing(socket.socket()) as taken:
+        with suppress(OSError):
+            taken.bind(("127.0.0.1", AGENTS_PORT))
+            taken.listen()
+        yield
+
+
+def servers(home: Path) -> list[psutil.Process]:
+    """The processes that serve the farm of `home`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "workers.serve" in process.cmdline() and process.environ().get("FARM_HOME") == str(home):
+                found.append(process)
+    return found
+
+
+@pytest.mark.usefixtures("crowded")
+def test_two_ups_at_once_are_one_farm_which_trains_and_outlives_its_redis(walk_farm, tmp_path):
+    farm = walk_farm(tmp_path)
+    both = [subprocess.Popen([*farm.command, "up"], env=farm.environment, cwd=tmp_path) for _ in range(2)]
+    try:
+        assert [process.wait(timeout=200) for process in both] == [0, 0]
+        wait_until(lambda: len(servers(tmp_path)) == 1, "one of the two farms has left")
+        (run_id,) = farm.submit("crowded")
+        redis = Server(tmp_path / "redis")
+        assert redis.pid is not None
+        os.kill(redis.pid, signal.SIGKILL)
+        wait_until(lambda: not redis.is_running(), "Redis is dead")
+        wait_until(redis.is_running, "Redis is back, though nobody typed a command", 30)
+        farm.wait_for(run_id, State.SUCCEEDED)
+    finally:
+        farm.run("down")
+    assert servers(tmp_path) == []
