@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import psutil
 
@@ -75,37 +77,49 @@ def main() -> None:
             worker = _writer(ledger, settings)
             sides = {"bare": (bare, bare_ledger), "through Ray": (worker, ledger)}
             try:
-                speeds = _alternated(sides)
+                found = _alternated(sides)
             finally:
                 worker.send_signal(signal.SIGCONT)
-        rows = [
-            [name, f"{sorted(speed)[len(speed) // 2]:.2f}", ratio(speeds["bare"], speed)]
-            for name, speed in speeds.items()
-        ]
-        show(["side", "steps/s", "bare / this"], rows)
+        rows = []
+        for name, paces in found.items():
+            by_clock, by_processor = (
+                ratio([getattr(pace, what) for pace in paces], [getattr(pace, what) for pace in found["bare"]])
+                for what in Pace._fields
+            )
+            rows.append([name, f"{median(pace.seconds for pace in paces) * 1000:.1f}", by_clock, by_processor])
+        show(["side", "ms a step", "this / bare", "by processor time"], rows)
         _command(settings, "cancel", status.run.id)
 
 
-def _alternated(sides: dict[str, tuple[psutil.Process, Path]]) -> dict[str, list[float]]:
-    """Steps per second of each side, by round."""
+class Pace(NamedTuple):
+    """What one step takes: by the clock, and of the training process's processor time."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def _alternated(sides: dict[str, tuple[psutil.Process, Path]]) -> dict[str, list[Pace]]:
+    """The pace of each side, by round."""
     for process, _ in sides.values():
         process.send_signal(signal.SIGSTOP)
-    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, list[Pace]] = {name: [] for name in sides}
     for _ in range(ROUNDS):
         for name, (process, ledger) in sides.items():
             process.send_signal(signal.SIGCONT)
             time.sleep(SETTLE_SECONDS)
-            speeds[name].append(_speed(ledger))
+            found[name].append(_pace(process, ledger))
             process.send_signal(signal.SIGSTOP)
-    return speeds
+    return found
 
 
-def _speed(ledger: Path) -> float:
-    """Steps per second, from one line's arrival to another's."""
+def _pace(process: psutil.Process, ledger: Path) -> Pace:
+    """From one line's arrival to another's."""
     first, began = _next_line(ledger)
+    cpu_began = sum(process.cpu_times()[:2])
     time.sleep(SECONDS)
     last, ended = _next_line(ledger)
-    return (last - first) / (ended - began)
+    cpu_seconds = sum(process.cpu_times()[:2]) - cpu_began
+    return Pace((ended - began) / (last - first), cpu_seconds / (last - first))
 
 
 def _next_line(ledger: Path) -> tuple[int, float]:
@@ -170,7 +184,7 @@ def _command(settings: Settings, *words: str) -> None:
     subprocess.run(command, env=environment, cwd=settings.home, check=True, stdout=subprocess.DEVNULL)
 
 
-def _until(condition, what: str, pause: float = 0.1) -> None:
+def _until(condition: Callable[[], bool], what: str, pause: float = 0.1) -> None:
     until = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > until:

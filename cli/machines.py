@@ -28,10 +28,10 @@ COLUMNS = (
     Column("accelerators", "count", render.count, is_number=True),
     Column("memory_bytes", "GiB each", render.gib, is_number=True),
     Column("usd_per_hour", "$/h", render.dollars, is_number=True),
-    Column("tokens_per_second", "tokens/s", render.known(lambda value: f"{value:,.0f}"), is_number=True),
+    Column("tokens_per_second", "tokens/s", render.known(lambda value: f"{value:,.0f}"), is_number=True, is_spare=True),
     Column("nodes", "nodes up", render.count, is_number=True),
     Column("queued", "queued", render.count, is_number=True),
-    Column("source", "known from"),
+    Column("source", "known from", is_spare=True),
 )
 
 

@@ -19,12 +19,12 @@ COLUMNS = (
     Column("arm", "arm"),
     Column("runs", "runs", render.count, is_number=True),
     Column("plan", "world x micro x accum"),
-    Column("gib", "GiB", render.text, is_number=True),
+    Column("gib", "GiB", render.text, is_number=True, is_spare=True),
     Column("hours", "hours", render.hours, is_number=True),
     Column("usd", "$", render.dollars, is_number=True),
-    Column("basis", "hours are", render.text),
+    Column("basis", "hours are", render.text, is_spare=True),
     Column("resolves_sd", "resolves SD", render.known(lambda value: f"{value:.2f}"), is_number=True),
-    Column("resolves_nats", "nats", render.loss, is_number=True),
+    Column("resolves_nats", "nats", render.loss, is_number=True, is_spare=True),
 )
 
 

@@ -45,6 +45,7 @@ class Column(NamedTuple):
     heading: str
     show: Callable[[Any], str] = str
     is_number: bool = False
+    is_spare: bool = False  # left out of a terminal that is too narrow, the last one first
 
 
 class Sheet(NamedTuple):
@@ -175,22 +176,42 @@ def console(stderr: bool = False) -> Any:
 
 
 def _rich_table(sheet: Sheet) -> None:
+    screen, columns = console(), list(sheet.columns)
+    spare = [column for column in columns if column.is_spare]
+    while spare and _natural_width(sheet, columns) > screen.width:
+        columns.remove(spare.pop())
+    screen.print(_laid_out(sheet, columns))
+    if left_out := [column.heading for column in sheet.columns if column not in columns]:
+        say(f"too narrow for: {', '.join(left_out)}; all of it: --json")
+    if sheet.shown is not None and len(sheet.data) > sheet.shown:
+        say(f"and {len(sheet.data) - sheet.shown:,} more")
+
+
+def _natural_width(sheet: Sheet, columns: Sequence[Column]) -> int:
+    """Characters that a table needs so that nothing in it is folded."""
+    wide = console()
+    wide.width = 10_000
+    return wide.measure(_laid_out(sheet, columns)).maximum
+
+
+def _laid_out(sheet: Sheet, columns: Sequence[Column]) -> Any:
+    """A rich table. Where it is too wide text is folded, a number never."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     title = Text(sheet.title) if sheet.title else None
-    has_head = any(column.heading for column in sheet.columns)
+    has_head = any(column.heading for column in columns)
     style = box.SIMPLE_HEAD if has_head else None
-    table = Table(box=style, title=title, title_justify="left", pad_edge=False, show_header=has_head)
-    for column in sheet.columns:
-        justify = "right" if column.is_number else "left"
-        table.add_column(Text(column.heading), justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row in islice(_shown(sheet), sheet.shown):
+    table = Table(
+        box=style, title=title, title_justify="left", pad_edge=False, collapse_padding=True, show_header=has_head
+    )
+    for column in columns:
+        justify, fixed = ("right", True) if column.is_number else ("left", False)
+        table.add_column(Text(column.heading), justify=justify, no_wrap=fixed, overflow="fold")  # type: ignore[arg-type]
+    for row in islice(_shown(sheet._replace(columns=columns)), sheet.shown):
         table.add_row(*map(Text, row))
-    console().print(table)
-    if sheet.shown is not None and len(sheet.data) > sheet.shown:
-        say(f"and {len(sheet.data) - sheet.shown:,} more")
+    return table
 
 
 def _shown(sheet: Sheet) -> Iterable[list[str]]:

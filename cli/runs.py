@@ -15,12 +15,12 @@ from farm.waiting import reasons
 
 COLUMNS = (
     Column("run", "run"),
-    Column("study", "study"),
+    Column("study", "study", is_spare=True),
     Column("state", "state"),
     Column("step", "step", render.count, is_number=True),
     Column("steps", "of", render.count, is_number=True),
     Column("loss", "loss", render.loss, is_number=True),
-    Column("age_seconds", "age", render.duration, is_number=True),
+    Column("age_seconds", "age", render.duration, is_number=True, is_spare=True),
     Column("why", "why", render.text),
 )
 

@@ -22,10 +22,10 @@ COLUMNS = (
     Column("test_loss_mean", "test loss", render.loss, is_number=True),
     Column("test_loss_sd", "SD", render.loss, is_number=True),
     Column("delta", "vs baseline", render.signed, is_number=True),
-    Column("tokens_per_second", "tokens/s", render.known(lambda value: f"{value:,.0f}"), is_number=True),
-    Column("hours", "h/run", render.hours, is_number=True),
-    Column("usd", "$/run", render.dollars, is_number=True),
-    Column("init_hash", "init"),
+    Column("tokens_per_second", "tokens/s", render.known(lambda value: f"{value:,.0f}"), is_number=True, is_spare=True),
+    Column("hours", "h/run", render.hours, is_number=True, is_spare=True),
+    Column("usd", "$/run", render.dollars, is_number=True, is_spare=True),
+    Column("init_hash", "init", is_spare=True),
 )
 # What only machines read: all of it is in JSON, TSV and CSV.
 ALL = (

@@ -214,6 +214,18 @@ def test_a_terminal_gets_a_table_and_no_color_is_obeyed(farm: Farm, no_color: st
     assert ("\x1b[1m" in shown) == is_coloured
 
 
+def test_a_narrow_terminal_breaks_no_number_and_says_what_it_left_out(farm: Farm) -> None:
+    farm.put()
+    farm.finish_all()
+    shown = on_terminal(farm, ["table", "tiny"], COLUMNS="80")
+    table = [line for line in shown.splitlines() if "remove-dropout" in line or "gradient-clipping" in line]
+    assert len(table) == 2
+    assert all("cpu" in line and "." in line for line in table), "a row is one line"
+    assert "too narrow for: " in shown
+    assert "init; all of it: --json" in shown
+    assert "too narrow" not in on_terminal(farm, ["table", "tiny"])
+
+
 def test_a_terminal_shows_progress_and_takes_no_cause_for_markup(farm: Farm) -> None:
     farm.put(init=(42,))
     farm.finish(farm.claim(), 3.25)
