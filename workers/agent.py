@@ -207,7 +207,7 @@ class _Agent:
 
     def _step(self) -> int | None:
         """The newest step in this attempt's ledger, or None before the first."""
-        return ledger.last_step(self.folder / "ledger.jsonl")
+        return ledger.last_step(self.folder / ledger.FILE)
 
     def _stop(self, end: FarmError) -> None:
         """The lease must not be used any longer: tell training, or end it where it cannot listen."""
