@@ -91,7 +91,7 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     if result is None:
         return
     yield "test loss", f"{result.test_loss:.6f} ({result.evaluation}, {result.test_tokens:,} tokens)"
-    yield "train loss", loss(result.train_loss)
+    yield "train loss", f"{loss(result.train_loss)}; lowest {loss(result.best_loss)} at step {result.best_step:,}"
     yield "plan", f"{result.plan} (world x microbatch x accumulation)"
     yield "took", f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s" + _cost(result.usd)
     hardware, software = result.hardware, result.provenance

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from farm.planner import Plan
-from farm.recipe import Frozen, Recipe, Seeds
+from farm.recipe import Frozen, Kernels, Recipe, Seeds
 
 
 class Hardware(Frozen):
@@ -55,6 +55,8 @@ class Result(Frozen):
     test_loss: float = Field(description="nats per token on the held-out slice")
     test_tokens: int
     train_loss: float = Field(description="nats per token, mean over the last tenth of the steps")
+    best_loss: float = Field(description="nats per token of the step with the lowest loss, before its update")
+    best_step: int
     steps: int
     tokens: int
     skipped_steps: int = 0
@@ -65,6 +67,8 @@ class Result(Frozen):
     train_seconds: float = Field(description="sum over the steps that count")
     tokens_per_second: float = Field(description="tokens / train_seconds")
     peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
+    checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
+    kernels: Kernels = Field(description="those that computed: recipe.train.kernels, where the machine has them")
     usd: float | None = None
     hardware: Hardware
     provenance: Provenance
@@ -82,6 +86,9 @@ class Outcome(Frozen):
     checkpoint_seconds_stalled: float | None = Field(None, description="training stood still for this long to save")
     test_loss: float | None = None
     test_tokens: int | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
     peak_bytes: int | None = None
     threads: int | None = None
+    kernels: Kernels | None = None
     fingerprints: Fingerprints | None = None

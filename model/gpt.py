@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from farm.recipe import Model
+from model.kernels import Dropout, Linear, causal_attention
 from model.loss import summed_loss, token_losses
 
 NORM_EPS = 1e-5
@@ -24,7 +25,7 @@ class GPT(nn.Module):
         self.shape = model
         self.tokens = nn.Embedding(model.rows, model.width)
         self.positions = nn.Embedding(model.context, model.width)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.layers))
         self.norm = nn.LayerNorm(model.width, eps=NORM_EPS)
         # A tied head is no module of its own: one tensor has one name, in the weights, the optimiser and on disk.
@@ -70,7 +71,7 @@ class Block(nn.Module):
         self.attention = Attention(model)
         self.norm2 = nn.LayerNorm(model.width, eps=NORM_EPS)
         self.mlp = MLP(model)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         x_BTC = x_BTC + self.dropout(self.attention(self.norm1(x_BTC)))
@@ -83,16 +84,12 @@ class Attention(nn.Module):
     def __init__(self, model: Model):
         super().__init__()
         self.heads, self.dropout = model.heads, model.dropout
-        self.qkv = nn.Linear(model.width, 3 * model.width, bias=model.qkv_bias)
-        self.out = nn.Linear(model.width, model.width)
+        self.qkv = Linear(model.width, 3 * model.width, bias=model.qkv_bias)
+        self.out = Linear(model.width, model.width)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        B, T, C = x_BTC.shape
-        qkv_3BHTD = self.qkv(x_BTC).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        q_BHTD, k_BHTD, v_BHTD = qkv_3BHTD.unbind(0)
         dropout = self.dropout if self.training else 0.0
-        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
-        return self.out(y_BHTD.transpose(1, 2).reshape(B, T, C))
+        return self.out(causal_attention(self.qkv(x_BTC), self.heads, dropout))
 
 
 class MLP(nn.Module):
@@ -100,8 +97,8 @@ class MLP(nn.Module):
 
     def __init__(self, model: Model):
         super().__init__()
-        self.up = nn.Linear(model.width, 4 * model.width)
-        self.down = nn.Linear(4 * model.width, model.width)
+        self.up = Linear(model.width, 4 * model.width)
+        self.down = Linear(4 * model.width, model.width)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x_BTC), approximate="tanh"))

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 2**27  # of float32 logits: 667 tokens of GPT-2's vocabulary, enough work for a matrix product
+from model.kernels import product
+
+CHUNK_BYTES = 2**27  # of logits: 667 tokens of GPT-2's vocabulary in float32, enough work for a matrix product
+BLOCK_BYTES = 2**20  # of log-probabilities: four passes go over them, in the cache of a CPU core
 
 
 def summed_loss(h_NC: Tensor, head_VC: Tensor, y_N: Tensor, *, vocab: int, scale: float = 1.0) -> Tensor:
@@ -45,6 +48,8 @@ class _SummedLoss(torch.autograd.Function):
         dh_NC, dhead_VC = ctx.gradients
         ctx.gradients = ()  # scaled in place, because the head's is large: there is no second backward pass
         factor = (dloss / ctx.scale).to(dhead_VC.dtype)  # 1 when the caller kept its word
+        if factor.device.type == "cpu" and float(factor) == 1:  # on CUDA to ask costs more than to multiply
+            return dh_NC, dhead_VC, None, None, None
         return dh_NC.mul_(factor), dhead_VC.mul_(factor), None, None, None
 
 
@@ -54,36 +59,37 @@ def _losses_and_gradients(
     """loss_N, and where `wanted` the gradients of scale * loss_N.sum() with respect to h and head."""
     device = h_NC.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head_VC.dtype
-    wide = torch.promote_types(compute, torch.float32)
     with torch.autocast(device, enabled=False):
         inputs_NC, weight_VC = h_NC.to(compute), head_VC.to(compute)
-        loss_N = torch.empty(len(y_N), dtype=wide, device=h_NC.device)
+        loss_N = torch.empty(len(y_N), dtype=torch.promote_types(compute, torch.float32), device=h_NC.device)
         dh_NC = torch.empty_like(h_NC) if wanted else None
-        dhead_VC = torch.zeros_like(head_VC) if wanted else None
-        for rows in _chunks(len(y_N), len(head_VC)):
-            logits_NV = inputs_NC[rows] @ weight_VC.T
+        dhead_VC = None
+        for rows in _chunks(len(y_N), len(head_VC) * compute.itemsize, CHUNK_BYTES):
+            logits_NV = product(inputs_NC[rows], weight_VC)
             logits_NV[:, vocab:] = -torch.inf  # rows that pad the vocabulary take no part in the softmax
-            logp_NV = logits_NV.log_softmax(dim=1, dtype=wide)
-            counts_N1 = (y_N[rows] >= 0).unsqueeze(1)
-            target_N1 = y_N[rows].clamp(min=0).unsqueeze(1)
-            loss_N[rows] = torch.where(counts_N1, -logp_NV.gather(1, target_N1), 0).squeeze(1)
-            if dh_NC is not None and dhead_VC is not None:
-                # d loss / d logits = softmax - one_hot(target), or 0 where the target is ignored
-                one_N1 = torch.ones_like(target_N1, dtype=wide)
-                dlogits_NV = logp_NV.exp_().scatter_add_(1, target_N1, -one_N1).mul_(counts_N1 * scale).to(compute)
-                dh_NC[rows] = dlogits_NV @ weight_VC
-                _add_product(dhead_VC, dlogits_NV.T, inputs_NC[rows])
+            _cross_entropy(logits_NV, y_N[rows], loss_N[rows], scale, wanted)
+            if dh_NC is not None:
+                dh_NC[rows] = product(logits_NV, weight_VC.T)
+                part_VC = product(logits_NV.T, inputs_NC[rows].T)
+                dhead_VC = part_VC.to(head_VC.dtype) if dhead_VC is None else dhead_VC.add_(part_VC)
     return loss_N, dh_NC, dhead_VC
 
 
-def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:
-    """sum += a @ b, in the sum's precision, without a temporary where the three agree."""
-    if a_VN.dtype == sum_VC.dtype:
-        sum_VC.addmm_(a_VN, b_NC)
-    else:
-        sum_VC += a_VN @ b_NC
+def _cross_entropy(logits_NV: Tensor, y_N: Tensor, loss_N: Tensor, scale: float, wanted: bool) -> None:
+    """Fill `loss_N`, and where `wanted` put the gradient of scale * loss_N.sum() in the place of the logits."""
+    on_cpu = logits_NV.device.type == "cpu"
+    blocks = _chunks(len(y_N), loss_N.itemsize * logits_NV.shape[1], BLOCK_BYTES if on_cpu else CHUNK_BYTES)
+    for rows in blocks:
+        counts_N1, target_N1 = (y_N[rows] >= 0).unsqueeze(1), y_N[rows].clamp(min=0).unsqueeze(1)
+        logp_NV = logits_NV[rows].log_softmax(dim=1, dtype=loss_N.dtype)
+        loss_N[rows] = torch.where(counts_N1, -logp_NV.gather(1, target_N1), 0).squeeze(1)
+        if wanted:
+            # d loss / d logits = softmax - one_hot(target), or 0 where the target is ignored
+            one_N1 = torch.ones_like(target_N1, dtype=loss_N.dtype)
+            logits_NV[rows] = logp_NV.exp_().scatter_add_(1, target_N1, -one_N1).mul_(counts_N1 * scale)
 
 
-def _chunks(tokens: int, rows: int) -> Iterator[slice]:
-    size = max(1, CHUNK_BYTES // (4 * rows))
-    return (slice(start, min(start + size, tokens)) for start in range(0, tokens, size))
+def _chunks(numbers: int, bytes_each: int, most_bytes: int) -> Iterator[slice]:
+    """Slices of `numbers` rows, of at most `most_bytes` or of one row."""
+    size = max(1, most_bytes // bytes_each)
+    return (slice(start, min(start + size, numbers)) for start in range(0, numbers, size))

@@ -81,6 +81,8 @@ class Sums:
     skipped: int = 0
     clipped: int = 0
     seconds: float = 0.0
+    best_loss: float | None = None  # nats per token
+    best_step: int | None = None
 
     def add(self, line: Line) -> None:
         """A skipped step has trained on nothing."""
@@ -90,6 +92,9 @@ class Sums:
             self.tokens += line.tokens
             self.loss_sum += line.loss_sum
             self.clipped += line.clipped
+            loss = line.loss_sum / line.tokens
+            if self.best_loss is None or loss < self.best_loss:
+                self.best_loss, self.best_step = loss, line.step
 
 
 def exact_sum(values: list[float]) -> float:

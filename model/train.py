@@ -32,7 +32,7 @@ from farm.recipe import Recipe
 from farm.result import Fingerprints, Outcome
 from farm.run import Run
 from farm.study import load
-from model import checkpoint, optim
+from model import checkpoint, kernels, optim
 from model.checkpoint import Identity
 from model.corpora import open_split, prepare
 from model.data import Batches
@@ -269,6 +269,7 @@ def _conditions(recipe: Recipe, device: torch.device) -> Iterator[None]:
     with (
         torch.random.fork_rng([device] if on_cuda else []),
         matmuls(recipe.train.precision),
+        kernels.chosen(recipe.train.kernels),
         _deterministic() if on_cuda else nullcontext(),
     ):
         yield
@@ -354,8 +355,11 @@ def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:
         checkpoint=f"checkpoints/{newest.path.name}" if newest else None,
         checkpoint_sha256=newest.sha256 if newest else None,
         checkpoint_seconds_stalled=saver.stalled_seconds,
+        best_loss=trainer.sums.best_loss,
+        best_step=trainer.sums.best_step,
         peak_bytes=_peak_bytes(trainer.group),
         threads=torch.get_num_threads(),
+        kernels=kernels.in_use(trainer.group.device),
         **score,
     )
 

@@ -234,6 +234,10 @@ class _Agent:
             raise WorkerDied(f"The ledger holds {totals.steps} steps, the recipe has {run.recipe.steps}.")
         if outcome.test_loss is None or outcome.test_tokens is None or outcome.fingerprints is None:
             raise WorkerDied("Training finished without a test loss.")
+        if outcome.best_loss is None or outcome.best_step is None:
+            raise WorkerDied("Training finished without a step that counts.")
+        if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
+            raise WorkerDied("Training finished, but did not say how it computed.")
         ended = time.time()
         seconds = ended - attempt.started + self._seconds_before(run.id)
         return Result(
@@ -249,6 +253,8 @@ class _Agent:
             test_loss=outcome.test_loss,
             test_tokens=outcome.test_tokens,
             train_loss=ledger.train_loss(lines),
+            best_loss=outcome.best_loss,
+            best_step=outcome.best_step,
             steps=totals.steps,
             tokens=totals.tokens,
             skipped_steps=totals.skipped,
@@ -259,6 +265,8 @@ class _Agent:
             train_seconds=totals.seconds,
             tokens_per_second=totals.tokens / totals.seconds,
             peak_bytes=outcome.peak_bytes or 0,
+            checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
+            kernels=outcome.kernels,
             usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
             hardware=hardware.hardware(machine, outcome.threads or 1),
             provenance=hardware.provenance(),

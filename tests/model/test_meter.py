@@ -69,4 +69,6 @@ def test_a_skipped_step_is_in_no_average():
     sums = Sums()
     sums.add(Line(1, 10, 25.0, 0.1, 1.0, True, False, 0.5))
     sums.add(Line(2, 10, math.nan, 0.1, None, False, True, 0.5))
-    assert sums == Sums(tokens=10, loss_sum=25.0, skipped=1, clipped=1, seconds=1.0)
+    sums.add(Line(3, 10, 30.0, 0.1, 1.0, False, False, 0.5))
+    expected = Sums(tokens=20, loss_sum=55.0, skipped=1, clipped=1, seconds=1.5, best_loss=2.5, best_step=1)
+    assert sums == expected

@@ -62,6 +62,12 @@ MUTATIONS = [
         {RESUMED_SUMS: 'Sums(**progress["sums"] | {"loss_sum": 0.0})'},
         SUMS,
     ),
+    Mutation(
+        "a resume forgets the best step so far",
+        "model/train.py",
+        {RESUMED_SUMS: 'Sums(**progress["sums"] | {"best_loss": None})'},
+        "tests/model/test_train.py::test_the_best_step_is_remembered_over_a_resume",
+    ),
     Mutation("all sums begin again at a resume", "model/train.py", {RESUMED_SUMS: "Sums()"}, SUMS),
     Mutation(
         "the train loss is divided by all steps",

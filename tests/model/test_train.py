@@ -368,6 +368,23 @@ def test_sums_go_on_over_a_resume(tokens, tmp_path):
     assert sums["seconds"] == pytest.approx(sum(line.seconds for line in lines))
 
 
+def test_a_test_loss_that_is_not_a_number_fails_the_run(tokens, tmp_path):
+    """The only step had a finite loss, and its update ruined the weights."""
+    run = tiny(tokens, train={"tokens": BATCH * CONTEXT, "learning_rate": 1e38})
+    with pytest.raises(Nonfinite, match="test loss after step 1 is nan"):
+        attempt(run, planned(run, 1), tmp_path)
+
+
+def test_the_best_step_is_remembered_over_a_resume(tokens, tmp_path):
+    """A rate that ruins the weights: the first step was the best."""
+    run = tiny(tokens, train={"learning_rate": 3.0})
+    stopped, before = attempt(run, planned(run, 1), tmp_path, signals=stop_after(2))
+    outcome, after = attempt(run, planned(run, 1), tmp_path, resume=tmp_path / "1" / stopped.checkpoint, epoch=2)
+    losses = before.losses + after.losses
+    assert (outcome.best_step, outcome.best_loss) == (1, losses[0])
+    assert losses[0] < min(losses[1:])
+
+
 def test_dropout_depends_on_the_train_seed_and_weights_on_the_init_seed(tokens, tmp_path):
     run = tiny(tokens)
     seeds = {

@@ -57,6 +57,24 @@ def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt):
     same_numbers(hurt, run_id)
 
 
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_says_so(hurt):
+    run_id = hurt.begin()
+    hurt.farm.wait_for_checkpoint(run_id)
+    hurt.farm.run("down")
+    *_, whole, newest = sorted(hurt.farm.store.folder(run_id).glob("1/checkpoints/step-*"))
+    weights = next(newest.glob("*.safetensors"))
+    flipped = bytearray(weights.read_bytes())
+    flipped[-1] ^= 1
+    weights.write_bytes(flipped)
+    hurt.farm.run("up")
+    hurt.farm.wait_for(run_id, State.SUCCEEDED)
+    with hurt.farm.queue() as queue:
+        events = {event["event"]: event for event in queue.events(run_id)}
+    assert newest.name in str(events["checkpoint-invalid"])
+    assert hurt.farm.store.attempts(run_id)[1].resumed_from.path.endswith(whole.name)
+    same_numbers(hurt, run_id)
+
+
 def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
     run_id = hurt.begin()
     hurt.farm.wait_for_checkpoint(run_id)

@@ -112,6 +112,8 @@ def test_a_result_says_what_trained_it(walked):
         assert result.ended > result.started
         assert result.seconds > result.train_seconds > 0
         assert result.peak_bytes > 2**20
+        assert result.kernels == "farm"
+        assert 0 < result.checkpoint_seconds_stalled < result.seconds
 
 
 def test_the_ledger_holds_every_step_once(walked):
@@ -119,6 +121,8 @@ def test_the_ledger_holds_every_step_once(walked):
         lines = ledger.read(walked.farm.store.folder(run_id))
         assert [line.step for line in lines] == list(range(1, result.recipe.steps + 1))
         assert sum(line.tokens for line in lines) == result.recipe.train.tokens
+        best = min(lines, key=lambda line: line.loss_sum / line.tokens)
+        assert (result.best_step, result.best_loss) == (best.step, best.loss_sum / best.tokens)
 
 
 def test_show_and_logs_tell_of_one_run(walked):

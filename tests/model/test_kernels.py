@@ -1,0 +1,201 @@
+"""Farm's CPU kernels give what torch's give, up to rounding; and the same bits every time."""
+
+from itertools import product as combinations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from worlds import VOCAB, attempt, corpus, planned, tiny
+
+from model import kernels
+from model.kernels import Dropout, Linear, causal_attention, chosen, in_use, product
+from model.loss import summed_loss
+
+CPU = torch.device("cpu")
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype).requires_grad_()
+
+
+def test_this_machine_has_them():
+    """Else nothing below would test anything."""
+    assert kernels.ONEDNN
+    assert in_use(CPU) == "torch"
+    with chosen("farm"):
+        assert in_use(CPU) == "farm"
+        with chosen("torch"):
+            assert in_use(CPU) == "torch"
+        assert in_use(torch.device("cuda")) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs", "bias"),
+    [*combinations([(1,), (3, 5), (8, 128)], [16, 37], [48, 5], [True, False])],
+)
+def test_a_linear_layer_is_torchs_forward_and_backward(rows, inputs, outputs, bias):
+    layer, x, upstream = Linear(inputs, outputs, bias=bias), draw(*rows, inputs), draw(*rows, outputs, seed=1).detach()
+    operands = [x, *layer.parameters()]
+    expected = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    wanted = torch.autograd.grad(expected, operands, upstream.double())
+    with chosen("farm"):
+        found = layer(x)
+        assert found.grad_fn.name() == "_LinearBackward"
+        gradients = torch.autograd.grad(found, operands, upstream)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    for one, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_has_the_same_bits_at_any_address(transposed):
+    """Rows of a larger matrix begin anywhere; a resumed run has its tensors elsewhere than one that never stopped."""
+    a_NK, b_MK = draw(64, 40).detach(), draw(48, 40, seed=1).detach()
+    if transposed:
+        a_NK, b_MK = a_NK.T.contiguous().T, b_MK.T.contiguous().T
+    with chosen("farm"):
+        expected = product(a_NK, b_MK)
+        for offset in (1, 3, 16):
+            moved = torch.empty(a_NK.numel() + offset)[offset:].as_strided(a_NK.shape, a_NK.stride()).copy_(a_NK)
+            assert torch.equal(product(moved, b_MK), expected)
+    assert torch.allclose(expected, a_NK @ b_MK.T, atol=1e-4)
+
+
+def by_definition(qkv_BTX: Tensor, heads: int, factors_BHTT: Tensor | float = 1.0) -> Tensor:
+    """softmax(q @ k.T / sqrt(D) + mask) @ v, in float64."""
+    B, T, X = qkv_BTX.shape
+    q, k, v = (part.view(B, T, heads, -1).transpose(1, 2) for part in qkv_BTX.double().chunk(3, dim=-1))
+    future = torch.full((T, T), -torch.inf, dtype=torch.float64).triu(1)
+    weights = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + future).softmax(-1) * factors_BHTT
+    return (weights @ v).transpose(1, 2).reshape(B, T, X // 3)
+
+
+@pytest.mark.parametrize("group", [1, 12 * 12 * 4, 2**19])
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.bfloat16, 0.0), (torch.float32, 0.3), (torch.bfloat16, 0.3)])
+def test_attention_is_its_definition_forward_and_backward(dtype, dropout, group, monkeypatch):
+    """However many heads are worked on at a time: one, four, all six."""
+    monkeypatch.setattr(kernels, "GROUP_NUMBERS", group)
+    qkv_BTX, upstream = draw(2, 12, 3 * 24, dtype=dtype), draw(2, 12, 24, seed=1, dtype=dtype).detach()
+    torch.manual_seed(7)
+    with chosen("farm"):
+        found = causal_attention(qkv_BTX, 3, dropout)
+        (gradient,) = torch.autograd.grad(found, qkv_BTX, upstream)
+    factors = 1.0
+    if dropout:
+        torch.manual_seed(7)
+        size = max(1, group // 144)
+        masks = [kernels._kept((min(size, 6 - start), 12, 12), dropout) for start in range(0, 6, size)]
+        factors = torch.cat(masks).view(2, 3, 12, 12).double() / 0.7
+    expected = by_definition(qkv_BTX, 3, factors)
+    (wanted,) = torch.autograd.grad(expected, qkv_BTX, upstream.double())
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    assert found.dtype == gradient.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, **near)
+    torch.testing.assert_close(gradient.double(), wanted.double(), **near)
+
+
+def written_out(qkv_BTX: Tensor, heads: int) -> Tensor:
+    """As in most tutorials, for autocast to choose the precision of each operation."""
+    B, T, X = qkv_BTX.shape
+    q, k, v = (part.view(B, T, heads, -1).transpose(1, 2) for part in qkv_BTX.chunk(3, dim=-1))
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    weights = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(future, -torch.inf).softmax(-1)
+    return (weights @ v).transpose(1, 2).reshape(B, T, X // 3)
+
+
+def test_attention_in_bfloat16_is_as_near_to_the_truth_as_where_it_is_written_out():
+    """torch's fused kernel keeps the scores in float32 and is nearer, but by less than a factor of two."""
+    qkv_BTX = draw(4, 64, 3 * 64, dtype=torch.bfloat16)
+    upstream = draw(4, 64, 64, seed=1, dtype=torch.bfloat16).detach()
+    exact = by_definition(qkv_BTX, 2)
+    truth = [exact.detach(), torch.autograd.grad(exact, qkv_BTX, upstream.double())[0].double()]
+
+    def errors(found: Tensor) -> list[Tensor]:
+        parts = [found.detach(), torch.autograd.grad(found, qkv_BTX, upstream)[0]]
+        return [(one.double() - other).pow(2).mean().sqrt() for one, other in zip(parts, truth, strict=True)]
+
+    fused = errors(causal_attention(qkv_BTX, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        tutorial = errors(written_out(qkv_BTX, 2))
+        with chosen("farm"):
+            ours = errors(causal_attention(qkv_BTX, 2))
+    for error, same, nearer in zip(ours, tutorial, fused, strict=True):
+        assert error < 1.1 * same
+        assert error < 2 * nearer
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate, dtype):
+    x = torch.ones(401, 999, dtype=dtype, requires_grad=True)
+    torch.manual_seed(1)
+    with chosen("farm"):
+        y = Dropout(rate)(x)
+        assert y.grad_fn.name() == "_DropoutBackward"
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, y), "the same entries, the same factor"
+    assert float((y == 0).float().mean()) == pytest.approx(rate, abs=4e-3)
+    assert float(y.detach().float().mean()) == pytest.approx(1, abs=0.03)
+    assert len(y.unique()) == 2
+
+
+def test_each_of_the_four_numbers_of_a_draw_is_dropped_as_often_and_on_its_own():
+    torch.manual_seed(2)
+    dropped = (~kernels._kept((200_000, 4), 0.1)).double()
+    assert dropped.mean(0).tolist() == pytest.approx([0.1] * 4, abs=4e-3)
+    assert (dropped.T.corrcoef() - torch.eye(4)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("rate", "share"), [(1e-9, 0), (2**-16, 2**-16), (0.1, 6554 / 2**16), (1 - 1e-9, 1 - 2**-16)])
+def test_a_rate_is_rounded_to_1_of_65536_and_what_is_kept_makes_up_for_just_that(rate, share):
+    kept = torch.tensor([True, False])
+    assert kernels._dropped(rate) == share * 2**16
+    assert kernels._factors(kept, rate, torch.float64).tolist() == [1 / (1 - share), 0]
+
+
+def test_masks_come_from_the_seed():
+    with chosen("farm"):
+        torch.manual_seed(3)
+        first, second = (Dropout(0.5)(torch.ones(64)) for _ in range(2))
+        torch.manual_seed(3)
+        assert torch.equal(Dropout(0.5)(torch.ones(64)), first)
+        assert not torch.equal(first, second)
+        assert torch.equal(Dropout(0.5).eval()(torch.ones(64)), torch.ones(64))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_is_torchs(precision):
+    h_NC, head_VC, y_N = draw(50, 16), draw(37, 16, seed=1), torch.arange(50) % 37
+    found = {}
+    for kind in ("farm", "torch"):
+        with chosen(kind), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            value = summed_loss(h_NC, head_VC, y_N, vocab=37)
+        found[kind] = [value, *torch.autograd.grad(value, (h_NC, head_VC))]
+    for one, other in zip(found["farm"], found["torch"], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_learns_the_same_with_either_and_says_which_it_had(precision, tmp_path):
+    tokens, outcomes, losses = corpus(tmp_path), {}, {}
+    for kind in ("farm", "torch"):
+        # Wide, since the libraries add up short products in the same order.
+        run = tiny(tokens, model={"dropout": 0.0, "width": 64}, train={"kernels": kind, "precision": precision})
+        outcomes[kind], told = attempt(run, planned(run, 1, 8), tmp_path / kind)
+        losses[kind] = told.losses
+        assert outcomes[kind].kernels == kind
+    assert losses["farm"] == pytest.approx(losses["torch"], rel=1e-5 if precision == "fp32" else 5e-3)
+    fingerprints = [outcome.fingerprints for outcome in outcomes.values()]
+    assert fingerprints[0].initial == fingerprints[1].initial
+    assert fingerprints[0].final != fingerprints[1].final, "else the switch does nothing"
+
+
+def test_compiled_blocks_train_as_the_others_do(tmp_path):
+    """The compiler has kernels of its own: these are for what it does not compile."""
+    tokens, told = corpus(tmp_path), {}
+    for compiled in (False, True):
+        run = tiny(tokens, model={"dropout": 0.0, "vocab": VOCAB, "layers": 1}, train={"compile": compiled})
+        _, told[compiled] = attempt(run, planned(run, 1, 8), tmp_path / f"compiled-{compiled}")
+    assert told[True].losses == pytest.approx(told[False].losses, rel=1e-5)
+    assert told[True].losses != told[False].losses, "else nothing was compiled"
