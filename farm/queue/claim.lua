@@ -1,7 +1,8 @@
 -- claim: lease the first run that a machine class may train (Q2), after ending every expired lease (Q3).
+-- The runs of some studies are passed over; they keep their places.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events
--- ARGV    token, machine class, worker, lease in ms
+-- ARGV    token, machine class, worker, lease in ms, studies to pass over...
 -- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}
 --
 -- A claim whose reply got lost is repeated with the same token and answered the same.
@@ -11,6 +12,17 @@ local token, machine, worker, length = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[
 local function answer(id)
   local run = redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')
   return { 'claimed', id, unpack(run) }
+end
+
+local function first(queue, held)
+  if not next(held) then
+    return redis.call('ZRANGE', queue, 0, 0)[1]
+  end
+  for _, id in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
+    if not held[get(id, 'study')] then
+      return id
+    end
+  end
 end
 
 sweep()
@@ -28,7 +40,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf',
   redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
 end
 
-local id = redis.call('ZRANGE', key('queue', machine), 0, 0)[1]
+local id = first(key('queue', machine), passed_over(5))
 if not id then
   return { 'none' }
 end

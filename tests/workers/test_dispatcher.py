@@ -1,7 +1,12 @@
 """Which runs could start now: the pure half of the dispatcher. tests/walk/ shows the other half on a real Ray."""
 
+from results import tiny_study
+
 from farm.machine import BUILT_IN, Machine
-from workers.dispatcher import Busy, Node, Slot, cpus, free, job_id
+from farm.queue import Queue
+from farm.run import State
+from farm.study import build
+from workers.dispatcher import Busy, Dispatcher, Node, Slot, cpus, free, job_id
 
 KNOWN = BUILT_IN
 LAPTOP = Node("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
@@ -62,3 +67,15 @@ def test_an_unknown_class_is_counted_by_its_unit():
 
 def test_a_job_is_named_after_its_run_and_epoch():
     assert job_id("cpu-x1-baseline-s42.23-1f3a9c2e", 3) == "farm-cpu-x1-baseline-s42.23-1f3a9c2e-a3"
+
+
+def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
+    """The dispatcher has nobody to submit a job to, so that it would fail if it claimed a run."""
+    study = build(tiny_study(init=(42,)).model_dump(mode="json", exclude_unset=True) | {"policy": {"usd_limit": 1.0}})
+    queue.put(study)
+    queue.redis.hset(f"farm:run:{study.runs()[0].id}", "held", 3_600_000)
+    rented = {"cpu": Machine(name="cpu", usd_per_hour=1.0)}
+    dispatcher = Dispatcher(queue, jobs=None, look=lambda: [Node("n", 4, {"cpu": 1})], declared=rented)
+    assert dispatcher.turn() == []
+    assert dispatcher.over_budget == {"tiny"}
+    assert queue.counts()[State.QUEUED] == 3
