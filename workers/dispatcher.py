@@ -20,7 +20,7 @@ from farm.run import Lease
 log = logging.getLogger("farm")
 
 REST_SECONDS = 5.0  # after Ray refused a job: each try costs an epoch
-COUNT_SECONDS = 5.0  # between looks at what limited studies have spent
+COUNT_SECONDS = 10.0  # between looks at what limited studies have spent
 LOOK_SECONDS = 2.0  # between looks at jobs that have not said a word
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
 
@@ -134,9 +134,11 @@ class Dispatcher:
             return
         self.counts_at = time.monotonic() + COUNT_SECONDS
         limited = [study for study in self.queue.studies().values() if study.policy.usd_limit is not None]
-        statuses = self.queue.statuses() if limited else []
+        theirs = {
+            status.id: status for study in limited for status in self.queue.statuses(study.name)
+        }  # runs are shared
         known = {**self.declared, **self.queue.machines()}
-        self.over_budget = frozenset(exhausted(limited, statuses, known, time.time()))
+        self.over_budget = frozenset(exhausted(limited, theirs.values(), known, time.time()))
 
     def _bury(self) -> None:
         """Fail the attempts whose job ended before its agent could say a word, so that each counts as an attempt.

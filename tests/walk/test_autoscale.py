@@ -14,7 +14,14 @@ from farm.run import State
 from workers.environment import environment, token
 
 AUTOSCALER = {"RAY_enable_autoscaler_v2": "1", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-RENTED = "[machines.rented]\nthreads = 1\nusd_per_hour = 1.0\n"
+RENTED = """
+[interventions.remove-dropout]
+machines = ["rented"]
+model.dropout = 0.0
+[machines.rented]
+threads = 1
+usd_per_hour = 1.0
+"""
 
 
 @pytest.fixture
@@ -60,10 +67,9 @@ def test_a_node_starts_for_what_waits_trains_it_and_goes_when_idle(cluster):
     with cluster.queue() as queue:
         wait_until(lambda: queue.supply().get("rented"), "the autoscaler's classes are known", seconds=30)
         assert queue.supply()["rented"].up == 0
-        more = RENTED + "[interventions.no-dropout]\nmodel.dropout = 0.0\n"
-        ids = cluster.submit("scaled", machines='["rented"]', more=more, tokens=12_800)
+        ids = cluster.submit("scaled", machines='["rented"]', more=RENTED, tokens=12_800)
         wait_until(lambda: queue.supply()["rented"].up == 1, "a node has started", seconds=120)
-        statuses = [cluster.wait_for(run_id, State.SUCCEEDED) for run_id in ids]
+        statuses = [cluster.wait_for(run_id, State.SUCCEEDED, seconds=150) for run_id in ids]
         assert len(statuses) == 2
         assert len({status.node for status in statuses}) == 1
         wait_until(lambda: queue.supply()["rented"].up == 0, "the idle node is gone", seconds=120)
