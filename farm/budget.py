@@ -21,7 +21,7 @@ def exhausted(
 ) -> dict[str, Spending]:
     """The studies that have spent their policy.usd_limit: no further run of theirs may start.
 
-    `statuses` are those of these studies at least; `now` is in Unix seconds. The limit is that of the study as submitted last.
+    `statuses` are those of these studies at least; `now` is in Unix seconds. A study's limit is that of its last form.
     """
     limited = {study.name: study for study in studies if study.policy.usd_limit is not None}
     spent = dict.fromkeys(limited, 0.0)

@@ -15,6 +15,7 @@ import ray
 from ray.autoscaler import sdk
 from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.exceptions import RayError
 
 from farm.queue import Queue, Supply
 from workers.clusterfile import Fleet
@@ -103,7 +104,7 @@ class Autoscaler:
         try:
             found = self.look(self.fleet)
             self._request(self._wanted(found, passing))
-        except (RuntimeError, ConnectionError, OSError) as error:
+        except (RayError, RuntimeError, OSError) as error:
             log.warning("the autoscaler does not answer: %s; trying again", str(error).splitlines()[0])
             return
         self.queue.provide(self._supply(found), KEEP_SECONDS)
@@ -112,7 +113,7 @@ class Autoscaler:
         """Ask for nothing any more: who dispatches no run must not keep machines that are paid for."""
         try:
             self.ask([])
-        except (RuntimeError, ConnectionError, OSError) as error:
+        except (RayError, RuntimeError, OSError) as error:
             log.warning("the autoscaler was not told that nothing is needed any more: %s", error)
 
     def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:

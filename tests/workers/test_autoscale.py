@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
+from ray.exceptions import RpcError
 from results import tiny_study
 
 from farm.queue import Queue
@@ -114,7 +115,7 @@ def test_a_study_over_its_budget_asks_for_nothing(queue: Queue):
     assert asked == [[]]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("gone\nmore"), ConnectionError("refused")])
+@pytest.mark.parametrize("error", [RuntimeError("gone\nmore"), ConnectionError("refused"), RpcError("away")])
 def test_an_autoscaler_that_does_not_answer_is_asked_again(queue: Queue, error: Exception):
     def look(fleet: Fleet) -> Sight:
         raise error
