@@ -1,6 +1,5 @@
 """A file for Ray's cluster launcher, such as cluster.yaml: whether it is right, and what it can start."""
 
-import copy
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -59,7 +58,7 @@ def load(path: Path) -> dict[str, Any]:
     logging.getLogger("ray.autoscaler._private.util").setLevel(logging.ERROR)  # it warns of what it filled in itself
     remedy = f"Mend it, then: farm doctor --cluster {path}"
     try:
-        ready = prepare_config(copy.deepcopy(given))
+        ready = prepare_config(given)
         validate_config(ready)
     except ValidationError as error:
         raise BadSetting(f"{path}: {_explained(error)}", remedy=remedy) from None

@@ -69,13 +69,25 @@ def test_a_job_is_named_after_its_run_and_epoch():
     assert job_id("cpu-x1-baseline-s42.23-1f3a9c2e", 3) == "farm-cpu-x1-baseline-s42.23-1f3a9c2e-a3"
 
 
-def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
-    """The dispatcher has nobody to submit a job to, so that it would fail if it claimed a run."""
+def spent_and(queue: Queue, *others: str) -> Dispatcher:
+    """A dispatcher of a study that has spent its limit, and then `others`. It has nobody to submit a job to."""
     study = build(tiny_study(init=(42,)).model_dump(mode="json", exclude_unset=True) | {"policy": {"usd_limit": 1.0}})
-    queue.put(study)
+    for each in (study, *map(tiny_study, others)):
+        queue.put(each)
     queue.redis.hset(f"farm:run:{study.runs()[0].id}", "held", 3_600_000)
     rented = {"cpu": Machine(name="cpu", usd_per_hour=1.0)}
-    dispatcher = Dispatcher(queue, jobs=None, look=lambda: [Node("n", 4, {"cpu": 1})], declared=rented)
+    return Dispatcher(queue, jobs=None, look=lambda: [Node("n", 4, {"cpu": 1})], declared=rented)
+
+
+def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
+    dispatcher = spent_and(queue)
     assert dispatcher.turn() == []
     assert dispatcher.over_budget == {"tiny"}
     assert queue.counts()[State.QUEUED] == 3
+
+
+def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
+    dispatcher = spent_and(queue, "other")
+    dispatcher._count_dollars()
+    claim, slot = dispatcher._claim()
+    assert (claim.study, slot.node) == ("other", "n")
