@@ -47,10 +47,12 @@ def absent(machine: str, nodes: Mapping[str, int], supply: Mapping[str, Supply],
     if machine not in supply:
         return no_node(machine, nodes)
     said, what = supply[machine], f"no node of class {machine}"
+    failed = f"the last start failed: {_cut(said.trouble)}" if said.trouble else None
     if said.starting:
-        return f"a node of class {machine} is starting, asked for {_span(now - (said.since or now))} ago"
-    if said.trouble:
-        return f"{what}: the last start failed: {_cut(said.trouble)}"
+        starts = f"a node of class {machine} is starting, asked for {_span(now - (said.since or now))} ago"
+        return f"{starts}; {failed}" if failed else starts
+    if failed:
+        return f"{what}: {failed}"
     if not said.most:
         return f"{what}: the cluster file allows none"
     return f"{what} yet: the autoscaler starts one"

@@ -24,6 +24,7 @@ log = logging.getLogger("farm")
 
 LOOK_SECONDS = 2.0
 KEEP_SECONDS = 30.0  # what was said of the supply is believed for so long
+TROUBLE_SECONDS = 600.0  # Ray remembers a start that failed for ever
 REPEAT_SECONDS = 30.0  # Ray's head forgets a demand when it restarts
 
 Bundle = dict[str, float]
@@ -39,17 +40,18 @@ class Sight(NamedTuple):
 
 def sight(fleet: Fleet) -> Sight:
     """What the autoscaler of the Ray that this process is connected to has and starts."""
-    return seen(get_cluster_status(ray.get_runtime_context().gcs_address), fleet)
+    return seen(get_cluster_status(ray.get_runtime_context().gcs_address), fleet, time.time())
 
 
-def seen(status: ClusterStatus, fleet: Fleet) -> Sight:
-    """The nodes of `fleet` in what Ray says of the whole cluster."""
+def seen(status: ClusterStatus, fleet: Fleet, now: float) -> Sight:
+    """The nodes of `fleet` in what Ray says of the whole cluster at `now`, Unix seconds."""
     living = [*status.active_nodes, *status.idle_nodes]
     nodes = {node.node_id: node.ray_node_type_name for node in living if node.node_id}
     starting = Counter(node.ray_node_type_name for node in status.pending_nodes)
     for launch in status.pending_launches:
         starting[launch.ray_node_type_name] += launch.count
-    failed = sorted(status.failed_launches, key=lambda launch: launch.failed_ts_s or 0)
+    fresh = [launch for launch in status.failed_launches if now - (launch.failed_ts_s or 0) < TROUBLE_SECONDS]
+    failed = sorted(fresh, key=lambda launch: launch.failed_ts_s or 0)
     troubles = {launch.ray_node_type_name: launch.details or "no reason given" for launch in failed}
     return Sight({node: kind for node, kind in nodes.items() if kind in fleet.kinds}, starting, troubles)
 

@@ -92,6 +92,10 @@ def test_no_living_node_is_the_first_thing_to_know_and_which_there_are() -> None
         (Supply(most=2, starting=1, since=NOW - 50), "a node of class cpu is starting, asked for 50 s ago"),
         (Supply(most=2, starting=1, since=NOW - 300), "a node of class cpu is starting, asked for 5 min ago"),
         (Supply(most=2, trouble="no capacity"), "no node of class cpu: the last start failed: no capacity"),
+        (
+            Supply(most=2, starting=1, since=NOW - 5, trouble="no capacity"),
+            "a node of class cpu is starting, asked for 5 s ago; the last start failed: no capacity",
+        ),
         (Supply(most=0), "no node of class cpu: the cluster file allows none"),
         (Supply(most=2, up=1), "next in line"),
     ],

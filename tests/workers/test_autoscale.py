@@ -84,7 +84,9 @@ def test_only_the_autoscaler_s_nodes_are_seen_and_the_last_trouble_of_each_type(
         pending_launches=[launch("h100", 2, at=5)],
         failed_launches=[launch("h100", 1, 9, "no capacity"), launch("h100", 1, 3, "no permission")],
     )
-    assert seen(status, FLEET) == Sight({"n1": "a100", "n2": "a100"}, Counter(h100=3), {"h100": "no capacity"})
+    nodes, starting = {"n1": "a100", "n2": "a100"}, Counter(h100=3)
+    assert seen(status, FLEET, now=60.0) == Sight(nodes, starting, {"h100": "no capacity"})
+    assert seen(status, FLEET, now=3600.0) == Sight(nodes, starting, {}), "that was an hour ago"
 
 
 def test_what_waits_is_asked_for_once_and_what_starts_is_told(queue: Queue):
