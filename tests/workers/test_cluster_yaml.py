@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import FileConfigReader
+from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
+from waiting import wait_until
 
 from farm.errors import BadSetting
 from farm.machine import BUILT_IN, Machine
@@ -169,6 +173,25 @@ def test_the_head_starts_ray_without_cpus_with_a_memory_and_an_autoscaler_and_th
     assert ":6380/" in "\n".join(config["setup_commands"]), "the farm's is another"
     assert "farm serve --attach" in "\n".join(commands)
     assert ("--autoscaling-config ~/ray" in "\n".join(commands)) == (name == "cluster.yaml"), "what waits is told"
+
+
+def test_the_head_s_autoscaler_starts_the_machines_of_onprem(tmp_path, monkeypatch):
+    """With the launcher it is the autoscaler, not `ray up`, that starts workers; some releases of Ray could not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519").write_text("a key")
+    bootstrap = tmp_path / "ray_bootstrap_config.yaml"
+    bootstrap.write_text(yaml.safe_dump(clusterfile.load(ROOT / "examples/onprem.yaml")))
+    reader = FileConfigReader(str(bootstrap))
+    config = reader.get_cached_autoscaling_config()
+    provider = _get_node_provider(config.get_provider_config(), config.get_config("cluster_name"))
+    adapter = NodeProviderAdapter(v1_provider=provider, config_reader=reader)
+    ((kind, wanted),) = config.get_node_type_configs().items()
+    assert wanted.min_worker_nodes == 2
+    adapter.launch(shape={kind: wanted.min_worker_nodes}, request_id="1")
+    wait_until(lambda: adapter.get_non_terminated().keys() == {"10.0.0.6", "10.0.0.7"}, "both are being started")
+    assert adapter.poll_errors() == []
 
 
 @pytest.mark.parametrize("name", FILES)
