@@ -14,12 +14,13 @@ local function answer(id)
   return { 'claimed', id, unpack(run) }
 end
 
-local function first(queue, held)
+local function take(queue, held)
   if not next(held) then
-    return redis.call('ZRANGE', queue, 0, 0)[1]
+    return redis.call('ZPOPMIN', queue)[1]
   end
   for _, id in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
     if not held[get(id, 'study')] then
+      redis.call('ZREM', queue, id)
       return id
     end
   end
@@ -40,12 +41,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf',
   redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
 end
 
-local id = first(key('queue', machine), passed_over(5))
+local id = take(key('queue', machine), passed_over(5))
 if not id then
   return { 'none' }
 end
 local epoch = redis.call('HINCRBY', key('run', id), 'epoch', 1)
-redis.call('ZREM', key('queue', machine), id)
 redis.call('ZADD', key('leases'), now + length, id)
 redis.call('HDEL', key('run', id), 'not_before')
 set(id, 'deadline', now + length, 'length', length, 'worker', worker, 'started', now)

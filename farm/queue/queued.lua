@@ -6,7 +6,7 @@
 
 local held = passed_over(1)
 
-local function count(ids)
+local function counted(ids)
   local total = 0
   for _, id in ipairs(ids) do
     total = total + (held[get(id, 'study')] and 0 or 1)
@@ -19,7 +19,7 @@ local function claimable(machine)
   if not next(held) then
     return redis.call('ZCARD', queue) + redis.call('ZCOUNT', delayed, '-inf', now)
   end
-  return count(redis.call('ZRANGE', queue, 0, -1)) + count(redis.call('ZRANGEBYSCORE', delayed, '-inf', now))
+  return counted(redis.call('ZRANGE', queue, 0, -1)) + counted(redis.call('ZRANGEBYSCORE', delayed, '-inf', now))
 end
 
 local found = {}
