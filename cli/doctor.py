@@ -6,7 +6,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -17,6 +19,7 @@ from cli.render import Column, Sheet
 from farm import serving
 from farm import settings as settings_
 from farm.errors import FarmError
+from farm.machine import BUILT_IN
 from farm.settings import Settings
 from farm.store import Store
 
@@ -34,13 +37,19 @@ class Finding(NamedTuple):
     detail: str
 
 
-def doctor(as_json: Json = False) -> None:
+Cluster = Annotated[
+    Path | None,
+    typer.Option("--cluster", metavar="FILE", help="Check a file for Ray's cluster launcher as well; needs Ray."),
+]
+
+
+def doctor(cluster: Cluster = None, as_json: Json = False) -> None:
     """Check Redis, storage, Ray and versions.
 
     Ends with exit code 1 if something is broken; a warning is no fault.
     """
     settings = settings_.load()
-    findings = list(examine(settings))
+    findings = [*examine(settings), *(_cluster(cluster, settings) if cluster else ())]
     render.emit(Sheet("farm.doctor/1", COLUMNS, [finding._asdict() for finding in findings]), as_json=as_json)
     if any(finding.verdict == "failed" for finding in findings):
         raise typer.Exit(1)
@@ -84,6 +93,26 @@ def _storage(settings: Settings) -> Finding:
     free = shutil.disk_usage(settings.storage).free
     detail = f"{settings.storage}, {free / 2**30:,.0f} GiB free"
     return Finding("storage", "ok" if free >= LOW_BYTES else "warning", detail)
+
+
+def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
+    """Whether Ray's launcher takes the file, what its autoscaler could start, and what the farm would not like."""
+    if find_spec("ray") is None:
+        yield Finding("cluster file", "failed", "Ray is not installed here: pip install 'farm[node]'")
+        return
+    from workers import clusterfile
+
+    try:
+        config = clusterfile.load(path)
+    except FarmError as error:
+        yield Finding("cluster file", "failed", str(error))
+        return
+    fleet = clusterfile.fleet(config)
+    kinds = ", ".join(f"{name} x {kind.most}" for name, kind in fleet.kinds.items())
+    told = kinds or "machines that say themselves what they are"
+    yield Finding("cluster file", "ok", f"{path}: {told}; at most {fleet.most} at a time")
+    for doubt in clusterfile.doubts(config, BUILT_IN.keys() | settings.machines.keys()):
+        yield Finding("cluster file", "warning", f"{path}: {doubt}")
 
 
 def _ray(settings: Settings) -> Finding:

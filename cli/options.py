@@ -33,6 +33,7 @@ Offers = Annotated[
     list[str] | None,
     typer.Option("--machine", metavar="CLASS[=UNITS]", help="Offer this class; repeatable. Left out: what is found."),
 ]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Go ahead where a guard would refuse.")]
 Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs for Ray to hand out; left out, all.")]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 DashboardPort = Annotated[int | None, typer.Option("--dashboard-port", min=1, max=65535, help="Left out: a free one.")]

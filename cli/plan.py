@@ -41,6 +41,9 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
     render.emit(sheet(found), as_json=as_json)
     for remark in remarks(found):
         say(remark)
+    limit = parsed.policy.usd_limit
+    if limit is not None and found.usd is not None and found.usd > limit:
+        say(f"more than policy.usd_limit, ${render.dollars(limit)}: no run starts once that is spent")
     if not as_json:
         render.say_next(f"farm submit {study}")
 

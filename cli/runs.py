@@ -1,16 +1,18 @@
 """`farm runs [STUDY]`"""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cli import render
-from cli.connect import offered, queue
+from cli.connect import machines, offered, queue
 from cli.options import Json, StudyName
 from cli.progress import newest
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
+from farm.budget import exhausted
 from farm.queue import Queue, Status
 from farm.run import State
+from farm.settings import Settings
 from farm.waiting import reasons
 
 COLUMNS = (
@@ -36,12 +38,19 @@ def runs(study: StudyName = None, as_json: Json = False) -> None:
         if study:
             open_queue.study(study)
         chosen = open_queue.statuses(study) if study else everything
-        why = reasons(everything, offered(settings, open_queue), time.time())
+        why = waits(settings, open_queue, everything)
         rows = [row(open_queue, status, why) for status in chosen]
     if not rows:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
     if rows or as_json or not render.is_terminal():
         render.emit(Sheet("farm.runs/1", COLUMNS, rows), as_json=as_json)
+
+
+def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[str, str]:
+    """Run id -> why it waits. `statuses` are those of all studies."""
+    now = time.time()
+    spent = exhausted(queue.studies().values(), statuses, machines(settings, queue), now)
+    return reasons(statuses, offered(settings, queue), now, queue.supply(), spent)
 
 
 def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:

@@ -1,5 +1,6 @@
 """`farm serve`"""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,11 +9,19 @@ from cli.offers import units
 from cli.options import Cpus, DashboardPort, Host, Offers
 from farm import serving
 from farm import settings as settings_
-from farm.errors import Conflict
+from farm.errors import BadSetting, Conflict
 
 Attach = Annotated[
     str | None,
     typer.Option("--attach", metavar="ADDRESS", help="Dispatch for the Ray that runs at ADDRESS; offer nothing here."),
+]
+AutoscalingConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--autoscaling-config",
+        metavar="FILE",
+        help="With --attach: the file of its autoscaler, which then starts machines for what waits.",
+    ),
 ]
 
 
@@ -22,6 +31,7 @@ def serve(
     host: Host = "127.0.0.1",
     dashboard_port: DashboardPort = None,
     attach: Attach = None,
+    autoscaling_config: AutoscalingConfig = None,
 ) -> None:
     """Run a farm on this machine in the foreground, until Ctrl-C.
 
@@ -30,7 +40,20 @@ def serve(
     settings = settings_.load()
     if (facts := serving.facts(settings)) is not None:
         raise Conflict(f"a farm is up at {settings.home} already, process {facts.pid}.", remedy="Stop it: farm down")
+    if autoscaling_config and not attach:
+        raise BadSetting(
+            "--autoscaling-config: a Ray of the farm's own has no autoscaler.",
+            remedy="Start Ray with it, then: farm serve --attach HOST:PORT --autoscaling-config FILE.",
+        )
     offered = units(machine, settings)
     from workers.embedded import foreground
 
-    foreground(settings, units=offered, cpus=cpus, host=host, dashboard_port=dashboard_port, attach=attach)
+    foreground(
+        settings,
+        units=offered,
+        cpus=cpus,
+        host=host,
+        dashboard_port=dashboard_port,
+        attach=attach,
+        autoscaling_config=str(autoscaling_config.expanduser().absolute()) if autoscaling_config else None,
+    )

@@ -1,16 +1,15 @@
 """`farm show RUN`"""
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from cli import render
-from cli.connect import offered, queue
+from cli.connect import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
-from cli.runs import explained
+from cli.runs import explained, waits
 from farm import serving
 from farm import settings as settings_
 from farm.errors import FarmError
@@ -18,7 +17,6 @@ from farm.queue import Point, Status
 from farm.run import Attempt
 from farm.settings import Settings
 from farm.store import Store
-from farm.waiting import reasons
 
 COLUMNS = (Column("what", ""), Column("value", "", render.text))
 
@@ -29,7 +27,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     with queue(settings) as open_queue:
         status = open_queue.status(run)
         curve = open_queue.curve(status.run.id)
-        why = explained(status, reasons(open_queue.statuses(), offered(settings, open_queue), time.time()))
+        why = explained(status, waits(settings, open_queue, open_queue.statuses()))
     attempts = kept_attempts(settings, status.run.id)
     link = dashboard_link(settings, status)
     if as_json:

@@ -20,7 +20,7 @@ raise Unreachable, Refused or StorageFull.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from hashlib import sha1
@@ -108,11 +108,23 @@ class Status(Frozen):
     checkpoint: Checkpoint | None
     cancelling: bool
     not_before: float | None = Field(description="end of the back-off")
+    released: str | None = Field(None, description="why its last lease was given back, if it has not begun again since")
+    held_seconds: float = Field(0.0, description="under leases that have ended")
     result: Result | None
 
     @property
     def id(self) -> str:
         return self.run.id
+
+
+class Supply(Frozen):
+    """What an autoscaler can do for a machine class."""
+
+    most: int = Field(description="nodes that may be up at a time")
+    up: int = 0
+    starting: int = Field(0, description="nodes asked for and not up yet")
+    since: float | None = Field(None, description="when the first of those was asked for, Unix seconds")
+    trouble: str | None = Field(None, description="why the last start failed")
 
 
 class Queue:
@@ -201,9 +213,12 @@ class Queue:
 
     # What a worker says
 
-    def claim(self, machine: str, worker: str, seconds: float) -> Claim | None:
-        """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3)."""
-        said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds))
+    def claim(self, machine: str, worker: str, seconds: float, passing: Collection[str] = ()) -> Claim | None:
+        """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3).
+
+        The runs of the studies `passing` are passed over.
+        """
+        said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds), *passing)
         if said == "none":
             return None
         run_id, epoch, deadline, spec, study, checkpoint = details
@@ -340,9 +355,9 @@ class Queue:
         """How many runs were ever put."""
         return int(self._call("counts")[0])
 
-    def queued(self) -> dict[str, int]:
-        """How many runs each machine class may claim now; those that back off are not counted."""
-        return {machine: int(count) for machine, count in sorted(_pairs(self._call("queued")))}
+    def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
+        """How many runs each machine class may claim now; those that back off or are of `passing` are not counted."""
+        return {machine: int(count) for machine, count in sorted(_pairs(self._call("queued", *passing)))}
 
     def curve(self, run_id: str) -> list[Point]:
         """The curve of a run, steps ascending, thinned out evenly when it is long."""
@@ -370,6 +385,15 @@ class Queue:
     def nodes(self) -> dict[str, list[str]]:
         """The nodes that offer each class now."""
         return {machine.name: nodes for machine, nodes in self._registered()}
+
+    def provide(self, supply: Mapping[str, Supply], seconds: float) -> None:
+        """An autoscaler can start these machine classes; forgotten after `seconds`."""
+        text = json.dumps({name: one.model_dump() for name, one in supply.items()})
+        self._call("provide", text, _milliseconds(seconds))
+
+    def supply(self) -> dict[str, Supply]:
+        """The machine classes that an autoscaler can start, as it said lately; none when there is no autoscaler."""
+        return {name: Supply(**one) for name, one in json.loads(self._call("supply") or "{}").items()}
 
     # From the run directories
 
@@ -458,7 +482,8 @@ def _spelled(run: Run) -> tuple[Any, ...]:
 def _status(fields: list[Any]) -> Status:
     """A run as statuses.lua spells it; what is absent is False there."""
     _, spec, study, state, *rest, causes, result = fields
-    epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, checkpoint, cancelling, later = rest
+    epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, *rest = rest
+    checkpoint, cancelling, later, released, held = rest
     return Status(
         run=_run(spec),
         study=study,
@@ -477,6 +502,8 @@ def _status(fields: list[Any]) -> Status:
         checkpoint=_checkpoint(checkpoint),
         cancelling=bool(cancelling),
         not_before=_seconds(later) if later else None,
+        released=released or None,
+        held_seconds=_seconds(held) if held else 0.0,
         result=Result.model_validate_json(result) if result else None,
     )
 
@@ -486,6 +513,7 @@ def _run(spec: str) -> Run:
     return Run.model_validate_json(spec)
 
 
+@lru_cache(maxsize=100)  # who guards budgets reads them all every few seconds
 def _study(text: str) -> Study:
     return Study.model_validate_json(text)
 

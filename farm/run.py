@@ -38,6 +38,7 @@ class Policy(Frozen):
     priority: int = Field(0, ge=-1000, le=1000, description="higher first; then first in")
     attempts: int = Field(3, ge=1, le=100, description="failures after which the run has failed")
     checkpoint_seconds: float = Field(600, gt=0, description="time between checkpoints")
+    usd_limit: float | None = Field(None, gt=0, description="of the whole study: spent, and no further run starts")
     hang_seconds: float = Field(1800, gt=0, description="no step for this long and the attempt is given up")
 
 

@@ -1,15 +1,28 @@
 """Why a queued run waits."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
-from farm.queue import Status
+from farm.budget import Spending
+from farm.queue import Status, Supply
 from farm.run import State
 
+MESSAGE_CHARACTERS = 120
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
-def reasons(statuses: Iterable[Status], nodes: Mapping[str, int], now: float) -> dict[str, str]:
+
+def reasons(
+    statuses: Iterable[Status],
+    nodes: Mapping[str, int],
+    now: float,
+    supply: Mapping[str, Supply] = _NONE,
+    exhausted: Mapping[str, Spending] = _NONE,
+) -> dict[str, str]:
     """Run id -> why it waits, for every queued run of `statuses`, which must be those of all studies.
 
-    `nodes`: machine class -> living nodes that train it.
+    `nodes`: machine class -> living nodes that train it. `supply`: what an autoscaler can start. `exhausted`: the
+    studies that have spent what they may.
     """
     queued = [status for status in statuses if status.state is State.QUEUED]
     queued.sort(key=lambda status: -status.run.policy.priority)  # stable: then first in
@@ -17,20 +30,67 @@ def reasons(statuses: Iterable[Status], nodes: Mapping[str, int], now: float) ->
     found = {}
     for status in queued:
         machine = status.run.machine
-        found[status.run.id] = _reason(status, ahead.get(machine, 0), nodes, now)
+        if spending := exhausted.get(status.study):
+            found[status.run.id] = f"over budget: ${spending.usd:,.2f} spent of ${spending.limit:,.2f}"
+            continue
+        place = ahead.get(machine, 0)
+        found[status.run.id] = absent(machine, nodes, supply, now) or _reason(status, place, now)
         if not _backs_off(status, now):
-            ahead[machine] = ahead.get(machine, 0) + 1
+            ahead[machine] = place + 1
     return found
+
+
+def absent(machine: str, nodes: Mapping[str, int], supply: Mapping[str, Supply], now: float) -> str | None:
+    """Why no node trains `machine` now; None when one does."""
+    if nodes.get(machine) or (machine in supply and supply[machine].up):
+        return None
+    if machine not in supply:
+        return no_node(machine, nodes)
+    said, what = supply[machine], f"no node of class {machine}"
+    failed = f"the last start failed: {_cut(said.trouble)}" if said.trouble else None
+    if said.starting:
+        starts = f"a node of class {machine} is starting, asked for {_span(now - (said.since or now))} ago"
+        return f"{starts}; {failed}" if failed else starts
+    if failed:
+        return f"{what}: {failed}"
+    if not said.most:
+        return f"{what}: the cluster file allows none"
+    return f"{what} yet: the autoscaler starts one"
+
+
+def no_node(machine: str, nodes: Mapping[str, int]) -> str:
+    """That no node trains `machine` nor will by itself, and which classes have one."""
+    up = ", ".join(sorted(name for name, count in nodes.items() if count))
+    what = f"no node of class {machine}"
+    return f"{what}, and none starts by itself; there are: {up}" if up else f"{what}, nor of any other"
 
 
 def _backs_off(status: Status, now: float) -> bool:
     return status.not_before is not None and status.not_before > now
 
 
-def _reason(status: Status, ahead: int, nodes: Mapping[str, int], now: float) -> str:
-    if not nodes.get(status.run.machine):
-        return f"no node of class {status.run.machine}"
+def _reason(status: Status, ahead: int, now: float) -> str:
+    past = _past(status)
     if _backs_off(status, now):
-        last = status.causes[-1].cause if status.causes else "a failure"
-        return f"backing off {(status.not_before or now) - now:.0f} s after {last}"
-    return f"behind {ahead} other{'s' * (ahead > 1)}" if ahead else "next in line"
+        return f"backing off {(status.not_before or now) - now:.0f} s after {past or 'a failure'}"
+    place = f"behind {ahead} other{'s' * (ahead > 1)}" if ahead else "next in line"
+    return f"{place}; before: {past}" if past else place
+
+
+def _past(status: Status) -> str | None:
+    """What became of the last lease, if anything did."""
+    if status.released:
+        return f"given back: {_cut(status.released)}"
+    if status.causes:
+        last = status.causes[-1]
+        return f"{last.cause}: {_cut(last.message)}"
+    return None
+
+
+def _cut(text: str) -> str:
+    first = (text.strip().splitlines() or [""])[0]
+    return first if len(first) <= MESSAGE_CHARACTERS else f"{first[: MESSAGE_CHARACTERS - 3]}..."
+
+
+def _span(seconds: float) -> str:
+    return f"{max(0.0, seconds):.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

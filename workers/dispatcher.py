@@ -4,12 +4,14 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from farm.budget import exhausted
 from farm.errors import FarmError, LeaseLost
 from farm.machine import Machine
 from farm.queue import Claim, Queue
@@ -18,6 +20,7 @@ from farm.run import Lease
 log = logging.getLogger("farm")
 
 REST_SECONDS = 5.0  # after Ray refused a job: each try costs an epoch
+COUNT_SECONDS = 10.0  # between looks at what limited studies have spent
 LOOK_SECONDS = 2.0  # between looks at jobs that have not said a word
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
 
@@ -99,22 +102,43 @@ class _Room:
 class Dispatcher:
     """turn() does what can be done now; call it again and again."""
 
-    def __init__(self, queue: Queue, jobs: JobSubmissionClient, look: Callable[[], list[Node]] = nodes):
+    def __init__(
+        self,
+        queue: Queue,
+        jobs: JobSubmissionClient,
+        look: Callable[[], list[Node]] = nodes,
+        declared: Mapping[str, Machine] = MappingProxyType({}),
+    ):
         self.queue, self.jobs, self.look = queue, jobs, look
+        self.declared = declared  # machine classes that the settings name, for what they cost
+        self.over_budget: frozenset[str] = frozenset()  # studies of which no further run may start
         self.resting_until = 0.0
-        self.looks_at = 0.0
+        self.looks_at = self.counts_at = 0.0
         self.name = f"dispatcher-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
     def turn(self) -> list[str]:
         """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns the job ids."""
         self.queue.sweep()
         self._bury()
+        self._count_dollars()
         submitted: list[str] = []
         if time.monotonic() < self.resting_until:
             return submitted
         while (claim := self._claim()) and (job := self._submit(*claim)):
             submitted.append(job)
         return submitted
+
+    def _count_dollars(self) -> None:
+        """Find the studies that have spent their limit."""
+        if time.monotonic() < self.counts_at:
+            return
+        self.counts_at = time.monotonic() + COUNT_SECONDS
+        limited = [study for study in self.queue.studies().values() if study.policy.usd_limit is not None]
+        theirs = {
+            status.id: status for study in limited for status in self.queue.statuses(study.name)
+        }  # runs are shared
+        known = {**self.declared, **self.queue.machines()}
+        self.over_budget = frozenset(exhausted(limited, theirs.values(), known, time.time()))
 
     def _bury(self) -> None:
         """Fail the attempts whose job ended before its agent could say a word, so that each counts as an attempt.
@@ -142,12 +166,14 @@ class Dispatcher:
         return (lines[-1].strip() if lines else "it said nothing") if info.status is JobStatus.FAILED else None
 
     def _claim(self) -> tuple[Claim, Slot] | None:
-        waiting = self.queue.queued()
+        waiting = self.queue.queued(self.over_budget)
         if not waiting:
             return None
         busy = [Busy(status.run.machine, status.node) for status in self.queue.running()]
         for slot in free(self.look(), busy, self.queue.machines()):
-            if waiting.get(slot.machine) and (claim := self.queue.claim(slot.machine, self.name, START_SECONDS)):
+            if not waiting.get(slot.machine):
+                continue
+            if claim := self.queue.claim(slot.machine, self.name, START_SECONDS, self.over_budget):
                 return claim, slot
         return None
 

@@ -38,7 +38,9 @@ from farm.server import address, make_home, revive, session
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
-from workers import hardware
+from workers import clusterfile, hardware
+from workers.autoscale import Autoscaler
+from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, job_id
 from workers.environment import STOP_WAIT_SECONDS
 
@@ -57,6 +59,7 @@ def serve(
     host: str = "127.0.0.1",
     dashboard_port: int | None = None,
     attach: str | None = None,
+    autoscaling_config: str | None = None,
     ready: Callable[[Facts], None] = lambda facts: None,
     stop: threading.Event,
 ) -> None:
@@ -64,11 +67,12 @@ def serve(
 
     `units` are runs at a time per machine class (default: what this node can do), `cpus` the cores they share.
     `attach` is the address of a Ray that runs already; then this node offers nothing and only dispatches.
+    `autoscaling_config` is the file that this Ray's autoscaler was started with: what waits becomes its demand.
 
     Raises: Conflict: another farm holds this home. Unreachable: Redis or Ray did not start. BadSetting
     """
     with _alone(here.home):
-        _serve(here, units, cpus, host, dashboard_port, attach, ready, stop)
+        _serve(here, units, cpus, host, dashboard_port, attach, autoscaling_config, ready, stop)
 
 
 @contextmanager
@@ -93,11 +97,13 @@ def _serve(
     host: str,
     dashboard_port: int | None,
     attach: str | None,
+    autoscaling_config: str | None,
     ready: Callable[[Facts], None],
     stop: threading.Event,
 ) -> None:
     Store(here.storage).check()
     classes = _classes(here, units, attach)
+    fleet = clusterfile.fleet(clusterfile.load(Path(autoscaling_config))) if autoscaling_config else None
     offered = {machine.name: count for machine, count in classes}
     token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard:
@@ -118,7 +124,8 @@ def _serve(
         ready(facts)
         serving.announce(here, facts)
         try:
-            _dispatch(here, queue, jobs, classes, stop)
+            with _scaled(queue, fleet) as autoscaler:
+                _dispatch(here, queue, jobs, classes, autoscaler, stop)
             _drain(queue, jobs)
         finally:
             serving.withdraw(here, facts.pid)
@@ -197,9 +204,10 @@ def _dispatch(
     queue: Queue,
     jobs: JobSubmissionClient,
     classes: list[tuple[Machine, int]],
+    autoscaler: Autoscaler | None,
     stop: threading.Event,
 ) -> None:
-    dispatcher = Dispatcher(queue, jobs)
+    dispatcher = Dispatcher(queue, jobs, declared=here.machines)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
         try:
@@ -208,9 +216,22 @@ def _dispatch(
                 registered = time.monotonic()
             for job in dispatcher.turn():
                 log.info("started %s", job)
+            if autoscaler:
+                autoscaler.turn(dispatcher.over_budget)
         except Unreachable as error:
             log.warning("%s; trying again", error)
             _revived(here)
+
+
+@contextmanager
+def _scaled(queue: Queue, fleet: Fleet | None) -> Iterator[Autoscaler | None]:
+    """What speaks to the autoscaler of `fleet`, if there is one; afterwards nothing is asked of it any more."""
+    autoscaler = Autoscaler(queue, fleet) if fleet else None
+    try:
+        yield autoscaler
+    finally:
+        if autoscaler:
+            autoscaler.rest()
 
 
 def _revived(here: Settings) -> None:

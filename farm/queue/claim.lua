@@ -1,7 +1,8 @@
 -- claim: lease the first run that a machine class may train (Q2), after ending every expired lease (Q3).
+-- The runs of some studies are passed over; they keep their places.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events
--- ARGV    token, machine class, worker, lease in ms
+-- ARGV    token, machine class, worker, lease in ms, studies to pass over...
 -- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}
 --
 -- A claim whose reply got lost is repeated with the same token and answered the same.
@@ -11,6 +12,18 @@ local token, machine, worker, length = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[
 local function answer(id)
   local run = redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')
   return { 'claimed', id, unpack(run) }
+end
+
+local function take(queue, held)
+  if not next(held) then
+    return redis.call('ZPOPMIN', queue)[1]
+  end
+  for _, id in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
+    if not held[get(id, 'study')] then
+      redis.call('ZREM', queue, id)
+      return id
+    end
+  end
 end
 
 sweep()
@@ -28,12 +41,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf',
   redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
 end
 
-local id = redis.call('ZRANGE', key('queue', machine), 0, 0)[1]
+local id = take(key('queue', machine), passed_over(5))
 if not id then
   return { 'none' }
 end
 local epoch = redis.call('HINCRBY', key('run', id), 'epoch', 1)
-redis.call('ZREM', key('queue', machine), id)
 redis.call('ZADD', key('leases'), now + length, id)
 redis.call('HDEL', key('run', id), 'not_before')
 set(id, 'deadline', now + length, 'length', length, 'worker', worker, 'started', now)

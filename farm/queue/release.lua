@@ -15,6 +15,7 @@ if get(id, 'cancelling') then
   settle(id, 'cancelled', 'released: ' .. reason)
 else
   requeue(id, 0)
+  set(id, 'released', reason)
   tell('released', id, epoch, reason)
 end
 return { 'ok' }

@@ -13,6 +13,7 @@ if get(id, 'cancelling') then
 end
 if not get(id, 'renewed') then
   tell('started', id, epoch, node ~= '' and node or get(id, 'worker'))
+  redis.call('HDEL', key('run', id), 'released')
 end
 local deadline = now + tonumber(length)
 redis.call('ZADD', key('leases'), deadline, id)

@@ -4,7 +4,8 @@
 --
 --   run:<id>        hash    the run (spec, machine, arm, digest, study, priority and order as `score`, limit), its state,
 --                           its lease (epoch, deadline, length, worker, job, node, renewed), its progress (step,
---                           checkpoint), its failures (attempts, crash_step, crashes), `cancelling`, `not_before`
+--                           checkpoint), its failures (attempts, crash_step, crashes), `cancelling`, `not_before`, the ms
+--                           under ended leases (`held`), why the last lease was given back (`released`)
 --   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
 --   result:<id>     string  the result, canonical JSON
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
@@ -24,6 +25,7 @@
 --   machines        hash    machine class -> facts, JSON
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
+--   supply          string  what an autoscaler can start, JSON; gone when the farm that said so is
 
 local EVENTS_OF_A_RUN = 200
 local EVENTS = 10000
@@ -68,6 +70,15 @@ local function holds(id, epoch)
   return redis.call('ZSCORE', key('leases'), id) and get(id, 'epoch') == epoch
 end
 
+-- The studies that ARGV names from `start` on, as a set.
+local function passed_over(start)
+  local held = {}
+  for i = start, #ARGV do
+    held[ARGV[i]] = true
+  end
+  return held
+end
+
 local function move(id, state)
   redis.call('HINCRBY', key('counts'), get(id, 'state'), -1)
   redis.call('HINCRBY', key('counts'), state, 1)
@@ -75,7 +86,9 @@ local function move(id, state)
 end
 
 local function end_lease(id)
-  redis.call('ZREM', key('leases'), id)
+  if redis.call('ZREM', key('leases'), id) == 1 then
+    redis.call('HINCRBY', key('run', id), 'held', now - get(id, 'started'))
+  end
   redis.call('HDEL', key('run', id), 'deadline', 'length', 'renewed')
 end
 
@@ -118,6 +131,7 @@ end
 -- `delay` is a function from attempts spent to ms of back-off.
 local function count_failure(id, cause, step, retryable, delay)
   redis.call('RPUSH', key('causes', id), whole(now) .. ' ' .. get(id, 'epoch') .. ' ' .. cause)
+  redis.call('HDEL', key('run', id), 'released')
   local attempts = redis.call('HINCRBY', key('run', id), 'attempts', 1)
   local crashes = crashes_at(id, step)
   if get(id, 'cancelling') then
@@ -157,6 +171,7 @@ local function expire(id)
     settle(id, 'cancelled', 'its lease expired')
   else -- whoever claimed it died before the agent was up: that costs a lease, not an attempt
     requeue(id, 0)
+    set(id, 'released', worker .. ' claimed it and no agent came up')
   end
 end
 

@@ -25,10 +25,10 @@ FROZEN: dict[str, list[str]] = {
     "up": [*SERVING, "--json"],
     "down": ["--json"],
     "status": ["--json"],
-    "serve": [*SERVING, "--attach"],
+    "serve": [*SERVING, "--attach", "--autoscaling-config"],
     "join": ["HEAD", "--machine"],
     "plan": ["STUDY", "--json"],
-    "submit": ["STUDY", "--wait", "--dry-run", "--json"],
+    "submit": ["STUDY", "--wait", "--dry-run", "-y", "--yes", "--json"],
     "runs": ["STUDY", "--json"],
     "show": ["RUN", "--json"],
     "logs": ["RUN", "-f", "--follow", "--json"],
@@ -39,7 +39,7 @@ FROZEN: dict[str, list[str]] = {
     "compare": ["RUN", "RUN", "--json"],
     "export": ["RUN", "DIR", "--json"],
     "machines": ["--probe", "--json"],
-    "doctor": ["--json"],
+    "doctor": ["--cluster", "--json"],
 }
 
 

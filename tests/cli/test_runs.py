@@ -1,12 +1,17 @@
 """`farm runs`, `show`, `logs`, `watch`, `cancel`, `retry`: what became of runs, and what can be done to them."""
 
 import json
+import time
 
 import pytest
+from results import study_text
 
+from farm.queue import Supply
 from farm.run import Attempt, State
 
 from .conftest import Farm
+
+POOR = "[policy]\nusd_limit = 1.5\n[machines.cpu]\nusd_per_hour = 2.0\n"
 
 
 def test_no_runs_is_no_error(farm: Farm) -> None:
@@ -18,7 +23,7 @@ def test_no_runs_is_no_error(farm: Farm) -> None:
 
 def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     study = farm.put(init=(42, 22))
-    assert {row["why"] for row in farm("runs").rows} == {"no node of class cpu"}
+    assert {row["why"] for row in farm("runs").rows} == {"no node of class cpu, nor of any other"}
     farm.queue.register(study.machine("cpu", {}), "node-1", 60)
     farm.finish(farm.claim(), 3.25)
     running = farm.claim()
@@ -34,8 +39,29 @@ def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     ]
     assert rows[2]["why"] == "nonfinite at step 5: the loss is nan"
     assert rows[3]["why"].startswith("backing off")
-    assert rows[3]["why"].endswith("s after worker-died")
+    assert rows[3]["why"].endswith("s after worker-died: out of memory")
     assert [row["why"] for row in rows[4:]] == ["next in line", "behind 1 other"]
+
+
+def test_runs_and_show_say_why_ray_took_no_job_and_that_a_node_starts(farm: Farm) -> None:
+    study = farm.put(init=(42,))
+    farm.queue.provide({"cpu": Supply(most=1, starting=1, since=time.time() - 50)}, 60)
+    assert "a node of class cpu is starting, asked for 5" in farm("runs").rows[0]["why"]
+    farm.queue.register(study.machine("cpu", {}), "node-1", 60)
+    claim = farm.queue.claim("cpu", "dispatcher", 60)
+    assert claim is not None
+    farm.queue.release(claim.lease, "Ray took no job: no room")
+    why = "next in line; before: given back: Ray took no job: no room"
+    assert farm("runs").rows[0]["why"] == why
+    assert {"what": "why", "value": why} in farm("show", claim.run.id).rows
+
+
+def test_a_study_that_has_spent_its_limit_says_so(farm: Farm) -> None:
+    path = farm.folder / "poor.toml"
+    path.write_text(study_text(init=(42,)) + POOR)
+    assert farm("submit", str(path)).code == 0
+    farm.queue.redis.hset(f"farm:run:{farm.queue.statuses()[0].run.id}", "held", 3_600_000)
+    assert {row["why"] for row in farm("runs").rows} == {"over budget: $2.00 spent of $1.50"}
 
 
 def test_a_claimed_run_that_no_agent_took_up_yet_is_starting(farm: Farm) -> None:

@@ -9,7 +9,7 @@ from farm.machine import BUILT_IN
 from farm.serving import Facts
 from farm.settings import Settings
 
-from .conftest import Farm
+from .conftest import ROOT, Farm
 
 
 def settings(farm: Farm) -> Settings:
@@ -78,6 +78,29 @@ def test_the_doctor_names_what_is_broken_and_fails(farm: Farm) -> None:
     assert {found[check]["verdict"] for check in ("server", "storage", "dashboard")} == {"failed"}
     assert "Set FARM_STORAGE" in found["storage"]["detail"]
     assert "/serve.log" in found["dashboard"]["detail"]
+
+
+def test_the_doctor_reads_a_cluster_file_and_says_in_one_line_what_is_wrong_with_it(farm: Farm) -> None:
+    given = (ROOT / "cluster.yaml").read_text()
+    file = farm.folder / "cluster.yaml"
+    file.write_text(given)
+    answer = farm("doctor", "--cluster", str(file))
+    assert answer.code == 0
+    assert answer.rows[-1]["detail"] == f"{file}: 8xa100m40 x 2, 8xh100m80 x 2; at most 4 at a time"
+    file.write_text(given.replace('"farm:8xh100m80": 1', '"farm:2xh100m80": 1'))
+    answer = farm("doctor", "--cluster", str(file))
+    assert (answer.code, answer.rows[-1]["verdict"]) == (0, "warning")
+    assert "nobody knows the class 2xh100m80" in answer.rows[-1]["detail"]
+    file.write_text(given.replace("idle_timeout_minutes", "idle_minutes"))
+    answer = farm("doctor", "--cluster", str(file))
+    assert (answer.code, answer.rows[-1]["verdict"]) == (1, "failed")
+    assert "idle_minutes: unknown key; did you mean 'idle_timeout_minutes'?" in answer.rows[-1]["detail"]
+
+
+def test_serve_takes_an_autoscaler_s_file_only_with_a_ray_to_attach_to(farm: Farm) -> None:
+    answer = farm("serve", "--autoscaling-config", "cluster.yaml")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--attach HOST:PORT --autoscaling-config FILE" in answer.err
 
 
 def test_down_without_a_farm_says_so(farm: Farm) -> None:

@@ -5,7 +5,10 @@ import signal
 import time
 
 from results import study_text
+from waiting import wait_until
 
+from farm.machine import BUILT_IN
+from farm.queue import Supply
 from farm.run import State
 
 from .conftest import Farm
@@ -49,6 +52,49 @@ def test_a_class_without_a_node_is_queued_with_a_warning(farm: Farm) -> None:
     assert "warning" not in farm("submit", farm.file(name="other", init=(1,))).err
 
 
+def test_to_wait_for_a_class_that_no_node_offers_is_refused_and_nothing_is_queued(farm: Farm) -> None:
+    answer = farm("submit", farm.file(), "--wait")
+    assert answer.code == 7
+    assert "no node of class cpu, nor of any other. Start one here with: farm up" in answer.err
+    assert answer.err.count("\n") == 1
+    assert farm.queue.put_count() == 0
+    farm.queue.register(BUILT_IN["cpu-x1"], "node-1", 60)
+    assert "there are: cpu-x1. Join one with: farm join HEAD" in farm("submit", farm.file(), "--wait").err
+
+
+def test_a_study_that_is_done_needs_no_node_to_wait_for(farm: Farm) -> None:
+    farm.put()
+    farm.finish_all()
+    assert farm("submit", farm.file(), "--wait").code == 0
+
+
+def test_a_class_that_an_autoscaler_starts_may_be_waited_for(farm: Farm) -> None:
+    farm.queue.provide({"cpu": Supply(most=1)}, 60)
+    assert "warning: no live node of class cpu: the autoscaler starts one" in farm("submit", farm.file()).err
+    with farm.start("submit", farm.file(name="other", init=(1,)), "--wait") as process:
+        wait_until(lambda: "other" in farm.queue.studies() or process.poll() is not None, "it is queued")
+        assert process.poll() is None
+
+
+def test_a_study_that_would_cost_more_than_its_limit_needs_a_yes(farm: Farm) -> None:
+    path = farm.folder / "dear.toml"
+    dear = "[policy]\nusd_limit = 0.01\n[machines.cpu]\nusd_per_hour = 100.0\ntokens_per_second = 9.0\n"
+    path.write_text(study_text(init=(42,)) + dear)
+    for words in ([], ["--dry-run"]):
+        answer = farm("submit", str(path), *words)
+        assert (answer.code, farm.queue.put_count()) == (7, 0)
+        assert "error: tiny would take $" in answer.err
+        assert "its policy.usd_limit is $0.01" in answer.err
+    assert "more than policy.usd_limit" in farm("plan", str(path)).err
+    assert farm("submit", str(path), "-y").code == 0
+
+
+def test_a_limit_that_does_not_see_a_class_says_so(farm: Farm) -> None:
+    path = farm.folder / "blind.toml"
+    path.write_text(study_text(machines=("attic",)) + "[policy]\nusd_limit = 5\n[machines.attic]\n")
+    assert "attic: no usd_per_hour is declared, so policy.usd_limit does not see" in farm("submit", str(path)).err
+
+
 def test_an_unknown_machine_is_refused_and_nothing_is_queued(farm: Farm) -> None:
     answer = farm("submit", farm.file(machines=("cpu", "8xb200")))
     assert answer.code == 2
@@ -87,7 +133,7 @@ def test_machines_declared_in_farm_toml_are_known(farm: Farm) -> None:
 
 
 def test_wait_follows_to_the_table_and_fails_if_a_run_did(farm: Farm) -> None:
-    with farm.start("submit", farm.file(init=(42,)), "--wait") as process:
+    with farm.start("submit", farm.file(init=(42,)), "--wait", "-y") as process:
         assert process.stderr is not None
         while "no live node" not in process.stderr.readline():
             pass
@@ -111,7 +157,7 @@ def test_a_storage_that_cannot_be_written_queues_with_a_warning(farm: Farm) -> N
 
 
 def test_ctrl_c_ends_the_waiting_and_says_that_the_study_goes_on(farm: Farm) -> None:
-    with farm.start("submit", farm.file(), "--wait") as process:
+    with farm.start("submit", farm.file(), "--wait", "-y") as process:
         assert process.stderr is not None
         while "no live node" not in process.stderr.readline():
             pass

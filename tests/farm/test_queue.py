@@ -1,5 +1,6 @@
 """The promises Q1 to Q10, each on a real Redis. tests/farm/test_queue_model.py tries them in random order."""
 
+import functools
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from waiting import wait_until
 from farm import study as study_
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreachable
 from farm.machine import Machine
-from farm.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue
+from farm.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
 from farm.run import Checkpoint, Lease, State
 from farm.server import Server, connect
 from farm.study import Study
@@ -487,6 +488,63 @@ def test_q7_a_release_is_no_attempt_and_keeps_the_place(queue: Queue) -> None:
     assert queue.events(claim.run.id)[-1]["detail"] == "drained"
 
 
+def test_q7_a_released_run_says_why_until_it_begins_again(queue: Queue) -> None:
+    study_of(queue)
+    first = claimed(queue)
+    queue.release(first.lease, "Ray took no job: no room")
+    assert queue.status(first.run.id).released == "Ray took no job: no room"
+    queue.renew(claimed(queue).lease, 0)
+    assert queue.status(first.run.id).released is None
+
+
+def test_q3_a_lease_that_no_agent_took_up_says_so(queue: Queue) -> None:
+    study_of(queue)
+    claim = claimed(queue, seconds=MOMENT)
+    wait_until(queue.sweep, "the lease expires")
+    assert queue.status(claim.run.id).released == "worker claimed it and no agent came up"
+    queue.fail(claimed(queue).lease, "agent-died", "", 0, retryable=True)
+    assert queue.status(claim.run.id).released is None, "there is something newer to say"
+
+
+def _is_past(moment: float) -> bool:
+    return time.time() > moment
+
+
+def test_the_time_under_leases_adds_up(queue: Queue) -> None:
+    study_of(queue)
+    for _ in range(2):
+        claim = started(queue)
+        until = (queue.status(claim.run.id).started or 0) + 0.05
+        wait_until(functools.partial(_is_past, until), "the lease is 50 ms old")
+        queue.release(claim.lease, "drained")
+    held = queue.status(claim.run.id).held_seconds
+    assert 0.1 <= held < 60
+    queue.cancel(claim.run.id)
+    queue.retry(claim.run.id)
+    assert queue.status(claim.run.id).held_seconds == held, "no lease has ended since"
+
+
+def test_q2_the_runs_of_a_study_that_is_passed_over_keep_their_places(queue: Queue) -> None:
+    first, second = study_of(queue), tiny_study(name="second", init=(7,))
+    queue.put(second)
+    assert queue.queued(passing=["tiny"]) == {"cpu": 3}
+    assert queue.queued(passing=["tiny", "second"]) == {}
+    assert queue.claim("cpu", "worker", 60, passing=["tiny", "second"]) is None
+    passed = queue.claim("cpu", "worker", 60, passing=["tiny"])
+    assert passed is not None
+    assert passed.run == second.runs()[0]
+    assert claimed(queue).run == first.runs()[0]
+
+
+def test_what_an_autoscaler_can_start_is_believed_for_a_while(queue: Queue) -> None:
+    assert queue.supply() == {}
+    supply = {"8xa100m40": Supply(most=2, starting=1, since=5.0, trouble="no capacity")}
+    queue.provide(supply, seconds=60)
+    assert queue.supply() == supply
+    queue.provide(supply, seconds=MOMENT)
+    wait_until(lambda: queue.supply() == {}, "it is forgotten")
+
+
 # Q8
 
 
@@ -712,7 +770,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
     study_of(queue)
     queue.install()
     roles = "run causes result curve events sequence order counts queue delayed classes studies study arms machines"
-    patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:"]
+    patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:", "~farm:supply"]
     writes = "+hset +hdel +hincrby +incr +zadd +zrem +sadd +xadd"
     redis.execute_command("ACL", "SETUSER", "alice", "on", ">pw", *patterns, "-@all", "+@read", "+@connection",
                           "+time", "+evalsha", *writes.split())  # fmt: skip
@@ -722,6 +780,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
             alice = Queue(client)
             assert len(alice.put(tiny_study(init=(42, 22))).new) == 3
             assert len(alice.statuses()) == 6
+            assert alice.supply() == {}
             assert alice.cancel(alice.statuses()[0].run.id) == State.CANCELLED
             before = picture(queue, redis)
             for verb in (
@@ -730,6 +789,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
                 lambda: alice.retry(queue.statuses()[0].run.id),
                 lambda: alice.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
                 lambda: alice.register(Machine(name="cpu"), "node", 60),
+                lambda: alice.provide({}, 60),
             ):
                 with pytest.raises(Refused, match="does not let this user"):
                     verb()

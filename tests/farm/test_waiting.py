@@ -2,13 +2,16 @@
 
 import time
 
+import pytest
 from results import tiny_study
 
-from farm.queue import Status
+from farm.budget import Spending
+from farm.queue import Cause, Status, Supply
 from farm.run import Policy, State
 from farm.waiting import reasons
 
 NOW = time.time()
+CRASH = Cause(epoch=1, cause="worker-died", message="out of memory\nsee the log", step=3, at=NOW, retryable=True)
 
 
 def queued(machine: str = "cpu", priority: int = 0, not_before: float | None = None, init: int = 42) -> Status:
@@ -53,14 +56,59 @@ def test_priority_goes_before_first_in() -> None:
 
 def test_a_run_that_backs_off_says_how_long_and_stands_in_nobody_s_way() -> None:
     resting, other = queued(init=1, not_before=NOW + 12), queued(init=2)
+    resting = resting.model_copy(update={"causes": (CRASH,)})
     found = reasons([resting, other], {"cpu": 1}, NOW)
-    assert found[resting.run.id] == "backing off 12 s after a failure"
+    assert found[resting.run.id] == "backing off 12 s after worker-died: out of memory"
     assert found[other.run.id] == "next in line"
 
 
-def test_no_living_node_is_the_first_thing_to_know() -> None:
+def test_what_became_of_the_last_lease_is_not_forgotten() -> None:
+    refused = queued(init=1).model_copy(update={"released": "Ray took no job: no room"})
+    crashed = queued(init=2).model_copy(update={"causes": (CRASH,)})
+    assert list(reasons([refused, crashed], {"cpu": 1}, NOW).values()) == [
+        "next in line; before: given back: Ray took no job: no room",
+        "behind 1 other; before: worker-died: out of memory",
+    ]
+
+
+def test_a_long_message_is_cut() -> None:
+    wordy = queued().model_copy(update={"released": "x" * 1000 + "\nmore"})
+    assert reasons([wordy], {"cpu": 1}, NOW)[wordy.run.id].endswith("xxx...")
+    assert len(reasons([wordy], {"cpu": 1}, NOW)[wordy.run.id]) < 160
+
+
+def test_no_living_node_is_the_first_thing_to_know_and_which_there_are() -> None:
     run = queued(not_before=NOW + 12)
-    assert reasons([run], {"cpu-x1": 3}, NOW) == {run.run.id: "no node of class cpu"}
+    assert reasons([run], {"cpu-x1": 3, "1xrtx3090": 1, "gone": 0}, NOW) == {
+        run.run.id: "no node of class cpu, and none starts by itself; there are: 1xrtx3090, cpu-x1"
+    }
+    assert reasons([run], {}, NOW) == {run.run.id: "no node of class cpu, nor of any other"}
+
+
+@pytest.mark.parametrize(
+    ("supply", "why"),
+    [
+        (Supply(most=2), "no node of class cpu yet: the autoscaler starts one"),
+        (Supply(most=2, starting=1, since=NOW - 50), "a node of class cpu is starting, asked for 50 s ago"),
+        (Supply(most=2, starting=1, since=NOW - 300), "a node of class cpu is starting, asked for 5 min ago"),
+        (Supply(most=2, trouble="no capacity"), "no node of class cpu: the last start failed: no capacity"),
+        (
+            Supply(most=2, starting=1, since=NOW - 5, trouble="no capacity"),
+            "a node of class cpu is starting, asked for 5 s ago; the last start failed: no capacity",
+        ),
+        (Supply(most=0), "no node of class cpu: the cluster file allows none"),
+        (Supply(most=2, up=1), "next in line"),
+    ],
+)
+def test_an_autoscaler_s_node_is_on_its_way_or_says_why_not(supply: Supply, why: str) -> None:
+    assert list(reasons([queued()], {}, NOW, {"cpu": supply}).values()) == [why]
+
+
+def test_a_study_over_its_budget_waits_and_stands_in_nobody_s_way() -> None:
+    poor, other = queued(init=1), queued(init=2).model_copy(update={"study": "other"})
+    found = reasons([poor, other], {"cpu": 1}, NOW, exhausted={"tiny": Spending(10.419, 10.0)})
+    assert found[poor.run.id] == "over budget: $10.42 spent of $10.00"
+    assert found[other.run.id] == "next in line"
 
 
 def test_only_queued_runs_wait() -> None:

@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema import ValidationError
+from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import FileConfigReader
+from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
+from waiting import wait_until
 
-from farm.machine import BUILT_IN
+from farm.errors import BadSetting
+from farm.machine import BUILT_IN, Machine
+from workers import clusterfile
+from workers.clusterfile import Fleet, Kind
 
 ROOT = Path(__file__).parents[2]
 FILES = ["cluster.yaml", "examples/onprem.yaml"]
@@ -38,16 +44,99 @@ def test_rays_launcher_accepts_the_file(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_unknown_key_is_rejected(name):
-    with pytest.raises((ValidationError, ValueError), match=r"idle_timeout_hours"):
-        prepared(load(name) | {"idle_timeout_hours": 1})
+def test_the_farm_finds_nothing_to_say_against_the_file(name):
+    assert list(clusterfile.doubts(clusterfile.load(ROOT / name), BUILT_IN.keys())) == []
 
 
-def test_an_unknown_key_of_a_node_type_is_rejected():
-    config = load("cluster.yaml")
-    config["available_node_types"]["8xa100m40"]["label"] = {}
-    with pytest.raises((ValidationError, ValueError), match=r"'label' was unexpected"):
-        prepared(config)
+def test_what_the_autoscaler_may_start_is_read_from_the_file():
+    kinds = {name: Kind({name: 1}, 2) for name in ("8xa100m40", "8xh100m80")}
+    assert clusterfile.fleet(clusterfile.load(ROOT / "cluster.yaml")) == Fleet(kinds, 4)
+    assert clusterfile.fleet(clusterfile.load(ROOT / "examples/onprem.yaml")).kinds == {}
+
+
+def test_a_prepared_file_as_the_head_has_it_is_read_the_same(tmp_path):
+    """`ray up` leaves ~/ray_bootstrap_config.yaml on the head, with every default filled in."""
+    for name in FILES:
+        path = tmp_path / "ray_bootstrap_config.yaml"
+        path.write_text(yaml.safe_dump(prepared(load(name))))
+        assert clusterfile.fleet(clusterfile.load(path)) == clusterfile.fleet(clusterfile.load(ROOT / name))
+
+
+def changed(tmp_path, change, name="cluster.yaml"):
+    """The path of a copy of `name` that `change` has been at."""
+    config = load(name)
+    change(config)
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda c: c.update(idle_timeout_hours=1),
+            "idle_timeout_hours: unknown key; did you mean 'idle_timeout_minutes'?",
+        ),
+        (
+            lambda c: c["available_node_types"]["8xa100m40"].update(label={}),
+            "available_node_types.8xa100m40.label: unknown key; did you mean 'labels'?",
+        ),
+        (lambda c: c["auth"].update(user="me"), "auth.user: unknown key; did you mean 'ssh_user'?"),
+        (lambda c: c["available_node_types"]["8xa100m40"]["resources"].update(GPU=0.5), "resources.GPU: 0.5 is not of"),
+        (lambda c: c["available_node_types"]["8xa100m40"].pop("resources"), "'resources' is a required property."),
+        (lambda c: c.update(max_workers="four"), "max_workers: 'four' is not of type 'integer'."),
+        (lambda c: c.update(head_node_type="hed"), "`head_node_type` must be one of `available_node_types`."),
+        (lambda c: c["provider"].update(type="lambda"), "Unsupported node provider: lambda."),
+        (lambda c: c.pop("provider"), "'provider' is missing."),
+    ],
+)
+def test_what_ray_would_not_take_is_one_line_that_says_what_to_do(tmp_path, change, says):
+    path = changed(tmp_path, change)
+    with pytest.raises(BadSetting) as caught:
+        clusterfile.load(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert says in said
+    assert said.endswith(f"Mend it, then: farm doctor --cluster {path}")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("a: [", "not YAML"), ("- x", "is no cluster file"), (None, "No such file")]
+)
+def test_what_is_no_cluster_file_is_said_in_one_line(tmp_path, text, says):
+    path = tmp_path / "broken.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadSetting, match=says) as caught:
+        clusterfile.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.update(head_start_ray_commands=["ray start --head"]), "start no autoscaler"),
+        (lambda c: c["available_node_types"]["head"].update(resources={"CPU": 2}), "head: a head that trains"),
+        (
+            lambda c: c["available_node_types"]["8xa100m40"].update(resources={"GPU": 8}),
+            "8xa100m40 offers no machine class",
+        ),
+        (
+            lambda c: c["available_node_types"]["8xa100m40"]["resources"].update({"farm:odd": 1}),
+            "nobody knows the class odd",
+        ),
+    ],
+)
+def test_what_ray_takes_and_the_farm_does_not_want_is_said(tmp_path, change, says):
+    (doubt,) = clusterfile.doubts(clusterfile.load(changed(tmp_path, change)), BUILT_IN.keys())
+    assert says in doubt
+
+
+def test_a_class_that_farm_toml_declares_is_known(tmp_path):
+    path = changed(tmp_path, lambda c: c["available_node_types"]["8xa100m40"]["resources"].update({"farm:odd": 1}))
+    assert list(clusterfile.doubts(clusterfile.load(path), {*BUILT_IN, Machine(name="odd").name})) == []
 
 
 def test_each_worker_type_is_a_machine_class_that_the_farm_knows():
@@ -67,7 +156,50 @@ def test_nothing_is_paid_for_while_nothing_is_queued_and_nothing_is_placed_on_th
     head = types.pop(config["head_node_type"])
     assert {kind["min_workers"] for kind in types.values()} == {0}
     assert sum(kind["max_workers"] for kind in types.values()) <= config["max_workers"]
-    assert head["resources"] == {"CPU": 0}
+    assert 0 < config["idle_timeout_minutes"] <= 15
+    assert (head["resources"], head["max_workers"]) == ({"CPU": 0}, 0)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_head_starts_ray_without_cpus_with_a_memory_and_an_autoscaler_and_then_the_dispatcher(name):
+    commands = prepared(load(name))["head_start_ray_commands"]
+    (start,) = [command for command in commands if "ray start" in command]
+    for words in ("--head", "--num-cpus=0", "--autoscaling-config=~/ray_bootstrap_config.yaml", "--redis-password"):
+        assert words in start
+    address = start.split("RAY_REDIS_ADDRESS=")[1].split()[0]
+    config = load(name)
+    servers = "\n".join(config["head_setup_commands"])
+    assert f"for port in 6380 {address.rpartition(':')[2]}" in servers, "Ray's memory of the cluster has its own Redis"
+    assert ":6380/" in "\n".join(config["setup_commands"]), "the farm's is another"
+    assert "farm serve --attach" in "\n".join(commands)
+    assert ("--autoscaling-config ~/ray" in "\n".join(commands)) == (name == "cluster.yaml"), "what waits is told"
+
+
+def test_the_head_s_autoscaler_starts_the_machines_of_onprem(tmp_path, monkeypatch):
+    """With the launcher it is the autoscaler, not `ray up`, that starts workers; some releases of Ray could not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519").write_text("a key")
+    bootstrap = tmp_path / "ray_bootstrap_config.yaml"
+    bootstrap.write_text(yaml.safe_dump(clusterfile.load(ROOT / "examples/onprem.yaml")))
+    reader = FileConfigReader(str(bootstrap))
+    config = reader.get_cached_autoscaling_config()
+    provider = _get_node_provider(config.get_provider_config(), config.get_config("cluster_name"))
+    adapter = NodeProviderAdapter(v1_provider=provider, config_reader=reader)
+    ((kind, wanted),) = config.get_node_type_configs().items()
+    assert wanted.min_worker_nodes == 2
+    adapter.launch(shape={kind: wanted.min_worker_nodes}, request_id="1")
+    wait_until(lambda: adapter.get_non_terminated().keys() == {"10.0.0.6", "10.0.0.7"}, "both are being started")
+    assert adapter.poll_errors() == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_node_installs_this_checkout_and_joins(name):
+    config = prepared(load(name))
+    assert config["file_mounts"]["~/farm"] == "."
+    assert "pip install -q ~/'farm[node]'" in "\n".join(config["setup_commands"])
+    assert "farm join $RAY_HEAD_IP:6379" in "\n".join(config["worker_start_ray_commands"])
 
 
 @pytest.mark.parametrize("name", FILES)

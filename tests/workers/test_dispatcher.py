@@ -1,7 +1,12 @@
 """Which runs could start now: the pure half of the dispatcher. tests/walk/ shows the other half on a real Ray."""
 
+from results import tiny_study
+
 from farm.machine import BUILT_IN, Machine
-from workers.dispatcher import Busy, Node, Slot, cpus, free, job_id
+from farm.queue import Queue
+from farm.run import State
+from farm.study import build
+from workers.dispatcher import Busy, Dispatcher, Node, Slot, cpus, free, job_id
 
 KNOWN = BUILT_IN
 LAPTOP = Node("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
@@ -62,3 +67,27 @@ def test_an_unknown_class_is_counted_by_its_unit():
 
 def test_a_job_is_named_after_its_run_and_epoch():
     assert job_id("cpu-x1-baseline-s42.23-1f3a9c2e", 3) == "farm-cpu-x1-baseline-s42.23-1f3a9c2e-a3"
+
+
+def spent_and(queue: Queue, *others: str) -> Dispatcher:
+    """A dispatcher of a study that has spent its limit, and then `others`. It has nobody to submit a job to."""
+    study = build(tiny_study(init=(42,)).model_dump(mode="json", exclude_unset=True) | {"policy": {"usd_limit": 1.0}})
+    for each in (study, *map(tiny_study, others)):
+        queue.put(each)
+    queue.redis.hset(f"farm:run:{study.runs()[0].id}", "held", 3_600_000)
+    rented = {"cpu": Machine(name="cpu", usd_per_hour=1.0)}
+    return Dispatcher(queue, jobs=None, look=lambda: [Node("n", 4, {"cpu": 1})], declared=rented)
+
+
+def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
+    dispatcher = spent_and(queue)
+    assert dispatcher.turn() == []
+    assert dispatcher.over_budget == {"tiny"}
+    assert queue.counts()[State.QUEUED] == 3
+
+
+def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
+    dispatcher = spent_and(queue, "other")
+    dispatcher._count_dollars()
+    claim, slot = dispatcher._claim()
+    assert (claim.study, slot.node) == ("other", "n")
