@@ -32,6 +32,7 @@ from ray.job_submission import JobSubmissionClient
 from farm import serving, settings
 from farm.errors import Conflict, FarmError, Unreachable
 from farm.machine import Machine
+from farm.node import Head
 from farm.queue import Queue
 from farm.run import State
 from farm.server import address, make_home, revive, session
@@ -41,6 +42,7 @@ from farm.store import Store
 from workers import hardware
 from workers.dispatcher import Dispatcher, job_id
 from workers.environment import STOP_WAIT_SECONDS
+from workers.roster import Roster
 
 TURN_SECONDS = 0.25
 REGISTER_SECONDS = 10.0
@@ -96,13 +98,15 @@ def _serve(
     ready: Callable[[Facts], None],
     stop: threading.Event,
 ) -> None:
-    Store(here.storage).check()
+    store = Store(here.storage)
+    store.check()
     classes = _classes(here, units, attach)
     offered = {machine.name: count for machine, count in classes}
     token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard:
         queue = Queue(redis)
         queue.install()
+        queue.publish(_head(store))
         facts = Facts(
             pid=os.getpid(),
             redis=address(redis),
@@ -122,6 +126,17 @@ def _serve(
             _drain(queue, jobs)
         finally:
             serving.withdraw(here, facts.pid)
+
+
+def _head(store: Store) -> Head:
+    return Head(
+        host=platform.node(),
+        ray=ray.get_runtime_context().gcs_address,
+        software=hardware.provenance(),
+        sources=str(hardware.ROOT),
+        storage=str(store.root),
+        marker=store.mark(),
+    )
 
 
 def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -> list[tuple[Machine, int]]:
@@ -199,13 +214,15 @@ def _dispatch(
     classes: list[tuple[Machine, int]],
     stop: threading.Event,
 ) -> None:
-    dispatcher = Dispatcher(queue, jobs)
+    roster = Roster(queue, jobs)
+    dispatcher = Dispatcher(queue, jobs, roster.look)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
         try:
             if time.monotonic() - registered > REGISTER_SECONDS:
                 _register(queue, classes)
                 registered = time.monotonic()
+            roster.turn()
             for job in dispatcher.turn():
                 log.info("started %s", job)
         except Unreachable as error:

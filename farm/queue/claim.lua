@@ -1,12 +1,12 @@
 -- claim: lease the first run that a machine class may train (Q2), after ending every expired lease (Q3).
 --
--- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events
--- ARGV    token, machine class, worker, lease in ms
--- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}
+-- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained
+-- ARGV    token, machine class, worker, lease in ms, Ray node id or ''
+-- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained node
 --
 -- A claim whose reply got lost is repeated with the same token and answered the same.
 
-local token, machine, worker, length = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local token, machine, worker, length, node = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
 local function answer(id)
   local run = redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')
@@ -23,6 +23,10 @@ if given then
   end
 end
 
+if redis.call('HEXISTS', key('drained'), node) == 1 then
+  return { 'none' }
+end
+
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf', now)) do
   redis.call('ZREM', key('delayed', machine), id)
   redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
@@ -37,6 +41,9 @@ redis.call('ZREM', key('queue', machine), id)
 redis.call('ZADD', key('leases'), now + length, id)
 redis.call('HDEL', key('run', id), 'not_before')
 set(id, 'deadline', now + length, 'length', length, 'worker', worker, 'started', now)
+if node ~= '' then
+  set(id, 'node', node)
+end
 move(id, 'running')
 redis.call('SET', key('claim', token), epoch .. ' ' .. id, 'PX', length)
 tell('claimed', id, epoch, worker)

@@ -24,6 +24,11 @@
 --   machines        hash    machine class -> facts, JSON
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
+--   head            string  what the head said of itself last, JSON
+--   joined:<name>   hash    token and facts of the machine that joined under that name, while it lasts
+--   seen            zset    Ray node ids that a dispatcher sees, by the ms when the sighting ends
+--   sightings       hash    Ray node id -> facts, JSON
+--   drained         hash    Ray node id -> why no run starts there any more; a node that joins again has another id
 
 local EVENTS_OF_A_RUN = 200
 local EVENTS = 10000
