@@ -36,12 +36,10 @@ COLUMNS = (
     Column("nodes", "nodes up", render.count, is_number=True),
     Column("slots", "slots", render.count, is_number=True),
     Column("queued", "queued", render.count, is_number=True),
-    Column(
-        "probes", "probed", render.known(lambda probes: render.listing(sorted(set(probes.values())))), is_spare=True
-    ),
+    Column("probed", "probed", render.listing, is_spare=True),
     Column("source", "known from", is_spare=True),
 )
-NOW = Column("on", "now", lambda on: render.listing(f"{node['node']}: {node['doing']}" for node in on))
+NOW = Column("now", "now")
 NODES = (
     Column("node", "node", render.text),
     Column("address", "address", render.text),
@@ -74,6 +72,8 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         registered = open_queue.machines().keys()
         waiting, nodes = open_queue.queued(), offered(settings, open_queue)
         statuses, roster = open_queue.statuses(), open_queue.roster()
+    if roster:  # what Ray has; without a dispatcher, what the nodes say of themselves
+        nodes = {name: sum(name in node.units for node in roster if node.drained is None) for name in known}
     seen, now = _speeds(statuses), [_now(node, statuses, waiting) for node in roster]
     rows = [
         {
@@ -89,6 +89,8 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
             "queued": waiting.get(name, 0),
             "source": _source(name, settings, name in registered),
             "probes": machine.probes,
+            "probed": sorted(set(machine.probes.values())),
+            "now": "; ".join(f"{told['node']}: {told['doing']}" for told in now if name in told["units"]),
             "on": [told for told in now if name in told["units"]],
         }
         for name, machine in sorted(known.items())

@@ -135,11 +135,12 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"
     log.info("class %s: %s; %d run%s at a time", machine.name, each, units, "s" * (units > 1))
     head = _published(queue)
-    admission.check_head(place, head)
     admission.check_software(head, hardware.provenance())
-    log.info("head %s: the same Python %s, Ray %s, torch and farm", place, head.software.python, head.software.ray)
+    log.info("software: Python %s, Ray %s, torch and farm as on %s", head.software.python, head.software.ray, head.host)
     free = admission.check_storage(here, head)
     log.info("storage %s: the head's, and can be written; %s free", here.storage, _gib(free))
+    admission.check_head(place, head)
+    log.info("head %s: a Ray that takes this machine's token", place)
     wanted = {name for study in queue.studies().values() for arm in study.arms() for name in arm.machines}
     if machine.name not in wanted:
         log.info('no study has runs for %s yet: write machines = ["%s"] in one', machine.name, machine.name)
