@@ -109,7 +109,7 @@ def test_no_metadata_service_is_found_out_quickly_and_leaves_nothing_behind(
         began, threads = time.monotonic(), threading.active_count()
         url = f"http://127.0.0.1:{mute.getsockname()[1]}"
         assert spot.watch(lambda notice: pytest.fail(notice), threading.Event(), url) is None
-        assert time.monotonic() - began < 2 * spot.TRY_SECONDS + 1
+        assert time.monotonic() - began < 4, "two tries of a second"
         assert threading.active_count() == threads
     assert capfd.readouterr() == ("", "")
 
