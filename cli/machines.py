@@ -174,5 +174,7 @@ def _own_classes(queue: Queue, settings: Settings) -> list[Machine]:
     from workers import hardware
 
     known = known_machines(settings, queue)
-    own = [known[name] for name, nodes in queue.nodes().items() if platform.node() in nodes]
+    own = [
+        known[name] for name, nodes in queue.nodes().items() if {platform.node(), platform.node().lower()} & set(nodes)
+    ]
     return own or [hardware.detect()]

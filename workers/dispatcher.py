@@ -173,7 +173,7 @@ class Dispatcher:
         return None
 
     def _lease(self, slot: Slot) -> Claim | None:
-        return self.queue.claim(slot.machine, self.name, START_SECONDS, slot.node)
+        return self.queue.claim(slot.machine, self.name, START_SECONDS, node=slot.node)
 
     def _submit(self, claim: Claim, slot: Slot) -> str | None:
         """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""
