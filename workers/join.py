@@ -292,30 +292,36 @@ def _leave(member: _Member, seen: Node | None, farewell: Farewell) -> None:
     """Let no run start here any more, and wait until those that train have let go."""
     log.info("leaving: %s; no run starts here any more", farewell.reason)
     member.offer_nothing()
-    last: set[str] = set()
+    left: set[str] | None = set()  # None: empty
     deadline = time.monotonic() + LEAVE_SECONDS
-    while not farewell.hurry.is_set() and time.monotonic() < deadline:
+    while left is not None and not farewell.hurry.is_set() and time.monotonic() < deadline:
         try:
-            node = member.node() or seen
-            if node is None:  # no dispatcher has seen it, so none has started anything
-                break
-            member.queue.drain(node.id, farewell.reason or "it leaves")
-            runs = {status.run.id for status in member.queue.running() if status.node == node.id}
+            left = _still_running(member, seen, farewell, left)
         except Unreachable as error:
             log.warning("%s Trying again; Ctrl-C leaves at once", error)
-        else:
-            for run_id in sorted(runs - last):
-                log.info("%s: asked for a checkpoint; Ctrl-C leaves at once", run_id)
-            for run_id in sorted(last - runs):
-                log.info("%s has let go: %s", run_id, member.queue.status(run_id).state)
-            last = runs
-            if not runs:
-                break
-        farewell.hurry.wait(TURN_SECONDS)
-    if last:
-        log.warning("left %s behind: the queue hands out what it held when the lease ends", ", ".join(sorted(last)))
-    else:
+        farewell.hurry.wait(TURN_SECONDS if left is not None else 0)
+    if left is None:
         log.info("empty; stopping Ray")
+    else:
+        what = ", ".join(sorted(left)) or "what may train here"
+        log.warning("leaving without %s: the queue hands it out when its lease ends", what)
+
+
+def _still_running(member: _Member, seen: Node | None, farewell: Farewell, before: set[str]) -> set[str] | None:
+    """The runs that still train here, or None when the node is empty; says what came and went since `before`.
+
+    Raises: Unreachable
+    """
+    node = member.node() or seen
+    if node is None:  # no dispatcher has seen it, so none has started anything
+        return None
+    member.queue.drain(node.id, farewell.reason or "it leaves")
+    runs = {status.run.id for status in member.queue.running() if status.node == node.id}
+    for run_id in sorted(runs - before):
+        log.info("%s: asked for a checkpoint; Ctrl-C leaves at once", run_id)
+    for run_id in sorted(before - runs):
+        log.info("%s has let go: %s", run_id, member.queue.status(run_id).state)
+    return runs or None
 
 
 def _last_line(path: Path) -> str:
