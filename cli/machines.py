@@ -1,10 +1,11 @@
 """`farm machines`"""
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import Annotated, Any
 
 import typer
 
@@ -17,8 +18,10 @@ from farm import settings as settings_
 from farm import study as study_
 from farm.errors import FarmError
 from farm.machine import Machine
-from farm.queue import Queue
+from farm.node import Node, doing
+from farm.queue import Queue, Status
 from farm.recipe import Recipe
+from farm.run import State
 from farm.settings import Settings
 from farm.study import Study
 
@@ -29,11 +32,20 @@ COLUMNS = (
     Column("memory_bytes", "GiB each", render.gib, is_number=True),
     Column("usd_per_hour", "$/h", render.dollars, is_number=True),
     Column("tokens_per_second", "tokens/s", render.known(lambda value: f"{value:,.0f}"), is_number=True, is_spare=True),
+    Column("seen_tokens_per_second", "seen", render.count, is_number=True),
     Column("nodes", "nodes up", render.count, is_number=True),
+    Column("slots", "slots", render.count, is_number=True),
     Column("queued", "queued", render.count, is_number=True),
+    Column("probed", "probed", render.listing, is_spare=True),
     Column("source", "known from", is_spare=True),
 )
-
+NOW = Column("now", "now")
+NODES = (
+    Column("node", "node", render.text),
+    Column("address", "address", render.text),
+    Column("offers", "offers", render.text),
+    Column("doing", "now", render.text),
+)
 
 Probe = Annotated[
     str | None,
@@ -48,7 +60,9 @@ Probe = Annotated[
 def machines(probe: Probe = None, as_json: Json = False) -> None:
     """The machine classes that are known, and what they offer now.
 
-    What --probe finds is kept for the class of this machine, and plans are made with it from then on.
+    tokens/s is what is expected of the baseline, seen the median of what finished there, probed the largest microbatch
+    of each model that was tried. What --probe finds is kept for the class of this machine, and plans are made with it
+    from then on.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
@@ -57,6 +71,10 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         known = known_machines(settings, open_queue)
         registered = open_queue.machines().keys()
         waiting, nodes = open_queue.queued(), offered(settings, open_queue)
+        statuses, roster = open_queue.statuses(), open_queue.roster()
+    if roster:  # what Ray has; without a dispatcher, what the nodes say of themselves
+        nodes = {name: sum(name in node.units for node in roster if node.drained is None) for name in known}
+    seen, now = _speeds(statuses), [_now(node, statuses, waiting) for node in roster]
     rows = [
         {
             "machine": name,
@@ -65,14 +83,48 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
             "memory_bytes": machine.memory,
             "usd_per_hour": machine.usd_per_hour,
             "tokens_per_second": machine.tokens_per_second,
+            "seen_tokens_per_second": seen.get(name),
             "nodes": nodes.get(name, 0),
+            "slots": sum(node.units.get(name, 0) for node in roster if node.drained is None),
             "queued": waiting.get(name, 0),
             "source": _source(name, settings, name in registered),
             "probes": machine.probes,
+            "probed": sorted(set(machine.probes.values())),
+            "now": "; ".join(f"{told['node']}: {told['doing']}" for told in now if name in told["units"]),
+            "on": [told for told in now if name in told["units"]],
         }
         for name, machine in sorted(known.items())
     ]
-    render.emit(Sheet("farm.machines/1", COLUMNS, rows), as_json=as_json)
+    is_apart = render.is_terminal() and not as_json  # a person reads what the nodes do below, others in the same row
+    render.emit(Sheet("farm.machines/1", COLUMNS if is_apart else (*COLUMNS, NOW), rows), as_json=as_json)
+    if is_apart and now:
+        render.emit(Sheet("farm.nodes/1", NODES, now))
+
+
+def _speeds(statuses: Sequence[Status]) -> dict[str, int]:
+    """Machine class -> median tokens/s of what finished there."""
+    found: dict[str, list[float]] = {}
+    for status in statuses:
+        if status.result:
+            found.setdefault(status.run.machine, []).append(status.result.tokens_per_second)
+    return {name: round(median(speeds)) for name, speeds in found.items()}
+
+
+def _now(node: Node, statuses: Sequence[Status], waiting: dict[str, int]) -> dict[str, Any]:
+    """What a node offers and runs, or why it is idle."""
+    running = [status for status in statuses if status.state is State.RUNNING and status.node == node.id]
+    held = {status.run.machine for status in statuses if status.state is State.QUEUED}
+    told = [f"{status.run.id} at step {status.step:,}" for status in running]
+    return {
+        "node": node.name,
+        "id": node.id,
+        "address": node.address,
+        "units": node.units,
+        "offers": ", ".join(f"{name} x {count}" for name, count in sorted(node.units.items())),
+        "runs": [status.run.id for status in running],
+        "drained": node.drained,
+        "doing": doing(node, told, waiting, held),
+    }
 
 
 def _source(name: str, settings: Settings, is_registered: bool) -> str:
@@ -122,5 +174,7 @@ def _own_classes(queue: Queue, settings: Settings) -> list[Machine]:
     from workers import hardware
 
     known = known_machines(settings, queue)
-    own = [known[name] for name, nodes in queue.nodes().items() if platform.node() in nodes]
+    own = [
+        known[name] for name, nodes in queue.nodes().items() if {platform.node(), platform.node().lower()} & set(nodes)
+    ]
     return own or [hardware.detect()]

@@ -12,13 +12,20 @@ def units(offers: Sequence[str] | None, settings: Settings) -> dict[str, int] | 
 
     Raises: BadSetting: not CLASS or CLASS=UNITS. BadStudy: nobody declared the class.
     """
-    return None if not offers else dict(_offer(offer, settings) for offer in offers)
+    if not offers:
+        return None
+    counts = dict(split(offer) for offer in offers)
+    return {find(name, BUILT_IN | settings.machines).name: count for name, count in counts.items()}
 
 
-def _offer(text: str, settings: Settings) -> tuple[str, int]:
+def split(text: str) -> tuple[str, int]:
+    """CLASS=UNITS, or CLASS for one unit.
+
+    Raises: BadSetting
+    """
     name, equals, count = text.partition("=")
     if equals and not (count.isascii() and count.isdigit() and int(count) > 0):
         raise BadSetting(
             f"--machine {text}: {count!r} is not a number of units.", remedy="Write --machine CLASS=UNITS."
         )
-    return find(name, BUILT_IN | settings.machines).name, int(count) if equals else 1
+    return name, int(count) if equals else 1

@@ -34,6 +34,7 @@ from redis.exceptions import NoScriptError
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
 from farm.machine import Machine
+from farm.node import Head, Node
 from farm.recipe import Frozen, canonical_json
 from farm.result import Result
 from farm.run import Checkpoint, Lease, Run, State
@@ -213,12 +214,15 @@ class Queue:
 
     # What a worker says
 
-    def claim(self, machine: str, worker: str, seconds: float, passing: Collection[str] = ()) -> Claim | None:
+    def claim(
+        self, machine: str, worker: str, seconds: float, node: str = "", passing: Collection[str] = ()
+    ) -> Claim | None:
         """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3).
 
-        The runs of the studies `passing` are passed over.
+        `node`: where it will run, if that is known; None is the answer when that node was drained. The runs of the
+        studies `passing` are passed over.
         """
-        said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds), *passing)
+        said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds), node, *passing)
         if said == "none":
             return None
         run_id, epoch, deadline, spec, study, checkpoint = details
@@ -395,6 +399,48 @@ class Queue:
         """The machine classes that an autoscaler can start, as it said lately; none when there is no autoscaler."""
         return {name: Supply(**one) for name, one in json.loads(self._call("supply") or "{}").items()}
 
+    # Nodes
+
+    def publish(self, head: Head) -> None:
+        """Have the head described, for whoever joins."""
+        self._call("publish", canonical_json(head))
+
+    def head(self) -> Head | None:
+        """The head as it described itself last; None if no head ever did."""
+        text = self._call("head")
+        return Head.model_validate_json(text) if text else None
+
+    def enroll(self, name: str, token: str, facts: str, seconds: float) -> None:
+        """Join as the node `name` for `seconds`, or go on doing so. `facts`: who this is, for others to read.
+
+        Raises: Conflict: another machine has joined under that name; says which.
+        """
+        said, *details = self._call("enroll", name, token, _milliseconds(seconds), facts)
+        if said == "taken":
+            free = max(0, int(details[1])) / 1000
+            raise Conflict(
+                f"another machine has joined as {name!r}: {details[0]}.",
+                remedy=f"Join with --name OTHER; if that one is gone, the name is free in {free:.0f} s.",
+            )
+
+    def leave(self, machine: str, name: str, token: str = "") -> None:
+        """The node `name` offers `machine` no longer; with its `token`, the name is free, too."""
+        self._call("leave", machine, name, token)
+
+    def sight(self, nodes: Sequence[Node], seconds: float) -> None:
+        """A dispatcher sees these nodes, and will have looked again before `seconds` are over."""
+        self._call("sight", _milliseconds(seconds), *(part for node in nodes for part in (node.id, _facts(node))))
+
+    def roster(self) -> list[Node]:
+        """Every node that a dispatcher sees, by name; drained ones say why."""
+        answers = self._call("roster")
+        found = [Node.model_validate_json(text).model_copy(update={"drained": why or None}) for text, why in answers]
+        return sorted(found, key=lambda node: (node.name, node.id))
+
+    def drain(self, node_id: str, reason: str) -> str:
+        """Let no run start on a node any more; returns why, which is the reason of who said so first."""
+        return self._call("drain", node_id, reason)
+
     # From the run directories
 
     def restore(
@@ -472,6 +518,10 @@ class _Script(NamedTuple):
 def _script(verb: str) -> _Script:
     text = "".join((_SCRIPTS / f"{name}.lua").read_text() for name in ("transitions", verb))
     return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _facts(node: Node) -> str:
+    return canonical_json(node.model_copy(update={"drained": None}))
 
 
 def _spelled(run: Run) -> tuple[Any, ...]:

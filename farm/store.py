@@ -1,5 +1,6 @@
 """The run directory, which is the record. Redis is only the index: `Store.reindex` rebuilds it.
 
+    <root>/.farm-storage                  the storage's own name, random, written once
     <root>/studies/<name>.json            the study as it was submitted last
     <root>/runs/<id>/recipe.toml          the run, written once
     <root>/runs/<id>/result.json          its result, created exclusively, never changed
@@ -31,6 +32,7 @@ from farm.run import Attempt, Checkpoint, Run, State
 from farm.study import Study
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
+MARKER = ".farm-storage"
 ORPHANS = "reindexed"  # the study of runs whose directories name none
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
@@ -79,6 +81,22 @@ class Store:
                 f"the storage {self.root} cannot hold records: {error.strerror}.",
                 remedy="Set FARM_STORAGE to a folder that every node may write, on a file system with hard links.",
             ) from None
+
+    def mark(self) -> str:
+        """The storage's own name, the same on every node that sees it; whoever asks first gives it one.
+
+        Raises: StorageFull
+        """
+        with suppress(FileExistsError):
+            _create(self.root / MARKER, secrets.token_hex(8).encode())
+        return self.marker() or ""
+
+    def marker(self) -> str | None:
+        """The storage's own name; None if it never got one."""
+        try:
+            return (self.root / MARKER).read_text().strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""

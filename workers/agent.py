@@ -70,6 +70,7 @@ class _Agent:
 
     def serve(self) -> int:
         """Train under the lease and close it."""
+        signal.signal(signal.SIGTERM, lambda *_: self._drain())  # first: whoever hears of the job may stop it
         try:
             self.lease = self.queue.renew(self.lease, 0, job=self.job, node=self.node)
         except LeaseLost as lost:
@@ -78,7 +79,6 @@ class _Agent:
         except Cancelled:
             self.queue.acknowledge_cancel(self.lease)
             return 0
-        signal.signal(signal.SIGTERM, lambda *_: self._drain())
         status = self.queue.status(self.lease.run_id)
         with _copied_to(self.folder / "log.txt"), self._heart(status.run):
             try:

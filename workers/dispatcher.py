@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from farm import node as facts
 from farm.budget import exhausted
 from farm.errors import FarmError, LeaseLost
 from farm.machine import Machine
@@ -22,6 +23,7 @@ log = logging.getLogger("farm")
 REST_SECONDS = 5.0  # after Ray refused a job: each try costs an epoch
 COUNT_SECONDS = 10.0  # between looks at what limited studies have spent
 LOOK_SECONDS = 2.0  # between looks at jobs that have not said a word
+JOIN_LABEL = "farm-join"  # of a node that `farm join` started: a token of that joining
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
 
 
@@ -31,6 +33,18 @@ class Node(NamedTuple):
     id: str
     cpus: float
     units: dict[str, float]  # machine class -> runs at a time
+    name: str = ""
+    host: str = ""
+    address: str = ""
+    joined: str | None = None  # token of the `farm join` that started it
+
+    @property
+    def facts(self) -> facts.Node:
+        """The node as the queue keeps it for people to read."""
+        units = {name: int(count) for name, count in self.units.items()}
+        return facts.Node(
+            id=self.id, name=self.name, host=self.host, address=self.address, units=units, joined=self.joined
+        )
 
 
 class Slot(NamedTuple):
@@ -50,13 +64,20 @@ class Busy(NamedTuple):
 
 def nodes() -> list[Node]:
     """The living nodes of the Ray that this process is connected to."""
-    return [_node(facts) for facts in ray.nodes() if facts["Alive"]]
+    return [_node(said) for said in ray.nodes() if said["Alive"]]
 
 
-def _node(facts: dict[str, Any]) -> Node:
-    total = facts["Resources"]
-    units = {name.removeprefix("farm:"): amount for name, amount in total.items() if name.startswith("farm:")}
-    return Node(facts["NodeID"], total.get("CPU", 0.0), units)
+def _node(said: dict[str, Any]) -> Node:
+    total = said["Resources"]
+    return Node(
+        id=said["NodeID"],
+        cpus=total.get("CPU", 0.0),
+        units={name.removeprefix("farm:"): amount for name, amount in total.items() if name.startswith("farm:")},
+        name=said["NodeName"],
+        host=said["NodeManagerHostname"],
+        address=said["NodeManagerAddress"],
+        joined=said["Labels"].get(JOIN_LABEL),
+    )
 
 
 def cpus(machine: Machine | None, node: Node) -> float:
@@ -171,11 +192,12 @@ class Dispatcher:
             return None
         busy = [Busy(status.run.machine, status.node) for status in self.queue.running()]
         for slot in free(self.look(), busy, self.queue.machines()):
-            if not waiting.get(slot.machine):
-                continue
-            if claim := self.queue.claim(slot.machine, self.name, START_SECONDS, self.over_budget):
+            if waiting.get(slot.machine) and (claim := self._lease(slot)):
                 return claim, slot
         return None
+
+    def _lease(self, slot: Slot) -> Claim | None:
+        return self.queue.claim(slot.machine, self.name, START_SECONDS, slot.node, self.over_budget)
 
     def _submit(self, claim: Claim, slot: Slot) -> str | None:
         """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""

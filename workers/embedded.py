@@ -28,8 +28,19 @@ def foreground(here: Settings, **options: object) -> NoReturn:
     """Become the farm of `here`; `options` are those of serve.serve. A Ray to attach to has a secret of its own."""
     check_installed()
     command = _command(options)
-    secret = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    os.execve(command[0], command, environment(here, secret if options.get("attach") else token(here.home)))
+    os.execve(command[0], command, environment(here, _ray_secret() if options.get("attach") else token(here.home)))
+
+
+def member(here: Settings, head: str, **options: object) -> NoReturn:
+    """Become a machine that trains for the farm whose head is `head`; `options` are those of join.join."""
+    check_installed()
+    command = [sys.executable, "-m", "workers.join", f"--head={head}", "--options", json.dumps(options)]
+    os.execve(command[0], command, environment(here, _ray_secret()))
+
+
+def _ray_secret() -> Path:
+    """The file with the secret of a Ray that somebody else started."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
 
 
 def check_installed() -> None:

@@ -1,75 +1,351 @@
-"""This machine joins a farm: it offers its class to the Ray at HEAD and trains what comes, until Ctrl-C."""
+"""This machine joins a farm: it offers its class to the Ray at HEAD and trains what comes, until it is told to leave.
 
+Ctrl-C, SIGTERM, `farm drain` and a cloud's notice all end in the same way: no run starts here any more, what trains
+saves a checkpoint and goes back to the queue, and Ray on this machine stops when it is empty.
+
+Ray reads its secret when it is imported, so this module runs in a process of its own (`python -m workers.join`) whose
+environment `workers.embedded` has prepared.
+"""
+
+import argparse
+import ctypes
 import json
+import logging
+import os
 import platform
+import secrets
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from farm.errors import BadSetting, Unreachable
-from farm.machine import Machine
+from farm import settings
+from farm.errors import BadSetting, Conflict, FarmError, Unreachable
+from farm.machine import BUILT_IN, Machine, find, is_name
+from farm.node import Head, Node
 from farm.queue import Queue
-from farm.server import session
+from farm.server import make_home, session
 from farm.settings import Settings
-from farm.store import Store
-from workers import hardware
-from workers.environment import environment
+from workers import admission, hardware, spot
+from workers.dispatcher import JOIN_LABEL
+from workers.environment import STOP_WAIT_SECONDS
+from workers.serve import OBJECT_STORE_BYTES
 
+TURN_SECONDS = 0.5
 REGISTER_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0  # for a dispatcher to see this node
+LEAVE_SECONDS = 60.0 + STOP_WAIT_SECONDS  # for its runs to let go: an agent may just be starting
+RAY_STOP_SECONDS = 30.0
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+log = logging.getLogger("farm")
+_libc = ctypes.CDLL(None)
 
 
-def join(here: Settings, head: str, name: str | None = None, units: int = 1) -> int:
-    """Offer `units` runs at a time of class `name` (default: what is detected) to the Ray at `head`, host:port.
+class Farewell:
+    """Why this machine is to leave, said by whoever is first: a signal, the cloud, `farm drain`."""
 
-    Returns when Ray on this node has ended: the exit code of `ray start`.
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.said = threading.Event()
+        self.interrupted = False
+        self.hurry = threading.Event()  # do not wait for what trains
 
-    Raises: BadSetting: no shared Redis is set. StorageFull and others: the storage cannot be written from here.
+    def say(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.said.set()
+
+    def listen(self) -> None:
+        """Hear SIGTERM and Ctrl-C; a second one means at once."""
+        signal.signal(signal.SIGTERM, lambda *_: self._signalled("SIGTERM"))
+        signal.signal(signal.SIGINT, lambda *_: self._signalled("Ctrl-C"))
+
+    def _signalled(self, name: str) -> None:
+        if self.said.is_set():
+            self.hurry.set()
+        self.interrupted = self.interrupted or name == "Ctrl-C"
+        self.say(f"{name} on {platform.node()}")
+
+
+def join(
+    here: Settings,
+    head: str,
+    *,
+    machine: str | None = None,
+    units: int = 1,
+    name: str | None = None,
+    host: str | None = None,
+    metadata: str = spot.SERVICE,
+    farewell: Farewell,
+) -> None:
+    """Offer `units` runs at a time of class `machine` (default: what is detected) to the Ray at `head`, as node `name`.
+
+    `host` is the address by which others reach this machine, `metadata` where the cloud's notices come from. Returns
+    when this machine has left.
+
+    Raises: BadSetting, BadStudy, Refused, Unreachable, Conflict: it may not join; says what mends it. FarmError: Ray
+    on this machine ended by itself.
     """
     if not here.redis_url:
         raise BadSetting(
             "A joining machine needs the farm's shared Redis, and FARM_REDIS_URL is not set.",
             remedy="Set FARM_REDIS_URL=redis://:PASSWORD@HEAD:6380/0, as on the head.",
         )
-    Store(here.storage).check()
-    machine = hardware.offer(name, here.machines) if name else hardware.detect()
+    place, name = admission.address(head), name or platform.node().lower()
+    if not is_name(name):
+        raise BadSetting(f"--name {name!r} is no name.", remedy="Use at most 64 of a-z, 0-9, '.', '_' and '-'.")
     with session(here) as redis:
-        over = threading.Event()
-        _register(Queue(redis), machine)
-        keeper = threading.Thread(target=_keep_registered, args=(Queue(redis), machine, over), daemon=True)
+        queue = Queue(redis)
+        offer = _offer(queue, here, machine)
+        _admit(here, queue, place, offer, units)
+        if farewell.said.is_set():
+            return
+        member = _Member(queue, offer, name)
+        with member.enrolled(host or platform.node()), _ray(here, place, member, units, host) as process:
+            if cloud := spot.watch(farewell.say, farewell.said, metadata):
+                log.info("%s's notices are watched: this machine leaves before it is taken away", cloud)
+            _stay(here, member, process, farewell)
+
+
+def _offer(queue: Queue, here: Settings, name: str | None) -> Machine:
+    """What this machine is, or the class `name`, which somebody must have declared.
+
+    Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here.
+    """
+    if name is None:
+        return hardware.detect()
+    declared = {key: value for study in queue.studies().values() for key, value in study.machines.items()}
+    told = {key: value for key, value in queue.machines().items() if key not in BUILT_IN}
+    known = told | declared | here.machines
+    find(name, BUILT_IN | known)
+    return hardware.offer(name, known)
+
+
+def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:
+    """Look at everything that must be right, and say so."""
+    gpus = hardware.gpus()
+    found = f"{len(gpus)} x {gpus[0].name}, {gpus[0].memory_bytes / 2**30:.0f} GiB each" if gpus else "no GPU"
+    log.info("%s: %s; %d cores, %s", platform.node(), found, hardware.cores(), _gib(hardware.memory_bytes()))
+    price = "" if machine.usd_per_hour is None else f", ${machine.usd_per_hour:,.2f}/h"
+    each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"
+    log.info("class %s: %s; %d run%s at a time", machine.name, each, units, "s" * (units > 1))
+    head = _published(queue)
+    admission.check_software(head, hardware.provenance())
+    log.info("software: Python %s, Ray %s, torch and farm as on %s", head.software.python, head.software.ray, head.host)
+    free = admission.check_storage(here, head)
+    log.info("storage %s: the head's, and can be written; %s free", here.storage, _gib(free))
+    admission.check_head(place, head)
+    log.info("head %s: a Ray that takes this machine's token", place)
+    wanted = {name for study in queue.studies().values() for arm in study.arms() for name in arm.machines}
+    if machine.name not in wanted:
+        log.info('no study has runs for %s yet: write machines = ["%s"] in one', machine.name, machine.name)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.0f} GiB"
+
+
+def _published(queue: Queue) -> Head:
+    head = queue.head()
+    if head is None:
+        raise Unreachable(
+            "no head has ever used this Redis, so there is nothing to join.",
+            remedy="Start it first, on the head: farm serve --attach HEAD:6379; or is FARM_REDIS_URL another farm's?",
+        )
+    return head
+
+
+class _Member:
+    """This machine in the farm's books, under a name of its own for as long as it stays."""
+
+    def __init__(self, queue: Queue, machine: Machine, name: str):
+        self.queue, self.machine, self.name = queue, machine, name
+        self.token = secrets.token_hex(8)
+        self.over = threading.Event()
+
+    @contextmanager
+    def enrolled(self, facts: str) -> Iterator[None]:
+        """Hold the name, and keep the class registered until it is said to be over.
+
+        Raises: Conflict: another machine has the name.
+        """
+        self.facts = f"{facts}, process {os.getpid()}"
+        self._tell()
+        keeper = threading.Thread(target=self._keep_telling, daemon=True)
         keeper.start()
         try:
-            return _ray(here, head, machine, units)
+            yield
         finally:
-            over.set()
+            self.offer_nothing()
             keeper.join()
+            with suppress(Unreachable):
+                self.queue.leave(self.machine.name, self.name, self.token)
+
+    def offer_nothing(self) -> None:
+        """From now on no run is to count on this machine."""
+        self.over.set()
+        with suppress(Unreachable):
+            self.queue.leave(self.machine.name, self.name)
+
+    def node(self) -> Node | None:
+        """This machine's Ray node, once a dispatcher has seen it."""
+        return next((node for node in self.queue.roster() if node.joined == self.token), None)
+
+    def _tell(self) -> None:
+        self.queue.enroll(self.name, self.token, self.facts, 3 * REGISTER_SECONDS)
+        if not self.over.is_set():
+            self.queue.register(self.machine, self.name, 3 * REGISTER_SECONDS)
+
+    def _keep_telling(self) -> None:
+        while not self.over.wait(REGISTER_SECONDS):
+            try:
+                self._tell()
+            except Unreachable:
+                continue
+            except Conflict as taken:  # while Redis was away for longer than the name lasts
+                log.warning("%s", taken)
 
 
-def _register(queue: Queue, machine: Machine) -> None:
-    queue.register(machine, platform.node(), 3 * REGISTER_SECONDS)
-
-
-def _keep_registered(queue: Queue, machine: Machine, over: threading.Event) -> None:
-    while not over.wait(REGISTER_SECONDS):
-        try:
-            _register(queue, machine)
-        except Unreachable:
-            continue
-
-
-def _ray(here: Settings, head: str, machine: Machine, units: int) -> int:
+@contextmanager
+def _ray(here: Settings, place: str, member: _Member, units: int, host: str | None) -> Iterator[subprocess.Popen]:
+    """A Ray node of this machine, attached to the head at `place`. It ends with this process, however that ends."""
+    make_home(here.home)
     command = [
         str(Path(sys.executable).with_name("ray")),
         "start",
-        f"--address={head}",
-        f"--resources={json.dumps({machine.resource: units})}",
-        f"--labels=farm-machine={machine.name}",
+        f"--address={place}",
+        f"--node-name={member.name}",
+        f"--resources={json.dumps({member.machine.resource: units})}",
+        f"--labels=farm-machine={member.machine.name},{JOIN_LABEL}={member.token}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--dashboard-agent-listen-port=0",  # the default is one port for all the Rays of a machine
         "--block",
         "--disable-usage-stats",
+        *([f"--node-ip-address={host}"] if host else []),
     ]
-    process = subprocess.Popen(command, env=environment(here))
+    with _log(here).open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for this process, which drains first
+            preexec_fn=_die_with_parent,
+        )
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        return process.wait()
+        yield process
+    finally:
+        _end(process)
+
+
+def _die_with_parent() -> None:
+    """For a child: SIGTERM when this process is gone, so that nobody trains on a machine that nobody watches."""
+    if sys.platform == "linux":
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _log(here: Settings) -> Path:
+    return here.home / "ray.log"
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(RAY_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # Ray's reaper ends what it has left behind
+        process.wait()
+
+
+def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: Farewell) -> None:
+    """Until there is a reason to leave; then leave.
+
+    Raises: FarmError: Ray ended by itself.
+    """
+    seen: Node | None = None
+    began, warned = time.monotonic(), False
+    while not farewell.said.wait(TURN_SECONDS):
+        if process.poll() is not None:
+            raise FarmError(
+                f"Ray on this machine ended with exit code {process.returncode}: {_last_line(_log(here))}",
+                remedy=f"See {_log(here)}.",
+            )
+        with suppress(Unreachable):
+            node = member.node()
+            if node and seen is None:
+                seen = node
+                log.info("joined as %s, class %s; Ctrl-C leaves", node, member.machine.name)
+            if node and node.drained is not None:
+                farewell.say(node.drained)
+        if seen is None and not warned and time.monotonic() - began > PATIENCE_SECONDS:
+            log.warning("nobody dispatches for this Ray yet: on the head, is `farm serve --attach` up?")
+            warned = True
+    _leave(member, seen, farewell)
+
+
+def _leave(member: _Member, seen: Node | None, farewell: Farewell) -> None:
+    """Let no run start here any more, and wait until those that train have let go."""
+    log.info("leaving: %s; no run starts here any more", farewell.reason)
+    member.offer_nothing()
+    left: set[str] | None = set()  # None: empty
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while left is not None and not farewell.hurry.is_set() and time.monotonic() < deadline:
+        try:
+            left = _still_running(member, seen, farewell, left)
+        except Unreachable as error:
+            log.warning("%s Trying again; Ctrl-C leaves at once", error)
+        farewell.hurry.wait(TURN_SECONDS if left is not None else 0)
+    if left is None:
+        log.info("empty; stopping Ray")
+    else:
+        what = ", ".join(sorted(left)) or "what may train here"
+        log.warning("leaving without %s: the queue hands it out when its lease ends", what)
+
+
+def _still_running(member: _Member, seen: Node | None, farewell: Farewell, before: set[str]) -> set[str] | None:
+    """The runs that still train here, or None when the node is empty; says what came and went since `before`.
+
+    Raises: Unreachable
+    """
+    node = member.node() or seen
+    if node is None:  # no dispatcher has seen it, so none has started anything
+        return None
+    member.queue.drain(node.id, farewell.reason or "it leaves")
+    runs = {status.run.id for status in member.queue.running() if status.node == node.id}
+    for run_id in sorted(runs - before):
+        log.info("%s: asked for a checkpoint; Ctrl-C leaves at once", run_id)
+    for run_id in sorted(before - runs):
+        log.info("%s has let go: %s", run_id, member.queue.status(run_id).state)
+    return runs or None
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def main() -> int:
+    """`farm join` in this process. 130 after Ctrl-C, 0 after any other reason to leave."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--head", required=True)
+    parser.add_argument("--options", type=json.loads, default={})
+    words = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    farewell = Farewell()
+    farewell.listen()
+    try:
+        join(settings.load(), words.head, **words.options, farewell=farewell)
+    except FarmError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    log.info("left")
+    return 130 if farewell.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,6 +32,7 @@ from ray.job_submission import JobSubmissionClient
 from farm import serving, settings
 from farm.errors import Conflict, FarmError, Unreachable
 from farm.machine import Machine
+from farm.node import Head
 from farm.queue import Queue
 from farm.run import State
 from farm.server import address, make_home, revive, session
@@ -43,6 +44,7 @@ from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, job_id
 from workers.environment import STOP_WAIT_SECONDS
+from workers.roster import Roster
 
 TURN_SECONDS = 0.25
 REGISTER_SECONDS = 10.0
@@ -101,7 +103,8 @@ def _serve(
     ready: Callable[[Facts], None],
     stop: threading.Event,
 ) -> None:
-    Store(here.storage).check()
+    store = Store(here.storage)
+    store.check()
     classes = _classes(here, units, attach)
     fleet = clusterfile.fleet(clusterfile.load(Path(autoscaling_config))) if autoscaling_config else None
     offered = {machine.name: count for machine, count in classes}
@@ -109,6 +112,7 @@ def _serve(
     with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard:
         queue = Queue(redis)
         queue.install()
+        queue.publish(_head(store))
         facts = Facts(
             pid=os.getpid(),
             redis=address(redis),
@@ -129,6 +133,17 @@ def _serve(
             _drain(queue, jobs)
         finally:
             serving.withdraw(here, facts.pid)
+
+
+def _head(store: Store) -> Head:
+    return Head(
+        host=platform.node(),
+        ray=ray.get_runtime_context().gcs_address,
+        software=hardware.provenance(),
+        sources=str(hardware.ROOT),
+        storage=str(store.root),
+        marker=store.mark(),
+    )
 
 
 def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -> list[tuple[Machine, int]]:
@@ -207,13 +222,15 @@ def _dispatch(
     autoscaler: Autoscaler | None,
     stop: threading.Event,
 ) -> None:
-    dispatcher = Dispatcher(queue, jobs, declared=here.machines)
+    roster = Roster(queue, jobs)
+    dispatcher = Dispatcher(queue, jobs, roster.look, here.machines)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
         try:
             if time.monotonic() - registered > REGISTER_SECONDS:
                 _register(queue, classes)
                 registered = time.monotonic()
+            roster.turn()
             for job in dispatcher.turn():
                 log.info("started %s", job)
             if autoscaler:

@@ -1,13 +1,13 @@
 -- claim: lease the first run that a machine class may train (Q2), after ending every expired lease (Q3).
 -- The runs of some studies are passed over; they keep their places.
 --
--- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events
--- ARGV    token, machine class, worker, lease in ms, studies to pass over...
--- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}
+-- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained
+-- ARGV    token, machine class, worker, lease in ms, Ray node id or '', studies to pass over...
+-- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained node
 --
 -- A claim whose reply got lost is repeated with the same token and answered the same.
 
-local token, machine, worker, length = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local token, machine, worker, length, node = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
 local function answer(id)
   local run = redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')
@@ -36,12 +36,16 @@ if given then
   end
 end
 
+if redis.call('HEXISTS', key('drained'), node) == 1 then
+  return { 'none' }
+end
+
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf', now)) do
   redis.call('ZREM', key('delayed', machine), id)
   redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
 end
 
-local id = take(key('queue', machine), passed_over(5))
+local id = take(key('queue', machine), passed_over(6))
 if not id then
   return { 'none' }
 end
@@ -49,6 +53,9 @@ local epoch = redis.call('HINCRBY', key('run', id), 'epoch', 1)
 redis.call('ZADD', key('leases'), now + length, id)
 redis.call('HDEL', key('run', id), 'not_before')
 set(id, 'deadline', now + length, 'length', length, 'worker', worker, 'started', now)
+if node ~= '' then
+  set(id, 'node', node)
+end
 move(id, 'running')
 redis.call('SET', key('claim', token), epoch .. ' ' .. id, 'PX', length)
 tell('claimed', id, epoch, worker)

@@ -26,6 +26,11 @@
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
 --   supply          string  what an autoscaler can start, JSON; gone when the farm that said so is
+--   head            string  what the head said of itself last, JSON
+--   joined:<name>   hash    token and facts of the machine that joined under that name, while it lasts
+--   seen            zset    Ray node ids that a dispatcher sees, by the ms when the sighting ends
+--   sightings       hash    Ray node id -> facts, JSON
+--   drained         hash    Ray node id -> why no run starts there any more; a node that joins again has another id
 
 local EVENTS_OF_A_RUN = 200
 local EVENTS = 10000

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from farm.machine import BUILT_IN
+from farm.node import Node
 from farm.study import load
 from workers.probing import key
 
@@ -22,6 +23,30 @@ def test_a_class_says_what_was_probed(farm: Farm) -> None:
     told = {row["machine"]: row for row in json.loads(farm("machines", "--json").out)["data"]}
     assert (told["cpu"]["probes"], told["cpu"]["source"], told["cpu"]["nodes"]) == ({"m:fp32": 3}, "its nodes", 1)
     assert told["cpu-x1"]["probes"] == {}
+
+
+def test_a_class_says_what_its_nodes_run_or_why_they_are_idle(farm: Farm) -> None:
+    farm.put()
+    done, here = farm.claim(), farm.claim()
+    farm.finish(done, 3.0)
+    nodes = [
+        Node(id="node-1", name="attic", host="attic", address="10.0.0.6", units={"cpu": 1}),
+        Node(id="node-2", name="cellar", host="cellar", address="10.0.0.7", units={"cpu": 1, "cpu-x1": 2}),
+        Node(id="node-3", name="roof", host="roof", address="10.0.0.8", units={"cpu-x1": 2}),
+    ]
+    farm.queue.sight(nodes, 60)
+    farm.queue.drain("node-2", "by hand")
+    told = {row["machine"]: row for row in json.loads(farm("machines", "--json").out)["data"]}
+    assert [(node["node"], node["doing"]) for node in told["cpu"]["on"]] == [
+        ("attic", f"{here.run.id} at step 1"),
+        ("cellar", "drained: by hand"),
+    ]
+    assert (told["cpu"]["slots"], told["cpu-x1"]["slots"], told["cpu-x2"]["slots"]) == (1, 2, 0)
+    assert told["cpu-x1"]["on"][1]["doing"] == "idle: nothing queued for cpu-x1"
+    assert told["cpu"]["seen_tokens_per_second"] == round(farm.queue.status(done.run.id).result.tokens_per_second)
+    assert told["cpu-x1"]["seen_tokens_per_second"] is None
+    (row,) = [row for row in farm("machines").rows if row["machine"] == "cpu"]
+    assert row["now"] == f"attic: {here.run.id} at step 1; cellar: drained: by hand"
 
 
 @pytest.mark.parametrize(("name", "code"), [("missing.toml", 2), ("nope", 3)])

@@ -790,6 +790,10 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
                 lambda: alice.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
                 lambda: alice.register(Machine(name="cpu"), "node", 60),
                 lambda: alice.provide({}, 60),
+                lambda: alice.leave("cpu", "node"),
+                lambda: alice.enroll("node", "token", "alice", 60),
+                lambda: alice.sight([], 60),
+                lambda: alice.drain("node-1", "by alice"),
             ):
                 with pytest.raises(Refused, match="does not let this user"):
                     verb()

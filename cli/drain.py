@@ -1,0 +1,69 @@
+"""`farm drain NODE`"""
+
+import platform
+import time
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.connect import queue
+from cli.options import Json
+from cli.render import say
+from farm.errors import Unreachable
+from farm.node import Node, find
+from farm.queue import Queue
+
+LOOK_SECONDS = 0.5
+PATIENCE_SECONDS = 180.0  # an agent may just be starting, and has a minute to save a checkpoint
+
+Which = Annotated[str, typer.Argument(metavar="NODE", help="Its name, host, address, or the beginning of its Ray id.")]
+
+
+def drain(node: Which, as_json: Json = False) -> None:
+    """Empty a node: nothing starts there any more, and what runs saves a checkpoint and is queued again.
+
+    Returns when it is empty. A machine that `farm join` brought then leaves; any other stays drained until Ray on it
+    starts again. No attempt is counted.
+    """
+    with queue() as open_queue:
+        found = find(open_queue.roster(), node)
+        reason = open_queue.drain(found.id, f"farm drain on {platform.node()}")
+        released = _emptied(open_queue, found)
+    say(f"{found} is empty{'; it leaves' if found.joined else ', and stays drained until Ray on it starts again'}")
+    if as_json:
+        answer = {"node": found.name, "id": found.id, "reason": reason, "released": released}
+        render.emit_json("farm.drain/1", answer)
+
+
+def _emptied(queue: Queue, node: Node) -> list[str]:
+    """The runs that left `node`, when the last of them has.
+
+    Raises: Unreachable: nobody carries the drain out.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    left: list[str] = []
+    last: set[str] = set()
+    while runs := _runs(queue, node):
+        for run_id in sorted(runs - last):
+            say(f"{run_id} runs on {node}: asked for a checkpoint")
+        left += _told(queue, last - runs)
+        last = runs
+        if time.monotonic() > deadline:
+            raise Unreachable(
+                f"{len(runs)} runs on {node} have not let go within {PATIENCE_SECONDS:g} s.",
+                remedy="Is `farm serve` up on the head? Nothing new starts there; they end with their leases.",
+            )
+        time.sleep(LOOK_SECONDS)
+    return left + _told(queue, last)
+
+
+def _runs(queue: Queue, node: Node) -> set[str]:
+    return {status.run.id for status in queue.running() if status.node == node.id}
+
+
+def _told(queue: Queue, runs: set[str]) -> list[str]:
+    for run_id in sorted(runs):
+        status = queue.status(run_id)
+        say(f"{run_id} has let go at step {status.step:,}: {status.state}")
+    return sorted(runs)

@@ -1,0 +1,77 @@
+"""A node of the farm as its dispatcher sees it, and the head as it describes itself to whoever joins."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+
+from pydantic import Field
+
+from farm.errors import Conflict, NotFound
+from farm.recipe import Frozen
+from farm.result import Provenance
+
+
+class Head(Frozen):
+    """What `farm serve` says of itself when it starts, for a joining machine to compare itself with."""
+
+    host: str
+    ray: str = Field(description="address of its Ray, as it is called there")
+    software: Provenance
+    sources: str = Field(description="the folder that holds its farm, model, workers and cli")
+    storage: str = Field(description="as it is called there")
+    marker: str = Field(description="what Store.mark says of it")
+
+
+class Node(Frozen):
+    """A Ray node that offers machine classes."""
+
+    id: str = Field(description="Ray's")
+    name: str = Field(description="as `farm join --name` gave it, else Ray's, which is the address")
+    host: str
+    address: str
+    units: dict[str, int] = Field(description="machine class -> runs at a time")
+    joined: str | None = Field(None, description="token of the `farm join` that started it")
+    drained: str | None = Field(None, description="why no run starts there any more")
+
+    def __str__(self) -> str:
+        at = "" if self.name == self.address else f" at {self.address}"
+        return f"{self.name}{at} (Ray node {self.id[:8]})"
+
+
+def find(nodes: Sequence[Node], word: str) -> Node:
+    """The node that `word` names: its name, host, address, or the beginning of its Ray id.
+
+    Raises: NotFound: names the nearest. Conflict: it names several.
+    """
+    found = [node for node in nodes if word in (node.name, node.host, node.address)]
+    found = found or [node for node in nodes if word and node.id.startswith(word)]
+    if not found:
+        known = sorted({name for node in nodes for name in (node.name, node.host, node.address)})
+        close = get_close_matches(word, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}."
+        raise NotFound(f"no node {word!r}; {hint}", remedy="See `farm machines`.")
+    if len(found) > 1:
+        ids = ", ".join(node.id[:8] for node in found)
+        raise Conflict(f"{len(found)} nodes are called {word!r}: {ids}.", remedy="Name one by its Ray id.")
+    return found[0]
+
+
+def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: Iterable[str]) -> str:
+    """What `node` runs, or why it is idle.
+
+    `runs` train there now; `waiting`: machine class -> runs that could start now; `holding`: classes whose queued runs
+    all back off.
+    """
+    said = [", ".join(runs)] if runs else []
+    if node.drained is not None:
+        return "; ".join([*said, f"{'draining' if runs else 'drained'}: {node.drained}"])
+    spare = sum(node.units.values()) - len(runs)
+    if runs and (spare <= 0 or len(node.units) > 1):  # classes of one node share its cores
+        return said[0]
+    queued = {name: waiting.get(name, 0) for name in sorted(node.units)}
+    if not node.units:
+        return "idle: it offers no machine class"
+    if any(queued.values()):
+        return "; ".join([*said, f"about to start one of {sum(queued.values())} queued"])
+    if backing := sorted(set(holding) & node.units.keys()):
+        return "; ".join([*said, f"idle: what is queued for {', '.join(backing)} backs off after a failure"])
+    return "; ".join([*said, f"idle: nothing queued for {', '.join(queued)}"])

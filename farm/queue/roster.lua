@@ -1,0 +1,10 @@
+-- roster: every node that a dispatcher sees, and why no run starts there any more.
+--
+-- KEYS[1] prefix    reads: seen, sightings, drained
+-- returns {{facts JSON, reason or false}, ...}
+
+local found = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('seen'), '(' .. whole(now), '+inf')) do
+  found[#found + 1] = { redis.call('HGET', key('sightings'), id), redis.call('HGET', key('drained'), id) }
+end
+return found

@@ -1,0 +1,47 @@
+"""`farm drain NODE`, with the tests as the node. tests/walk/test_join.py drains a real one."""
+
+import json
+
+from waiting import wait_until
+
+from farm.node import Node
+
+from .conftest import Farm
+
+NODE = Node(id="node-1", name="attic", host="host-1", address="10.0.0.6", units={"cpu": 1})
+
+
+def test_an_idle_node_is_empty_at_once_and_stays_drained(farm: Farm) -> None:
+    farm.queue.sight([NODE], 60)
+    answer = farm("drain", "host-1", "--json")
+    assert answer.code == 0
+    assert "attic at 10.0.0.6 (Ray node node-1) is empty, and stays drained until Ray on it starts again" in answer.err
+    told = json.loads(answer.out)["data"]
+    assert (told["node"], told["id"], told["released"]) == ("attic", "node-1", [])
+    (drained,) = farm.queue.roster()
+    assert drained.drained == told["reason"]
+    assert drained.drained.startswith("farm drain on ")
+
+
+def test_it_waits_for_what_runs_there_and_says_what_became_of_it(farm: Farm) -> None:
+    farm.put()
+    farm.queue.sight([NODE], 60)
+    here = farm.claim()
+    with farm.start("drain", "attic", "--json") as process:
+        wait_until(lambda: farm.queue.roster()[0].drained, "it is drained")
+        assert process.poll() is None
+        assert farm.queue.claim("cpu", "worker", 60, node="node-1") is None
+        assert process.stderr is not None
+        assert f"{here.run.id} runs on attic" in process.stderr.readline()
+        farm.queue.release(here.lease, "drained")
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert f"{here.run.id} has let go at step 1: queued" in err
+    assert json.loads(out)["data"]["released"] == [here.run.id]
+
+
+def test_an_unknown_node_is_refused_with_the_nearest(farm: Farm) -> None:
+    farm.queue.sight([NODE], 60)
+    answer = farm("drain", "attik")
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.err == "error: no node 'attik'; did you mean 'attic'? See `farm machines`.\n"

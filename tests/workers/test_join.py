@@ -1,0 +1,103 @@
+"""What keeps a machine from joining before any Ray is asked. tests/walk/test_join.py has machines that do join."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from results import study_text
+
+from farm import study
+from farm.errors import BadSetting, BadStudy, Conflict, FarmError, Unreachable
+from farm.machine import BUILT_IN
+from farm.node import Head
+from farm.queue import Queue
+from farm.settings import Settings
+from farm.store import Store
+from workers import hardware
+from workers.join import Farewell, join
+
+
+@pytest.fixture
+def here(tmp_path: Path, redis_url: str) -> Settings:
+    """A machine of the farm behind `redis_url`, whose storage it shares."""
+    (tmp_path / "storage").mkdir()
+    return Settings(home=tmp_path / "home", storage=tmp_path / "storage", redis_url=redis_url)
+
+
+@pytest.fixture
+def head(here: Settings, queue: Queue) -> Head:
+    """The head of that farm, of this very software."""
+    head = Head(
+        host="head",
+        ray="10.0.0.5:6379",
+        software=hardware.provenance(),
+        sources="/opt/farm",
+        storage="/farm/storage",
+        marker=Store(here.storage).mark(),
+    )
+    queue.publish(head)
+    return head
+
+
+def refused(kind: type[FarmError], here: Settings, **options: object) -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # so that nothing listens there
+        with pytest.raises(kind) as caught:
+            join(here, f"127.0.0.1:{free.getsockname()[1]}", farewell=Farewell(), **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_farm_has_a_redis_that_all_share(here: Settings) -> None:
+    said = refused(BadSetting, here.model_copy(update={"redis_url": None}))
+    assert "Set FARM_REDIS_URL" in said
+
+
+def test_a_redis_that_no_head_has_used(here: Settings, queue: Queue) -> None:
+    assert "farm serve --attach" in refused(Unreachable, here)
+
+
+@pytest.mark.usefixtures("head")
+def test_a_class_that_nobody_declared(here: Settings) -> None:
+    said = refused(BadStudy, here, machine="9xb200")
+    assert "unknown machine class '9xb200'" in said
+    assert "8xa100m40" in said
+    assert "[machines.9xb200]" in said
+
+
+@pytest.mark.usefixtures("head")
+def test_a_class_that_a_study_or_another_node_declared_may_be_joined_as(here: Settings, queue: Queue) -> None:
+    text = study_text(machines=("attic",)) + "\n[machines.attic]\nthreads = 1\n"
+    queue.put(study.parse(text))
+    queue.register(BUILT_IN["cpu"].model_copy(update={"name": "cellar"}), "elsewhere", 0.001)
+    for name in ("attic", "cellar"):
+        assert "nothing answers" in refused(Unreachable, here, machine=name), "all but the head was as it should be"
+
+
+@pytest.mark.usefixtures("head")
+def test_a_class_with_gpus_that_are_not_here(here: Settings) -> None:
+    count = len(hardware.gpus())
+    if count < 8:
+        assert f"this machine has {count} GPUs" in refused(BadSetting, here, machine="8xa100m40")
+
+
+@pytest.mark.usefixtures("head")
+def test_a_name_that_is_none(here: Settings) -> None:
+    assert "--name 'my box' is no name" in refused(BadSetting, here, name="my box")
+
+
+def test_other_software(here: Settings, head: Head, queue: Queue) -> None:
+    queue.publish(head.model_copy(update={"software": head.software.model_copy(update={"torch": "1.0.0"})}))
+    assert "pip install 'torch==1.0.0'" in refused(Conflict, here)
+
+
+@pytest.mark.usefixtures("head")
+def test_another_storage(here: Settings, tmp_path: Path) -> None:
+    assert "is not on" in refused(BadSetting, here.model_copy(update={"storage": tmp_path / "elsewhere"}))
+
+
+def test_why_a_machine_leaves_is_what_was_said_first() -> None:
+    farewell = Farewell()
+    farewell.say("the first")
+    farewell.say("the second")
+    assert (farewell.reason, farewell.hurry.is_set()) == ("the first", False)
