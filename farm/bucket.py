@@ -99,23 +99,14 @@ class Bucket:
         start = self._key(f"{folder}/" if folder else "")
         with self._refusals():
             found = [entry for page in self._pages(Prefix=start) for entry in page.get("Contents", [])]
-        return [
-            Object(entry["Key"][len(self._key("")) :], entry["Size"], entry["LastModified"].timestamp(), entry["ETag"])
-            for entry in found
-        ]
+        return [self._object(entry) for entry in found]
 
     def find(self, name: str) -> Object | None:
         """What there is to say of an object, or None where there is none."""
-        from botocore.exceptions import ClientError
-
-        with self._refusals():
-            try:
-                head = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
-            except ClientError as error:
-                if _code(error) == "404":
-                    return None
-                raise
-        return Object(name, head["ContentLength"], head["LastModified"].timestamp(), head["ETag"])
+        with self._refusals():  # a listing: HEAD answers without a word, so that no error could be told from another
+            answer = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(name), MaxKeys=1)
+        found = [self._object(entry) for entry in answer.get("Contents", [])]
+        return found[0] if found and found[0].name == name else None
 
     def upload(self, file: BinaryIO, name: str) -> None:
         """Write an object from an open file, which is closed then; in parts when it is large.
@@ -188,6 +179,10 @@ class Bucket:
 
     def _pages(self, **what: str) -> list[dict[str, Any]]:
         return list(self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, **what))
+
+    def _object(self, entry: dict[str, Any]) -> Object:
+        name = entry["Key"][len(self._key("")) :]
+        return Object(name, entry["Size"], entry["LastModified"].timestamp(), entry["ETag"])
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

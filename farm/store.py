@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from farm.study import Study
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
 STEP = re.compile(r"step-(\d{8,})")
 LOG = "log.txt"
+STALE_SECONDS = 86400.0
 ORPHANS = "reindexed"  # the study of runs whose directories name none
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
@@ -122,7 +124,8 @@ class Store:
 
         Raises: CheckpointInvalid: it leads out of the storage root. StorageUnusable. StorageFull
         """
-        path = self.path(relative)
+        self.path(relative)
+        path = self.root / relative
         if self.bucket:
             shutil.rmtree(path, ignore_errors=True)
             found = {entry.name.removeprefix(f"{relative}/"): entry for entry in self.bucket.objects(relative)}
@@ -169,6 +172,13 @@ class Store:
             for copy in self.folder(run_id).iterdir():
                 if copy.name.isdecimal() and int(copy.name) <= epoch:
                     shutil.rmtree(copy, ignore_errors=True)
+
+    def forget_stale_copies(self) -> None:
+        """Remove the working copies that nobody has written to for a day: of attempts that were killed here."""
+        newest = time.time() - STALE_SECONDS
+        for copy in (self.root / "runs").glob("*") if self.bucket else ():
+            if all(path.stat().st_mtime < newest for path in [copy, *copy.glob("*"), *copy.glob(f"*/{ledger.FILE}")]):
+                shutil.rmtree(copy, ignore_errors=True)
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""

@@ -78,6 +78,8 @@ def test_a_node_that_cannot_use_it_says_why_in_one_line(
 def test_a_bucket_that_is_not_there_is_named(s3_uri: str) -> None:
     with pytest.raises(StorageUnusable, match=r"s3://not-there/x is in no bucket that exists\. Make it"):
         Bucket("s3://not-there/x").check()
+    with pytest.raises(StorageUnusable, match="is in no bucket that exists"):
+        Bucket("s3://not-there/x").find("a")
 
 
 def test_a_read_only_storage_is_named_and_can_be_read(
