@@ -116,6 +116,11 @@ class Bucket:
         with self._refusals():
             self._client.upload_fileobj(file, self.bucket, self._key(name))
 
+    def read_into(self, name: str, file: BinaryIO) -> None:
+        """Append an object to an open file, in parts when it is large."""
+        with self._refusals():
+            self._client.download_fileobj(self.bucket, self._key(name), file)
+
     def download(self, found: Object, path: Path) -> None:
         """Write an object to `path`, all at once, with the object's time.
 
@@ -123,10 +128,10 @@ class Bucket:
         """
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with storage_errors(path), self._refusals():
+            with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with draft.open("xb") as file:
-                    self._client.download_fileobj(self.bucket, self._key(found.name), file)
+                    self.read_into(found.name, file)
                 os.utime(draft, (found.modified, found.modified))
                 draft.replace(path)
         finally:
