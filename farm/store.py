@@ -316,8 +316,11 @@ class Store:
 @contextmanager
 def opened(storage: Path | str) -> Iterator[Store]:
     """The storage, for who reads a little of it: copies of what lies in a bucket are gone at the end."""
-    with TemporaryDirectory(prefix="farm-") as work:
-        yield Store(storage, Path(work))
+    if isinstance(storage, Path):
+        yield Store(storage)
+    else:
+        with TemporaryDirectory(prefix="farm-") as work:
+            yield Store(storage, Path(work))
 
 
 def _of(run_id: str) -> str:
