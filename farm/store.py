@@ -1,5 +1,6 @@
 """The run directory, which is the record. Redis is only the index: `Store.reindex` rebuilds it.
 
+    <storage>/.farm-storage                  the storage's own name, random, written once
     <storage>/studies/<name>.json            the study as it was submitted last
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
@@ -13,6 +14,7 @@ layout under `root`: workers.mirror sends it up, and what others wrote is brough
 import hashlib
 import json
 import re
+import secrets
 import shutil
 import time
 import tomllib
@@ -39,6 +41,7 @@ RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
 STEP = re.compile(r"step-(\d{8,})")
 LOG = "log.txt"
 STALE_SECONDS = 86400.0
+MARKER = ".farm-storage"
 ORPHANS = "reindexed"  # the study of runs whose directories name none
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
@@ -118,6 +121,19 @@ class Store:
                 Folder(self._root).check()
             except StorageUnusable as error:
                 raise StorageUnusable(error.message, remedy="Set FARM_HOME to a folder that can be written.") from None
+
+    def mark(self) -> str:
+        """The storage's own name, the same on every node that reaches it; whoever asks first gives it one.
+
+        Raises: StorageFull
+        """
+        self.records.create(MARKER, secrets.token_hex(8).encode())
+        return self.marker() or ""
+
+    def marker(self) -> str | None:
+        """The storage's own name; None if it never got one: perhaps a folder where nothing is mounted."""
+        content = self.records.get(MARKER)
+        return None if content is None else content.decode().strip()
 
     def brought(self, relative: str) -> Path:
         """A folder of the storage, such as a checkpoint's, on this machine.

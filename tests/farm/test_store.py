@@ -143,6 +143,14 @@ def test_storage_that_can_be_written_passes_the_check(store: Store) -> None:
     assert files(store) == list(store.root.iterdir()) == []
 
 
+def test_a_storage_has_one_name_for_all_who_reach_it(store: Store, tmp_path: Path) -> None:
+    assert store.marker() is None
+    with ThreadPoolExecutor(4) as pool:
+        names = set(pool.map(lambda _: store.mark(), range(4)))
+    assert names == {store.marker()}
+    assert Store(tmp_path / "another").mark() not in names
+
+
 def test_storage_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/farm")):
