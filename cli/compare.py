@@ -77,7 +77,7 @@ def _side(settings: Settings, status: Status) -> Side:
 def _checkpointed(store: Store, status: Status) -> dict[str, Any]:
     """What the newest checkpoint of a run says of it; nothing where there is none."""
     with suppress(FarmError, OSError, ValueError):
-        if status.checkpoint:
+        if status.checkpoint and store.path(status.checkpoint.path):
             return json.loads(store.records.get(f"{status.checkpoint.path}/state.json") or b"{}")
     return {}
 
