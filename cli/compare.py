@@ -10,14 +10,13 @@ from cli.connect import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
-from farm import ledger
 from farm import settings as settings_
 from farm.comparison import DRIFT, Comparison, Losses, Side
 from farm.comparison import compare as put_side_by_side
 from farm.errors import FarmError
 from farm.queue import Status
 from farm.settings import Settings
-from farm.store import Store
+from farm.store import Store, opened
 
 
 def _shown(value: Any) -> str:
@@ -60,12 +59,14 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
 
 def _side(settings: Settings, status: Status) -> Side:
     """A run, with what its directory holds if that is seen from here."""
-    store, attempts = Store(settings.storage), kept_attempts(settings, status.id)
-    kept = {} if status.result else _checkpointed(store, status)
+    attempts = kept_attempts(settings, status.id)
+    with opened(settings.storage) as store:
+        kept = {} if status.result else _checkpointed(store, status)
+        lines = store.lines(status.id)
     return Side(
         run=status.run,
         state=status.state,
-        lines=ledger.read(store.folder(status.id)),
+        lines=lines,
         result=status.result,
         attempt=attempts[-1] if attempts else None,
         initial=kept.get("initial_fingerprint"),
@@ -76,8 +77,8 @@ def _side(settings: Settings, status: Status) -> Side:
 def _checkpointed(store: Store, status: Status) -> dict[str, Any]:
     """What the newest checkpoint of a run says of it; nothing where there is none."""
     with suppress(FarmError, OSError, ValueError):
-        if status.checkpoint:
-            return json.loads((store.path(status.checkpoint.path) / "state.json").read_text())
+        if status.checkpoint and store.path(status.checkpoint.path):
+            return json.loads(store.records.get(f"{status.checkpoint.path}/state.json") or b"{}")
     return {}
 
 

@@ -88,7 +88,7 @@ def train(settings: Settings, study: Study, facts: Facts, as_json: bool) -> list
             say(f"{study.name} stays queued; farm up goes on with it, and so does farm demo")
             raise
         show_table(open_queue, study.name, as_json=as_json)
-    say(f"run directories: {settings.storage / 'runs'}")
+    say(f"run directories: {settings.storage}/runs")
     if not as_json:
         render.say_next(f"farm table {study.name} --format md", "farm plan examples/interventions.toml", "farm up")
     return statuses

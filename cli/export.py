@@ -14,7 +14,7 @@ from farm import settings as settings_
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
 from farm.result import Result
 from farm.run import Run
-from farm.store import Store
+from farm.store import Store, opened
 
 if TYPE_CHECKING:
     from model.gpt import GPT
@@ -41,9 +41,9 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
         status = open_queue.status(run)
     if find_spec("torch") is None:
         raise FarmError("torch is not installed here.", remedy="Export where the farm trains: pip install farm[node].")
-    store = Store(settings.storage)
-    result = status.result or store.result(status.id)
-    step, gpt = _final(store, status.run, result) if result else _newest(store, status.run)
+    with opened(settings.storage) as store:
+        result = status.result or store.result(status.id)
+        step, gpt = _final(store, status.run, result) if result else _newest(store, status.run)
     from model.export import export as write_folder
 
     tokenizer = write_folder(gpt, status.run.recipe, folder)
@@ -71,9 +71,11 @@ def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":
     from model.export import trained
     from model.init import fingerprint
 
-    path = store.path(result.checkpoint)
+    path = store.brought(result.checkpoint)
     if not path.is_dir():
-        raise CheckpointInvalid(f"{path} is not there.", remedy="Is FARM_STORAGE the farm's storage?")
+        raise CheckpointInvalid(
+            f"{store.uri}/{result.checkpoint} is not there.", remedy="Is FARM_STORAGE the farm's storage?"
+        )
     gpt = trained(path, run)
     if (found := fingerprint(gpt)) != result.fingerprints.final:
         raise CheckpointInvalid(f"{path}: weights {found[:12]}, the result has {result.fingerprints.final[:12]}.")
@@ -87,10 +89,10 @@ def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
     """
     from model.export import newest
 
-    found = newest(store.folder(run.id).glob("*/checkpoints"), run)
+    found = newest(store.checkpoints(run.id), run)
     if found is None:
         raise NotFound(
-            f"{run.id} has no checkpoint under {store.root} that is whole.",
+            f"{run.id} has no checkpoint under {store.uri} that is whole.",
             remedy=f"It makes one every {run.policy.checkpoint_seconds:,g} s while it trains.",
         )
     path, gpt = found

@@ -15,7 +15,7 @@ from cli.render import clean, say
 from farm import settings as settings_
 from farm.errors import NotFound
 from farm.queue import Queue, Status
-from farm.store import Store
+from farm.store import Store, opened
 
 POLL_SECONDS = 0.5
 CHUNK_BYTES = 2**20
@@ -28,19 +28,18 @@ def logs(
 ) -> None:
     """The log of a run's newest attempt."""
     settings = settings_.load()
-    store = Store(settings.storage)
-    with queue(settings) as open_queue:
+    with queue(settings) as open_queue, opened(settings.storage) as store:
         status = open_queue.status(run)
         newest = newest_log(store, status)
         if newest is None and not follow:
-            raise _no_log(status, settings.storage)
+            raise _no_log(status, store.uri)
         if follow:
             _follow(open_queue, store, status, as_json)
         elif newest is not None:
             Tail(newest, as_json).drain(final=True)
 
 
-def _no_log(status: Status, storage: Path) -> NotFound:
+def _no_log(status: Status, storage: str) -> NotFound:
     if status.epoch == 0:
         return NotFound(f"{status.run.id} is {status.state} and was never started.", remedy="Try: farm runs")
     return NotFound(
@@ -51,8 +50,7 @@ def _no_log(status: Status, storage: Path) -> NotFound:
 def newest_log(store: Store, status: Status) -> Path | None:
     """The log of the newest attempt that wrote one."""
     for epoch in range(status.epoch, 0, -1):
-        log = store.attempt_folder(status.run.id, epoch) / "log.txt"
-        if log.exists():
+        if log := store.log(status.run.id, epoch):
             return log
     return None
 

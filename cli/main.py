@@ -37,6 +37,7 @@ COMMANDS = {
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "machines": "The machine classes that are known, and what they offer now.",
+    "reindex": "Bring back into Redis every run whose directory is in the storage.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }
 

@@ -31,7 +31,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     attempts = kept_attempts(settings, status.run.id)
     link = dashboard_link(settings, status)
     if as_json:
-        place = str(folder(settings, status.run.id))
+        place = Store(settings.storage).place(status.run.id)
         told: dict[str, Any] = {"id": status.run.id, "why": why, "dashboard": link, "folder": place}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
@@ -40,13 +40,8 @@ def show(run: RunName, as_json: Json = False) -> None:
     render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
 
 
-def folder(settings: Settings, run_id: str) -> object:
-    """The run directory."""
-    return Store(settings.storage).folder(run_id)
-
-
 def kept_attempts(settings: Settings, run_id: str) -> list[Attempt]:
-    """The attempts that the run directory holds; none where the storage is not mounted here."""
+    """The attempts that the run directory holds; none where the storage cannot be read from here."""
     with suppress(FarmError, OSError):
         return list(Store(settings.storage).attempts(run_id))
     return []
@@ -127,8 +122,8 @@ def _past(status: Status, attempts: list[Attempt]) -> Iterator[tuple[str, str]]:
 
 def _records(settings: Settings, status: Status, curve: list[Point]) -> Iterator[tuple[str, str]]:
     if status.checkpoint:
-        yield "checkpoint", f"step {status.checkpoint.step:,}: {settings.storage / status.checkpoint.path}"
-    yield "folder", str(folder(settings, status.run.id))
+        yield "checkpoint", f"step {status.checkpoint.step:,}: {settings.storage}/{status.checkpoint.path}"
+    yield "folder", Store(settings.storage).place(status.run.id)
     if curve:
         losses = [point.loss for point in curve]
         yield "curve", f"{sparkline(losses)}"

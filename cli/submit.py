@@ -77,9 +77,10 @@ def submit(
 def queued(queue: Queue, settings: Settings, study: Study) -> Put:
     """Queue the study, and record it where the run directories are, if that is seen from here. Raises: Conflict."""
     put = queue.put(study)
-    if settings.redis_url is None or settings.storage.is_dir():
+    store = Store(settings.storage)
+    if settings.redis_url is None or store.is_local:
         try:
-            Store(settings.storage).keep(study)
+            store.keep(study)
         except (FarmError, OSError) as error:  # queued all the same, and an agent records it again
             say(f"warning: {study.name} is queued, but {error}")
     return put

@@ -114,6 +114,13 @@ class StorageFull(FarmError):
     retryable = True
 
 
+class StorageUnusable(FarmError):
+    """The storage cannot be used from this node."""
+
+    exit_code = 5
+    retryable = True  # another node may reach it, or this one a little later
+
+
 class WorkerDied(FarmError):
     """A training process died."""
 

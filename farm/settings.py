@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from farm.bucket import URI
 from farm.errors import BadSetting
 from farm.machine import Machine
 from farm.recipe import Frozen
@@ -19,13 +20,13 @@ FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
 class Settings(Frozen):
     """What the commands need to know before they can do anything.
 
-    `redis_url` None means the embedded farm under `home`. `storage` is the folder, seen by every node, under which
-    run directories live.
+    `redis_url` None means the embedded farm under `home`. `storage`, under which run directories live, is a folder that
+    every node sees, or the URI of a bucket, s3://bucket/prefix.
     """
 
     home: Path = Field(strict=False)
     redis_url: str | None = None
-    storage: Path = Field(strict=False)
+    storage: Path | str = Field(union_mode="left_to_right")
     machines: dict[Name, Machine] = {}
 
 
@@ -41,9 +42,21 @@ def load(environ: dict[str, str] | None = None, files: tuple[Path, ...] = FILES)
     variables = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "storage": "FARM_STORAGE"}
     values |= {key: environ[name] for key, name in variables.items() if environ.get(name)}
     home = _folder("home", values.get("home", "~/.farm"))
-    storage = _folder("storage", values.get("storage", str(home / "storage")))
+    storage = _storage(values.get("storage", str(home / "storage")))
     machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
     return _validated(values | {"home": home, "storage": storage, "machines": machines}, "settings")
+
+
+def _storage(text: str) -> Path | str:
+    """Raises: BadSetting: a URI that is not s3://bucket/prefix. It may hold a secret, so that it is not repeated."""
+    if "://" not in text:
+        return _folder("storage", text)
+    if match := URI.fullmatch(text):
+        return match[0].rstrip("/")
+    raise BadSetting(
+        f"storage is a {text.partition('://')[0]!r} URI that is not s3://bucket/prefix.",
+        remedy="Set FARM_STORAGE to a folder or s3://bucket/prefix; credentials and endpoint go into AWS_* variables.",
+    )
 
 
 def _folder(key: str, text: str) -> Path:

@@ -1,30 +1,36 @@
 """The run directory, which is the record. Redis is only the index: `Store.reindex` rebuilds it.
 
-    <root>/.farm-storage                  the storage's own name, random, written once
-    <root>/studies/<name>.json            the study as it was submitted last
-    <root>/runs/<id>/recipe.toml          the run, written once
-    <root>/runs/<id>/result.json          its result, created exclusively, never changed
-    <root>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl log.txt checkpoints/step-00000040/
+    <storage>/.farm-storage                  the storage's own name, random, written once
+    <storage>/studies/<name>.json            the study as it was submitted last
+    <storage>/runs/<id>/recipe.toml          the run, written once
+    <storage>/runs/<id>/result.json          its result, created exclusively, never changed
+    <storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl log.txt checkpoints/step-00000040/
 
-Files are written under another name, flushed and renamed, so that a reader never sees half of one. A worker whose
-lease is gone writes only in its own epoch's folder.
+The storage is a folder that every node sees, or a bucket. A worker whose lease is gone writes only in its own epoch's
+folder. Training always writes to a local folder. Where the storage is a bucket, that is a working copy of the same
+layout under `root`: workers.mirror sends it up, and what others wrote is brought there when it is asked for.
 """
 
 import hashlib
 import json
-import os
 import re
 import secrets
+import shutil
+import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
-from farm.ledger import storage_errors
+from farm import ledger
+from farm.bucket import Bucket
+from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable
+from farm.folder import Folder
+from farm.ledger import Line, storage_errors
 from farm.queue import Cause, Queue
 from farm.recipe import canonical_json
 from farm.result import Result
@@ -32,25 +38,63 @@ from farm.run import Attempt, Checkpoint, Run, State
 from farm.study import Study
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
+STEP = re.compile(r"step-(\d{8,})")
+LOG = "log.txt"
+STALE_SECONDS = 86400.0
 MARKER = ".farm-storage"
 ORPHANS = "reindexed"  # the study of runs whose directories name none
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
 
-class Store:
-    """The storage root that every node sees."""
+class Records(Protocol):
+    """What a storage must do: keep records by name, each there in full or not at all."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    @property
+    def uri(self) -> str: ...
+    def get(self, name: str) -> bytes | None: ...
+    def put(self, name: str, content: bytes) -> None: ...
+    def create(self, name: str, content: bytes) -> bool: ...
+    def names(self, folder: str) -> list[str]: ...
+    def check(self) -> None: ...
+
+
+class Store:
+    """The storage that every node reaches: a folder, or the URI of a bucket with a local folder `work`."""
+
+    def __init__(self, storage: Path | str, work: Path | None = None):
+        self.bucket = Bucket(storage) if isinstance(storage, str) and "://" in storage else None
+        self.records: Records = self.bucket or Folder(Path(storage))
+        if self.bucket:
+            self._root = work and work / self.bucket.bucket / self.bucket.prefix
+        else:
+            self._root = Path(storage)
+
+    @property
+    def root(self) -> Path:
+        """The local folder that is laid out like the storage, or is it."""
+        assert self._root, "a bucket needs a working folder"
+        return self._root
+
+    @property
+    def uri(self) -> str:
+        """What FARM_STORAGE says."""
+        return self.records.uri
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this machine sees a storage folder. False for a bucket, which needs credentials to be asked."""
+        return self.bucket is None and self.root.is_dir()
+
+    def place(self, run_id: str) -> str:
+        """Where the record of a run is, for people."""
+        return f"{self.uri}/{_of(run_id)}"
 
     def folder(self, run_id: str) -> Path:
-        """The run's directory, there or not.
+        """The run's local directory, there or not.
 
         Raises: NotFound: not a run id.
         """
-        if not RUN_ID.fullmatch(run_id):
-            raise NotFound(f"{run_id!r} is not a run id.", remedy="See `farm runs`.")
-        return self.root / "runs" / run_id
+        return self.root / _of(run_id)
 
     def attempt_folder(self, run_id: str, epoch: int) -> Path:
         """The directory that only the holder of this epoch writes in."""
@@ -67,98 +111,153 @@ class Store:
         return path
 
     def check(self) -> None:
-        """Make sure that records can be written here, by writing one.
+        """Make sure that records can be written here, by writing one; and, for a bucket, working copies of them.
 
-        Raises: StorageFull. FarmError: says why not, and what to do.
+        Raises: StorageFull. StorageUnusable: says why not, and what to do.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".check-{secrets.token_hex(4)}"
-            _create(probe, b"farm")
-            probe.unlink()
-        except OSError as error:
-            raise FarmError(
-                f"the storage {self.root} cannot hold records: {error.strerror}.",
-                remedy="Set FARM_STORAGE to a folder that every node may write, on a file system with hard links.",
-            ) from None
+        self.records.check()
+        if self.bucket and self._root:
+            try:
+                Folder(self._root).check()
+            except StorageUnusable as error:
+                raise StorageUnusable(error.message, remedy="Set FARM_HOME to a folder that can be written.") from None
 
     def mark(self) -> str:
-        """The storage's own name, the same on every node that sees it; whoever asks first gives it one.
+        """The storage's own name, the same on every node that reaches it; whoever asks first gives it one.
 
         Raises: StorageFull
         """
-        with suppress(FileExistsError):
-            _create(self.root / MARKER, secrets.token_hex(8).encode())
+        self.records.create(MARKER, secrets.token_hex(8).encode())
         return self.marker() or ""
 
     def marker(self) -> str | None:
-        """The storage's own name; None if it never got one."""
-        try:
-            return (self.root / MARKER).read_text().strip()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        """The storage's own name; None if it never got one: perhaps a folder where nothing is mounted."""
+        content = self.records.get(MARKER)
+        return None if content is None else content.decode().strip()
+
+    def brought(self, relative: str) -> Path:
+        """A folder of the storage, such as a checkpoint's, on this machine.
+
+        Raises: CheckpointInvalid: it leads out of the storage root. StorageUnusable. StorageFull
+        """
+        self.path(relative)
+        path = self.root / relative
+        if self.bucket:
+            shutil.rmtree(path, ignore_errors=True)
+            found = {entry.name.removeprefix(f"{relative}/"): entry for entry in self.bucket.objects(relative)}
+            if "manifest.json" in found:  # else it never was complete
+                for name in sorted(found):
+                    if "/" not in name:
+                        self.bucket.download(found[name], path / name)
+        return path
+
+    def checkpoints(self, run_id: str) -> Iterator[Path]:
+        """The folders of a run's checkpoints, highest step first, each brought to this machine when it is asked for."""
+        for _, _, name in self._checkpoints(run_id):
+            yield self.brought(name)
+
+    def lines(self, run_id: str) -> list[Line]:
+        """Every step of the run as the storage knows it.
+
+        Raises: as ledger.read
+        """
+        self.bring(run_id, ledger.FILE)
+        return ledger.read(self.folder(run_id))
+
+    def log(self, run_id: str, epoch: int) -> Path | None:
+        """What an attempt printed so far, if it is on record."""
+        path = self.attempt_folder(run_id, epoch) / LOG
+        self._bring(f"{_of(run_id)}/{epoch}", LOG)
+        return path if path.exists() else None
+
+    def bring(self, run_id: str, file: str) -> None:
+        """See to it that this machine has `file` of every attempt; one that grows comes again when it has grown."""
+        if self.bucket:
+            for epoch in self._epochs(run_id):
+                self._bring(f"{_of(run_id)}/{epoch}", file)
+
+    def _bring(self, folder: str, file: str) -> None:
+        if self.bucket and (found := self.bucket.find(f"{folder}/{file}")):
+            path = self.root / folder / file
+            if not path.exists() or path.stat().st_size < found.bytes:
+                self.bucket.download(found, path)
+
+    def forget_copies(self, run_id: str, epoch: int) -> None:
+        """Remove the working copies of a run's attempts up to `epoch`; the records in the bucket stay."""
+        if self.bucket and self.folder(run_id).is_dir():
+            for copy in self.folder(run_id).iterdir():
+                if copy.name.isdecimal() and int(copy.name) <= epoch:
+                    shutil.rmtree(copy, ignore_errors=True)
+
+    def forget_stale_copies(self) -> None:
+        """Remove the working copies that nobody has written to for a day: of attempts that were killed here."""
+        newest = time.time() - STALE_SECONDS
+        for copy in (self.root / "runs").glob("*") if self.bucket else ():
+            if all(path.stat().st_mtime < newest for path in [copy, *copy.glob("*"), *copy.glob(f"*/{ledger.FILE}")]):
+                shutil.rmtree(copy, ignore_errors=True)
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""
-        folder = _made(self.root / "studies")
-        _replace(folder / f"{study.name}.json", canonical_json(study).encode())
+        self.records.put(f"studies/{study.name}.json", canonical_json(study).encode())
 
     def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
         """Record that an attempt began, and the run if this is its first; returns the attempt's folder.
 
         Raises: Conflict: the directory is another run's. StorageFull
         """
-        recipe = _made(self.folder(run.id)) / "recipe.toml"
-        with suppress(FileExistsError):
-            _create(recipe, _toml({"study": study} | run.model_dump(mode="json")).encode())
+        recipe = f"{_of(run.id)}/recipe.toml"
+        self.records.create(recipe, _toml({"study": study} | run.model_dump(mode="json")).encode())
         if self.run(run.id).digest != run.digest:
-            raise Conflict(f"{recipe} is of another run.", remedy="Rename the arm.")
+            raise Conflict(f"{self.uri}/{recipe} is of another run.", remedy="Rename the arm.")
         self.end(attempt)
-        return self.attempt_folder(run.id, attempt.epoch)
+        folder = self.attempt_folder(run.id, attempt.epoch)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def end(self, attempt: Attempt) -> None:
         """Record what became of an attempt.
 
         Raises: StorageFull
         """
-        folder = _made(self.attempt_folder(attempt.run_id, attempt.epoch))
-        _replace(folder / "attempt.json", _json(attempt.model_dump(mode="json")))
+        self.records.put(_attempt(attempt.run_id, attempt.epoch), _json(attempt.model_dump(mode="json")))
 
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine.
 
         Raises: Conflict: another result is there. StorageFull
         """
-        path = _made(self.folder(result.run_id)) / "result.json"
-        try:
-            _create(path, _json(result.model_dump(mode="json")))
-        except FileExistsError:
-            if self.result(result.run_id) != result:
-                raise Conflict(f"{path} holds another result already: it stays.") from None
+        name = f"{_of(result.run_id)}/result.json"
+        is_new = self.records.create(name, _json(result.model_dump(mode="json")))
+        if not is_new and self.result(result.run_id) != result:
+            raise Conflict(f"{self.uri}/{name} holds another result already: it stays.")
 
     def run(self, run_id: str) -> Run:
         """The run as its directory tells it.
 
         Raises: NotFound. CheckpointInvalid: recipe.toml is damaged.
         """
-        return self._run(run_id)[0]
+        if found := self._run(run_id):
+            return found[0]
+        raise NotFound(f"no run {run_id!r} in {self.uri}.", remedy="See `farm runs`.")
 
     def result(self, run_id: str) -> Result | None:
         """The result of a run, or None while it has none.
 
         Raises: CheckpointInvalid: result.json is damaged.
         """
-        path = self.folder(run_id) / "result.json"
-        return _parsed(path, Result.model_validate_json) if path.exists() else None
+        return self._parsed(f"{_of(run_id)}/result.json", Result.model_validate_json)
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """Every attempt that began, by epoch."""
-        paths = [folder / "attempt.json" for _, folder in self._epochs(run_id)]
-        return [_parsed(path, Attempt.model_validate_json) for path in paths if path.exists()]
+        names = [_attempt(run_id, epoch) for epoch in self._epochs(run_id)]
+        found = [self._parsed(name, Attempt.model_validate_json) for name in names]
+        return [attempt for attempt in found if attempt]
 
     def runs(self) -> list[Run]:
         """Every run that has a directory, by id."""
-        return [self.run(path.parent.name) for path in sorted(self.root.glob("runs/*/recipe.toml"))]
+        names = [name for name in self.records.names("runs") if RUN_ID.fullmatch(name)]
+        return [found[0] for name in names if (found := self._run(name))]
 
     def reindex(self, queue: Queue) -> int:
         """Bring back into the queue what it does not know of these directories; returns how many runs.
@@ -169,49 +268,86 @@ class Store:
         Raises: Conflict: a study there has an arm of another recipe.
         """
         count = sum(self._restore(queue, run.id) for run in self.runs())
-        for path in sorted(self.root.glob("studies/*.json")):
-            count += len(queue.put(_parsed(path, Study.model_validate_json)).new)
+        for name in self.records.names("studies"):
+            study = self._parsed(f"studies/{name}", Study.model_validate_json)
+            count += len(queue.put(study).new)
         return count
 
     def _restore(self, queue: Queue, run_id: str) -> bool:
-        run, study = self._run(run_id)
+        found = self._run(run_id)
+        assert found, "`runs` saw it"
+        run, study = found
         result, attempts = self.result(run_id), self.attempts(run_id)
         causes = [_cause(attempt) for attempt in attempts if attempt.outcome in COUNTED]
-        epochs = [epoch for epoch, _ in self._epochs(run_id)]
         return queue.restore(
             run,
             study or ORPHANS,
             _state(run, result, attempts, len(causes)),
-            epoch=max(epochs, default=0),
+            epoch=max(self._epochs(run_id), default=0),
             causes=causes,
             checkpoint=self._newest_checkpoint(run_id),
             result=result,
         )
 
     def _newest_checkpoint(self, run_id: str) -> Checkpoint | None:
+        for step, epoch, name in self._checkpoints(run_id):
+            if (manifest := self.records.get(f"{name}/manifest.json")) is not None:
+                return Checkpoint(step=step, epoch=epoch, path=name, sha256=hashlib.sha256(manifest).hexdigest())
+        return None
+
+    def _checkpoints(self, run_id: str) -> list[tuple[int, int, str]]:
+        """Step, epoch and name of every checkpoint, whole or not, highest step first."""
+        folders = [(epoch, f"{_of(run_id)}/{epoch}/checkpoints") for epoch in self._epochs(run_id)]
         found = [
-            (int(manifest.parent.name.removeprefix("step-")), epoch, manifest)
-            for epoch, folder in self._epochs(run_id)
-            for manifest in folder.glob("checkpoints/step-*/manifest.json")
+            (int(match[1]), epoch, f"{folder}/{name}")
+            for epoch, folder in folders
+            for name in self.records.names(folder)
+            if (match := STEP.fullmatch(name))
         ]
-        if not found:
-            return None
-        step, epoch, manifest = max(found)
-        path = str(manifest.parent.relative_to(self.root))
-        return Checkpoint(step=step, epoch=epoch, path=path, sha256=hashlib.sha256(manifest.read_bytes()).hexdigest())
+        return sorted(found, reverse=True)
 
-    def _epochs(self, run_id: str) -> list[tuple[int, Path]]:
-        folder = self.folder(run_id)
-        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        return sorted((int(name), folder / name) for name in names if name.isdecimal())
+    def _epochs(self, run_id: str) -> list[int]:
+        return sorted(int(name) for name in self.records.names(_of(run_id)) if name.isdecimal())
 
-    def _run(self, run_id: str) -> tuple[Run, str | None]:
-        path = self.folder(run_id) / "recipe.toml"
-        if not path.exists():
-            raise NotFound(f"no run {run_id!r} in {self.root}.", remedy="See `farm runs`.")
-        table = _parsed(path, tomllib.loads)
-        study = table.pop("study", None)
-        return _parsed(path, lambda _: Run.model_validate(table)), study
+    def _run(self, run_id: str) -> tuple[Run, str | None] | None:
+        """A run and the name of its study, or None where there is no directory of it."""
+
+        def read(text: str) -> tuple[Run, str | None]:
+            table = tomllib.loads(text)
+            study = table.pop("study", None)
+            return Run.model_validate(table), study
+
+        return self._parsed(f"{_of(run_id)}/recipe.toml", read)
+
+    def _parsed(self, name: str, read: Any) -> Any:
+        """A record as `read` understands it, or None where there is none."""
+        content = self.records.get(name)
+        try:
+            return None if content is None else read(content.decode())
+        except (ValidationError, ValueError) as error:
+            why = str(error).splitlines()[0]
+            raise CheckpointInvalid(f"{self.uri}/{name} is damaged: {why}.", remedy="Restore it.") from None
+
+
+@contextmanager
+def opened(storage: Path | str) -> Iterator[Store]:
+    """The storage, for who reads a little of it: copies of what lies in a bucket are gone at the end."""
+    if isinstance(storage, Path):
+        yield Store(storage)
+    else:
+        with TemporaryDirectory(prefix="farm-") as work:
+            yield Store(storage, Path(work))
+
+
+def _of(run_id: str) -> str:
+    """Raises: NotFound: not a run id."""
+    if not RUN_ID.fullmatch(run_id):
+        raise NotFound(f"{run_id!r} is not a run id.", remedy="See `farm runs`.")
+    return f"runs/{run_id}"
+
+
+def _attempt(run_id: str, epoch: int) -> str:
+    return f"{_of(run_id)}/{epoch}/attempt.json"
 
 
 def _state(run: Run, result: Result | None, attempts: list[Attempt], failures: int) -> State:
@@ -231,57 +367,6 @@ def _cause(attempt: Attempt) -> Cause:
         at=attempt.ended or attempt.started,
         retryable=True,
     )
-
-
-def _parsed(path: Path, read: Any) -> Any:
-    try:
-        return read(path.read_text())
-    except (ValidationError, ValueError) as error:
-        raise CheckpointInvalid(f"{path} is damaged: {str(error).splitlines()[0]}.", remedy="Restore it.") from None
-
-
-def _made(folder: Path) -> Path:
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _create(path: Path, content: bytes) -> None:
-    """Create a file all at once, or raise FileExistsError."""
-    draft = _draft(path, content)
-    try:
-        with storage_errors(path):
-            os.link(draft, path)  # unlike rename, fails when the name is taken
-    finally:
-        draft.unlink()
-    _flush(path.parent)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file all at once, over an older one."""
-    _draft(path, content).replace(path)
-    _flush(path.parent)
-
-
-def _draft(path: Path, content: bytes) -> Path:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with storage_errors(path), draft.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    return draft
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # of a folder: the names in it
-    finally:
-        os.close(descriptor)
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from farm.bucket import URI
 from farm.errors import BadStudy
 from farm.machine import BUILT_IN, Machine, find
 from farm.recipe import Frozen, Recipe, Seeds, merged
@@ -21,7 +22,7 @@ from farm.run import Name, Policy, Run
 MAX_BYTES = 2**20
 MAX_RUNS = 10_000
 BASELINE = "baseline"
-SOURCE = re.compile(r"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*", re.DOTALL)
+SOURCE = re.compile(rf"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*|{URI.pattern}", re.DOTALL)
 
 
 class Arm(NamedTuple):
@@ -262,7 +263,8 @@ def build(data: dict[str, Any], source: str = "study") -> Study:
         if not SOURCE.fullmatch(arm.recipe.data.source):  # what can be said before a node looks there
             raise BadStudy(
                 f"{source}: arm {arm.name}: data.source = {_shown(arm.recipe.data.source)} is no corpus.",
-                remedy="Use 'builtin:python-reference', 'hf:OWNER/NAME', or a full path that every node sees.",
+                remedy="Use 'builtin:python-reference', 'hf:OWNER/NAME', 's3://BUCKET/PREFIX', or a full path that"
+                " every node sees.",
             )
     return study
 

@@ -124,7 +124,12 @@ def verified(folder: Path) -> dict[str, Any]:
 def newest_valid(roots: Iterable[Path], run: Run, plan: Plan) -> Saved | None:
     """The checkpoint of the highest step below `roots` that `read` would take; damaged ones are passed over."""
     folders = (folder for root in roots if root.is_dir() for folder in root.glob("step-*"))
-    for folder in sorted(folders, key=lambda folder: folder.name, reverse=True):
+    return first_valid(sorted(folders, key=lambda folder: folder.name, reverse=True), run, plan)
+
+
+def first_valid(folders: Iterable[Path], run: Run, plan: Plan) -> Saved | None:
+    """The first checkpoint of `folders` that `read` would take; no further one is asked for."""
+    for folder in folders:
         try:
             manifest = verified(folder)
             _check_owner(folder, manifest, Identity.of(run, plan))

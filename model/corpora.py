@@ -1,8 +1,8 @@
 """Where tokens come from: every split becomes one file of uint16 tokens, checked, fingerprinted and memory-mapped.
 
-`Data.source` is the language reference inside Python, a Hugging Face dataset repo, or a path. Sources that hold tokens
-already are mapped where they lie; text is tokenised once, into `cache/corpora`, under the sha256 of what went in. No
-torch here: the agent prepares a corpus before a training process exists.
+`Data.source` is the language reference inside Python, a Hugging Face dataset repo, an S3 bucket, or a path. Sources
+that hold tokens already are mapped where they lie; text is tokenised once, into `cache/corpora`, under the sha256 of
+what went in. No torch here: the agent prepares a corpus before a training process exists.
 """
 
 import errno
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from farm.errors import BadCorpus, FarmError, StorageFull, Unreachable
+from farm.bucket import Bucket
+from farm.errors import BadCorpus, FarmError, StorageFull, StorageUnusable, Unreachable
 from farm.recipe import Data, Recipe, digest
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Scan(NamedTuple):
 def open_split(data: Data, split: str, cache: Path) -> np.ndarray:
     """The tokens of a split: uint16 [count], read-only, memory-mapped, fetched or tokenised on first use.
 
-    Raises: BadCorpus: it is not there or is damaged. Unreachable: it is neither cached nor to be fetched. StorageFull.
+    Raises: BadCorpus: it is not there or is damaged. Unreachable, StorageUnusable: it is neither cached nor to be
+    fetched. StorageFull.
     """
     span = _span(_locate(data, split, cache))
     return np.memmap(span.path, dtype=TOKEN, mode="r", offset=span.start, shape=(span.tokens,))
@@ -138,6 +140,8 @@ def _locate(data: Data, split: str, cache: Path) -> Path:
         return _python_reference(data, split, cache)
     if data.source.startswith("hf:"):
         return _hugging_face(data, split, cache)
+    if data.source.startswith("s3://"):
+        return _in_bucket(data, split, cache)
     source = Path(data.source).expanduser()
     if not source.is_absolute():
         raise BadCorpus(
@@ -194,6 +198,38 @@ def _files_of(split: str, names: list[str]) -> list[str]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+
+
+# A bucket
+
+
+def _in_bucket(data: Data, split: str, cache: Path) -> Path:
+    """The split below s3://bucket/prefix, brought into the cache once for as long as it does not change there.
+
+    Where the bucket cannot be reached, what was brought last: a checkpoint knows which tokens it was trained on.
+    """
+    bucket, folder = Bucket(data.source), cache / "s3" / digest({"uri": data.source})[:16]
+    try:
+        there = {found.name: found for found in bucket.objects("")}
+    except StorageUnusable:
+        if files := _brought(split, folder):
+            return _one_file(files, data, cache)
+        raise
+    if not (wanted := _files_of(split, [*there])):
+        raise BadCorpus(
+            f"{data.source} has no {split} split; it holds {_some([*there])}.",
+            remedy=f"Put {split}.safetensors, {split}.bin, or text as {split}*.parquet, .jsonl or .txt there.",
+        )
+    places = {name: folder / digest({"etag": there[name].etag, "bytes": there[name].bytes})[:16] for name in wanted}
+    files = [_made_once(places[name] / name, partial(bucket.read_into, name)) for name in wanted]
+    return _one_file(files, data, cache)
+
+
+def _brought(split: str, folder: Path) -> list[Path]:
+    """The files of the split that were brought last, by name; none where none was."""
+    newest_last = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime)
+    there = {path.relative_to(folder).as_posix().partition("/")[2]: path for path in newest_last}
+    return [there[name] for name in _files_of(split, [*there])]
 
 
 # Hugging Face

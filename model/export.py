@@ -66,10 +66,9 @@ def trained(checkpoint: Path, run: Run) -> GPT:
     return gpt
 
 
-def newest(folders: Iterable[Path], run: Run) -> tuple[Path, GPT] | None:
-    """The checkpoint of the highest step in `folders` that is whole and of `run`, and its network."""
-    found = [checkpoint for folder in folders for checkpoint in folder.glob("step-*")]
-    for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.name, reverse=True):
+def newest(checkpoints: Iterable[Path], run: Run) -> tuple[Path, GPT] | None:
+    """The first of `checkpoints`, which come highest step first, that is whole and of `run`, and its network."""
+    for checkpoint in checkpoints:
         with suppress(CheckpointInvalid):
             return checkpoint, trained(checkpoint, run)
     return None

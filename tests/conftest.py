@@ -1,11 +1,13 @@
 """A Redis of our own for the whole session, on a free port, empty for every test."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from redis import Redis
+from s3_server import BUCKET, S3Server, s3_server
 from waiting import wait_until
 
 from farm.queue import Queue
@@ -47,3 +49,18 @@ def redis(redis_url: str) -> Iterator[Redis]:
 def queue(redis: Redis) -> Queue:
     """A queue whose back-off is 1 ms at most."""
     return Queue(redis, PREFIX, backoff_seconds=0.001, backoff_limit_seconds=0.001)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server that belongs to these tests."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_uri(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty storage on that server, with the environment to reach it."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{secrets.token_hex(4)}"

@@ -146,14 +146,16 @@ def check_storage(here: Settings, published: Head) -> int:
 
     Raises: BadSetting: it is another one. StorageFull. FarmError: it cannot be written.
     """
-    store = Store(here.storage)
+    store = Store(here.storage, here.home / "work")
     theirs = f"{published.storage} on {published.host}"
-    mend = "Mount the head's here, and let FARM_STORAGE name it."
+    mend = (
+        "Let FARM_STORAGE name the head's." if store.bucket else "Mount the head's here, and let FARM_STORAGE name it."
+    )
     try:
         found = store.marker()
     except OSError as error:
         raise FarmError(f"the storage {here.storage} cannot be read: {error.strerror}.", remedy=mend) from None
-    if not here.storage.is_dir():
+    if not (store.bucket or store.is_local):
         raise BadSetting(f"the storage {here.storage} is not on {platform.node()}.", remedy=f"{mend} It is {theirs}.")
     if found is None:
         raise BadSetting(
@@ -167,4 +169,4 @@ def check_storage(here: Settings, published: Head) -> int:
             remedy=mend,
         )
     store.check()
-    return shutil.disk_usage(here.storage).free
+    return shutil.disk_usage(here.home if store.bucket else store.root).free

@@ -13,14 +13,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import ray
 
 from farm import ledger, settings
-from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, Unreachable, WorkerDied
+from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, StorageUnusable, Unreachable, WorkerDied
 from farm.machine import Machine
 from farm.planner import Plan, continued, plan
 from farm.queue import Queue
@@ -28,16 +28,18 @@ from farm.result import Outcome, Result
 from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
 from farm.settings import Settings
-from farm.store import Store
-from model.checkpoint import newest_valid
+from farm.store import LOG, Store
+from model.checkpoint import first_valid
 from model.corpora import prepare
 from workers import hardware
 from workers.heartbeat import keep
 from workers.launch import fit
 from workers.loop import STOP_FILE, Task
+from workers.mirror import Mirror
 from workers.probing import probed
 
-PATIENCE_SECONDS = 600.0  # with a Redis that is away
+PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
+LAST_SECONDS = 20.0  # the same, where a drain may wait for it, or little is lost
 Said = TypeVar("Said")
 
 
@@ -60,11 +62,12 @@ class _Agent:
 
     def __init__(self, here: Settings, queue: Queue, lease: Lease, job: str, node: str):
         self.queue, self.lease = queue, lease
-        self.store = Store(here.storage)
+        self.store = Store(here.storage, here.home / "work")
         self.cache = here.home / "cache"
         self.known = here.machines
         self.job, self.node = job, node
         self.folder = self.store.attempt_folder(lease.run_id, lease.epoch)
+        self.mirror = Mirror(self.store, lease.run_id, lease.epoch, self._point_at, self._note)
         self.end: FarmError | None = None  # why training must stop before its last step
         self.draining = threading.Event()
 
@@ -80,14 +83,30 @@ class _Agent:
             self.queue.acknowledge_cancel(self.lease)
             return 0
         status = self.queue.status(self.lease.run_id)
-        with _copied_to(self.folder / "log.txt"), self._heart(status.run):
-            try:
-                return self._attempt(status.run, status.study)
-            except FarmError as error:
-                return self._fail(error)
-            except Exception as error:
-                traceback.print_exc()
-                return self._fail(WorkerDied(f"{type(error).__name__}: {error}"))
+        try:
+            self.store.check()
+            self.store.forget_stale_copies()
+        except FarmError as error:
+            return self._fail(error)
+        with _copied_to(self.folder / LOG), self._heart(status.run):
+            code = self._closed(status.run, status.study)
+        self._leave()
+        return code
+
+    def _closed(self, run: Run, study: str) -> int:
+        """The attempt, whatever becomes of it."""
+        try:
+            return self._attempt(run, study)
+        except FarmError as error:
+            return self._fail(error)
+        except Exception as error:
+            traceback.print_exc()
+            return self._fail(WorkerDied(f"{type(error).__name__}: {error}"))
+
+    def _leave(self) -> None:
+        """Send the end of the log after the rest, and remove the copies here of what is in the bucket now."""
+        if self._is_settled(LAST_SECONDS) and not isinstance(self.end, LeaseLost):  # its successor may be here, too
+            self.store.forget_copies(self.lease.run_id, self.lease.epoch)
 
     def _attempt(self, run: Run, study: str) -> int:
         if result := self.store.result(run.id):
@@ -101,6 +120,7 @@ class _Agent:
         split = plan(run.recipe, machine)
         source = self._newest(run, split)
         split = self._continued(source, split, machine)
+        self.store.bring(run.id, ledger.FILE)  # after the choice: no checkpoint is ahead of its ledger
         threads = machine.threads or max(1, hardware.cores() // split.world)
         attempt = Attempt(
             run_id=run.id,
@@ -115,9 +135,11 @@ class _Agent:
         self.store.begin(run, attempt, study)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
-            outcome = fit(self._task(run, split, attempt, threads), machine, self.node, str(self.folder / "ray"))
+            with self.mirror:
+                outcome = fit(self._task(run, split, attempt, threads), machine, self.node, str(self.folder / "ray"))
         except BaseException as error:
-            self.store.end(attempt.model_copy(update=_ending("failed", error)))
+            self._is_settled(LAST_SECONDS)
+            self._end(attempt, "failed", error)
             raise
         return self._close(run, split, machine, attempt, outcome)
 
@@ -135,13 +157,13 @@ class _Agent:
             resume_epoch=source.epoch if source else None,
             data_fingerprint=prepare(run.recipe, self.cache),
             threads=threads,
+            is_mirrored=self.store.bucket is not None,
         )
 
     def _newest(self, run: Run, split: Plan) -> Checkpoint | None:
         """The newest checkpoint of any attempt that is whole and belongs to this run; says so when it is not the one
         that the queue points at."""
-        folder = self.store.folder(run.id)
-        found = newest_valid(sorted(folder.glob("*/checkpoints")), run, split)
+        found = first_valid(self.store.checkpoints(run.id), run, split)
         expected = self.queue.status(run.id).checkpoint
         if expected and (found is None or found.step < expected.step):
             used = found.step if found else 0
@@ -162,22 +184,51 @@ class _Agent:
     def _close(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> int:
         """Say what became of the attempt: to the run directory first, then to the queue."""
         if outcome.finished:
-            result = self._recorded(self._result(run, split, machine, attempt, outcome))
-            self.store.end(attempt.model_copy(update=_ending("succeeded")))
+            self.mirror.settle(PATIENCE_SECONDS)
+            result = _until_heard(lambda: self._recorded(self._result(run, split, machine, attempt, outcome)))
+            self._end(attempt, "succeeded")
             _until_heard(lambda: self.queue.finish(self.lease, result))
             print(f"Finished: test loss {result.test_loss:.6f} nats per token.")
         elif isinstance(self.end, Cancelled):
-            self.store.end(attempt.model_copy(update=_ending("cancelled")))
+            self._is_settled(LAST_SECONDS)
+            self._end(attempt, "cancelled")
             _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
             print(f"Cancelled at step {outcome.step}.")
         elif self.end is None and self.draining.is_set():
-            self.store.end(attempt.model_copy(update=_ending("released")))
+            self._is_settled(LAST_SECONDS)
+            self._end(attempt, "released")
             _until_heard(lambda: self.queue.release(self.lease, "drained"))
             print(f"Drained: step {outcome.step} is saved and the run is queued again.")
         else:
-            self.store.end(attempt.model_copy(update=_ending("lost", self.end)))
+            self._end(attempt, "lost", self.end)
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
         return 0
+
+    def _end(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
+        """Record how the attempt ended; the queue knows it too, so that a storage that is away now is only said."""
+        try:
+            self.store.end(attempt.model_copy(update=_ending(outcome, error)))
+        except FarmError as unwritten:
+            print(f"Not recorded: {unwritten}")
+
+    def _is_settled(self, seconds: float) -> bool:
+        """Whether all that this attempt wrote is in the storage, after trying for a while."""
+        try:
+            self.mirror.settle(seconds)
+        except FarmError as error:
+            print(f"Some of {self.folder} is on this node only: {error}")
+            return False
+        return True
+
+    def _note(self, event: str, detail: str) -> None:
+        """Say something about this attempt, in its log and among its events if Redis hears it."""
+        print(f"{event}: {detail}")
+        with suppress(LeaseLost, Unreachable):
+            self.queue.note(self.lease, event, detail)
+
+    def _point_at(self, checkpoint: Checkpoint) -> None:
+        with suppress(LeaseLost):
+            self.queue.checkpoint(self.lease, checkpoint)
 
     def _recorded(self, result: Result) -> Result:
         """The result as the run directory has it: an attempt that had lost its lease may have recorded first."""
@@ -228,7 +279,7 @@ class _Agent:
 
     def _result(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
         """The Result of a finished run: the ledger's sums, the outcome, and what the attempt knows of its node."""
-        lines = ledger.read(self.store.folder(run.id))
+        lines = self.store.lines(run.id)
         totals = ledger.totals(lines)
         if totals.steps != run.recipe.steps:
             raise WorkerDied(f"The ledger holds {totals.steps} steps, the recipe has {run.recipe.steps}.")
@@ -286,12 +337,12 @@ class _Agent:
 
 
 def _until_heard(say: Callable[[], Said]) -> Said:
-    """Say it until Redis hears it. The run directory has it already; this only saves a lease's time."""
+    """Say it until Redis, or the storage, hears it: a run that is done is not trained again for that."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return say()
-        except Unreachable:
+        except (Unreachable, StorageUnusable):
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)

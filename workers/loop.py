@@ -40,6 +40,7 @@ class Task(Frozen):
     resume_epoch: int | None = None
     data_fingerprint: str
     threads: int
+    is_mirrored: bool = Field(description="checkpoints count once they are in the bucket, and the agent says so")
 
 
 def loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
             resume_epoch=task.resume_epoch,
             control=home.signal if home else lambda: Signal.CONTINUE,
             observe=home.add if home else lambda line: None,
-            saved=home.saved if home else lambda step, path, sha256: None,
+            saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
             data_fingerprint=task.data_fingerprint,
         )
     finally:

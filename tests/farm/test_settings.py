@@ -28,6 +28,10 @@ def test_the_environment_beats_the_folder_which_beats_the_user(files: tuple[Path
     assert (str(here.home), here.redis_url, str(here.storage)) == ("/environment", "redis://folder", "/user-storage")
 
 
+def test_a_bucket_is_a_storage(files: tuple[Path, Path]) -> None:
+    assert load({"FARM_STORAGE": "s3://my-bucket/a/farm/"}, files).storage == "s3://my-bucket/a/farm"
+
+
 def test_an_empty_variable_says_nothing(files: tuple[Path, Path]) -> None:
     assert load({"FARM_REDIS_URL": ""}, files).redis_url is None
 
@@ -59,7 +63,10 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
         ("home = ['x']", "farm.toml: home: must be text"),
         ("a = " + "[" * 5000, "farm.toml: .*Mend or remove it"),
         ("a = " + "9" * 5000, "farm.toml: .*Mend or remove it"),
-        ("storage = 's3://bucket/x'", r"storage = 's3://bucket/x' is a URL, not a folder\. .* FARM_STORAGE"),
+        ("storage = 'gs://bucket/x'", r"storage is a 'gs' URI that is not s3://bucket/prefix\. Set FARM_STORAGE"),
+        ("storage = 's3://key:secret@bucket/x'", r"storage is a 's3' URI that .* go into AWS_\* variables\.$"),
+        ("storage = 's3://bucket/../x'", "storage is a 's3' URI that is not"),
+        ("home = 's3://bucket/x'", r"home = 's3://bucket/x' is a URL, not a folder\. .* FARM_HOME"),
         ("storage = '~nobody-here/x'", "there is no such user"),
     ],
 )

@@ -19,8 +19,16 @@ from farm.store import Store
 RUN = tiny_study().runs()[1]
 
 
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Every promise holds of both kinds of storage."""
+    if request.param == "folder":
+        return Store(tmp_path / "storage")
+    return Store(request.getfixturevalue("s3_uri"), tmp_path / "work")
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def folder_store(tmp_path: Path) -> Store:
     return Store(tmp_path / "storage")
 
 
@@ -29,6 +37,8 @@ def attempt(run: Run = RUN, epoch: int = 1, **changes) -> Attempt:
 
 
 def files(store: Store) -> list[str]:
+    if store.bucket:
+        return sorted(entry.name for entry in store.bucket.objects(""))
     return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
 
 
@@ -57,14 +67,16 @@ def test_a_recipe_is_read_back_as_it_was(store: Store, recipe: Recipe) -> None:
     run = Run(arm="a", recipe=recipe, seeds=Seeds(init=2**63 - 1), machine="cpu", policy=Policy(priority=-3))
     store.begin(run, attempt(run), "study")
     assert store.run(run.id) == run
-    table = tomllib.loads((store.folder(run.id) / "recipe.toml").read_text())
+    table = tomllib.loads((store.records.get(f"runs/{run.id}/recipe.toml") or b"").decode())
     assert (table["study"], table["recipe"]["train"]["batch"]) == ("study", 96), "a person can read it too"
 
 
 def test_a_directory_of_another_run_is_a_conflict(store: Store) -> None:
     store.begin(RUN, attempt())
     other = RUN.model_copy(update={"recipe": Recipe()})
-    (store.root / "runs" / RUN.id).rename(store.root / "runs" / other.id)
+    content = store.records.get(f"runs/{RUN.id}/recipe.toml")
+    assert content
+    store.records.put(f"runs/{other.id}/recipe.toml", content)
     with pytest.raises(Conflict, match="is of another run"):
         store.begin(other, attempt(other))
 
@@ -96,10 +108,10 @@ def test_of_many_who_record_at_once_one_wins(store: Store) -> None:
 def test_a_damaged_record_is_named(store: Store) -> None:
     store.begin(RUN, attempt())
     store.record(result(RUN, 3.0))
-    for name, read in (("result.json", store.result), ("1/attempt.json", store.attempts), ("recipe.toml", store.run)):
-        path = store.folder(RUN.id) / name
-        path.write_bytes(path.read_bytes()[:-20])
-        with pytest.raises(CheckpointInvalid, match=f"{path} is damaged"):
+    for file, read in (("result.json", store.result), ("1/attempt.json", store.attempts), ("recipe.toml", store.run)):
+        name = f"runs/{RUN.id}/{file}"
+        store.records.put(name, (store.records.get(name) or b"")[:-20])
+        with pytest.raises(CheckpointInvalid, match=f"{store.uri}/{name} is damaged"):
             read(RUN.id)
 
 
@@ -112,6 +124,7 @@ def test_nothing_leaves_the_root(store: Store, run_id: str) -> None:
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "runs/../../x", "link/x"])
 def test_no_path_of_a_checkpoint_leads_out_of_the_root(store: Store, path: str) -> None:
     store.check()
+    store.root.mkdir(parents=True, exist_ok=True)
     (store.root / "link").symlink_to("/etc")
     with pytest.raises(CheckpointInvalid, match="outside the storage root"):
         store.path(path)
@@ -127,7 +140,15 @@ def test_a_run_nobody_began_is_not_found(store: Store) -> None:
 
 def test_storage_that_can_be_written_passes_the_check(store: Store) -> None:
     store.check()
-    assert list(store.root.iterdir()) == []
+    assert files(store) == list(store.root.iterdir()) == []
+
+
+def test_a_storage_has_one_name_for_all_who_reach_it(store: Store, tmp_path: Path) -> None:
+    assert store.marker() is None
+    with ThreadPoolExecutor(4) as pool:
+        names = set(pool.map(lambda _: store.mark(), range(4)))
+    assert names == {store.marker()}
+    assert Store(tmp_path / "another").mark() not in names
 
 
 def test_storage_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
@@ -137,8 +158,9 @@ def test_storage_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
             Store(root).check()
 
 
-def test_a_full_disk_is_storage_full_and_leaves_no_half_file(store: Store) -> None:
+def test_a_full_disk_is_storage_full_and_leaves_no_half_file(folder_store: Store) -> None:
     """With a limit on the size of files, in a process of its own."""
+    store = folder_store
     code = f"""
 import sys
 sys.path.insert(0, "tests")
@@ -163,11 +185,10 @@ except StorageFull as error:
     assert files(store) == []
 
 
-def a_checkpoint(store: Store, run: Run, epoch: int, step: int) -> Path:
-    folder = store.attempt_folder(run.id, epoch) / "checkpoints" / f"step-{step:08d}"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}")
-    return folder
+def a_checkpoint(store: Store, run: Run, epoch: int, step: int) -> str:
+    name = f"runs/{run.id}/{epoch}/checkpoints/step-{step:08d}"
+    store.records.put(f"{name}/manifest.json", b"{}")
+    return name
 
 
 def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -> None:
@@ -201,7 +222,7 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     }
     pointer = statuses[resumable].checkpoint
     assert pointer is not None
-    assert (pointer.step, pointer.epoch, store.path(pointer.path)) == (10, 2, newest)
+    assert (pointer.step, pointer.epoch, pointer.path) == (10, 2, newest)
     assert statuses[running].epoch == 7, "whoever still trains it has a dead epoch"
     assert queue.study("tiny") == study
     assert store.reindex(queue) == 0

@@ -307,12 +307,12 @@ REFUSED = {
     "a corpus that no node has": (
         HEAD + "[baseline.data]\nsource = 'tokens/here'",
         "arm baseline: data.source = 'tokens/here' is no corpus."
-        " Use 'builtin:python-reference', 'hf:OWNER/NAME', or a full path that every node sees.",
+        " Use 'builtin:python-reference', 'hf:OWNER/NAME', 's3://BUCKET/PREFIX', or a full path that every node sees.",
     ),
     "a built-in corpus that is none": (
         HEAD + "[interventions.x]\ndata.source = 'builtin:shakespeare'",
         "arm x: data.source = 'builtin:shakespeare' is no corpus."
-        " Use 'builtin:python-reference', 'hf:OWNER/NAME', or a full path that every node sees.",
+        " Use 'builtin:python-reference', 'hf:OWNER/NAME', 's3://BUCKET/PREFIX', or a full path that every node sees.",
     ),
     "a table twice": (
         HEAD + HEAD,

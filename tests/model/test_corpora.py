@@ -25,7 +25,8 @@ from safetensors.numpy import save, save_file
 from waiting import wait_until
 
 from farm import study
-from farm.errors import BadCorpus, StorageFull, Unreachable
+from farm.bucket import Bucket
+from farm.errors import BadCorpus, StorageFull, StorageUnusable, Unreachable
 from farm.recipe import Data, Recipe
 from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding, open_split, prepare
 
@@ -87,6 +88,45 @@ def test_an_unknown_built_in_corpus_or_split_is_refused(tmp_path):
 def test_the_demo_fits_its_corpus(tmp_path):
     runs = study.load(ROOT / "examples" / "demo.toml").runs()
     assert len({prepare(run.recipe, tmp_path) for run in runs}) == 1  # one fingerprint: all arms read the same tokens
+
+
+# A bucket
+
+
+@pytest.fixture
+def bucket(s3_uri, tmp_path):
+    bucket = Bucket(s3_uri)
+    for split, count in (("train", 1000), ("val", 100)):
+        bucket.put(f"{split}.bin", tokens_of(count, seed=count).tobytes())
+    return bucket
+
+
+def test_a_bucket_is_brought_once_for_as_long_as_it_does_not_change(bucket, tmp_path, monkeypatch):
+    data, reads = Data(source=bucket.uri), []
+    read_into = Bucket.read_into
+    monkeypatch.setattr(Bucket, "read_into", lambda self, name, file: (reads.append(name), read_into(self, name, file)))
+    for _ in range(2):
+        assert np.array_equal(open_split(data, "train", tmp_path), tokens_of(1000, seed=1000))
+        assert np.array_equal(open_split(data, "validation", tmp_path), tokens_of(100, seed=100))
+    assert reads == ["train.bin", "val.bin"]
+    bucket.put("train.bin", tokens_of(900).tobytes())
+    assert np.array_equal(open_split(data, "train", tmp_path), tokens_of(900))
+
+
+def test_a_bucket_that_is_away_is_read_from_the_cache_or_named(bucket, tmp_path, monkeypatch):
+    data = Data(source=bucket.uri)
+    open_split(data, "train", tmp_path)
+    bucket.put("train.bin", tokens_of(900).tobytes())
+    open_split(data, "train", tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", NOWHERE)
+    assert np.array_equal(open_split(data, "train", tmp_path), tokens_of(900)), "what was brought last"
+    with pytest.raises(StorageUnusable, match=f"{bucket.uri} cannot be reached at {NOWHERE}"):
+        open_split(data, "validation", tmp_path)
+
+
+def test_a_bucket_without_the_split_says_what_it_holds(bucket, tmp_path):
+    with pytest.raises(BadCorpus, match=rf"{bucket.uri} has no test split; it holds train.bin, val.bin"):
+        open_split(Data(source=bucket.uri), "test", tmp_path)
 
 
 # Files of tokens

@@ -80,13 +80,14 @@ def study_text(name: str, **changes: Any) -> str:
 class Farm:
     """The farm under test, as a person at a terminal has it, and as its queue sees it."""
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, storage: str | None = None):
         self.home = home
         self.command = [str(FARM)]
-        self.settings = Settings(home=home, storage=home / "storage")
-        self.store = Store(self.settings.storage)
+        self.settings = Settings(home=home, storage=storage or home / "storage")
+        self.store = Store(self.settings.storage, home / "read")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("FARM_", "RAY_"))}
         self.environment |= {"FARM_HOME": str(home), "HOME": str(home)}
+        self.environment |= {"FARM_STORAGE": storage} if storage else {}
 
     def run(self, *words: str, code: int = 0, seconds: float = 500) -> subprocess.CompletedProcess[str]:
         """Run `farm WORDS` and check its exit code."""
@@ -135,6 +136,18 @@ class Farm:
             assert queue.status(run_id).state is State.RUNNING
             return queue.status(run_id)
 
+    def wait_for_event(self, run_id: str, event: str, seconds: float = 100) -> None:
+        """Wait until something was noted of a run."""
+        with self.queue() as queue:
+            seen = f"{run_id} has the event {event}"
+            wait_until(lambda: event in [found["event"] for found in queue.events(run_id)], seen, seconds)
+
+    def wait_for_step(self, run_id: str, step: int, seconds: float = 100) -> Status:
+        """Wait until the curve of a run has reached a step."""
+        with self.queue() as queue:
+            wait_until(lambda: queue.curve(run_id)[-1].step >= step, f"{run_id} is at step {step}", seconds)
+            return queue.status(run_id)
+
     def agent(self, run_id: str) -> psutil.Process:
         """The process that drives the running attempt of `run_id`."""
         for process in self._own_processes():
@@ -145,13 +158,13 @@ class Farm:
 
     def trainer(self, run_id: str) -> psutil.Process:
         """The worker process of `run_id` that writes its ledger: rank 0."""
-        folder = str(self.store.folder(run_id))
+        folder = f"{self.home}/"
         for process in self._own_processes():
             try:
                 paths = [file.path for file in process.open_files()]
             except psutil.Error:
                 continue
-            if any(path.startswith(folder) and path.endswith("ledger.jsonl") for path in paths):
+            if any(path.startswith(folder) and path.endswith("/ledger.jsonl") and run_id in path for path in paths):
                 return process
         raise AssertionError(f"nobody writes the ledger of {run_id}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.errors import BadSetting, Conflict, FarmError
+from farm.errors import BadSetting, Conflict, FarmError, Unreachable
 from farm.settings import Settings
 from workers import embedded
 from workers.serve import _alone
@@ -29,6 +29,12 @@ def test_why_it_did_not_start_comes_with_its_own_exit_code_and_no_time_stamp(her
         embedded.up(here, units={"8xa100m40": 1})
     assert str(caught.value).startswith("The farm did not start: --machine 8xa100m40 is 8 x A100")
     assert "ERROR" not in str(caught.value)
+
+
+def test_a_bucket_that_this_machine_cannot_use_is_named_at_start(here: Settings, s3_uri: str) -> None:
+    with pytest.raises(Unreachable) as caught:
+        embedded.up(here.model_copy(update={"storage": "s3://not-there/farm"}))
+    assert str(caught.value).startswith("The farm did not start: s3://not-there/farm is in no bucket that exists. Make")
 
 
 def test_a_home_holds_one_farm(here: Settings) -> None:

@@ -1,0 +1,102 @@
+"""Records as files below a folder: on one machine, or on NFS that every node mounts.
+
+Files are written under another name, flushed and renamed, so that a reader never sees half of one.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from farm.errors import StorageUnusable
+from farm.ledger import storage_errors
+
+
+class Folder:
+    """A storage that is a folder. Names are relative paths, with '/' between their parts."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @property
+    def uri(self) -> str:
+        return str(self.root)
+
+    def get(self, name: str) -> bytes | None:
+        """A record, or None where there is none."""
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a record all at once, over an older one.
+
+        Raises: StorageFull
+        """
+        path = self._made(name)
+        _draft(path, content).replace(path)
+        _flush(path.parent)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a record all at once unless there is one of that name; whether it was written.
+
+        Raises: StorageFull
+        """
+        path = self._made(name)
+        draft = _draft(path, content)
+        try:
+            with storage_errors(path):
+                os.link(draft, path)  # unlike rename, fails when the name is taken
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+        _flush(path.parent)
+        return True
+
+    def names(self, folder: str) -> list[str]:
+        """What lies directly below `folder`, in order; nothing where it is not there."""
+        path = self.root / folder
+        return sorted(name for name in os.listdir(path) if not name.startswith(".")) if path.is_dir() else []
+
+    def check(self) -> None:
+        """Make sure that records can be written here, by writing one.
+
+        Raises: StorageFull. StorageUnusable: says why not, and what to do.
+        """
+        probe = f".check-{secrets.token_hex(4)}"
+        try:
+            self.create(probe, b"farm")
+            (self.root / probe).unlink()
+        except OSError as error:
+            raise StorageUnusable(
+                f"the storage {self.root} cannot hold records: {error.strerror}.",
+                remedy="Set FARM_STORAGE to a folder that every node may write, on a file system with hard links.",
+            ) from None
+
+    def _made(self, name: str) -> Path:
+        path = self.root / name
+        with storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _draft(path: Path, content: bytes) -> Path:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with storage_errors(path), draft.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return draft
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # of a folder: the names in it
+    finally:
+        os.close(descriptor)

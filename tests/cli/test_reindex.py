@@ -1,0 +1,79 @@
+"""`farm reindex`: Redis is the index, the run directories are the record."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from results import result, tiny_study
+
+from farm.run import Attempt
+from farm.store import Store
+
+from .conftest import Farm
+
+FINISHED, RUNNING = tiny_study().runs()[:2]
+
+
+def recorded(store: Store) -> None:
+    """A finished run and one that was training."""
+    for run in (FINISHED, RUNNING):
+        store.begin(run, Attempt(run_id=run.id, epoch=1, worker="w", started=1.0), "tiny")
+    store.record(result(FINISHED, 3.25))
+    store.keep(tiny_study())
+
+
+def check(farm: Farm, uri: str) -> None:
+    answer = farm("reindex")
+    assert answer.rows == [{"storage": uri, "brought_back": "9", "runs": "9"}]
+    assert [row["test_loss_mean"] for row in farm("table", "tiny").rows] == ["3.25"]
+    states = [row["state"] for row in farm("runs", "tiny").rows]
+    assert (states.count("succeeded"), states.count("queued")) == (1, 8)
+    assert farm("reindex").rows == [{"storage": uri, "brought_back": "0", "runs": "9"}]
+
+
+def test_a_lost_redis_is_rebuilt_from_a_folder(farm: Farm) -> None:
+    recorded(farm.store)
+    check(farm, str(farm.store.root))
+
+
+def test_a_lost_redis_is_rebuilt_from_a_bucket(farm: Farm, s3_uri: str, tmp_path: Path) -> None:
+    recorded(Store(s3_uri, tmp_path / "work"))
+    farm.environment["FARM_STORAGE"] = s3_uri
+    check(farm, s3_uri)
+
+
+def test_a_storage_without_runs_is_no_error_and_is_said(farm: Farm) -> None:
+    answer = farm("reindex")
+    assert (answer.code, answer.rows[0]["runs"]) == (0, "0")
+    assert "Is FARM_STORAGE the farm's storage?" in answer.err
+
+
+def test_a_bucket_that_cannot_be_used_is_named_by_every_command_that_needs_it(farm: Farm, s3_uri: str) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    farm.environment |= {"FARM_STORAGE": s3_uri, "AWS_SECRET_ACCESS_KEY": "hunter2"}
+    for words in (["reindex"], ["logs", claim.run.id], ["doctor"]):
+        answer = farm(*words)
+        assert "does not know this node's AWS credentials" in answer.err + answer.out, words
+        assert "hunter2" not in answer.err + answer.out
+    assert farm("reindex").code == 5
+    assert farm("show", claim.run.id).code == 0, "what Redis knows can be read without the bucket"
+    assert farm("table", "tiny").code == 0
+
+
+def test_logs_and_show_read_from_a_bucket_and_leave_no_copy(
+    farm: Farm, s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(s3_uri, tmp_path / "work")
+    farm.put(init=(42,))
+    claim = farm.claim()
+    store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+    store.records.put(f"runs/{claim.run.id}/1/log.txt", b"said so\n")
+    farm.environment["FARM_STORAGE"] = s3_uri
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    assert farm("logs", claim.run.id).out == "said so\n"
+    shown = {row["what"]: row["value"] for row in farm("show", claim.run.id).rows}
+    assert shown["folder"] == f"{s3_uri}/runs/{claim.run.id}"
+    assert shown["attempt 1"] == "running on w"
+    assert not list((tmp_path / "tmp").iterdir())
