@@ -115,17 +115,18 @@ class _Agent:
         self.store.begin(run, attempt, study)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
-            outcome = fit(self._task(run, split, attempt, threads), machine, self.node, str(self.folder / "ray"))
+            outcome = fit(self._task(run, study, split, attempt, threads), machine, self.node, str(self.folder / "ray"))
         except BaseException as error:
             self.store.end(attempt.model_copy(update=_ending("failed", error)))
             raise
         return self._close(run, split, machine, attempt, outcome)
 
-    def _task(self, run: Run, split: Plan, attempt: Attempt, threads: int) -> Task:
+    def _task(self, run: Run, study: str, split: Plan, attempt: Attempt, threads: int) -> Task:
         source = attempt.resumed_from
         print(f"Resuming from step {source.step} of attempt {source.epoch}." if source else "Starting at step 0.")
         return Task(
             run=run,
+            study=study,
             plan=split,
             lease=self.lease,
             folder=str(self.folder),
