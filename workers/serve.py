@@ -175,7 +175,8 @@ def _targets(home: Path) -> Iterator[None]:
     """Keep a link in `home` to Ray's list of what Prometheus may scrape, whose folder has another name every time."""
     link = home / TARGETS
     link.unlink(missing_ok=True)
-    link.symlink_to(Path(worker._global_node.get_session_dir_path()) / PROMETHEUS_SERVICE_DISCOVERY_FILE)
+    session = worker._global_node.get_session_dir_path()  # type: ignore[attr-defined]  # None until Ray is up
+    link.symlink_to(Path(session) / PROMETHEUS_SERVICE_DISCOVERY_FILE)
     try:
         yield
     finally:
