@@ -171,6 +171,12 @@ def test_a_prometheus_that_may_not_read_the_home_asks_the_dashboard(live, tmp_pa
         assert server.wait_for("ray_farm_loss")[0]["metric"]["run"] == live.run_id
 
 
+def test_what_ray_writes_for_grafana_is_at_a_path_that_stays(live):
+    written = live.farm.home / "metrics" / "grafana"
+    assert f"provisioning = {written}/provisioning" in (written / "grafana.ini").read_text()
+    assert list(written.glob("dashboards/*.json"))
+
+
 def test_the_gauges_of_a_run_that_is_over_are_soon_gone(live):
     """Ray drops them 20 s after they were set last."""
     live.prometheus.wait_for("ray_farm_step")
