@@ -19,7 +19,7 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
-tests: $(VENV)/test
+tests: $(VENV)/test $(BIN)/prometheus
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/test
@@ -43,6 +43,18 @@ $(VENV)/node: pyproject.toml
 $(VENV)/test: pyproject.toml
 	$(call install,all,test)
 	@touch $(VENV)/node
+
+# A test scrapes a farm with a real Prometheus: the machine's own, else Debian's package, unpacked here and not installed.
+# Lists of packages that are missing or stale are fetched anew, into a folder of ours: root is not needed.
+LISTS = -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD/cache
+FETCH = download -qq -o APT::Sandbox::User=root prometheus
+
+$(BIN)/prometheus: | $(VENV)/test
+	@own=$$(command -v prometheus) && ln -sf "$$own" $@ || { \
+	  mkdir -p $(VENV)/prometheus/lists/partial $(VENV)/prometheus/cache/archives/partial && cd $(VENV)/prometheus && \
+	  { apt-get $(FETCH) || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(FETCH); }; } && \
+	  dpkg -x prometheus_*.deb . && rm -rf lists cache *.deb && ln -sf ../prometheus/usr/bin/prometheus ../bin/; } || \
+	 { echo "No Prometheus, which make test needs. On Debian and Ubuntu: apt-get install prometheus; elsewhere see https://prometheus.io/download"; exit 1; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

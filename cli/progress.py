@@ -149,12 +149,13 @@ def newest(queue: Queue, status: Status) -> tuple[int, float | None]:
 
 def _progress() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),  # where it is narrow the bar gives way, not the numbers
         TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
     return Progress(*columns, console=console(stderr=True), transient=True)

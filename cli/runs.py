@@ -71,7 +71,7 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
         "submitted": status.submitted,
         "age_seconds": round(render.ago(status.submitted) or 0, 1),
         "attempts": status.attempts,
-        "why": explained(status, why),
+        "why": explained(status, why, trains=loss is not None),
     }
 
 
@@ -82,12 +82,12 @@ def reached(queue: Queue, status: Status) -> tuple[int, float | None]:
     return status.step, status.result.test_loss if status.result else None
 
 
-def explained(status: Status, why: Mapping[str, str]) -> str | None:
-    """Why a run waits or does not step yet, or why it failed."""
+def explained(status: Status, why: Mapping[str, str], *, trains: bool = True) -> str | None:
+    """Why a run waits or does not step yet (`trains` says whether it does), or why it failed."""
     if status.state is State.QUEUED:
         return why.get(status.run.id)
     if status.state is State.RUNNING:
-        return "being cancelled" if status.cancelling else None if status.job else "starting"
+        return "being cancelled" if status.cancelling else None if status.job and trains else "starting"
     if status.state is State.FAILED and status.causes:
         last = status.causes[-1]
         return f"{last.cause} at step {last.step:,}: {last.message}"

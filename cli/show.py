@@ -36,7 +36,13 @@ def show(run: RunName, as_json: Json = False) -> None:
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
         return
-    lines = [*_life(status, why, link), *_science(status), *_past(status, attempts), *_records(settings, status, curve)]
+    step = max(status.step, curve[-1].step) if curve else status.step  # the curve is ahead of the heartbeat
+    lines = [
+        *_life(status, step, why, link),
+        *_science(status),
+        *_past(status, attempts),
+        *_records(settings, status, curve),
+    ]
     render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
 
 
@@ -53,14 +59,14 @@ def dashboard_link(settings: Settings, status: Status) -> str | None:
     return f"{up.dashboard.rstrip('/')}/#/jobs/{quote(status.job, safe='')}" if up and status.job else None
 
 
-def _life(status: Status, why: str | None, link: str | None) -> Iterator[tuple[str, str]]:
+def _life(status: Status, step: int, why: str | None, link: str | None) -> Iterator[tuple[str, str]]:
     run = status.run
     yield "run", run.id
     yield "study", status.study
     yield "state", f"{status.state}{', being cancelled' if status.cancelling else ''}"
     if why:
         yield "why", why
-    yield "step", f"{status.step:,} of {run.recipe.steps:,}"
+    yield "step", f"{step:,} of {run.recipe.steps:,}"
     yield "submitted", f"{duration(ago(status.submitted))} ago"
     if status.started is not None:
         yield "started", f"{duration(ago(status.started))} ago"

@@ -37,6 +37,8 @@ def watch(name: Name = None, as_json: Json = False) -> None:
             return
         fetch = fetcher(open_queue, chosen)
         warn_if_down(settings, fetch())
+        if up := serving.facts(settings):
+            say(f"dashboard: {up.dashboard} (it asks for a token: farm status says where that is)")
         statuses = follow(open_queue, fetch)
         for status in statuses:
             _print(open_queue, status, as_json)

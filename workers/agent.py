@@ -135,19 +135,21 @@ class _Agent:
         self.store.begin(run, attempt, study)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
+            task = self._task(run, study, split, attempt, threads)
             with self.mirror:
-                outcome = fit(self._task(run, split, attempt, threads), machine, self.node, str(self.folder / "ray"))
+                outcome = fit(task, machine, self.node, str(self.folder / "ray"))
         except BaseException as error:
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "failed", error)
             raise
         return self._close(run, split, machine, attempt, outcome)
 
-    def _task(self, run: Run, split: Plan, attempt: Attempt, threads: int) -> Task:
+    def _task(self, run: Run, study: str, split: Plan, attempt: Attempt, threads: int) -> Task:
         source = attempt.resumed_from
         print(f"Resuming from step {source.step} of attempt {source.epoch}." if source else "Starting at step 0.")
         return Task(
             run=run,
+            study=study,
             plan=split,
             lease=self.lease,
             folder=str(self.folder),

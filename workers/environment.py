@@ -40,6 +40,7 @@ def environment(here: Settings, token: Path | None = None) -> dict[str, str]:
     FARM_REDIS_URL may hold a password, so it travels here and nowhere else.
     """
     own = {"FARM_HOME": str(here.home), "FARM_STORAGE": str(here.storage), "FARM_PYTHON": sys.executable}
+    own |= {"RAY_METRICS_OUTPUT_ROOT": str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {"FARM_REDIS_URL": here.redis_url} if here.redis_url else {}
     own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
     return os.environ | RAY | own

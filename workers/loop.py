@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import Field
 from ray import train as ray_train
-from ray.util.metrics import Gauge
+from ray.train.torch import get_device
 
 from farm import settings
 from farm.errors import LeaseLost, Unreachable
@@ -20,6 +20,7 @@ from farm.recipe import Frozen
 from farm.run import Checkpoint, Lease, Run
 from farm.server import session
 from model.train import Signal, train
+from workers.gauges import Gauges
 
 STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
 FLUSH_SECONDS = 1.0
@@ -31,6 +32,7 @@ class Task(Frozen):
     """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
 
     run: Run
+    study: str
     plan: Plan
     lease: Lease
     folder: str = Field(description="the attempt's folder")
@@ -84,7 +86,8 @@ class _Home:
         self._lock = threading.Lock()
         self._points: list[Point] = []
         self._checkpoint: Checkpoint | None = None
-        self._gauges = _gauges(task.run)
+        self._newest: Point | None = None
+        self._gauges = Gauges(task.run, task.study, get_device())
         self._printed = 0.0
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
@@ -145,7 +148,10 @@ class _Home:
             points, self._points = self._points, []
             checkpoint, self._checkpoint = self._checkpoint, None
         if points:
-            self._show(points[-1])
+            self._newest = points[-1]
+            self._print(points[-1])
+        if self._newest:
+            self._gauges.show(self._newest)
         try:
             if points:
                 queue.record(self._task.lease, points)
@@ -158,27 +164,9 @@ class _Home:
                 self._points = points + self._points
                 self._checkpoint = self._checkpoint or checkpoint
 
-    def _show(self, point: Point) -> None:
-        self._gauges["loss"].set(point.loss)
-        self._gauges["learning_rate"].set(point.lr)
-        self._gauges["tokens_per_second"].set(point.tokens_per_second)
-        if point.grad_norm is not None:
-            self._gauges["grad_norm"].set(point.grad_norm)
+    def _print(self, point: Point) -> None:
+        """A line in the log, now and then."""
         if time.monotonic() - self._printed > PRINT_SECONDS:
             self._printed = time.monotonic()
             at = f"step {point.step}/{self._task.run.recipe.steps}"
             print(f"{at}  loss {point.loss:.4f}  lr {point.lr:.3g}  {point.tokens_per_second:,.0f} tokens/s")
-
-
-def _gauges(run: Run) -> dict[str, Gauge]:
-    tags = {"run": run.id, "arm": run.arm, "machine": run.machine}
-    names = {
-        "loss": "Training loss of the newest step, nats per token",
-        "learning_rate": "Learning rate of the newest step",
-        "grad_norm": "Norm of the gradient before clipping",
-        "tokens_per_second": "Tokens per second of the newest step",
-    }
-    gauges = {name: Gauge(f"farm_{name}", description=text, tag_keys=tuple(tags)) for name, text in names.items()}
-    for gauge in gauges.values():
-        gauge.set_default_tags(tags)
-    return gauges

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import parameter
+from ray._private import parameter, worker
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
@@ -48,6 +49,7 @@ from workers.roster import Roster
 
 TURN_SECONDS = 0.25
 REGISTER_SECONDS = 10.0
+TARGETS = "prometheus-targets.json"
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
 
 log = logging.getLogger("farm")
@@ -109,7 +111,7 @@ def _serve(
     fleet = clusterfile.fleet(clusterfile.load(Path(autoscaling_config))) if autoscaling_config else None
     offered = {machine.name: count for machine, count in classes}
     token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-    with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard:
+    with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard, _targets(here.home):
         queue = Queue(redis)
         queue.install()
         queue.publish(_head(store))
@@ -188,6 +190,19 @@ def _ray(
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _targets(home: Path) -> Iterator[None]:
+    """Keep a link in `home` to Ray's list of what Prometheus may scrape, whose folder has another name every time."""
+    link = home / TARGETS
+    link.unlink(missing_ok=True)
+    session = worker._global_node.get_session_dir_path()  # type: ignore[attr-defined]  # None until Ray is up
+    link.symlink_to(Path(session) / PROMETHEUS_SERVICE_DISCOVERY_FILE)
+    try:
+        yield
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def _free_the_agents_port() -> None:

@@ -70,6 +70,15 @@ def test_a_claimed_run_that_no_agent_took_up_yet_is_starting(farm: Farm) -> None
     assert farm("runs").rows[0]["why"] == "starting"
 
 
+def test_a_run_whose_agent_has_not_trained_a_step_is_starting_still(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    assert farm("runs").rows[0]["why"] == "starting"
+    farm.curve(claim, 10.0, 9.5, 9.4)  # the heartbeat has told of step 1
+    assert farm("runs").rows[0]["why"] == ""
+    assert {row["what"]: row["value"] for row in farm("show", "cpu-baseline").rows}["step"] == "3 of 10"
+
+
 def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
     farm.put(init=(42,))
     claim = farm.claim()

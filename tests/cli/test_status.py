@@ -25,6 +25,7 @@ def announce(farm: Farm) -> Facts:
         storage=str(farm.store.root),
         started=time.time(),
         log="/serve.log",
+        token_path="/ray-token",
     )
     serving.announce(settings(farm), facts)
     return facts
@@ -45,6 +46,29 @@ def test_status_shows_a_farm_that_is_up(farm: Farm) -> None:
     assert rows["dashboard"] == facts.dashboard
     assert rows["units"] == "cpu x 2"
     assert farm("up").err.startswith("already up"), "and is not started twice"
+
+
+def test_status_says_where_the_dashboards_token_is_and_what_trains(farm: Farm) -> None:
+    announce(farm)
+    farm.put()
+    farm.curve(farm.claim(), 5.0, 4.5)
+    farm.claim()
+    lines = [line.split("\t") for line in farm("status").out.splitlines()]
+    assert ["token", "/ray-token holds what the dashboard asks for"] in lines
+    assert [value for what, value in lines if what == "trains"] == [
+        "tiny: baseline s42.23 on cpu, step 2 of 10, loss 4.5000",
+        "tiny: remove-dropout s42.23 on cpu, starting",
+    ]
+
+
+def test_status_on_a_machine_that_only_submits_shows_the_nodes_and_no_password(farm: Farm) -> None:
+    assert "@" in farm.environment["FARM_REDIS_URL"]
+    rows = {row["what"]: row["value"] for row in farm("status").rows}
+    assert rows["farm"] == "not served from this machine"
+    assert rows["nodes"] == "none: nothing trains now"
+    assert "@" not in rows["redis"]
+    farm.queue.register(BUILT_IN["cpu"], "node-1", 60)
+    assert {row["what"]: row["value"] for row in farm("status").rows}["nodes"] == "cpu x 1"
 
 
 def test_machines_say_where_they_are_known_from(farm: Farm) -> None:

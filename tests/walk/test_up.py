@@ -41,8 +41,10 @@ def servers(home: Path) -> list[psutil.Process]:
 def test_two_ups_at_once_are_one_farm_which_trains_and_outlives_its_redis(walk_farm, tmp_path):
     farm = walk_farm(tmp_path)
     both = [subprocess.Popen([*farm.command, "up"], env=farm.environment, cwd=tmp_path) for _ in range(2)]
+    targets = tmp_path / "prometheus-targets.json"
     try:
         assert [process.wait(timeout=200) for process in both] == [0, 0]
+        wait_until(targets.exists, "what Prometheus may scrape is listed", 30)
         wait_until(lambda: len(servers(tmp_path)) == 1, "one of the two farms has left")
         (run_id,) = farm.submit("crowded")
         redis = Server(tmp_path / "redis")
@@ -54,3 +56,4 @@ def test_two_ups_at_once_are_one_farm_which_trains_and_outlives_its_redis(walk_f
     finally:
         farm.run("down")
     assert servers(tmp_path) == []
+    assert not targets.is_symlink()
