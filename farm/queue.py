@@ -145,20 +145,21 @@ class Queue:
         Raises: Conflict: an arm of a study of that name was submitted with another recipe; says what differs.
         """
         runs = study.runs()
-        arms = {arm.name: canonical_json(arm.recipe) for arm in study.arms()}
+        arms = {name: canonical_json(recipe) for name, recipe in {run.arm: run.recipe for run in runs}.items()}
+        spelled = [_spelled(run) for run in runs]
         said, *details = self._call(
             "put",
             study.name,
             canonical_json(study),
             len(arms),
             *(text for arm in arms.items() for text in arm),
-            *(text for run in runs for text in _spelled(run)),
+            *(text for run in spelled for text in run),
         )
         if said == "arm":
             _refuse_arm(study.name, details[0], json.loads(details[1]), json.loads(arms[details[0]]))
         if said == "run":
             raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
-        states = dict(zip((run.id for run in runs), details[0], strict=True))
+        states = dict(zip((run_id for run_id, *_ in spelled), details[0], strict=True))
         return Put(
             new=tuple(run_id for run_id, state in states.items() if not state),
             known={run_id: State(state) for run_id, state in states.items() if state},
@@ -452,7 +453,7 @@ def _script(verb: str) -> _Script:
 
 def _spelled(run: Run) -> tuple[Any, ...]:
     """A run as put.lua and restore.lua read it."""
-    return run.id, run.digest, run.machine, run.arm, run.policy.priority, run.policy.attempts, canonical_json(run)
+    return run.id, run.digest, run.machine, run.arm, run.policy.priority, run.policy.attempts, run.model_dump_json()
 
 
 def _status(fields: list[Any]) -> Status:

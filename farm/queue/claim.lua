@@ -8,18 +8,13 @@
 
 local token, machine, worker, length = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local function answer(id)
-  local run = redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')
-  return { 'claimed', id, unpack(run) }
-end
-
 sweep()
 
 local given = redis.call('GET', key('claim', token))
 if given then
   local epoch, id = given:match('^(%d+) (.+)$')
   if holds(id, epoch) then
-    return answer(id)
+    return { 'claimed', id, unpack(redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')) }
   end
 end
 
@@ -28,16 +23,21 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf',
   redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
 end
 
-local id = redis.call('ZRANGE', key('queue', machine), 0, 0)[1]
+local id = redis.call('ZPOPMIN', key('queue', machine))[1]
 if not id then
   return { 'none' }
 end
-local epoch = redis.call('HINCRBY', key('run', id), 'epoch', 1)
-redis.call('ZREM', key('queue', machine), id)
-redis.call('ZADD', key('leases'), now + length, id)
-redis.call('HDEL', key('run', id), 'not_before')
-set(id, 'deadline', now + length, 'length', length, 'worker', worker, 'started', now)
-move(id, 'running')
+local epoch, spec, study, checkpoint, delayed =
+  unpack(redis.call('HMGET', key('run', id), 'epoch', 'spec', 'study', 'checkpoint', 'not_before'))
+epoch = epoch + 1
+local deadline = now + length
+redis.call('ZADD', key('leases'), deadline, id)
+if delayed then
+  redis.call('HDEL', key('run', id), 'not_before')
+end
+set(id, 'epoch', epoch, 'deadline', deadline, 'length', length, 'worker', worker, 'started', now, 'state', 'running')
+count('queued', -1)
+count('running', 1)
 redis.call('SET', key('claim', token), epoch .. ' ' .. id, 'PX', length)
 tell('claimed', id, epoch, worker)
-return answer(id)
+return { 'claimed', id, whole(epoch), whole(deadline), spec, study, checkpoint }
