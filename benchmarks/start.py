@@ -1,5 +1,5 @@
-"""How long from `farm submit` to the first optimiser step on a farm that is up, and from one run's last step to the next
-one's first? Against `ray job submit` of a TorchTrainer script, as one writes it, on the same Ray.
+"""How long from `farm submit` to the first optimiser step on a farm that is up, and from one run's last step to the
+next one's first? Against `ray job submit` of a TorchTrainer script, as one writes it, on the same Ray.
 
 Both sides are typed as a person would, train the same GPT on the same tokens for the same few steps, and evaluate and
 save at the end. They take turns on an otherwise idle farm. The script runs twice: with Ray Train's own defaults, and

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import typer
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet
 from farm import serving

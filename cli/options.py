@@ -7,13 +7,13 @@ import typer
 
 
 def _study_names(incomplete: str) -> list[str]:
-    from cli.connect import complete_study
+    from cli.access import complete_study
 
     return complete_study(incomplete)
 
 
 def _names(incomplete: str) -> list[str]:
-    from cli.connect import complete_any
+    from cli.access import complete_any
 
     return complete_any(incomplete)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 
 from cli import render
-from cli.connect import offered, queue
+from cli.access import offered, queue
 from cli.options import Json, StudyName
 from cli.progress import newest
 from cli.render import Column, Sheet, say

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet, ago, duration, say
 from farm import serving

@@ -26,6 +26,7 @@ FROZEN: dict[str, list[str]] = {
     "down": ["--json"],
     "status": ["--json"],
     "serve": [*SERVING, "--attach"],
+    "connect": ["HEAD", "--redis", "--ssh"],
     "join": ["HEAD", "--machine"],
     "plan": ["STUDY", "--json"],
     "submit": ["STUDY", "--wait", "--dry-run", "--json"],
