@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from typing import Literal
 
 from farm import serving
 from farm import settings as settings_
 from farm.errors import NotFound
 from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue, Status
-from farm.server import session, translated
+from farm.server import glance, session, translated
 from farm.settings import Settings
 
 
@@ -71,20 +72,22 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
 
 
 def complete_study(incomplete: str) -> list[str]:
-    """Study names, for the shell; only from a Redis that runs already."""
-    return [name for name in _names(runs=False) if name.startswith(incomplete)]
+    """Study names, for the shell."""
+    return _names("studies", incomplete)
 
 
-def complete_any(incomplete: str) -> list[str]:
-    """Study names and run ids, for the shell."""
-    return [name for name in _names(runs=True) if name.startswith(incomplete)]
+def complete_arm(incomplete: str, study: str | None) -> list[str]:
+    """Arms of the study, or of all, for the shell."""
+    return _names("arms", incomplete, study or "")
 
 
-def _names(runs: bool) -> list[str]:
-    with suppress(Exception):  # a shell that completes must not print errors
-        settings = settings_.load()
-        if settings.redis_url or serving.facts(settings):
-            with queue(settings) as found:
-                ids = [status.run.id for status in found.statuses()] if runs else []
-                return [*found.studies(), *ids]
+def complete_run(incomplete: str) -> list[str]:
+    """Run ids, for the shell."""
+    return _names("runs", incomplete)
+
+
+def _names(kind: Literal["studies", "arms", "runs"], incomplete: str, study: str = "") -> list[str]:
+    """From a Redis that answers at once; from any other nothing."""
+    with suppress(Exception), glance(settings_.load()) as redis:  # a shell that completes must not print errors
+        return Queue(redis).names(kind, incomplete, study)
     return []

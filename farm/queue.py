@@ -25,7 +25,7 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 from uuid import uuid4
 
 from pydantic import Field
@@ -330,6 +330,12 @@ class Queue:
         if not found:
             raise NotFound(f"no study {name!r}{_nearest(name, self.studies())}.", remedy="See `farm status`.")
         return _study(found[0])
+
+    def names(
+        self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
+    ) -> list[str]:
+        """At most `count` studies, arms (of one study or of all) or run ids that begin with `start`, for a shell."""
+        return sorted(self._call("names", kind, start, study, count))
 
     def counts(self) -> dict[State, int]:
         """How many runs are in each state, at one instant; they add up to `put_count` (Q9)."""

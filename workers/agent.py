@@ -34,8 +34,8 @@ from model.corpora import prepare
 from workers import hardware
 from workers.heartbeat import keep
 from workers.launch import fit
-from workers.loop import STOP_FILE, Task
 from workers.probing import probed
+from workers.task import STOP_FILE, Task
 
 PATIENCE_SECONDS = 600.0  # with a Redis that is away
 Said = TypeVar("Said")
@@ -115,7 +115,9 @@ class _Agent:
         self.store.begin(run, attempt, study)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
-            outcome = fit(self._task(run, split, attempt, threads), machine, self.node, str(self.folder / "ray"))
+            outcome = fit(
+                self._task(run, split, attempt, threads), machine, self.node, str(self.folder / "ray"), self.job
+            )
         except BaseException as error:
             self.store.end(attempt.model_copy(update=_ending("failed", error)))
             raise

@@ -30,7 +30,7 @@ FROZEN: dict[str, list[str]] = {
     "join": ["HEAD", "--machine"],
     "plan": ["STUDY", "--json"],
     "submit": ["STUDY", "--wait", "--dry-run", "--json"],
-    "runs": ["STUDY", "--json"],
+    "runs": ["STUDY", "--arm", "--json"],
     "show": ["RUN", "--json"],
     "logs": ["RUN", "-f", "--follow", "--json"],
     "watch": ["STUDY|RUN", "--json"],
