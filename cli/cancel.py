@@ -1,7 +1,7 @@
 """`farm cancel RUN|STUDY`"""
 
 from cli import render
-from cli.connect import is_study, queue, select
+from cli.access import is_study, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from farm.errors import Conflict

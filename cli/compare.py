@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from cli.show import kept_attempts

@@ -1,90 +1,150 @@
-"""The way in: settings, the queue behind them, and what a person may call a run or a study."""
+"""`farm connect HEAD`"""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from difflib import get_close_matches
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import Annotated, NamedTuple
+from urllib.parse import urlsplit
 
-from farm import serving
+import typer
+
+from cli.render import say
 from farm import settings as settings_
-from farm.errors import NotFound
-from farm.machine import BUILT_IN, Machine
-from farm.queue import Queue, Status
-from farm.server import session, translated
-from farm.settings import Settings
+from farm import tunnel
+from farm.errors import BadSetting, FarmError, NotFound, Refused, Unreachable
+from farm.server import connect as checked
+from farm.server import free_port, make_home
+
+OPTIONS = {
+    "ExitOnForwardFailure": "yes",
+    "ConnectTimeout": "15",
+    "ServerAliveInterval": "10",  # a lid that was closed is noticed after half a minute
+    "ServerAliveCountMax": "3",
+}
+CARD = "redis/server.json"  # of a farm's own Redis, in its home
+OPEN_SECONDS = 60.0  # somebody may have to type a passphrase
+LOOK_SECONDS = 0.1
+PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # before another try; the last one from then on
+
+Head = Annotated[str, typer.Argument(metavar="HEAD", help="Where ssh finds it: a host, user@host, or an alias.")]
+Far = Annotated[
+    str | None,
+    typer.Option("--redis", metavar="URL", help="The farm's Redis as HEAD sees it; left out, that of the farm there."),
+]
+Ssh = Annotated[str, typer.Option("--ssh", metavar="COMMAND", help="How to call ssh, e.g. 'ssh -p 2222'.")]
 
 
-@contextmanager
-def queue(settings: Settings | None = None) -> Iterator[Queue]:
-    """The queue of this farm; the embedded Redis is started if nobody else did.
+class Way(NamedTuple):
+    """From a port of this machine to the Redis of a farm."""
 
-    Raises: Unreachable, Refused: also when Redis goes away in between.
+    head: str
+    near: str
+    command: list[str]
+
+
+def connect(head: Head, redis: Far = None, ssh: Ssh = "ssh") -> None:
+    """Reach the farm of HEAD through ssh: the commands of this home use it until Ctrl-C.
+
+    Opens a tunnel from a port of this machine to the Redis there, and opens it again whenever it breaks.
     """
-    with session(settings or settings_.load()) as redis, translated(redis):
-        yield Queue(redis)
+    settings = settings_.load(through_tunnel=False)
+    if settings.redis_url:
+        raise BadSetting(
+            "FARM_REDIS_URL or a farm.toml names a Redis, which a tunnel would not change.", remedy="Unset it."
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ssh is stopped, too
+    make_home(settings.home)
+    way = _way(head, redis or _asked(head, ssh), ssh)
+    with tunnel.announced(settings.home, head, way.near):
+        _keep(way, f"commands with the home {settings.home} use it now; Ctrl-C closes it")
 
 
-def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
-    """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
-    registered = queue.machines() if queue else {}
-    return BUILT_IN | settings.machines | registered
+def _way(head: str, far: str, ssh: str) -> Way:
+    """Raises: BadSetting: `far` is not redis://."""
+    place = urlsplit(far)
+    if place.scheme != "redis" or not place.hostname:
+        raise BadSetting(
+            f"--redis: {place.scheme}://{place.hostname or ''} is not redis://HOST.",
+            remedy="The tunnel encrypts it all.",
+        )
+    port = free_port()
+    secret, at, _ = place.netloc.rpartition("@")
+    forward = f"127.0.0.1:{port}:{place.hostname}:{place.port or 6379}"
+    near = f"redis://{secret}{at}127.0.0.1:{port}{place.path or '/0'}"
+    return Way(head, near, [*_words(ssh), "-N", "-L", forward, head])
 
 
-def is_study(queue: Queue, name: str) -> bool:
-    """Whether `name` is a submitted study."""
-    return name in queue.studies()
+def _words(ssh: str) -> list[str]:
+    options = OPTIONS | ({} if sys.stdin.isatty() else {"BatchMode": "yes"})  # without a terminal nobody is asked
+    return [*shlex.split(ssh), *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
 
 
-def select(queue: Queue, name: str) -> list[Status]:
-    """The runs of the study `name`, or the one run whose id starts with it.
+def _asked(head: str, ssh: str) -> str:
+    """The Redis URL of the farm in the home of HEAD, which whoever may log in there may read.
 
-    Raises: NotFound: neither. Conflict: several runs start so.
+    Raises: NotFound, Refused, Unreachable
     """
-    studies = queue.studies()
-    if name in studies:
-        return queue.statuses(name)
+    command = [*_words(ssh), head, f'cat "${{FARM_HOME:-$HOME/.farm}}/{CARD}"']
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode == 255:  # ssh's own
+        raise _failed(head, done.stderr)
     try:
-        return [queue.status(name)]
-    except NotFound as error:
-        close = get_close_matches(name, studies, n=1)
-        if close:
-            raise NotFound(f"There is no run or study {name!r}.", remedy=f"Did you mean {close[0]!r}?") from None
-        raise error
+        return json.loads(done.stdout)["url"]
+    except (ValueError, KeyError, TypeError):
+        raise NotFound(
+            f"{head} has no farm of its own in ~/.farm.",
+            remedy="Say where its Redis is: --redis redis://:PASSWORD@HOST:PORT/0",
+        ) from None
 
 
-def newest_study(queue: Queue) -> str | None:
-    """The study that queued a run last, or None. Says on stderr which one that is, and what others there are."""
-    from cli.render import say
+def _keep(way: Way, hint: str) -> None:
+    """Hold the tunnel open until Ctrl-C.
 
-    newest_first = list(dict.fromkeys(status.study for status in reversed(queue.statuses())))
-    names = [*newest_first, *(name for name in queue.studies() if name not in newest_first)]
-    if names:
-        others = ", ".join(names[1:6]) + (", ..." if len(names) > 6 else "")
-        say(f"study {names[0]}" + (f" (others: {others})" if others else ""))
-    return names[0] if names else None
-
-
-def offered(settings: Settings, queue: Queue) -> dict[str, int]:
-    """Machine class -> living nodes that train it; classes without any are left out."""
-    nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
-    up = serving.facts(settings)
-    return (dict.fromkeys(up.units, 1) if up else {}) | nodes
-
-
-def complete_study(incomplete: str) -> list[str]:
-    """Study names, for the shell; only from a Redis that runs already."""
-    return [name for name in _names(runs=False) if name.startswith(incomplete)]
-
-
-def complete_any(incomplete: str) -> list[str]:
-    """Study names and run ids, for the shell."""
-    return [name for name in _names(runs=True) if name.startswith(incomplete)]
+    Raises: Refused, Unreachable: it could not be opened in the first place; later that is tried again.
+    """
+    failures, hints = 0, [hint]
+    while True:
+        with subprocess.Popen(way.command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as ssh:
+            try:
+                _until_open(ssh, way)
+                say(f"open: redis://127.0.0.1:{urlsplit(way.near).port} is the Redis of {way.head}")
+                while hints:
+                    say(hints.pop())
+                failures = 0
+                reason = str(_failed(way.head, ssh.communicate()[1]))
+            except FarmError as error:
+                if hints:
+                    raise
+                reason = str(error)
+            finally:
+                ssh.terminate()
+        pause = PAUSES[min(failures, len(PAUSES) - 1)]
+        failures += 1
+        say(f"closed: {reason} Trying again in {pause:g} s.")
+        time.sleep(pause)
 
 
-def _names(runs: bool) -> list[str]:
-    with suppress(Exception):  # a shell that completes must not print errors
-        settings = settings_.load()
-        if settings.redis_url or serving.facts(settings):
-            with queue(settings) as found:
-                ids = [status.run.id for status in found.statuses()] if runs else []
-                return [*found.studies(), *ids]
-    return []
+def _until_open(ssh: subprocess.Popen, way: Way) -> None:
+    """Raises: Refused, Unreachable: also when there is no Redis at the other end, or not with that password."""
+    port = urlsplit(way.near).port
+    deadline = time.monotonic() + OPEN_SECONDS
+    while ssh.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return checked(way.near).close()
+        time.sleep(LOOK_SECONDS)
+    ssh.terminate()
+    raise _failed(way.head, ssh.communicate()[1])
+
+
+def _failed(head: str, said: str | None) -> FarmError:
+    """What ssh said last, as an error of ours."""
+    lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
+    reason = lines[-1].rstrip(".") if lines else "it said nothing"
+    if "Permission denied" in reason or "Host key verification failed" in reason:
+        return Refused(f"ssh to {head}: {reason}.", remedy=f"Try: ssh {head}")
+    return Unreachable(f"ssh to {head} ended: {reason}.", remedy=f"Try: ssh {head}")

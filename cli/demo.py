@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json
 from cli.progress import finished_line, follow
 from cli.render import say

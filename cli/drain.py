@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json
 from cli.render import say
 from farm.errors import Unreachable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from farm import settings as settings_

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import clean, say
 from farm import settings as settings_

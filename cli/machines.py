@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import render
-from cli.connect import machines as known_machines
-from cli.connect import offered, queue
+from cli.access import machines as known_machines
+from cli.access import offered, queue
 from cli.options import Json
 from cli.render import Column, Sheet, say
 from farm import settings as settings_

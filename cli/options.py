@@ -7,15 +7,25 @@ import typer
 
 
 def _study_names(incomplete: str) -> list[str]:
-    from cli.connect import complete_study
+    from cli.access import complete_study
 
     return complete_study(incomplete)
 
 
-def _names(incomplete: str) -> list[str]:
-    from cli.connect import complete_any
+def _runs(incomplete: str) -> list[str]:
+    from cli.access import complete_run
 
-    return complete_any(incomplete)
+    return complete_run(incomplete)
+
+
+def _names(incomplete: str) -> list[str]:
+    return [*_study_names(incomplete), *_runs(incomplete)]
+
+
+def _arms(context: typer.Context, incomplete: str) -> list[str]:
+    from cli.access import complete_arm
+
+    return complete_arm(incomplete, context.params.get("study"))
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
@@ -23,8 +33,11 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (
 StudyName = Annotated[
     str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=_study_names)
 ]
+ArmName = Annotated[
+    str | None, typer.Option("--arm", metavar="ARM", help="Only the runs of this arm.", autocompletion=_arms)
+]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, or enough of its start.", autocompletion=_names)
+    str, typer.Argument(metavar="RUN", help="A run's id, or enough of its start.", autocompletion=_runs)
 ]
 RunOrStudy = Annotated[
     str, typer.Argument(metavar="RUN|STUDY", help="A run's id or its start, or a study.", autocompletion=_names)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cli import render
-from cli.connect import machines, queue
+from cli.access import machines, queue
 from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
 from farm import settings as settings_

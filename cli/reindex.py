@@ -1,7 +1,7 @@
 """`farm reindex`"""
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet, say
 from farm import settings as settings_

@@ -1,8 +1,8 @@
 """`farm retry RUN|STUDY`"""
 
 from cli import render
+from cli.access import is_study, queue, select
 from cli.cancel import COLUMNS
-from cli.connect import is_study, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Sheet, say
 from farm.errors import Conflict

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from cli import render
-from cli.connect import machines, offered, queue
-from cli.options import Json, StudyName
+from cli.access import machines, offered, queue
+from cli.options import ArmName, Json, StudyName
 from cli.progress import newest
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.budget import exhausted
+from farm.errors import NotFound
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.settings import Settings
@@ -27,7 +29,7 @@ COLUMNS = (
 )
 
 
-def runs(study: StudyName = None, as_json: Json = False) -> None:
+def runs(study: StudyName = None, arm: ArmName = None, as_json: Json = False) -> None:
     """List runs: state, step, loss, and why they wait.
 
     The loss is the test loss of a finished run, and the newest training loss of a running one.
@@ -38,12 +40,23 @@ def runs(study: StudyName = None, as_json: Json = False) -> None:
         if study:
             open_queue.study(study)
         chosen = open_queue.statuses(study) if study else everything
+        if arm:
+            chosen = of_arm(chosen, arm)
         why = waits(settings, open_queue, everything)
         rows = [row(open_queue, status, why) for status in chosen]
     if not rows:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
     if rows or as_json or not render.is_terminal():
         render.emit(Sheet("farm.runs/1", COLUMNS, rows), as_json=as_json)
+
+
+def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
+    """Raises: NotFound: names the nearest arm."""
+    found = [status for status in statuses if status.run.arm == arm]
+    if not found:
+        close = get_close_matches(arm, {status.run.arm for status in statuses}, n=1)
+        raise NotFound(f"no run of an arm {arm!r}{f'; did you mean {close[0]!r}?' if close else '.'}")
+    return found
 
 
 def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[str, str]:

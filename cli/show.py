@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cli import render
-from cli.connect import queue
+from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
 from cli.runs import explained, waits

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cli import render
-from cli.connect import offered, queue
+from cli.access import offered, queue
 from cli.options import Json
 from cli.progress import label, newest
 from cli.render import Column, Sheet, ago, duration, loss, say

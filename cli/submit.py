@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.connect import machines, offered, queue
+from cli.access import machines, offered, queue
 from cli.options import Json, StudyFile, Yes
 from cli.progress import follow
 from cli.render import Column, Sheet, say

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.connect import newest_study, queue
+from cli.access import newest_study, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Format, Sheet, say
 from farm.queue import Queue

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.connect import is_study, newest_study, queue, select
+from cli.access import is_study, newest_study, queue, select
 from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import say

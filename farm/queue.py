@@ -25,7 +25,7 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 from uuid import uuid4
 
 from pydantic import Field
@@ -158,20 +158,21 @@ class Queue:
         Raises: Conflict: an arm of a study of that name was submitted with another recipe; says what differs.
         """
         runs = study.runs()
-        arms = {arm.name: canonical_json(arm.recipe) for arm in study.arms()}
+        arms = {name: canonical_json(recipe) for name, recipe in {run.arm: run.recipe for run in runs}.items()}
+        spelled = [_spelled(run) for run in runs]
         said, *details = self._call(
             "put",
             study.name,
             canonical_json(study),
             len(arms),
             *(text for arm in arms.items() for text in arm),
-            *(text for run in runs for text in _spelled(run)),
+            *(text for run in spelled for text in run),
         )
         if said == "arm":
             _refuse_arm(study.name, details[0], json.loads(details[1]), json.loads(arms[details[0]]))
         if said == "run":
             raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
-        states = dict(zip((run.id for run in runs), details[0], strict=True))
+        states = dict(zip((run_id for run_id, *_ in spelled), details[0], strict=True))
         return Put(
             new=tuple(run_id for run_id, state in states.items() if not state),
             known={run_id: State(state) for run_id, state in states.items() if state},
@@ -348,6 +349,12 @@ class Queue:
         if not found:
             raise NotFound(f"no study {name!r}{_nearest(name, self.studies())}.", remedy="See `farm status`.")
         return _study(found[0])
+
+    def names(
+        self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
+    ) -> list[str]:
+        """At most `count` studies, arms (of one study or of all) or run ids that begin with `start`, for a shell."""
+        return sorted(self._call("names", kind, start, study, count))
 
     def counts(self) -> dict[State, int]:
         """How many runs are in each state, at one instant; they add up to `put_count` (Q9)."""
@@ -526,7 +533,7 @@ def _facts(node: Node) -> str:
 
 def _spelled(run: Run) -> tuple[Any, ...]:
     """A run as put.lua and restore.lua read it."""
-    return run.id, run.digest, run.machine, run.arm, run.policy.priority, run.policy.attempts, canonical_json(run)
+    return run.id, run.digest, run.machine, run.arm, run.policy.priority, run.policy.attempts, run.model_dump_json()
 
 
 def _status(fields: list[Any]) -> Status:

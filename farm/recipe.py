@@ -6,6 +6,7 @@ interventions are patches on it. How a machine does the work (world size, microb
 
 import hashlib
 import json
+from functools import lru_cache
 from math import ceil
 from typing import Annotated, Any, Literal, Self
 
@@ -162,7 +163,7 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """sha256 over the canonical JSON of every field, defaults included."""
-        return digest(self)
+        return _digest_of(self)
 
     def changes(self) -> dict[str, Any]:
         """Only what differs from the baseline, nested as in a study file."""
@@ -171,6 +172,11 @@ class Recipe(Frozen):
     def patched(self, patch: dict[str, Any]) -> "Recipe":
         """This recipe with `patch` (nested tables) laid over it, validated anew."""
         return Recipe.model_validate(merged(self.model_dump(), patch))
+
+
+@lru_cache(maxsize=1024)  # the runs of an arm share one recipe, and each asks for its digest several times
+def _digest_of(recipe: Recipe) -> str:
+    return digest(recipe)
 
 
 class Seeds(Frozen):

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,11 +22,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis import Redis
+from redis import Redis, SSLConnection
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
     RedisError,
@@ -39,9 +41,13 @@ from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
 from farm.settings import Settings
 
 OLDEST = (6, 2)
+NO_ANSWER = "Timeout connecting"  # to the call, or to the greeting of TLS
+NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")  # as OpenSSL says
 START_SECONDS = 60.0  # an empty server answers after 50 ms, a large AOF takes its time to load
 STOP_SECONDS = 60.0
 SOCKET_SECONDS = 15.0
+GREETING_SECONDS = 3.0  # for a TLS handshake, after plain words were refused
+GLANCE_SECONDS = 0.5  # a shell that completes does not wait longer
 RETRIES = 5  # 0.1 s doubling to 1 s: about 3 s in all, less than the time between two heartbeats
 PORTS = 3  # somebody may take a free port before Redis binds it
 
@@ -95,7 +101,7 @@ class Server:
         binary, was = find_binary(), urlsplit(self.url or "")
         password = was.password or secrets.token_urlsafe(24)
         ports = [was.port] if was.port else []
-        for port in [*ports, *(_free_port() for _ in range(PORTS))]:
+        for port in [*ports, *(free_port() for _ in range(PORTS))]:
             url = f"redis://:{password}@127.0.0.1:{port}/0"
             if self._launch(binary, port, password, url):
                 return url
@@ -177,7 +183,7 @@ def session(settings: Settings) -> Iterator[Redis]:
     Raises: Unreachable, Refused, BadSetting
     """
     if settings.redis_url:
-        with connect(settings.redis_url) as client:
+        with connect(settings.redis_url, settings.redis_ca) as client:
             yield client
         return
     server = Server(settings.home / "redis")
@@ -195,6 +201,19 @@ def session(settings: Settings) -> Iterator[Redis]:
                     server.stop()
 
 
+@contextmanager
+def glance(settings: Settings) -> Iterator[Redis]:
+    """As `session`, for who would rather have nothing than wait: tries once, checks nothing and starts nothing.
+
+    Raises: Unreachable, Refused, BadSetting
+    """
+    url = settings.redis_url or Server(settings.home / "redis").url
+    if url is None:
+        raise Unreachable("no farm has been up here.")
+    with _client(url, retries=0, seconds=GLANCE_SECONDS, authorities=settings.redis_ca) as client, translated(client):
+        yield client
+
+
 def revive(settings: Settings) -> None:
     """Start the embedded server again where it died while a session was open; a shared one is somebody else's care.
 
@@ -206,16 +225,24 @@ def revive(settings: Settings) -> None:
             server.start()
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, authorities: Path | None = None) -> Redis:
     """A client for the server at `url`, which was found alive, new enough, and set to keep what it acknowledges.
 
-    Raises: Unreachable: nobody answers there. Refused: the password is wrong. BadSetting: not a Redis URL, older than
-    6.2, or a configuration that may lose acknowledged writes.
+    A rediss:// server must show a certificate for its host name, signed by one of `authorities`, a file in PEM form, or
+    by one that this machine trusts.
+
+    Raises: Unreachable: nobody answers there. Refused: the password is wrong, or the certificate not to be trusted.
+    BadSetting: not a Redis URL, TLS on one side only, older than 6.2, or a configuration that may lose acknowledged
+    writes.
     """
+    if authorities is not None:
+        _check_authorities(authorities)
     try:
-        client = _client(url)
+        client = _client(url, authorities=authorities)
     except ValueError as error:
-        raise BadSetting(f"redis_url {shown(url)!r}: {error}.", remedy="Write redis://:PASSWORD@HOST:PORT/0.") from None
+        raise BadSetting(
+            f"redis_url {shown(url)!r}: {error}.", remedy="Write redis://:PASSWORD@HOST:PORT/0, or rediss:// for TLS."
+        ) from None
     try:
         with translated(client):
             _check(client)
@@ -240,7 +267,9 @@ def translated(client: Redis) -> Iterator[None]:
         ) from None
     except NoPermissionError as error:
         raise _not_permitted(client, error) from None
-    except (RedisConnectionError, RedisTimeoutError) as error:
+    except (RedisConnectionError, RedisTimeoutError, InvalidResponse) as error:
+        if reason := _mismatch(client, error):
+            raise reason from None
         raise Unreachable(
             f"no Redis answers at {address(client)}: {_said(error)}.",
             remedy="Is it running, and FARM_REDIS_URL right?",
@@ -262,11 +291,75 @@ def _not_permitted(client: Redis, error: Exception) -> Refused:
     )
 
 
+def _mismatch(client: Redis, error: Exception) -> FarmError | None:
+    """What is wrong between this end and the other where one of them speaks TLS; None if that is not it."""
+    place, said = address(client), str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = said.partition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".") or said
+        if "mismatch" in reason or "not valid for" in reason:
+            return Refused(
+                f"the certificate of {place} is another host's: {reason}.",
+                remedy="Write the name that it was made for in FARM_REDIS_URL.",
+            )
+        return Refused(
+            f"the certificate of {place} is not trusted here: {reason}.",
+            remedy="Set FARM_REDIS_CA to the file of the authority that signed it.",
+        )
+    if any(word in said for word in NOT_TLS) or (
+        _is_secure(client) and said.startswith(NO_ANSWER) and _speaks_plainly(client)
+    ):
+        return BadSetting(
+            f"{place} does not speak TLS.",
+            remedy="Write redis:// in FARM_REDIS_URL, or give that server a certificate.",
+        )
+    hung_up = isinstance(error, InvalidResponse) or "closed by server" in said or "reset by peer" in said
+    if hung_up and not _is_secure(client) and _speaks_tls(client):
+        return BadSetting(f"{place} speaks TLS only.", remedy="Write rediss:// in FARM_REDIS_URL.")
+    return None
+
+
+def _speaks_tls(client: Redis) -> bool:
+    """Whether whoever refused to talk plainly shakes hands by TLS. No secret is sent, whoever it is."""
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    with suppress(OSError), _called(client) as line, anybody.wrap_socket(line):
+        return True
+    return False
+
+
+def _speaks_plainly(client: Redis) -> bool:
+    """Whether whoever does not shake hands answers a PING, be it with "no password"."""
+    with suppress(OSError), _called(client) as line:
+        line.sendall(b"PING\r\n")
+        return line.recv(1) in (b"+", b"-")
+    return False
+
+
+def _called(client: Redis) -> socket.socket:
+    options = client.connection_pool.connection_kwargs
+    return socket.create_connection((options.get("host"), options.get("port", 6379)), timeout=GREETING_SECONDS)
+
+
+def _check_authorities(file: Path) -> None:
+    """Raises: BadSetting: no certificates in it."""
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # an SSLError is one
+        reason = error.strerror if error.filename or isinstance(error, FileNotFoundError) else "no certificate in it"
+        raise BadSetting(
+            f"redis_ca {str(file)!r}: {reason}.", remedy="Set FARM_REDIS_CA to a file in PEM form."
+        ) from None
+
+
+def _is_secure(client: Redis) -> bool:
+    return issubclass(client.connection_pool.connection_class, SSLConnection)
+
+
 def address(client: Redis) -> str:
     """Where a client connects to, without the password."""
     options = client.connection_pool.connection_kwargs
     place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"redis://{place}/{options.get('db') or 0}"
+    return f"redis{'s' * _is_secure(client)}://{place}/{options.get('db') or 0}"
 
 
 def shown(url: str) -> str:
@@ -282,10 +375,12 @@ class _Patience(Retry):
 
 
 def _is_away(error: Exception) -> bool:
-    return not isinstance(error, AuthenticationError)
+    final = ("CERTIFICATE_VERIFY_FAILED", NO_ANSWER, *NOT_TLS)  # to wait once for SOCKET_SECONDS is enough
+    return not isinstance(error, AuthenticationError) and not any(word in str(error) for word in final)
 
 
-def _client(url: str, retries: int = RETRIES, seconds: float | None = None) -> Redis:
+def _client(url: str, retries: int = RETRIES, seconds: float | None = None, authorities: Path | None = None) -> Redis:
+    trusted = {"ssl_ca_certs": str(authorities)} if authorities and url.startswith("rediss:") else {}
     return Redis.from_url(
         url,
         decode_responses=True,
@@ -294,6 +389,7 @@ def _client(url: str, retries: int = RETRIES, seconds: float | None = None) -> R
         health_check_interval=30,
         retry=_Patience(ExponentialWithJitterBackoff(cap=1.0, base=0.1), retries),
         protocol=2,  # with 3, a missing password is reported as a malformed HELLO
+        **trusted,
     )
 
 
@@ -354,7 +450,8 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from farm import tunnel
 from farm.bucket import URI
 from farm.errors import BadSetting
 from farm.machine import Machine
@@ -14,34 +15,44 @@ from farm.recipe import Frozen
 from farm.run import Name
 from farm.study import declared, explain
 
+VARIABLES = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "redis_ca": "FARM_REDIS_CA", "storage": "FARM_STORAGE"}
 FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
 
 
 class Settings(Frozen):
     """What the commands need to know before they can do anything.
 
-    `redis_url` None means the embedded farm under `home`. `storage`, under which run directories live, is a folder that
-    every node sees, or the URI of a bucket, s3://bucket/prefix.
+    `redis_url` None means the embedded farm under `home`. `redis_ca` is a file of certificates of which one must have
+    signed that of a rediss:// server; without it, those that this machine trusts count. `storage`, under which run
+    directories live, is a folder that every node sees, or the URI of a bucket, s3://bucket/prefix.
     """
 
     home: Path = Field(strict=False)
     redis_url: str | None = None
+    redis_ca: Path | None = Field(None, strict=False)
     storage: Path | str = Field(union_mode="left_to_right")
     machines: dict[Name, Machine] = {}
 
 
-def load(environ: dict[str, str] | None = None, files: tuple[Path, ...] = FILES) -> Settings:
+def load(
+    environ: dict[str, str] | None = None, files: tuple[Path, ...] = FILES, *, through_tunnel: bool = True
+) -> Settings:
     """The settings in force here: later `files` over earlier ones, FARM_* over both.
 
-    Raises: BadSetting: names the file or variable, the key and the value.
+    Where none of them names a Redis, it is the one that `farm connect` reaches from this home, if `through_tunnel`.
+
+    Raises: BadSetting: names the file or variable, the key and the value. Unreachable: the tunnel is closed.
     """
     environ = dict(os.environ) if environ is None else environ
     values: dict[str, Any] = {}
     for file in files:
         values |= {key: value for key, value in _read(file.expanduser()).items() if value != ""}
-    variables = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "storage": "FARM_STORAGE"}
-    values |= {key: environ[name] for key, name in variables.items() if environ.get(name)}
+    values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)}
     home = _folder("home", values.get("home", "~/.farm"))
+    if through_tunnel and "redis_url" not in values:
+        values["redis_url"] = tunnel.url(home)
+    if values.get("redis_ca"):
+        values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
     storage = _storage(values.get("storage", str(home / "storage")))
     machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
     return _validated(values | {"home": home, "storage": storage, "machines": machines}, "settings")
@@ -81,7 +92,7 @@ def _read(file: Path) -> dict[str, Any]:
     if unknown := values.keys() - Settings.model_fields.keys():
         known = ", ".join(Settings.model_fields)
         raise BadSetting(f"{file}: unknown key {min(unknown)!r}.", remedy=f"Known: {known}.")
-    for key in ("home", "storage", "redis_url"):
+    for key in VARIABLES:
         if not isinstance(values.get(key, ""), str):
             raise BadSetting(f"{file}: {key}: must be text, not {values[key]!r}.", remedy=f'Write {key} = "...".')
     if not isinstance(values.get("machines", {}), dict):

@@ -34,9 +34,9 @@ from model.corpora import prepare
 from workers import hardware
 from workers.heartbeat import keep
 from workers.launch import fit
-from workers.loop import STOP_FILE, Task
 from workers.mirror import Mirror
 from workers.probing import probed
+from workers.task import STOP_FILE, Task
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
 LAST_SECONDS = 20.0  # the same, where a drain may wait for it, or little is lost
@@ -137,7 +137,7 @@ class _Agent:
         try:
             task = self._task(run, study, split, attempt, threads)
             with self.mirror:
-                outcome = fit(task, machine, self.node, str(self.folder / "ray"))
+                outcome = fit(task, machine, self.node, str(self.folder / "ray"), self.job)
         except BaseException as error:
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "failed", error)

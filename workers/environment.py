@@ -42,6 +42,7 @@ def environment(here: Settings, token: Path | None = None) -> dict[str, str]:
     own = {"FARM_HOME": str(here.home), "FARM_STORAGE": str(here.storage), "FARM_PYTHON": sys.executable}
     own |= {"RAY_METRICS_OUTPUT_ROOT": str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {"FARM_REDIS_URL": here.redis_url} if here.redis_url else {}
+    own |= {"FARM_REDIS_CA": str(here.redis_ca)} if here.redis_ca else {}
     own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
     return os.environ | RAY | own
 

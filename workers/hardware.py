@@ -3,9 +3,11 @@
 import hashlib
 import os
 import platform
+import runpy
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,8 +110,6 @@ def local_classes() -> list[tuple[Machine, int]]:
 
 def hardware(machine: Machine, threads: int) -> Hardware:
     """What trained: this node, as a Result keeps it."""
-    import torch
-
     found = () if machine.is_cpu else gpus()
     return Hardware(
         host=platform.node(),
@@ -117,11 +117,17 @@ def hardware(machine: Machine, threads: int) -> Hardware:
         accelerators=machine.accelerators,
         memory_bytes=found[0].memory_bytes if found else memory_bytes(),
         driver=found[0].driver if found else None,
-        cuda=torch.version.cuda if found else None,
+        cuda=_cuda() if found else None,
         cpu=_cpu_name(),
         cores=cores(),
         threads=threads,
     )
+
+
+def _cuda() -> str | None:
+    """The CUDA that torch was built for, without importing torch, which takes seconds."""
+    spec = find_spec("torch")
+    return runpy.run_path(str(Path(spec.origin).with_name("version.py")))["cuda"] if spec and spec.origin else None
 
 
 def _cpu_name() -> str:

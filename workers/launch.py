@@ -1,29 +1,32 @@
-"""fit(task) -> Outcome: one DDP group on one node, through Ray Train's TorchTrainer."""
+"""fit(task) -> Outcome: one DDP group on one node, through Ray Train."""
+
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from farm.errors import FarmError, WorkerDied
 from farm.machine import Machine
 from farm.result import Outcome
-from workers.loop import Task, loop
+from workers.task import Task
+from workers.trainer import Torch, Trainer
 
 # A worker needs no CPU of its own: the job holds the node's class unit and CPUs. Ray wants some resource in a bundle.
 SLIVER = 0.001
 
 
-def fit(task: Task, machine: Machine, node: str, storage: str) -> Outcome:
-    """Train `task` on the Ray node whose id is `node`, and wait for the end.
+def fit(task: Task, machine: Machine, node: str, storage: str, job: str) -> Outcome:
+    """Train `task` on the Ray node whose id is `node`, and wait for the end. This process drives the Ray job `job`.
 
     Raises: FarmError: what a worker raised, or WorkerDied when a process vanished.
     """
-    trainer = TorchTrainer(
-        loop,  # type: ignore[arg-type]  # what it returns is Ray's Result.return_value
+    trainer = Trainer(
+        _loop,
+        job=job,
         train_loop_config={"task": task.model_dump_json()},
         scaling_config=_scaling(task, machine, node),
-        torch_config=TorchConfig(backend="gloo" if machine.is_cpu else "nccl"),
+        backend_config=Torch(backend="gloo" if machine.is_cpu else "nccl"),
         run_config=RunConfig(
             name=f"{task.run.id}-a{task.lease.epoch}",
             storage_path=storage,
@@ -34,6 +37,13 @@ def fit(task: Task, machine: Machine, node: str, storage: str) -> Outcome:
         return Outcome.model_validate(trainer.fit().return_value)  # type: ignore[attr-defined]
     except (TrainingFailedError, RayError) as error:
         raise _cause(error) from error
+
+
+def _loop(config: dict[str, Any]) -> dict[str, Any]:
+    """workers.loop's, which only the workers import: with it comes torch."""
+    from workers.loop import loop
+
+    return loop(config)
 
 
 def _scaling(task: Task, machine: Machine, node: str) -> ScalingConfig:

@@ -7,42 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from ray import train as ray_train
 from ray.train.torch import get_device
 
 from farm import settings
 from farm.errors import LeaseLost, Unreachable
 from farm.ledger import Line
-from farm.planner import Plan
 from farm.queue import Point, Queue
-from farm.recipe import Frozen
-from farm.run import Checkpoint, Lease, Run
+from farm.run import Checkpoint
 from farm.server import session
 from model.train import Signal, train
 from workers.gauges import Gauges
+from workers.task import STOP_FILE, Task
 
-STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
 FLUSH_SECONDS = 1.0
 LOOK_SECONDS = 0.2
 PRINT_SECONDS = 10.0
-
-
-class Task(Frozen):
-    """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
-
-    run: Run
-    study: str
-    plan: Plan
-    lease: Lease
-    folder: str = Field(description="the attempt's folder")
-    place: str = Field(description="the same, relative to the storage root")
-    cache: str = Field(description="the node's corpus cache")
-    resume: str | None = None
-    resume_epoch: int | None = None
-    data_fingerprint: str
-    threads: int
-    is_mirrored: bool = Field(description="checkpoints count once they are in the bucket, and the agent says so")
 
 
 def loop(config: dict[str, Any]) -> dict[str, Any]:

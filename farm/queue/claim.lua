@@ -9,11 +9,6 @@
 
 local token, machine, worker, length, node = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
-local function answer(id)
-  local run = redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')
-  return { 'claimed', id, unpack(run) }
-end
-
 local function take(queue, held)
   if not next(held) then
     return redis.call('ZPOPMIN', queue)[1]
@@ -32,7 +27,7 @@ local given = redis.call('GET', key('claim', token))
 if given then
   local epoch, id = given:match('^(%d+) (.+)$')
   if holds(id, epoch) then
-    return answer(id)
+    return { 'claimed', id, unpack(redis.call('HMGET', key('run', id), 'epoch', 'deadline', 'spec', 'study', 'checkpoint')) }
   end
 end
 
@@ -49,14 +44,20 @@ local id = take(key('queue', machine), passed_over(6))
 if not id then
   return { 'none' }
 end
-local epoch = redis.call('HINCRBY', key('run', id), 'epoch', 1)
-redis.call('ZADD', key('leases'), now + length, id)
-redis.call('HDEL', key('run', id), 'not_before')
-set(id, 'deadline', now + length, 'length', length, 'worker', worker, 'started', now)
+local epoch, spec, study, checkpoint, delayed =
+  unpack(redis.call('HMGET', key('run', id), 'epoch', 'spec', 'study', 'checkpoint', 'not_before'))
+epoch = epoch + 1
+local deadline = now + length
+redis.call('ZADD', key('leases'), deadline, id)
+if delayed then
+  redis.call('HDEL', key('run', id), 'not_before')
+end
+set(id, 'epoch', epoch, 'deadline', deadline, 'length', length, 'worker', worker, 'started', now, 'state', 'running')
 if node ~= '' then
   set(id, 'node', node)
 end
-move(id, 'running')
+count('queued', -1)
+count('running', 1)
 redis.call('SET', key('claim', token), epoch .. ' ' .. id, 'PX', length)
 tell('claimed', id, epoch, worker)
-return answer(id)
+return { 'claimed', id, whole(epoch), whole(deadline), spec, study, checkpoint }

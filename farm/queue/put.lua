@@ -16,11 +16,14 @@ for i = 4, first - 1, 2 do
     return { 'arm', ARGV[i], recipe }
   end
 end
+local states, known = {}, {}
 for i = first, #ARGV, width do
-  local digest = get(ARGV[i], 'digest')
+  local digest, state = unpack(redis.call('HMGET', key('run', ARGV[i]), 'digest', 'state'))
   if digest and digest ~= ARGV[i + 1] then
     return { 'run', ARGV[i] }
   end
+  states[#states + 1] = state or ''
+  known[ARGV[i]] = state
 end
 
 for i = 4, first - 1, 2 do
@@ -28,22 +31,24 @@ for i = 4, first - 1, 2 do
 end
 redis.call('HSET', key('studies'), name, study)
 
-local states = {}
+local members, new, sequence = {}, {}, 0
 for i = first, #ARGV, width do
   local id, digest, machine, arm, priority, limit, spec = unpack(ARGV, i, i + width - 1)
-  local state = get(id, 'state')
-  if not state then
-    local sequence = redis.call('INCR', key('sequence'))
+  members[#members + 1] = id
+  if not known[id] then
+    new[#new + 1], known[id] = id, 'queued'
+    sequence = redis.call('INCR', key('sequence'))
     local score = sequence - tonumber(priority) * 2 ^ 40 -- exact: 1000 * 2^40 < 2^53
     set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', name, 'limit', limit,
       'score', score, 'state', 'queued', 'submitted', now, 'epoch', 0, 'attempts', 0, 'step', 0)
-    redis.call('HINCRBY', key('counts'), 'queued', 1)
-    redis.call('ZADD', key('order'), sequence, id)
     redis.call('ZADD', key('queue', machine), score, id)
     redis.call('SADD', key('classes'), machine)
     tell('queued', id, 0, name)
   end
-  redis.call('ZADD', key('study', name), 'NX', redis.call('ZCARD', key('study', name)), id)
-  states[#states + 1] = state or ''
 end
+if #new > 0 then
+  append(key('order'), new, sequence - #new + 1)
+  count('queued', #new)
+end
+append_to_study(name, members)
 return { 'put', states }

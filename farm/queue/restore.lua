@@ -15,9 +15,9 @@ local sequence = redis.call('INCR', key('sequence'))
 local score = sequence - tonumber(priority) * 2 ^ 40
 set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', study, 'limit', limit,
   'score', score, 'state', state, 'submitted', now, 'epoch', epoch, 'attempts', attempts, 'step', step)
-redis.call('HINCRBY', key('counts'), state, 1)
+count(state, 1)
 redis.call('ZADD', key('order'), sequence, id)
-redis.call('ZADD', key('study', study), 'NX', redis.call('ZCARD', key('study', study)), id)
+append_to_study(study, { id })
 redis.call('SADD', key('classes'), machine)
 if state == 'queued' then
   redis.call('ZADD', key('queue', machine), score, id)

@@ -84,10 +84,32 @@ local function passed_over(start)
   return held
 end
 
+local function count(state, change)
+  redis.call('HINCRBY', key('counts'), state, change)
+end
+
 local function move(id, state)
-  redis.call('HINCRBY', key('counts'), get(id, 'state'), -1)
-  redis.call('HINCRBY', key('counts'), state, 1)
+  count(get(id, 'state'), -1)
+  count(state, 1)
   set(id, 'state', state)
+end
+
+-- Members with ascending scores from `first` on, behind those that are there; who is there keeps its place. In pieces,
+-- since Lua passes 8,000 values at most.
+local function append(set, ids, first)
+  for from = 1, #ids, 1000 do
+    local members = {}
+    for i = from, math.min(from + 999, #ids) do
+      members[#members + 1] = first + i - 1
+      members[#members + 1] = ids[i]
+    end
+    redis.call('ZADD', set, 'NX', unpack(members))
+  end
+end
+
+local function append_to_study(study, ids)
+  local last = redis.call('ZREVRANGE', key('study', study), 0, 0, 'WITHSCORES')[2]
+  append(key('study', study), ids, last and last + 1 or 0)
 end
 
 local function end_lease(id)

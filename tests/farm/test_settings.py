@@ -54,7 +54,7 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
     ("text", "words"),
     [
         ("home =", r"farm.toml: Invalid value .* Mend or remove it"),
-        ("hom = '/x'", r"farm.toml: unknown key 'hom'\. Known: home, redis_url, storage, machines"),
+        ("hom = '/x'", r"farm.toml: unknown key 'hom'\. Known: home, redis_url, redis_ca, storage, machines"),
         ("machines = 3", r"farm.toml: machines must be tables\. Write \[machines\.NAME\]"),
         ("[machines.x]\nacelerator = 'A100'", r"machines\.x\.acelerator: unknown key; did you mean 'accelerator'\?"),
         ("[machines.'../x']\nmemory = 1", r"machines\.\.\./x: must be 1 to 64"),

@@ -1,0 +1,93 @@
+"""The way in: settings, the queue behind them, and what a person may call a run or a study."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from typing import Literal
+
+from farm import serving
+from farm import settings as settings_
+from farm.errors import NotFound
+from farm.machine import BUILT_IN, Machine
+from farm.queue import Queue, Status
+from farm.server import glance, session, translated
+from farm.settings import Settings
+
+
+@contextmanager
+def queue(settings: Settings | None = None) -> Iterator[Queue]:
+    """The queue of this farm; the embedded Redis is started if nobody else did.
+
+    Raises: Unreachable, Refused: also when Redis goes away in between.
+    """
+    with session(settings or settings_.load()) as redis, translated(redis):
+        yield Queue(redis)
+
+
+def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
+    """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
+    registered = queue.machines() if queue else {}
+    return BUILT_IN | settings.machines | registered
+
+
+def is_study(queue: Queue, name: str) -> bool:
+    """Whether `name` is a submitted study."""
+    return name in queue.studies()
+
+
+def select(queue: Queue, name: str) -> list[Status]:
+    """The runs of the study `name`, or the one run whose id starts with it.
+
+    Raises: NotFound: neither. Conflict: several runs start so.
+    """
+    studies = queue.studies()
+    if name in studies:
+        return queue.statuses(name)
+    try:
+        return [queue.status(name)]
+    except NotFound as error:
+        close = get_close_matches(name, studies, n=1)
+        if close:
+            raise NotFound(f"There is no run or study {name!r}.", remedy=f"Did you mean {close[0]!r}?") from None
+        raise error
+
+
+def newest_study(queue: Queue) -> str | None:
+    """The study that queued a run last, or None. Says on stderr which one that is, and what others there are."""
+    from cli.render import say
+
+    newest_first = list(dict.fromkeys(status.study for status in reversed(queue.statuses())))
+    names = [*newest_first, *(name for name in queue.studies() if name not in newest_first)]
+    if names:
+        others = ", ".join(names[1:6]) + (", ..." if len(names) > 6 else "")
+        say(f"study {names[0]}" + (f" (others: {others})" if others else ""))
+    return names[0] if names else None
+
+
+def offered(settings: Settings, queue: Queue) -> dict[str, int]:
+    """Machine class -> living nodes that train it; classes without any are left out."""
+    nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
+    up = serving.facts(settings)
+    return (dict.fromkeys(up.units, 1) if up else {}) | nodes
+
+
+def complete_study(incomplete: str) -> list[str]:
+    """Study names, for the shell."""
+    return _names("studies", incomplete)
+
+
+def complete_arm(incomplete: str, study: str | None) -> list[str]:
+    """Arms of the study, or of all, for the shell."""
+    return _names("arms", incomplete, study or "")
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Run ids, for the shell."""
+    return _names("runs", incomplete)
+
+
+def _names(kind: Literal["studies", "arms", "runs"], incomplete: str, study: str = "") -> list[str]:
+    """From a Redis that answers at once; from any other nothing."""
+    with suppress(Exception), glance(settings_.load()) as redis:  # a shell that completes must not print errors
+        return Queue(redis).names(kind, incomplete, study)
+    return []

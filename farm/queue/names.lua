@@ -1,0 +1,28 @@
+-- names: what a shell may complete: studies, arms or run ids that begin so, the first of them.
+--
+-- KEYS[1] prefix    reads: studies, arms, order
+-- ARGV    'studies', 'arms' or 'runs'; beginning; study or '' (arms of all); most to return
+-- returns the names
+
+local kind, start, study, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+local lists = {}
+if kind == 'runs' then
+  lists[1] = redis.call('ZRANGE', key('order'), 0, -1)
+elseif kind == 'studies' then
+  lists[1] = redis.call('HKEYS', key('studies'))
+else
+  for _, name in ipairs(study ~= '' and { study } or redis.call('HKEYS', key('studies'))) do
+    lists[#lists + 1] = redis.call('HKEYS', key('arms', name))
+  end
+end
+
+local found, seen = {}, {}
+for _, names in ipairs(lists) do
+  for _, name in ipairs(names) do
+    if #found < most and not seen[name] and name:sub(1, #start) == start then
+      found[#found + 1], seen[name] = name, true
+    end
+  end
+end
+return found

@@ -1,0 +1,78 @@
+"""What a shell is told after TAB: by the script that `farm --install-completion` writes, asked as bash asks."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from redis import Redis
+
+from .conftest import ROOT, Farm
+
+
+def completed(farm: Farm, words: str) -> list[str]:
+    """What follows `farm WORDS` on a bash command line whose cursor is at the end."""
+    asked = {
+        "_FARM_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"farm {words}",
+        "COMP_CWORD": str(len(words.split(" "))),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "cli.main"]
+    done = subprocess.run(command, env=os.environ | farm.environment | asked, capture_output=True, text=True)
+    assert done.stderr == "", "a shell that completes must not print errors"
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("ta", ["table"]),
+        ("table ", ["other", "tiny"]),
+        ("table t", ["tiny"]),
+        ("runs tiny --arm ", ["baseline", "gradient-clipping", "remove-dropout"]),
+        ("runs --arm remove", ["remove-dropout"]),
+        ("cancel ti", ["tiny"]),
+        ("table nothing", []),
+    ],
+)
+def test_studies_and_arms(farm: Farm, words: str, offered: list[str]) -> None:
+    farm.put()
+    farm.put(name="other", init=(1,))
+    assert completed(farm, words) == offered
+
+
+def test_run_ids(farm: Farm) -> None:
+    ids = sorted(run.id for run in farm.put().runs())
+    assert completed(farm, "show ") == ids
+    assert completed(farm, f"show {ids[0][:-3]}") == ids[:1]
+    assert completed(farm, f"compare {ids[0]} {ids[1][:-3]}") == ids[1:2]
+
+
+def test_without_a_redis_nothing_is_offered_and_nothing_started(farm: Farm) -> None:
+    del farm.environment["FARM_REDIS_URL"]
+    assert completed(farm, "table ") == []
+    assert not (farm.folder / "home").exists()
+
+
+def test_a_redis_that_does_not_answer_is_not_waited_for(farm: Farm) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        farm.environment["FARM_REDIS_URL"] = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
+        began = time.monotonic()
+        assert completed(farm, "table ") == []
+        assert time.monotonic() - began < 12, "0.5 s and what Python takes; a session would wait for 15 s"
+
+
+def test_many_names_are_cut_short(farm: Farm, redis: Redis) -> None:
+    for i in range(300):
+        redis.hset("farm:studies", f"study-{i:03}", "{}")
+    assert len(farm.queue.names("studies", "study-")) == 200
+
+
+def test_an_arm_picks_runs(farm: Farm) -> None:
+    farm.put()
+    assert {row["run"].split("-s")[0] for row in farm("runs", "--arm", "remove-dropout").rows} == {"cpu-remove-dropout"}
+    answer = farm("runs", "--arm", "remove-dropuot")
+    assert (answer.code, "did you mean 'remove-dropout'?" in answer.err) == (3, True)

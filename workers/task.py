@@ -1,0 +1,26 @@
+"""What an agent tells the worker processes of its attempt."""
+
+from pydantic import Field
+
+from farm.planner import Plan
+from farm.recipe import Frozen
+from farm.run import Lease, Run
+
+STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
+
+
+class Task(Frozen):
+    """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
+
+    run: Run
+    study: str
+    plan: Plan
+    lease: Lease
+    folder: str = Field(description="the attempt's folder")
+    place: str = Field(description="the same, relative to the storage root")
+    cache: str = Field(description="the node's corpus cache")
+    resume: str | None = None
+    resume_epoch: int | None = None
+    data_fingerprint: str
+    threads: int
+    is_mirrored: bool = Field(description="checkpoints count once they are in the bucket, and the agent says so")
