@@ -9,6 +9,7 @@ from farm import serving
 from farm import settings as settings_
 from farm.errors import NotFound
 from farm.machine import BUILT_IN, Machine
+from farm.node import offering
 from farm.queue import Queue, Status
 from farm.server import glance, session, translated
 from farm.settings import Settings
@@ -65,7 +66,12 @@ def newest_study(queue: Queue) -> str | None:
 
 
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:
-    """Machine class -> living nodes that train it; classes without any are left out."""
+    """Machine class -> living nodes where a run may start; classes without any are left out.
+
+    What a dispatcher sees; without one, what the nodes say of themselves.
+    """
+    if seen := queue.roster():
+        return offering(seen)
     nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
     up = serving.facts(settings)
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes

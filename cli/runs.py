@@ -12,6 +12,7 @@ from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.budget import exhausted
 from farm.errors import NotFound
+from farm.node import drained
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.settings import Settings
@@ -63,7 +64,7 @@ def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[
     """Run id -> why it waits. `statuses` are those of all studies."""
     now = time.time()
     spent = exhausted(queue.studies().values(), statuses, machines(settings, queue), now)
-    return reasons(statuses, offered(settings, queue), now, queue.supply(), spent)
+    return reasons(statuses, offered(settings, queue), now, queue.supply(), spent, drained(queue.roster()))
 
 
 def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:

@@ -1,5 +1,6 @@
 """A node of the farm as its dispatcher sees it, and the head as it describes itself to whoever joins."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
@@ -53,6 +54,17 @@ def find(nodes: Sequence[Node], word: str) -> Node:
         ids = ", ".join(node.id[:8] for node in found)
         raise Conflict(f"{len(found)} nodes are called {word!r}: {ids}.", remedy="Name one by its Ray id.")
     return found[0]
+
+
+def drained(nodes: Sequence[Node]) -> dict[str, str]:
+    """The machine classes whose every node is drained -> why the last of them is."""
+    why = {name: node.drained for node in nodes for name in node.units if node.drained is not None}
+    return {name: reason for name, reason in why.items() if name not in offering(nodes)}
+
+
+def offering(nodes: Iterable[Node]) -> dict[str, int]:
+    """Machine class -> nodes where a run may start."""
+    return dict(Counter(name for node in nodes if node.drained is None for name in node.units))
 
 
 def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: Iterable[str]) -> str:

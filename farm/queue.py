@@ -122,7 +122,6 @@ class Supply(Frozen):
     """What an autoscaler can do for a machine class."""
 
     most: int = Field(description="nodes that may be up at a time")
-    up: int = 0
     starting: int = Field(0, description="nodes asked for and not up yet")
     since: float | None = Field(None, description="when the first of those was asked for, Unix seconds")
     trouble: str | None = Field(None, description="why the last start failed")

@@ -18,11 +18,12 @@ def reasons(
     now: float,
     supply: Mapping[str, Supply] = _NONE,
     exhausted: Mapping[str, Spending] = _NONE,
+    drained: Mapping[str, str] = _NONE,
 ) -> dict[str, str]:
     """Run id -> why it waits, for every queued run of `statuses`, which must be those of all studies.
 
     `nodes`: machine class -> living nodes that train it. `supply`: what an autoscaler can start. `exhausted`: the
-    studies that have spent what they may.
+    studies that have spent what they may. `drained`: machine classes whose every node is drained -> why.
     """
     queued = [status for status in statuses if status.state is State.QUEUED]
     queued.sort(key=lambda status: -status.run.policy.priority)  # stable: then first in
@@ -34,28 +35,27 @@ def reasons(
             found[status.run.id] = f"over budget: ${spending.usd:,.2f} spent of ${spending.limit:,.2f}"
             continue
         place = ahead.get(machine, 0)
-        found[status.run.id] = absent(machine, nodes, supply, now) or _reason(status, place, now)
+        found[status.run.id] = _absent(machine, nodes, supply, drained, now) or _reason(status, place, now)
         if not _backs_off(status, now):
             ahead[machine] = place + 1
     return found
 
 
-def absent(machine: str, nodes: Mapping[str, int], supply: Mapping[str, Supply], now: float) -> str | None:
+def _absent(
+    machine: str, nodes: Mapping[str, int], supply: Mapping[str, Supply], drained: Mapping[str, str], now: float
+) -> str | None:
     """Why no node trains `machine` now; None when one does."""
-    if nodes.get(machine) or (machine in supply and supply[machine].up):
+    if nodes.get(machine):
         return None
+    what = f"every node of class {machine} is drained: {_cut(drained[machine])}" if machine in drained else None
     if machine not in supply:
-        return no_node(machine, nodes)
-    said, what = supply[machine], f"no node of class {machine}"
-    failed = f"the last start failed: {_cut(said.trouble)}" if said.trouble else None
+        return what or no_node(machine, nodes)
+    said = supply[machine]
+    failed = f"; the last start failed: {_cut(said.trouble)}" if said.trouble else ""
     if said.starting:
-        starts = f"a node of class {machine} is starting, asked for {_span(now - (said.since or now))} ago"
-        return f"{starts}; {failed}" if failed else starts
-    if failed:
-        return f"{what}: {failed}"
-    if not said.most:
-        return f"{what}: the cluster file allows none"
-    return f"{what} yet: the autoscaler starts one"
+        return f"a node of class {machine} is starting, asked for {_span(now - (said.since or now))} ago{failed}"
+    hope = "; the autoscaler starts one" if said.most else "; the cluster file allows none"
+    return (what or f"no node of class {machine}") + (failed or hope)
 
 
 def no_node(machine: str, nodes: Mapping[str, int]) -> str:

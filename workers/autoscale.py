@@ -57,15 +57,16 @@ def seen(status: ClusterStatus, fleet: Fleet, now: float) -> Sight:
 
 
 def demand(
-    fleet: Fleet, waiting: Mapping[str, int], running: Mapping[str, int], there: Mapping[str, int]
+    fleet: Fleet, waiting: Mapping[str, int], taken: Mapping[str, int], there: Mapping[str, int]
 ) -> dict[str, int]:
     """Machine class -> units to ask the autoscaler for.
 
-    `waiting`: runs that could start now, per class. `running`: runs on the autoscaler's nodes, per class. `there`: its
-    nodes, up or starting, per node type. New nodes go to the classes in turn, so that none takes all the room.
+    `waiting`: runs that could start now, per class. `taken`: units of the autoscaler's nodes that they cannot have, per
+    class. `there`: its nodes, up or starting, per node type. New nodes go to the classes in turn, so that none takes
+    all the room.
     """
     have = {name: sum(there.get(kind, 0) for kind in fleet.offering(name)) for name in fleet.classes}
-    wanted = {name: waiting[name] + running.get(name, 0) for name in fleet.classes if waiting.get(name)}
+    wanted = {name: waiting[name] + taken.get(name, 0) for name in fleet.classes if waiting.get(name)}
     room = fleet.most - sum(there.get(kind, 0) for kind in fleet.kinds)
     while room > 0:
         short = [name for name in wanted if have[name] * fleet.units(name) < wanted[name]]
@@ -120,8 +121,16 @@ class Autoscaler:
 
     def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
         there = Counter(found.nodes.values()) + found.starting
-        running = Counter(status.run.machine for status in self.queue.running() if status.node in found.nodes)
-        return demand(self.fleet, self.queue.queued(passing), running, there)
+        return demand(self.fleet, self.queue.queued(passing), self._taken(found), there)
+
+    def _taken(self, found: Sight) -> Counter[str]:
+        """Machine class -> units of the autoscaler's nodes that nobody else can have: those of drained nodes, all."""
+        drained = {node.id for node in self.queue.roster() if node.drained is not None} & found.nodes.keys()
+        training = found.nodes.keys() - drained
+        taken = Counter(status.run.machine for status in self.queue.running() if status.node in training)
+        for node in drained:
+            taken.update(self.fleet.kinds[found.nodes[node]].units)
+        return taken
 
     def _request(self, wanted: dict[str, int]) -> None:
         if wanted == self.asked and time.monotonic() < self.asks_again_at:
@@ -141,10 +150,10 @@ class Autoscaler:
             self.since.setdefault(name, time.time())
         else:
             self.since.pop(name, None)
-        up = sum(kind in kinds for kind in found.nodes.values())
-        trouble = None if up else next(filter(None, map(found.troubles.get, kinds)), None)
+        is_up = any(kind in kinds for kind in found.nodes.values())
+        trouble = None if is_up else next(filter(None, map(found.troubles.get, kinds)), None)
         most = self.fleet.limit(name)
-        return Supply(most=most, up=up, starting=starting, since=self.since.get(name), trouble=trouble)
+        return Supply(most=most, starting=starting, since=self.since.get(name), trouble=trouble)
 
 
 def _spelled(wanted: Mapping[str, int]) -> str:

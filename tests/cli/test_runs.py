@@ -6,6 +6,7 @@ import time
 import pytest
 from results import study_text
 
+from farm.node import Node
 from farm.queue import Supply
 from farm.run import Attempt, State
 
@@ -54,6 +55,17 @@ def test_runs_and_show_say_why_ray_took_no_job_and_that_a_node_starts(farm: Farm
     why = "next in line; before: given back: Ray took no job: no room"
     assert farm("runs").rows[0]["why"] == why
     assert {"what": "why", "value": why} in farm("show", claim.run.id).rows
+
+
+def test_a_class_whose_nodes_are_drained_is_the_reason(farm: Farm) -> None:
+    farm.put(init=(42,))
+    nodes = [Node(id=f"n{i}", name=f"n{i}", host="h", address="a", units={"cpu": 1}) for i in range(2)]
+    farm.queue.sight(nodes, 60)
+    farm.queue.drain("n0", "spot notice")
+    assert farm("runs").rows[0]["why"] == "next in line"
+    farm.queue.drain("n1", "farm drain on head")
+    assert farm("runs").rows[0]["why"] == "every node of class cpu is drained: farm drain on head"
+    assert "no live node of class cpu" in farm("submit", farm.file(name="other", init=(1,))).err
 
 
 def test_a_study_that_has_spent_its_limit_says_so(farm: Farm) -> None:

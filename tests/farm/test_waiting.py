@@ -88,20 +88,29 @@ def test_no_living_node_is_the_first_thing_to_know_and_which_there_are() -> None
 @pytest.mark.parametrize(
     ("supply", "why"),
     [
-        (Supply(most=2), "no node of class cpu yet: the autoscaler starts one"),
+        (Supply(most=2), "no node of class cpu; the autoscaler starts one"),
         (Supply(most=2, starting=1, since=NOW - 50), "a node of class cpu is starting, asked for 50 s ago"),
         (Supply(most=2, starting=1, since=NOW - 300), "a node of class cpu is starting, asked for 5 min ago"),
-        (Supply(most=2, trouble="no capacity"), "no node of class cpu: the last start failed: no capacity"),
+        (Supply(most=2, trouble="no capacity"), "no node of class cpu; the last start failed: no capacity"),
         (
             Supply(most=2, starting=1, since=NOW - 5, trouble="no capacity"),
             "a node of class cpu is starting, asked for 5 s ago; the last start failed: no capacity",
         ),
-        (Supply(most=0), "no node of class cpu: the cluster file allows none"),
-        (Supply(most=2, up=1), "next in line"),
+        (Supply(most=0), "no node of class cpu; the cluster file allows none"),
     ],
 )
 def test_an_autoscaler_s_node_is_on_its_way_or_says_why_not(supply: Supply, why: str) -> None:
     assert list(reasons([queued()], {}, NOW, {"cpu": supply}).values()) == [why]
+
+
+def test_a_class_whose_every_node_is_drained_says_why() -> None:
+    drained = {"cpu": "spot notice"}
+    assert list(reasons([queued()], {}, NOW, drained=drained).values()) == [
+        "every node of class cpu is drained: spot notice"
+    ]
+    assert list(reasons([queued()], {}, NOW, {"cpu": Supply(most=2)}, drained=drained).values()) == [
+        "every node of class cpu is drained: spot notice; the autoscaler starts one"
+    ]
 
 
 def test_a_study_over_its_budget_waits_and_stands_in_nobody_s_way() -> None:
