@@ -1,5 +1,6 @@
 """The way in: settings, the queue behind them, and what a person may call a run or a study."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -65,7 +66,12 @@ def newest_study(queue: Queue) -> str | None:
 
 
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:
-    """Machine class -> living nodes that train it; classes without any are left out."""
+    """Machine class -> nodes where a run of it may start; classes without any are left out.
+
+    As a dispatcher sees them; without one, as the nodes themselves and the farm that is up here say.
+    """
+    if roster := queue.roster():
+        return dict(Counter(name for node in roster if node.drained is None for name in node.units))
     nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
     up = serving.facts(settings)
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes

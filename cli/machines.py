@@ -72,8 +72,6 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         registered = open_queue.machines().keys()
         waiting, nodes = open_queue.queued(), offered(settings, open_queue)
         statuses, roster = open_queue.statuses(), open_queue.roster()
-    if roster:  # what Ray has; without a dispatcher, what the nodes say of themselves
-        nodes = {name: sum(name in node.units for node in roster if node.drained is None) for name in known}
     seen, now = _speeds(statuses), [_now(node, statuses, waiting) for node in roster]
     rows = [
         {
