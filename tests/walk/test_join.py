@@ -110,34 +110,39 @@ def cluster(tmp_path: Path, walk_farm) -> Iterator[Cluster]:
 
 
 def test_machines_join_train_and_leave_and_no_run_is_hurt(cluster):
-    """Two take turns at one run: a notice ends the first, `farm drain` the second; a third has nothing to do."""
+    """One has nothing to do, until Ctrl-C. Then two take turns at one run: a notice ends the first, a drain the second.
+
+    One after the other: Ray gives a node 30 s to start.
+    """
     farm = cluster.farm
+    with cluster.joined("idle", IDLE, "cpu-x2") as idle:
+        idle.wait_until_joined()
+        refusals(cluster)
+        assert doing(farm) == {"idle": "idle: nothing queued for cpu-x2"}
+        idle.process.send_signal(signal.SIGINT)
+        assert idle.left() == 130, idle.said
+    assert "leaving: Ctrl-C on " in idle.said
+    assert "empty; stopping Ray" in idle.said
+
     (run_id,) = farm.submit("travels", tokens=256 * STEPS, checkpoint_seconds=0.5)
     with served("AWS") as cloud, cluster.joined("away", AWAY, "cpu-x1", metadata=cloud.url) as away:
         away.wait_until_joined()
         farm.wait_for_checkpoint(run_id)
         cloud.action = '{"action": "terminate", "time": "2030-01-01T00:02:00Z"}'
-        with cluster.joined("home", HOME, "cpu-x1") as home, cluster.joined("idle", IDLE, "cpu-x2") as idle:
-            assert away.left() == 0, away.said
-            assert "leaving: AWS will terminate this spot instance at 2030-01-01T00:02:00Z" in away.said
-            assert f"{run_id} has let go: queued" in away.said
+        assert away.left() == 0, away.said
+    assert "leaving: AWS will terminate this spot instance at 2030-01-01T00:02:00Z" in away.said
+    assert f"{run_id} has let go: queued" in away.said
 
-            home.wait_until_joined()
-            idle.wait_until_joined()
-            refusals(cluster)
-            farm.wait_for(run_id, State.RUNNING)
-            wait_until(lambda: len(farm.store.attempts(run_id)) == 2, "home has begun", 60)
-            now = {node["node"]: node["doing"] for row in farm.json("machines", "--json") for node in row["on"]}
-            assert now["home"].startswith(f"{run_id} at step ")
-            assert now["idle"] == "idle: nothing queued for cpu-x2"
+    with cluster.joined("home", HOME, "cpu-x1") as home:
+        home.wait_until_joined()
+        wait_until(lambda: len(farm.store.attempts(run_id)) == 2, "home has begun", 90)
+        assert doing(farm)["home"].startswith(f"{run_id} at step ")
+        said = farm.run("drain", "home").stderr
+        assert home.left() == 0, home.said
+    assert f"{run_id} has let go at step " in said
+    assert "is empty; it leaves" in said
+    assert "leaving: farm drain on " in home.said
 
-            idle.process.send_signal(signal.SIGINT)
-            said = farm.run("drain", "home")
-            assert f"{run_id} has let go at step " in said.stderr
-            assert "is empty; it leaves" in said.stderr
-            assert (home.left(), idle.left()) == (0, 130), home.said + idle.said
-            assert "leaving: Ctrl-C on " in idle.said
-            assert "leaving: farm drain on " in home.said
     with farm.queue() as queue:
         status = queue.status(run_id)
         assert (status.state, status.attempts, status.epoch) == (State.QUEUED, 0, 2)
@@ -148,6 +153,11 @@ def test_machines_join_train_and_leave_and_no_run_is_hurt(cluster):
     assert farm.run("drain", "homer", code=3).stderr.startswith("error: no node 'homer'")
 
 
+def doing(farm) -> dict[str, str]:
+    """What `farm machines` says of each node."""
+    return {node["node"]: node["doing"] for row in farm.json("machines", "--json") for node in row["on"]}
+
+
 def refusals(cluster: Cluster) -> None:
     """A machine with a wrong token, and one whose name is taken, are told so in one line."""
     wrong = cluster.folder / "wrong-token"
@@ -155,14 +165,14 @@ def refusals(cluster: Cluster) -> None:
     said = join_refused(cluster, 4, RAY_AUTH_TOKEN_PATH=str(wrong))
     assert said.startswith(f"error: the Ray at {cluster.address} refused this machine's token. Copy the head's")
     said = join_refused(cluster, 6)
-    assert said.startswith(f"error: another machine has joined as 'home': {HOME}, process ")
+    assert said.startswith(f"error: another machine has joined as 'idle': {IDLE}, process ")
     assert "--name OTHER" in said
 
 
 def join_refused(cluster: Cluster, code: int, **variables: str) -> str:
-    """The one line that `farm join --name home` says, not counting what it found out before."""
+    """The one line that `farm join --name idle` says, not counting what it found out before."""
     done = subprocess.run(
-        [*cluster.farm.command, "join", cluster.address, "--name", "home", "--machine", "cpu-x1"],
+        [*cluster.farm.command, "join", cluster.address, "--name", "idle", "--machine", "cpu-x1"],
         env=cluster.variables | {"FARM_HOME": str(cluster.folder / "refused")} | variables,
         capture_output=True,
         text=True,

@@ -1,5 +1,6 @@
 """What keeps a machine from joining before any Ray is asked. tests/walk/test_join.py has machines that do join."""
 
+import signal
 import socket
 from pathlib import Path
 
@@ -101,3 +102,19 @@ def test_why_a_machine_leaves_is_what_was_said_first() -> None:
     farewell.say("the first")
     farewell.say("the second")
     assert (farewell.reason, farewell.hurry.is_set()) == ("the first", False)
+
+
+def test_a_second_signal_means_at_once() -> None:
+    farewell = Farewell()
+    was = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        farewell.listen()
+        signal.raise_signal(signal.SIGTERM)
+        assert (farewell.said.is_set(), farewell.hurry.is_set(), farewell.interrupted) == (True, False, False)
+        signal.raise_signal(signal.SIGINT)
+        assert (farewell.hurry.is_set(), farewell.interrupted) == (True, True)
+    finally:
+        signal.signal(signal.SIGTERM, was[0])
+        signal.signal(signal.SIGINT, was[1])
+    assert farewell.reason is not None
+    assert farewell.reason.startswith("SIGTERM on ")
