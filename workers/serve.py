@@ -143,7 +143,7 @@ def _head(store: Store) -> Head:
         ray=ray.get_runtime_context().gcs_address,
         software=hardware.provenance(),
         sources=str(hardware.ROOT),
-        storage=str(store.root),
+        storage=store.uri,
         marker=store.mark(),
     )
 
