@@ -1,7 +1,8 @@
 """An S3 server on loopback: moto's, made strict. It checks every signature, and serves one request at a time.
 
 `python tests/s3_server.py PORT`. By itself moto takes any credentials, and between the look and the write of a
-conditional put another request may come. Both users below are known to it; the second may only read.
+conditional put another request may come. Both users below are known to it; the second may only read. Nothing can be
+written below FULL.
 """
 
 import json
@@ -18,6 +19,7 @@ from waiting import wait_until
 
 ACCOUNT = "123456789012"
 BUCKET = "farm-test"
+FULL = "full"  # below this prefix there is no space left
 
 
 class S3Server:
@@ -94,6 +96,9 @@ def main(port: int) -> None:
     app, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def serve(environ, start_response):
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].startswith(f"/{BUCKET}/{FULL}/"):
+            start_response("507 Insufficient Storage", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>XMinioStorageFull</Code><Message>as MinIO says it</Message></Error>"]
         with one_at_a_time:
             return list(app(environ, start_response))
 

@@ -85,6 +85,7 @@ class _Agent:
         status = self.queue.status(self.lease.run_id)
         try:
             self.store.check()
+            self._check_same()
             self.store.forget_stale_copies()
         except FarmError as error:
             return self._fail(error)
@@ -92,6 +93,18 @@ class _Agent:
             code = self._closed(status.run, status.study)
         self._leave()
         return code
+
+    def _check_same(self) -> None:
+        """Make sure that the storage is the farm's: a folder where nothing is mounted can be written, too.
+
+        Raises: StorageUnusable
+        """
+        head = self.queue.head()
+        if head and self.store.marker() != head.marker:
+            raise StorageUnusable(
+                f"{self.store.uri} on this node is not the farm's storage, {head.storage} on {head.host}.",
+                remedy="Mount that, or let FARM_STORAGE name it, as on the head.",
+            )
 
     def _closed(self, run: Run, study: str) -> int:
         """The attempt, whatever becomes of it."""

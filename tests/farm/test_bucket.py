@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server, free_port
+from s3_server import BUCKET, FULL, S3Server, free_port
 
 from farm.bucket import Bucket
-from farm.errors import FarmError, StorageUnusable
+from farm.errors import FarmError, StorageFull, StorageUnusable
 from farm.store import Store
 
 
@@ -92,6 +92,11 @@ def test_a_read_only_storage_is_named_and_can_be_read(
     assert reader.get("a") == b"kept"
     with pytest.raises(StorageUnusable, match=r"refused PutObject .*\(AccessDenied\)\. They need s3:ListBucket"):
         Store(bucket.uri).check()
+
+
+def test_a_full_storage_is_named(bucket: Bucket) -> None:
+    with pytest.raises(StorageFull, match=rf"^cannot write s3://{BUCKET}/{FULL}: XMinioStorageFull\. Free some space"):
+        Bucket(f"s3://{BUCKET}/{FULL}").check()
 
 
 def test_a_server_that_ignores_the_condition_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,14 @@ def test_another_folder_is_not_the_farms_storage(tmp_path: Path) -> None:
         admission.check_storage(settings(tmp_path / "other"), HEAD)
 
 
+def test_a_bucket_is_known_by_its_marker(tmp_path: Path, s3_uri: str) -> None:
+    here = Settings(home=tmp_path, storage=s3_uri)
+    with pytest.raises(BadSetting, match=rf"{s3_uri} on .* is not the farm's, .* no \.farm-storage in it"):
+        admission.check_storage(here, HEAD)
+    head = HEAD.model_copy(update={"storage": s3_uri, "marker": Store(s3_uri).mark()})
+    assert admission.check_storage(here, head) > 0, "free for working copies"
+
+
 @contextmanager
 def full_disk() -> Iterator[None]:
     """A limit on the size of files is as good."""

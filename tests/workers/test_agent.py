@@ -7,9 +7,12 @@ import pytest
 from results import tiny_study
 from worlds import planned
 
+from farm.node import Head
 from farm.queue import Queue
+from farm.result import Provenance
 from farm.run import Checkpoint, State
 from farm.settings import Settings
+from farm.store import Store
 from model.checkpoint import Contents, Identity, write
 from workers.agent import _Agent
 
@@ -34,6 +37,24 @@ def test_a_storage_that_this_node_cannot_use_is_the_cause_of_the_failure(
     (cause,) = status.causes
     assert cause.cause == "storage-unusable"
     assert cause.message.startswith(says)
+
+
+def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Path) -> None:
+    """As where nothing is mounted: it can be written, and nobody would ever find what was."""
+    theirs = Store(tmp_path / "theirs")
+    software = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
+    queue.publish(
+        Head(host="head", ray="h:1", software=software, sources="/s", storage=theirs.uri, marker=theirs.mark())
+    )
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "ours")
+    assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
+    (cause,) = queue.status(claim.run.id).causes
+    assert cause.message == f"{here.storage} on this node is not the farm's storage, {theirs.uri} on head. " + (
+        "Mount that, or let FARM_STORAGE name it, as on the head."
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])

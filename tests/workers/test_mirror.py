@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from links import link
-from s3_server import S3Server
+from s3_server import BUCKET, FULL, S3Server
 from waiting import wait_until
 from worlds import planned, tiny
 
 from farm import ledger
 from farm.bucket import Bucket
-from farm.errors import StorageUnusable, Unreachable
+from farm.errors import StorageFull, StorageUnusable, Unreachable
 from farm.ledger import Line, Writer
 from farm.run import Checkpoint
 from farm.store import Store
@@ -189,6 +189,15 @@ def test_an_outage_is_said_once_and_made_up_for(
         attempt.mirror.settle(10)
         assert attempt.notes == ["storage-away", "storage-back"]
         assert [line.step for line in elsewhere(attempt, tmp_path).lines(RUN.id)] == [1, 2, 3, 4, 5]
+
+
+def test_a_storage_that_is_full_is_said_and_loses_nothing_here(s3_uri: str, tmp_path: Path) -> None:
+    attempt = Attempt(f"s3://{BUCKET}/{FULL}", tmp_path / "node-1")
+    saved = attempt.save(1)
+    with pytest.raises(StorageFull, match="Free some space there"):
+        attempt.mirror.settle(0)
+    assert attempt.notes == ["storage-away"]
+    assert first_valid([saved.path], RUN, PLAN) == saved
 
 
 def test_a_folder_needs_no_mirror(tmp_path: Path) -> None:
