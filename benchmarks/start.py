@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
 from benchmarks.sides import corpus
-from benchmarks.through_ray import _command, _farm, _until
+from benchmarks.through_ray import served, typed, wait_for
 from farm import serving
 from farm.queue import Queue
 from farm.run import State
@@ -97,7 +97,7 @@ class Pair(NamedTuple):
 
 def main() -> None:
     heading("Submit to first optimiser step, and the gap between two runs (goal: at most 0.7 of the script's)")
-    with tempfile.TemporaryDirectory() as folder, _farm(Path(folder)) as settings:
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as settings:
         tokens = corpus(settings.home, vocab=257)
         (settings.home / "script.py").write_text(SCRIPT)
         sides: dict[str, Callable[[int], Pair]] = {
@@ -125,13 +125,13 @@ def _ours(settings: Settings, tokens: Path, turn: int) -> Pair:
     file = settings.home / f"{name}.toml"
     file.write_text(STUDY.format(name=name, seeds=seeds, tokens=STEPS * BATCH * CONTEXT, source=tokens))
     began = time.time()
-    _command(settings, "submit", str(file))
+    typed(settings, "submit", str(file))
     with session(settings) as redis:
         queue = Queue(redis)
         runs = [status.run for status in queue.statuses(name)]
         ledgers = [Store(settings.storage).attempt_folder(run.id, 1) / "ledger.jsonl" for run in runs]
         first = _pair(began, ledgers, head=1)
-        _until(lambda: all(status.state is State.SUCCEEDED for status in queue.statuses(name)), "both are done")
+        wait_for(lambda: all(status.state is State.SUCCEEDED for status in queue.statuses(name)), "both are done")
     return first
 
 
@@ -157,7 +157,7 @@ def _script(settings: Settings, tokens: Path, name: str, words: str) -> Pair:
             children[0].wait()
     pair = _pair(began, times, head=0)
     for job in jobs:
-        _until(lambda job=job: _is_done(ray, facts.dashboard, job, environment), f"{job} is done")
+        wait_for(lambda job=job: _is_done(ray, facts.dashboard, job, environment), f"{job} is done")
     return pair
 
 
@@ -183,6 +183,6 @@ def _pair(began: float, files: list[Path], head: int) -> Pair:
                 ends.setdefault(file, file.stat().st_mtime)
         return len(ends) == len(files)
 
-    _until(look, "both runs step", pause=0.01)
+    wait_for(look, "both runs step", pause=0.01)
     first, second = sorted(files, key=lambda file: starts[file])
     return Pair(starts[first] - began, starts[second] - ends[first])

@@ -68,7 +68,7 @@ train(run, plan, folder, cache=folder, epoch=1, resume=None, resume_epoch=None, 
 
 def main() -> None:
     heading("Through Ray against the bare loop, 4 x 128, vocabulary 257, fp32 (goal: at most 1.02)")
-    with tempfile.TemporaryDirectory() as folder, _farm(Path(folder)) as settings:
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as settings:
         status = _training(settings)
         store = Store(settings.storage)
         ledger = store.attempt_folder(status.run.id, status.epoch) / "ledger.jsonl"
@@ -88,7 +88,7 @@ def main() -> None:
             )
             rows.append([name, f"{median(pace.seconds for pace in paces) * 1000:.1f}", by_clock, by_processor])
         show(["side", "ms a step", "this / bare", "by processor time"], rows)
-        _command(settings, "cancel", status.run.id)
+        typed(settings, "cancel", status.run.id)
 
 
 class Pace(NamedTuple):
@@ -125,29 +125,30 @@ def _pace(process: psutil.Process, ledger: Path) -> Pace:
 def _next_line(ledger: Path) -> tuple[int, float]:
     """How many lines the ledger has when its next one comes, and when that is."""
     size = ledger.stat().st_size
-    _until(lambda: ledger.stat().st_size > size, "the next step", pause=0.0005)
+    wait_for(lambda: ledger.stat().st_size > size, "the next step", pause=0.0005)
     now = time.perf_counter()
     return ledger.read_bytes().count(b"\n"), now
 
 
 @contextmanager
-def _farm(home: Path) -> Iterator[Settings]:
+def served(home: Path) -> Iterator[Settings]:
+    """A farm that is up at `home`."""
     settings = Settings(home=home, storage=home / "storage")
-    _command(settings, "up")
+    typed(settings, "up")
     try:
         yield settings
     finally:
-        _command(settings, "down")
+        typed(settings, "down")
 
 
 def _training(settings: Settings) -> Status:
     """Submit the run and wait until it has trained a few steps."""
     file = settings.home / "bench.toml"
     file.write_text(STUDY)
-    _command(settings, "submit", str(file))
+    typed(settings, "submit", str(file))
     with session(settings) as redis:
         queue = Queue(redis)
-        _until(lambda: queue.statuses("bench")[0].step > 3, "the run trains")
+        wait_for(lambda: queue.statuses("bench")[0].step > 3, "the run trains")
         return queue.statuses("bench")[0]
 
 
@@ -158,7 +159,7 @@ def _bare(run: Run, plan: Plan, folder: Path) -> Iterator[tuple[psutil.Process, 
     with subprocess.Popen(words, cwd=ROOT) as process:
         try:
             ledger = folder / "ledger.jsonl"
-            _until(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") > 3, "the bare loop trains")
+            wait_for(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") > 3, "the bare loop trains")
             yield psutil.Process(process.pid), ledger
         finally:
             process.kill()
@@ -177,14 +178,16 @@ def _writer(ledger: Path, settings: Settings) -> psutil.Process:
     raise RuntimeError(f"nobody writes {ledger}")
 
 
-def _command(settings: Settings, *words: str) -> None:
+def typed(settings: Settings, *words: str) -> None:
+    """Run `farm WORDS` in the home of `settings`."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("FARM_", "RAY_"))}
     environment |= {"FARM_HOME": str(settings.home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cli.main", *words]
     subprocess.run(command, env=environment, cwd=settings.home, check=True, stdout=subprocess.DEVNULL)
 
 
-def _until(condition: Callable[[], bool], what: str, pause: float = 0.1) -> None:
+def wait_for(condition: Callable[[], bool], what: str, pause: float = 0.1) -> None:
+    """Raises: TimeoutError: `condition` has not become true in three minutes."""
     until = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > until:

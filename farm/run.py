@@ -61,8 +61,12 @@ class Run(Frozen):
     @property
     def id(self) -> str:
         """Readable and content-addressed: `8xa100m40-remove-dropout-s42.23-1f3a9c2e`."""
+        return self.named(self.digest)
+
+    def named(self, digest: str) -> str:
+        """The id, by who knows the digest already."""
         rerun = f"-r{self.rerun}" if self.rerun else ""
-        return f"{self.machine}-{self.arm}-s{self.seeds}{rerun}-{self.digest[:8]}"
+        return f"{self.machine}-{self.arm}-s{self.seeds}{rerun}-{digest[:8]}"
 
 
 class Lease(Frozen):

@@ -204,13 +204,25 @@ class Study(Frozen):
     def runs(self) -> list[Run]:
         """Every run, the first seeds of all arms before the second seeds of any, so that a table exists early."""
         members = [
-            (repeat, index, order, Run(arm=arm.name, recipe=arm.recipe, seeds=seeds, machine=machine, rerun=repeat))
+            (
+                repeat,
+                index,
+                order,
+                Run(
+                    arm=arm.name,
+                    recipe=arm.recipe,
+                    seeds=seeds,
+                    machine=machine,
+                    rerun=repeat,
+                    policy=self.policy,
+                ),
+            )
             for order, arm in enumerate(self.arms())
             for index, seeds in enumerate(arm.seeds)
             for machine in arm.machines
             for repeat in range(self.study.first_rerun, self.study.first_rerun + self.study.reruns + 1)
         ]
-        return [run.model_copy(update={"policy": self.policy}) for *_, run in sorted(members, key=lambda m: m[:3])]
+        return [run for *_, run in sorted(members, key=lambda m: m[:3])]
 
     def machine(self, name: str, known: dict[str, Machine]) -> Machine:
         """The class `name`: what the study declares, else what is `known`, else built in; and what was probed there.
