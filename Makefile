@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SITE    = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-.PHONY: demo test lint types tests bench clean
+.PHONY: demo test test-cluster lint types tests bench clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -21,6 +21,10 @@ types: $(VENV)/test
 
 tests: $(VENV)/test $(BIN)/prometheus
 	$(BIN)/python -m pytest
+
+# Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.
+test-cluster: $(VENV)/test
+	$(BIN)/python -m pytest tests/cluster
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks

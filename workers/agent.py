@@ -13,11 +13,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import ray
+from redis import Redis
 
 from farm import ledger, settings
 from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, StorageUnusable, Unreachable, WorkerDied
@@ -53,8 +54,18 @@ def main() -> int:
     ray.init(logging_level=logging.WARNING)
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
     here = settings.load()
-    with session(here) as redis:
+    with opened(here) as redis:
         return _Agent(here, Queue(redis), lease, words.job, words.node).serve()
+
+
+@contextmanager
+def opened(here: Settings) -> Iterator[Redis]:
+    """A session with Redis, waited for: a node that is cut off from it would spend the run's attempts one by one.
+
+    Raises: Unreachable: it stayed away. Refused, BadSetting
+    """
+    with ExitStack() as stack:
+        yield _until_heard(lambda: stack.enter_context(session(here)))
 
 
 class _Agent:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from farm import node as facts
 from farm.budget import exhausted
@@ -162,29 +162,33 @@ class Dispatcher:
         self.over_budget = frozenset(exhausted(limited, theirs.values(), known, time.time()))
 
     def _bury(self) -> None:
-        """Fail the attempts whose job ended before its agent could say a word, so that each counts as an attempt.
+        """End the leases whose agent has not said a word and never will, rather than wait until they run out.
 
-        Ray's word is taken for a death only, and only until the agent has renewed; from then on leases decide.
+        One whose node is gone is given back; one whose job failed has cost the run an attempt. Ray's word is taken for
+        a death only, and only until the agent has renewed; from then on leases decide.
         """
         if time.monotonic() < self.looks_at:
             return
         self.looks_at = time.monotonic() + LOOK_SECONDS
-        for status in self.queue.running():
-            if status.job is None and (message := self._failure(job_id(status.run.id, status.epoch))):
-                lease = Lease(run_id=status.run.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")
-                try:
-                    self.queue.fail(lease, "agent-died", message, status.step, retryable=True)
-                except LeaseLost:
-                    continue
+        silent = [status for status in self.queue.running() if status.job is None]
+        alive = {None, *(node.id for node in self.look())} if silent else set()
+        for status in silent:
+            lease = Lease(run_id=status.run.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")
+            info = self._info(job_id(status.run.id, status.epoch))
+            try:
+                if info and (info.metadata or {}).get("node") not in alive:
+                    self.queue.release(lease, "its node was gone before it began")
+                elif info and info.status is JobStatus.FAILED:
+                    self.queue.fail(lease, "agent-died", _last_line(info.message), status.step, retryable=True)
+            except LeaseLost:
+                continue
 
-    def _failure(self, job: str) -> str | None:
-        """Why Ray says that `job` failed; None while it has not, or when Ray does not know it."""
+    def _info(self, job: str) -> JobDetails | None:
+        """What Ray knows of `job`; None when it does not know it, or cannot be asked."""
         try:
-            info = self.jobs.get_job_info(job)
+            return self.jobs.get_job_info(job)
         except (RuntimeError, ConnectionError, OSError):
             return None
-        lines = [line for line in (info.message or "").splitlines() if line.strip()]
-        return (lines[-1].strip() if lines else "it said nothing") if info.status is JobStatus.FAILED else None
 
     def _claim(self) -> tuple[Claim, Slot] | None:
         waiting = self.queue.queued(self.over_budget)
@@ -203,6 +207,7 @@ class Dispatcher:
         """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""
         run, lease = claim.run, claim.lease
         job = job_id(run.id, lease.epoch)
+        metadata = {"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)}
         if lease.epoch > 1:
             self._stop(job_id(run.id, lease.epoch - 1))
         try:
@@ -210,7 +215,7 @@ class Dispatcher:
                 entrypoint=f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
                 f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {slot.node}",
                 submission_id=job,
-                metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
+                metadata=metadata | {"node": slot.node},
                 entrypoint_resources={f"farm:{run.machine}": 1},
                 entrypoint_num_cpus=slot.cpus,
                 entrypoint_label_selector={"ray.io/node-id": slot.node},
@@ -235,6 +240,11 @@ class Dispatcher:
             self.jobs.stop_job(job)
         except (RuntimeError, ConnectionError, OSError):
             return
+
+
+def _last_line(message: str | None) -> str:
+    lines = [line for line in (message or "").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
 
 
 def job_id(run_id: str, epoch: int) -> str:

@@ -27,6 +27,8 @@ RAY = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker stands twice in the log
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_COLOR_PREFIX": "0",
+    # How long a node trains on without a head. After Ray's default of 60 s it would end, and a reboot takes longer.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     # Train runs the loop in a thread. glibc would give it an arena of its own, which returns freed memory to the system
     # at every step: 779 against 671 ms a step at 4 layers x 256, vocab 50257.
     "MALLOC_ARENA_MAX": "1",

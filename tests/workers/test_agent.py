@@ -1,7 +1,8 @@
-"""The agent before it trains: what it makes of a storage it cannot use, of a checkpoint it must not, of torch."""
+"""The agent before it trains: a Redis that is away, a storage it cannot use, a checkpoint it must not, no torch."""
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,27 @@ from farm.node import Head
 from farm.queue import Queue
 from farm.result import Provenance
 from farm.run import Checkpoint, State
+from farm.server import Server
 from farm.settings import Settings
 from farm.store import Store
 from model.checkpoint import Contents, Identity, write
-from workers.agent import _Agent
+from workers.agent import _Agent, opened
+
+AWAY_SECONDS = 5.0  # longer than a client tries by itself, which is about 3 s
+
+
+def test_an_agent_waits_for_a_redis_that_is_away(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    here = Settings(home=tmp_path, redis_url=server.start(), storage=tmp_path)
+    server.stop()
+    back = threading.Timer(AWAY_SECONDS, server.start)
+    back.start()
+    try:
+        with opened(here) as redis:
+            assert redis.ping()
+    finally:
+        back.join()
+        server.stop()
 
 
 @pytest.mark.parametrize(
