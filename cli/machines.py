@@ -35,6 +35,7 @@ COLUMNS = (
     Column("seen_tokens_per_second", "seen", render.count, is_number=True),
     Column("nodes", "nodes up", render.count, is_number=True),
     Column("slots", "slots", render.count, is_number=True),
+    Column("may_start", "may start", render.count, is_number=True, is_spare=True),
     Column("queued", "queued", render.count, is_number=True),
     Column("probed", "probed", render.listing, is_spare=True),
     Column("source", "known from", is_spare=True),
@@ -71,7 +72,7 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         known = known_machines(settings, open_queue)
         registered = open_queue.machines().keys()
         waiting, nodes = open_queue.queued(), offered(settings, open_queue)
-        statuses, roster = open_queue.statuses(), open_queue.roster()
+        statuses, roster, supply = open_queue.statuses(), open_queue.roster(), open_queue.supply()
     seen, now = _speeds(statuses), [_now(node, statuses, waiting) for node in roster]
     rows = [
         {
@@ -84,6 +85,7 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
             "seen_tokens_per_second": seen.get(name),
             "nodes": nodes.get(name, 0),
             "slots": sum(node.units.get(name, 0) for node in roster if node.drained is None),
+            "may_start": supply[name].most if name in supply else 0,  # nodes, by an autoscaler
             "queued": waiting.get(name, 0),
             "source": _source(name, settings, name in registered),
             "probes": machine.probes,

@@ -9,6 +9,7 @@ import pytest
 
 from farm.machine import BUILT_IN
 from farm.node import Node
+from farm.queue import Supply
 from farm.study import load
 from workers.probing import key
 
@@ -50,6 +51,12 @@ def test_a_class_says_what_its_nodes_run_or_why_they_are_idle(farm: Farm) -> Non
     assert told["cpu-x1"]["seen_tokens_per_second"] is None
     (row,) = [row for row in farm("machines").rows if row["machine"] == "cpu"]
     assert row["now"] == f"attic: {here.run.id} at step 1; cellar: drained: by hand"
+
+
+def test_a_class_says_how_many_nodes_an_autoscaler_may_start(farm: Farm) -> None:
+    farm.queue.provide({"8xa100m40": Supply(most=2)}, 60)
+    told = {row["machine"]: row["may start"] for row in farm("machines").rows}
+    assert (told["8xa100m40"], told["8xh100m80"]) == ("2", "0")
 
 
 @pytest.mark.parametrize(("name", "code"), [("missing.toml", 2), ("nope", 3)])
