@@ -8,7 +8,7 @@ from typing import Literal
 from farm import serving
 from farm import settings as settings_
 from farm.errors import NotFound
-from farm.machine import BUILT_IN, Machine
+from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
 from farm.server import glance, session, translated
@@ -27,8 +27,7 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
 def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
     """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
-    registered = queue.machines() if queue else {}
-    return BUILT_IN | settings.machines | registered
+    return layered(BUILT_IN, settings.machines, queue.machines() if queue else {})
 
 
 def is_study(queue: Queue, name: str) -> bool:

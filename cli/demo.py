@@ -30,7 +30,7 @@ def demo(as_json: Json = False) -> None:
 
     Uses the farm that is up on this machine, else starts one and stops it afterwards. Every demo trains anew.
     """
-    settings = settings_.load()
+    settings = settings_.of_this_machine()
     study = study_.load(find())
     with farm_for(settings, study) as facts:
         statuses = train(settings, study, facts, as_json)

@@ -37,7 +37,7 @@ def serve(
 
     SIGTERM and Ctrl-C stop it alike: running runs write a checkpoint and go back to the queue.
     """
-    settings = settings_.load()
+    settings = settings_.of_this_machine()
     if (facts := serving.facts(settings)) is not None:
         raise Conflict(f"a farm is up at {settings.home} already, process {facts.pid}.", remedy="Stop it: farm down")
     if autoscaling_config and not attach:

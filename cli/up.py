@@ -20,7 +20,7 @@ def up(
 
     That is Redis, Ray with its dashboard, and the dispatcher.
     """
-    settings = settings_.load()
+    settings = settings_.of_this_machine()
     facts = serving.facts(settings)
     if facts is not None:
         say("already up")

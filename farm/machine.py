@@ -1,6 +1,7 @@
 """A class of identical machines: what a Plan and a price need to know of it."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -78,6 +79,19 @@ BUILT_IN = {
         Machine(name="cpu-x2", accelerators=2, threads=1, usd_per_hour=0.0),
     )
 }
+
+
+OPEN = ("usd_per_hour", "tokens_per_second", "microbatch", "threads")  # what a node cannot find out about itself
+
+
+def layered(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
+    """Several tables of machine classes as one: a later one wins, but what it leaves open an earlier one may say."""
+    result: dict[str, Machine] = {}
+    for name, machine in (pair for table in tables for pair in table.items()):
+        below = result.get(name)
+        said = {field: getattr(below, field) for field in OPEN if below and getattr(machine, field) is None}
+        result[name] = machine.model_copy(update=said)
+    return result
 
 
 def find(name: str, known: dict[str, Machine]) -> Machine:

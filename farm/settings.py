@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from farm import tunnel
 from farm.bucket import URI
-from farm.errors import BadSetting
+from farm.errors import BadSetting, Conflict
 from farm.machine import Machine
 from farm.recipe import Frozen
 from farm.run import Name
@@ -56,6 +56,20 @@ def load(
     storage = _storage(values.get("storage", str(home / "storage")))
     machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
     return _validated(values | {"home": home, "storage": storage, "machines": machines}, "settings")
+
+
+def of_this_machine() -> Settings:
+    """The settings for a farm that is to run here.
+
+    Raises: BadSetting. Conflict: the commands of this home go through a tunnel to another one.
+    """
+    settings = load(through_tunnel=False)
+    if settings.redis_url is None and tunnel.url(settings.home):
+        raise Conflict(
+            f"`farm connect` is open in {settings.home}: every command here goes to the farm at its other end.",
+            remedy="Stop it, or give a farm of this machine a home of its own by FARM_HOME.",
+        )
+    return settings
 
 
 def _storage(text: str) -> Path | str:

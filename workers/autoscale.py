@@ -15,8 +15,10 @@ import ray
 from ray.autoscaler import sdk
 from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 
+from farm.errors import BadSetting
 from farm.queue import Queue, Supply
 from workers.clusterfile import Fleet
 
@@ -28,6 +30,18 @@ TROUBLE_SECONDS = 600.0  # Ray remembers a start that failed for ever
 REPEAT_SECONDS = 30.0  # Ray's head forgets a demand when it restarts
 
 Bundle = dict[str, float]
+
+
+def check_version() -> None:
+    """Make sure that the Ray that this process is connected to has autoscaler v2.
+
+    Raises: BadSetting: version 1 knows no label selectors, so that what it starts would wait for ever.
+    """
+    if not is_autoscaler_v2(fetch_from_server=True):
+        raise BadSetting(
+            "--autoscaling-config: this Ray runs version 1 of its autoscaler, which cannot place a run on a node.",
+            remedy="Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1.",
+        )
 
 
 class Sight(NamedTuple):

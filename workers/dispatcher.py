@@ -14,7 +14,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from farm import node as facts
 from farm.budget import exhausted
 from farm.errors import FarmError, LeaseLost
-from farm.machine import Machine
+from farm.machine import Machine, layered
 from farm.queue import Claim, Queue
 from farm.run import Lease
 
@@ -158,8 +158,8 @@ class Dispatcher:
         theirs = {
             status.id: status for study in limited for status in self.queue.statuses(study.name)
         }  # runs are shared
-        known = {**self.declared, **self.queue.machines()}
-        self.over_budget = frozenset(exhausted(limited, theirs.values(), known, time.time()))
+        classes = layered(self.declared, self.queue.machines())
+        self.over_budget = frozenset(exhausted(limited, theirs.values(), classes, time.time()))
 
     def _bury(self) -> None:
         """End the leases whose agent has not said a word and never will, rather than wait until they run out.

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from farm import settings
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable
-from farm.machine import BUILT_IN, Machine, find, is_name
+from farm.machine import BUILT_IN, Machine, find, is_name, layered
 from farm.node import Head, Node
 from farm.queue import Queue
 from farm.server import make_home, session
@@ -117,13 +117,14 @@ def _offer(queue: Queue, here: Settings, name: str | None) -> Machine:
 
     Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here.
     """
-    if name is None:
-        return hardware.detect()
     declared = {key: value for study in queue.studies().values() for key, value in study.machines.items()}
     told = {key: value for key, value in queue.machines().items() if key not in BUILT_IN}
-    known = told | declared | here.machines
-    find(name, BUILT_IN | known)
-    return hardware.offer(name, known)
+    classes = layered(told, declared, here.machines)
+    if name is None:
+        found = hardware.detect()
+        return layered({found.name: found}, classes)[found.name]
+    find(name, BUILT_IN | classes)
+    return hardware.offer(name, classes)
 
 
 def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:
@@ -166,11 +167,11 @@ class _Member:
     def __init__(self, queue: Queue, machine: Machine, name: str):
         self.queue, self.machine, self.name = queue, machine, name
         self.token = secrets.token_hex(8)
-        self.over = threading.Event()
+        self.over, self.gone = threading.Event(), threading.Event()
 
     @contextmanager
     def enrolled(self, facts: str) -> Iterator[None]:
-        """Hold the name, and keep the class registered until it is said to be over.
+        """Hold the name to the end, and keep the class registered until it is said to be over.
 
         Raises: Conflict: another machine has the name.
         """
@@ -182,6 +183,7 @@ class _Member:
             yield
         finally:
             self.offer_nothing()
+            self.gone.set()
             keeper.join()
             with suppress(Unreachable):
                 self.queue.leave(self.machine.name, self.name, self.token)
@@ -202,7 +204,7 @@ class _Member:
             self.queue.register(self.machine, self.name, 3 * REGISTER_SECONDS)
 
     def _keep_telling(self) -> None:
-        while not self.over.wait(REGISTER_SECONDS):
+        while not self.gone.wait(REGISTER_SECONDS):
             try:
                 self._tell()
             except Unreachable:

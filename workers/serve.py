@@ -32,7 +32,7 @@ from ray.job_submission import JobSubmissionClient
 
 from farm import serving, settings
 from farm.errors import Conflict, FarmError, Unreachable
-from farm.machine import Machine
+from farm.machine import Machine, layered
 from farm.node import Head
 from farm.queue import Queue
 from farm.run import State
@@ -40,7 +40,7 @@ from farm.server import address, make_home, revive, session
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
-from workers import clusterfile, hardware
+from workers import autoscale, clusterfile, hardware
 from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, job_id
@@ -114,7 +114,9 @@ def _serve(
     with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard, _targets(here.home):
         queue = Queue(redis)
         queue.install()
-        queue.publish(_head(store))
+        head = _head(store)
+        _refuse_anothers(queue, head)
+        queue.publish(head)
         facts = Facts(
             pid=os.getpid(),
             redis=address(redis),
@@ -132,7 +134,10 @@ def _serve(
         try:
             with _scaled(queue, fleet) as autoscaler:
                 _dispatch(here, queue, jobs, classes, autoscaler, stop)
-            _drain(queue, jobs)
+            if attach:
+                log.info("the Ray at %s goes on without this dispatcher, and so do its runs", attach)
+            else:
+                _drain(queue, jobs)
         finally:
             serving.withdraw(here, facts.pid)
 
@@ -148,10 +153,21 @@ def _head(store: Store) -> Head:
     )
 
 
+def _refuse_anothers(queue: Queue, head: Head) -> None:
+    """Raises: Conflict: the Redis belongs to a farm with another storage, whose runs would be lost between the two."""
+    there = queue.head()
+    if there and there.marker != head.marker:
+        raise Conflict(
+            f"this Redis is that of the farm on {there.host} with the storage {there.storage};"
+            f" here it is {head.storage}.",
+            remedy="Let FARM_STORAGE name that one, or FARM_REDIS_URL a Redis of your own.",
+        )
+
+
 def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -> list[tuple[Machine, int]]:
     local = [] if attach else hardware.local_classes()
     if units is None:
-        return local
+        return [(layered({machine.name: machine}, here.machines)[machine.name], count) for machine, count in local]
     found = {machine.name: machine for machine, _ in local}
     return [(hardware.offer(name, here.machines | found), count) for name, count in units.items()]
 
@@ -258,6 +274,8 @@ def _dispatch(
 @contextmanager
 def _scaled(queue: Queue, fleet: Fleet | None) -> Iterator[Autoscaler | None]:
     """What speaks to the autoscaler of `fleet`, if there is one; afterwards nothing is asked of it any more."""
+    if fleet:
+        autoscale.check_version()
     autoscaler = Autoscaler(queue, fleet) if fleet else None
     try:
         yield autoscaler

@@ -124,3 +124,13 @@ def test_the_redis_at_the_other_end_must_answer(laptop: Farm, head: Sshd, redis_
 def test_a_redis_that_was_set_goes_before_a_tunnel(farm: Farm, head: Sshd) -> None:
     answer = farm("connect", "127.0.0.1", "--ssh", head.command)
     assert (answer.code, "Unset it" in answer.err) == (2, True)
+
+
+def test_a_farm_of_this_machine_does_not_start_behind_an_open_tunnel(laptop: Farm, head: Sshd) -> None:
+    """It would be a second one on the head's queue, with a storage that nobody else sees."""
+    with opened(laptop, head) as process:
+        for command in ("up", "serve", "demo"):
+            answer = laptop(command)
+            assert answer.code == 6
+            assert "`farm connect` is open" in answer.err
+        ended(process, signal.SIGTERM)

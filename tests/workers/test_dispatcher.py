@@ -81,6 +81,7 @@ def spent_and(queue: Queue, *others: str) -> Dispatcher:
 
 def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
     dispatcher = spent_and(queue)
+    queue.register(Machine(name="cpu"), "node", 60)  # which does not know what it costs
     assert dispatcher.turn() == []
     assert dispatcher.over_budget == {"tiny"}
     assert queue.counts()[State.QUEUED] == 3

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from farm.queue import Queue
 from farm.settings import Settings
 from farm.store import Store
 from workers import hardware
-from workers.join import Farewell, join
+from workers import join as membership
+from workers.join import Farewell, _Member, join
+from workers.serve import _refuse_anothers
 
 
 @pytest.fixture
@@ -118,3 +121,23 @@ def test_a_second_signal_means_at_once() -> None:
         signal.signal(signal.SIGINT, was[1])
     assert farewell.reason is not None
     assert farewell.reason.startswith("SIGTERM on ")
+
+
+def test_a_machine_keeps_its_name_until_it_has_left(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trained there may take longer to save than a name lasts that nobody renews."""
+    monkeypatch.setattr(membership, "REGISTER_SECONDS", 0.1)
+    member = _Member(queue, BUILT_IN["cpu"], "node")
+    with member.enrolled("here"):
+        member.offer_nothing()
+        assert queue.nodes().get("cpu", []) == []
+        over = time.monotonic() + 1.0
+        while time.monotonic() < over:
+            with pytest.raises(Conflict, match="another machine has joined as 'node'"):
+                queue.enroll("node", "token", "another", 0.1)
+    queue.enroll("node", "token", "another", 0.1)
+
+
+def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, head: Head) -> None:
+    _refuse_anothers(queue, head.model_copy(update={"host": "its new head"}))
+    with pytest.raises(Conflict, match="that of the farm on head with the storage /farm/storage; here it is /mine"):
+        _refuse_anothers(queue, head.model_copy(update={"marker": "mine", "storage": "/mine"}))
