@@ -164,8 +164,8 @@ class Dispatcher:
     def _bury(self) -> None:
         """End the leases whose agent has not said a word and never will, rather than wait until they run out.
 
-        One whose node is gone is given back; one whose job failed has cost the run an attempt. Ray's word is taken for
-        a death only, and only until the agent has renewed; from then on leases decide.
+        One whose node is gone or drained is given back; one whose job failed has cost the run an attempt. Ray's word
+        is taken for a death only, and only until the agent has renewed; from then on leases decide.
         """
         if time.monotonic() < self.looks_at:
             return
@@ -176,8 +176,8 @@ class Dispatcher:
             lease = Lease(run_id=status.run.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")
             info = self._info(job_id(status.run.id, status.epoch))
             try:
-                if info and (info.metadata or {}).get("node") not in alive:
-                    self.queue.release(lease, "its node was gone before it began")
+                if info and status.node not in alive:
+                    self.queue.release(lease, "its node was gone or drained before it began")
                 elif info and info.status is JobStatus.FAILED:
                     self.queue.fail(lease, "agent-died", _last_line(info.message), status.step, retryable=True)
             except LeaseLost:
@@ -207,7 +207,6 @@ class Dispatcher:
         """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""
         run, lease = claim.run, claim.lease
         job = job_id(run.id, lease.epoch)
-        metadata = {"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)}
         if lease.epoch > 1:
             self._stop(job_id(run.id, lease.epoch - 1))
         try:
@@ -215,7 +214,7 @@ class Dispatcher:
                 entrypoint=f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
                 f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {slot.node}",
                 submission_id=job,
-                metadata=metadata | {"node": slot.node},
+                metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
                 entrypoint_resources={f"farm:{run.machine}": 1},
                 entrypoint_num_cpus=slot.cpus,
                 entrypoint_label_selector={"ray.io/node-id": slot.node},
