@@ -131,3 +131,9 @@ class Hung(FarmError):
     """Training made no progress for too long."""
 
     retryable = True
+
+
+def last_line(said: str) -> str:
+    """What a process said last, which is where most say why they end."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

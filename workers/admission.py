@@ -16,6 +16,7 @@ from farm.result import Provenance
 from farm.settings import Settings
 from farm.store import MARKER, Store
 from workers import hardware
+from workers.environment import others_token
 
 PORT = 6379  # of Ray's head
 SECONDS = 5.0  # for the head to answer
@@ -50,21 +51,17 @@ def check_head(place: str, published: Head) -> None:
     except AuthenticationError:
         raise Refused(
             f"the Ray at {place} refused this machine's token.",
-            remedy=f"Copy the head's token file (scp) and let RAY_AUTH_TOKEN_PATH name it; it is {_secret()} now.",
+            remedy=f"Copy the head's token file (scp) and let RAY_AUTH_TOKEN_PATH name it; it is {others_token()} now.",
         ) from None
     except (RayError, OSError) as error:
         said = str(error).splitlines()[0].rstrip(".")
         raise Unreachable(f"what listens at {place} is no head of a Ray: {said}.", remedy=hint) from None
 
 
-def _secret() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-
-
 def _check_secret(published: Head) -> None:
-    if not os.environ.get("RAY_AUTH_TOKEN") and not _secret().is_file():
+    if not os.environ.get("RAY_AUTH_TOKEN") and not others_token().is_file():
         raise BadSetting(
-            f"there is no token for the head's Ray: {_secret()} is not there.",
+            f"there is no token for the head's Ray: {others_token()} is not there.",
             remedy=f"Copy the head's ({published.host}) and let RAY_AUTH_TOKEN_PATH name it.",
         )
 

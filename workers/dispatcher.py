@@ -13,7 +13,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from farm import node as facts
 from farm.budget import exhausted
-from farm.errors import FarmError, LeaseLost
+from farm.errors import FarmError, LeaseLost, last_line
 from farm.machine import Machine, layered
 from farm.queue import Claim, Queue
 from farm.run import Lease
@@ -179,7 +179,7 @@ class Dispatcher:
                 if info and status.node not in alive:
                     self.queue.release(lease, "its node was gone or drained before it began")
                 elif info and info.status is JobStatus.FAILED:
-                    self.queue.fail(lease, "agent-died", _last_line(info.message), status.step, retryable=True)
+                    self.queue.fail(lease, "agent-died", last_line(info.message or ""), status.step, retryable=True)
             except LeaseLost:
                 continue
 
@@ -239,11 +239,6 @@ class Dispatcher:
             self.jobs.stop_job(job)
         except (RuntimeError, ConnectionError, OSError):
             return
-
-
-def _last_line(message: str | None) -> str:
-    lines = [line for line in (message or "").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"
 
 
 def job_id(run_id: str, epoch: int) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from farm import serving
-from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable
+from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, last_line
 from farm.server import make_home
 from farm.serving import Facts
 from farm.settings import Settings
-from workers.environment import environment, token
+from workers.environment import environment, others_token, token
 
 START_SECONDS = 120.0
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
@@ -28,19 +28,14 @@ def foreground(here: Settings, **options: object) -> NoReturn:
     """Become the farm of `here`; `options` are those of serve.serve. A Ray to attach to has a secret of its own."""
     check_installed()
     command = _command(options)
-    os.execve(command[0], command, environment(here, _ray_secret() if options.get("attach") else token(here.home)))
+    os.execve(command[0], command, environment(here, others_token() if options.get("attach") else token(here.home)))
 
 
 def member(here: Settings, head: str, **options: object) -> NoReturn:
     """Become a machine that trains for the farm whose head is `head`; `options` are those of join.join."""
     check_installed()
     command = [sys.executable, "-m", "workers.join", f"--head={head}", "--options", json.dumps(options)]
-    os.execve(command[0], command, environment(here, _ray_secret()))
-
-
-def _ray_secret() -> Path:
-    """The file with the secret of a Ray that somebody else started."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    os.execve(command[0], command, environment(here, others_token()))
 
 
 def check_installed() -> None:
@@ -80,7 +75,9 @@ def up(here: Settings, **options: object) -> Facts:
             process = _start(here, options, log)
     _end(process)
     reason = REASONS.get(process.returncode, Unreachable)
-    raise reason(f"The farm did not start: {_last_line(log)}", remedy=f"See {log}.")
+    said = last_line(log.read_text(errors="replace"))
+    said = re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", said)  # without when and how loud
+    raise reason(f"The farm did not start: {said}", remedy=f"See {log}.")
 
 
 def _start(here: Settings, options: dict[str, object], log_path: Path) -> subprocess.Popen:
@@ -141,9 +138,3 @@ def _end(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _last_line(path: Path) -> str:
-    """What the log says last, without when and how loud."""
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", lines[-1].strip()) if lines else "it said nothing"

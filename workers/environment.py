@@ -14,6 +14,7 @@ from pathlib import Path
 from farm.server import make_home
 from farm.settings import Settings
 
+OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
 STOP_WAIT_SECONDS = 60  # for a drained or cancelled agent to save a checkpoint before Ray kills it
 
 RAY = {
@@ -60,3 +61,8 @@ def token(home: Path) -> Path:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
     return path
+
+
+def others_token() -> Path:
+    """The file with the secret of a Ray that somebody else started."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from farm import settings
-from farm.errors import BadSetting, Conflict, FarmError, Unreachable
+from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
 from farm.machine import BUILT_IN, Machine, find, is_name, layered
 from farm.node import Head, Node
 from farm.queue import Queue
@@ -32,8 +32,7 @@ from farm.server import make_home, session
 from farm.settings import Settings
 from workers import admission, hardware, spot
 from workers.dispatcher import JOIN_LABEL
-from workers.environment import STOP_WAIT_SECONDS
-from workers.serve import OBJECT_STORE_BYTES
+from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
 
 TURN_SECONDS = 0.5
 REGISTER_SECONDS = 10.0
@@ -273,8 +272,9 @@ def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: 
     began, warned = time.monotonic(), False
     while not farewell.said.wait(TURN_SECONDS):
         if process.poll() is not None:
+            said = last_line(_log(here).read_text(errors="replace"))
             raise FarmError(
-                f"Ray on this machine ended with exit code {process.returncode}: {_last_line(_log(here))}",
+                f"Ray on this machine ended with exit code {process.returncode}: {said}",
                 remedy=f"See {_log(here)}.",
             )
         with suppress(Unreachable):
@@ -324,11 +324,6 @@ def _still_running(member: _Member, seen: Node | None, farewell: Farewell, befor
     for run_id in sorted(before - runs):
         log.info("%s has let go: %s", run_id, member.queue.status(run_id).state)
     return runs or None
-
-
-def _last_line(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from farm.errors import FarmError, WorkerDied
+from farm.errors import FarmError, WorkerDied, last_line
 from farm.machine import Machine
 from farm.result import Outcome
 from workers.task import Task
@@ -58,7 +58,7 @@ def _scaling(task: Task, machine: Machine, node: str) -> ScalingConfig:
 
 
 def _cause(error: BaseException) -> FarmError:
-    """The FarmError that a worker raised, dug out of Ray's wrappers; else WorkerDied with the first line."""
+    """The FarmError that a worker raised, dug out of Ray's wrappers; else WorkerDied with what was said last."""
     failures = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
         inner: BaseException | None = failures[rank]
@@ -67,5 +67,5 @@ def _cause(error: BaseException) -> FarmError:
                 return inner
             inner = getattr(inner, "cause", None) or inner.__cause__
     first = next(iter(failures.values()), error)
-    lines = [line for line in str(first).splitlines() if line.strip()] or [type(first).__name__]
-    return WorkerDied(f"A training process ended: {lines[-1].strip()}", remedy="The log has its traceback.")
+    said = last_line(str(first) or type(first).__name__)
+    return WorkerDied(f"A training process ended: {said}", remedy="The log has its traceback.")

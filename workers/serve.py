@@ -44,13 +44,12 @@ from workers import autoscale, clusterfile, hardware
 from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, job_id
-from workers.environment import STOP_WAIT_SECONDS
+from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
 from workers.roster import Roster
 
 TURN_SECONDS = 0.25
 REGISTER_SECONDS = 10.0
 TARGETS = "prometheus-targets.json"
-OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
 
 log = logging.getLogger("farm")
 
