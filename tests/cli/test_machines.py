@@ -43,6 +43,9 @@ def test_a_class_says_what_its_nodes_run_or_why_they_are_idle(farm: Farm) -> Non
         ("cellar", "drained: by hand"),
     ]
     assert (told["cpu"]["slots"], told["cpu-x1"]["slots"], told["cpu-x2"]["slots"]) == (1, 2, 0)
+    assert (told["cpu"]["nodes"], told["cpu-x1"]["nodes"], told["cpu-x2"]["nodes"]) == (1, 1, 0), (
+        "a drained one is none"
+    )
     assert told["cpu-x1"]["on"][1]["doing"] == "idle: nothing queued for cpu-x1"
     assert told["cpu"]["seen_tokens_per_second"] == round(farm.queue.status(done.run.id).result.tokens_per_second)
     assert told["cpu-x1"]["seen_tokens_per_second"] is None
