@@ -45,6 +45,7 @@ $(VENV)/node: pyproject.toml
 	$(call install,node,node)
 
 $(VENV)/test: pyproject.toml
+	@command -v ssh >/dev/null || { echo "No ssh, which make test needs. On Debian and Ubuntu: apt-get install openssh-client"; exit 1; }
 	$(call install,all,test)
 	@touch $(VENV)/node
 

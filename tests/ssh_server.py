@@ -29,7 +29,7 @@ class Sshd:
         (folder / "key").chmod(0o600)
         key.write_public_key(folder / "authorized_keys")
         self.port = 0
-        self._open()
+        self._loop.run_until_complete(self._listen())
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         known = f"[127.0.0.1]:{self.port} {self._host_key.export_public_key().decode()}"
         (folder / "known_hosts").write_text(known)
@@ -47,16 +47,24 @@ class Sshd:
             self._loop.call_soon_threadsafe(connection.abort)
         self._connections.clear()
 
-    def close(self) -> None:
+    def leave(self) -> None:
+        """Break every connection and take no other."""
         self.hang_up()
         asyncio.run_coroutine_threadsafe(self._closed(), self._loop).result(timeout=10)
+
+    def come_back(self) -> None:
+        """Take connections again, at the same port."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(timeout=10)
+
+    def close(self) -> None:
+        self.leave()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _closed(self) -> None:
         self._server.close()
         await self._server.wait_closed()
 
-    def _open(self) -> None:
+    async def _listen(self) -> None:
         outer = self
 
         class Login(asyncssh.SSHServer):
@@ -74,15 +82,13 @@ class Sshd:
             process.stderr.write(done.stderr.decode())
             process.exit(done.returncode)
 
-        self._server = self._loop.run_until_complete(
-            asyncssh.listen(
-                "127.0.0.1",
-                self.port,
-                server_factory=Login,
-                server_host_keys=[self._host_key],
-                authorized_client_keys=str(self._folder / "authorized_keys"),
-                process_factory=run,
-            )
+        self._server = await asyncssh.listen(
+            "127.0.0.1",
+            self.port,
+            server_factory=Login,
+            server_host_keys=[self._host_key],
+            authorized_client_keys=str(self._folder / "authorized_keys"),
+            process_factory=run,
         )
         self.port = self._server.get_port()
 

@@ -77,8 +77,10 @@ def test_a_tunnel_that_breaks_is_opened_again_at_the_same_place(laptop: Farm, he
     with opened(laptop, head) as process:
         before = url(laptop)
         assert said(process).startswith("commands with")
-        head.hang_up()
+        head.leave()
         assert said(process).endswith(" Trying again in 1 s.\n")
+        assert said(process).endswith(" Trying again in 2 s.\n"), "nobody was there"
+        head.come_back()
         assert said(process).startswith("open: ")
         assert laptop("runs").code == 0
         assert url(laptop) == before
