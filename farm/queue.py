@@ -482,8 +482,8 @@ class Queue:
         with translated(self.redis):
             try:
                 return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
-            except NoScriptError:  # Redis forgets its scripts when it restarts
-                self.redis.script_load(script.text)
+            except NoScriptError:  # Redis forgets its scripts when it restarts; submitters may not load theirs
+                self.install()
                 return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
 
     def _held(self, lease: Lease, verb: str, *arguments: Any) -> list[Any]:

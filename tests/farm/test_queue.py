@@ -766,11 +766,13 @@ def test_every_key_begins_with_the_prefix(redis: Redis) -> None:
 
 
 def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: str) -> None:
-    """The keys are laid out so that it can be said: whoever may not touch `leases` can put, read and cancel only."""
+    """Whoever may not look at `workers` can put, read and cancel only; tests/cli/test_submitter.py has the commands."""
     study_of(queue)
+    started(queue)
     queue.install()
-    roles = "run causes result curve events sequence order counts queue delayed classes studies study arms machines"
-    patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:", "~farm:supply"]
+    roles = "run causes result curve events sequence order counts queue delayed classes studies study arms"
+    roles += " leases machines probes nodes supply head seen sightings drained"
+    patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:"]
     writes = "+hset +hdel +hincrby +incr +zadd +zrem +sadd +xadd"
     redis.execute_command("ACL", "SETUSER", "alice", "on", ">pw", *patterns, "-@all", "+@read", "+@connection",
                           "+time", "+evalsha", *writes.split())  # fmt: skip
@@ -780,13 +782,23 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
             alice = Queue(client)
             assert len(alice.put(tiny_study(init=(42, 22))).new) == 3
             assert len(alice.statuses()) == 6
-            assert alice.supply() == {}
-            assert alice.cancel(alice.statuses()[0].run.id) == State.CANCELLED
+            assert (alice.supply(), alice.machines(), alice.head(), alice.roster()) == ({}, {}, None, [])
+            (running,) = alice.running()
+            lease = Lease(run_id=running.run.id, epoch=1, deadline=0.0, worker="alice")
+            assert alice.cancel(alice.statuses()[1].run.id) == State.CANCELLED
             before = picture(queue, redis)
             for verb in (
                 lambda: alice.claim("cpu", "alice", 60),
                 lambda: alice.sweep(),
-                lambda: alice.retry(queue.statuses()[0].run.id),
+                lambda: alice.renew(lease, 1),
+                lambda: alice.checkpoint(lease, checkpoint_at(1)),
+                lambda: alice.record(lease, points(1)),
+                lambda: alice.finish(lease, result(running.run, 3.0)),
+                lambda: alice.fail(lease, "x", "y", 1, False),
+                lambda: alice.release(lease, "x"),
+                lambda: alice.acknowledge_cancel(lease),
+                lambda: alice.note(lease, "x", "y"),
+                lambda: alice.retry(queue.statuses()[1].run.id),
                 lambda: alice.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
                 lambda: alice.register(Machine(name="cpu"), "node", 60),
                 lambda: alice.provide({}, 60),
