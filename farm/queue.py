@@ -447,6 +447,10 @@ class Queue:
         """Let no run start on a node any more; returns why, which is the reason of who said so first."""
         return self._call("drain", node_id, reason)
 
+    def undrain(self, node_id: str) -> bool:
+        """Let runs start on a node again; whether it was drained."""
+        return bool(self._call("undrain", node_id))
+
     # From the run directories
 
     def restore(

@@ -21,6 +21,7 @@ from waiting import wait_until
 from farm import study as study_
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreachable
 from farm.machine import Machine
+from farm.node import Node
 from farm.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
 from farm.run import Checkpoint, Lease, State
 from farm.server import Server, connect
@@ -752,6 +753,21 @@ def test_a_node_registers_a_class_whose_facts_stay_when_it_is_gone(queue: Queue)
     assert queue.machines()["cpu-x4"].memory == 2**40
 
 
+def test_nodes_that_nobody_has_seen_for_a_day_are_forgotten_and_their_drains_too(queue: Queue, redis: Redis) -> None:
+    gone, silent, living = (
+        Node(id=name, name=name, host=name, address=name, units={"cpu": 1}) for name in ("gone", "silent", "living")
+    )
+    queue.sight([gone, silent, living], 60)
+    for node in (gone, silent, living):
+        queue.drain(node.id, "by hand")
+    long_ago = (time.time() - 25 * 3600) * 1000
+    redis.zadd("farm:seen", {"gone": long_ago, "living": long_ago, "silent": (time.time() - 3600) * 1000})
+    queue.sight([living], 60)
+    assert set(redis.hgetall("farm:drained")) == set(redis.hgetall("farm:sightings")) == {"silent", "living"}
+    (seen,) = queue.roster()
+    assert (seen.id, seen.drained) == ("living", "by hand"), "the dispatcher was away for longer than the node"
+
+
 def test_every_key_begins_with_the_prefix(redis: Redis) -> None:
     queue = Queue(redis, prefix="farm:other:")
     study_of(queue)
@@ -806,6 +822,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
                 lambda: alice.enroll("node", "token", "alice", 60),
                 lambda: alice.sight([], 60),
                 lambda: alice.drain("node-1", "by alice"),
+                lambda: alice.undrain("node-1"),
             ):
                 with pytest.raises(Refused, match="does not let this user"):
                     verb()
