@@ -18,7 +18,7 @@ from farm import settings as settings_
 from farm import tunnel
 from farm.errors import BadSetting, FarmError, NotFound, Refused, Unreachable
 from farm.server import connect as checked
-from farm.server import free_port, make_home
+from farm.server import free_port, make_home, split
 
 OPTIONS = {
     "ExitOnForwardFailure": "yes",
@@ -66,7 +66,7 @@ def connect(head: Head, redis: Far = None, ssh: Ssh = "ssh") -> None:
 
 def _way(head: str, far: str, ssh: str) -> Way:
     """Raises: BadSetting: `far` is not redis://."""
-    place = urlsplit(far)
+    place = split(far)
     if place.scheme != "redis" or not place.hostname:
         raise BadSetting(
             f"--redis: {place.scheme}://{place.hostname or ''} is not redis://HOST.",

@@ -1,4 +1,4 @@
-"""`farm drain NODE`"""
+"""`farm drain NODE`, `farm drain NODE --undo`"""
 
 import platform
 import time
@@ -10,7 +10,7 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import say
-from farm.errors import Unreachable
+from farm.errors import Conflict, Unreachable
 from farm.node import Node, find
 from farm.queue import Queue
 
@@ -18,22 +18,37 @@ LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 180.0  # an agent may just be starting, and has a minute to save a checkpoint
 
 Which = Annotated[str, typer.Argument(metavar="NODE", help="Its name, host, address, or the beginning of its Ray id.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Let runs start there again. What joined by farm join is leaving.")]
 
 
-def drain(node: Which, as_json: Json = False) -> None:
+def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
     """Empty a node: nothing starts there any more, and what runs saves a checkpoint and is queued again.
 
-    Returns when it is empty. A machine that `farm join` brought then leaves; any other stays drained until Ray on it
-    starts again. No attempt is counted.
+    Returns when it is empty. A machine that `farm join` brought then leaves; any other stays drained until --undo, or
+    until Ray on it starts again. No attempt is counted.
     """
     with queue() as open_queue:
         found = find(open_queue.roster(), node)
+        if undo:
+            _undo(open_queue, found, as_json)
+            return
         reason = open_queue.drain(found.id, f"farm drain on {platform.node()}")
         released = _emptied(open_queue, found)
-    say(f"{found} is empty{'; it leaves' if found.joined else ', and stays drained until Ray on it starts again'}")
+    then = "it leaves" if found.joined else f"and stays drained until: farm drain {node} --undo"
+    say(f"{found} is empty{'; ' if found.joined else ', '}{then}")
     if as_json:
         answer = {"node": found.name, "id": found.id, "reason": reason, "released": released}
         render.emit_json("farm.drain/1", answer)
+
+
+def _undo(queue: Queue, node: Node, as_json: bool) -> None:
+    """Raises: Conflict: the node is on its way out."""
+    if node.joined and node.drained is not None:
+        raise Conflict(f"{node} is leaving: {node.drained}.", remedy="Join it again, with: farm join HEAD")
+    was_drained = queue.undrain(node.id)
+    say(f"runs may start on {node}{' again' if was_drained else ': it was not drained'}")
+    if as_json:
+        render.emit_json("farm.drain/1", {"node": node.name, "id": node.id, "reason": None, "released": []})
 
 
 def _emptied(queue: Queue, node: Node) -> list[str]:

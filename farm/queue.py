@@ -447,6 +447,10 @@ class Queue:
         """Let no run start on a node any more; returns why, which is the reason of who said so first."""
         return self._call("drain", node_id, reason)
 
+    def undrain(self, node_id: str) -> bool:
+        """Let runs start on a node again; whether it was drained."""
+        return bool(self._call("undrain", node_id))
+
     # From the run directories
 
     def restore(
@@ -482,8 +486,8 @@ class Queue:
         with translated(self.redis):
             try:
                 return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
-            except NoScriptError:  # Redis forgets its scripts when it restarts
-                self.redis.script_load(script.text)
+            except NoScriptError:  # Redis forgets its scripts when it restarts; submitters may not load theirs
+                self.install()
                 return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
 
     def _held(self, lease: Lease, verb: str, *arguments: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from redis import Redis, SSLConnection
 from redis.backoff import ExponentialWithJitterBackoff
@@ -237,12 +237,11 @@ def connect(url: str, authorities: Path | None = None) -> Redis:
     """
     if authorities is not None:
         _check_authorities(authorities)
+    split(url)
     try:
         client = _client(url, authorities=authorities)
-    except ValueError as error:
-        raise BadSetting(
-            f"redis_url {shown(url)!r}: {error}.", remedy="Write redis://:PASSWORD@HOST:PORT/0, or rediss:// for TLS."
-        ) from None
+    except ValueError:
+        raise _not_a_url(url) from None
     try:
         with translated(client):
             _check(client)
@@ -362,9 +361,34 @@ def address(client: Redis) -> str:
     return f"redis{'s' * _is_secure(client)}://{place}/{options.get('db') or 0}"
 
 
+def split(url: str) -> SplitResult:
+    """The parts of a Redis URL.
+
+    Raises: BadSetting: it has none. A "/", "?" or "#" in the password would end the host, which would then be this one.
+    """
+    try:
+        place = urlsplit(url)
+        place.port  # noqa: B018 - raises, too
+    except ValueError:
+        raise _not_a_url(url) from None
+    if "@" in url and "@" not in place.netloc:
+        raise _not_a_url(url)
+    return place
+
+
+def _not_a_url(url: str) -> BadSetting:
+    """Without the text of the ValueError, which repeats a part of the URL: it may be of the password."""
+    return BadSetting(
+        f"redis_url {shown(url)!r} is not a Redis URL.",
+        remedy="Write redis://:PASSWORD@HOST:PORT/0, or rediss:// for TLS; in PASSWORD, %2F for / and %40 for @.",
+    )
+
+
 def shown(url: str) -> str:
-    """`url` without its password, for messages."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
+    """`url` without its password, for messages; whatever the password holds, it ends before the last "@"."""
+    before, at, place = url.rpartition("@")
+    scheme, colon, _ = before.partition("://")
+    return f"{scheme if colon else ''}{colon}{place}".partition("?")[0] if at else url.partition("?")[0]
 
 
 class _Patience(Retry):

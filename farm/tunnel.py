@@ -1,7 +1,8 @@
 """The tunnel that `farm connect` keeps open, as other commands of the same home find it.
 
-`<home>/tunnel.json` (mode 0600, it holds the Redis password) says where its near end is. Who keeps it open holds a lock
-on the file, so that one whose keeper was killed is told from one that is open.
+`<home>/tunnel.json` (mode 0600, it holds the Redis password) says where its near end is; it is there in full or not at
+all. Two locks beside it, since who asks must not be in the way of who connects: `tunnel.keeper`, which makes sure that
+there is one, is never touched by others; `tunnel.open` tells a tunnel that is open from one whose keeper was killed.
 """
 
 import fcntl
@@ -10,52 +11,68 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
-from farm.errors import Conflict, Unreachable
+from farm.errors import BadSetting, Conflict, Unreachable
 
 FILE = "tunnel.json"
+KEEPER, OPEN = "tunnel.keeper", "tunnel.open"
 
 
 def url(home: Path) -> str | None:
     """The Redis URL of the near end; None when nobody connected this home to a head.
 
-    Raises: Unreachable: it was connected, and whoever kept the tunnel open is gone without a word.
+    Raises: Unreachable: it was connected, and whoever kept the tunnel open is gone without a word. BadSetting: what is
+    said there cannot be read; to use this machine's own farm instead would lead a submit astray.
     """
+    path = home / FILE
     try:
-        with (home / FILE).open() as file:
-            said = json.load(file)
-            if _is_locked(file):
-                return said["url"]
-    except (OSError, ValueError):  # there is none, or it is being written just now
+        said = json.loads(path.read_text())
+        head, near = said["head"], said["url"]
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, KeyError, TypeError):
+        raise BadSetting(f"{path} is damaged.", remedy="Remove it; `farm connect` writes it anew.") from None
+    if _is_locked(home / OPEN):
+        return near
     raise Unreachable(
-        f"the tunnel to {said['head']} is closed.",
-        remedy=f"Open it with: farm connect {said['head']}; or remove {home / FILE} to use this machine's own farm.",
+        f"the tunnel to {head} is closed.",
+        remedy=f"Open it with: farm connect {head}; or remove {path} to use this machine's own farm.",
     )
-
-
-def _is_locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
 
 
 @contextmanager
 def announced(home: Path, head: str, url: str) -> Iterator[None]:
     """Have the commands of this home use `url` meanwhile. Raises: Conflict: another tunnel is open here."""
-    path = home / FILE
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+    path, draft = home / FILE, home / f".{FILE}"
+    with _made(home / KEEPER) as keeper, _made(home / OPEN) as is_open:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(f"this home is connected already: {path}.", remedy="Stop that `farm connect`.") from None
-        file.truncate()
-        json.dump({"head": head, "url": url, "pid": os.getpid()}, file)
-        file.flush()
+        with _made(draft) as file:
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps({"head": head, "url": url, "pid": os.getpid()}).encode())
         try:
+            draft.replace(path)
+            fcntl.flock(is_open, fcntl.LOCK_EX)  # somebody who asks holds it for a moment
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_locked(path: Path) -> bool:
+    with _made(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextmanager
+def _made(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # not inherited: ssh's copy would keep the lock
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -17,7 +17,8 @@
 --   queue:<class>   zset    run ids that may be claimed now, by score: priority, then first in
 --   delayed:<class> zset    run ids that back off, by the ms when they may be claimed again
 --   classes         set     machine classes that runs name
---   leases          zset    running run ids by deadline in ms; only the verbs of a worker touch it, and all of them do
+--   leases          zset    running run ids by deadline in ms
+--   workers         none    is never there; every verb that is not for submitters looks, and they may not
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
 --   studies         hash    study name -> study, JSON
 --   study:<name>    zset    run ids of the study in the order they were put
@@ -64,14 +65,15 @@ local function tell(event, id, epoch, detail)
     'event', event, 'run_id', id, 'epoch', epoch, 'detail', detail)
 end
 
--- The first thing that a verb does that is not for submitters: by their ACL they may not touch `leases`, so it ends
--- here, before anything is written. The verbs that take a lease or sweep begin there anyway.
+-- The first thing that a verb does that is not for submitters: by their ACL they may not even look at `workers`, so it
+-- ends here, before anything is written.
 local function refuse_submitters()
-  redis.call('ZCARD', key('leases'))
+  redis.call('EXISTS', key('workers'))
 end
 
 -- The fence: whether `epoch` is the live lease of the run. A running run is in `leases`, and no other is.
 local function holds(id, epoch)
+  refuse_submitters()
   return redis.call('ZSCORE', key('leases'), id) and get(id, 'epoch') == epoch
 end
 
@@ -204,6 +206,7 @@ end
 
 -- Every lease past its deadline ends; the ids of their runs.
 local function sweep()
+  refuse_submitters()
   local expired = {}
   local late = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', '(' .. whole(now), 'WITHSCORES')
   local up = #late > 0 and uptime()

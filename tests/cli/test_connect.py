@@ -121,6 +121,8 @@ def test_the_redis_at_the_other_end_must_answer(laptop: Farm, head: Sshd, redis_
     assert (answer.code, "refused the credentials" in answer.err) == (4, True)
     answer = laptop(*there, "rediss://127.0.0.1/0")
     assert (answer.code, "is not redis://HOST" in answer.err) == (2, True)
+    answer = laptop(*there, "redis://user:se/cret@127.0.0.1/0")
+    assert (answer.code, "%2F for /" in answer.err, "se" in answer.err.split("'")[1]) == (2, True, False)
 
 
 def test_a_redis_that_was_set_goes_before_a_tunnel(farm: Farm, head: Sshd) -> None:

@@ -15,7 +15,8 @@ def test_an_idle_node_is_empty_at_once_and_stays_drained(farm: Farm) -> None:
     farm.queue.sight([NODE], 60)
     answer = farm("drain", "host-1", "--json")
     assert answer.code == 0
-    assert "attic at 10.0.0.6 (Ray node node-1) is empty, and stays drained until Ray on it starts again" in answer.err
+    assert answer.err.startswith("attic at 10.0.0.6 (Ray node node-1) is empty, and stays drained until: ")
+    assert answer.err.endswith(": farm drain host-1 --undo\n")
     told = json.loads(answer.out)["data"]
     assert (told["node"], told["id"], told["released"]) == ("attic", "node-1", [])
     (drained,) = farm.queue.roster()
@@ -38,6 +39,27 @@ def test_it_waits_for_what_runs_there_and_says_what_became_of_it(farm: Farm) -> 
     assert process.returncode == 0
     assert f"{here.run.id} has let go at step 1: queued" in err
     assert json.loads(out)["data"]["released"] == [here.run.id]
+
+
+def test_a_drain_can_be_undone(farm: Farm) -> None:
+    farm.put()
+    farm.queue.sight([NODE], 60)
+    assert farm("drain", "attic").code == 0
+    assert farm.queue.claim("cpu", "worker", 60, node="node-1") is None
+    answer = farm("drain", "attic", "--undo", "--json")
+    assert (answer.code, json.loads(answer.out)["data"]["reason"]) == (0, None)
+    assert answer.err == "runs may start on attic at 10.0.0.6 (Ray node node-1) again\n"
+    assert farm.queue.roster()[0].drained is None
+    assert farm.queue.claim("cpu", "worker", 60, node="node-1")
+    assert farm("drain", "attic", "--undo").err.endswith(": it was not drained\n")
+
+
+def test_a_machine_that_joined_is_leaving_already(farm: Farm) -> None:
+    farm.queue.sight([NODE.model_copy(update={"joined": "token"})], 60)
+    assert farm("drain", "attic").code == 0
+    answer = farm("drain", "attic", "--undo")
+    assert (answer.code, "is leaving: farm drain on" in answer.err) == (6, True)
+    assert farm.queue.roster()[0].drained
 
 
 def test_an_unknown_node_is_refused_with_the_nearest(farm: Farm) -> None:

@@ -28,7 +28,7 @@ FROZEN: dict[str, list[str]] = {
     "serve": [*SERVING, "--attach", "--autoscaling-config"],
     "connect": ["HEAD", "--redis", "--ssh"],
     "join": ["HEAD", "--machine", "--name", "--host"],
-    "drain": ["NODE", "--json"],
+    "drain": ["NODE", "--undo", "--json"],
     "plan": ["STUDY", "--json"],
     "submit": ["STUDY", "--wait", "--dry-run", "-y", "--yes", "--json"],
     "runs": ["STUDY", "--arm", "--json"],

@@ -21,6 +21,7 @@ from waiting import wait_until
 from farm import study as study_
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreachable
 from farm.machine import Machine
+from farm.node import Node
 from farm.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
 from farm.run import Checkpoint, Lease, State
 from farm.server import Server, connect
@@ -752,6 +753,21 @@ def test_a_node_registers_a_class_whose_facts_stay_when_it_is_gone(queue: Queue)
     assert queue.machines()["cpu-x4"].memory == 2**40
 
 
+def test_nodes_that_nobody_has_seen_for_a_day_are_forgotten_and_their_drains_too(queue: Queue, redis: Redis) -> None:
+    gone, silent, living = (
+        Node(id=name, name=name, host=name, address=name, units={"cpu": 1}) for name in ("gone", "silent", "living")
+    )
+    queue.sight([gone, silent, living], 60)
+    for node in (gone, silent, living):
+        queue.drain(node.id, "by hand")
+    long_ago = (time.time() - 25 * 3600) * 1000
+    redis.zadd("farm:seen", {"gone": long_ago, "living": long_ago, "silent": (time.time() - 3600) * 1000})
+    queue.sight([living], 60)
+    assert set(redis.hgetall("farm:drained")) == set(redis.hgetall("farm:sightings")) == {"silent", "living"}
+    (seen,) = queue.roster()
+    assert (seen.id, seen.drained) == ("living", "by hand"), "the dispatcher was away for longer than the node"
+
+
 def test_every_key_begins_with_the_prefix(redis: Redis) -> None:
     queue = Queue(redis, prefix="farm:other:")
     study_of(queue)
@@ -766,11 +782,13 @@ def test_every_key_begins_with_the_prefix(redis: Redis) -> None:
 
 
 def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: str) -> None:
-    """The keys are laid out so that it can be said: whoever may not touch `leases` can put, read and cancel only."""
+    """Whoever may not look at `workers` can put, read and cancel only; tests/cli/test_submitter.py has the commands."""
     study_of(queue)
+    started(queue)
     queue.install()
-    roles = "run causes result curve events sequence order counts queue delayed classes studies study arms machines"
-    patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:", "~farm:supply"]
+    roles = "run causes result curve events sequence order counts queue delayed classes studies study arms"
+    roles += " leases machines probes nodes supply head seen sightings drained"
+    patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:"]
     writes = "+hset +hdel +hincrby +incr +zadd +zrem +sadd +xadd"
     redis.execute_command("ACL", "SETUSER", "alice", "on", ">pw", *patterns, "-@all", "+@read", "+@connection",
                           "+time", "+evalsha", *writes.split())  # fmt: skip
@@ -780,13 +798,23 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
             alice = Queue(client)
             assert len(alice.put(tiny_study(init=(42, 22))).new) == 3
             assert len(alice.statuses()) == 6
-            assert alice.supply() == {}
-            assert alice.cancel(alice.statuses()[0].run.id) == State.CANCELLED
+            assert (alice.supply(), alice.machines(), alice.head(), alice.roster()) == ({}, {}, None, [])
+            (running,) = alice.running()
+            lease = Lease(run_id=running.run.id, epoch=1, deadline=0.0, worker="alice")
+            assert alice.cancel(alice.statuses()[1].run.id) == State.CANCELLED
             before = picture(queue, redis)
             for verb in (
                 lambda: alice.claim("cpu", "alice", 60),
                 lambda: alice.sweep(),
-                lambda: alice.retry(queue.statuses()[0].run.id),
+                lambda: alice.renew(lease, 1),
+                lambda: alice.checkpoint(lease, checkpoint_at(1)),
+                lambda: alice.record(lease, points(1)),
+                lambda: alice.finish(lease, result(running.run, 3.0)),
+                lambda: alice.fail(lease, "x", "y", 1, False),
+                lambda: alice.release(lease, "x"),
+                lambda: alice.acknowledge_cancel(lease),
+                lambda: alice.note(lease, "x", "y"),
+                lambda: alice.retry(queue.statuses()[1].run.id),
                 lambda: alice.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
                 lambda: alice.register(Machine(name="cpu"), "node", 60),
                 lambda: alice.provide({}, 60),
@@ -794,6 +822,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
                 lambda: alice.enroll("node", "token", "alice", 60),
                 lambda: alice.sight([], 60),
                 lambda: alice.drain("node-1", "by alice"),
+                lambda: alice.undrain("node-1"),
             ):
                 with pytest.raises(Refused, match="does not let this user"):
                     verb()
