@@ -66,12 +66,15 @@ class Cluster:
     def start_head(self) -> None:
         """Ray's own Redis, Ray's head and the dispatcher; again, if they were killed."""
         self._start_redis(RAYS_REDIS_PORT)
-        self.head.run(
-            "env",
-            f"RAY_REDIS_ADDRESS=127.0.0.1:{RAYS_REDIS_PORT}",
-            *("ray", "start", "--head", f"--port={RAY_PORT}", "--num-cpus=0", "--disable-usage-stats"),
-            f"--redis-password={self.password}",
-        )
+        ray = ("ray", "start", "--head", f"--port={RAY_PORT}", "--num-cpus=0", "--disable-usage-stats")
+        words = ("env", f"RAY_REDIS_ADDRESS=127.0.0.1:{RAYS_REDIS_PORT}", *ray, f"--redis-password={self.password}")
+        try:
+            self.head.run(*words)
+        except AssertionError as slow:  # Ray gives its head 30 s, in its source; a busy machine may need a second try
+            if "Deadline Exceeded" not in str(slow):
+                raise
+            self._end_rays_head()
+            self.head.run(*words)
         log, before = self.folder / "serve.log", time.time()
         self.serve = self.head.start("farm", "serve", "--attach", f"127.0.0.1:{RAY_PORT}", log=log)
         facts = self.folder / "head/home/.farm/farm.json"
@@ -81,10 +84,18 @@ class Cluster:
 
     def kill_head(self) -> None:
         """kill -9 of all that runs on the head but the farm's Redis."""
-        spared = [process.pid for process in self.head.processes() if f":{FARM_PORT}" in "".join(process.cmdline())]
+        spared = self._redis(FARM_PORT)
         assert len(spared) == 1
         self.head.kill(spared)
         self.serve.wait(timeout=30)
+
+    def _end_rays_head(self) -> None:
+        """kill -9 of what a `ray start` that gave up has left."""
+        self.head.kill([*self._redis(FARM_PORT), *self._redis(RAYS_REDIS_PORT)])
+
+    def _redis(self, port: int) -> list[int]:
+        servers = [process for process in self.head.processes() if process.name().startswith("redis-server")]
+        return [process.pid for process in servers if f":{port}" in "".join(process.cmdline())]
 
     def join(self, name: str, machine: str) -> Host:
         """A new host, which offers one run at a time of a machine class."""
