@@ -296,10 +296,11 @@ def _drain(queue: Queue, jobs: JobSubmissionClient) -> None:
     try:
         for status in queue.running():
             jobs.stop_job(status.job or job_id(status.run.id, status.epoch))
-        deadline = time.monotonic() + STOP_WAIT_SECONDS
+        deadline, dispatcher = time.monotonic() + STOP_WAIT_SECONDS, Dispatcher(queue, jobs)
         while time.monotonic() < deadline and queue.counts().get(State.RUNNING, 0):
+            dispatcher.bury()
             time.sleep(TURN_SECONDS)
-    except (FarmError, RuntimeError, OSError) as error:
+    except (FarmError, RayError, RuntimeError, OSError) as error:
         log.warning("not drained: %s; the runs go on when their leases run out", error)
 
 
