@@ -95,6 +95,8 @@ def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
 
 
 def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
+    """One run that trains, and one whose agent has hardly begun."""
+    hurt.farm.wait_for(hurt.alone, State.SUCCEEDED)  # a unit for each of the two
     run_id = hurt.begin()
     hurt.farm.wait_for_checkpoint(run_id)
     late = hurt.begin()
