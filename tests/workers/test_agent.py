@@ -109,6 +109,22 @@ def test_a_damaged_checkpoint_is_noted_and_the_next_older_taken(
     assert "step-00000005 is damaged or gone: going on from step 3" in noted["detail"]
 
 
+def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
+    queue: Queue, tmp_path: Path, s3_uri: str
+) -> None:
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path, storage=s3_uri), queue, claim.lease, "job", "node")
+    agent.folder.mkdir(parents=True)
+    queue.release(claim.lease, "drained")
+    agent._leave()
+    assert agent.folder.exists()
+    queue.cancel(claim.run.id)
+    agent._leave()
+    assert not agent.folder.exists()
+
+
 CHILD = """
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """What goes up to the bucket while an attempt trains, in which order, and what an outage does to it."""
 
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -237,3 +239,10 @@ def test_copies_go_when_the_attempt_is_over_and_those_of_a_successor_stay(attemp
     attempt.store.forget_stale_copies()
     assert successor.exists(), "somebody may train there"
     assert attempt.uploaded(), "the record stays"
+
+
+def test_copies_that_another_agent_removes_meanwhile_are_no_failure(attempt: Attempt) -> None:
+    shutil.rmtree(attempt.folder)
+    attempt.folder.symlink_to("gone")  # listed, but not there
+    os.utime(attempt.folder.parent, (0, 0))
+    attempt.store.forget_stale_copies()
