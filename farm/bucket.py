@@ -39,7 +39,8 @@ class Object(NamedTuple):
 class Bucket:
     """A storage that is a prefix of an S3 bucket. Names are relative to it.
 
-    Every method raises StorageUnusable, with the remedy, when the bucket cannot be reached or refuses.
+    Every method raises StorageUnusable, with the remedy, when the bucket cannot be reached (then its field `is_away` is
+    true) or refuses.
     """
 
     def __init__(self, uri: str):
@@ -210,6 +211,7 @@ class Bucket:
             raise self._unusable(
                 f"cannot be reached at {self._endpoint} ({type(error).__name__}).",
                 "Check the network, AWS_ENDPOINT_URL and AWS_REGION on this node.",
+                is_away=True,
             ) from None
 
     @property
@@ -241,8 +243,8 @@ class Bucket:
             f"answered {code} ({status}) to {error.operation_name}.", "Try again; see the server's own log."
         )
 
-    def _unusable(self, what: str, remedy: str) -> StorageUnusable:
-        return StorageUnusable(f"{self.uri} {what}", remedy=remedy)
+    def _unusable(self, what: str, remedy: str, is_away: bool = False) -> StorageUnusable:
+        return StorageUnusable(f"{self.uri} {what}", remedy=remedy, is_away=is_away)
 
 
 def _code(error: Any) -> str:

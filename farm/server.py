@@ -42,6 +42,7 @@ from farm.settings import Settings
 
 OLDEST = (6, 2)
 NO_ANSWER = "Timeout connecting"  # to the call, or to the greeting of TLS
+FULL = re.compile(r"(^|-)(MISCONF|OOM) ")  # before 7.0, a script's error has it after a dash
 NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")  # as OpenSSL says
 START_SECONDS = 60.0  # an empty server answers after 50 ms, a large AOF takes its time to load
 STOP_SECONDS = 60.0
@@ -276,7 +277,7 @@ def translated(client: Redis) -> Iterator[None]:
     except ResponseError as error:
         if "The user executing the script" in str(error):  # 7.0 and later say NOPERM
             raise _not_permitted(client, error) from None
-        if isinstance(error, OutOfMemoryError) or str(error).startswith(("MISCONF", "OOM")):
+        if isinstance(error, OutOfMemoryError) or FULL.search(str(error)):
             raise StorageFull(
                 f"Redis at {address(client)} cannot write: {_said(error)}.", remedy="Free some space there."
             ) from None

@@ -19,7 +19,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -193,8 +193,10 @@ class Store:
         """Remove the working copies that nobody has written to for a day: of attempts that were killed here."""
         newest = time.time() - STALE_SECONDS
         for copy in (self.root / "runs").glob("*") if self.bucket else ():
-            if all(path.stat().st_mtime < newest for path in [copy, *copy.glob("*"), *copy.glob(f"*/{ledger.FILE}")]):
-                shutil.rmtree(copy, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another agent removes it right now
+                files = [copy, *copy.glob("*"), *copy.glob(f"*/{ledger.FILE}")]
+                if all(path.stat().st_mtime < newest for path in files):
+                    shutil.rmtree(copy, ignore_errors=True)
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -206,13 +207,14 @@ def _some(names: list[str]) -> str:
 def _in_bucket(data: Data, split: str, cache: Path) -> Path:
     """The split below s3://bucket/prefix, brought into the cache once for as long as it does not change there.
 
-    Where the bucket cannot be reached, what was brought last: a checkpoint knows which tokens it was trained on.
+    Where the bucket cannot be reached, what it held when it last could be: a checkpoint knows its tokens.
     """
     bucket, folder = Bucket(data.source), cache / "s3" / digest({"uri": data.source})[:16]
     try:
         there = {found.name: found for found in bucket.objects("")}
-    except StorageUnusable:
-        if files := _brought(split, folder):
+    except StorageUnusable as error:
+        if error.fields.get("is_away") and (files := _brought(split, folder)):
+            print(f"{error.message} Its {split} split is the one brought here when it last could be.", file=sys.stderr)
             return _one_file(files, data, cache)
         raise
     if not (wanted := _files_of(split, [*there])):
@@ -222,14 +224,25 @@ def _in_bucket(data: Data, split: str, cache: Path) -> Path:
         )
     places = {name: folder / digest({"etag": there[name].etag, "bytes": there[name].bytes})[:16] for name in wanted}
     files = [_made_once(places[name] / name, partial(bucket.read_into, name)) for name in wanted]
+    _keep_listing(split, folder, files)
     return _one_file(files, data, cache)
 
 
+def _keep_listing(split: str, folder: Path, files: list[Path]) -> None:
+    """Note which files were the split when it was last seen: of each, other versions may lie here, too."""
+    listing, names = folder / f"{split}.listing", [file.relative_to(folder).as_posix() for file in files]
+    content = json.dumps(names)
+    if not listing.exists() or listing.read_text() != content:
+        draft = folder / f"{split}.listing-{os.getpid()}"
+        draft.write_text(content)
+        draft.replace(listing)
+
+
 def _brought(split: str, folder: Path) -> list[Path]:
-    """The files of the split that were brought last, by name; none where none was."""
-    newest_last = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime)
-    there = {path.relative_to(folder).as_posix().partition("/")[2]: path for path in newest_last}
-    return [there[name] for name in _files_of(split, [*there])]
+    """The files of the split as it was last seen, or none unless all are here."""
+    listing = folder / f"{split}.listing"
+    files = [folder / name for name in json.loads(listing.read_text())] if listing.exists() else []
+    return files if all(file.is_file() for file in files) else []
 
 
 # Hugging Face

@@ -21,7 +21,17 @@ import ray
 from redis import Redis
 
 from farm import ledger, settings
-from farm.errors import Cancelled, Conflict, FarmError, Hung, LeaseLost, StorageUnusable, Unreachable, WorkerDied
+from farm.errors import (
+    Cancelled,
+    Conflict,
+    FarmError,
+    Hung,
+    LeaseLost,
+    StorageFull,
+    StorageUnusable,
+    Unreachable,
+    WorkerDied,
+)
 from farm.machine import Machine
 from farm.planner import Plan, continued, plan
 from farm.queue import Queue
@@ -33,6 +43,7 @@ from farm.store import LOG, Store
 from model.checkpoint import first_valid
 from model.corpora import prepare
 from workers import hardware
+from workers.environment import STOP_WAIT_SECONDS
 from workers.heartbeat import keep
 from workers.launch import fit
 from workers.mirror import Mirror
@@ -41,6 +52,7 @@ from workers.task import STOP_FILE, Task
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
 LAST_SECONDS = 20.0  # the same, where a drain may wait for it, or little is lost
+STOP_SECONDS = STOP_WAIT_SECONDS - 15.0  # from being told to stop: for a checkpoint, and then to close the lease
 Said = TypeVar("Said")
 
 
@@ -51,11 +63,17 @@ def main() -> int:
         parser.add_argument(flag, required=True)
     parser.add_argument("--epoch", type=int, required=True)
     words = parser.parse_args()
-    ray.init(logging_level=logging.WARNING)
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        ray.init(logging_level=logging.WARNING)
+    except SystemExit:  # of the handler that Ray has set meanwhile
+        told.set()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
     here = settings.load()
     with opened(here) as redis:
-        return _Agent(here, Queue(redis), lease, words.job, words.node).serve()
+        return _Agent(here, Queue(redis), lease, words.job, words.node, told).serve()
 
 
 @contextmanager
@@ -71,7 +89,10 @@ def opened(here: Settings) -> Iterator[Redis]:
 class _Agent:
     """One attempt, from a lease to its end."""
 
-    def __init__(self, here: Settings, queue: Queue, lease: Lease, job: str, node: str):
+    def __init__(
+        self, here: Settings, queue: Queue, lease: Lease, job: str, node: str, told: threading.Event | None = None
+    ):
+        """`told` is set once somebody has asked this process to stop."""
         self.queue, self.lease = queue, lease
         self.store = Store(here.storage, here.home / "work")
         self.cache = here.home / "cache"
@@ -80,11 +101,17 @@ class _Agent:
         self.folder = self.store.attempt_folder(lease.run_id, lease.epoch)
         self.mirror = Mirror(self.store, lease.run_id, lease.epoch, self._point_at, self._note)
         self.end: FarmError | None = None  # why training must stop before its last step
-        self.draining = threading.Event()
+        self.draining = told or threading.Event()
+        self.stopping = threading.Event()  # for one reason or the other
+        self.attempt: Attempt | None = None  # as it began
 
     def serve(self) -> int:
         """Train under the lease and close it."""
+        threading.Thread(target=self._outlast, daemon=True).start()
         signal.signal(signal.SIGTERM, lambda *_: self._drain())  # first: whoever hears of the job may stop it
+        if self.draining.is_set():
+            self._give_up()
+            return 0
         try:
             self.lease = self.queue.renew(self.lease, 0, job=self.job, node=self.node)
         except LeaseLost as lost:
@@ -128,9 +155,13 @@ class _Agent:
             return self._fail(WorkerDied(f"{type(error).__name__}: {error}"))
 
     def _leave(self) -> None:
-        """Send the end of the log after the rest, and remove the copies here of what is in the bucket now."""
-        if self._is_settled(LAST_SECONDS) and not isinstance(self.end, LeaseLost):  # its successor may be here, too
-            self.store.forget_copies(self.lease.run_id, self.lease.epoch)
+        """Send the end of the log after the rest, and remove the copies here of what is in the bucket now.
+
+        Unless the run goes on: its next attempt may be here already, and have brought the same files.
+        """
+        with suppress(FarmError):
+            if self._is_settled(LAST_SECONDS) and self.queue.status(self.lease.run_id).state.is_final:
+                self.store.forget_copies(self.lease.run_id, self.lease.epoch)
 
     def _attempt(self, run: Run, study: str) -> int:
         if result := self.store.result(run.id):
@@ -157,6 +188,7 @@ class _Agent:
             started=time.time(),
         )
         self.store.begin(run, attempt, study)
+        self.attempt = attempt
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
             task = self._task(run, study, split, attempt, threads)
@@ -238,9 +270,11 @@ class _Agent:
             print(f"Not recorded: {unwritten}")
 
     def _is_settled(self, seconds: float) -> bool:
-        """Whether all that this attempt wrote is in the storage, after trying for a while."""
+        """Whether all that this attempt wrote is in the storage, after trying for a while; once told to stop, no longer
+        than that."""
+        is_urgent = self.draining.is_set() or self.end is not None
         try:
-            self.mirror.settle(seconds)
+            (self.mirror.settle_within if is_urgent else self.mirror.settle)(seconds)
         except FarmError as error:
             print(f"Some of {self.folder} is on this node only: {error}")
             return False
@@ -249,7 +283,7 @@ class _Agent:
     def _note(self, event: str, detail: str) -> None:
         """Say something about this attempt, in its log and among its events if Redis hears it."""
         print(f"{event}: {detail}")
-        with suppress(LeaseLost, Unreachable):
+        with suppress(FarmError):
             self.queue.note(self.lease, event, detail)
 
     def _point_at(self, checkpoint: Checkpoint) -> None:
@@ -293,15 +327,40 @@ class _Agent:
             self._fail(end)
             sys.stdout.flush()
             os._exit(1)  # Ray ends the workers of a driver that is gone
-        self._tell("STOP" if isinstance(end, Cancelled) else "ABANDON")
+        self.stopping.set()
 
     def _drain(self) -> None:
+        """What SIGTERM does. Ray sends SIGKILL after it, when STOP_WAIT_SECONDS are over."""
         self.draining.set()
-        self._tell("STOP")
+        self.stopping.set()
+
+    def _outlast(self) -> None:
+        """Tell training to stop once that is asked, and end this process if it takes too long to, or has no step to
+        save yet: a lease that ran out instead would cost the run an attempt. In a thread, since a storage may block it.
+        """
+        self.stopping.wait()
+        if has_begun := self._step() is not None:
+            self._tell("ABANDON" if isinstance(self.end, LeaseLost) else "STOP")
+            time.sleep(STOP_SECONDS)
+        print(f"Stopped {'though it had not ended' if has_begun else 'before it began'}: what is saved stays.")
+        sys.stdout.flush()
+        if self._give_up() and self.attempt:
+            self._end(self.attempt, "cancelled" if isinstance(self.end, Cancelled) else "released")
+        os._exit(0)  # Ray ends the workers of a driver that is gone
 
     def _tell(self, word: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / STOP_FILE).write_text(word)
+        try:
+            (self.folder / STOP_FILE).write_text(word)
+        except OSError as error:
+            print(f"Training could not be told to stop: {error}")
+
+    def _give_up(self) -> bool:
+        """Close the lease and leave the run as it is, cancelled or queued again. False if it was closed already."""
+        try:
+            _until_heard(lambda: self.queue.release(self.lease, "drained"))
+        except LeaseLost:
+            return False
+        return True
 
     def _result(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
         """The Result of a finished run: the ledger's sums, the outcome, and what the attempt knows of its node."""
@@ -368,7 +427,7 @@ def _until_heard(say: Callable[[], Said]) -> Said:
     while True:
         try:
             return say()
-        except (Unreachable, StorageUnusable):
+        except (Unreachable, StorageUnusable, StorageFull):
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)

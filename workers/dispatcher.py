@@ -140,7 +140,7 @@ class Dispatcher:
     def turn(self) -> list[str]:
         """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns the job ids."""
         self.queue.sweep()
-        self._bury()
+        self.bury()
         self._count_dollars()
         submitted: list[str] = []
         if time.monotonic() < self.resting_until:
@@ -161,11 +161,12 @@ class Dispatcher:
         classes = layered(self.declared, self.queue.machines())
         self.over_budget = frozenset(exhausted(limited, theirs.values(), classes, time.time()))
 
-    def _bury(self) -> None:
+    def bury(self) -> None:
         """End the leases whose agent has not said a word and never will, rather than wait until they run out.
 
-        One whose node is gone or drained is given back; one whose job failed has cost the run an attempt. Ray's word
-        is taken for a death only, and only until the agent has renewed; from then on leases decide.
+        One whose node is gone or drained, or whose job was stopped, is given back; one whose job failed has cost the
+        run an attempt. Ray's word is taken for a death only, and only until the agent has renewed; from then on leases
+        decide.
         """
         if time.monotonic() < self.looks_at:
             return
@@ -178,6 +179,8 @@ class Dispatcher:
             try:
                 if info and status.node not in alive:
                     self.queue.release(lease, "its node was gone or drained before it began")
+                elif info and info.status is JobStatus.STOPPED:
+                    self.queue.release(lease, "its job was stopped before it began")
                 elif info and info.status is JobStatus.FAILED:
                     self.queue.fail(lease, "agent-died", last_line(info.message or ""), status.step, retryable=True)
             except LeaseLost:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from farm.errors import Cancelled, FarmError, Hung, LeaseLost, Unreachable
+from farm.errors import Cancelled, FarmError, Hung, LeaseLost
 from farm.queue import HEARTBEAT_SECONDS, Queue
 from farm.run import Lease
 
@@ -23,8 +23,8 @@ def keep(
 
     `progress` is the newest finished step, or None while training has not begun. When it stands still for
     `hang_seconds` the lease is no longer renewed, so that a hung collective cannot keep a run for ever. `on_end` is
-    called once, with Cancelled, LeaseLost or Hung, when the lease must not be used any longer. A Redis that cannot be
-    reached is no reason to stop: the lease may still be ours when it returns.
+    called once, with Cancelled, LeaseLost or Hung, when the lease must not be used any longer. A Redis that is away,
+    full or refuses is no reason to stop: the lease may still be ours when it has recovered.
     """
     over = threading.Event()
     beat = threading.Thread(
@@ -58,6 +58,6 @@ def _beat(
             queue.renew(lease, step or 0)
         except (LeaseLost, Cancelled) as end:
             return on_end(end)
-        except Unreachable:
+        except FarmError:
             continue
     return None

@@ -11,7 +11,7 @@ from ray import train as ray_train
 from ray.train.torch import get_device
 
 from farm import settings
-from farm.errors import LeaseLost, Unreachable
+from farm.errors import FarmError, LeaseLost
 from farm.ledger import Line
 from farm.queue import Point, Queue
 from farm.run import Checkpoint
@@ -53,8 +53,8 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
 class _Home:
     """Rank 0's line home: steps and checkpoints out to Redis and Ray's metrics, the agent's word in.
 
-    A thread of its own does the sending, so that training never waits. When Redis is away, points and checkpoints
-    wait here; they are also in the attempt's folder, which is the record.
+    A thread of its own does the sending, so that training never waits. When Redis is away or full, points and
+    checkpoints wait here; they are also in the attempt's folder, which is the record.
     """
 
     def __init__(self, task: Task):
@@ -111,7 +111,7 @@ class _Home:
             try:
                 with session(settings.load()) as redis:
                     return self._pump(Queue(redis))
-            except Unreachable:
+            except FarmError:
                 if self._over.wait(FLUSH_SECONDS):
                     return None
         return None
@@ -139,7 +139,7 @@ class _Home:
                 queue.checkpoint(self._task.lease, checkpoint)
         except LeaseLost:
             self._lost.set()
-        except Unreachable:
+        except FarmError:
             with self._lock:
                 self._points = points + self._points
                 self._checkpoint = self._checkpoint or checkpoint

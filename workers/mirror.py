@@ -9,12 +9,13 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 from farm import ledger
-from farm.errors import FarmError, Unreachable
+from farm.errors import FarmError, StorageUnusable
 from farm.run import Checkpoint
 from farm.store import LOG, Store
 from model.checkpoint import FILES, KEPT
@@ -64,7 +65,7 @@ class Mirror:
         self._over.set()
 
     def settle(self, patience_seconds: float) -> None:
-        """Return once everything is in the bucket; with a bucket that is away, try for so long.
+        """Return once everything is in the bucket, however slow the line; with a bucket that is away, try for so long.
 
         Raises: StorageUnusable, StorageFull
         """
@@ -73,6 +74,27 @@ class Mirror:
             if time.monotonic() > deadline:
                 raise failure
             time.sleep(min(AGAIN_SECONDS, patience_seconds))
+
+    def settle_within(self, seconds: float) -> None:
+        """As `settle`, but for no longer than `seconds` even while an upload is under way: that goes on by itself.
+
+        Raises: StorageUnusable, StorageFull
+        """
+        settled: Future[None] = Future()
+        threading.Thread(target=self._settle_into, args=(settled, seconds), daemon=True).start()
+        try:
+            settled.result(seconds)
+        except TimeoutError:
+            slow = StorageUnusable(f"{self._folder} could not be sent within {seconds:g} s.")
+            raise self._failure or slow from None
+
+    def _settle_into(self, settled: Future[None], seconds: float) -> None:
+        try:
+            self.settle(seconds)
+        except Exception as error:
+            settled.set_exception(error)
+        else:
+            settled.set_result(None)
 
     def turn(self, is_last: bool = False) -> None:
         """Send up what is new; with `is_last`, also what was sent a moment ago and has grown since.
@@ -150,6 +172,6 @@ class Mirror:
         if self._news:
             try:
                 self._saved(self._news)
-            except Unreachable:  # Redis: next time
+            except FarmError:  # Redis: next time
                 return
             self._news = None

@@ -48,6 +48,7 @@ from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
 from workers.roster import Roster
 
 TURN_SECONDS = 0.25
+AGAIN_SECONDS = 5.0  # after a Redis that is full or refuses, or a Ray that does not answer
 REGISTER_SECONDS = 10.0
 TARGETS = "prometheus-targets.json"
 
@@ -268,6 +269,9 @@ def _dispatch(
         except Unreachable as error:
             log.warning("%s; trying again", error)
             _revived(here)
+        except (FarmError, RayError, ConnectionError) as error:
+            log.warning("%s; trying again", str(error).splitlines()[0])
+            stop.wait(AGAIN_SECONDS)
 
 
 @contextmanager
@@ -296,10 +300,11 @@ def _drain(queue: Queue, jobs: JobSubmissionClient) -> None:
     try:
         for status in queue.running():
             jobs.stop_job(status.job or job_id(status.run.id, status.epoch))
-        deadline = time.monotonic() + STOP_WAIT_SECONDS
+        deadline, dispatcher = time.monotonic() + STOP_WAIT_SECONDS, Dispatcher(queue, jobs)
         while time.monotonic() < deadline and queue.counts().get(State.RUNNING, 0):
+            dispatcher.bury()
             time.sleep(TURN_SECONDS)
-    except (FarmError, RuntimeError, OSError) as error:
+    except (FarmError, RayError, RuntimeError, OSError) as error:
         log.warning("not drained: %s; the runs go on when their leases run out", error)
 
 

@@ -302,6 +302,8 @@ def test_a_full_memory_is_storage_full(server: Server) -> None:
         client.config_set("maxmemory", "1")
         with pytest.raises(StorageFull, match="cannot write"), translated(client):
             client.set("key", "value")
+        with pytest.raises(StorageFull, match="cannot write"), translated(client):
+            client.eval("return redis.call('set', KEYS[1], '1')", 1, "key")
 
 
 def test_a_url_is_shown_without_its_password() -> None:

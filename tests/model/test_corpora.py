@@ -113,15 +113,37 @@ def test_a_bucket_is_brought_once_for_as_long_as_it_does_not_change(bucket, tmp_
     assert np.array_equal(open_split(data, "train", tmp_path), tokens_of(900))
 
 
-def test_a_bucket_that_is_away_is_read_from_the_cache_or_named(bucket, tmp_path, monkeypatch):
+def test_a_bucket_that_is_away_is_read_from_the_cache_or_named(bucket, tmp_path, monkeypatch, capfd):
     data = Data(source=bucket.uri)
     open_split(data, "train", tmp_path)
     bucket.put("train.bin", tokens_of(900).tobytes())
     open_split(data, "train", tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL", NOWHERE)
     assert np.array_equal(open_split(data, "train", tmp_path), tokens_of(900)), "what was brought last"
+    assert f"{bucket.uri} cannot be reached" in capfd.readouterr().err, "which the log says"
     with pytest.raises(StorageUnusable, match=f"{bucket.uri} cannot be reached at {NOWHERE}"):
         open_split(data, "validation", tmp_path)
+
+
+def test_a_bucket_that_is_away_was_what_it_was_when_seen_last(bucket, tmp_path, monkeypatch):
+    """Not the newest of all that was ever brought: train.bin is there, but was replaced by a safetensors file."""
+    data = Data(source=bucket.uri)
+    open_split(data, "train", tmp_path)
+    save_file({"tokens": tokens_of(700)}, tmp_path / "new")
+    bucket.put("train.safetensors", (tmp_path / "new").read_bytes())
+    open_split(data, "train", tmp_path)
+    bucket.delete(["train.safetensors"])
+    open_split(data, "train", tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", NOWHERE)
+    assert np.array_equal(open_split(data, "train", tmp_path), tokens_of(1000, seed=1000))
+
+
+def test_a_bucket_that_refuses_is_not_read_from_the_cache(bucket, tmp_path, monkeypatch):
+    data = Data(source=bucket.uri)
+    open_split(data, "train", tmp_path)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    with pytest.raises(StorageUnusable, match="does not know this node's AWS credentials"):
+        open_split(data, "train", tmp_path)
 
 
 def test_a_bucket_without_the_split_says_what_it_holds(bucket, tmp_path):

@@ -1,11 +1,14 @@
 """What befalls a run while it trains, on the real farm. Whatever it is, the numbers are those of a run left alone."""
 
+import psutil
 import pytest
+from waiting import wait_until
 
 from farm import ledger
 from farm.run import State
 
 STEPS = 1500  # about 10 s of training: time to be hurt in
+GONE_SECONDS = 30.0  # for Ray to notice that a driver is gone and end its workers
 
 
 class Hurt:
@@ -44,6 +47,10 @@ def same_numbers(hurt, run_id):
     assert [line.loss_sum for line in found] == [line.loss_sum for line in expected]
 
 
+def is_gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt):
     run_id = hurt.begin()
     hurt.farm.wait_for_checkpoint(run_id)
@@ -78,7 +85,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_say
 def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
     run_id = hurt.begin()
     hurt.farm.wait_for_checkpoint(run_id)
+    trainer = hurt.farm.trainer(run_id)
     hurt.farm.agent(run_id).kill()
+    wait_until(lambda: is_gone(trainer), "nobody trains on without an agent", GONE_SECONDS)
     status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["lease-expired"]
     assert hurt.farm.store.attempts(run_id)[1].resumed_from is not None
@@ -86,16 +95,22 @@ def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
 
 
 def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
+    """One run that trains, and one whose agent has hardly begun."""
+    hurt.farm.wait_for(hurt.alone, State.SUCCEEDED)  # a unit for each of the two
     run_id = hurt.begin()
     hurt.farm.wait_for_checkpoint(run_id)
+    late = hurt.begin()
+    with hurt.farm.queue() as queue:
+        wait_until(lambda: queue.status(late).state is State.RUNNING, "another run has been claimed", 60)
     hurt.farm.run("down")
     try:
         with hurt.farm.queue() as queue:
-            status = queue.status(run_id)
-            assert status.state is State.QUEUED
-            assert status.attempts == 0
+            for status in (queue.status(run_id), queue.status(late)):
+                assert status.state is State.QUEUED
+                assert status.attempts == 0
             assert queue.counts()[State.RUNNING] == 0
             assert "released" in {event["event"] for event in queue.events(run_id)}
+            queue.cancel(late)
     finally:
         hurt.farm.run("up")
     hurt.farm.wait_for(run_id, State.SUCCEEDED)
@@ -127,8 +142,10 @@ def test_a_worker_that_hangs_loses_the_run_and_no_bits(hurt):
     """Stopped, not killed: its process is there, its job is RUNNING, and nothing moves."""
     run_id = hurt.begin(hang_seconds=5)
     hurt.farm.wait_for_checkpoint(run_id)
-    hurt.farm.trainer(run_id).suspend()
+    trainer = hurt.farm.trainer(run_id)
+    trainer.suspend()
     status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["hung"]
+    assert is_gone(trainer), "it would hold its GPU for ever"
     assert hurt.farm.store.attempts(run_id)[1].resumed_from is not None
     same_numbers(hurt, run_id)

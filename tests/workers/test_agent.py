@@ -1,5 +1,6 @@
 """The agent before it trains: a Redis that is away, a storage it cannot use, a checkpoint it must not, no torch."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -7,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from results import tiny_study
+from results import study_text, tiny_study
+from waiting import wait_until
 from worlds import planned
 
+from farm import ledger, study
+from farm.ledger import Line, Writer
 from farm.node import Head
-from farm.queue import Queue
+from farm.queue import Claim, Queue
 from farm.result import Provenance
 from farm.run import Checkpoint, State
 from farm.server import Server
@@ -103,6 +107,92 @@ def test_a_damaged_checkpoint_is_noted_and_the_next_older_taken(
     assert (found.step, found.epoch) == (3, 1)
     (noted,) = [event for event in queue.events(claim.run.id) if event["event"] == "checkpoint-invalid"]
     assert "step-00000005 is damaged or gone: going on from step 3" in noted["detail"]
+
+
+def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
+    queue: Queue, tmp_path: Path, s3_uri: str
+) -> None:
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path, storage=s3_uri), queue, claim.lease, "job", "node")
+    agent.folder.mkdir(parents=True)
+    queue.release(claim.lease, "drained")
+    agent._leave()
+    assert agent.folder.exists()
+    queue.cancel(claim.run.id)
+    agent._leave()
+    assert not agent.folder.exists()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+
+from farm.queue import Queue
+from farm.run import Lease
+from farm.settings import Settings
+from workers import agent
+
+home, url, lease, seconds = sys.argv[1:]
+agent.STOP_SECONDS = float(seconds)
+here = Settings(home=Path(home), storage=Path(home) / "storage", redis_url=url)
+with agent.opened(here) as redis:
+    sys.exit(agent._Agent(here, Queue(redis), Lease.model_validate_json(lease), "job", "node").serve())
+"""
+
+
+def getting_ready(queue: Queue, home: Path) -> Claim:
+    """A claim of a run whose corpus is a text that never comes."""
+    corpus = home / "corpus"
+    corpus.mkdir()
+    for split in ("train", "validation"):
+        os.mkfifo(corpus / f"{split}.txt")
+    queue.put(study.parse(study_text().replace("builtin:python-reference", str(corpus))))
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    return claim
+
+
+@pytest.mark.parametrize("phase", ["gets ready", "trains", "trains and cannot be told"])
+def test_q7_whatever_an_agent_does_when_it_is_drained_it_releases_in_time(
+    phase: str, queue: Queue, redis_url: str, tmp_path: Path
+) -> None:
+    """Before the first step at once; afterwards before Ray loses its patience, though nothing hears the agent here."""
+    claim, store = getting_ready(queue, tmp_path), Store(tmp_path / "storage")
+    folder = store.attempt_folder(claim.run.id, 1)
+    folder.mkdir(parents=True)
+    if phase != "gets ready":
+        with Writer(folder / ledger.FILE, epoch=1) as written:
+            written.append(Line(1, 64, 3.0, 1e-3, 1.0, False, False, 0.1))
+    if phase == "trains and cannot be told":
+        (folder / "stop").mkdir()
+    seconds = "600" if phase == "gets ready" else "0.5"
+    command = [sys.executable, "-c", CHILD, str(tmp_path), redis_url, claim.lease.model_dump_json(), seconds]
+    with subprocess.Popen(command) as agent:
+        try:
+            wait_until(lambda: store.attempts(claim.run.id), "the attempt has begun", 60)
+            agent.terminate()
+            assert agent.wait(timeout=20) == 0
+        finally:
+            agent.kill()
+    status = queue.status(claim.run.id)
+    assert (status.state, status.attempts) == (State.QUEUED, 0)
+    assert [attempt.outcome for attempt in store.attempts(claim.run.id)] == ["released"]
+    assert phase != "trains" or (folder / "stop").read_text() == "STOP"
+
+
+def test_q7_an_agent_that_was_told_to_stop_before_it_had_begun_gives_the_lease_back(
+    queue: Queue, tmp_path: Path
+) -> None:
+    queue.put(tiny_study())
+    claim, told = queue.claim("cpu", "worker", 60), threading.Event()
+    assert claim is not None
+    told.set()
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+    assert _Agent(here, queue, claim.lease, "job", "node", told).serve() == 0
+    status = queue.status(claim.run.id)
+    assert (status.state, status.attempts, status.job) == (State.QUEUED, 0, None)
 
 
 def test_an_agent_imports_no_torch() -> None:

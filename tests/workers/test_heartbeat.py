@@ -7,7 +7,9 @@ from results import tiny_study
 from waiting import wait_until
 
 from farm.errors import Cancelled, Hung, LeaseLost
+from farm.queue import Queue
 from farm.run import State
+from farm.server import Server, connect
 from workers.heartbeat import keep
 
 FOREVER = 3600.0
@@ -64,11 +66,31 @@ def test_q8_a_cancel_is_heard(queue, claim):
     assert [type(end) for end in ends] == [Cancelled]
 
 
+def test_a_redis_that_is_full_or_refuses_is_waited_for(tmp_path):
+    """Each for a while under a beating heart."""
+    server = Server(tmp_path)
+    with connect(server.start()) as redis, connect(server.url) as admin:
+        queue = Queue(redis)
+        queue.put(tiny_study(init=(42,)))
+        claim = queue.claim("cpu", "test", 30.0)
+        password = redis.get_connection_kwargs()["password"]
+        beats, ends = [], []
+        with keep(queue, claim.lease, lambda: beats.append(1) or len(beats), FOREVER, ends.append, every_seconds=0.05):
+            for key, broken, whole in (("maxmemory", "1", "0"), ("requirepass", "rotated", password)):
+                admin.config_set(key, broken)
+                redis.connection_pool.disconnect()  # a new connection says the password again
+                before = len(beats)
+                wait_until(lambda before=before: len(beats) > before + 3, f"renewals in spite of {key}")
+                admin.config_set(key, whole)
+                renewed = queue.status(claim.run.id).step
+                wait_until(lambda it=renewed: queue.status(claim.run.id).step > it, f"a renewal after {key}", 30)
+        assert ends == []
+        queue.release(claim.lease, "done")
+    server.stop()
+
+
 def test_a_redis_that_is_away_is_waited_for(tmp_path):
     """Killed and started again under a beating heart: the lease is still ours."""
-    from farm.queue import Queue
-    from farm.server import Server, connect
-
     server = Server(tmp_path)
     with connect(server.start()) as redis:
         queue = Queue(redis)

@@ -1,5 +1,9 @@
 """What goes up to the bucket while an attempt trains, in which order, and what an outage does to it."""
 
+import os
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +204,22 @@ def test_a_storage_that_is_full_is_said_and_loses_nothing_here(s3_uri: str, tmp_
     assert first_valid([saved.path], RUN, PLAN) == saved
 
 
+def test_an_upload_that_takes_too_long_is_not_waited_for(
+    attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain has seconds, and a large checkpoint on a thin line takes minutes."""
+    is_wide, upload = threading.Event(), Bucket.upload
+    monkeypatch.setattr(Bucket, "upload", lambda self, file, name: (is_wide.wait(30), upload(self, file, name)))
+    attempt.save(1)
+    began = time.monotonic()
+    with pytest.raises(StorageUnusable, match="could not be sent"):
+        attempt.mirror.settle_within(0.2)
+    assert time.monotonic() - began < 5
+    is_wide.set()
+    attempt.mirror.settle_within(30)
+    assert [pointer.step for pointer in attempt.pointers] == [1]
+
+
 def test_a_folder_needs_no_mirror(tmp_path: Path) -> None:
     attempt = Attempt(str(tmp_path / "storage"), tmp_path / "work")
     with attempt.mirror:
@@ -219,3 +239,10 @@ def test_copies_go_when_the_attempt_is_over_and_those_of_a_successor_stay(attemp
     attempt.store.forget_stale_copies()
     assert successor.exists(), "somebody may train there"
     assert attempt.uploaded(), "the record stays"
+
+
+def test_copies_that_another_agent_removes_meanwhile_are_no_failure(attempt: Attempt) -> None:
+    shutil.rmtree(attempt.folder)
+    attempt.folder.symlink_to("gone")  # listed, but not there
+    os.utime(attempt.folder.parent, (0, 0))
+    attempt.store.forget_stale_copies()

@@ -1,0 +1,37 @@
+"""The farm's own loop, when what it stands on fails for a while. tests/walk/ has all of a farm that is up."""
+
+import threading
+
+import pytest
+from results import tiny_study
+from waiting import wait_until
+
+from farm.machine import Machine
+from farm.queue import Queue
+from farm.server import Server, connect
+from farm.settings import Settings
+from workers import serve
+
+
+@pytest.mark.parametrize(("fails", "says"), [("ray", "Ray has not been started"), ("redis", "cannot write")])
+def test_what_fails_for_a_while_ends_no_farm(fails: str, says: str, tmp_path, caplog, monkeypatch) -> None:
+    """Here nobody has started a Ray; and a Redis is full."""
+    monkeypatch.setattr(serve, "REGISTER_SECONDS", 0.0)  # so that every turn writes
+    classes = [(Machine(name="cpu"), 1)] if fails == "redis" else []
+    server, stop = Server(tmp_path), threading.Event()
+    with connect(server.start()) as redis:
+        here = Settings(home=tmp_path, storage=tmp_path, redis_url=server.url)
+        queue = Queue(redis)
+        queue.put(tiny_study())
+        if fails == "redis":
+            redis.config_set("maxmemory", "1")
+        loop = threading.Thread(target=serve._dispatch, args=(here, queue, None, classes, None, stop))
+        loop.start()
+        try:
+            wait_until(lambda: "trying again" in caplog.text, "it says what fails", 30)
+            assert loop.is_alive()
+            assert says in caplog.text
+        finally:
+            stop.set()
+            loop.join()
+    server.stop()
