@@ -13,6 +13,7 @@ from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
+from farm.errors import FarmError, Nonfinite, WorkerDied
 from farm.ledger import Line, Writer
 from farm.node import Head
 from farm.queue import Claim, Queue
@@ -193,6 +194,19 @@ def test_q7_an_agent_that_was_told_to_stop_before_it_had_begun_gives_the_lease_b
     assert _Agent(here, queue, claim.lease, "job", "node", told).serve() == 0
     status = queue.status(claim.run.id)
     assert (status.state, status.attempts, status.job) == (State.QUEUED, 0, None)
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(WorkerDied(), 0), (Nonfinite(), 1)])
+def test_q7_what_dies_while_it_is_drained_is_released(
+    error: FarmError, attempts: int, queue: Queue, tmp_path: Path
+) -> None:
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    agent.draining.set()
+    agent._fail(error)
+    assert queue.status(claim.run.id).attempts == attempts
 
 
 def test_an_agent_imports_no_torch() -> None:
