@@ -363,7 +363,10 @@ class _Agent:
     def _give_up(self) -> bool:
         """Close the lease and leave the run as it is, cancelled or queued again. False if it was closed already."""
         try:
-            _until_heard(lambda: self.queue.release(self.lease, "drained"))
+            if isinstance(self.end, Cancelled):
+                _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+            else:
+                _until_heard(lambda: self.queue.release(self.lease, "drained"))
         except LeaseLost:
             return False
         return True
