@@ -196,7 +196,7 @@ class _Agent:
                 outcome = fit(task, machine, self.node, str(self.folder / "ray"), self.job)
         except BaseException as error:
             self._is_settled(LAST_SECONDS)
-            self._end(attempt, "failed", error)
+            self._end(attempt, "released" if self._is_excused(error) else "failed", error)
             raise
         return self._close(run, split, machine, attempt, outcome)
 
@@ -303,6 +303,8 @@ class _Agent:
         try:
             if isinstance(self.end, Cancelled):
                 _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+            elif self._is_excused(error):
+                self._give_up()
             elif not isinstance(self.end, LeaseLost):
                 what = (error.cause, str(error), self._step() or 0, error.retryable)
                 state = _until_heard(lambda: self.queue.fail(self.lease, *what))
@@ -310,6 +312,10 @@ class _Agent:
         except LeaseLost as lost:
             print(lost)
         return 1
+
+    def _is_excused(self, error: BaseException) -> bool:
+        """Whether the attempt does not count: a machine that goes down may kill workers before it stops the agent."""
+        return self.draining.is_set() and (not isinstance(error, FarmError) or error.retryable)
 
     @contextmanager
     def _heart(self, run: Run) -> Iterator[None]:
@@ -357,7 +363,10 @@ class _Agent:
     def _give_up(self) -> bool:
         """Close the lease and leave the run as it is, cancelled or queued again. False if it was closed already."""
         try:
-            _until_heard(lambda: self.queue.release(self.lease, "drained"))
+            if isinstance(self.end, Cancelled):
+                _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+            else:
+                _until_heard(lambda: self.queue.release(self.lease, "drained"))
         except LeaseLost:
             return False
         return True

@@ -13,6 +13,7 @@ from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
+from farm.errors import FarmError, Nonfinite, WorkerDied
 from farm.ledger import Line, Writer
 from farm.node import Head
 from farm.queue import Claim, Queue
@@ -127,6 +128,7 @@ def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
 
 CHILD = """
 import sys
+from functools import partial
 from pathlib import Path
 
 from farm.queue import Queue
@@ -136,6 +138,7 @@ from workers import agent
 
 home, url, lease, seconds = sys.argv[1:]
 agent.STOP_SECONDS = float(seconds)
+agent.keep = partial(agent.keep, every_seconds=0.1)
 here = Settings(home=Path(home), storage=Path(home) / "storage", redis_url=url)
 with agent.opened(here) as redis:
     sys.exit(agent._Agent(here, Queue(redis), Lease.model_validate_json(lease), "job", "node").serve())
@@ -182,6 +185,22 @@ def test_q7_whatever_an_agent_does_when_it_is_drained_it_releases_in_time(
     assert phase != "trains" or (folder / "stop").read_text() == "STOP"
 
 
+def test_q8_a_run_that_is_cancelled_while_its_agent_gets_ready_ends_at_once(
+    queue: Queue, redis_url: str, tmp_path: Path
+) -> None:
+    claim, store = getting_ready(queue, tmp_path), Store(tmp_path / "storage")
+    command = [sys.executable, "-c", CHILD, str(tmp_path), redis_url, claim.lease.model_dump_json(), "600"]
+    with subprocess.Popen(command) as agent:
+        try:
+            wait_until(lambda: store.attempts(claim.run.id), "the attempt has begun", 60)
+            queue.cancel(claim.run.id)
+            assert agent.wait(timeout=20) == 0
+        finally:
+            agent.kill()
+    assert queue.status(claim.run.id).state is State.CANCELLED
+    assert [attempt.outcome for attempt in store.attempts(claim.run.id)] == ["cancelled"]
+
+
 def test_q7_an_agent_that_was_told_to_stop_before_it_had_begun_gives_the_lease_back(
     queue: Queue, tmp_path: Path
 ) -> None:
@@ -193,6 +212,19 @@ def test_q7_an_agent_that_was_told_to_stop_before_it_had_begun_gives_the_lease_b
     assert _Agent(here, queue, claim.lease, "job", "node", told).serve() == 0
     status = queue.status(claim.run.id)
     assert (status.state, status.attempts, status.job) == (State.QUEUED, 0, None)
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(WorkerDied(), 0), (Nonfinite(), 1)])
+def test_q7_what_dies_while_it_is_drained_is_released(
+    error: FarmError, attempts: int, queue: Queue, tmp_path: Path
+) -> None:
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    agent.draining.set()
+    agent._fail(error)
+    assert queue.status(claim.run.id).attempts == attempts
 
 
 def test_an_agent_imports_no_torch() -> None:
