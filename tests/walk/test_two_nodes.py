@@ -95,6 +95,8 @@ def _losses(cluster, run_id):
 
 def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
     (group,) = cluster.submit("drained", machines='["home+rented"]', more=CLASSES, tokens=5_120_000)
+    with cluster.queue() as queue:
+        wait_until(lambda: queue.curve(group), "the group trains", seconds=200)
     nodes = cluster.wait_for_step(group, 3).nodes
     told = {node["id"]: node for row in cluster.json("machines", "--json") for node in row["on"]}
     assert [told[node]["runs"] for node in nodes] == [[group], [group]]
