@@ -182,6 +182,8 @@ def test_shares_are_equal_while_nothing_is_known_of_one_class() -> None:
     group = mixed((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
     found = plan(recipe, group, {"cpu-x1": Speed(10, "measured")})
     assert (found.shares_basis, max(found.shares) - min(found.shares)) == ("equal", 1)
+    twice = plan(recipe, group, {"cpu-x1": Speed(30, "scaled"), "cpu-x2": Speed(60, "measured")})
+    assert (twice.shares, twice.shares_basis) == ((3, 3, 2), "scaled"), "two workers reach twice as much as one"
     three = plan(recipe, group, {"cpu-x1": Speed(10, "measured"), "cpu-x2": Speed(60, "measured")})
     assert (str(three), three.shares_basis) == ("3 x 1 x (1+4+3)", "measured")
 
