@@ -98,8 +98,6 @@ def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
     with cluster.queue() as queue:
         wait_until(lambda: queue.curve(group), "the group trains", seconds=200)
     nodes = cluster.wait_for_step(group, 3).nodes
-    told = {node["id"]: node for row in cluster.json("machines", "--json") for node in row["on"]}
-    assert [told[node]["runs"] for node in nodes] == [[group], [group]]
     assert cluster.json("drain", nodes[1], "--json")["released"] == [group]
     status = cluster.wait_for(group, State.QUEUED)
     assert (status.attempts, status.released) == (0, "drained")
