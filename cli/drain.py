@@ -74,7 +74,7 @@ def _emptied(queue: Queue, node: Node) -> list[str]:
 
 
 def _runs(queue: Queue, node: Node) -> set[str]:
-    return {status.run.id for status in queue.running() if status.node == node.id}
+    return {status.run.id for status in queue.running() if node.id in status.nodes}
 
 
 def _told(queue: Queue, runs: set[str]) -> list[str]:

@@ -75,6 +75,8 @@ def _row(estimate: Estimate) -> dict:
         "accumulation": plan.accumulation,
         "gib": round(plan.bytes_needed / 2**30, 1),
         "microbatch_basis": plan.basis,
+        "shares": plan.shares,
+        "shares_basis": plan.shares_basis,
     }
 
 
@@ -83,6 +85,10 @@ def remarks(found: Forecast) -> Iterator[str]:
     hours = "hours unknown" if found.hours is None else f"{render.hours(found.hours)} h"
     usd = "$ unknown" if found.usd is None else f"${render.dollars(found.usd)}"
     yield f"{found.runs:,} runs, {hours}, {usd}"
+    shares = {(one.machine, one.plan.shares_basis) for one in found.estimates if one.plan.shares}
+    for machine, basis in sorted(shares):
+        why = "equal, since nothing is known of the speed of one" if basis == "equal" else f"by {basis} speed"
+        yield f"shares of the batch over {machine}: {why}"
     slow = sorted({estimate.machine for estimate in found.estimates if estimate.hours is None})
     if slow:
         yield f"hours of {', '.join(slow)}: unknown until a run finished there, or tokens_per_second is declared"

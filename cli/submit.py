@@ -17,7 +17,7 @@ from farm import study as study_
 from farm.budget import unpriced
 from farm.errors import FarmError, Guard
 from farm.forecast import forecast, plans
-from farm.machine import Machine
+from farm.machine import Machine, parts
 from farm.queue import Put, Queue
 from farm.run import State
 from farm.settings import Settings
@@ -105,9 +105,9 @@ def sheet(study: Study, put: Put) -> Sheet:
 def remarks(study: Study, put: Put, dry_run: bool) -> Iterator[str]:
     """One line: how many are new and how many known, and one more for those that need `retry`."""
     counts = Counter(WORDS.get(state, "already queued or running") for state in put.known.values())
-    parts = [f"{count} {word}" for word, count in counts.items()]
-    parts.append(f"{len(put.new)} {'would be queued' if dry_run else 'queued'}")
-    yield f"{study.name}: of {len(put.new) + len(put.known)} runs {', '.join(parts)}"
+    told = [f"{count} {word}" for word, count in counts.items()]
+    told.append(f"{len(put.new)} {'would be queued' if dry_run else 'queued'}")
+    yield f"{study.name}: of {len(put.new) + len(put.known)} runs {', '.join(told)}"
     if State.FAILED in put.known.values():
         yield f"failed runs stay failed until: farm retry {study.name}"
 
@@ -115,7 +115,7 @@ def remarks(study: Study, put: Put, dry_run: bool) -> Iterator[str]:
 def absent(study: Study, ids: Collection[str], nodes: dict[str, int], queue: Queue) -> dict[str, bool]:
     """The machine classes of the runs `ids` that no node offers now -> whether an autoscaler can start one."""
     supply = queue.supply()
-    names = sorted({run.machine for run in study.runs() if run.id in ids} - nodes.keys())
+    names = sorted({name for run in study.runs() if run.id in ids for name in parts(run.machine)} - nodes.keys())
     return {name: name in supply and supply[name].most > 0 for name in names}
 
 

@@ -10,14 +10,21 @@ from cli import render
 from cli.access import newest_study, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Format, Sheet, say
+from farm.machine import is_mixed
 from farm.queue import Queue
 from farm.run import State
 from farm.table import Row, Table, Twins, rank
 
+
+def _machine(name: str) -> str:
+    """A machine class for people; a mixed group says that it is one."""
+    return f"{name} (mixed)" if is_mixed(name) else name
+
+
 COLUMNS = (
     Column("rank", "#", render.count, is_number=True),
     Column("arm", "arm"),
-    Column("machine", "machine"),
+    Column("machine", "machine", _machine),
     Column("n", "n", render.count, is_number=True),
     Column("test_loss_mean", "test loss", render.loss, is_number=True),
     Column("test_loss_sd", "SD", render.loss, is_number=True),
@@ -31,6 +38,7 @@ COLUMNS = (
 ALL = (
     *COLUMNS,
     Column("verdict", "verdict", render.text),
+    Column("mixed", "mixed"),
     Column("evaluation", "evaluation"),
     Column("runs", "runs", render.listing),
 )
@@ -97,6 +105,8 @@ def remarks(ranked: Table) -> Iterator[str]:
     """What the rows do not say: mixed evaluations, the hardware's own effect, and every run without a result."""
     if len(ranked.evaluations) > 1:
         yield f"{len(ranked.evaluations)} evaluations, never ranked together: {', '.join(ranked.evaluations)}"
+    for name in sorted({row.machine for row in ranked.rows if row.mixed}):
+        yield f"mixed: {name} trains one run over several machine classes; its rows are ranked among themselves only"
     for twins in ranked.twins:
         yield from _twin_lines(twins)
     for run in ranked.unfinished:

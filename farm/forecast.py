@@ -1,19 +1,16 @@
 """What a study would take, before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from pydantic import Field
 
 from farm.errors import DoesNotFit
-from farm.machine import Machine
-from farm.planner import Plan, hours, plan
+from farm.machine import Machine, Mixed
+from farm.planner import Basis, Plan, Speed, declared_speed, hours, plan
 from farm.recipe import Frozen, Recipe
 from farm.result import Result
 from farm.stats import detectable_effect, mean, sd
 from farm.study import BASELINE, Arm, Study
-
-Basis = Literal["measured", "scaled", "declared"]
 
 
 class Estimate(Frozen):
@@ -49,7 +46,7 @@ def forecast(study: Study, known: dict[str, Machine], results: Sequence[Result] 
     """
     baseline = study.arms()[0]
     estimates = tuple(
-        _estimate(arm, machine, split, study, baseline, results) for arm, machine, split in plans(study, known)
+        _estimate(arm, machine, split, study, baseline, results) for arm, machine, split in plans(study, known, results)
     )
     return Forecast(
         study=study.name,
@@ -60,18 +57,18 @@ def forecast(study: Study, known: dict[str, Machine], results: Sequence[Result] 
     )
 
 
-def plans(study: Study, known: dict[str, Machine]) -> list[tuple[Arm, Machine, Plan]]:
-    """How every arm is trained on each of its machines.
+def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> list[tuple[Arm, Machine, Plan]]:
+    """How every arm is trained on each of its machines; `results` show how fast the classes of mixed groups are.
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
     pairs = [(arm, study.machine(name, known)) for arm in study.arms() for name in arm.machines]
-    return [(arm, machine, _planned(arm, machine)) for arm, machine in pairs]
+    return [(arm, machine, _planned(arm, machine, results)) for arm, machine in pairs]
 
 
-def _planned(arm: Arm, machine: Machine) -> Plan:
+def _planned(arm: Arm, machine: Machine, results: Sequence[Result]) -> Plan:
     try:
-        return plan(arm.recipe, machine)
+        return plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
     except DoesNotFit as error:
         raise DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields) from None
 
@@ -110,6 +107,16 @@ def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> tup
         size = recipe.model.multiplied
         return mean([r.tokens_per_second * r.recipe.model.multiplied / size for r in here]), "scaled"
     return None, "declared" if machine.tokens_per_second is not None else None
+
+
+def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[str, Speed]:
+    """What each class of a mixed group is expected to reach by itself, where anything is known."""
+    found = {}
+    for part in machine.parts if isinstance(machine, Mixed) else ():
+        speed, basis = speed_of(recipe, part, results)
+        if basis and (speed := speed or declared_speed(recipe, part)):
+            found[part.name] = Speed(speed, basis)
+    return found
 
 
 def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:

@@ -1,4 +1,4 @@
-"""A class of identical machines: what a Plan and a price need to know of it."""
+"""A class of identical machines: what a Plan and a price need to know of it. And a mixed group of several."""
 
 import re
 from collections.abc import Mapping
@@ -10,12 +10,24 @@ from farm.errors import BadStudy
 from farm.recipe import Frozen, Positive, Precision
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MIXED = "+"  # between the classes of a mixed group
+MOST_PARTS = 4  # a longer name would not fit a run's id
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def is_name(text: object) -> bool:
     """Whether `text` may name a study, an arm or a machine: it becomes part of paths and keys."""
     return isinstance(text, str) and NAME.fullmatch(text) is not None
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """The classes that a machine's name stands for: itself, or those of a mixed group, `1xa100+1xrtx3090`."""
+    return tuple(name.split(MIXED))
+
+
+def is_mixed(name: str) -> bool:
+    """Whether a machine's name is that of a mixed group."""
+    return MIXED in name
 
 
 def _bytes(value: Any) -> Any:
@@ -49,6 +61,34 @@ class Machine(Frozen):
     def resource(self) -> str:
         """The Ray custom resource that a node of this class offers, one unit per run at a time."""
         return f"farm:{self.name}"
+
+
+class Mixed(Machine):
+    """Machines of unlike classes, one of each, that train one run together. The first leads: rank 0 is there."""
+
+    parts: tuple[Machine, ...]
+
+
+def mixed(together: tuple[Machine, ...]) -> Mixed:
+    """The group of these machines. It has the price of all, the memory of the least, and no speed until it was seen.
+
+    Raises: BadStudy: CPUs and GPUs, which have no way of adding gradients in common.
+    """
+    name = MIXED.join(part.name for part in together)
+    if len({part.is_cpu for part in together}) > 1:
+        raise BadStudy(f"machines: {name!r} mixes CPUs with GPUs.", remedy="Mix one kind.", field="machines")
+    prices = [part.usd_per_hour for part in together]
+    limits = [part.microbatch for part in together if part.microbatch is not None]
+    return Mixed(
+        name=name,
+        accelerator=" + ".join(dict.fromkeys(part.accelerator for part in together)),
+        accelerators=sum(part.accelerators for part in together),
+        memory=min(part.memory for part in together),
+        bf16=all(part.bf16 for part in together),
+        usd_per_hour=None if None in prices else sum(price for price in prices if price is not None),
+        microbatch=min(limits, default=None),
+        parts=together,
+    )
 
 
 def probe_key(model_digest: str, precision: Precision) -> str:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pydantic import Field
 
 from farm.errors import Conflict, NotFound
+from farm.machine import is_mixed, parts
 from farm.recipe import Frozen
 from farm.result import Provenance
 
@@ -84,6 +85,8 @@ def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: 
         return "idle: it offers no machine class"
     if any(queued.values()):
         return "; ".join([*said, f"about to start one of {sum(queued.values())} queued"])
+    if groups := [name for name in sorted(waiting) if is_mixed(name) and set(parts(name)) & node.units.keys()]:
+        return "; ".join([*said, f"idle: {', '.join(groups)} waits until all its classes are free at once"])
     if backing := sorted(set(holding) & node.units.keys()):
         return "; ".join([*said, f"idle: what is queued for {', '.join(backing)} backs off after a failure"])
     return "; ".join([*said, f"idle: nothing queued for {', '.join(queued)}"])

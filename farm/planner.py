@@ -1,43 +1,84 @@
 """Recipe x Machine -> Plan: how one node does a step, never what the step computes."""
 
+from collections.abc import Mapping, Sequence
 from math import log2
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from farm.errors import DoesNotFit
-from farm.machine import Machine, probe_key
+from farm.machine import Machine, Mixed, probe_key
 from farm.recipe import Frozen, Recipe, digest
 
 USABLE = 0.9  # of the memory: what the driver, the allocator's rounding and the other tenants leave
+EVEN_ENOUGH = 1.1  # a mixed group may wait so much longer for its slowest rank, if that saves smaller microbatches
+
+Basis = Literal["measured", "scaled", "declared"]
+BASES: tuple[Basis, ...] = ("measured", "scaled", "declared")
+
+
+class Speed(NamedTuple):
+    """What a machine is expected to reach on a recipe, and why: this recipe there, another there, or a declaration."""
+
+    tokens_per_second: float
+    basis: Basis
+
+
+NO_SPEEDS: Mapping[str, Speed] = MappingProxyType({})
 
 
 class Plan(Frozen):
-    """world x microbatch x accumulation == batch, exactly."""
+    """world x microbatch x accumulation == batch, exactly; with shares, microbatch x sum(shares) == batch."""
 
     machine: str
     world: int = Field(ge=1, description="worker processes, one per accelerator")
     microbatch: int = Field(ge=1, description="sequences per forward pass")
-    accumulation: int = Field(ge=1, description="forward passes per worker and step")
+    accumulation: int = Field(ge=1, description="forward passes per worker and step; with shares, the largest of them")
     bytes_needed: int = Field(description="estimate per accelerator at this microbatch")
     basis: str = Field(description="what set the microbatch: 'formula', 'probe', 'declared' or 'canonical'")
+    shares: tuple[int, ...] | None = Field(None, description="forward passes by rank where they differ: a mixed group")
+    shares_basis: str | None = Field(None, description="behind them: 'measured', 'scaled', 'declared', or 'equal'")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.shares and (len(self.shares) != self.world or max(self.shares) != self.accumulation):
+            raise ValueError(f"shares {self.shares} are not of {self.world} workers, {self.accumulation} at most")
+        return self
+
+    @property
+    def microbatches(self) -> int:
+        """Forward passes of one step, over all workers."""
+        return sum(self.shares) if self.shares else self.world * self.accumulation
 
     @property
     def batch(self) -> int:
-        return self.world * self.microbatch * self.accumulation
+        return self.microbatches * self.microbatch
+
+    def share(self, rank: int) -> int:
+        """How many microbatches of a step `rank` trains."""
+        return self.shares[rank] if self.shares else self.accumulation
+
+    def first(self, rank: int) -> int:
+        """The first of them. Ranks hold consecutive runs of microbatches, in order."""
+        return sum(self.shares[:rank]) if self.shares else rank * self.accumulation
 
     def __str__(self) -> str:
-        return f"{self.world} x {self.microbatch} x {self.accumulation}"
+        each = f"({'+'.join(map(str, self.shares))})" if self.shares else self.accumulation
+        return f"{self.world} x {self.microbatch} x {each}"
 
 
-def plan(recipe: Recipe, machine: Machine) -> Plan:
+def plan(recipe: Recipe, machine: Machine, speeds: Mapping[str, Speed] = NO_SPEEDS) -> Plan:
     """Split one optimiser step of `recipe` over the accelerators of `machine`.
 
     world * microbatch * accumulation == recipe.train.batch, exactly; the largest microbatch that fits, which leaves
-    the least accumulation.
+    the least accumulation. A mixed group has shares in proportion to the `speeds` of its classes.
 
     Raises: DoesNotFit: the batch does not divide, one sequence needs more memory than an accelerator has, the
     hardware lacks the precision, or the canonical tree does not split over this many workers.
     """
+    if isinstance(machine, Mixed):
+        return _mixed_plan(recipe, machine, speeds)
     _check_precision(recipe, machine)
     batch, world = recipe.train.batch, machine.accelerators
     if batch % world:
@@ -58,6 +99,84 @@ def plan(recipe: Recipe, machine: Machine) -> Plan:
         bytes_needed=bytes_needed(recipe, world, microbatch, accumulation),
         basis=basis,
     )
+
+
+def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> Plan:
+    """The largest microbatch that every class takes and that is fine enough to share out.
+
+    Raises: DoesNotFit
+    """
+    for part in machine.parts:
+        _check_precision(recipe, part)
+    rates, shares_basis = _rates(recipe, machine, speeds)
+    batch, canonical = recipe.train.batch, recipe.train.canonical_microbatch
+    sizes = [canonical] if canonical else [size for size in range(batch // len(rates), 0, -1) if batch % size == 0]
+    splits = {size: deal(batch // size, rates) for size in sizes if batch // size >= len(rates)}
+    fitting = {size: shares for size, shares in splits.items() if _all_take(recipe, machine, size, shares)}
+    if not fitting:
+        raise DoesNotFit(
+            f"batch {batch} in microbatches of {sizes[-1] if sizes else 1} gives no share to each of the {len(rates)}"
+            f" accelerators of {machine.name!r} that {_gib(machine.memory)} would hold.",
+            remedy="Raise train.batch, lower the model, or use other machines.",
+        )
+    slowest = {size: max(size * n / rate for n, rate in zip(fitting[size], rates, strict=True)) for size in fitting}
+    size = max(size for size in fitting if slowest[size] <= EVEN_ENOUGH * min(slowest.values()))
+    shares = fitting[size]
+    return Plan(
+        machine=machine.name,
+        world=len(rates),
+        microbatch=size,
+        accumulation=max(shares),
+        bytes_needed=_mixed_bytes(recipe, size, shares),
+        basis="canonical" if canonical else min(_limits(recipe, machine), default=(0, "formula"))[1],
+        shares=shares,
+        shares_basis=shares_basis,
+    )
+
+
+def _limits(recipe: Recipe, machine: Mixed) -> list[tuple[int, str]]:
+    """What is known of the largest microbatch of each class, where anything is."""
+    known = [_known_limit(recipe, part) for part in machine.parts]
+    return [(limit, basis) for limit, basis in known if limit is not None]
+
+
+def _all_take(recipe: Recipe, machine: Mixed, size: int, shares: tuple[int, ...]) -> bool:
+    """Whether every class holds microbatches of `size`: as measured or declared there, else by the formula."""
+    needed = _mixed_bytes(recipe, size, shares)
+    known = [(_known_limit(recipe, part)[0], part) for part in machine.parts]
+    return all(size <= limit if limit is not None else needed <= USABLE * part.memory for limit, part in known)
+
+
+def _mixed_bytes(recipe: Recipe, microbatch: int, shares: tuple[int, ...]) -> int:
+    """bytes_needed of the busiest rank; a range that is no subtree of the canonical tree has two nodes a level."""
+    return bytes_needed(recipe, len(shares), microbatch, max(shares) ** 2)
+
+
+def deal(count: int, rates: Sequence[float]) -> tuple[int, ...]:
+    """`count` things shared out in proportion to `rates`, at least one to each, by largest remainder."""
+    exact = [count * rate / sum(rates) for rate in rates]
+    shares = [max(1, int(part)) for part in exact]
+    while left := count - sum(shares):
+        step = 1 if left > 0 else -1
+        may = [rank for rank, share in enumerate(shares) if share + step >= 1]
+        shares[max(may, key=lambda rank: step * (exact[rank] - shares[rank]))] += step
+    return tuple(shares)
+
+
+def _rates(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> tuple[list[float], str]:
+    """Tokens per second of each accelerator, in the order of ranks, and what says so: the weakest word of any class.
+
+    They are all alike as soon as nothing is known of one class.
+    """
+    if not all(part.name in speeds for part in machine.parts):
+        return [1.0] * machine.accelerators, "equal"
+    told = [speeds[part.name] for part in machine.parts]
+    rates = [
+        speed.tokens_per_second / part.accelerators
+        for part, speed in zip(machine.parts, told, strict=True)
+        for _ in range(part.accelerators)
+    ]
+    return rates, max((speed.basis for speed in told), key=BASES.index)
 
 
 def continued(before: Plan, fresh: Plan, machine: Machine) -> Plan:
@@ -94,10 +213,14 @@ def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = No
     baseline is scaled by the weights that a token is multiplied by, as 6 N floating-point operations a token suggest
     (Kaplan et al. 2020, section 2.1).
     """
-    speed = tokens_per_second
-    if speed is None and machine.tokens_per_second is not None:
-        speed = machine.tokens_per_second * Recipe().model.multiplied / recipe.model.multiplied
+    speed = tokens_per_second or declared_speed(recipe, machine)
     return recipe.steps * recipe.tokens_per_step / speed / 3600 if speed else None
+
+
+def declared_speed(recipe: Recipe, machine: Machine) -> float | None:
+    """The machine's declared speed on the baseline, scaled to `recipe`."""
+    declared = machine.tokens_per_second
+    return None if declared is None else declared * Recipe().model.multiplied / recipe.model.multiplied
 
 
 def _check_precision(recipe: Recipe, machine: Machine) -> None:
@@ -123,9 +246,7 @@ def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]
             f" {machine.name!r} (batch {recipe.train.batch} over {machine.accelerators}).",
             remedy="Choose a divisor of it.",
         )
-    measured = machine.probes.get(probe_key(digest(recipe.model), recipe.train.precision))
-    limits = [(machine.microbatch, "declared"), (measured, "probe")]
-    limit, basis = min(((n, why) for n, why in limits if n is not None), default=(None, "formula"))
+    limit, basis = _known_limit(recipe, machine)
     candidates = [canonical] if canonical else [n for n in range(share, 0, -1) if share % n == 0]
     for microbatch in candidates:
         if microbatch <= limit if limit is not None else _fits(recipe, machine, microbatch):
@@ -138,6 +259,13 @@ def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]
         + (f", and its largest known microbatch is {limit}." if limit is not None else "."),
         remedy="Add a larger machine or lower model.context, model.layers or model.width.",
     )
+
+
+def _known_limit(recipe: Recipe, machine: Machine) -> tuple[int | None, str]:
+    """The largest microbatch that was declared for this machine or measured on it, and which of the two."""
+    measured = machine.probes.get(probe_key(digest(recipe.model), recipe.train.precision))
+    limits = [(machine.microbatch, "declared"), (measured, "probe")]
+    return min(((n, why) for n, why in limits if n is not None), default=(None, "formula"))
 
 
 def _near(batch: int, world: int) -> list[int]:

@@ -33,7 +33,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
-from farm.machine import Machine
+from farm.machine import Machine, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, canonical_json
 from farm.result import Result
@@ -104,7 +104,7 @@ class Status(Frozen):
     deadline: float | None = Field(description="of the current lease")
     worker: str | None
     job: str | None = Field(description="Ray submission id")
-    node: str | None
+    node: str | None = Field(description="Ray's id of it; of a mixed group one for each class, in the same way")
     causes: tuple[Cause, ...]
     checkpoint: Checkpoint | None
     cancelling: bool
@@ -116,6 +116,11 @@ class Status(Frozen):
     @property
     def id(self) -> str:
         return self.run.id
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The Ray nodes that its current or last lease was for, one for each of its machine classes."""
+        return parts(self.node) if self.node else ()
 
 
 class Supply(Frozen):
@@ -219,8 +224,8 @@ class Queue:
     ) -> Claim | None:
         """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3).
 
-        `node`: where it will run, if that is known; None is the answer when that node was drained. The runs of the
-        studies `passing` are passed over.
+        `node`: where it will run, if that is known, or `node+node` for a mixed group; None is the answer when one of
+        them was drained. The runs of the studies `passing` are passed over.
         """
         said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds), node, *passing)
         if said == "none":

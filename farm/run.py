@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from farm.machine import is_name
+from farm.machine import MIXED, MOST_PARTS, is_mixed, is_name, parts
 from farm.recipe import Frozen, Recipe, Seeds, digest
 
 
@@ -15,7 +15,17 @@ def _name(text: str) -> str:
     return text
 
 
+def _machine_name(text: str) -> str:
+    if not is_mixed(text):
+        return _name(text)
+    named = parts(text)
+    if len(text) > 64 or len(named) > MOST_PARTS or len(set(named)) < len(named) or not all(map(is_name, named)):
+        raise ValueError(f"must be 2 to {MOST_PARTS} different machine classes, CLASS+CLASS, in 64 characters")
+    return text
+
+
 Name = Annotated[str, AfterValidator(_name)]
+MachineName = Annotated[str, AfterValidator(_machine_name)]
 
 
 class State(StrEnum):
@@ -48,7 +58,7 @@ class Run(Frozen):
     arm: Name
     recipe: Recipe
     seeds: Seeds
-    machine: Name
+    machine: MachineName
     rerun: int = Field(0, ge=0, le=9999)
     policy: Policy = Policy()
 
@@ -60,13 +70,16 @@ class Run(Frozen):
 
     @property
     def id(self) -> str:
-        """Readable and content-addressed: `8xa100m40-remove-dropout-s42.23-1f3a9c2e`."""
+        """Readable and content-addressed: `8xa100m40-remove-dropout-s42.23-1f3a9c2e`.
+
+        It names folders, jobs and objects in a bucket, in some of which `+` means a space: that is spelled out.
+        """
         return self.named(self.digest)
 
     def named(self, digest: str) -> str:
         """The id, by who knows the digest already."""
         rerun = f"-r{self.rerun}" if self.rerun else ""
-        return f"{self.machine}-{self.arm}-s{self.seeds}{rerun}-{digest[:8]}"
+        return f"{self.machine.replace(MIXED, '_and_')}-{self.arm}-s{self.seeds}{rerun}-{digest[:8]}"
 
 
 class Lease(Frozen):

@@ -15,9 +15,9 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from farm.bucket import URI
 from farm.errors import BadStudy
-from farm.machine import BUILT_IN, Machine, find
+from farm.machine import BUILT_IN, Machine, find, is_mixed, mixed, parts
 from farm.recipe import Frozen, Recipe, Seeds, merged
-from farm.run import Name, Policy, Run
+from farm.run import MachineName, Name, Policy, Run
 
 MAX_BYTES = 2**20
 MAX_RUNS = 10_000
@@ -69,7 +69,7 @@ def _names(value: Any) -> Any:
 
 
 Pairs = Annotated[tuple[Seeds, ...], BeforeValidator(_pairs), Field(min_length=1)]
-Machines = Annotated[tuple[Name, ...], BeforeValidator(_names), Field(min_length=1)]
+Machines = Annotated[tuple[MachineName, ...], BeforeValidator(_names), Field(min_length=1)]
 
 
 class Head(Frozen):
@@ -227,8 +227,12 @@ class Study(Frozen):
     def machine(self, name: str, known: dict[str, Machine]) -> Machine:
         """The class `name`: what the study declares, else what is `known`, else built in; and what was probed there.
 
+        A mixed group is made of its classes.
+
         Raises: BadStudy: nobody knows it.
         """
+        if is_mixed(name):
+            return mixed(tuple(self.machine(part, known) for part in parts(name)))
         found = find(name, BUILT_IN | known | self.machines)
         measured = known[name].probes if name in known else {}
         return found.model_copy(update={"probes": measured | found.probes})

@@ -9,6 +9,7 @@ from math import ceil, log10
 
 from pydantic import Field
 
+from farm.machine import is_mixed
 from farm.queue import Status
 from farm.recipe import Frozen, digest
 from farm.result import Result
@@ -24,6 +25,7 @@ class Row(Frozen):
 
     evaluation: str = Field(description="version behind the losses")
     machine: str
+    mixed: bool = Field(description="trained over several machine classes at once: says nothing about any of them")
     rank: int = Field(description="1 is the lowest mean test loss of its evaluation and machine")
     arm: str
     n: int = Field(description="different seeds")
@@ -133,6 +135,7 @@ def _row(place: int, members: Sequence[Result], losses: list[float], reference: 
     return Row(
         evaluation=first.evaluation,
         machine=first.machine,
+        mixed=is_mixed(first.machine),
         rank=place,
         arm=first.arm,
         n=len(losses),
@@ -148,7 +151,8 @@ def _row(place: int, members: Sequence[Result], losses: list[float], reference: 
 
 
 def _twins(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
-    for left, right in combinations(cohorts, 2):
+    """Mixed groups have none: what differs there is no one machine's doing."""
+    for left, right in combinations([cohort for cohort in cohorts if not is_mixed(cohort[0].machine)], 2):
         if left[0].evaluation != right[0].evaluation:
             continue
         there = {_twin_key(result): result for result in right}

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from farm.budget import Spending
+from farm.machine import MIXED, is_mixed, parts
 from farm.queue import Status, Supply
 from farm.run import State
 
@@ -45,6 +46,8 @@ def _absent(
     machine: str, nodes: Mapping[str, int], supply: Mapping[str, Supply], drained: Mapping[str, str], now: float
 ) -> str | None:
     """Why no node trains `machine` now; None when one does."""
+    if is_mixed(machine):
+        return next(filter(None, (_absent(part, nodes, supply, drained, now) for part in parts(machine))), None)
     if nodes.get(machine):
         return None
     what = f"every node of class {machine} is drained: {_cut(drained[machine])}" if machine in drained else None
@@ -74,6 +77,8 @@ def _reason(status: Status, ahead: int, now: float) -> str:
     if _backs_off(status, now):
         return f"backing off {(status.not_before or now) - now:.0f} s after {past or 'a failure'}"
     place = f"behind {ahead} other{'s' * (ahead > 1)}" if ahead else "next in line"
+    if is_mixed(status.run.machine):
+        place += f", for a free {status.run.machine.replace(MIXED, ' and ')} on nodes of their own at once"
     return f"{place}; before: {past}" if past else place
 
 

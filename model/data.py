@@ -33,11 +33,8 @@ def sequence_indices(recipe: Recipe, seeds: Seeds, step: int, count_of_sequences
 
 
 def microbatch_slice(plan: Plan, rank: int, turn: int) -> slice:
-    """The batch positions of the microbatch that `rank` trains in its `turn`, both from 0.
-
-    Ranks hold consecutive runs of microbatches, which makes each rank a whole subtree of the canonical reduction.
-    """
-    first = (rank * plan.accumulation + turn) * plan.microbatch
+    """The batch positions of the microbatch that `rank` trains in its `turn`, both from 0."""
+    first = (plan.first(rank) + turn) * plan.microbatch
     return slice(first, first + plan.microbatch)
 
 

@@ -57,10 +57,10 @@ class Meter:
     def total(self, gradient_norm: Tensor, signal: Signal, news: bool) -> Totals:
         """Close the step. The norm, the signal and the news of rank 0 become those of all."""
         plan, group = self._plan, self._group
-        microbatches = plan.world * plan.accumulation
+        microbatches = plan.microbatches
         slots = torch.zeros(microbatches + 4, dtype=torch.float64, device=group.device)
-        first = group.rank * plan.accumulation
-        slots[first : first + plan.accumulation] = torch.stack(self._losses)
+        first = plan.first(group.rank)
+        slots[first : first + plan.share(group.rank)] = torch.stack(self._losses)
         slots[microbatches] = self._tokens
         if group.leads:
             slots[microbatches + 1] = gradient_norm

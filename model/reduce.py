@@ -2,7 +2,7 @@
 
 Fast is torch's DistributedDataParallel: gradients accumulate on each rank, and one round of all-reduce, in buckets,
 runs under the last backward pass. Canonical adds microbatches in one binary tree over all of them, so 1, 2, 4 or 8
-workers give the same bits.
+workers give the same bits, and so do workers with unequal shares.
 
 Both leave in `parameter.grad`, on every rank, the sum over all microbatches of the step.
 """
@@ -61,7 +61,7 @@ def join(plan: Plan) -> Group:
 def reducer(recipe: Recipe, plan: Plan, group: Group, gpt: GPT) -> Reducer:
     """The reducer that the recipe names."""
     if recipe.train.reduction == "canonical":
-        return Canonical(gpt, group)
+        return Canonical(gpt, plan, group)
     return Fast(gpt, plan, group)
 
 
@@ -75,7 +75,7 @@ class Fast:
     """
 
     def __init__(self, gpt: GPT, plan: Plan, group: Group):
-        self._last = plan.accumulation - 1
+        self._last = plan.share(group.rank) - 1
         self._ddp = None if group.world == 1 else _distributed(gpt)
         self.forward: Callable[..., Tensor] = self._ddp or gpt
         if self._ddp:
@@ -110,32 +110,53 @@ def _summed(_: object, bucket: GradBucket) -> Future[Tensor]:
 class Canonical:
     """Microbatches 0, 1, 2, ... summed as ((0 + 1) + (2 + 3)) + ..., wherever each of them was computed.
 
-    A rank holds a whole subtree, so it keeps one buffer a level, as a binary counter keeps digits. Ranks then exchange
-    sums with the neighbour at distance 1, 2, 4, ...: x + y and y + x are the same bits.
+    A node of the tree is known by its first microbatch. A rank adds what lies wholly in its own range as it goes, and
+    so keeps at most two buffers a level. What is left is added across ranks: the holder of a right child sends it to
+    the holder of the left one, and the root comes back to all. Where every rank holds one whole subtree of the same
+    size, ranks exchange sums with the neighbour at distance 1, 2, 4, ... instead: x + y and y + x are the same bits.
     """
 
-    def __init__(self, gpt: GPT, group: Group):
+    def __init__(self, gpt: GPT, plan: Plan, group: Group):
         self.forward: Callable[..., Tensor] = gpt
-        self._parameters, self._group = list(gpt.parameters()), group
-        self._subtrees: list[list[Tensor]] = []
+        self._parameters, self._plan, self._group = list(gpt.parameters()), plan, group
+        self._first = plan.first(group.rank)
+        self._owners = [rank for rank in range(plan.world) for _ in range(plan.share(rank))]
+        self._nodes: dict[int, list[Tensor]] = {}
 
     @contextmanager
     def turn(self, turn: int) -> Iterator[None]:
         yield
+        start, size = self._first + turn, 1
         subtree = _taken(self._parameters)
-        while turn & 1:  # as many carries as `turn` ends in ones
-            torch._foreach_add_(subtree, self._subtrees.pop())
-            turn >>= 1
-        self._subtrees.append(subtree)
+        while start & size and start - size >= self._first:  # its left sibling is here, and whole
+            start -= size
+            torch._foreach_add_(subtree, self._nodes.pop(start))
+            size *= 2
+        self._nodes[start] = subtree
 
     def finish(self) -> None:
-        total = self._subtrees.pop()
-        while self._subtrees:  # only a lone worker may have a number of microbatches that is no power of two
-            torch._foreach_add_(total, self._subtrees.pop())
-        if self._group.world > 1:
-            total = _exchanged(total, self._group)
+        if self._group.world > 1 and self._plan.shares is None:
+            total = _exchanged(self._nodes.pop(self._first), self._group)
+        else:
+            total = self._gathered()
         for parameter, gradient in zip(self._parameters, total, strict=True):
             parameter.grad = gradient
+
+    def _gathered(self) -> list[Tensor]:
+        """The root, after every rank has walked the rest of the tree in the same order, which is why none waits for
+        ever. A node without a right child, in a tree of no power of two, is its left child."""
+        me, size = self._group.rank, 1
+        while size < len(self._owners):
+            for left in range(0, len(self._owners) - size, 2 * size):
+                holder, sender = self._owners[left], self._owners[left + size]
+                if sender != holder == me:
+                    _add_received(self._nodes[left], sender)
+                elif sender != holder and sender == me:
+                    dist.send(_flat(self._nodes.pop(left + size)), holder)
+                elif holder == me and left + size in self._nodes:
+                    torch._foreach_add_(self._nodes[left], self._nodes.pop(left + size))
+            size *= 2
+        return _broadcast(self._nodes.pop(0, None), self._parameters, self._group)
 
 
 def told(note: bytes, group: Group) -> bytes:
@@ -156,7 +177,7 @@ def _taken(parameters: Sequence[Parameter]) -> list[Tensor]:
 
 def _exchanged(tensors: list[Tensor], group: Group) -> list[Tensor]:
     """The sum over ranks by recursive doubling."""
-    mine = torch.cat([tensor.flatten() for tensor in tensors])
+    mine = _flat(tensors)
     theirs = torch.empty_like(mine)
     distance = 1
     while distance < group.world:
@@ -166,8 +187,33 @@ def _exchanged(tensors: list[Tensor], group: Group) -> list[Tensor]:
             work.wait()
         mine += theirs
         distance *= 2
-    parts = mine.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+    return _parted(mine, tensors)
+
+
+def _add_received(tensors: list[Tensor], sender: int) -> None:
+    theirs = _flat(tensors)  # only for its size
+    dist.recv(theirs, sender)
+    torch._foreach_add_(tensors, _parted(theirs, tensors))
+
+
+def _broadcast(root: list[Tensor] | None, like: Sequence[Tensor], group: Group) -> list[Tensor]:
+    """The root of the tree, which rank 0 holds, on every rank."""
+    if group.world == 1:
+        assert root is not None
+        return root
+    flat = _flat(like if root is None else root)
+    dist.broadcast(flat, src=0)
+    return _parted(flat, like)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def _parted(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """`flat` in the shapes of `like`."""
+    parts = flat.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
 
 
 def _device() -> torch.device:

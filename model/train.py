@@ -135,9 +135,10 @@ class Trainer:
         """First half of a step: forward and backward over this rank's microbatches, and the sums over all ranks."""
         self._began = time.perf_counter()
         scale = self.loss_scale.scale / self.recipe.tokens_per_step
-        for turn in range(self.plan.accumulation):
+        first = self.plan.first(self.group.rank)
+        for turn in range(self.plan.share(self.group.rank)):
             batch = self.feed.take()
-            self._seed_dropout(self.group.rank * self.plan.accumulation + turn)
+            self._seed_dropout(first + turn)
             with self.reducer.turn(turn):
                 with autocast(self.recipe.train.precision, self.group.device):
                     loss_sum = self.reducer.forward(batch.x_BT, batch.y_BT, scale)
@@ -229,7 +230,8 @@ class Feed:
 
     def __init__(self, batches: Batches, plan: Plan, group: Group, first_step: int, steps: int):
         self._batches, self._plan, self._group = batches, plan, group
-        self._turns = ((step, turn) for step in range(first_step, steps) for turn in range(plan.accumulation))
+        share = plan.share(group.rank)
+        self._turns = ((step, turn) for step in range(first_step, steps) for turn in range(share))
         self.fetch()
 
     def take(self) -> Batch:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from farm import study as study_
-from farm.machine import BUILT_IN
+from farm.machine import BUILT_IN, mixed, parts
 from farm.planner import plan
 from farm.result import Fingerprints, Hardware, Provenance, Result
 from farm.run import Run
@@ -50,7 +50,8 @@ def tiny_study(name: str = "tiny", machines: tuple[str, ...] = ("cpu",), init: t
 
 def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result:
     """What `run` says when it finishes with `test_loss`; `changes` replace any field."""
-    machine, recipe = BUILT_IN[run.machine], run.recipe
+    recipe, classes = run.recipe, [BUILT_IN[name] for name in parts(run.machine)]
+    machine = mixed(tuple(classes)) if len(classes) > 1 else classes[0]
     tokens = recipe.steps * recipe.tokens_per_step
     values = {
         "run_id": run.id,

@@ -65,6 +65,14 @@ def planned(run: Run, world: int, microbatch: int = 1) -> Plan:
     )
 
 
+def shared(run: Run, *shares: int) -> Plan:
+    """A plan of microbatches of 1 in unequal shares, one a rank."""
+    assert sum(shares) == run.recipe.train.batch
+    return planned(run, 1).model_copy(
+        update={"world": len(shares), "accumulation": max(shares), "shares": shares, "shares_basis": "equal"}
+    )
+
+
 class Told:
     """What a training said on the way."""
 

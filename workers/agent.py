@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -32,8 +32,9 @@ from farm.errors import (
     Unreachable,
     WorkerDied,
 )
-from farm.machine import Machine
-from farm.planner import Plan, continued, plan
+from farm.forecast import speeds
+from farm.machine import MIXED, Machine, Mixed
+from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue
 from farm.result import Outcome, Result
 from farm.run import Attempt, Checkpoint, Lease, Run
@@ -44,11 +45,12 @@ from model.checkpoint import first_valid
 from model.corpora import prepare
 from workers import hardware
 from workers.environment import STOP_WAIT_SECONDS
+from workers.group import HOLD_SECONDS, Also, held, places
 from workers.heartbeat import keep
 from workers.launch import fit
 from workers.mirror import Mirror
 from workers.probing import probed
-from workers.task import STOP_FILE, Task
+from workers.task import STOP_FILE, Place, Task
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
 LAST_SECONDS = 20.0  # the same, where a drain may wait for it, or little is lost
@@ -62,6 +64,7 @@ def main() -> int:
     for flag in ("--run", "--worker", "--job", "--node"):
         parser.add_argument(flag, required=True)
     parser.add_argument("--epoch", type=int, required=True)
+    parser.add_argument("--also", type=Also.read, action="append", default=[], help="CLASS@NODE@CPUS of a mixed group")
     words = parser.parse_args()
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -73,7 +76,7 @@ def main() -> int:
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
     here = settings.load()
     with opened(here) as redis:
-        return _Agent(here, Queue(redis), lease, words.job, words.node, told).serve()
+        return _Agent(here, Queue(redis), lease, words.job, words.node, told, words.also).serve()
 
 
 @contextmanager
@@ -90,14 +93,21 @@ class _Agent:
     """One attempt, from a lease to its end."""
 
     def __init__(
-        self, here: Settings, queue: Queue, lease: Lease, job: str, node: str, told: threading.Event | None = None
+        self,
+        here: Settings,
+        queue: Queue,
+        lease: Lease,
+        job: str,
+        node: str,
+        told: threading.Event | None = None,
+        also: Sequence[Also] = (),
     ):
-        """`told` is set once somebody has asked this process to stop."""
+        """`told` is set once somebody has asked this process to stop. `also`: the other places of a mixed group."""
         self.queue, self.lease = queue, lease
         self.store = Store(here.storage, here.home / "work")
         self.cache = here.home / "cache"
         self.known = here.machines
-        self.job, self.node = job, node
+        self.job, self.node, self.also = job, node, also
         self.folder = self.store.attempt_folder(lease.run_id, lease.epoch)
         self.mirror = Mirror(self.store, lease.run_id, lease.epoch, self._point_at, self._note)
         self.end: FarmError | None = None  # why training must stop before its last step
@@ -113,7 +123,8 @@ class _Agent:
             self._give_up()
             return 0
         try:
-            self.lease = self.queue.renew(self.lease, 0, job=self.job, node=self.node)
+            nodes = MIXED.join([self.node, *(other.node for other in self.also)])
+            self.lease = self.queue.renew(self.lease, 0, job=self.job, node=nodes)
         except LeaseLost as lost:
             print(f"Nothing to do: {lost}")
             return 0
@@ -147,7 +158,8 @@ class _Agent:
     def _closed(self, run: Run, study: str) -> int:
         """The attempt, whatever becomes of it."""
         try:
-            return self._attempt(run, study)
+            with held(self.also) as is_whole:
+                return self._attempt(run, study) if is_whole else self._give_back()
         except FarmError as error:
             return self._fail(error)
         except Exception as error:
@@ -163,6 +175,17 @@ class _Agent:
             if self._is_settled(LAST_SECONDS) and self.queue.status(self.lease.run_id).state.is_final:
                 self.store.forget_copies(self.lease.run_id, self.lease.epoch)
 
+    def _give_back(self) -> int:
+        """The group is not complete, which is no fault of the run."""
+        missing = ", ".join(f"farm:{other.machine} on Ray node {other.node[:8]}" for other in self.also)
+        reason = f"no free unit of {missing} within {HOLD_SECONDS:g} s"
+        print(f"Given back: {reason}.")
+        if isinstance(self.end, Cancelled):
+            self.queue.acknowledge_cancel(self.lease)
+        elif self.end is None:
+            self.queue.release(self.lease, reason)
+        return 0
+
     def _attempt(self, run: Run, study: str) -> int:
         if result := self.store.result(run.id):
             print("An earlier attempt recorded the result but could not say so.")
@@ -172,11 +195,12 @@ class _Agent:
         self.store.keep(stored)
         machine = stored.machine(run.machine, self.known | self.queue.machines())
         machine = probed(self.queue, machine, run.recipe, lambda: self.draining.is_set() or self.end is not None)
-        split = plan(run.recipe, machine)
+        split = plan(run.recipe, machine, self._speeds(run, machine))
         source = self._newest(run, split)
         split = self._continued(source, split, machine)
         self.store.bring(run.id, ledger.FILE)  # after the choice: no checkpoint is ahead of its ledger
-        threads = machine.threads or max(1, hardware.cores() // split.world)
+        leader = machine.parts[0] if isinstance(machine, Mixed) else machine
+        threads = leader.threads or max(1, hardware.cores() // leader.accelerators)
         attempt = Attempt(
             run_id=run.id,
             epoch=self.lease.epoch,
@@ -191,7 +215,7 @@ class _Agent:
         self.attempt = attempt
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
-            task = self._task(run, study, split, attempt, threads)
+            task = self._task(run, study, split, attempt, threads, places(machine, self.node, self.also))
             with self.mirror:
                 outcome = fit(task, machine, self.node, str(self.folder / "ray"), self.job)
         except BaseException as error:
@@ -200,7 +224,15 @@ class _Agent:
             raise
         return self._close(run, split, machine, attempt, outcome)
 
-    def _task(self, run: Run, study: str, split: Plan, attempt: Attempt, threads: int) -> Task:
+    def _speeds(self, run: Run, machine: Machine) -> dict[str, Speed]:
+        """How fast the classes of a mixed group are, as far as what finished there tells."""
+        if not isinstance(machine, Mixed):
+            return {}
+        return speeds(run.recipe, machine, [status.result for status in self.queue.statuses() if status.result])
+
+    def _task(
+        self, run: Run, study: str, split: Plan, attempt: Attempt, threads: int, group: tuple[Place, ...]
+    ) -> Task:
         source = attempt.resumed_from
         print(f"Resuming from step {source.step} of attempt {source.epoch}." if source else "Starting at step 0.")
         return Task(
@@ -215,6 +247,7 @@ class _Agent:
             resume_epoch=source.epoch if source else None,
             data_fingerprint=prepare(run.recipe, self.cache),
             threads=threads,
+            places=group,
             is_mirrored=self.store.bucket is not None,
         )
 

@@ -19,6 +19,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 
 from farm.errors import BadSetting
+from farm.machine import parts
 from farm.queue import Queue, Supply
 from workers.clusterfile import Fleet
 
@@ -135,13 +136,17 @@ class Autoscaler:
 
     def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
         there = Counter(found.nodes.values()) + found.starting
-        return demand(self.fleet, self.queue.queued(passing), self._taken(found), there)
+        waiting: Counter[str] = Counter()
+        for machine, count in self.queue.queued(passing).items():
+            waiting.update(dict.fromkeys(parts(machine), count))  # a mixed group needs a unit of each class
+        return demand(self.fleet, waiting, self._taken(found), there)
 
     def _taken(self, found: Sight) -> Counter[str]:
         """Machine class -> units of the autoscaler's nodes that nobody else can have: those of drained nodes, all."""
         drained = {node.id for node in self.queue.roster() if node.drained is not None} & found.nodes.keys()
         training = found.nodes.keys() - drained
-        taken = Counter(status.run.machine for status in self.queue.running() if status.node in training)
+        held = [pair for run in self.queue.running() for pair in zip(parts(run.run.machine), run.nodes, strict=False)]
+        taken = Counter(name for name, node in held if node in training)
         for node in drained:
             taken.update(self.fleet.kinds[found.nodes[node]].units)
         return taken

@@ -5,6 +5,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from farm import node as facts
 from farm.budget import exhausted
 from farm.errors import FarmError, LeaseLost, last_line
-from farm.machine import Machine, layered
-from farm.queue import Claim, Queue
+from farm.machine import MIXED, Machine, is_mixed, layered, parts
+from farm.queue import Claim, Queue, Status
 from farm.run import Lease
 
 log = logging.getLogger("farm")
@@ -48,11 +49,12 @@ class Node(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A place where a run could start now."""
+    """A place where a run could start now. For a mixed group, its first class leads and `others` are held with it."""
 
     machine: str
     node: str
     cpus: float
+    others: tuple["Slot", ...] = ()
 
 
 class Busy(NamedTuple):
@@ -104,6 +106,21 @@ def free(nodes: Sequence[Node], busy: Sequence[Busy], known: dict[str, Machine])
         for name in room.node.units
         if room.takes(name, known)
     ]
+
+
+def together(name: str, slots: Sequence[Slot]) -> Slot | None:
+    """One of the free `slots` for every class of the mixed group `name`, each on a node of its own; None without."""
+    choices = [[slot for slot in slots if slot.machine == part] for part in parts(name)]
+    for chosen in product(*choices):
+        if len({slot.node for slot in chosen}) == len(chosen):
+            return Slot(name, MIXED.join(slot.node for slot in chosen), chosen[0].cpus, chosen[1:])
+    return None
+
+
+def holds(status: Status) -> list[Busy]:
+    """The units that a run holds: one, or of a mixed group one of each class."""
+    classes = parts(status.run.machine)
+    return [Busy(*pair) for pair in zip(classes, status.nodes or [None] * len(classes), strict=True)]
 
 
 class _Room:
@@ -172,12 +189,12 @@ class Dispatcher:
             return
         self.looks_at = time.monotonic() + LOOK_SECONDS
         silent = [status for status in self.queue.running() if status.job is None]
-        alive = {None, *(node.id for node in self.look())} if silent else set()
+        alive = {node.id for node in self.look()} if silent else set()
         for status in silent:
             lease = Lease(run_id=status.run.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")
             info = self._info(job_id(status.run.id, status.epoch))
             try:
-                if info and status.node not in alive:
+                if info and not alive.issuperset(status.nodes):
                     self.queue.release(lease, "its node was gone or drained before it began")
                 elif info and info.status is JobStatus.STOPPED:
                     self.queue.release(lease, "its job was stopped before it began")
@@ -197,8 +214,10 @@ class Dispatcher:
         waiting = self.queue.queued(self.over_budget)
         if not waiting:
             return None
-        busy = [Busy(status.run.machine, status.node) for status in self.queue.running()]
-        for slot in free(self.look(), busy, self.queue.machines()):
+        busy = [held for status in self.queue.running() for held in holds(status)]
+        slots = free(self.look(), busy, self.queue.machines())
+        groups = [slot for name in waiting if is_mixed(name) and (slot := together(name, slots))]
+        for slot in [*groups, *slots]:  # groups first: others would hardly ever leave all their classes free at once
             if waiting.get(slot.machine) and (claim := self._lease(slot)):
                 return claim, slot
         return None
@@ -209,18 +228,20 @@ class Dispatcher:
     def _submit(self, claim: Claim, slot: Slot) -> str | None:
         """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""
         run, lease = claim.run, claim.lease
+        leader = parts(slot.node)[0]
+        also = "".join(f" --also {other.machine}@{other.node}@{other.cpus:g}" for other in slot.others)
         job = job_id(run.id, lease.epoch)
         if lease.epoch > 1:
             self._stop(job_id(run.id, lease.epoch - 1))
         try:
             self.jobs.submit_job(
                 entrypoint=f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
-                f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {slot.node}",
+                f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {leader}{also}",
                 submission_id=job,
                 metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
-                entrypoint_resources={f"farm:{run.machine}": 1},
+                entrypoint_resources={f"farm:{parts(run.machine)[0]}": 1},
                 entrypoint_num_cpus=slot.cpus,
-                entrypoint_label_selector={"ray.io/node-id": slot.node},
+                entrypoint_label_selector={"ray.io/node-id": leader},
             )
         except (RuntimeError, ConnectionError, OSError) as error:
             reason = f"Ray took no job: {str(error).splitlines()[0]}"

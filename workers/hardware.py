@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farm.errors import BadSetting
-from farm.machine import BUILT_IN, Machine
+from farm.machine import BUILT_IN, Machine, Mixed
 from farm.result import Hardware, Provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,11 +109,12 @@ def local_classes() -> list[tuple[Machine, int]]:
 
 
 def hardware(machine: Machine, threads: int) -> Hardware:
-    """What trained: this node, as a Result keeps it."""
+    """What trained: this node, as a Result keeps it; of a mixed group the node that led, and all accelerators."""
     found = () if machine.is_cpu else gpus()
+    seen = found[0].name if found else "cpu"
     return Hardware(
         host=platform.node(),
-        accelerator=found[0].name if found else "cpu",
+        accelerator=machine.accelerator if isinstance(machine, Mixed) else seen,
         accelerators=machine.accelerators,
         memory_bytes=found[0].memory_bytes if found else memory_bytes(),
         driver=found[0].driver if found else None,

@@ -318,7 +318,7 @@ def _still_running(member: _Member, seen: Node | None, farewell: Farewell, befor
     if node is None:  # no dispatcher has seen it, so none has started anything
         return None
     member.queue.drain(node.id, farewell.reason or "it leaves")
-    runs = {status.run.id for status in member.queue.running() if status.node == node.id}
+    runs = {status.run.id for status in member.queue.running() if node.id in status.nodes}
     for run_id in sorted(runs - before):
         log.info("%s: asked for a checkpoint; Ctrl-C leaves at once", run_id)
     for run_id in sorted(before - runs):

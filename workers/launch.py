@@ -1,4 +1,4 @@
-"""fit(task) -> Outcome: one DDP group on one node, through Ray Train."""
+"""fit(task) -> Outcome: one DDP group, on one node or on those of a mixed group, through Ray Train."""
 
 from typing import Any
 
@@ -18,6 +18,8 @@ SLIVER = 0.001
 
 def fit(task: Task, machine: Machine, node: str, storage: str, job: str) -> Outcome:
     """Train `task` on the Ray node whose id is `node`, and wait for the end. This process drives the Ray job `job`.
+
+    A mixed group trains on its own places, of which `node` is the first.
 
     Raises: FarmError: what a worker raised, or WorkerDied when a process vanished.
     """
@@ -47,6 +49,8 @@ def _loop(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scaling(task: Task, machine: Machine, node: str) -> ScalingConfig:
+    if task.places:
+        return _mixed_scaling(task, machine)
     address = next(facts["NodeManagerAddress"] for facts in ray.nodes() if facts["NodeID"] == node)
     worker = {f"node:{address}": SLIVER} | ({} if machine.is_cpu else {"GPU": 1})
     return ScalingConfig(
@@ -54,6 +58,17 @@ def _scaling(task: Task, machine: Machine, node: str) -> ScalingConfig:
         use_gpu=not machine.is_cpu,
         resources_per_worker=worker,
         label_selector={"ray.io/node-id": node},  # type: ignore[call-arg]
+    )
+
+
+def _mixed_scaling(task: Task, machine: Machine) -> ScalingConfig:
+    """Ray starts workers in the order of their selectors, and ranks them by node in the order of first appearance."""
+    nodes = [place.node for place in task.places for _ in range(place.workers)]
+    return ScalingConfig(
+        num_workers=task.plan.world,
+        use_gpu=not machine.is_cpu,
+        resources_per_worker={"memory": 1} if machine.is_cpu else {"GPU": 1},  # a byte: every node has some
+        label_selector=[{"ray.io/node-id": node} for node in nodes],  # type: ignore[call-arg]
     )
 
 

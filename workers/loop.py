@@ -1,22 +1,31 @@
 """What every Ray worker process of an attempt runs: model.train, with its losses sent home."""
 
 import math
+import platform
 import threading
 import time
+from bisect import bisect
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+import torch.distributed as dist
 from ray import train as ray_train
 from ray.train.torch import get_device
 
 from farm import settings
-from farm.errors import FarmError, LeaseLost
+from farm.errors import BadCorpus, FarmError, LeaseLost, WorkerDied
 from farm.ledger import Line
 from farm.queue import Point, Queue
 from farm.run import Checkpoint
 from farm.server import session
+from farm.store import Store
+from model.corpora import prepare
+from model.reduce import join
 from model.train import Signal, train
+from workers import hardware
 from workers.gauges import Gauges
 from workers.task import STOP_FILE, Task
 
@@ -27,7 +36,7 @@ PRINT_SECONDS = 10.0
 
 def loop(config: dict[str, Any]) -> dict[str, Any]:
     """Train this worker's share of a Task. Rank 0 returns the Outcome."""
-    task = Task.model_validate_json(config["task"])
+    task = _here(Task.model_validate_json(config["task"]))
     torch.set_num_threads(task.threads)
     home = _Home(task) if ray_train.get_context().get_world_rank() == 0 else None
     try:
@@ -48,6 +57,44 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
         if home:
             home.close()
     return outcome.model_dump(mode="json")
+
+
+def _here(task: Task) -> Task:
+    """`task` as this node has it. Of a mixed group, each node has its own threads, corpus cache and copy of the
+    checkpoint to go on from; one worker of each sees to the last two while the others wait.
+
+    Raises: WorkerDied: Ray gave this rank to another node than its share was made for. BadCorpus: this node has other
+    tokens. StorageUnusable
+    """
+    if not task.places:
+        return task
+    around, node = ray_train.get_context(), ray.get_runtime_context().get_node_id()
+    index = bisect(list(accumulate(place.workers for place in task.places)), around.get_world_rank())
+    place = task.places[index]
+    if place.node != node:
+        raise WorkerDied(f"rank {around.get_world_rank()} has the share of a {place.machine}, but runs on node {node}.")
+    task = task.model_copy(update={"threads": place.threads or max(1, hardware.cores() // place.workers)})
+    if index:
+        task = _brought(task, is_first=around.get_local_rank() == 0)
+    join(task.plan)  # takes this worker's GPU, which a barrier of NCCL needs to know
+    dist.barrier()
+    return task
+
+
+def _brought(task: Task, is_first: bool) -> Task:
+    """`task` with the cache and the checkpoint of a node that the agent is not on."""
+    here = settings.load()
+    store, cache = Store(here.storage, here.home / "work"), here.home / "cache"
+    update: dict[str, str] = {"cache": str(cache)}
+    if is_first:
+        store.check()
+        if prepare(task.run.recipe, cache) != task.data_fingerprint:
+            source = task.run.recipe.data.source
+            raise BadCorpus(f"{source} has other tokens on {platform.node()} than where the group is led.")
+    if task.resume:
+        relative = str(Path(task.resume).relative_to(task.folder.removesuffix(task.place)))
+        update["resume"] = str(store.brought(relative) if is_first else store.root / relative)
+    return task.model_copy(update=update)
 
 
 class _Home:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from farm.errors import FarmError
-from farm.machine import Machine, probe_key
+from farm.machine import Machine, Mixed, probe_key
 from farm.queue import Queue
 from farm.recipe import Recipe, digest
 from model.probe import largest_microbatch
@@ -20,7 +20,7 @@ def probed(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[],
     For the agent: whatever goes wrong, it says so and leaves the microbatch to the planner's formula.
     """
     fixed = recipe.train.canonical_microbatch or machine.microbatch
-    if machine.is_cpu or fixed or key(recipe) in machine.probes:
+    if machine.is_cpu or isinstance(machine, Mixed) or fixed or key(recipe) in machine.probes:
         return machine
     try:
         _check_alone(machine)

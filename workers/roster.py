@@ -53,7 +53,7 @@ class Roster:
         running = {status.job: status for status in self.queue.running() if status.job}  # others have nobody to ask yet
         self.asked &= running.keys()
         for job, status in running.items():
-            if status.node in self.drained and job not in self.asked and self._ask(job):
+            if self.drained & set(status.nodes) and job not in self.asked and self._ask(job):
                 log.info("%s: asked for a checkpoint, since its node is drained", status.run.id)
 
     def _ask(self, job: str) -> bool:

@@ -9,6 +9,15 @@ from farm.run import Lease, Run
 STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
 
 
+class Place(Frozen):
+    """What one node of a mixed group does. Ranks follow the order of places."""
+
+    node: str = Field(description="Ray's id of it")
+    machine: str
+    workers: int
+    threads: int | None = Field(description="torch threads per worker; None: the node's cores, shared")
+
+
 class Task(Frozen):
     """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
 
@@ -23,4 +32,5 @@ class Task(Frozen):
     resume_epoch: int | None = None
     data_fingerprint: str
     threads: int
+    places: tuple[Place, ...] = Field((), description="of a mixed group; folder, cache and threads are the first's")
     is_mirrored: bool = Field(description="checkpoints count once they are in the bucket, and the agent says so")

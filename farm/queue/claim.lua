@@ -2,7 +2,7 @@
 -- The runs of some studies are passed over; they keep their places.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained
--- ARGV    token, machine class, worker, lease in ms, Ray node id or '', studies to pass over...
+-- ARGV    token, machine class, worker, lease in ms, Ray node ids joined by '+' or '', studies to pass over...
 -- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained node
 --
 -- A claim whose reply got lost is repeated with the same token and answered the same.
@@ -31,8 +31,10 @@ if given then
   end
 end
 
-if redis.call('HEXISTS', key('drained'), node) == 1 then
-  return { 'none' }
+for each in node:gmatch('[^+]+') do
+  if redis.call('HEXISTS', key('drained'), each) == 1 then
+    return { 'none' }
+  end
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf', now)) do

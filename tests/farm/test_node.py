@@ -110,3 +110,17 @@ def test_the_head_is_what_it_said_last(queue: Queue) -> None:
     queue.publish(head.model_copy(update={"marker": "before"}))
     queue.publish(head)
     assert queue.head() == head
+
+
+def test_q2_no_mixed_group_is_claimed_for_a_drained_node(queue: Queue) -> None:
+    queue.put(tiny_study(machines=("cpu-x1+cpu-x2",)))
+    queue.drain(HOME.id, "by hand")
+    assert queue.claim("cpu-x1+cpu-x2", "worker", 60, node=f"{A100.id}+{HOME.id}") is None
+    claim = queue.claim("cpu-x1+cpu-x2", "worker", 60, node=f"{A100.id}+{LAPTOP.id}")
+    assert claim is not None
+    assert queue.status(claim.run.id).nodes == (A100.id, LAPTOP.id)
+
+
+def test_a_node_that_waits_for_the_rest_of_a_mixed_group_says_so() -> None:
+    said = doing(HOME, [], {"1xrtx3090+8xa100m40": 2}, [])
+    assert said == "idle: 1xrtx3090+8xa100m40 waits until all its classes are free at once"

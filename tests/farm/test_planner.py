@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import DoesNotFit
-from farm.machine import BUILT_IN, Machine, probe_key
-from farm.planner import USABLE, Plan, bytes_needed, continued, hours, plan
+from farm.machine import BUILT_IN, Machine, mixed, probe_key
+from farm.planner import USABLE, Plan, Speed, bytes_needed, continued, deal, hours, plan
 from farm.recipe import Model, Recipe, Train, digest
 
 CPU = BUILT_IN["cpu"]
@@ -146,3 +146,78 @@ def test_a_plan_reads_as_a_product() -> None:
     found = plan(Recipe(), BUILT_IN["1xrtx3090"])
     assert str(found) == "1 x 6 x 16"
     assert Plan.model_validate_json(found.model_dump_json()) == found
+
+
+PAIR = mixed((BUILT_IN["8xa100m40"], BUILT_IN["1xrtx3090"]))
+SEEN = {"8xa100m40": Speed(284_800, "measured"), "1xrtx3090": Speed(22_300, "declared")}
+
+
+@given(st.integers(1, 500), st.lists(st.floats(0.001, 1000), min_size=1, max_size=20))
+def test_shares_are_in_proportion_none_is_empty_and_they_are_the_whole(count: int, rates: list[float]) -> None:
+    if count < len(rates):
+        return
+    shares = deal(count, rates)
+    assert sum(shares) == count
+    assert min(shares) >= 1
+    exact = [count * rate / sum(rates) for rate in rates]
+    if min(exact) >= 1:
+        assert max(abs(share - part) for share, part in zip(shares, exact, strict=True)) < 1
+
+
+def test_shares_of_a_mixed_group_follow_the_measured_speeds() -> None:
+    found = plan(Recipe(), PAIR, SEEN)
+    assert found.shares is not None
+    assert (found.world, found.batch, len(found.shares)) == (9, 96, 9)
+    assert found.microbatch <= 6, "what the smaller of the two takes"
+    assert found.shares_basis == "declared", "the weaker word of the two"
+    rates = [35_600] * 8 + [22_300]
+    slowest = max(share * found.microbatch / rate for share, rate in zip(found.shares, rates, strict=True))
+    assert slowest <= 1.1 * 1.1 * 96 / (284_800 + 22_300), "close to what an even split would take"
+    assert found.accumulation == max(found.shares)
+    assert Plan.model_validate_json(found.model_dump_json()) == found
+
+
+def test_shares_are_equal_while_nothing_is_known_of_one_class() -> None:
+    recipe = Recipe(model=SMALL, train=Train(batch=8, precision="fp32"))
+    group = mixed((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
+    found = plan(recipe, group, {"cpu-x1": Speed(10, "measured")})
+    assert (found.shares_basis, max(found.shares) - min(found.shares)) == ("equal", 1)
+    twice = plan(recipe, group, {"cpu-x1": Speed(30, "scaled"), "cpu-x2": Speed(60, "measured")})
+    assert (twice.shares, twice.shares_basis) == ((3, 3, 2), "scaled"), "two workers reach twice as much as one"
+    three = plan(recipe, group, {"cpu-x1": Speed(10, "measured"), "cpu-x2": Speed(60, "measured")})
+    assert (str(three), three.shares_basis) == ("3 x 1 x (1+4+3)", "measured")
+
+
+def test_the_plan_of_a_mixed_group_is_kept_when_its_speeds_are_seen_later() -> None:
+    recipe = Recipe(model=SMALL, train=Train(batch=8, precision="fp32"))
+    group = mixed((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
+    before = plan(recipe, group)
+    fresh = plan(recipe, group, {"cpu-x1": Speed(50, "measured"), "cpu-x2": Speed(10, "measured")})
+    assert fresh.shares != before.shares
+    assert continued(before, fresh, group) == before
+
+
+def test_a_canonical_mixed_group_keeps_the_microbatch_under_any_shares() -> None:
+    train = Train(batch=8, precision="fp32", reduction="canonical", canonical_microbatch=2)
+    group = mixed((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
+    found = plan(Recipe(model=SMALL, train=train), group)
+    assert (found.microbatch, found.basis, found.shares) == (2, "canonical", (2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"batch": 8}, r"batch 8 in microbatches of 1 gives no share to each of the 9 accelerators of"),
+        ({"reduction": "canonical", "canonical_microbatch": 12}, "batch 96 in microbatches of 12 gives no share"),
+        ({"reduction": "canonical", "canonical_microbatch": 8}, "batch 96 in microbatches of 8 gives no share"),
+    ],
+)
+def test_a_mixed_group_that_cannot_share_the_batch_is_refused(train: dict, words: str) -> None:
+    with pytest.raises(DoesNotFit, match=words):
+        plan(Recipe().patched({"train": train}), PAIR)
+
+
+def test_a_plan_whose_shares_do_not_add_up_is_none() -> None:
+    whole = plan(Recipe(), PAIR).model_dump()
+    with pytest.raises(ValueError, match="are not of 9 workers"):
+        Plan.model_validate(whole | {"shares": (1, 2)})

@@ -64,3 +64,30 @@ def test_the_last_three_states_are_final() -> None:
 
 def test_a_run_survives_json() -> None:
     assert Run.model_validate_json(a_run(rerun=2).model_dump_json()) == a_run(rerun=2)
+
+
+def test_a_mixed_group_is_spelled_out_in_the_id() -> None:
+    run = a_run(machine="1xa100+1xrtx3090")
+    assert run.id.startswith("1xa100_and_1xrtx3090-remove-dropout-s42.23-")
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,250}", run.id)
+    assert run.digest != a_run(machine="1xa100_and_1xrtx3090").digest
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,14}", fullmatch=True), min_size=2, max_size=4, unique=True), names
+)
+def test_the_id_of_a_mixed_group_is_always_safe_as_one_part_of_a_path(classes: list[str], arm: str) -> None:
+    seeds = Seeds(init=2**63 - 1, train=2**63 - 1)
+    run_id = a_run(machine="+".join(classes), arm=arm, seeds=seeds, rerun=9999).id
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,250}", run_id)
+
+
+@pytest.mark.parametrize("name", ["a+", "+a", "a+a", "a+B", "a++b", "a+b+c+d+e", "a+" + "b" * 63])
+def test_names_of_no_mixed_group_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="must be 2 to 4 different machine classes"):
+        a_run(machine=name)
+
+
+def test_no_arm_is_called_like_a_mixed_group() -> None:
+    with pytest.raises(ValidationError, match="must be 1 to 64 of a-z"):
+        a_run(arm="a+b")

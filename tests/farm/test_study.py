@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from results import tiny_study
 
 from farm import study as study_
 from farm.errors import BadStudy
-from farm.machine import BUILT_IN, Machine
+from farm.machine import BUILT_IN, Machine, Mixed
 from farm.recipe import Recipe, Seeds, canonical_json
-from farm.study import Study, load, parse
+from farm.study import Study, build, load, parse
 
 HEAD = '[study]\nname = "s"\nmachines = ["cpu"]\n'
 THREE = """
@@ -382,3 +383,31 @@ def test_no_table_whatever_makes_it_crash(tables: dict[str, Any]) -> None:
 
 def test_seeds_are_two_numbers() -> None:
     assert str(Seeds(init=1, train=2)) == "1.2"
+
+
+def test_a_mixed_group_is_made_of_its_classes() -> None:
+    study = tiny_study(machines=("cpu", "cpu-x1+cpu-x2"))
+    assert [run.machine for run in study.runs()][:2] == ["cpu", "cpu-x1+cpu-x2"]
+    group = study.machine("cpu-x1+cpu-x2", {"cpu-x2": BUILT_IN["cpu-x2"].model_copy(update={"usd_per_hour": 2.0})})
+    assert isinstance(group, Mixed)
+    assert (group.accelerators, group.usd_per_hour, group.is_cpu) == (3, 2.0, True)
+    assert [part.name for part in group.parts] == ["cpu-x1", "cpu-x2"]
+    unpriced = study.machine("cpu-x1+cpu-x2", {"cpu-x2": Machine(name="cpu-x2")})
+    assert unpriced.usd_per_hour is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cpu+attic", "unknown machine class 'attic'"),
+        ("cpu+1xrtx3090", "'cpu.1xrtx3090' mixes CPUs with GPUs"),
+    ],
+)
+def test_a_mixed_group_of_what_nobody_knows_or_cannot_mix_is_refused(name: str, words: str) -> None:
+    with pytest.raises(BadStudy, match=words):
+        tiny_study(machines=(name,)).machine(name, {})
+
+
+def test_nobody_declares_a_mixed_group_as_a_class() -> None:
+    with pytest.raises(BadStudy, match="must be 1 to 64 of a-z"):
+        build(tiny_study().model_dump(mode="json", exclude_unset=True) | {"machines": {"a+b": {}}})

@@ -131,3 +131,14 @@ def test_an_unknown_price_makes_the_row_s_price_unknown() -> None:
 
 def test_no_results_make_an_empty_table() -> None:
     assert rank([]) == Table(rows=())
+
+
+def test_a_mixed_group_says_so_and_is_ranked_with_nobody_else() -> None:
+    members = runs(("cpu", "cpu-x1+cpu-x2"))
+    table = rank([r for run in members for r in finished([run], -0.5 if "+" in run.machine else 0.0)])
+    assert [(r.machine, r.mixed, r.rank) for r in table.rows] == [
+        *(("cpu", False, place) for place in (1, 2, 3)),
+        *(("cpu-x1+cpu-x2", True, place) for place in (1, 2, 3)),
+    ]
+    assert row(table, "remove-dropout", "cpu-x1+cpu-x2").delta == pytest.approx(row(table, "remove-dropout").delta)
+    assert table.twins == (), "what differs is no one machine's doing"

@@ -123,3 +123,13 @@ def test_a_study_over_its_budget_waits_and_stands_in_nobody_s_way() -> None:
 def test_only_queued_runs_wait() -> None:
     running = queued().model_copy(update={"state": State.RUNNING})
     assert reasons([running], {}, NOW) == {}
+
+
+def test_a_mixed_group_needs_all_its_classes_at_once() -> None:
+    run = queued("cpu-x1+cpu-x2")
+    assert reasons([run], {"cpu-x1": 1}, NOW) == {
+        run.run.id: "no node of class cpu-x2, and none starts by itself; there are: cpu-x1"
+    }
+    assert reasons([run], {"cpu-x1": 1, "cpu-x2": 1}, NOW) == {
+        run.run.id: "next in line, for a free cpu-x1 and cpu-x2 on nodes of their own at once"
+    }

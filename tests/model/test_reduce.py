@@ -1,14 +1,16 @@
 """Gradients over microbatches and ranks: the right sum, in one round, and for canonical in one order."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from worlds import BATCH, CONTEXT, VOCAB, canonical, in_world, planned, tiny
+from worlds import BATCH, CONTEXT, VOCAB, canonical, in_world, planned, shared, tiny
 
+from farm.planner import Plan
 from farm.run import Run
 from model import reduce
 from model.init import initialised
@@ -31,19 +33,18 @@ def objective(gpt: Callable[..., torch.Tensor], first: int, count: int) -> torch
     return gpt(x_BT[first : first + count], y_BT[first : first + count])
 
 
-def reduced(run: Run, world: int, double: bool, bucket_mib: float = 0.001) -> list[np.ndarray]:
+def reduced(run: Run, plan: Plan, double: bool, bucket_mib: float = 0.001) -> list[np.ndarray]:
     """The gradients of the whole batch, after two steps, so that nothing may be left over from the first."""
     reduce.BUCKET_MIB = bucket_mib
-    plan = planned(run, world)
     group = join(plan)
     gpt = initialised(run.recipe.model, 1)
     gpt = gpt.double() if double else gpt
     ours = reducer(run.recipe, plan, group, gpt)
     for _ in range(2):
         gpt.zero_grad(set_to_none=True)
-        for turn in range(plan.accumulation):
+        for turn in range(plan.share(group.rank)):
             with ours.turn(turn):
-                objective(ours.forward, group.rank * plan.accumulation + turn, 1).backward()
+                objective(ours.forward, plan.first(group.rank) + turn, 1).backward()
         ours.finish()
     return [parameter.grad.numpy() for parameter in gpt.parameters()]
 
@@ -54,7 +55,7 @@ def test_on_2_and_4_workers_gradients_are_those_of_one_backward_pass(kind):
     gpt = initialised(run.recipe.model, 1).double()
     expected = torch.autograd.grad(objective(gpt, 0, BATCH), list(gpt.parameters()))
     for world in (1, 2, 4):
-        for found in in_world(world, reduced, run, world, True):
+        for found in in_world(world, reduced, run, planned(run, world), True):
             for one, other in zip(found, expected, strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
@@ -62,16 +63,16 @@ def test_on_2_and_4_workers_gradients_are_those_of_one_backward_pass(kind):
 @pytest.mark.parametrize("kind", [tiny, canonical])
 def test_every_rank_has_the_same_bits(kind):
     run = kind(NOWHERE, model={"dropout": 0.0})
-    ranks = in_world(4, reduced, run, 4, False)
+    ranks = in_world(4, reduced, run, planned(run, 4), False)
     for found in ranks[1:]:
         assert all(np.array_equal(one, other) for one, other in zip(found, ranks[0], strict=True))
 
 
 def test_canonical_has_the_same_bits_on_1_2_4_and_8_workers():
     run = canonical(NOWHERE, model={"dropout": 0.0})
-    one = in_world(1, reduced, run, 1, False)[0]
+    one = reduced(run, planned(run, 1), False)
     for world in (2, 4, 8):
-        found = in_world(world, reduced, run, world, False)[0]
+        found = in_world(world, reduced, run, planned(run, world), False)[0]
         assert all(np.array_equal(a, b) for a, b in zip(found, one, strict=True)), world
 
 
@@ -79,18 +80,48 @@ def test_canonical_adds_a_number_of_microbatches_that_is_no_power_of_two():
     run = canonical(NOWHERE, model={"dropout": 0.0}, train={"batch": 6})
     gpt = initialised(run.recipe.model, 1).double()
     expected = torch.autograd.grad(objective(gpt, 0, 6), list(gpt.parameters()))
-    for one, other in zip(reduced(run, 1, True), expected, strict=True):
+    for one, other in zip(reduced(run, planned(run, 1), True), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
-def rounds(run: Run, world: int, bucket_mib: float) -> list[int]:
+def splits(batch: int, world: int) -> list[tuple[int, ...]]:
+    """Every way to share `batch` microbatches among `world` ranks, none of them idle."""
+    return [shares for shares in product(range(1, batch + 1), repeat=world) if sum(shares) == batch]
+
+
+def unlike_sums(run: Run, world: int, one: list[np.ndarray]) -> list[tuple[int, ...]]:
+    """The shares under which this rank ends with other bits than `one`."""
+    found = {shares: reduced(run, shared(run, *shares), False) for shares in splits(run.recipe.train.batch, world)}
+    return [s for s, sums in found.items() if not all(np.array_equal(a, b) for a, b in zip(sums, one, strict=True))]
+
+
+@pytest.mark.parametrize("batch", [7, 8])
+def test_canonical_has_the_same_bits_under_every_split_of_the_batch(batch):
+    """All 63 splits of 8 microbatches over 2, 3 and 4 ranks, and all 41 of 7, a tree that is no power of two."""
+    run = canonical(NOWHERE, model={"dropout": 0.0}, train={"batch": batch})
+    one = reduced(run, planned(run, 1), False)
+    for world in (2, 3, 4):
+        assert in_world(world, unlike_sums, run, world, one) == [[]] * world
+
+
+def test_fast_has_the_right_sum_under_unequal_shares():
+    run = tiny(NOWHERE, model={"dropout": 0.0})
+    gpt = initialised(run.recipe.model, 1).double()
+    expected = torch.autograd.grad(objective(gpt, 0, BATCH), list(gpt.parameters()))
+    for shares in ((5, 3), (1, 7), (3, 3, 2)):
+        for found in in_world(len(shares), reduced, run, shared(run, *shares), True):
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def rounds(run: Run, plan: Plan, bucket_mib: float) -> list[int]:
     """What travels in a step: the number of floats of every all-reduce that the profiler saw."""
     reduce.BUCKET_MIB = bucket_mib
-    plan = planned(run, world)
+    group = join(plan)
     gpt = initialised(run.recipe.model, 1)
-    ours = reducer(run.recipe, plan, join(plan), gpt)
+    ours = reducer(run.recipe, plan, group, gpt)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
-        for turn in range(plan.accumulation):
+        for turn in range(plan.share(group.rank)):
             with ours.turn(turn):
                 objective(ours.forward, turn, 1).backward()
         ours.finish()
@@ -99,8 +130,14 @@ def rounds(run: Run, world: int, bucket_mib: float) -> list[int]:
 
 def test_fast_sends_each_gradient_once_a_step_however_many_microbatches_there_are():
     run = tiny(NOWHERE, model={"dropout": 0.0})
-    one_bucket, several = (in_world(2, rounds, run, 2, size)[0] for size in (25.0, 0.004))
-    assert planned(run, 2).accumulation == 4
+    plan = planned(run, 2)
+    one_bucket, several = (in_world(2, rounds, run, plan, size)[0] for size in (25.0, 0.004))
+    assert plan.accumulation == 4
     assert one_bucket == [run.recipe.model.parameters]
     assert sum(several) == run.recipe.model.parameters
     assert len(several) > 3
+
+
+def test_fast_sends_each_gradient_once_a_step_under_unequal_shares():
+    run = tiny(NOWHERE, model={"dropout": 0.0})
+    assert in_world(3, rounds, run, shared(run, 5, 2, 1), 25.0) == [[run.recipe.model.parameters]] * 3

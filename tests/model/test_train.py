@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional as F
 from waiting import wait_until
-from worlds import BATCH, CONTEXT, STEPS, TINY, attempt, canonical, corpus, in_world, planned, stop_after, tiny
+from worlds import BATCH, CONTEXT, STEPS, TINY, attempt, canonical, corpus, in_world, planned, shared, stop_after, tiny
 
 from farm.errors import BadCorpus, DoesNotFit, Nonfinite
 from farm.ledger import Line, read
@@ -80,6 +80,40 @@ def test_canonical_gives_the_same_bits_on_1_2_4_and_8_workers(tokens, tmp_path):
         assert other["told"].timeless == found[0]["told"].timeless
         assert other["outcome"].fingerprints == found[0]["outcome"].fingerprints
         assert other["outcome"].test_loss == found[0]["outcome"].test_loss
+
+
+def all_of(run: Run, splits: list[tuple[int, ...]], folder: Path, checkpoint: Path) -> list[Any]:
+    """Train under each split: from the start, and from a checkpoint that was saved under another."""
+    found = []
+    for shares in splits:
+        home = folder / "+".join(map(str, shares))
+        outcome, told = attempt(run, shared(run, *shares), home)
+        later, rest = attempt(run, shared(run, *shares), home, resume=checkpoint, epoch=2)
+        found += [(outcome, told.timeless), (later, rest.timeless)]
+    return found
+
+
+def test_canonical_gives_the_same_bits_under_any_shares_and_goes_on_under_others(tokens, tmp_path):
+    run = canonical(tokens, train={"clip_grad_norm": 0.5})
+    one, told = attempt(run, planned(run, 1), tmp_path / "one")
+    stopped, _ = in_world(2, until_stopped_under, run, (6, 2), tmp_path / "home")[0]
+    checkpoint = tmp_path / "home/1" / stopped.checkpoint
+    for splits in ([(8,)], [(4, 4), (6, 2), (5, 3), (1, 7)], [(3, 3, 2)]):
+        ends = in_world(len(splits[0]), all_of, run, splits, tmp_path, checkpoint)[0]
+        assert {(end.fingerprints, end.test_loss) for end, _ in ends} == {(one.fingerprints, one.test_loss)}
+        assert [lines for _, lines in ends] == [told.timeless, told.timeless[2:]] * len(splits)
+
+
+def until_stopped_under(run: Run, shares: tuple[int, ...], folder: Path) -> Any:
+    return attempt(run, shared(run, *shares), folder, signals=stop_after(2))
+
+
+def test_fast_under_unequal_shares_resumes_to_the_same_bits(tokens, tmp_path):
+    run = tiny(tokens)
+    never, told = in_world(2, attempt, run, shared(run, 5, 3), tmp_path / "never")[0]
+    stopped, _ = in_world(2, until_stopped_under, run, (5, 3), tmp_path / "home")[0]
+    (_, (outcome, rest)) = in_world(2, all_of, run, [(5, 3)], tmp_path, tmp_path / "home/1" / stopped.checkpoint)[0]
+    assert (outcome.fingerprints, rest) == (never.fingerprints, told.timeless[2:])
 
 
 def test_fast_does_not_give_the_same_bits_on_1_and_4_workers(tokens, tmp_path):

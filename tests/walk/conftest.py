@@ -181,7 +181,7 @@ class Farm:
         return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def walk_farm() -> type[Farm]:
     """For a farm that a test starts by itself."""
     return Farm

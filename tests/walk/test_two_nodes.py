@@ -1,9 +1,11 @@
-"""Two Ray nodes of different machine classes train one study, and the head trains nothing."""
+"""Two Ray nodes of different machine classes train one study, then one run; and the head trains nothing."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,13 @@ threads = 1
 """
 
 
-@pytest.fixture
-def cluster(tmp_path, walk_farm):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, walk_farm):
     """The three nodes, and `farm serve --attach` beside their head."""
+    tmp_path = tmp_path_factory.mktemp("two-nodes")
     farm = walk_farm(tmp_path)
-    variables = environment(farm.settings, token(farm.home)) | farm.environment
+    own = tempfile.mkdtemp(prefix="ray-")  # short: sockets are made below it
+    variables = environment(farm.settings, token(farm.home)) | farm.environment | {"RAY_TMPDIR": own}
     script = Path(__file__).with_name("two_nodes.py")
     nodes = subprocess.Popen(
         [sys.executable, str(script), str(free_port())],
@@ -49,6 +53,7 @@ def cluster(tmp_path, walk_farm):
         head.wait(timeout=60)
         nodes.stdin.close()
         nodes.wait(timeout=60)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -65,3 +70,36 @@ def test_two_nodes_of_different_classes_train_one_study(cluster):
     one, two = (cluster.store.result(run_id) for run_id in ids)
     assert (one.plan.world, two.plan.world) == (1, 2)
     assert one.test_loss == pytest.approx(two.test_loss, abs=1e-5)
+
+
+def test_a_mixed_group_of_both_has_the_bits_of_each_alone_and_stands_apart(cluster):
+    study = {"reduction": "canonical", "more": CLASSES, "tokens": 12_800}
+    alone = cluster.submit("alone", machines='["home", "rented"]', **study)
+    home, rented = (cluster.wait_for(run_id, State.SUCCEEDED).result for run_id in alone)
+    (group,) = cluster.submit("together", machines='["home+rented"]', **study)
+    status = cluster.wait_for(group, State.SUCCEEDED)
+    assert len(set(status.nodes)) == 2
+    assert (status.result.plan.world, sum(status.result.plan.shares)) == (3, 4)
+    assert status.result.plan.shares_basis == "measured"
+    for other in (home, rented):
+        assert status.result.fingerprints == other.fingerprints
+        assert status.result.test_loss == other.test_loss
+    assert _losses(cluster, group) == _losses(cluster, home.run_id)
+    (row,) = cluster.json("table", "together", "--json")
+    assert (row["machine"], row["mixed"], row["rank"]) == ("home+rented", True, 1)
+
+
+def _losses(cluster, run_id):
+    return [(line.step, line.loss_sum, line.grad_norm) for line in cluster.store.lines(run_id)]
+
+
+def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
+    (group,) = cluster.submit("drained", machines='["home+rented"]', more=CLASSES, tokens=5_120_000)
+    with cluster.queue() as queue:
+        wait_until(lambda: queue.curve(group), "the group trains", seconds=200)
+    nodes = cluster.wait_for_step(group, 3).nodes
+    assert cluster.json("drain", nodes[1], "--json")["released"] == [group]
+    status = cluster.wait_for(group, State.QUEUED)
+    assert (status.attempts, status.released) == (0, "drained")
+    assert status.checkpoint.step >= 3
+    cluster.run("cancel", group)

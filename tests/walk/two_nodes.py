@@ -7,6 +7,7 @@ close. Nodes have loopback addresses of their own: with one address Ray would ta
 import json
 import sys
 
+from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
 
@@ -29,6 +30,7 @@ def main() -> None:
             **anywhere,
         )
     cluster.wait_for_nodes()
+    write_ray_address(cluster.address)  # else a job looks through the machine's processes, and may find another Ray
     print(json.dumps({"address": cluster.address}), flush=True)
     sys.stdin.read()
     cluster.shutdown()

@@ -143,3 +143,10 @@ def test_an_autoscaler_that_does_not_answer_is_asked_again(queue: Queue, error: 
     autoscaler.look, autoscaler.ask, autoscaler.looks_at = lambda fleet: NOTHING, asked.append, 0.0
     autoscaler.turn()
     assert asked == [[]]
+
+
+def test_a_mixed_group_asks_for_a_unit_of_each_class(queue: Queue):
+    asked: list[list] = []
+    queue.put(tiny_study(machines=("8xa100m40+8xh100m80",), init=(42,)))
+    Autoscaler(queue, FLEET, look=lambda fleet: NOTHING, ask=asked.append).turn()
+    assert sorted(key for bundle in asked[0] for key in bundle) == ["farm:8xa100m40"] * 2 + ["farm:8xh100m80"]

@@ -6,7 +6,7 @@ from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue
 from farm.run import State
 from farm.study import build
-from workers.dispatcher import Busy, Dispatcher, Node, Slot, cpus, free, job_id
+from workers.dispatcher import Busy, Dispatcher, Node, Slot, cpus, free, holds, job_id, together
 
 KNOWN = BUILT_IN
 LAPTOP = Node("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
@@ -92,3 +92,33 @@ def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
     dispatcher._count_dollars()
     claim, slot = dispatcher._claim()
     assert (claim.study, slot.node) == ("other", "n")
+
+
+def test_a_mixed_group_takes_a_slot_of_each_class_on_nodes_of_their_own():
+    attic, cellar = Node("attic", 2, {"cpu-x1": 2, "cpu-x2": 1}), Node("cellar", 2, {"cpu-x2": 1})
+    assert together("cpu-x1+cpu-x2", free([attic], [], KNOWN)) is None, "both are on one node"
+    assert together("cpu-x1+cpu-x2", free([cellar], [], KNOWN)) is None
+    slot = together("cpu-x1+cpu-x2", free([attic, cellar], [], KNOWN))
+    assert slot == Slot("cpu-x1+cpu-x2", "attic+cellar", 1.0, (Slot("cpu-x2", "cellar", 2.0),))
+
+
+def test_a_mixed_run_holds_units_and_cpus_on_all_its_nodes(queue: Queue):
+    attic, cellar = Node("attic", 2, {"cpu-x1": 2, "cpu-x2": 1}), Node("cellar", 2, {"cpu-x2": 1, "cpu-x1": 2})
+    queue.put(tiny_study(machines=("cpu-x1+cpu-x2",), init=(42,)))
+    dispatcher = Dispatcher(queue, jobs=None, look=lambda: [attic, cellar])
+    for machine in ("cpu-x1", "cpu-x2"):
+        queue.register(KNOWN[machine], "here", 60)
+    _, slot = dispatcher._claim()
+    assert slot.node == "attic+cellar"
+    busy = [held for status in queue.running() for held in holds(status)]
+    assert busy == [Busy("cpu-x1", "attic"), Busy("cpu-x2", "cellar")]
+    assert free([attic, cellar], busy, KNOWN) == [Slot("cpu-x1", "attic", 1.0)]
+    assert dispatcher._claim() is None, "two more are queued, and no cpu-x2 is free"
+
+
+def test_a_mixed_group_goes_before_runs_of_one_class(queue: Queue):
+    attic, cellar = Node("attic", 1, {"cpu-x1": 1}), Node("cellar", 2, {"cpu-x2": 1})
+    queue.put(tiny_study("alone", machines=("cpu-x1", "cpu-x2"), init=(42,)))
+    queue.put(tiny_study("group", machines=("cpu-x1+cpu-x2",), init=(42,)))
+    claim, _ = Dispatcher(queue, jobs=None, look=lambda: [attic, cellar])._claim()
+    assert claim.run.machine == "cpu-x1+cpu-x2"

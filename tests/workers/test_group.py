@@ -1,0 +1,48 @@
+"""The units of a mixed group, held on a real Ray. tests/walk/test_two_nodes.py trains with them."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from farm.machine import BUILT_IN, mixed
+from farm.settings import Settings
+from workers.environment import environment, token
+from workers.group import Also, places
+from workers.task import Place
+
+HOLDING = """
+import sys, ray
+from workers.group import Also, held
+
+ray.init("local", num_cpus=2, resources={"farm:attic": 1}, include_dashboard=False, _temp_dir=sys.argv[1])
+other = Also("attic", ray.get_runtime_context().get_node_id(), 2.0)
+with held([other], 60) as first, held([other], 0.5) as second:
+    print(first, second)
+with held([other], 60) as third, held([]) as nothing:
+    print(third, nothing)
+"""
+
+
+def test_a_unit_is_held_once_and_free_again_afterwards(tmp_path: Path) -> None:
+    own = tempfile.mkdtemp(prefix="ray-")  # short: sockets are made below it
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDING, own],
+        env=environment(Settings(home=tmp_path, storage=tmp_path), token(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    shutil.rmtree(own, ignore_errors=True)
+    assert done.stdout.split() == ["True", "False", "True", "True"], done.stderr
+
+
+def test_places_are_in_the_order_of_classes_and_ranks() -> None:
+    group = mixed((BUILT_IN["cpu-x2"], BUILT_IN["cpu"]))
+    assert places(group, "n1", [Also.read("cpu@n2@4")]) == (
+        Place(node="n1", machine="cpu-x2", workers=2, threads=1),
+        Place(node="n2", machine="cpu", workers=1, threads=None),
+    )
+    assert places(BUILT_IN["cpu"], "n1", []) == ()
