@@ -4,11 +4,15 @@ from cli import render
 from cli.access import is_study, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
-from farm.errors import Conflict
+from farm import settings as settings_
+from farm.errors import Conflict, FarmError
 from farm.queue import Queue, Status
 from farm.run import State
+from farm.settings import Settings
+from farm.store import Store
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
+CANCELLED = ("cancelled", "cancelling")
 
 
 def cancel(name: RunOrStudy, as_json: Json = False) -> None:
@@ -16,9 +20,11 @@ def cancel(name: RunOrStudy, as_json: Json = False) -> None:
 
     A queued run is cancelled at once; a running one writes a checkpoint and stops within seconds.
     """
-    with queue() as open_queue:
+    settings = settings_.load()
+    with queue(settings) as open_queue:
         chosen = open_runs(open_queue, name)
         rows = [_cancel(open_queue, status) for status in chosen]
+    _record(settings, [status for status, row in zip(chosen, rows, strict=True) if row["now"] in CANCELLED])
     render.emit(Sheet("farm.cancel/1", COLUMNS, rows), as_json=as_json)
     if any(row["now"] == "cancelling" for row in rows):
         say("a running run stops at its next step, with a checkpoint")
@@ -38,6 +44,17 @@ def open_runs(queue: Queue, name: str) -> list[Status]:
     if not unfinished:
         say(f"all {len(chosen)} runs of {name} are final already: there is nothing to cancel")
     return unfinished
+
+
+def _record(settings: Settings, cancelled: list[Status]) -> None:
+    """Say it where the run directories are, too, if that is seen from here, so that a reindex does not queue them."""
+    store = Store(settings.storage)
+    if settings.redis_url is None or store.is_local:
+        try:
+            for status in cancelled:
+                store.withdraw(status.run.id, status.epoch)
+        except (FarmError, OSError) as error:
+            say(f"warning: cancelled, but {error}")
 
 
 def _cancel(queue: Queue, status: Status) -> dict:

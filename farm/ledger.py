@@ -129,6 +129,12 @@ def last_step(path: Path) -> int | None:
     return steps[-1] if steps else None
 
 
+def reached(content: bytes) -> tuple[int, float]:
+    """The newest step in the content of one ledger file, 0 before the first, and the seconds that its steps took."""
+    steps = [row for row in map(_parse, content.splitlines()) if isinstance(row, dict) and "step" in row]
+    return (steps[-1]["step"] if steps else 0), fsum(row["seconds"] for row in steps)
+
+
 def totals(lines: list[Line]) -> Totals:
     """What the steps add up to."""
     return Totals(

@@ -463,8 +463,13 @@ class Queue:
         causes: Sequence[Cause] = (),
         checkpoint: Checkpoint | None = None,
         result: Result | None = None,
+        held_seconds: float = 0.0,
     ) -> bool:
-        """Bring back a run as its directory tells it, unless the queue knows it; whether it was brought back."""
+        """Bring back a run as its directory tells it, unless the queue knows it; whether it was brought back.
+
+        `causes`: of every failure, oldest first. A queued run whose attempts they spend, or that may not be tried again
+        after them (Q6), has failed.
+        """
         steps = [cause.step for cause in causes] + [checkpoint.step if checkpoint else 0]
         at = (canonical_json(checkpoint), checkpoint.step, checkpoint.epoch) if checkpoint else ("", "", "")
         answer = self._call(
@@ -473,8 +478,8 @@ class Queue:
             study,
             state,
             epoch,
-            len(causes),
             result.steps if result else max(steps),
+            round(held_seconds * 1000),
             *at,
             canonical_json(result) if result else "",
             *(_cause_text(cause) for cause in causes),

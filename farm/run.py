@@ -102,3 +102,5 @@ class Attempt(Frozen):
     outcome: Literal["running", "succeeded", "failed", "released", "cancelled", "lost"] = "running"
     cause: str | None = None
     message: str | None = None
+    step: int | None = Field(None, description="that it had reached when it failed")
+    retryable: bool | None = Field(None, description="whether that may be tried again")

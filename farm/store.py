@@ -4,6 +4,7 @@
     <storage>/studies/<name>.json            the study as it was submitted last
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
+    <storage>/runs/<id>/cancelled.json       up to which epoch it was cancelled: a result of those does not count
     <storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl log.txt checkpoints/step-00000040/
 
 The storage is a folder that every node sees, or a bucket. A worker whose lease is gone writes only in its own epoch's
@@ -18,7 +19,7 @@ import secrets
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,9 +41,10 @@ from farm.study import Study
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
 STEP = re.compile(r"step-(\d{8,})")
 LOG = "log.txt"
+CANCELLED = "cancelled.json"
 STALE_SECONDS = 86400.0
 MARKER = ".farm-storage"
-ORPHANS = "reindexed"  # the study of runs whose directories name none
+ORPHANS = "reindexed"  # the study of runs whose directories name none; nobody ever submitted it
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
 
@@ -225,14 +227,26 @@ class Store:
         self.records.put(_attempt(attempt.run_id, attempt.epoch), _json(attempt.model_dump(mode="json")))
 
     def record(self, result: Result) -> None:
-        """Write the result of a run, once; the same again is fine.
+        """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
 
         Raises: Conflict: another result is there. StorageFull
         """
-        name = f"{_of(result.run_id)}/result.json"
-        is_new = self.records.create(name, _json(result.model_dump(mode="json")))
-        if not is_new and self.result(result.run_id) != result:
+        name, content = f"{_of(result.run_id)}/result.json", _json(result.model_dump(mode="json"))
+        if self.records.create(name, content):
+            return
+        there = self.result(result.run_id)
+        if there is None:
+            self.records.put(name, content)
+        elif there != result:
             raise Conflict(f"{self.uri}/{name} holds another result already: it stays.")
+
+    def withdraw(self, run_id: str, epoch: int) -> None:
+        """Record that a run was cancelled under this epoch; 0: before its first. What it recorded as its result until
+        then does not count (Q8).
+
+        Raises: StorageFull
+        """
+        self.records.put(f"{_of(run_id)}/{CANCELLED}", _json({"epoch": epoch}))
 
     def run(self, run_id: str) -> Run:
         """The run as its directory tells it.
@@ -244,11 +258,12 @@ class Store:
         raise NotFound(f"no run {run_id!r} in {self.uri}.", remedy="See `farm runs`.")
 
     def result(self, run_id: str) -> Result | None:
-        """The result of a run, or None while it has none.
+        """The result of a run, or None while it has none that counts.
 
         Raises: CheckpointInvalid: result.json is damaged.
         """
-        return self._parsed(f"{_of(run_id)}/result.json", Result.model_validate_json)
+        found = self._parsed(f"{_of(run_id)}/result.json", Result.model_validate_json)
+        return found if found and found.epoch > self._cancelled(run_id) else None
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """Every attempt that began, by epoch."""
@@ -264,32 +279,64 @@ class Store:
     def reindex(self, queue: Queue) -> int:
         """Bring back into the queue what it does not know of these directories; returns how many runs.
 
-        A run with a result has succeeded; one whose last attempt was cancelled is cancelled; one whose attempts are
-        spent has failed; any other is queued, to go on from its newest checkpoint under a new epoch.
+        A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose failures
+        were final has failed, and so has one whose study is not known: an agent could not train it. Any other is
+        queued, to go on from its newest checkpoint under a new epoch.
 
         Raises: Conflict: a study there has an arm of another recipe.
         """
-        count = sum(self._restore(queue, run.id) for run in self.runs())
-        for name in self.records.names("studies"):
-            study = self._parsed(f"studies/{name}", Study.model_validate_json)
-            count += len(queue.put(study).new)
+        studies = self.records.names("studies")
+        known = {name.removesuffix(".json") for name in studies} | queue.studies().keys()
+        count = sum(self._restore(queue, run.id, known) for run in self.runs())
+        begun = set(self.records.names("runs"))
+        for name in studies:
+            new = queue.put(self._parsed(f"studies/{name}", Study.model_validate_json)).new
+            count += len(new)
+            for run_id in begun.intersection(new):
+                if self._cancelled(run_id) >= 0:
+                    queue.cancel(run_id)
         return count
 
-    def _restore(self, queue: Queue, run_id: str) -> bool:
+    def _restore(self, queue: Queue, run_id: str, studies: Collection[str]) -> bool:
         found = self._run(run_id)
         assert found, "`runs` saw it"
         run, study = found
         result, attempts = self.result(run_id), self.attempts(run_id)
-        causes = [_cause(attempt) for attempt in attempts if attempt.outcome in COUNTED]
+        epoch = max(self._epochs(run_id), default=0)
+        cancelled = max([self._cancelled(run_id), *(past.epoch for past in attempts if past.outcome == "cancelled")])
+        state = State.SUCCEEDED if result else State.CANCELLED if cancelled >= epoch else State.QUEUED
+        reached = {past.epoch: self._reached(past) for past in attempts}
+        causes = [
+            _cause(past, reached[past.epoch][0])
+            for past in attempts
+            if past.outcome in COUNTED or (past.outcome == "running" and past.epoch < epoch)  # its worker was killed
+        ]
+        if state is State.QUEUED and study not in studies:
+            causes.append(_without_study(run_id, study or ORPHANS, epoch))
         return queue.restore(
             run,
             study or ORPHANS,
-            _state(run, result, attempts, len(causes)),
-            epoch=max(self._epochs(run_id), default=0),
+            state,
+            epoch=epoch,
             causes=causes,
             checkpoint=self._newest_checkpoint(run_id),
             result=result,
+            held_seconds=sum(seconds for _, seconds in reached.values()),
         )
+
+    def _reached(self, attempt: Attempt) -> tuple[int, float]:
+        """The step that an attempt had reached, and the seconds it took: one that was killed, those of its steps."""
+        took = attempt.ended and attempt.ended - attempt.started
+        if took is not None and attempt.step is not None:
+            return attempt.step, took
+        content = self.records.get(f"{_of(attempt.run_id)}/{attempt.epoch}/{ledger.FILE}") or b""
+        step, seconds = ledger.reached(content)
+        return step, seconds if took is None else took
+
+    def _cancelled(self, run_id: str) -> int:
+        """The epoch up to which a run was cancelled; -1 if it never was."""
+        found = self._parsed(f"{_of(run_id)}/{CANCELLED}", json.loads)
+        return -1 if found is None else found["epoch"]
 
     def _newest_checkpoint(self, run_id: str) -> Checkpoint | None:
         for step, epoch, name in self._checkpoints(run_id):
@@ -352,23 +399,21 @@ def _attempt(run_id: str, epoch: int) -> str:
     return f"{_of(run_id)}/{epoch}/attempt.json"
 
 
-def _state(run: Run, result: Result | None, attempts: list[Attempt], failures: int) -> State:
-    if result:
-        return State.SUCCEEDED
-    if attempts and attempts[-1].outcome == "cancelled":
-        return State.CANCELLED
-    return State.FAILED if failures >= run.policy.attempts else State.QUEUED
-
-
-def _cause(attempt: Attempt) -> Cause:
+def _cause(attempt: Attempt, step: int) -> Cause:
+    silent = attempt.outcome == "running"
     return Cause(
         epoch=attempt.epoch,
-        cause=attempt.cause or attempt.outcome,
-        message=attempt.message or "",
-        step=0,
+        cause=attempt.cause or ("lease-expired" if silent else attempt.outcome),
+        message=attempt.message or (f"worker {attempt.worker} was not heard of again" if silent else ""),
+        step=step,
         at=attempt.ended or attempt.started,
-        retryable=True,
+        retryable=attempt.retryable is not False,
     )
+
+
+def _without_study(run_id: str, study: str, epoch: int) -> Cause:
+    said = f"its study {study!r} is not in the storage: submit that, then farm retry {run_id}"
+    return Cause(epoch=epoch, cause="not-found", message=said, step=0, at=time.time(), retryable=False)
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -118,7 +118,7 @@ class _Agent:
             print(f"Nothing to do: {lost}")
             return 0
         except Cancelled:
-            self.queue.acknowledge_cancel(self.lease)
+            self._acknowledge()
             return 0
         status = self.queue.status(self.lease.run_id)
         try:
@@ -166,7 +166,7 @@ class _Agent:
     def _attempt(self, run: Run, study: str) -> int:
         if result := self.store.result(run.id):
             print("An earlier attempt recorded the result but could not say so.")
-            self.queue.finish(self.lease, result)
+            self._finish(result)
             return 0
         stored = self.queue.study(study)
         self.store.keep(stored)
@@ -245,12 +245,12 @@ class _Agent:
             self.mirror.settle(PATIENCE_SECONDS)
             result = _until_heard(lambda: self._recorded(self._result(run, split, machine, attempt, outcome)))
             self._end(attempt, "succeeded")
-            _until_heard(lambda: self.queue.finish(self.lease, result))
-            print(f"Finished: test loss {result.test_loss:.6f} nats per token.")
+            if not self._finish(result):
+                self._end(attempt, "cancelled")
         elif isinstance(self.end, Cancelled):
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "cancelled")
-            _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+            self._acknowledge()
             print(f"Cancelled at step {outcome.step}.")
         elif self.end is None and self.draining.is_set():
             self._is_settled(LAST_SECONDS)
@@ -262,10 +262,30 @@ class _Agent:
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
         return 0
 
+    def _finish(self, result: Result) -> bool:
+        """Say that the run has succeeded. False: it was cancelled in the meantime, and its result is withdrawn (Q8)."""
+        try:
+            _until_heard(lambda: self.queue.finish(self.lease, result))
+        except Cancelled:
+            _until_heard(lambda: self.store.withdraw(result.run_id, self.lease.epoch))
+            _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+            print("Cancelled before the farm knew of the result, which is withdrawn.")
+            return False
+        print(f"Finished: test loss {result.test_loss:.6f} nats per token.")
+        return True
+
+    def _acknowledge(self) -> None:
+        """The run is cancelled: say so in its directory, if that can be written now, and in the queue."""
+        try:
+            self.store.withdraw(self.lease.run_id, self.lease.epoch)
+        except (FarmError, OSError) as unwritten:
+            print(f"Not recorded: {unwritten}")
+        _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+
     def _end(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
         """Record how the attempt ended; the queue knows it too, so that a storage that is away now is only said."""
         try:
-            self.store.end(attempt.model_copy(update=_ending(outcome, error)))
+            self.store.end(attempt.model_copy(update=_ending(outcome, error) | {"step": self._step()}))
         except FarmError as unwritten:
             print(f"Not recorded: {unwritten}")
 
@@ -302,7 +322,7 @@ class _Agent:
         print(f"Failed: {error}")
         try:
             if isinstance(self.end, Cancelled):
-                _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+                self._acknowledge()
             elif self._is_excused(error):
                 self._give_up()
             elif not isinstance(self.end, LeaseLost):
@@ -364,7 +384,7 @@ class _Agent:
         """Close the lease and leave the run as it is, cancelled or queued again. False if it was closed already."""
         try:
             if isinstance(self.end, Cancelled):
-                _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+                self._acknowledge()
             else:
                 _until_heard(lambda: self.queue.release(self.lease, "drained"))
         except LeaseLost:
@@ -443,8 +463,14 @@ def _until_heard(say: Callable[[], Said]) -> Said:
 
 
 def _ending(outcome: str, error: BaseException | None = None) -> dict:
-    cause = error.cause if isinstance(error, FarmError) else type(error).__name__ if error else None
-    return {"outcome": outcome, "ended": time.time(), "cause": cause, "message": str(error) if error else None}
+    known = isinstance(error, FarmError)
+    return {
+        "outcome": outcome,
+        "ended": time.time(),
+        "cause": error.cause if known else type(error).__name__ if error else None,
+        "message": str(error) if error else None,
+        "retryable": not known or error.retryable if outcome == "failed" else None,
+    }
 
 
 @contextmanager

@@ -44,6 +44,8 @@ for i = first, #ARGV, width do
     redis.call('ZADD', key('queue', machine), score, id)
     redis.call('SADD', key('classes'), machine)
     tell('queued', id, 0, name)
+  elseif redis.call('HEXISTS', key('studies'), get(id, 'study')) == 0 then -- restored without its study
+    set(id, 'study', name)
   end
 end
 if #new > 0 then

@@ -156,21 +156,28 @@ local function crashes_at(id, step)
   return 0
 end
 
+-- Why there is no sense in another try after that many failures; nil if there is.
+local function verdict(step, retryable, crashes, attempts, limit)
+  if not retryable then
+    return 'not retryable'
+  elseif crashes >= POISON then
+    return POISON .. ' crashes at step ' .. whole(step)
+  elseif attempts >= tonumber(limit) then
+    return 'all ' .. attempts .. ' attempts spent'
+  end
+end
+
 -- An attempt failed: cancelled if that was asked for, failed if there is no sense in another try, else queued again.
 -- `delay` is a function from attempts spent to ms of back-off.
 local function count_failure(id, cause, step, retryable, delay)
   redis.call('RPUSH', key('causes', id), whole(now) .. ' ' .. get(id, 'epoch') .. ' ' .. cause)
   redis.call('HDEL', key('run', id), 'released')
   local attempts = redis.call('HINCRBY', key('run', id), 'attempts', 1)
-  local crashes = crashes_at(id, step)
+  local final = verdict(step, retryable, crashes_at(id, step), attempts, get(id, 'limit'))
   if get(id, 'cancelling') then
     settle(id, 'cancelled', 'failed while being cancelled')
-  elseif not retryable then
-    settle(id, 'failed', 'not retryable')
-  elseif crashes >= POISON then
-    settle(id, 'failed', POISON .. ' crashes at step ' .. whole(step))
-  elseif attempts >= tonumber(get(id, 'limit')) then
-    settle(id, 'failed', 'all ' .. attempts .. ' attempts spent')
+  elseif final then
+    settle(id, 'failed', final)
   else
     requeue(id, delay(attempts))
     tell('requeued', id, get(id, 'epoch'), 'attempt ' .. attempts .. ' of ' .. get(id, 'limit') .. ' failed')

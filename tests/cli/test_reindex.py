@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from results import result, tiny_study
 
 from farm.run import Attempt
@@ -40,6 +41,20 @@ def test_a_lost_redis_is_rebuilt_from_a_bucket(farm: Farm, s3_uri: str, tmp_path
     recorded(Store(s3_uri, tmp_path / "work"))
     farm.environment["FARM_STORAGE"] = s3_uri
     check(farm, s3_uri)
+
+
+def test_what_was_cancelled_is_not_queued_by_a_reindex(farm: Farm, redis: Redis) -> None:
+    """Queued or running: whoever cancels where the storage is seen leaves word there."""
+    farm.store.mark()
+    assert farm("submit", farm.file()).code == 0
+    farm.finish(farm.claim(), 3.25)
+    claim = farm.claim()
+    assert farm("cancel", "tiny").code == 0
+    farm.queue.release(claim.lease, "drained")
+    redis.flushdb()
+    assert farm("reindex").rows[0]["runs"] == "9"
+    states = [row["state"] for row in farm("runs", "tiny").rows]
+    assert (states.count("cancelled"), states.count("queued")) == (8, 1), "the tests' worker recorded no result"
 
 
 def test_a_storage_without_runs_is_no_error_and_is_said(farm: Farm) -> None:

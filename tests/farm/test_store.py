@@ -1,17 +1,23 @@
 """The run directory is the record: written all at once, never changed, and enough to rebuild the queue."""
 
+import json
 import resource
 import subprocess
 import sys
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from results import result, tiny_study
 
+from farm.budget import exhausted
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
-from farm.queue import Queue
+from farm.ledger import SCHEMA, Line
+from farm.machine import BUILT_IN
+from farm.queue import Queue, Status
 from farm.recipe import Data, Recipe, Schedule, Seeds, Train
 from farm.run import Attempt, Policy, Run, State
 from farm.store import Store
@@ -229,13 +235,107 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     assert sum(queue.counts().values()) == queue.put_count() == 9
 
 
-def test_a_run_whose_study_is_unknown_is_brought_back_all_the_same(store: Store, queue: Queue) -> None:
+def failed(run: Run, epoch: int, step: int, retryable: bool = True) -> Attempt:
+    ending = {"outcome": "failed", "cause": "x", "ended": 1001.0 + epoch, "step": step, "retryable": retryable}
+    return attempt(run, epoch, **ending)
+
+
+def ledger_of(store: Store, run: Run, epoch: int, steps: int) -> None:
+    """What a worker that was killed leaves, its last line torn."""
+    lines = [Line(step, 1, 1.0, 1e-3, None, False, False, 2.0)._asdict() for step in range(1, steps + 1)]
+    text = "\n".join(map(json.dumps, [{"schema": SCHEMA, "epoch": epoch}, *lines])) + '\n{"step":'
+    store.records.put(f"runs/{run.id}/{epoch}/ledger.jsonl", text.encode())
+
+
+def restored(store: Store, queue: Queue, *attempts: Attempt) -> Status:
+    """The run of these attempts after a reindex; its policy allows three failures."""
+    store.keep(tiny_study())
+    for each in attempts:
+        store.begin(RUN, each, "tiny")
+    store.reindex(queue)
+    return queue.status(RUN.id)
+
+
+def test_what_may_not_be_tried_again_is_not_paid_for_again(store: Store, queue: Queue) -> None:
+    status = restored(store, queue, failed(RUN, 1, 5, retryable=False))
+    assert (status.state, status.attempts) == (State.FAILED, 1)
+    assert [(cause.step, cause.retryable) for cause in status.causes] == [(5, False)]
+    assert queue.retry(RUN.id) == State.QUEUED
+
+
+def test_poison_is_known_again_and_so_is_how_near_to_it_a_run_is(store: Store, queue: Queue, redis: Redis) -> None:
+    run = RUN.model_copy(update={"policy": Policy(attempts=9)})
+    store.keep(tiny_study())
+    for epoch in (1, 2, 3):
+        store.begin(run, failed(run, epoch, 4), "tiny")
+    other = Queue(redis, "farm:near:", backoff_seconds=0.001)
+    store.reindex(queue)
+    assert queue.status(run.id).state == State.FAILED
+    store.end(attempt(run, 2))  # killed: its ledger says where
+    ledger_of(store, run, 2, steps=4)
+    store.end(attempt(run, 3, outcome="released", ended=1010.0))
+    store.reindex(other)
+    assert [(cause.cause, cause.step) for cause in other.status(run.id).causes] == [("x", 4), ("lease-expired", 4)]
+    while (claim := other.claim("cpu", "worker", 60)) and claim.run.id != run.id:
+        pass
+    assert claim is not None
+    assert other.fail(claim.lease, "x", "y", 4, retryable=True) == State.FAILED, "the third crash there"
+
+
+def test_a_failure_that_was_final_before_a_retry_does_not_count(store: Store, queue: Queue) -> None:
+    status = restored(store, queue, failed(RUN, 1, 5, retryable=False), failed(RUN, 2, 7))
+    assert (status.state, status.attempts, len(status.causes)) == (State.QUEUED, 1, 2)
+
+
+def test_a_cancelled_run_stays_cancelled_begun_or_not(store: Store, queue: Queue) -> None:
+    begun, waiting, again = tiny_study().runs()[:3]
+    store.begin(begun, attempt(begun, 2), "tiny")
+    store.withdraw(begun.id, 2)
+    store.withdraw(waiting.id, 0)
+    store.withdraw(again.id, 1)
+    store.begin(again, attempt(again, 2), "tiny")
+    store.keep(tiny_study())
+    assert store.reindex(queue) == 9
+    assert [queue.status(run.id).state for run in (begun, waiting, again)] == ["cancelled", "cancelled", "queued"]
+    assert sum(queue.counts().values()) == queue.put_count() == 9
+
+
+def test_q8_the_result_of_a_cancelled_run_does_not_count_and_that_of_its_retry_does(store: Store, queue: Queue) -> None:
+    store.record(result(RUN, 3.0))
+    store.withdraw(RUN.id, 1)
+    assert store.result(RUN.id) is None
+    assert restored(store, queue, attempt(outcome="succeeded", ended=1010.0)).state == State.CANCELLED
+    store.record(result(RUN, 2.0, epoch=2))
+    assert store.result(RUN.id) == result(RUN, 2.0, epoch=2)
+    with pytest.raises(Conflict, match="holds another result already"):
+        store.record(result(RUN, 1.0, epoch=2))
+
+
+def test_a_limited_study_that_was_spent_stays_spent(store: Store, queue: Queue) -> None:
+    """The time of every attempt comes back: to its end, or of the steps that it did before it was killed."""
+    ledger_of(store, RUN, 2, steps=5)
+    status = restored(store, queue, failed(RUN, 1, 3).model_copy(update={"ended": 1101.0}), attempt(epoch=2))
+    assert status.held_seconds == 100.0 + 10.0
+    machines = {"cpu": BUILT_IN["cpu"].model_copy(update={"usd_per_hour": 3600.0})}
+    study = tiny_study().model_copy(update={"policy": Policy(usd_limit=109.0)})
+    queue.put(study)
+    assert exhausted([study], queue.statuses(), machines, time.time()).keys() == {"tiny"}
+
+
+def test_a_run_whose_study_is_unknown_waits_for_the_study(store: Store, queue: Queue) -> None:
+    """An agent could not train it: it asks for the study. Its next lease has an epoch of its own all the same."""
     store.begin(RUN, attempt())
     assert store.reindex(queue) == 1
-    assert queue.status(RUN.id).study == "reindexed"
-    claim = queue.claim("cpu", "worker", 60)
-    assert claim is not None
-    assert claim.lease.epoch == 2
+    status = queue.status(RUN.id)
+    assert (status.study, status.state) == ("reindexed", State.FAILED)
+    assert status.causes[0].message.startswith("its study 'reindexed' is not in the storage: submit that, then farm")
+    assert queue.claim("cpu", "worker", 60) is None
+    assert queue.put(tiny_study()).known == {RUN.id: State.FAILED}
+    queue.retry(RUN.id)
+    claims = [queue.claim("cpu", "worker", 60) for _ in range(9)]
+    (claim,) = [claim for claim in claims if claim and claim.run == RUN]
+    assert (claim.study, claim.lease.epoch) == ("tiny", 2)
+    assert queue.study(claim.study) == tiny_study()
 
 
 def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue) -> None:

@@ -4,21 +4,23 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from results import study_text, tiny_study
+from results import result, study_text, tiny_study
 from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
 from farm.errors import FarmError, Nonfinite, WorkerDied
-from farm.ledger import Line, Writer
+from farm.ledger import FILE, Line, Writer
+from farm.machine import BUILT_IN
 from farm.node import Head
 from farm.queue import Claim, Queue
-from farm.result import Provenance
-from farm.run import Checkpoint, State
+from farm.result import Fingerprints, Outcome, Provenance
+from farm.run import Attempt, Checkpoint, Run, State
 from farm.server import Server
 from farm.settings import Settings
 from farm.store import Store
@@ -225,6 +227,78 @@ def test_q7_what_dies_while_it_is_drained_is_released(
     agent.draining.set()
     agent._fail(error)
     assert queue.status(claim.run.id).attempts == attempts
+
+
+def an_outcome(run: Run) -> Outcome:
+    return Outcome(
+        finished=True,
+        step=run.recipe.steps,
+        checkpoint=f"checkpoints/step-{run.recipe.steps:08d}",
+        checkpoint_seconds_stalled=0.0,
+        test_loss=3.0,
+        test_tokens=256,
+        best_loss=3.0,
+        best_step=run.recipe.steps,
+        kernels="farm",
+        fingerprints=Fingerprints(initial="a", data="b", final="c"),
+    )
+
+
+def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: Queue, tmp_path: Path) -> None:
+    """Neither now, nor from its directory by a retry or a reindex."""
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    run, agent = claim.run, _Agent(here, queue, claim.lease, "job", "node")
+    began = Attempt(run_id=run.id, epoch=1, worker="worker", started=time.time())
+    agent.store.begin(run, began, "tiny")
+    with Writer(agent.folder / FILE, 1) as writer:
+        for step in range(1, run.recipe.steps + 1):
+            writer.append(Line(step, 256, 768.0, 1e-3, None, False, False, 0.1))
+    queue.cancel(run.id)
+    agent._close(run, planned(run, 1, run.recipe.train.batch), BUILT_IN["cpu"], began, an_outcome(run))
+    assert queue.status(run.id).state is State.CANCELLED
+    assert (agent.store.root / "runs" / run.id / "result.json").exists()
+    assert agent.store.result(run.id) is None
+    assert [attempt.outcome for attempt in agent.store.attempts(run.id)] == ["cancelled"]
+    rebuilt = Queue(queue.redis, "farm:rebuilt:")
+    agent.store.reindex(rebuilt)
+    assert rebuilt.status(run.id).state is State.CANCELLED
+
+
+def test_q8_a_result_of_before_is_not_told_of_a_run_that_is_being_cancelled(queue: Queue, tmp_path: Path) -> None:
+    """And Q5: without the cancel it is told, whoever recorded it."""
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+    queue.put(tiny_study())
+    states = []
+    for is_cancelled in (True, False):
+        claim = queue.claim("cpu", "worker", 60)
+        assert claim is not None
+        agent = _Agent(here, queue, claim.lease, "job", "node")
+        agent.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+        agent.store.record(result(claim.run, 3.0))
+        if is_cancelled:
+            queue.cancel(claim.run.id)
+        assert agent._closed(claim.run, claim.study) == 0
+        states.append((queue.status(claim.run.id).state, agent.store.result(claim.run.id) is None))
+    assert states == [(State.CANCELLED, True), (State.SUCCEEDED, False)]
+
+
+def test_a_failure_is_on_record_with_its_step_and_whether_it_may_be_tried_again(queue: Queue, tmp_path: Path) -> None:
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(here, queue, claim.lease, "job", "node")
+    began = Attempt(run_id=claim.run.id, epoch=1, worker="worker", started=time.time())
+    agent.store.begin(claim.run, began, "tiny")
+    with Writer(agent.folder / FILE, 1) as writer:
+        writer.append(Line(1, 256, 768.0, 1e-3, None, False, False, 0.1))
+    for error, retryable in ((Nonfinite(), False), (WorkerDied(), True), (KeyError("x"), True)):
+        agent._end(began, "failed", error)
+        (attempt,) = agent.store.attempts(claim.run.id)
+        assert (attempt.step, attempt.retryable) == (1, retryable)
 
 
 def test_an_agent_imports_no_torch() -> None:
