@@ -463,13 +463,14 @@ def _until_heard(say: Callable[[], Said]) -> Said:
 
 
 def _ending(outcome: str, error: BaseException | None = None) -> dict:
-    known = isinstance(error, FarmError)
+    cause = error.cause if isinstance(error, FarmError) else type(error).__name__ if error else None
+    retryable = error.retryable if isinstance(error, FarmError) else True
     return {
         "outcome": outcome,
         "ended": time.time(),
-        "cause": error.cause if known else type(error).__name__ if error else None,
+        "cause": cause,
         "message": str(error) if error else None,
-        "retryable": not known or error.retryable if outcome == "failed" else None,
+        "retryable": retryable if outcome == "failed" else None,
     }
 
 
