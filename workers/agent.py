@@ -384,7 +384,7 @@ class _Agent:
         """Close the lease and leave the run as it is, cancelled or queued again. False if it was closed already."""
         try:
             if isinstance(self.end, Cancelled):
-                self._acknowledge()
+                _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
             else:
                 _until_heard(lambda: self.queue.release(self.lease, "drained"))
         except LeaseLost:
