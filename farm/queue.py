@@ -32,7 +32,7 @@ from pydantic import Field
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
+from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused
 from farm.machine import Machine, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, canonical_json
@@ -497,8 +497,17 @@ class Queue:
             try:
                 return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
             except NoScriptError:  # Redis forgets its scripts when it restarts; submitters may not load theirs
-                self.install()
+                self._install_anew()
                 return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
+
+    def _install_anew(self) -> None:
+        try:
+            self.install()
+        except Refused:
+            raise Refused(
+                "this farm has not loaded the scripts of this version of farm, and this user may load none.",
+                remedy="Have `farm serve` started there, and the head's version here.",
+            ) from None
 
     def _held(self, lease: Lease, verb: str, *arguments: Any) -> list[Any]:
         """Call a verb that needs a live lease."""

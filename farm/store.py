@@ -303,8 +303,8 @@ class Store:
         run, study = found
         result, attempts = self.result(run_id), self.attempts(run_id)
         epoch = max(self._epochs(run_id), default=0)
-        cancelled = max([self._cancelled(run_id), *(past.epoch for past in attempts if past.outcome == "cancelled")])
-        state = State.SUCCEEDED if result else State.CANCELLED if cancelled >= epoch else State.QUEUED
+        is_cancelled = self._cancelled(run_id) >= epoch
+        state = State.SUCCEEDED if result else State.CANCELLED if is_cancelled else State.QUEUED
         reached = {past.epoch: self._reached(past) for past in attempts}
         causes = [
             _cause(past, reached[past.epoch][0])
@@ -336,7 +336,8 @@ class Store:
     def _cancelled(self, run_id: str) -> int:
         """The epoch up to which a run was cancelled; -1 if it never was."""
         found = self._parsed(f"{_of(run_id)}/{CANCELLED}", json.loads)
-        return -1 if found is None else found["epoch"]
+        attempts = [past.epoch for past in self.attempts(run_id) if past.outcome == "cancelled"]
+        return max([-1 if found is None else found["epoch"], *attempts])
 
     def _newest_checkpoint(self, run_id: str) -> Checkpoint | None:
         for step, epoch, name in self._checkpoints(run_id):

@@ -302,6 +302,9 @@ def test_a_cancelled_run_stays_cancelled_begun_or_not(store: Store, queue: Queue
 
 def test_q8_the_result_of_a_cancelled_run_does_not_count_and_that_of_its_retry_does(store: Store, queue: Queue) -> None:
     store.record(result(RUN, 3.0))
+    store.end(attempt(outcome="cancelled"))
+    assert store.result(RUN.id) is None, "its agent had no time for more"
+    store.end(attempt(outcome="succeeded"))
     store.withdraw(RUN.id, 1)
     assert store.result(RUN.id) is None
     assert restored(store, queue, attempt(outcome="succeeded", ended=1010.0)).state == State.CANCELLED
