@@ -85,10 +85,10 @@ MUTATIONS = [
         "the loss is that of rank 0 alone",
         "model/meter.py",
         {
-            "        slots[first : first + plan.accumulation] = torch.stack(self._losses)\n"
+            "        slots[first : first + plan.share(group.rank)] = torch.stack(self._losses)\n"
             "        slots[microbatches] = self._tokens\n"
             "        if group.leads:\n": "        if group.leads:\n"
-            "            slots[first : first + plan.accumulation] = torch.stack(self._losses)\n"
+            "            slots[first : first + plan.share(group.rank)] = torch.stack(self._losses)\n"
             "            slots[microbatches] = self._tokens\n"
         },
         "tests/model/test_meter.py::test_loss_and_tokens_are_sums_over_all_ranks_to_the_last_bit",
@@ -186,7 +186,7 @@ MUTATIONS = [
     Mutation(
         "dropout masks depend on the rank",
         "model/train.py",
-        {"self.group.rank * self.plan.accumulation + turn": "self.group.rank * self.recipe.train.batch + turn"},
+        {"self._seed_dropout(first + turn)": "self._seed_dropout(self.group.rank * self.recipe.train.batch + turn)"},
         "tests/model/test_train.py::test_canonical_goes_on_with_another_number_of_workers_to_the_same_bits[4-1]",
     ),
     Mutation(
