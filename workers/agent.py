@@ -33,7 +33,7 @@ from farm.errors import (
     WorkerDied,
 )
 from farm.forecast import speeds
-from farm.machine import MIXED, Machine, Mixed
+from farm.machine import MIXED, Machine, Mixed, layered
 from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue
 from farm.result import Outcome, Result
@@ -193,7 +193,7 @@ class _Agent:
             return 0
         stored = self.queue.study(study)
         self.store.keep(stored)
-        machine = stored.machine(run.machine, self.known | self.queue.machines())
+        machine = stored.machine(run.machine, layered(self.known, self.queue.machines()))
         machine = probed(self.queue, machine, run.recipe, lambda: self.draining.is_set() or self.end is not None)
         split = plan(run.recipe, machine, self._speeds(run, machine))
         source = self._newest(run, split)

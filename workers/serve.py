@@ -166,10 +166,10 @@ def _refuse_anothers(queue: Queue, head: Head) -> None:
 
 def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -> list[tuple[Machine, int]]:
     local = [] if attach else hardware.local_classes()
+    classes = layered(here.machines, {machine.name: machine for machine, _ in local})
     if units is None:
-        return [(layered({machine.name: machine}, here.machines)[machine.name], count) for machine, count in local]
-    found = {machine.name: machine for machine, _ in local}
-    return [(hardware.offer(name, here.machines | found), count) for name, count in units.items()]
+        return [(classes[machine.name], count) for machine, count in local]
+    return [(hardware.offer(name, classes), count) for name, count in units.items()]
 
 
 @contextmanager

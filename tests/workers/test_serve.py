@@ -35,3 +35,12 @@ def test_what_fails_for_a_while_ends_no_farm(fails: str, says: str, tmp_path, ca
             stop.set()
             loop.join()
     server.stop()
+
+
+@pytest.mark.parametrize("units", [None, {"cpu": 1}])
+def test_a_class_has_the_memory_that_is_found_and_what_farm_toml_says_beyond(units, tmp_path) -> None:
+    declared = {"cpu": Machine(name="cpu", memory=1, threads=3)}
+    here = Settings(home=tmp_path, storage=tmp_path, machines=declared)
+    (machine,) = [machine for machine, _ in serve._classes(here, units, None) if machine.name == "cpu"]
+    assert machine.threads == 3
+    assert machine.memory > 2**30
