@@ -17,6 +17,8 @@ from pathlib import Path
 
 from waiting import wait_until
 
+from farm.server import free_port
+
 ACCOUNT = "123456789012"
 BUCKET = "farm-test"
 FULL = "full"  # below this prefix there is no space left
@@ -57,12 +59,6 @@ class S3Server:
     def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A machine class without a node: one starts because runs wait for it, trains them, and goes when it is idle."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from waiting import wait_until
 
 from farm import serving
 from farm.run import State
+from farm.server import free_port
 from workers.environment import environment, token
 
 AUTOSCALER = {"RAY_enable_autoscaler_v2": "1", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
@@ -54,12 +54,6 @@ def cluster(tmp_path, walk_farm):
         serve.wait(timeout=60)
         head.stdin.close()
         head.wait(timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def offering(queue):

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from waiting import wait_until
 
 from farm import serving
 from farm.run import State
-from farm.server import Server
+from farm.server import Server, free_port
 from farm.settings import Settings
 from workers.environment import environment, token
 
@@ -68,12 +67,6 @@ class Member:
             return self.process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.said) from None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

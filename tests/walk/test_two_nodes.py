@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from waiting import wait_until
 
 from farm import serving
 from farm.run import State
+from farm.server import free_port
 from workers.environment import environment, token
 
 CLASSES = """
@@ -54,12 +54,6 @@ def cluster(tmp_path_factory, walk_farm):
         nodes.stdin.close()
         nodes.wait(timeout=60)
         shutil.rmtree(own, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_nodes_of_different_classes_train_one_study(cluster):

@@ -1,10 +1,12 @@
 """What is asked of Ray's autoscaler. tests/walk/test_autoscale.py shows the autoscaler's half, on a real Ray."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from own_ray import ran
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 from ray.exceptions import RpcError
 from results import tiny_study
@@ -17,6 +19,23 @@ from workers.clusterfile import Fleet, Kind
 FLEET = Fleet({"a100": Kind({"8xa100m40": 1}, 2), "h100": Kind({"8xh100m80": 1}, 2)}, most=3)
 DOUBLE = Fleet({"big": Kind({"cpu": 2}, 2)}, most=9)
 NOTHING = Sight({}, Counter(), {})
+
+WITHOUT = """
+import sys, ray
+from farm.errors import BadSetting
+from workers.autoscale import check_version
+
+ray.init("local", num_cpus=0, include_dashboard=False, _temp_dir=sys.argv[1])
+try:
+    check_version()
+except BadSetting as refused:
+    print(refused)
+"""
+
+
+def test_a_ray_whose_autoscaler_is_not_version_2_is_refused(tmp_path: Path) -> None:
+    done = ran(WITHOUT, tmp_path)
+    assert "Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1." in done.stdout, done.stderr
 
 
 def test_what_waits_is_asked_for_and_what_trains_keeps_its_unit():

@@ -1,14 +1,10 @@
 """The units of a mixed group, held on a real Ray. tests/walk/test_two_nodes.py trains with them."""
 
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
+from own_ray import ran
+
 from farm.machine import BUILT_IN, mixed
-from farm.settings import Settings
-from workers.environment import environment, token
 from workers.group import Also, places
 from workers.task import Place
 
@@ -26,16 +22,7 @@ with held([other], 60) as third, held([]) as nothing:
 
 
 def test_a_unit_is_held_once_and_free_again_afterwards(tmp_path: Path) -> None:
-    own = tempfile.mkdtemp(prefix="ray-")  # short: sockets are made below it
-    done = subprocess.run(
-        [sys.executable, "-c", HOLDING, own],
-        env=environment(Settings(home=tmp_path, storage=tmp_path), token(tmp_path)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    shutil.rmtree(own, ignore_errors=True)
+    done = ran(HOLDING, tmp_path)
     assert done.stdout.split() == ["True", "False", "True", "True"], done.stderr
 
 
