@@ -271,6 +271,15 @@ class Store:
         found = [self._parsed(name, Attempt.model_validate_json) for name in names]
         return [attempt for attempt in found if attempt]
 
+    def reached(self, attempt: Attempt) -> tuple[int, float]:
+        """The step that an attempt had reached, and the seconds it took: one that was killed, those of its steps."""
+        took = attempt.ended and attempt.ended - attempt.started
+        if took is not None and attempt.step is not None:
+            return attempt.step, took
+        content = self.records.get(f"{_of(attempt.run_id)}/{attempt.epoch}/{ledger.FILE}") or b""
+        step, seconds = ledger.reached(content)
+        return step, seconds if took is None else took
+
     def runs(self) -> list[Run]:
         """Every run that has a directory, by id."""
         names = [name for name in self.records.names("runs") if RUN_ID.fullmatch(name)]
@@ -305,7 +314,7 @@ class Store:
         epoch = max(self._epochs(run_id), default=0)
         is_cancelled = self._cancelled(run_id) >= epoch
         state = State.SUCCEEDED if result else State.CANCELLED if is_cancelled else State.QUEUED
-        reached = {past.epoch: self._reached(past) for past in attempts}
+        reached = {past.epoch: self.reached(past) for past in attempts}
         causes = [
             _cause(past, reached[past.epoch][0])
             for past in attempts
@@ -323,15 +332,6 @@ class Store:
             result=result,
             held_seconds=sum(seconds for _, seconds in reached.values()),
         )
-
-    def _reached(self, attempt: Attempt) -> tuple[int, float]:
-        """The step that an attempt had reached, and the seconds it took: one that was killed, those of its steps."""
-        took = attempt.ended and attempt.ended - attempt.started
-        if took is not None and attempt.step is not None:
-            return attempt.step, took
-        content = self.records.get(f"{_of(attempt.run_id)}/{attempt.epoch}/{ledger.FILE}") or b""
-        step, seconds = ledger.reached(content)
-        return step, seconds if took is None else took
 
     def _cancelled(self, run_id: str) -> int:
         """The epoch up to which a run was cancelled; -1 if it never was."""

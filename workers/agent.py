@@ -437,7 +437,8 @@ class _Agent:
         if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
             raise WorkerDied("Training finished, but did not say how it computed.")
         ended = time.time()
-        seconds = ended - attempt.started + self._seconds_before(run.id)
+        before = [self.store.reached(past) for past in self.store.attempts(run.id) if past.epoch != attempt.epoch]
+        seconds = ended - attempt.started + sum(took for _, took in before)
         return Result(
             run_id=run.id,
             arm=run.arm,
@@ -471,16 +472,6 @@ class _Agent:
             fingerprints=outcome.fingerprints,
             checkpoint=f"{self.folder.relative_to(self.store.root)}/{outcome.checkpoint}",
         )
-
-    def _seconds_before(self, run_id: str) -> float:
-        """Wall clock of the attempts before this one; one that was killed ended when it wrote its last step."""
-        total = 0.0
-        for past in self.store.attempts(run_id):
-            if past.epoch != self.lease.epoch:
-                path = self.store.attempt_folder(run_id, past.epoch) / ledger.FILE
-                last = path.stat().st_mtime if path.exists() else past.started
-                total += (past.ended or last) - past.started
-        return total
 
 
 def _until_heard(say: Callable[[], Said]) -> Said:
@@ -536,5 +527,13 @@ def _copy(source: int, *sinks: int) -> None:
     os.close(source)
 
 
+def _exit(code: int) -> None:
+    """End this process without taking it apart first: that takes 1.5 s, for which the next run waits."""
+    ray.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _exit(main())

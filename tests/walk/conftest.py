@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -16,9 +16,10 @@ from waiting import wait_until
 from farm import serving
 from farm.queue import Queue, Status
 from farm.run import State
-from farm.server import session
+from farm.server import free_port, session
 from farm.settings import Settings
 from farm.store import Store
+from workers.environment import environment, token
 
 FARM = Path(sys.executable).with_name("farm")
 
@@ -77,6 +78,14 @@ def study_text(name: str, **changes: Any) -> str:
     return STUDY.format(name=name, **(defaults | changes))
 
 
+class Attached(NamedTuple):
+    """A farm on a Ray that it did not start."""
+
+    address: str  # of Ray
+    variables: dict[str, str]  # what its processes inherit
+    serve: subprocess.Popen[bytes]
+
+
 class Farm:
     """The farm under test, as a person at a terminal has it, and as its queue sees it."""
 
@@ -88,6 +97,34 @@ class Farm:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("FARM_", "RAY_"))}
         self.environment |= {"FARM_HOME": str(home), "HOME": str(home)}
         self.environment |= {"FARM_STORAGE": storage} if storage else {}
+
+    @contextmanager
+    def attached(self, script: str, *words: str, config: Path | None = None, **variables: str) -> Iterator["Attached"]:
+        """A Ray that `script` of this folder starts, and `farm serve --attach` beside its head.
+
+        The script is given `words` and the dashboard's port, prints its Ray's address as JSON, and ends with its stdin.
+        """
+        inherited = environment(self.settings, token(self.home)) | self.environment | variables
+        command = [sys.executable, str(Path(__file__).with_name(script)), *words, str(free_port())]
+        ray = subprocess.Popen(command, env=inherited, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert ray.stdin is not None
+        assert ray.stdout is not None
+        address = json.loads(ray.stdout.readline())["address"]
+        scaled = ["--autoscaling-config", str(config)] if config else []
+        said = self.home / "serve.out"
+        with said.open("w") as output:
+            serve = subprocess.Popen(
+                [*self.command, "serve", "--attach", address, *scaled], env=inherited, stdout=output, stderr=output
+            )
+        try:
+            wait_until(lambda: serving.facts(self.settings) or serve.poll() is not None, "farm serve is up", seconds=60)
+            assert serve.poll() is None, said.read_text()
+            yield Attached(address, inherited, serve)
+        finally:
+            serve.terminate()
+            serve.wait(timeout=60)
+            ray.stdin.close()
+            ray.wait(timeout=60)
 
     def run(self, *words: str, code: int = 0, seconds: float = 500) -> subprocess.CompletedProcess[str]:
         """Run `farm WORDS` and check its exit code."""

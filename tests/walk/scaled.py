@@ -1,7 +1,7 @@
 """A Ray whose autoscaler starts nodes at demand: real Ray nodes on this machine, by Ray's fake multi-node provider.
 
-Run by test_autoscale in a process of its own, as `scaled.py CONFIG PORT DASHBOARD_PORT`. Says "up", then waits for its
-stdin to close.
+Run by test_autoscale in a process of its own, as `scaled.py CONFIG PORT DASHBOARD_PORT`. Prints its address, then
+waits for its stdin to close.
 """
 
 import json
@@ -65,7 +65,7 @@ def main() -> None:
         },
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    print("up", flush=True)
+    print(json.dumps({"address": f"{ADDRESS}:{gcs_port}"}), flush=True)
     sys.stdin.read()
     cluster.shutdown()
 

@@ -12,11 +12,9 @@ import pytest
 from metadata import served
 from waiting import wait_until
 
-from farm import serving
 from farm.run import State
-from farm.server import Server, free_port
+from farm.server import Server
 from farm.settings import Settings
-from workers.environment import environment, token
 
 HEAD, AWAY, HOME, IDLE = "127.0.31.1", "127.0.31.2", "127.0.31.3", "127.0.31.4"
 STEPS = 4000
@@ -76,29 +74,10 @@ def cluster(tmp_path: Path, walk_farm) -> Iterator[Cluster]:
     url = redis.start()
     farm.settings = Settings(home=tmp_path, storage=tmp_path / "storage", redis_url=url)
     farm.environment |= {"FARM_REDIS_URL": url, "FARM_STORAGE": str(tmp_path / "storage")}
-    variables = environment(farm.settings, token(farm.home)) | farm.environment
-    script = Path(__file__).with_name("ray_head.py")
-    head = subprocess.Popen(
-        [sys.executable, str(script), HEAD, str(free_port())],
-        env=variables,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    address = json.loads(head.stdout.readline())["address"]
-    with (tmp_path / "serve.out").open("w") as output:
-        serve = subprocess.Popen(
-            [*farm.command, "serve", "--attach", address], env=variables, stdout=output, stderr=output
-        )
     try:
-        wait_until(lambda: serving.facts(farm.settings) or serve.poll() is not None, "farm serve is up", seconds=60)
-        assert serve.poll() is None, (tmp_path / "serve.out").read_text()
-        yield Cluster(farm, address, variables, tmp_path)
+        with farm.attached("ray_head.py", HEAD) as ray:
+            yield Cluster(farm, ray.address, ray.variables, tmp_path)
     finally:
-        serve.terminate()
-        serve.wait(timeout=60)
-        head.stdin.close()
-        head.wait(timeout=60)
         redis.stop()
 
 

@@ -1,19 +1,12 @@
 """Two Ray nodes of different machine classes train one study, then one run; and the head trains nothing."""
 
-import json
 import shutil
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 from waiting import wait_until
 
-from farm import serving
 from farm.run import State
-from farm.server import free_port
-from workers.environment import environment, token
 
 CLASSES = """
 [machines.home]
@@ -27,33 +20,11 @@ threads = 1
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, walk_farm):
     """The three nodes, and `farm serve --attach` beside their head."""
-    tmp_path = tmp_path_factory.mktemp("two-nodes")
-    farm = walk_farm(tmp_path)
+    farm = walk_farm(tmp_path_factory.mktemp("two-nodes"))
     own = tempfile.mkdtemp(prefix="ray-")  # short: sockets are made below it
-    variables = environment(farm.settings, token(farm.home)) | farm.environment | {"RAY_TMPDIR": own}
-    script = Path(__file__).with_name("two_nodes.py")
-    nodes = subprocess.Popen(
-        [sys.executable, str(script), str(free_port())],
-        env=variables,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    address = json.loads(nodes.stdout.readline())["address"]
-    with (tmp_path / "serve.out").open("w") as output:
-        head = subprocess.Popen(
-            [*farm.command, "serve", "--attach", address], env=variables, stdout=output, stderr=output
-        )
-    try:
-        wait_until(lambda: serving.facts(farm.settings) or head.poll() is not None, "farm serve is up", seconds=60)
-        assert head.poll() is None, (tmp_path / "serve.out").read_text()
+    with farm.attached("two_nodes.py", RAY_TMPDIR=own):
         yield farm
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
-        nodes.stdin.close()
-        nodes.wait(timeout=60)
-        shutil.rmtree(own, ignore_errors=True)
+    shutil.rmtree(own, ignore_errors=True)
 
 
 def test_two_nodes_of_different_classes_train_one_study(cluster):
