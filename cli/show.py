@@ -13,11 +13,12 @@ from cli.runs import explained, waits
 from farm import serving
 from farm import settings as settings_
 from farm.errors import FarmError
-from farm.queue import Point, Status
+from farm.queue import Event, Point, Status
 from farm.run import Attempt
 from farm.settings import Settings
 from farm.store import Store
 
+EVENTS = 8  # shown; --json has them all
 COLUMNS = (Column("what", ""), Column("value", "", render.text))
 
 
@@ -26,7 +27,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     settings = settings_.load()
     with queue(settings) as open_queue:
         status = open_queue.status(run)
-        curve = open_queue.curve(status.run.id)
+        curve, events = open_queue.curve(status.run.id), open_queue.events(status.run.id)
         why = explained(status, waits(settings, open_queue, open_queue.statuses()))
     attempts = kept_attempts(settings, status.run.id)
     link = dashboard_link(settings, status)
@@ -34,6 +35,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         place = Store(settings.storage).place(status.run.id)
         told: dict[str, Any] = {"id": status.run.id, "why": why, "dashboard": link, "folder": place}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
+        told |= {"events": [event.model_dump(mode="json") for event in events]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
         return
     step = max(status.step, curve[-1].step) if curve else status.step  # the curve is ahead of the heartbeat
@@ -41,6 +43,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         *_life(status, step, why, link),
         *_science(status),
         *_past(status, attempts),
+        *_history(events),
         *_records(settings, status, curve),
     ]
     render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
@@ -124,6 +127,12 @@ def _past(status: Status, attempts: list[Attempt]) -> Iterator[tuple[str, str]]:
         yield f"attempt {attempt.epoch}", f"{attempt.outcome}{cause} on {host}{resumed}"
     for failure in status.causes:
         yield f"cause {failure.epoch}", f"{failure.cause} at step {failure.step:,}: {failure.message}"
+
+
+def _history(events: list[Event]) -> Iterator[tuple[str, str]]:
+    for event in events[-EVENTS:]:
+        under = f" (attempt {event.epoch})" if event.epoch else ""
+        yield "event", f"{duration(ago(event.at))} ago{under}: {event.event}: {event.detail}"
 
 
 def _records(settings: Settings, status: Status, curve: list[Point]) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,15 @@ class Point(Frozen):
     tokens_per_second: float
 
 
+class Event(Frozen):
+    """Something that happened to a run, `at` Unix seconds by Redis' clock."""
+
+    at: float
+    event: str
+    epoch: int
+    detail: str
+
+
 class Put(Frozen):
     """What a put did: the runs queued now, and those that were there already with their states."""
 
@@ -381,9 +390,9 @@ class Queue:
             for text in self._call("curve", run_id)
         ]
 
-    def events(self, run_id: str | None = None, count: int = 100) -> list[dict[str, Any]]:
-        """The last `count` events of a run or of all, oldest first: at, event, run_id, epoch, detail."""
-        return [_event(*entry) for entry in reversed(self._call("events", run_id or "", count))]
+    def events(self, run_id: str, count: int = 100) -> list[Event]:
+        """The last `count` events of a run, oldest first."""
+        return [_event(*entry) for entry in reversed(self._call("events", run_id, count))]
 
     # Machines
 
@@ -618,9 +627,10 @@ def _cause_text(cause: Cause) -> str:
     return f"{_milliseconds(cause.at)} {cause.epoch} {detail}"
 
 
-def _event(stream_id: str, fields: dict[str, str] | list[str]) -> dict[str, Any]:
-    values = fields if isinstance(fields, dict) else dict(_pairs(fields))
-    return {"at": _seconds(stream_id.split("-")[0])} | values | {"epoch": int(values["epoch"])}
+def _event(stream_id: str, fields: list[str]) -> Event:
+    values = dict(_pairs(fields))
+    at, epoch = _seconds(stream_id.split("-")[0]), int(values["epoch"])
+    return Event(at=at, event=values["event"], epoch=epoch, detail=values["detail"])
 
 
 def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:

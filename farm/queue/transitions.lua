@@ -10,7 +10,6 @@
 --   result:<id>     string  the result, canonical JSON
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
 --   events:<id>     stream  what happened to the run, bounded
---   events          stream  what happened to all runs, bounded
 --   sequence        string  runs ever put
 --   order           zset    run ids in the order they were put
 --   counts          hash    state -> runs in it
@@ -33,8 +32,7 @@
 --   sightings       hash    Ray node id -> facts, JSON
 --   drained         hash    Ray node id -> why no run starts there any more; a node that joins again has another id
 
-local EVENTS_OF_A_RUN = 200
-local EVENTS = 10000
+local EVENTS = 200 -- of a run
 local POISON = 3 -- crashes at the same step
 
 local prefix = KEYS[1]
@@ -59,10 +57,7 @@ local function set(id, ...)
 end
 
 local function tell(event, id, epoch, detail)
-  redis.call('XADD', key('events'), 'MAXLEN', '~', EVENTS, '*',
-    'event', event, 'run_id', id, 'epoch', epoch, 'detail', detail)
-  redis.call('XADD', key('events', id), 'MAXLEN', '~', EVENTS_OF_A_RUN, '*',
-    'event', event, 'run_id', id, 'epoch', epoch, 'detail', detail)
+  redis.call('XADD', key('events', id), 'MAXLEN', '~', EVENTS, '*', 'event', event, 'epoch', epoch, 'detail', detail)
 end
 
 -- The first thing that a verb does that is not for submitters: by their ACL they may not even look at `workers`, so it

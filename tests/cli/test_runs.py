@@ -106,7 +106,18 @@ def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
     assert told["curve"] == "█▇▆▅▄▃▂▁"
     assert told["folder"] == str(farm.store.folder(claim.run.id))
     whole = json.loads(farm("show", "cpu-baseline", "--json").out)["data"]
+    assert [event["event"] for event in whole["events"]] == ["queued", "claimed", "started", "succeeded"]
     assert (whole["id"], len(whole["curve"]), whole["result"]["test_loss"]) == (claim.run.id, 8, 3.25)
+
+
+def test_show_tells_what_happened_to_a_run_lately(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    for step in range(1, 10):
+        farm.queue.note(claim.lease, "checkpoint-invalid", f"step {step} is damaged or gone")
+    told = [row["value"] for row in farm("show", "cpu-baseline").rows if row["what"] == "event"]
+    assert len(told) == 8
+    assert told[-1].endswith(" ago (attempt 1): checkpoint-invalid: step 9 is damaged or gone")
 
 
 def test_an_ambiguous_start_of_an_id_is_a_conflict_that_names_some(farm: Farm) -> None:

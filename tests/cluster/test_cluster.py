@@ -80,11 +80,11 @@ def hurt(cluster):
 
 
 def events(hurt, run_id):
-    return [event["event"] for event in hurt.cluster.queue.events(run_id)]
+    return [event.event for event in hurt.cluster.queue.events(run_id)]
 
 
 def details(hurt, run_id):
-    return [event["detail"] for event in hurt.cluster.queue.events(run_id)]
+    return [event.detail for event in hurt.cluster.queue.events(run_id)]
 
 
 def unharmed(hurt, run_id):

@@ -177,7 +177,7 @@ class Farm:
         """Wait until something was noted of a run."""
         with self.queue() as queue:
             seen = f"{run_id} has the event {event}"
-            wait_until(lambda: event in [found["event"] for found in queue.events(run_id)], seen, seconds)
+            wait_until(lambda: event in [found.event for found in queue.events(run_id)], seen, seconds)
 
     def wait_for_step(self, run_id: str, step: int, seconds: float = 100) -> Status:
         """Wait until the curve of a run has reached a step."""

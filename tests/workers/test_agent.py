@@ -108,8 +108,8 @@ def test_a_damaged_checkpoint_is_noted_and_the_next_older_taken(
     found = _Agent(second, queue, again.lease, "job", "node")._newest(claim.run, plan)
     assert found is not None
     assert (found.step, found.epoch) == (3, 1)
-    (noted,) = [event for event in queue.events(claim.run.id) if event["event"] == "checkpoint-invalid"]
-    assert "step-00000005 is damaged or gone: going on from step 3" in noted["detail"]
+    (noted,) = [event for event in queue.events(claim.run.id) if event.event == "checkpoint-invalid"]
+    assert "step-00000005 is damaged or gone: going on from step 3" in noted.detail
 
 
 def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
