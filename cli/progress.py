@@ -1,21 +1,29 @@
 """Follow runs until they are final: a bar per running run on a terminal, plain lines elsewhere. All of it on stderr."""
 
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cli.render import clean, console, duration, loss
 from farm.queue import Queue, Status
 from farm.run import Run, State
+from farm.waiting import SOON
 
 POLL_SECONDS = 1.0
 MAX_BARS = 16
 TENTHS = 10  # without a terminal, a line for every tenth of a run
 
 
-def follow(queue: Queue, fetch: Callable[[], list[Status]], check: Callable[[], None] = lambda: None) -> list[Status]:
-    """Show the runs that `fetch` gives until all are final, and return them. `check` is asked at every look.
+def follow(
+    queue: Queue,
+    fetch: Callable[[], list[Status]],
+    check: Callable[[], None] = lambda: None,
+    why: Callable[[], Mapping[str, str]] = dict,
+) -> list[Status]:
+    """Show the runs that `fetch` gives until all are final, and return them. `check` is asked at every look, and `why`,
+    run id -> reason to wait, while none of the runs has begun.
 
     Raises: whatever `check` raises.
     """
@@ -27,6 +35,8 @@ def follow(queue: Queue, fetch: Callable[[], list[Status]], check: Callable[[], 
             if all(status.state.is_final for status in statuses):
                 return statuses
             check()
+            if not any(status.state is State.RUNNING for status in statuses):
+                view.explain(statuses, why())
             # A study of thousands takes a while to list: look at most a fifth of the time.
             time.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - began)))
 
@@ -52,6 +62,7 @@ class Lines:
     def __init__(self, queue: Queue):
         self.queue = queue
         self.said: dict[str, tuple] = {}
+        self.reason = ""
 
     def __enter__(self) -> "Lines":
         return self
@@ -65,6 +76,14 @@ class Lines:
             if self.said.get(status.run.id) != key:
                 self.said[status.run.id] = key
                 self._say(status)
+
+    def explain(self, statuses: Sequence[Status], why: Mapping[str, str]) -> None:
+        """Say what the first of the runs waits for, when that is another thing than before, whatever its numbers."""
+        waiting = [status for status in statuses if why.get(status.run.id, SOON) != SOON]
+        reason = f"queued     {label(waiting[0].run)}: {why[waiting[0].run.id]}" if waiting else ""
+        if waiting and re.sub(r"\d+", "", reason) != re.sub(r"\d+", "", self.reason):
+            self.reason = reason
+            self.write(reason)
 
     def _key(self, status: Status) -> tuple:
         """What, when it changes, is worth a line."""

@@ -11,6 +11,7 @@ from cli.access import machines, offered, queue
 from cli.options import Json, StudyFile, Yes
 from cli.progress import follow
 from cli.render import Column, Sheet, say
+from cli.runs import waits
 from cli.table import show_table
 from farm import settings as settings_
 from farm import study as study_
@@ -67,7 +68,7 @@ def submit(
         for warning in warnings(parsed, known, absent(parsed, set(put.new), nodes, open_queue)):
             say(f"warning: {warning}")
         if wait and not dry_run:
-            failed = wait_for(open_queue, parsed.name)
+            failed = wait_for(settings, open_queue, parsed.name)
             show_table(open_queue, parsed.name, as_json=as_json)
             raise typer.Exit(1 if failed else 0)
     if not as_json and not dry_run:
@@ -155,10 +156,10 @@ def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool]) -
         yield f"{', '.join(free)}: no usd_per_hour is declared, so policy.usd_limit does not see what runs there cost"
 
 
-def wait_for(queue: Queue, study: str) -> bool:
+def wait_for(settings: Settings, queue: Queue, study: str) -> bool:
     """Follow a study until all its runs are final; whether one did not succeed."""
     try:
-        statuses = follow(queue, lambda: queue.statuses(study))
+        statuses = follow(queue, lambda: queue.statuses(study), why=lambda: waits(settings, queue, queue.statuses()))
     except KeyboardInterrupt:
         say(f"{study} goes on without you; see it with: farm watch {study}")
         raise

@@ -11,7 +11,7 @@ from cli.access import is_study, newest_study, queue, select
 from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import say
-from cli.runs import reached
+from cli.runs import reached, waits
 from farm import serving
 from farm import settings as settings_
 from farm.queue import Queue, Status
@@ -39,7 +39,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (it asks for a token: farm status says where that is)")
-        statuses = follow(open_queue, fetch)
+        statuses = follow(open_queue, fetch, why=lambda: waits(settings, open_queue, open_queue.statuses()))
         for status in statuses:
             _print(open_queue, status, as_json)
     if any(status.state is not State.SUCCEEDED for status in statuses):

@@ -2,6 +2,8 @@
 
 import os
 import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ def load(
     values: dict[str, Any] = {}
     for file in files:
         values |= {key: value for key, value in _read(file.expanduser()).items() if value != ""}
+    _refuse_misspelt(environ)
     values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)}
     home = _folder("home", values.get("home", "~/.farm"))
     if through_tunnel and "redis_url" not in values:
@@ -70,6 +73,14 @@ def of_this_machine() -> Settings:
             remedy="Stop it, or give a farm of this machine a home of its own by FARM_HOME.",
         )
     return settings
+
+
+def _refuse_misspelt(names: Iterable[str]) -> None:
+    """Raises: BadSetting: a variable is almost a setting; passed over, a command would act on another farm."""
+    for name in names:
+        if name.startswith("FARM_") and name not in VARIABLES.values():
+            for meant in get_close_matches(name, VARIABLES.values(), n=1, cutoff=0.85):
+                raise BadSetting(f"the variable {name} is no setting.", remedy=f"Did you mean {meant}?")
 
 
 def _storage(text: str) -> Path | str:

@@ -10,6 +10,7 @@ from farm.queue import Status, Supply
 from farm.run import State
 
 MESSAGE_CHARACTERS = 120
+SOON = "next in line"  # the reason of a run that a dispatcher will take at once
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -76,7 +77,7 @@ def _reason(status: Status, ahead: int, now: float) -> str:
     past = _past(status)
     if _backs_off(status, now):
         return f"backing off {(status.not_before or now) - now:.0f} s after {past or 'a failure'}"
-    place = f"behind {ahead} other{'s' * (ahead > 1)}" if ahead else "next in line"
+    place = f"behind {ahead} other{'s' * (ahead > 1)}" if ahead else SOON
     if is_mixed(status.run.machine):
         place += f", for a free {status.run.machine.replace(MIXED, ' and ')} on nodes of their own at once"
     return f"{place}; before: {past}" if past else place

@@ -13,6 +13,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import metadata
 from typing import Any
 
 import ray
@@ -107,6 +108,17 @@ class _Shown(StateManagerCallback):
             datasets={},
             dataset_config=train_run_context.dataset_config,
         )
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        """As Ray's, but that no worker is asked for torch's version: the answer would have this process import torch,
+        while they wait."""
+        self._state_manager.update_train_run_attempt_running(
+            run_id=self._run_id,
+            attempt_id=worker_group.get_worker_group_context().run_attempt_id,
+            workers=worker_group.get_worker_group_state().workers,
+        )
+        versions = {name: metadata.version(name) for name in ("ray", "torch")}
+        self._state_manager.update_train_run_framework_versions(self._run_id, versions)
 
 
 @dataclass

@@ -166,6 +166,18 @@ def test_logs_f_follows_over_a_retry_until_the_run_is_final(farm: Farm) -> None:
     assert f"{claim.run.id}: succeeded" in err
 
 
+def test_watch_says_what_the_runs_wait_for(farm: Farm) -> None:
+    farm.put(init=(42, 22))
+    with farm.start("watch", "tiny") as process:
+        assert process.stderr is not None
+        while "no node of class cpu, nor of any other" not in (line := process.stderr.readline()):
+            assert line
+        assert line.startswith("queued     baseline s42.23 on cpu: ")
+        farm.finish_all("cpu")
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_watch_ends_when_all_is_final_with_1_if_a_run_failed(farm: Farm) -> None:
     farm.put(init=(42,))
     farm.finish(farm.claim(), 3.25)

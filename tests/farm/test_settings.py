@@ -86,3 +86,10 @@ def test_an_empty_value_says_nothing(files: tuple[Path, Path]) -> None:
     files[1].write_text('storage = ""\n')
     here = load({}, files)
     assert here.storage == here.home / "storage"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("FARM_HOM", "FARM_HOME"), ("FARM_REDIS_URI", "FARM_REDIS_URL")])
+def test_a_misspelt_variable_is_refused(files: tuple[Path, Path], typed: str, meant: str) -> None:
+    with pytest.raises(BadSetting, match=f"the variable {typed} is no setting.*Did you mean {meant}"):
+        load({typed: "x"}, files)
+    assert load({"FARM_PYTHON": "/usr/bin/python3"}, files) == load({}, files)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,21 +111,31 @@ class Farm:
         assert ray.stdin is not None
         assert ray.stdout is not None
         address = json.loads(ray.stdout.readline())["address"]
+        try:
+            with self.dispatching(address, inherited, config) as serve:
+                yield Attached(address, inherited, serve)
+        finally:
+            ray.stdin.close()
+            ray.wait(timeout=60)
+
+    @contextmanager
+    def dispatching(
+        self, address: str, variables: dict[str, str], config: Path | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """`farm serve --attach` beside a Ray that runs."""
         scaled = ["--autoscaling-config", str(config)] if config else []
         said = self.home / "serve.out"
         with said.open("w") as output:
             serve = subprocess.Popen(
-                [*self.command, "serve", "--attach", address, *scaled], env=inherited, stdout=output, stderr=output
+                [*self.command, "serve", "--attach", address, *scaled], env=variables, stdout=output, stderr=output
             )
         try:
             wait_until(lambda: serving.facts(self.settings) or serve.poll() is not None, "farm serve is up", seconds=60)
             assert serve.poll() is None, said.read_text()
-            yield Attached(address, inherited, serve)
+            yield serve
         finally:
             serve.terminate()
             serve.wait(timeout=60)
-            ray.stdin.close()
-            ray.wait(timeout=60)
 
     def run(self, *words: str, code: int = 0, seconds: float = 500) -> subprocess.CompletedProcess[str]:
         """Run `farm WORDS` and check its exit code."""
@@ -142,6 +153,16 @@ class Farm:
 
     def json(self, *words: str) -> Any:
         return json.loads(self.run(*words).stdout)["data"]
+
+    def dashboard(self, path: str) -> Any:
+        """What the dashboard's pages are made of."""
+        facts = serving.facts(self.settings)
+        assert facts is not None
+        assert facts.token_path is not None
+        secret = Path(facts.token_path).read_text().strip()
+        request = urllib.request.Request(facts.dashboard + path, headers={"Authorization": f"Bearer {secret}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
 
     def submit(self, name: str, **changes: Any) -> list[str]:
         """Write a study file, submit it, and return the ids of its runs."""
@@ -182,7 +203,8 @@ class Farm:
     def wait_for_step(self, run_id: str, step: int, seconds: float = 100) -> Status:
         """Wait until the curve of a run has reached a step."""
         with self.queue() as queue:
-            wait_until(lambda: queue.curve(run_id)[-1].step >= step, f"{run_id} is at step {step}", seconds)
+            reached = lambda: max((point.step for point in queue.curve(run_id)), default=0)  # noqa: E731
+            wait_until(lambda: reached() >= step, f"{run_id} is at step {step}", seconds)
             return queue.status(run_id)
 
     def agent(self, run_id: str) -> psutil.Process:

@@ -91,37 +91,37 @@ def live(farm):
         queue.cancel(run_id)
 
 
-def dashboard(live, path: str) -> Any:
-    """What the dashboard's pages are made of."""
-    token = Path(live.facts.token_path).read_text().strip()
-    request = urllib.request.Request(live.facts.dashboard + path, headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
 def test_the_jobs_tab_has_a_row_named_after_the_run_with_its_log(live):
-    job = dashboard(live, f"/api/jobs/farm-{live.run_id}-a1")
+    job = live.farm.dashboard(f"/api/jobs/farm-{live.run_id}-a1")
     assert job["status"] == "RUNNING"
     wanted = {"study": "live", "arm": "baseline", "machine": "cpu-x1", "seeds": "42.23"}
     assert wanted.items() <= job["metadata"].items()
-    log = dashboard(live, f"/api/jobs/farm-{live.run_id}-a1/logs")["logs"]
+    log = live.farm.dashboard(f"/api/jobs/farm-{live.run_id}-a1/logs")["logs"]
     assert f"{live.run_id} attempt 1: 1 x 2 x 4 sequences a step on cpu-x1" in log
     assert "Starting at step 0." in log
 
 
 def test_the_train_tab_has_the_run_and_its_worker(live):
-    runs = {run["name"]: run for run in dashboard(live, "/api/train/v2/runs/v1")["train_runs"]}
+    runs = {run["name"]: run for run in live.farm.dashboard("/api/train/v2/runs/v1")["train_runs"]}
     run = runs[f"{live.run_id}-a1"]
     assert run["status"] == "RUNNING"
     (attempt,) = run["attempts"]
     assert [worker["world_rank"] for worker in attempt["workers"]] == [0]
+    assert run["framework_versions"]["torch"] == torch.__version__
+
+
+def test_the_agent_holds_no_torch(live):
+    """It would import it while the workers wait, and keep 300 MB."""
+    mapped = {Path(file.path).name for file in live.farm.agent(live.run_id).memory_maps()}
+    assert any(name.startswith("_raylet") for name in mapped)
+    assert not [name for name in mapped if "torch" in name]
 
 
 def test_show_links_to_the_job_and_the_page_answers(live):
     link = live.farm.json("show", live.run_id, "--json")["dashboard"]
     page, _, fragment = link.partition("#")
     assert answers(page), "the page itself asks for the token, not its address"
-    assert dashboard(live, f"/api{fragment}")["submission_id"] == f"farm-{live.run_id}-a1"
+    assert live.farm.dashboard(f"/api{fragment}")["submission_id"] == f"farm-{live.run_id}-a1"
 
 
 @pytest.mark.parametrize(("panel", "expression"), TARGETS)

@@ -18,13 +18,19 @@ threads = 1
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory, walk_farm):
+def attached(tmp_path_factory, walk_farm):
     """The three nodes, and `farm serve --attach` beside their head."""
     farm = walk_farm(tmp_path_factory.mktemp("two-nodes"))
     own = tempfile.mkdtemp(prefix="ray-")  # short: sockets are made below it
-    with farm.attached("two_nodes.py", RAY_TMPDIR=own):
-        yield farm
+    with farm.attached("two_nodes.py", RAY_TMPDIR=own) as ray:
+        yield farm, ray
     shutil.rmtree(own, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(attached):
+    farm, _ = attached
+    return farm
 
 
 def test_two_nodes_of_different_classes_train_one_study(cluster):
@@ -60,11 +66,24 @@ def _losses(cluster, run_id):
 
 def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
     (group,) = cluster.submit("drained", machines='["home+rented"]', more=CLASSES, tokens=5_120_000)
-    with cluster.queue() as queue:
-        wait_until(lambda: queue.curve(group), "the group trains", seconds=200)
-    nodes = cluster.wait_for_step(group, 3).nodes
+    nodes = cluster.wait_for_step(group, 3, seconds=200).nodes
     assert cluster.json("drain", nodes[1], "--json")["released"] == [group]
     status = cluster.wait_for(group, State.QUEUED)
     assert (status.attempts, status.released) == (0, "drained")
     assert status.checkpoint.step >= 3
     cluster.run("cancel", group)
+
+
+def test_a_dispatcher_that_is_stopped_leaves_the_runs_of_a_ray_that_it_did_not_start(attached):
+    """The last of the module: it takes the dispatcher of the others away."""
+    farm, ray = attached
+    (run_id,) = farm.submit("left", machines='["home"]', more=CLASSES, tokens=256 * 1500)
+    farm.wait_for_step(run_id, 3)
+    ray.serve.terminate()
+    assert ray.serve.wait(timeout=60) == 0
+    ledger = farm.store.attempt_folder(run_id, 1) / "ledger.jsonl"
+    size = ledger.stat().st_size
+    wait_until(lambda: ledger.stat().st_size > size, "it trains on", seconds=30)
+    with farm.dispatching(ray.address, ray.variables):
+        farm.wait_for(run_id, State.SUCCEEDED)
+    assert [attempt.outcome for attempt in farm.store.attempts(run_id)] == ["succeeded"]

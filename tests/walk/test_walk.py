@@ -143,19 +143,17 @@ def test_the_curve_reaches_redis(walked):
 
 def test_the_dashboard_has_a_job_for_every_attempt(walked):
     """With the study, arm, machine and seeds as metadata; and it answers nobody who has no token."""
-    facts = serving.facts(walked.farm.settings)
-    with open(facts.token_path) as file:
-        token = file.read().strip()
-    request = urllib.request.Request(f"{facts.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        jobs = {job["submission_id"]: job for job in json.load(answer) if job["submission_id"]}
+    jobs = {job["submission_id"]: job for job in walked.farm.dashboard("/api/jobs/") if job["submission_id"]}
+    trained = {run["name"]: run for run in walked.farm.dashboard("/api/train/v2/runs/v1")["train_runs"]}
     for run_id in walked.ids:
         job = jobs[f"farm-{run_id}-a1"]
         assert job["status"] == "SUCCEEDED"
         assert job["metadata"]["study"] == "walk"
         assert job["metadata"]["seeds"] == "42.23"
+        assert trained[f"{run_id}-a1"]["status"] == "FINISHED"
+    dashboard = serving.facts(walked.farm.settings).dashboard
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{facts.dashboard}/api/jobs/", timeout=30)
+        urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=30)
 
 
 def test_no_secret_is_in_anything_that_the_farm_wrote(walked):
