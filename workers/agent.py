@@ -12,31 +12,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import TypeVar
 
 import ray
 from redis import Redis
 
 from farm import ledger, settings
-from farm.errors import (
-    Cancelled,
-    Conflict,
-    FarmError,
-    Hung,
-    LeaseLost,
-    StorageFull,
-    StorageUnusable,
-    Unreachable,
-    WorkerDied,
-)
+from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageUnusable, WorkerDied
 from farm.forecast import speeds
 from farm.machine import MIXED, Machine, Mixed, layered
 from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue
-from farm.result import Outcome, Result
+from farm.result import Outcome
 from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
 from farm.settings import Settings
@@ -44,6 +32,7 @@ from farm.store import LOG, Store
 from model.checkpoint import first_valid
 from model.corpora import prepare
 from workers import hardware
+from workers.closing import PATIENCE_SECONDS, Closing, result_of, until_heard
 from workers.environment import STOP_WAIT_SECONDS
 from workers.group import HOLD_SECONDS, Also, held, places
 from workers.heartbeat import keep
@@ -51,11 +40,10 @@ from workers.launch import fit
 from workers.mirror import Mirror
 from workers.probing import probed
 from workers.task import STOP_FILE, Place, Task
+from workers.transcript import copied_to
 
-PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
-LAST_SECONDS = 20.0  # the same, where a drain may wait for it, or little is lost
+LAST_SECONDS = 20.0  # of patience with a storage that is away, where a drain may wait for it, or little is lost
 STOP_SECONDS = STOP_WAIT_SECONDS - 15.0  # from being told to stop: for a checkpoint, and then to close the lease
-Said = TypeVar("Said")
 
 
 def main() -> int:
@@ -86,7 +74,7 @@ def opened(here: Settings) -> Iterator[Redis]:
     Raises: Unreachable: it stayed away. Refused, BadSetting
     """
     with ExitStack() as stack:
-        yield _until_heard(lambda: stack.enter_context(session(here)))
+        yield until_heard(lambda: stack.enter_context(session(here)))
 
 
 class _Agent:
@@ -109,6 +97,7 @@ class _Agent:
         self.known = here.machines
         self.job, self.node, self.also = job, node, also
         self.folder = self.store.attempt_folder(lease.run_id, lease.epoch)
+        self.closing = Closing(queue, self.store, lease)
         self.mirror = Mirror(self.store, lease.run_id, lease.epoch, self._point_at, self._note)
         self.end: FarmError | None = None  # why training must stop before its last step
         self.draining = told or threading.Event()
@@ -129,7 +118,7 @@ class _Agent:
             print(f"Nothing to do: {lost}")
             return 0
         except Cancelled:
-            self._acknowledge()
+            self.closing.acknowledge()
             return 0
         status = self.queue.status(self.lease.run_id)
         try:
@@ -138,7 +127,7 @@ class _Agent:
             self.store.forget_stale_copies()
         except FarmError as error:
             return self._fail(error)
-        with _copied_to(self.folder / LOG), self._heart(status.run):
+        with copied_to(self.folder / LOG), self._heart(status.run):
             code = self._closed(status.run, status.study)
         self._leave()
         return code
@@ -181,15 +170,15 @@ class _Agent:
         reason = f"no free unit of {missing} within {HOLD_SECONDS:g} s"
         print(f"Given back: {reason}.")
         if isinstance(self.end, Cancelled):
-            self.queue.acknowledge_cancel(self.lease)
+            self.closing.cancel()
         elif self.end is None:
-            self.queue.release(self.lease, reason)
+            self.closing.release(reason)
         return 0
 
     def _attempt(self, run: Run, study: str) -> int:
         if result := self.store.result(run.id):
             print("An earlier attempt recorded the result but could not say so.")
-            self._finish(result)
+            self.closing.finish(result)
             return 0
         stored = self.queue.study(study)
         self.store.keep(stored)
@@ -276,51 +265,29 @@ class _Agent:
         """Say what became of the attempt: to the run directory first, then to the queue."""
         if outcome.finished:
             self.mirror.settle(PATIENCE_SECONDS)
-            result = _until_heard(lambda: self._recorded(self._result(run, split, machine, attempt, outcome)))
+            result = until_heard(
+                lambda: self.closing.record(result_of(self.store, run, split, machine, attempt, outcome))
+            )
             self._end(attempt, "succeeded")
-            if not self._finish(result):
+            if not self.closing.finish(result):
                 self._end(attempt, "cancelled")
         elif isinstance(self.end, Cancelled):
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "cancelled")
-            self._acknowledge()
+            self.closing.acknowledge()
             print(f"Cancelled at step {outcome.step}.")
         elif self.end is None and self.draining.is_set():
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "released")
-            _until_heard(lambda: self.queue.release(self.lease, "drained"))
+            self.closing.release("drained")
             print(f"Drained: step {outcome.step} is saved and the run is queued again.")
         else:
             self._end(attempt, "lost", self.end)
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
         return 0
 
-    def _finish(self, result: Result) -> bool:
-        """Say that the run has succeeded. False: it was cancelled in the meantime, and its result is withdrawn (Q8)."""
-        try:
-            _until_heard(lambda: self.queue.finish(self.lease, result))
-        except Cancelled:
-            _until_heard(lambda: self.store.withdraw(result.run_id, self.lease.epoch))
-            _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
-            print("Cancelled before the farm knew of the result, which is withdrawn.")
-            return False
-        print(f"Finished: test loss {result.test_loss:.6f} nats per token.")
-        return True
-
-    def _acknowledge(self) -> None:
-        """The run is cancelled: say so in its directory, if that can be written now, and in the queue."""
-        try:
-            self.store.withdraw(self.lease.run_id, self.lease.epoch)
-        except (FarmError, OSError) as unwritten:
-            print(f"Not recorded: {unwritten}")
-        _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
-
     def _end(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
-        """Record how the attempt ended; the queue knows it too, so that a storage that is away now is only said."""
-        try:
-            self.store.end(attempt.model_copy(update=_ending(outcome, error) | {"step": self._step()}))
-        except FarmError as unwritten:
-            print(f"Not recorded: {unwritten}")
+        self.closing.end(attempt, outcome, self._step(), error)
 
     def _is_settled(self, seconds: float) -> bool:
         """Whether all that this attempt wrote is in the storage, after trying for a while; once told to stop, no longer
@@ -343,25 +310,15 @@ class _Agent:
         with suppress(LeaseLost):
             self.queue.checkpoint(self.lease, checkpoint)
 
-    def _recorded(self, result: Result) -> Result:
-        """The result as the run directory has it: an attempt that had lost its lease may have recorded first."""
-        try:
-            self.store.record(result)
-        except Conflict:
-            return self.store.result(result.run_id) or result
-        return result
-
     def _fail(self, error: FarmError) -> int:
         print(f"Failed: {error}")
         try:
             if isinstance(self.end, Cancelled):
-                self._acknowledge()
+                self.closing.acknowledge()
             elif self._is_excused(error):
                 self._give_up()
             elif not isinstance(self.end, LeaseLost):
-                what = (error.cause, str(error), self._step() or 0, error.retryable)
-                state = _until_heard(lambda: self.queue.fail(self.lease, *what))
-                print(f"The run is {state}.")
+                self.closing.fail(error, self._step() or 0)
         except LeaseLost as lost:
             print(lost)
         return 1
@@ -417,114 +374,12 @@ class _Agent:
         """Close the lease and leave the run as it is, cancelled or queued again. False if it was closed already."""
         try:
             if isinstance(self.end, Cancelled):
-                _until_heard(lambda: self.queue.acknowledge_cancel(self.lease))
+                self.closing.cancel()
             else:
-                _until_heard(lambda: self.queue.release(self.lease, "drained"))
+                self.closing.release("drained")
         except LeaseLost:
             return False
         return True
-
-    def _result(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
-        """The Result of a finished run: the ledger's sums, the outcome, and what the attempt knows of its node."""
-        lines = self.store.lines(run.id)
-        totals = ledger.totals(lines)
-        if totals.steps != run.recipe.steps:
-            raise WorkerDied(f"The ledger holds {totals.steps} steps, the recipe has {run.recipe.steps}.")
-        if outcome.test_loss is None or outcome.test_tokens is None or outcome.fingerprints is None:
-            raise WorkerDied("Training finished without a test loss.")
-        if outcome.best_loss is None or outcome.best_step is None:
-            raise WorkerDied("Training finished without a step that counts.")
-        if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
-            raise WorkerDied("Training finished, but did not say how it computed.")
-        ended = time.time()
-        before = [self.store.reached(past) for past in self.store.attempts(run.id) if past.epoch != attempt.epoch]
-        seconds = ended - attempt.started + sum(took for _, took in before)
-        return Result(
-            run_id=run.id,
-            arm=run.arm,
-            machine=run.machine,
-            seeds=run.seeds,
-            rerun=run.rerun,
-            recipe=run.recipe,
-            plan=split,
-            epoch=attempt.epoch,
-            evaluation=run.recipe.evaluation.version,
-            test_loss=outcome.test_loss,
-            test_tokens=outcome.test_tokens,
-            train_loss=ledger.train_loss(lines),
-            best_loss=outcome.best_loss,
-            best_step=outcome.best_step,
-            steps=totals.steps,
-            tokens=totals.tokens,
-            skipped_steps=totals.skipped,
-            clipped_steps=totals.clipped,
-            started=attempt.started,
-            ended=ended,
-            seconds=seconds,
-            train_seconds=totals.seconds,
-            tokens_per_second=totals.tokens / totals.seconds,
-            peak_bytes=outcome.peak_bytes or 0,
-            checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
-            kernels=outcome.kernels,
-            usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
-            hardware=hardware.hardware(machine, outcome.threads or 1),
-            provenance=hardware.provenance(),
-            fingerprints=outcome.fingerprints,
-            checkpoint=f"{self.folder.relative_to(self.store.root)}/{outcome.checkpoint}",
-        )
-
-
-def _until_heard(say: Callable[[], Said]) -> Said:
-    """Say it until Redis, or the storage, hears it: a run that is done is not trained again for that."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return say()
-        except (Unreachable, StorageUnusable, StorageFull):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1.0)
-
-
-def _ending(outcome: str, error: BaseException | None = None) -> dict:
-    cause = error.cause if isinstance(error, FarmError) else type(error).__name__ if error else None
-    retryable = error.retryable if isinstance(error, FarmError) else True
-    return {
-        "outcome": outcome,
-        "ended": time.time(),
-        "cause": cause,
-        "message": str(error) if error else None,
-        "retryable": retryable if outcome == "failed" else None,
-    }
-
-
-@contextmanager
-def _copied_to(path: Path) -> Iterator[None]:
-    """Everything written to stdout and stderr meanwhile, by this process or into it by Ray, also goes to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    read, write = os.pipe()
-    keep_out, keep_err = os.dup(1), os.dup(2)
-    with path.open("ab", buffering=0) as file:
-        copier = threading.Thread(target=_copy, args=(read, keep_out, file.fileno()), daemon=True)
-        copier.start()
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        os.close(write)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(keep_out, 1)
-            os.dup2(keep_err, 2)
-            copier.join(timeout=5)
-
-
-def _copy(source: int, *sinks: int) -> None:
-    while chunk := os.read(source, 65536):
-        for sink in sinks:
-            os.write(sink, chunk)
-    os.close(source)
 
 
 def _exit(code: int) -> None:

@@ -28,7 +28,7 @@ JOIN_LABEL = "farm-join"  # of a node that `farm join` started: a token of that 
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
 
 
-class Node(NamedTuple):
+class RayNode(NamedTuple):
     """A Ray node as far as placement goes."""
 
     id: str
@@ -64,14 +64,14 @@ class Busy(NamedTuple):
     node: str | None
 
 
-def nodes() -> list[Node]:
+def nodes() -> list[RayNode]:
     """The living nodes of the Ray that this process is connected to."""
     return [_node(said) for said in ray.nodes() if said["Alive"]]
 
 
-def _node(said: dict[str, Any]) -> Node:
+def _node(said: dict[str, Any]) -> RayNode:
     total = said["Resources"]
-    return Node(
+    return RayNode(
         id=said["NodeID"],
         cpus=total.get("CPU", 0.0),
         units={name.removeprefix("farm:"): amount for name, amount in total.items() if name.startswith("farm:")},
@@ -82,14 +82,14 @@ def _node(said: dict[str, Any]) -> Node:
     )
 
 
-def cpus(machine: Machine | None, node: Node) -> float:
+def cpus(machine: Machine | None, node: RayNode) -> float:
     """CPUs that one run of `machine` holds on `node`: its threads; a GPU machine is counted by its unit alone."""
     if machine is None or not machine.is_cpu:
         return 0.0
     return min(node.cpus, machine.accelerators * machine.threads if machine.threads else node.cpus)
 
 
-def free(nodes: Sequence[Node], busy: Sequence[Busy], known: dict[str, Machine]) -> list[Slot]:
+def free(nodes: Sequence[RayNode], busy: Sequence[Busy], known: dict[str, Machine]) -> list[Slot]:
     """Every slot that could start a run now, each one as if it were the only one to start.
 
     A busy run whose node is not known yet counts against the first node that has room for it; one whose node is gone
@@ -126,7 +126,7 @@ def holds(status: Status) -> list[Busy]:
 class _Room:
     """What is left of a node."""
 
-    def __init__(self, node: Node):
+    def __init__(self, node: RayNode):
         self.node, self.cpus, self.units = node, node.cpus, dict(node.units)
 
     def takes(self, name: str, known: dict[str, Machine]) -> bool:
@@ -144,7 +144,7 @@ class Dispatcher:
         self,
         queue: Queue,
         jobs: JobSubmissionClient,
-        look: Callable[[], list[Node]] = nodes,
+        look: Callable[[], list[RayNode]] = nodes,
         declared: Mapping[str, Machine] = MappingProxyType({}),
     ):
         self.queue, self.jobs, self.look = queue, jobs, look

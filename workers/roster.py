@@ -8,7 +8,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
 from farm.queue import Queue
-from workers.dispatcher import Node, nodes
+from workers.dispatcher import RayNode, nodes
 
 LOOK_SECONDS = 1.0
 SIGHT_SECONDS = 5.0  # between two tellings of the same nodes
@@ -20,14 +20,14 @@ log = logging.getLogger("farm")
 class Roster:
     """turn() tells and drains what there is to tell and to drain; call it again and again."""
 
-    def __init__(self, queue: Queue, jobs: JobSubmissionClient, look: Callable[[], list[Node]] = nodes):
+    def __init__(self, queue: Queue, jobs: JobSubmissionClient, look: Callable[[], list[RayNode]] = nodes):
         self.queue, self.jobs, self._nodes = queue, jobs, look
         self.looks_at = self.tells_at = 0.0
         self.told: set[str] = set()
         self.drained: set[str] = set()
         self.asked: set[str] = set()  # jobs that were asked to stop
 
-    def look(self) -> list[Node]:
+    def look(self) -> list[RayNode]:
         """The living nodes where a run may start. Whoever leaves can trust that none starts on a node not told of."""
         found = self._nodes()
         if {node.id for node in found} != self.told or time.monotonic() >= self.tells_at:

@@ -6,11 +6,11 @@ from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue
 from farm.run import State
 from farm.study import build
-from workers.dispatcher import Busy, Dispatcher, Node, Slot, cpus, free, holds, job_id, together
+from workers.dispatcher import Busy, Dispatcher, RayNode, Slot, cpus, free, holds, job_id, together
 
 KNOWN = BUILT_IN
-LAPTOP = Node("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
-GPU = Node("gpu", 16, {"1xrtx3090": 1})
+LAPTOP = RayNode("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
+GPU = RayNode("gpu", 16, {"1xrtx3090": 1})
 
 
 def names(nodes, busy):
@@ -30,7 +30,7 @@ def test_a_run_over_two_workers_fills_two_cores():
 
 
 def test_a_class_has_as_many_runs_as_units():
-    assert names([Node("big", 64, {"cpu-x1": 2})], [Busy("cpu-x1", "big")] * 2) == []
+    assert names([RayNode("big", 64, {"cpu-x1": 2})], [Busy("cpu-x1", "big")] * 2) == []
 
 
 def test_a_run_whose_node_is_not_known_yet_counts_all_the_same():
@@ -38,13 +38,13 @@ def test_a_run_whose_node_is_not_known_yet_counts_all_the_same():
 
 
 def test_two_runs_without_a_node_count_against_two_nodes():
-    other = Node("other", 16, {"1xrtx3090": 1})
+    other = RayNode("other", 16, {"1xrtx3090": 1})
     assert names([GPU, other], [Busy("1xrtx3090", None)]) == ["1xrtx3090"]
     assert names([GPU, other], [Busy("1xrtx3090", None)] * 2) == []
 
 
 def test_runs_that_say_where_they_are_are_placed_before_those_that_do_not():
-    other = Node("other", 16, {"1xrtx3090": 1})
+    other = RayNode("other", 16, {"1xrtx3090": 1})
     busy = [Busy("1xrtx3090", None), Busy("1xrtx3090", "gpu")]
     assert names([GPU, other], busy) == []
 
@@ -62,7 +62,7 @@ def test_a_cpu_class_without_threads_takes_the_whole_node():
 
 
 def test_an_unknown_class_is_counted_by_its_unit():
-    assert free([Node("n", 4, {"strange": 1})], [], KNOWN) == [Slot("strange", "n", 0.0)]
+    assert free([RayNode("n", 4, {"strange": 1})], [], KNOWN) == [Slot("strange", "n", 0.0)]
 
 
 def test_a_job_is_named_after_its_run_and_epoch():
@@ -76,7 +76,7 @@ def spent_and(queue: Queue, *others: str) -> Dispatcher:
         queue.put(each)
     queue.redis.hset(f"farm:run:{study.runs()[0].id}", "held", 3_600_000)
     rented = {"cpu": Machine(name="cpu", usd_per_hour=1.0)}
-    return Dispatcher(queue, jobs=None, look=lambda: [Node("n", 4, {"cpu": 1})], declared=rented)
+    return Dispatcher(queue, jobs=None, look=lambda: [RayNode("n", 4, {"cpu": 1})], declared=rented)
 
 
 def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
@@ -95,7 +95,7 @@ def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
 
 
 def test_a_mixed_group_takes_a_slot_of_each_class_on_nodes_of_their_own():
-    attic, cellar = Node("attic", 2, {"cpu-x1": 2, "cpu-x2": 1}), Node("cellar", 2, {"cpu-x2": 1})
+    attic, cellar = RayNode("attic", 2, {"cpu-x1": 2, "cpu-x2": 1}), RayNode("cellar", 2, {"cpu-x2": 1})
     assert together("cpu-x1+cpu-x2", free([attic], [], KNOWN)) is None, "both are on one node"
     assert together("cpu-x1+cpu-x2", free([cellar], [], KNOWN)) is None
     slot = together("cpu-x1+cpu-x2", free([attic, cellar], [], KNOWN))
@@ -103,7 +103,7 @@ def test_a_mixed_group_takes_a_slot_of_each_class_on_nodes_of_their_own():
 
 
 def test_a_mixed_run_holds_units_and_cpus_on_all_its_nodes(queue: Queue):
-    attic, cellar = Node("attic", 2, {"cpu-x1": 2, "cpu-x2": 1}), Node("cellar", 2, {"cpu-x2": 1, "cpu-x1": 2})
+    attic, cellar = RayNode("attic", 2, {"cpu-x1": 2, "cpu-x2": 1}), RayNode("cellar", 2, {"cpu-x2": 1, "cpu-x1": 2})
     queue.put(tiny_study(machines=("cpu-x1+cpu-x2",), init=(42,)))
     dispatcher = Dispatcher(queue, jobs=None, look=lambda: [attic, cellar])
     for machine in ("cpu-x1", "cpu-x2"):
@@ -117,7 +117,7 @@ def test_a_mixed_run_holds_units_and_cpus_on_all_its_nodes(queue: Queue):
 
 
 def test_a_mixed_group_goes_before_runs_of_one_class(queue: Queue):
-    attic, cellar = Node("attic", 1, {"cpu-x1": 1}), Node("cellar", 2, {"cpu-x2": 1})
+    attic, cellar = RayNode("attic", 1, {"cpu-x1": 1}), RayNode("cellar", 2, {"cpu-x2": 1})
     queue.put(tiny_study("alone", machines=("cpu-x1", "cpu-x2"), init=(42,)))
     queue.put(tiny_study("group", machines=("cpu-x1+cpu-x2",), init=(42,)))
     claim, _ = Dispatcher(queue, jobs=None, look=lambda: [attic, cellar])._claim()
