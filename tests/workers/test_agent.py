@@ -14,7 +14,7 @@ from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
-from farm.errors import FarmError, Nonfinite, WorkerDied
+from farm.errors import Cancelled, FarmError, Nonfinite, WorkerDied
 from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
 from farm.node import Head
@@ -26,6 +26,7 @@ from farm.settings import Settings
 from farm.store import Store
 from model.checkpoint import Contents, Identity, write
 from workers.agent import _Agent, opened
+from workers.group import Also
 
 AWAY_SECONDS = 5.0  # longer than a client tries by itself, which is about 3 s
 
@@ -110,6 +111,25 @@ def test_a_damaged_checkpoint_is_noted_and_the_next_older_taken(
     assert (found.step, found.epoch) == (3, 1)
     (noted,) = [event for event in queue.events(claim.run.id) if event.event == "checkpoint-invalid"]
     assert "step-00000005 is damaged or gone: going on from step 3" in noted.detail
+
+
+def test_q7_a_group_without_all_its_units_gives_the_run_back(queue: Queue, tmp_path: Path) -> None:
+    """tests/workers/test_group.py has the units, on a real Ray."""
+    queue.put(tiny_study())
+    here = Settings(home=tmp_path, storage=tmp_path)
+    released, cancelled = (queue.claim("cpu", "worker", 60) for _ in range(2))
+    assert released is not None
+    assert cancelled is not None
+    also = [Also("rented", "0123456789abcdef", 2.0)]
+    assert _Agent(here, queue, released.lease, "job", "node", also=also)._give_back() == 0
+    queue.cancel(cancelled.run.id)
+    agent = _Agent(here, queue, cancelled.lease, "job", "node", also=also)
+    agent.end = Cancelled("as the heart was told")
+    assert agent._give_back() == 0
+    status = queue.status(released.run.id)
+    assert (status.state, status.attempts) == (State.QUEUED, 0)
+    assert status.released == "no free unit of farm:rented on Ray node 01234567 within 60 s"
+    assert queue.status(cancelled.run.id).state is State.CANCELLED
 
 
 def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
