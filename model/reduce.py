@@ -10,6 +10,7 @@ Both leave in `parameter.grad`, on every rank, the sum over all microbatches of 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import ceil
 from typing import NamedTuple, Protocol
 
 import torch
@@ -187,8 +188,7 @@ def _exchange(tensors: list[Tensor], group: Group) -> None:
     """
     small = [tensor for tensor in tensors if tensor.numel() < PIECE]
     together = _flat(small)
-    large = [piece for tensor in tensors if tensor.numel() >= PIECE for piece in tensor.view(-1).split(PIECE)]
-    pieces: Sequence[Tensor] = [together, *large]
+    pieces: Sequence[Tensor] = [together, *(piece for tensor in tensors for piece in _large(tensor))]
     levels, distance = [], 1
     while distance < group.world:
         neighbour = group.rank ^ distance
@@ -205,6 +205,11 @@ def _exchange(tensors: list[Tensor], group: Group) -> None:
         for swap in [_swap(*pair, neighbour) for pair in zip(kept, given, strict=True)]:
             _wait(swap)
     torch._foreach_copy_(small, _parted(together, small))
+
+
+def _large(tensor: Tensor) -> Sequence[Tensor]:
+    """Views of a tensor of PIECE numbers or more, alike in size: none is so small that a half of its half is empty."""
+    return tensor.view(-1).tensor_split(ceil(tensor.numel() / PIECE)) if tensor.numel() >= PIECE else ()
 
 
 def _swap(leaving: Tensor, arriving: Tensor, neighbour: int) -> list[dist.Work]:
