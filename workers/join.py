@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from farm import settings
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
 from farm.machine import BUILT_IN, Machine, find, is_name, layered
@@ -263,6 +265,32 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
+class _Watch:
+    """Whether the Ray of a `ray start --block` still runs; that command itself outlives a `ray stop`."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+        self.raylet: psutil.Process | None = None
+
+    def ended(self) -> str | None:
+        """How it ended; None if it has not."""
+        if self.process.poll() is not None:
+            return f"ended with exit code {self.process.returncode}"
+        if self.raylet is None:
+            self.raylet = self._find()
+            return None
+        with suppress(psutil.NoSuchProcess):
+            if self.raylet.status() != psutil.STATUS_ZOMBIE:
+                return None
+        return "was stopped by somebody"
+
+    def _find(self) -> psutil.Process | None:
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children()
+            return next((child for child in children if child.name() == "raylet"), None)
+        return None
+
+
 def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: Farewell) -> None:
     """Until there is a reason to leave; then leave.
 
@@ -270,13 +298,11 @@ def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: 
     """
     seen: Node | None = None
     began, warned = time.monotonic(), False
+    ray = _Watch(process)
     while not farewell.said.wait(TURN_SECONDS):
-        if process.poll() is not None:
+        if ended := ray.ended():
             said = last_line(_log(here).read_text(errors="replace"))
-            raise FarmError(
-                f"Ray on this machine ended with exit code {process.returncode}: {said}",
-                remedy=f"See {_log(here)}.",
-            )
+            raise FarmError(f"Ray on this machine {ended}: {said}", remedy=f"See {_log(here)}.")
         with suppress(Unreachable):
             node = member.node()
             if node and seen is None:

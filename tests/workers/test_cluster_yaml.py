@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler._private.autoscaler import StandardAutoscaler
+from ray.autoscaler._private.load_metrics import LoadMetrics
 from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.autoscaler.v2.instance_manager.config import FileConfigReader
-from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 from waiting import wait_until
 
 from farm.errors import BadSetting
@@ -176,22 +175,34 @@ def test_the_head_starts_ray_without_cpus_with_a_memory_and_an_autoscaler_and_th
 
 
 def test_the_head_s_autoscaler_starts_the_machines_of_onprem(tmp_path, monkeypatch):
-    """With the launcher it is the autoscaler, not `ray up`, that starts workers; some releases of Ray could not."""
+    """With the launcher it is the autoscaler, not `ray up`, that starts workers, and it must know of the head first."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "id_ed25519").write_text("a key")
+    config = clusterfile.load(ROOT / "examples/onprem.yaml") | {"file_mounts": {}}
     bootstrap = tmp_path / "ray_bootstrap_config.yaml"
-    bootstrap.write_text(yaml.safe_dump(clusterfile.load(ROOT / "examples/onprem.yaml")))
-    reader = FileConfigReader(str(bootstrap))
-    config = reader.get_cached_autoscaling_config()
-    provider = _get_node_provider(config.get_provider_config(), config.get_config("cluster_name"))
-    adapter = NodeProviderAdapter(v1_provider=provider, config_reader=reader)
-    ((kind, wanted),) = config.get_node_type_configs().items()
-    assert wanted.min_worker_nodes == 2
-    adapter.launch(shape={kind: wanted.min_worker_nodes}, request_id="1")
-    wait_until(lambda: adapter.get_non_terminated().keys() == {"10.0.0.6", "10.0.0.7"}, "both are being started")
-    assert adapter.poll_errors() == []
+    bootstrap.write_text(yaml.safe_dump(config))
+    assert "export RAY_enable_autoscaler_v2=0" in "\n".join(config["setup_commands"])  # version 1 is the one below
+    autoscaler = StandardAutoscaler(str(bootstrap), LoadMetrics(), gcs_client=None)
+    assert autoscaler.provider.non_terminated_nodes({}) == ["10.0.0.5"]
+    autoscaler.update()
+    every = {"10.0.0.5", "10.0.0.6", "10.0.0.7"}
+    wait_until(lambda: set(autoscaler.provider.non_terminated_nodes({})) == every, "both are being started")
+
+
+def test_a_machine_of_ones_own_that_was_told_to_leave_is_not_started_again(tmp_path):
+    """Ray's autoscaler gives the commands again 30 s after it last heard of a machine."""
+    (tmp_path / "env").touch()
+    for name in ("ray", "farm"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> ~/calls\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.5"}
+    for _ in range(2):
+        for command in load("examples/onprem.yaml")["worker_start_ray_commands"]:
+            subprocess.run(["bash", "-c", command], env=environment, check=True)
+        wait_until((tmp_path / "left").exists, "farm join has returned 0")
+    assert (tmp_path / "calls").read_text() == "ray stop\nfarm join 10.0.0.5:6379\n"
 
 
 @pytest.mark.parametrize("name", FILES)

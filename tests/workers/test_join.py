@@ -2,11 +2,14 @@
 
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from results import study_text
+from waiting import wait_until
 
 from farm import study
 from farm.errors import BadSetting, BadStudy, Conflict, FarmError, Unreachable
@@ -17,7 +20,7 @@ from farm.settings import Settings
 from farm.store import Store
 from workers import hardware
 from workers import join as membership
-from workers.join import Farewell, _Member, join
+from workers.join import Farewell, _Member, _Watch, join
 from workers.serve import _refuse_anothers
 
 
@@ -141,3 +144,18 @@ def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, head
     _refuse_anothers(queue, head.model_copy(update={"host": "its new head"}))
     with pytest.raises(Conflict, match="that of the farm on head with the storage /farm/storage; here it is /mine"):
         _refuse_anothers(queue, head.model_copy(update={"marker": "mine", "storage": "/mine"}))
+
+
+def test_a_ray_that_ray_stop_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """`ray start --block` outlives it: what it started has ended in an orderly way."""
+    raylet = tmp_path / "raylet"
+    raylet.symlink_to("/bin/sleep")
+    with subprocess.Popen(["sh", "-c", f"{raylet} 60 & wait; exec sleep 60"], start_new_session=True) as block:
+        watch = _Watch(block)
+        try:
+            seen = wait_until(lambda: watch.ended() or watch.raylet, "it is seen")
+            assert isinstance(seen, psutil.Process)
+            seen.terminate()
+            assert wait_until(watch.ended, "it is missed") == "was stopped by somebody"
+        finally:
+            block.kill()
