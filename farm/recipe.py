@@ -88,9 +88,7 @@ class Train(Frozen):
     """How the network is trained. `batch` is the only batch number that a person writes."""
 
     batch: int = Field(96, ge=1, le=1_048_576, description="sequences per optimiser step, over all workers")
-    tokens: int = Field(
-        3_260_190_720, ge=1, le=MAX_TOKENS, description="training stops after the step that reaches it"
-    )
+    tokens: int = Field(3_260_190_720, ge=1, le=MAX_TOKENS, description="training stops after the step that reaches it")
     learning_rate: Positive = 4e-4
     schedule: Schedule = Schedule()
     weight_decay: float = Field(0.1, ge=0)
