@@ -68,8 +68,9 @@ def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
     from workers import embedded
 
     say(f"starting a farm at {settings.home}")
+    facts = embedded.up(settings)
     try:
-        yield embedded.up(settings)
+        yield facts
     finally:
         say("stopping the farm; what trains saves a checkpoint first")
         embedded.down(settings)

@@ -17,6 +17,7 @@ Kernels = Literal["farm", "torch"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MAX_TOKENS = 10**15  # more than were ever written, and far from where a float no longer tells whole numbers apart
 Betas = Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
 
@@ -87,7 +88,7 @@ class Train(Frozen):
     """How the network is trained. `batch` is the only batch number that a person writes."""
 
     batch: int = Field(96, ge=1, le=1_048_576, description="sequences per optimiser step, over all workers")
-    tokens: int = Field(3_260_190_720, ge=1, description="training stops after the step that reaches this")
+    tokens: int = Field(3_260_190_720, ge=1, le=MAX_TOKENS, description="training stops after the step that reaches it")
     learning_rate: Positive = 4e-4
     schedule: Schedule = Schedule()
     weight_decay: float = Field(0.1, ge=0)
@@ -133,8 +134,8 @@ class Evaluation(Frozen):
     """The held-out slice behind `test_loss`. Results of different evaluations are never ranked together."""
 
     split: str = "validation"
-    offset: int = Field(50_000_000, ge=0, description="first token of the slice")
-    sequences: int = Field(19_200, ge=1, description="3200 x 6 sequences of `model.context` tokens")
+    offset: int = Field(50_000_000, ge=0, le=MAX_TOKENS, description="first token of the slice")
+    sequences: int = Field(19_200, ge=1, le=MAX_TOKENS, description="3200 x 6 sequences of `model.context` tokens")
     precision: Precision = "fp32"
 
     @property

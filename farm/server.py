@@ -190,10 +190,10 @@ def session(settings: Settings) -> Iterator[Redis]:
     server = Server(settings.home / "redis")
     make_home(server.folder)
     with _open_lock(server.folder / "users.lock") as users:
-        with _locked(server.folder / "gate.lock"):  # held only while somebody comes or goes
-            fcntl.flock(users, fcntl.LOCK_SH)
-            url = server.start()
         try:
+            with _locked(server.folder / "gate.lock"):  # held only while somebody comes or goes
+                fcntl.flock(users, fcntl.LOCK_SH)
+                url = server.start()
             with connect(url) as client:
                 yield client
         finally:

@@ -265,6 +265,8 @@ def build(data: dict[str, Any], source: str = "study") -> Study:
     """
     try:
         study = Study.model_validate(data)
+    except RecursionError:
+        raise BadStudy(f"{source}: tables within tables without end.", remedy="See examples/demo.toml.") from None
     except ValidationError as error:
         lines = explain(error, Study)
         more = f" (and {len(lines) - 1} more: {'; '.join(lines[1:4])})" if len(lines) > 1 else ""

@@ -20,6 +20,7 @@ from workers.environment import environment, others_token, token
 
 START_SECONDS = 120.0
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
+AT_ONCE = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # told to stop while it starts, Ray would wait half a minute
 AGAIN_SECONDS = 1.0  # after another farm of this home was in the way
 REASONS: dict[int, type[FarmError]] = {kind.exit_code: kind for kind in (FarmError, BadSetting, Refused)}
 
@@ -54,7 +55,8 @@ def check_installed() -> None:
 def up(here: Settings, **options: object) -> Facts:
     """Start the farm of `here` unless it is up already, and wait until it serves. `options` are those of serve.serve.
 
-    Whoever else starts it at this moment may be first, and one that is just stopping is waited for.
+    Whoever else starts it at this moment may be first, and one that is just stopping is waited for. Ctrl-C stops what
+    was started.
 
     Raises: BadSetting, Refused, Unreachable, FarmError: it did not start; says what its log says.
     """
@@ -65,14 +67,18 @@ def up(here: Settings, **options: object) -> Facts:
     log = here.home / "serve.log"
     process = _start(here, options, log)
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() in (None, Conflict.exit_code):
-        if facts := serving.facts(here):
-            return facts
-        if process.poll() is None:
-            time.sleep(0.1)
-        else:
-            time.sleep(AGAIN_SECONDS)
-            process = _start(here, options, log)
+    try:
+        while time.monotonic() < deadline and process.poll() in (None, Conflict.exit_code):
+            if facts := serving.facts(here):
+                return facts
+            if process.poll() is None:
+                time.sleep(0.1)
+            else:
+                time.sleep(AGAIN_SECONDS)
+                process = _start(here, options, log)
+    except KeyboardInterrupt:
+        _end(process)  # or it would be up a moment later, and whoever typed Ctrl-C not know
+        raise
     _end(process)
     reason = REASONS.get(process.returncode, Unreachable)
     said = last_line(log.read_text(errors="replace"))
@@ -89,7 +95,7 @@ def _start(here: Settings, options: dict[str, object], log_path: Path) -> subpro
             stderr=log,
             start_new_session=True,
             cwd=here.home,
-            env=environment(here, token(here.home)),
+            env=environment(here, token(here.home)) | AT_ONCE,
         )
 
 

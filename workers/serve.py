@@ -326,6 +326,7 @@ def main() -> int:
         offered = ", ".join(f"{name} x {count}" for name, count in facts.units.items())
         log.info("up: %s; dashboard %s; storage %s", offered or "no machine class", facts.dashboard, facts.storage)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until Ray has its own
     try:
         serve(settings.load(), **options, ready=listen, stop=stop)
     except FarmError as error:

@@ -304,6 +304,14 @@ REFUSED = {
         head(seeds=f"{{ init = {list(range(101))}, train = {list(range(100))} }}"),
         "10,100 runs; a study has at most 10,000. Split it.",
     ),
+    "more tokens than there are": (
+        HEAD + "[baseline.train]\ntokens = 1" + "0" * 400,
+        f"baseline.train.tokens: must be at most 1,000,000,000,000,000, not 1{'0' * 56}....",
+    ),
+    "a table without end": (
+        HEAD + f"[interventions.x]\nmodel.{'.'.join('a' * 5000)} = 1",
+        "tables within tables without end. See examples/demo.toml.",
+    ),
     "what is not TOML": ("name =", "not TOML: Invalid value (at end of document). See examples/demo.toml."),
     "a corpus that no node has": (
         HEAD + "[baseline.data]\nsource = 'tokens/here'",

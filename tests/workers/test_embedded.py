@@ -1,12 +1,15 @@
 """`farm up` when it cannot, or when somebody else does the same. What it starts is real, as far as it gets."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable
+from farm.server import Server
 from farm.settings import Settings
 from workers import embedded
 from workers.serve import _alone
@@ -64,3 +67,22 @@ def test_up_waits_for_whoever_holds_the_home(here: Settings) -> None:
         with pytest.raises(FarmError, match="the storage"):
             embedded.up(here)
     assert "is up, starting or stopping" in (here.home / "serve.log").read_text()
+
+
+STARTER = """
+import pathlib, sys
+from farm.settings import Settings
+from workers import embedded
+embedded.up(Settings(home=pathlib.Path(sys.argv[1]), storage=pathlib.Path(sys.argv[2])))
+"""
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing_up(here: Settings) -> None:
+    server = Server(here.home / "redis")
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(here.home), str(here.storage)], stderr=-3) as process:
+        wait_until(lambda: server.url and server.is_running(), "Redis is up, and Ray next", seconds=60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
+    assert not server.is_running()
+    with _alone(here.home):  # nobody holds it any more
+        pass
