@@ -76,6 +76,13 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes
 
 
+def unwritten(error: Exception) -> str:
+    """Why a record could not be written here."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}. Let FARM_STORAGE name a folder that can be written."
+    return str(error)
+
+
 def complete_study(incomplete: str) -> list[str]:
     """Study names, for the shell."""
     return _names("studies", incomplete)

@@ -1,7 +1,7 @@
 """`farm cancel RUN|STUDY`"""
 
 from cli import render
-from cli.access import is_study, queue, select
+from cli.access import is_study, queue, select, unwritten
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
@@ -54,7 +54,7 @@ def _record(settings: Settings, cancelled: list[Status]) -> None:
             for status in cancelled:
                 store.withdraw(status.run.id, status.epoch)
         except (FarmError, OSError) as error:
-            say(f"warning: cancelled, but {error}")
+            say(f"warning: cancelled, but not on record, so that farm reindex would queue it: {unwritten(error)}")
 
 
 def _cancel(queue: Queue, status: Status) -> dict:

@@ -33,6 +33,9 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (
 StudyName = Annotated[
     str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=_study_names)
 ]
+StudyOrAll = Annotated[
+    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, all.", autocompletion=_study_names)
+]
 ArmName = Annotated[
     str | None, typer.Option("--arm", metavar="ARM", help="Only the runs of this arm.", autocompletion=_arms)
 ]

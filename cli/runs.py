@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from cli import render
 from cli.access import machines, offered, queue
-from cli.options import ArmName, Json, StudyName
+from cli.options import ArmName, Json, StudyOrAll
 from cli.progress import newest
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
@@ -30,7 +30,7 @@ COLUMNS = (
 )
 
 
-def runs(study: StudyName = None, arm: ArmName = None, as_json: Json = False) -> None:
+def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -> None:
     """List runs: state, step, loss, and why they wait.
 
     The loss is the test loss of a finished run, and the newest training loss of a running one.

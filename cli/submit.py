@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, offered, queue
+from cli.access import machines, offered, queue, unwritten
 from cli.options import Json, StudyFile, Yes
 from cli.progress import follow
 from cli.render import Column, Sheet, say
@@ -83,7 +83,7 @@ def queued(queue: Queue, settings: Settings, study: Study) -> Put:
         try:
             store.keep(study)
         except (FarmError, OSError) as error:  # queued all the same, and an agent records it again
-            say(f"warning: {study.name} is queued, but {error}")
+            say(f"warning: {study.name} is queued, but not on record before it trains: {unwritten(error)}")
     return put
 
 

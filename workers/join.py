@@ -35,6 +35,7 @@ from farm.settings import Settings
 from workers import admission, hardware, spot
 from workers.dispatcher import JOIN_LABEL
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
+from workers.raylet import has_ended, raylet
 
 TURN_SECONDS = 0.5
 REGISTER_SECONDS = 10.0
@@ -276,19 +277,8 @@ class _Watch:
         """How it ended; None if it has not."""
         if self.process.poll() is not None:
             return f"ended with exit code {self.process.returncode}"
-        if self.raylet is None:
-            self.raylet = self._find()
-            return None
-        with suppress(psutil.NoSuchProcess):
-            if self.raylet.status() != psutil.STATUS_ZOMBIE:
-                return None
-        return "was stopped by somebody"
-
-    def _find(self) -> psutil.Process | None:
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children()
-            return next((child for child in children if child.name() == "raylet"), None)
-        return None
+        self.raylet = self.raylet or raylet(self.process.pid)
+        return "was stopped by somebody" if self.raylet and has_ended(self.raylet) else None
 
 
 def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: Farewell) -> None:

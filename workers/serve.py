@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import parameter, worker
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
@@ -45,6 +46,7 @@ from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, job_id
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
+from workers.raylet import has_ended, raylet
 from workers.roster import Roster
 
 TURN_SECONDS = 0.25
@@ -133,7 +135,7 @@ def _serve(
         serving.announce(here, facts)
         try:
             with _scaled(queue, fleet) as autoscaler:
-                _dispatch(here, queue, jobs, classes, autoscaler, stop)
+                _dispatch(here, queue, jobs, classes, autoscaler, None if attach else raylet(os.getpid()), stop)
             if attach:
                 log.info("the Ray at %s goes on without this dispatcher, and so do its runs", attach)
             else:
@@ -204,8 +206,17 @@ def _ray(
     try:
         yield f"http://{context.dashboard_url}"
     finally:
-        ray.shutdown()
+        _shut_down()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shut_down() -> None:
+    """End our Ray. Where its raylet is gone, `ray.shutdown` would end this process in the middle."""
+    own = worker._global_node
+    if own and own.dead_processes():
+        own.kill_all_processes(check_alive=False)
+    else:
+        ray.shutdown()
 
 
 @contextmanager
@@ -251,12 +262,19 @@ def _dispatch(
     jobs: JobSubmissionClient,
     classes: list[tuple[Machine, int]],
     autoscaler: Autoscaler | None,
+    node: psutil.Process | None,
     stop: threading.Event,
 ) -> None:
+    """Until `stop` is set. `node` is the raylet that this process started.
+
+    Raises: Unreachable: that has ended.
+    """
     roster = Roster(queue, jobs)
     dispatcher = Dispatcher(queue, jobs, roster.look, here.machines)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
+        if node and has_ended(node):
+            raise Unreachable("Ray on this machine has ended.", remedy="What trained goes on after: farm up")
         try:
             if time.monotonic() - registered > REGISTER_SECONDS:
                 _register(queue, classes)

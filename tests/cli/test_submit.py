@@ -152,7 +152,9 @@ def test_a_storage_that_cannot_be_written_queues_with_a_warning(farm: Farm) -> N
     (farm.store.root / "studies").write_text("in the way")
     answer = farm("submit", farm.file())
     assert answer.code == 0
-    assert "warning: tiny is queued, but " in answer.err
+    folder = farm.store.root / "studies"
+    assert f"warning: tiny is queued, but not on record before it trains: {folder}: " in answer.err
+    assert "Let FARM_STORAGE name a folder that can be written." in answer.err
     assert farm.queue.counts()[State.QUEUED] == 9
 
 

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from waiting import wait_until
 
+from farm import serving
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable
 from farm.server import Server
 from farm.settings import Settings
 from workers import embedded
+from workers.raylet import raylet
 from workers.serve import _alone
 
 
@@ -86,3 +89,19 @@ def test_ctrl_c_while_it_starts_leaves_nothing_up(here: Settings) -> None:
     assert not server.is_running()
     with _alone(here.home):  # nobody holds it any more
         pass
+
+
+def test_a_farm_whose_ray_has_died_ends_and_says_so(here: Settings) -> None:
+    facts = embedded.up(here)
+    try:
+        started = psutil.Process(facts.pid).children(recursive=True)
+        node = raylet(facts.pid)
+        assert node is not None
+        node.kill()
+        _, left = psutil.wait_procs([psutil.Process(facts.pid), *started], timeout=30)
+        assert not left, "Redis and Ray's other processes end with it"
+        assert serving.facts(here) is None
+        said = (here.home / "serve.log").read_text()
+        assert "ERROR Ray on this machine has ended. What trained goes on after: farm up" in said
+    finally:
+        embedded.down(here)
