@@ -201,6 +201,9 @@ def _ray(
     except (RayError, RuntimeError, ConnectionError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise Unreachable(f"Ray did not start: {reason}", remedy=f"Its logs are under {folder}.") from error
+    except SystemExit:  # told to stop meanwhile
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     if not attach:
         write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
     try:
