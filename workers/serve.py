@@ -217,7 +217,7 @@ def _shut_down() -> None:
     """End our Ray. Where its raylet is gone, `ray.shutdown` would end this process in the middle."""
     own = worker._global_node
     if own and own.dead_processes():
-        own.kill_all_processes(check_alive=False)
+        own.kill_all_processes(check_alive=False, wait=True)
     else:
         ray.shutdown()
 
