@@ -19,22 +19,25 @@ def test_what_fails_for_a_while_ends_no_farm(fails: str, says: str, tmp_path, ca
     monkeypatch.setattr(serve, "REGISTER_SECONDS", 0.0)  # so that every turn writes
     classes = [(Machine(name="cpu"), 1)] if fails == "redis" else []
     server, stop = Server(tmp_path), threading.Event()
-    with connect(server.start()) as redis:
-        here = Settings(home=tmp_path, storage=tmp_path, redis_url=server.url)
-        queue = Queue(redis)
-        queue.put(tiny_study())
-        if fails == "redis":
-            redis.config_set("maxmemory", "1")
-        loop = threading.Thread(target=serve._dispatch, args=(here, queue, None, classes, None, None, stop))
-        loop.start()
-        try:
-            wait_until(lambda: "trying again" in caplog.text, "it says what fails", 30)
-            assert loop.is_alive()
-            assert says in caplog.text
-        finally:
-            stop.set()
-            loop.join()
-    server.stop()
+    url = server.start()
+    try:
+        with connect(url) as redis:
+            here = Settings(home=tmp_path, storage=tmp_path, redis_url=url)
+            queue = Queue(redis)
+            queue.put(tiny_study())
+            if fails == "redis":
+                redis.config_set("maxmemory", "1")
+            loop = threading.Thread(target=serve._dispatch, args=(here, queue, None, classes, None, None, stop))
+            loop.start()
+            try:
+                wait_until(lambda: "trying again" in caplog.text, "it says what fails", 30)
+                assert loop.is_alive()
+                assert says in caplog.text
+            finally:
+                stop.set()
+                loop.join()
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("units", [None, {"cpu": 1}])
