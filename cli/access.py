@@ -1,18 +1,19 @@
 """The way in: settings, the queue behind them, and what a person may call a run or a study."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Literal
 
 from farm import serving
 from farm import settings as settings_
-from farm.errors import NotFound
+from farm.errors import FarmError, NotFound
 from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
 from farm.server import glance, session, translated
 from farm.settings import Settings
+from farm.store import Store
 
 
 @contextmanager
@@ -76,11 +77,20 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes
 
 
-def unwritten(error: Exception) -> str:
-    """Why a record could not be written here."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}. Let FARM_STORAGE name a folder that can be written."
-    return str(error)
+def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str) -> None:
+    """Let `write` say it where the run directories are, too, if that is seen from here; or warn of `otherwise`."""
+    from cli.render import say
+
+    store = Store(settings.storage)
+    if settings.redis_url is not None and not store.is_local:
+        return
+    try:
+        write(store)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}. Let FARM_STORAGE name a folder that can be written."
+        say(f"warning: {otherwise}: {reason}")
+    except FarmError as error:
+        say(f"warning: {otherwise}: {error}")
 
 
 def complete_study(incomplete: str) -> list[str]:

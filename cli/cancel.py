@@ -1,14 +1,13 @@
 """`farm cancel RUN|STUDY`"""
 
 from cli import render
-from cli.access import is_study, queue, select, unwritten
+from cli.access import is_study, on_record, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
-from farm.errors import Conflict, FarmError
+from farm.errors import Conflict
 from farm.queue import Queue, Status
 from farm.run import State
-from farm.settings import Settings
 from farm.store import Store
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
@@ -24,7 +23,12 @@ def cancel(name: RunOrStudy, as_json: Json = False) -> None:
     with queue(settings) as open_queue:
         chosen = open_runs(open_queue, name)
         rows = [_cancel(open_queue, status) for status in chosen]
-    _record(settings, [status for status, row in zip(chosen, rows, strict=True) if row["now"] in CANCELLED])
+    cancelled = [status for status, row in zip(chosen, rows, strict=True) if row["now"] in CANCELLED]
+    on_record(
+        settings,
+        lambda store: _withdraw(store, cancelled),
+        "cancelled, but not on record, so that farm reindex would queue it",
+    )
     render.emit(Sheet("farm.cancel/1", COLUMNS, rows), as_json=as_json)
     if any(row["now"] == "cancelling" for row in rows):
         say("a running run stops at its next step, with a checkpoint")
@@ -46,15 +50,9 @@ def open_runs(queue: Queue, name: str) -> list[Status]:
     return unfinished
 
 
-def _record(settings: Settings, cancelled: list[Status]) -> None:
-    """Say it where the run directories are, too, if that is seen from here, so that a reindex does not queue them."""
-    store = Store(settings.storage)
-    if settings.redis_url is None or store.is_local:
-        try:
-            for status in cancelled:
-                store.withdraw(status.run.id, status.epoch)
-        except (FarmError, OSError) as error:
-            say(f"warning: cancelled, but not on record, so that farm reindex would queue it: {unwritten(error)}")
+def _withdraw(store: Store, cancelled: list[Status]) -> None:
+    for status in cancelled:
+        store.withdraw(status.run.id, status.epoch)
 
 
 def _cancel(queue: Queue, status: Status) -> dict:

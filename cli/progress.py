@@ -79,9 +79,11 @@ class Lines:
 
     def explain(self, statuses: Sequence[Status], why: Mapping[str, str]) -> None:
         """Say what the first of the runs waits for, when that is another thing than before, whatever its numbers."""
-        waiting = [status for status in statuses if why.get(status.run.id, SOON) != SOON]
-        reason = f"queued     {label(waiting[0].run)}: {why[waiting[0].run.id]}" if waiting else ""
-        if waiting and re.sub(r"\d+", "", reason) != re.sub(r"\d+", "", self.reason):
+        first = next((status.run for status in statuses if why.get(status.run.id, SOON) != SOON), None)
+        if first is None:
+            return
+        reason = f"queued     {label(first)}: {why[first.id]}"
+        if re.sub(r"\d+", "", reason) != re.sub(r"\d+", "", self.reason):
             self.reason = reason
             self.write(reason)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, offered, queue, unwritten
+from cli.access import machines, offered, on_record, queue
 from cli.options import Json, StudyFile, Yes
 from cli.progress import follow
 from cli.render import Column, Sheet, say
@@ -16,13 +16,12 @@ from cli.table import show_table
 from farm import settings as settings_
 from farm import study as study_
 from farm.budget import unpriced
-from farm.errors import FarmError, Guard
+from farm.errors import Guard
 from farm.forecast import forecast, plans
 from farm.machine import Machine, parts
 from farm.queue import Put, Queue
 from farm.run import State
 from farm.settings import Settings
-from farm.store import Store
 from farm.study import Study
 from farm.waiting import no_node
 
@@ -76,14 +75,9 @@ def submit(
 
 
 def queued(queue: Queue, settings: Settings, study: Study) -> Put:
-    """Queue the study, and record it where the run directories are, if that is seen from here. Raises: Conflict."""
+    """Queue the study, and record it; where that fails, an agent records it again. Raises: Conflict."""
     put = queue.put(study)
-    store = Store(settings.storage)
-    if settings.redis_url is None or store.is_local:
-        try:
-            store.keep(study)
-        except (FarmError, OSError) as error:  # queued all the same, and an agent records it again
-            say(f"warning: {study.name} is queued, but not on record before it trains: {unwritten(error)}")
+    on_record(settings, lambda store: store.keep(study), f"{study.name} is queued, but not on record before it trains")
     return put
 
 
