@@ -9,7 +9,7 @@ from farm.errors import Cancelled, Conflict, FarmError, StorageFull, StorageUnus
 from farm.machine import Machine
 from farm.planner import Plan
 from farm.queue import Queue
-from farm.result import Outcome, Result
+from farm.result import Outcome, Provenance, Result
 from farm.run import Attempt, Lease, Run, State
 from farm.store import Store
 from workers import hardware
@@ -149,7 +149,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         kernels=outcome.kernels,
         usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
         hardware=hardware.hardware(machine, outcome.threads or 1),
-        provenance=hardware.provenance(),
+        provenance=Provenance.model_validate(attempt.provenance),
         fingerprints=outcome.fingerprints,
         checkpoint=f"{folder}/{outcome.checkpoint}",
     )

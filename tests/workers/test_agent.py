@@ -26,8 +26,10 @@ from farm.settings import Settings
 from farm.store import Store
 from model.checkpoint import Contents, Identity, write
 from workers.agent import _Agent, opened
+from workers.closing import result_of
 from workers.group import Also
 
+SOFTWARE = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
 AWAY_SECONDS = 5.0  # longer than a client tries by itself, which is about 3 s
 
 
@@ -70,9 +72,8 @@ def test_a_storage_that_this_node_cannot_use_is_the_cause_of_the_failure(
 def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Path) -> None:
     """As where nothing is mounted: it can be written, and nobody would ever find what was."""
     theirs = Store(tmp_path / "theirs")
-    software = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
     queue.publish(
-        Head(host="head", ray="h:1", software=software, sources="/s", storage=theirs.uri, marker=theirs.mark())
+        Head(host="head", ray="h:1", software=SOFTWARE, sources="/s", storage=theirs.uri, marker=theirs.mark())
     )
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
@@ -264,6 +265,24 @@ def an_outcome(run: Run) -> Outcome:
     )
 
 
+def an_attempt(run: Run, epoch: int) -> Attempt:
+    software = SOFTWARE.model_dump(mode="json")
+    return Attempt(run_id=run.id, epoch=epoch, worker="worker", provenance=software, started=time.time())
+
+
+def test_a_result_counts_the_steps_of_a_killed_attempt_and_names_the_software_that_began(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), tiny_study().runs()[0]
+    for epoch, steps in ((1, 3), (2, run.recipe.steps)):  # nobody said how the first ended
+        attempt = an_attempt(run, epoch)
+        with Writer(store.begin(run, attempt, "tiny") / FILE, epoch) as writer:
+            for step in range(1, steps + 1):
+                writer.append(Line(step, 256, 768.0, 1e-3, None, False, False, 100.0))
+    plan = planned(run, 1, run.recipe.train.batch)
+    found = result_of(store, run, plan, BUILT_IN["cpu"], attempt, an_outcome(run))
+    assert found.seconds == pytest.approx(300.0 + found.ended - attempt.started)
+    assert found.provenance == SOFTWARE
+
+
 def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: Queue, tmp_path: Path) -> None:
     """Neither now, nor from its directory by a retry or a reindex."""
     here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
@@ -271,7 +290,7 @@ def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: 
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     run, agent = claim.run, _Agent(here, queue, claim.lease, "job", "node")
-    began = Attempt(run_id=run.id, epoch=1, worker="worker", started=time.time())
+    began = an_attempt(run, 1)
     agent.store.begin(run, began, "tiny")
     with Writer(agent.folder / FILE, 1) as writer:
         for step in range(1, run.recipe.steps + 1):
