@@ -46,11 +46,10 @@ def select(queue: Queue, name: str) -> list[Status]:
         return queue.statuses(name)
     try:
         return [queue.status(name)]
-    except NotFound as error:
-        close = get_close_matches(name, studies, n=1)
-        if close:
-            raise NotFound(f"There is no run or study {name!r}.", remedy=f"Did you mean {close[0]!r}?") from None
-        raise error
+    except NotFound:
+        close = get_close_matches(name, [*studies, *(status.id for status in queue.statuses())], n=1)
+        remedy = f"Did you mean {close[0]!r}?" if close else "See `farm runs`."
+        raise NotFound(f"there is no run or study {name!r}.", remedy=remedy) from None
 
 
 def newest_study(queue: Queue) -> str | None:

@@ -23,7 +23,7 @@ from farm.machine import BUILT_IN
 from farm.settings import Settings
 from farm.store import Store
 
-COLUMNS = (Column("check", "check"), Column("verdict", ""), Column("detail", "", render.text))
+COLUMNS = (Column("check", "check"), Column("verdict", ""), Column("detail", "", render.text, is_prose=True))
 PACKAGES = {"redis": True, "pydantic": True, "scipy": True, "torch": False, "ray": False}  # needed on a laptop?
 LOW_BYTES = 10 * 2**30
 HTTP_SECONDS = 5.0

@@ -40,12 +40,12 @@ COLUMNS = (
     Column("probed", "probed", render.listing, is_spare=True),
     Column("source", "known from", is_spare=True),
 )
-NOW = Column("now", "now")
+NOW = Column("now", "now", is_prose=True)
 NODES = (
     Column("node", "node", render.text),
     Column("address", "address", render.text),
-    Column("offers", "offers", render.text),
-    Column("doing", "now", render.text),
+    Column("offers", "offers", render.text, is_prose=True),
+    Column("doing", "now", render.text, is_prose=True),
 )
 
 Probe = Annotated[

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 UNKNOWN = "-"
+PROSE_CHARACTERS = 30  # that a column of prose gets at least
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -46,6 +47,7 @@ class Column(NamedTuple):
     show: Callable[[Any], str] = str
     is_number: bool = False
     is_spare: bool = False  # left out of a terminal that is too narrow, the last one first
+    is_prose: bool = False  # folded on a terminal before anything is left out
 
 
 class Sheet(NamedTuple):
@@ -178,24 +180,24 @@ def console(stderr: bool = False) -> Any:
 def _rich_table(sheet: Sheet) -> None:
     screen, columns = console(), list(sheet.columns)
     spare = [column for column in columns if column.is_spare]
-    while spare and _natural_width(sheet, columns) > screen.width:
+    while (is_narrow := _width(sheet, columns) > screen.width) and spare:
         columns.remove(spare.pop())
-    screen.print(_laid_out(sheet, columns))
+    screen.print(_laid_out(sheet, columns, may_fold=is_narrow))
     if left_out := [column.heading for column in sheet.columns if column not in columns]:
         say(f"too narrow for: {', '.join(left_out)}; all of it: --json")
     if sheet.shown is not None and len(sheet.data) > sheet.shown:
         say(f"and {len(sheet.data) - sheet.shown:,} more")
 
 
-def _natural_width(sheet: Sheet, columns: Sequence[Column]) -> int:
-    """Characters that a table needs so that nothing in it is folded."""
+def _width(sheet: Sheet, columns: Sequence[Column]) -> int:
+    """Characters that a table needs so that nothing but prose is folded."""
     wide = console()
     wide.width = 10_000
-    return wide.measure(_laid_out(sheet, columns)).maximum
+    return wide.measure(_laid_out(sheet, columns, prose=PROSE_CHARACTERS)).maximum
 
 
-def _laid_out(sheet: Sheet, columns: Sequence[Column]) -> Any:
-    """A rich table. Where it is too wide text is folded, a number never."""
+def _laid_out(sheet: Sheet, columns: Sequence[Column], *, may_fold: bool = False, prose: int | None = None) -> Any:
+    """A rich table, with `prose` characters at most for a column of prose. Other text folds if it `may`, numbers never."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -207,8 +209,14 @@ def _laid_out(sheet: Sheet, columns: Sequence[Column]) -> Any:
         box=style, title=title, title_justify="left", pad_edge=False, collapse_padding=True, show_header=has_head
     )
     for column in columns:
-        justify, fixed = ("right", True) if column.is_number else ("left", False)
-        table.add_column(Text(column.heading), justify=justify, no_wrap=fixed, overflow="fold")  # type: ignore[arg-type]
+        is_rigid = column.is_number or not (column.is_prose or may_fold)
+        table.add_column(
+            Text(column.heading),
+            justify="right" if column.is_number else "left",
+            no_wrap=is_rigid,
+            overflow="fold",
+            max_width=prose if column.is_prose else None,
+        )
     for row in islice(_shown(sheet._replace(columns=columns)), sheet.shown):
         table.add_row(*map(Text, row))
     return table

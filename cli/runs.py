@@ -26,7 +26,7 @@ COLUMNS = (
     Column("steps", "of", render.count, is_number=True),
     Column("loss", "loss", render.loss, is_number=True),
     Column("age_seconds", "age", render.duration, is_number=True, is_spare=True),
-    Column("why", "why", render.text),
+    Column("why", "why", render.text, is_prose=True),
 )
 
 

@@ -19,7 +19,7 @@ from farm.settings import Settings
 from farm.store import Store
 
 EVENTS = 8  # shown; --json has them all
-COLUMNS = (Column("what", ""), Column("value", "", render.text))
+COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 
 
 def show(run: RunName, as_json: Json = False) -> None:

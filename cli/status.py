@@ -15,7 +15,7 @@ from farm.server import shown
 from farm.serving import Facts
 from farm.settings import Settings
 
-COLUMNS = (Column("what", ""), Column("value", "", render.text))
+COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 MAX_RUNS = 8
 
 

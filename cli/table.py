@@ -57,8 +57,7 @@ def table(
         name = study or newest_study(open_queue)
         if name is None:
             say("no study yet: farm submit STUDY, or see it all at work: farm demo")
-            if as_json or form is Format.JSON:
-                render.emit_json("farm.table/1", [], study=None, twins=[], unfinished=[])
+            _show(None, rank([]), form, as_json)
             return
         show_table(open_queue, name, form, as_json=as_json)
 
@@ -68,18 +67,18 @@ def show_table(queue: Queue, study: str, form: Format | None = None, *, as_json:
     queue.study(study)
     statuses = queue.statuses(study)
     ranked = rank([status.result for status in statuses if status.result], statuses)
+    if not ranked.rows:
+        say(f"{study}: no run has finished yet")
+    _show(study, ranked, form, as_json)
+
+
+def _show(study: str | None, ranked: Table, form: Format | None, as_json: bool) -> None:
+    """For people one table an evaluation, with the remarks below it; for machines one table, the remarks on stderr."""
     if as_json or form is Format.JSON:
         more = {"study": study, "twins": [_twins(t) for t in ranked.twins], "unfinished": ranked.unfinished}
         render.emit_json("farm.table/1", ranked.rows, **more)
         return
-    _print(study, ranked, form)
-
-
-def _print(study: str, ranked: Table, form: Format | None) -> None:
-    """For people one table an evaluation, with the remarks below it; for machines one table, the remarks on stderr."""
     for_people = form in (Format.MD, Format.LATEX) or (form is None and render.is_terminal())
-    if not ranked.rows:
-        say(f"{study}: no run has finished yet")
     if for_people:
         for evaluation in ranked.evaluations:
             rows = [row for row in ranked.rows if row.evaluation == evaluation]

@@ -1,16 +1,15 @@
 """`farm watch [STUDY|RUN]`"""
 
-import json
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from cli import render
 from cli.access import is_study, newest_study, queue, select
 from cli.options import Json, _names
 from cli.progress import follow
-from cli.render import say
+from cli.render import Column, Sheet, say
 from cli.runs import reached, waits
 from farm import serving
 from farm import settings as settings_
@@ -18,6 +17,12 @@ from farm.queue import Queue, Status
 from farm.run import State
 from farm.settings import Settings
 
+COLUMNS = (
+    Column("run", "run"),
+    Column("state", "state"),
+    Column("step", "step", render.count, is_number=True),
+    Column("loss", "loss", render.loss, is_number=True),
+)
 Name = Annotated[
     str | None,
     typer.Argument(metavar="STUDY|RUN", help="Left out, the newest study.", autocompletion=_names),
@@ -27,21 +32,22 @@ Name = Annotated[
 def watch(name: Name = None, as_json: Json = False) -> None:
     """Follow runs until they are done.
 
-    Ends with exit code 1 if one did not succeed. Ctrl-C ends the watching, not the runs. With --json, one line a run.
+    Ends with exit code 1 if one did not succeed. Ctrl-C ends the watching, not the runs. What became of each goes
+    to a pipe, or with --json; a terminal has shown it.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
         chosen = name or newest_study(open_queue)
         if chosen is None:
             say("no study yet: farm submit STUDY, or see it all at work: farm demo")
+            _print([], as_json)
             return
         fetch = fetcher(open_queue, chosen)
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (it asks for a token: farm status says where that is)")
         statuses = follow(open_queue, fetch, why=lambda: waits(settings, open_queue, open_queue.statuses()))
-        for status in statuses:
-            _print(open_queue, status, as_json)
+        _print([_row(open_queue, status) for status in statuses], as_json)
     if any(status.state is not State.SUCCEEDED for status in statuses):
         raise typer.Exit(1)
 
@@ -61,10 +67,11 @@ def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
         say("warning: no farm is up here, so queued runs wait; start one with: farm up")
 
 
-def _print(queue: Queue, status: Status, as_json: bool) -> None:
+def _row(queue: Queue, status: Status) -> dict:
     step, loss = reached(queue, status)
-    if as_json:
-        data = {"run": status.run.id, "state": str(status.state), "step": step, "loss": loss}
-        sys.stdout.write(json.dumps({"schema": "farm.watch/1", "data": data}) + "\n")
-    elif not sys.stdout.isatty():
-        sys.stdout.write(f"{status.run.id}\t{status.state}\t{'' if loss is None else loss}\n")
+    return {"run": status.run.id, "state": str(status.state), "step": step, "loss": loss}
+
+
+def _print(rows: list[dict], as_json: bool) -> None:
+    if as_json or not render.is_terminal():
+        render.emit(Sheet("farm.watch/1", COLUMNS, rows), as_json=as_json)

@@ -365,14 +365,16 @@ def address(client: Redis) -> str:
 def split(url: str) -> SplitResult:
     """The parts of a Redis URL.
 
-    Raises: BadSetting: it has none. A "/", "?" or "#" in the password would end the host, which would then be this one.
+    Raises: BadSetting: it has none. A "/", "?" or "#" in the password would end the host, which would then be this one;
+    redis-py takes a database that is no number for number 0.
     """
     try:
         place = urlsplit(url)
         place.port  # noqa: B018 - raises, too
     except ValueError:
         raise _not_a_url(url) from None
-    if "@" in url and "@" not in place.netloc:
+    database = place.path.strip("/")
+    if ("@" in url and "@" not in place.netloc) or (database and not database.isdecimal()):
         raise _not_a_url(url)
     return place
 

@@ -9,7 +9,7 @@ from farm.machine import MIXED, is_mixed, parts
 from farm.queue import Status, Supply
 from farm.run import State
 
-MESSAGE_CHARACTERS = 120
+MESSAGE_CHARACTERS = 160
 SOON = "next in line"  # the reason of a run that a dispatcher will take at once
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -94,8 +94,10 @@ def _past(status: Status) -> str | None:
 
 
 def _cut(text: str) -> str:
+    """The first line of `text`; in a long one the middle makes way, since what to do stands at the end."""
     first = (text.strip().splitlines() or [""])[0]
-    return first if len(first) <= MESSAGE_CHARACTERS else f"{first[: MESSAGE_CHARACTERS - 3]}..."
+    half = (MESSAGE_CHARACTERS - 5) // 2
+    return first if len(first) <= MESSAGE_CHARACTERS else f"{first[:half]} ... {first[-half:]}"
 
 
 def _span(seconds: float) -> str:

@@ -66,6 +66,31 @@ def test_a_long_sheet_is_cut_on_a_terminal_only(
     assert said.err == "and 6 more\n"
 
 
+PROSE = (Column("name", "name"), Column("spare", "spare", is_spare=True), Column("why", "why", is_prose=True))
+ROW = {"name": "8xa100m40-remove-dropout-s42.23-1f3a9c2e", "spare": "interventions", "why": "a reason " * 20}
+
+
+@pytest.mark.parametrize(
+    ("width", "name_is_whole", "keeps_spare"),
+    [(200, True, True), (90, True, True), (80, True, False), (40, False, False)],
+)
+def test_prose_is_folded_before_a_column_is_left_out_and_names_last(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    name_is_whole: bool,
+    keeps_spare: bool,
+) -> None:
+    monkeypatch.setattr(render, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    render.emit(Sheet("farm.test/1", PROSE, [ROW]))
+    out, err = capsys.readouterr()
+    assert max(map(len, out.splitlines())) <= width
+    assert (ROW["name"] in out, ROW["spare"] in out) == (name_is_whole, keeps_spare)
+    assert ("too narrow for: spare" in err) == (not keeps_spare)
+    assert out.count("reason") == 20
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(None, "-"), (0.4, "0s"), (59, "59s"), (60, "1m"), (61, "1m1s"), (3600, "1h"), (11448, "3h10m"), (90000, "1d1h")],

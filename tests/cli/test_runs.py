@@ -186,7 +186,7 @@ def test_watch_ends_when_all_is_final_with_1_if_a_run_failed(farm: Farm) -> None
     farm.fail(farm.claim())
     answer = farm("watch", "--json")
     assert answer.code == 1
-    told = [json.loads(line)["data"] for line in answer.out.splitlines()]
+    told = json.loads(answer.out)["data"]
     assert [(run["state"], run["loss"]) for run in told] == [("succeeded", 3.25), ("succeeded", 3.2), ("failed", None)]
     assert "failed  gradient-clipping s42.23 on cpu: nonfinite: the loss is nan" in answer.err
 
@@ -232,3 +232,13 @@ def test_a_name_that_is_neither_run_nor_study_is_not_found_with_the_nearest(farm
     answer = farm(command, "intervention")
     assert answer.code == 3
     assert "Did you mean 'interventions'?" in answer.err
+    assert "there is no run or study 'zebra'. See `farm runs`." in farm(command, "zebra").err
+
+
+def test_watch_in_a_pipe_has_a_header_with_or_without_runs(farm: Farm) -> None:
+    assert farm("watch").out == "run\tstate\tstep\tloss\n"
+    farm.put(init=(42,))
+    farm.finish_all("cpu")
+    head, *lines = farm("watch").out.splitlines()
+    assert head == "run\tstate\tstep\tloss"
+    assert [line.split("\t")[1] for line in lines] == ["succeeded"] * 3

@@ -11,7 +11,8 @@ from .conftest import Farm
 
 def test_an_empty_store_is_no_error_and_says_what_to_do(farm: Farm) -> None:
     answer = farm("table")
-    assert (answer.code, answer.out) == (0, "")
+    assert (answer.code, answer.rows) == (0, [])
+    assert answer.out.startswith("rank\tarm\t")
     assert "farm submit" in answer.err
     assert json.loads(farm("table", "--json").out)["data"] == []
 

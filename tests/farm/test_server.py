@@ -262,6 +262,7 @@ def test_a_wrong_or_missing_password_is_refused_at_once(redis_url: str, password
         "redis://:67?secret@10.0.0.5:6380/0",
         "redis://user:67#secret@10.0.0.5:6380/0",
         "redis://:secret]@10.0.0.5:6380/0",
+        "redis://:secret@10.0.0.5:6380/first",
     ],
 )
 def test_what_is_not_a_redis_url_is_a_bad_setting(url: str) -> None:
