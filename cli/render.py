@@ -197,7 +197,7 @@ def _width(sheet: Sheet, columns: Sequence[Column]) -> int:
 
 
 def _laid_out(sheet: Sheet, columns: Sequence[Column], *, may_fold: bool = False, prose: int | None = None) -> Any:
-    """A rich table, with `prose` characters at most for a column of prose. Other text folds if it `may`, numbers never."""
+    """A rich table, at most `prose` characters for a column of prose. Other text folds if it `may`, numbers never."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
