@@ -17,7 +17,7 @@ from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm import study as study_
 from farm.errors import FarmError
-from farm.machine import Machine
+from farm.machine import Machine, parts
 from farm.node import Node, doing
 from farm.queue import Queue, Status
 from farm.recipe import Recipe
@@ -73,7 +73,8 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         registered = open_queue.machines().keys()
         waiting, nodes = open_queue.queued(), offered(settings, open_queue)
         statuses, roster, supply = open_queue.statuses(), open_queue.roster(), open_queue.supply()
-    seen, now = _speeds(statuses), [_now(node, statuses, waiting) for node in roster]
+    can_start = {name: count for name, count in waiting.items() if all(map(nodes.get, parts(name)))}
+    seen, now = _speeds(statuses), [_now(node, statuses, can_start) for node in roster]
     rows = [
         {
             "machine": name,

@@ -71,8 +71,8 @@ def offering(nodes: Iterable[Node]) -> dict[str, int]:
 def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: Iterable[str]) -> str:
     """What `node` runs, or why it is idle.
 
-    `runs` train there now; `waiting`: machine class -> runs that could start now; `holding`: classes whose queued runs
-    all back off.
+    `runs` train there now; `waiting`: machine class or mixed group -> runs that could start now, next in line
+    first; `holding`: classes whose queued runs all back off.
     """
     said = [", ".join(runs)] if runs else []
     if node.drained is not None:
@@ -80,13 +80,14 @@ def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: 
     spare = sum(node.units.values()) - len(runs)
     if runs and (spare <= 0 or len(node.units) > 1):  # classes of one node share its cores
         return said[0]
-    queued = {name: waiting.get(name, 0) for name in sorted(node.units)}
     if not node.units:
         return "idle: it offers no machine class"
-    if any(queued.values()):
-        return "; ".join([*said, f"about to start one of {sum(queued.values())} queued"])
-    if groups := [name for name in sorted(waiting) if is_mixed(name) and set(parts(name)) & node.units.keys()]:
-        return "; ".join([*said, f"idle: {', '.join(groups)} waits until all its classes are free at once"])
+    turn = next((name for name in waiting if set(parts(name)) & node.units.keys()), None)
+    if turn and is_mixed(turn):
+        return "; ".join([*said, f"idle: kept for {turn}, which waits until all its classes are free at once"])
+    if turn:
+        count = sum(waiting.get(name, 0) for name in node.units)
+        return "; ".join([*said, f"about to start one of {count} queued"])
     if backing := sorted(set(holding) & node.units.keys()):
         return "; ".join([*said, f"idle: what is queued for {', '.join(backing)} backs off after a failure"])
-    return "; ".join([*said, f"idle: nothing queued for {', '.join(queued)}"])
+    return "; ".join([*said, f"idle: nothing queued for {', '.join(sorted(node.units))}"])

@@ -380,8 +380,11 @@ class Queue:
         return int(self._call("counts")[0])
 
     def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
-        """How many runs each machine class may claim now; those that back off or are of `passing` are not counted."""
-        return {machine: int(count) for machine, count in sorted(_pairs(self._call("queued", *passing)))}
+        """How many runs each machine class may claim now, in the order of their next runs: priority, then first in.
+
+        Those that back off or are of the studies `passing` are not counted.
+        """
+        return {machine: int(count) for machine, count in _pairs(self._call("queued", *passing))}
 
     def curve(self, run_id: str) -> list[Point]:
         """The curve of a run, steps ascending, thinned out evenly when it is long."""

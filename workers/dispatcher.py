@@ -117,6 +117,25 @@ def together(name: str, slots: Sequence[Slot]) -> Slot | None:
     return None
 
 
+def offers(name: str, slots: Sequence[Slot]) -> list[Slot]:
+    """Those of the free `slots` where a run of the class or mixed group `name` could start."""
+    if is_mixed(name):
+        return [group] if (group := together(name, slots)) else []
+    return [slot for slot in slots if slot.machine == name]
+
+
+def kept(name: str, slots: Sequence[Slot]) -> list[Busy]:
+    """A free unit of each class of the mixed group `name`, as far as there are any, as if it held them.
+
+    The runs of one class would take each unit as it comes free, and the group would never start.
+    """
+    found: dict[str, Busy] = {}
+    for part in parts(name):
+        if slot := next((slot for slot in slots if slot.machine == part and slot.node not in found), None):
+            found[slot.node] = Busy(part, slot.node)
+    return list(found.values())
+
+
 def holds(status: Status) -> list[Busy]:
     """The units that a run holds: one, or of a mixed group one of each class."""
     classes = parts(status.run.machine)
@@ -214,12 +233,15 @@ class Dispatcher:
         waiting = self.queue.queued(self.over_budget)
         if not waiting:
             return None
+        nodes, known = self.look(), self.queue.machines()
         busy = [held for status in self.queue.running() for held in holds(status)]
-        slots = free(self.look(), busy, self.queue.machines())
-        groups = [slot for name in waiting if is_mixed(name) and (slot := together(name, slots))]
-        for slot in [*groups, *slots]:  # groups first: others would hardly ever leave all their classes free at once
-            if waiting.get(slot.machine) and (claim := self._lease(slot)):
-                return claim, slot
+        for name in waiting:
+            slots = free(nodes, busy, known)
+            for slot in offers(name, slots):
+                if claim := self._lease(slot):
+                    return claim, slot
+            if is_mixed(name) and offers(name, free(nodes, [], known)):
+                busy += kept(name, slots)
         return None
 
     def _lease(self, slot: Slot) -> Claim | None:

@@ -1,4 +1,5 @@
--- queued: how many runs each machine class may claim now; classes without any are left out, and so are some studies.
+-- queued: how many runs each machine class may claim now, in the order of their next runs: priority, then first in.
+-- Classes without any are left out, and so are some studies.
 --
 -- KEYS[1] prefix    reads: classes, queue, delayed, run
 -- ARGV    studies to pass over...
@@ -6,28 +7,34 @@
 
 local held = passed_over(1)
 
+-- How many of `ids` may be claimed, and the least score among them.
 local function counted(ids)
-  local total = 0
+  local total, least = 0, math.huge
   for _, id in ipairs(ids) do
-    total = total + (held[get(id, 'study')] and 0 or 1)
+    local study, score = unpack(redis.call('HMGET', key('run', id), 'study', 'score'))
+    if not held[study] then
+      total, least = total + 1, math.min(least, score)
+    end
   end
-  return total
+  return total, least
 end
 
-local function claimable(machine)
-  local queue, delayed = key('queue', machine), key('delayed', machine)
-  if not next(held) then
-    return redis.call('ZCARD', queue) + redis.call('ZCOUNT', delayed, '-inf', now)
+local lines = {}
+for _, machine in ipairs(redis.call('SMEMBERS', key('classes'))) do
+  local queue = key('queue', machine)
+  local last = next(held) and -1 or 0 -- where no study is passed over, the first stands for all
+  local total, first = counted(redis.call('ZRANGE', queue, 0, last))
+  local due, least = counted(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf', now))
+  total = (last == 0 and redis.call('ZCARD', queue) or total) + due
+  if total > 0 then
+    lines[#lines + 1] = { machine, total, math.min(first, least) }
   end
-  return counted(redis.call('ZRANGE', queue, 0, -1)) + counted(redis.call('ZRANGEBYSCORE', delayed, '-inf', now))
 end
+table.sort(lines, function(one, other) return one[3] < other[3] end)
 
 local found = {}
-for _, machine in ipairs(redis.call('SMEMBERS', key('classes'))) do
-  local total = claimable(machine)
-  if total > 0 then
-    found[#found + 1] = machine
-    found[#found + 1] = total
-  end
+for _, line in ipairs(lines) do
+  found[#found + 1] = line[1]
+  found[#found + 1] = line[2]
 end
 return found

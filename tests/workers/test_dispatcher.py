@@ -4,7 +4,7 @@ from results import tiny_study
 
 from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue
-from farm.run import State
+from farm.run import Lease, State
 from farm.study import build
 from workers.dispatcher import Busy, Dispatcher, RayNode, Slot, cpus, free, holds, job_id, together
 
@@ -116,9 +116,49 @@ def test_a_mixed_run_holds_units_and_cpus_on_all_its_nodes(queue: Queue):
     assert dispatcher._claim() is None, "two more are queued, and no cpu-x2 is free"
 
 
-def test_a_mixed_group_goes_before_runs_of_one_class(queue: Queue):
-    attic, cellar = RayNode("attic", 1, {"cpu-x1": 1}), RayNode("cellar", 2, {"cpu-x2": 1})
-    queue.put(tiny_study("alone", machines=("cpu-x1", "cpu-x2"), init=(42,)))
-    queue.put(tiny_study("group", machines=("cpu-x1+cpu-x2",), init=(42,)))
-    claim, _ = Dispatcher(queue, jobs=None, look=lambda: [attic, cellar])._claim()
-    assert claim.run.machine == "cpu-x1+cpu-x2"
+def of(queue: Queue, *nodes: RayNode) -> Dispatcher:
+    for machine in KNOWN.values():
+        queue.register(machine, "here", 60)
+    return Dispatcher(queue, jobs=None, look=lambda: nodes)
+
+
+def claimed(dispatcher: Dispatcher) -> list[tuple[str, str]]:
+    """Class and node of every run that the dispatcher claims now."""
+    return [(claim.run.machine, slot.node) for claim, slot in iter(dispatcher._claim, None)]
+
+
+def put(queue: Queue, name: str, machine: str, init: tuple[int, ...] = (42,), priority: int = 0) -> None:
+    """Queue a run of the baseline for each seed."""
+    parsed = tiny_study(name, (machine,), init).model_dump(mode="json", exclude_unset=True)
+    queue.put(build(parsed | {"interventions": {}, "policy": {"priority": priority}}))
+
+
+def test_classes_take_turns_in_the_order_of_their_runs(queue: Queue):
+    put(queue, "second", "cpu-x2")
+    put(queue, "third", "cpu-x1", (7,))
+    put(queue, "first", "cpu-x1", priority=1)
+    assert list(queue.queued()) == ["cpu-x1", "cpu-x2"]
+    node = RayNode("attic", 3, {"cpu-x1": 3, "cpu-x2": 1})
+    assert claimed(of(queue, node)) == [("cpu-x1", "attic"), ("cpu-x2", "attic")]
+    assert queue.queued() == {"cpu-x1": 1}
+
+
+def test_a_mixed_group_waits_its_turn_and_is_kept_what_comes_free_for_it(queue: Queue):
+    attic, cellar = RayNode("attic", 2, {"cpu-x1": 2}), RayNode("cellar", 2, {"cpu-x2": 1})
+    dispatcher = of(queue, attic, cellar)
+    put(queue, "before", "cpu-x2")
+    put(queue, "group", "cpu-x1+cpu-x2")
+    put(queue, "after", "cpu-x1", (42, 22))
+    put(queue, "after-too", "cpu-x2", (22,))
+    assert claimed(dispatcher) == [("cpu-x2", "cellar"), ("cpu-x1", "attic")], "one of attic's two units is kept"
+    (before,) = [status for status in queue.running() if status.study == "before"]
+    lease = Lease(run_id=before.id, epoch=1, deadline=0.0, worker=before.worker or "")
+    queue.cancel(before.id)
+    queue.acknowledge_cancel(lease)
+    assert claimed(dispatcher) == [("cpu-x1+cpu-x2", "attic+cellar")]
+
+
+def test_nothing_is_kept_for_a_mixed_group_that_no_node_completes(queue: Queue):
+    put(queue, "group", "cpu-x1+cpu-x2")
+    put(queue, "after", "cpu-x1")
+    assert claimed(of(queue, RayNode("attic", 1, {"cpu-x1": 1}))) == [("cpu-x1", "attic")]
