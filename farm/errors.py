@@ -137,3 +137,9 @@ def last_line(said: str) -> str:
     """What a process said last, which is where most say why they end."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
+
+
+def first_line(error: BaseException) -> str:
+    """What `error` says, on one line; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -281,6 +281,11 @@ def translated(client: Redis) -> Iterator[None]:
             raise StorageFull(
                 f"Redis at {address(client)} cannot write: {_said(error)}.", remedy="Free some space there."
             ) from None
+        if isinstance(error, ReadOnlyError) or str(error).startswith("BUSY"):
+            raise Unreachable(
+                f"Redis at {address(client)} takes no writes now: {_said(error)}.",
+                remedy="If it is a replica, let FARM_REDIS_URL name the primary.",
+            ) from None
         raise
 
 

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from farm import ledger
 from farm.bucket import Bucket
-from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable
+from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, first_line
 from farm.folder import Folder
 from farm.ledger import Line, storage_errors
 from farm.queue import Cause, Queue
@@ -375,7 +375,7 @@ class Store:
         try:
             return None if content is None else read(content.decode())
         except (ValidationError, ValueError) as error:
-            why = str(error).splitlines()[0]
+            why = first_line(error)
             raise CheckpointInvalid(f"{self.uri}/{name} is damaged: {why}.", remedy="Restore it.") from None
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 
 from farm.bucket import Bucket
-from farm.errors import BadCorpus, FarmError, StorageFull, StorageUnusable, Unreachable
+from farm.errors import BadCorpus, FarmError, StorageFull, StorageUnusable, Unreachable, first_line
 from farm.recipe import Data, Recipe, digest
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _not_fetched(repo: str, revision: str | None, split: str, error: Exception) 
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     what = f"hf:{repo}" + (f" at revision {revision}" if revision else "")
-    why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    why = first_line(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return _full(Path(constants.HF_HUB_CACHE))
     if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):

@@ -1,6 +1,6 @@
 """The test loss: nats per token of the frozen slice, the same number on any number of workers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +22,22 @@ class Score(NamedTuple):
     tokens: int
 
 
-def evaluate(gpt: GPT, recipe: Recipe, tokens: np.ndarray, group: Group, size: int) -> Score:
+def evaluate(
+    gpt: GPT,
+    recipe: Recipe,
+    tokens: np.ndarray,
+    group: Group,
+    size: int,
+    advanced: Callable[[], None] = lambda: None,
+) -> Score:
     """Score `gpt` on recipe.evaluation's slice of `tokens`, `size` sequences at a time, each rank its share.
 
-    Every rank gets the result. A sequence is in the same batch at the same place whatever the number of ranks, its
-    losses are summed in float64, and these sums are added with correct rounding: the score does not depend on ranks.
+    Every rank gets the result, and calls `advanced` before each of its batches. A sequence is in the same batch at the
+    same place whatever the number of ranks, its losses are summed in float64, and these sums are added with correct
+    rounding: the score does not depend on ranks.
     """
-    sums, targets = _sums(gpt, recipe, evaluation_batches(tokens, recipe, group.rank, group.world, size), group.device)
+    batches = evaluation_batches(tokens, recipe, group.rank, group.world, size)
+    sums, targets = _sums(gpt, recipe, batches, group.device, advanced)
     slots = torch.zeros(group.world, recipe.evaluation.sequences + 1, dtype=torch.float64, device=group.device)
     slots[group.rank, : len(sums)] = sums
     slots[group.rank, -1] = targets
@@ -39,13 +48,16 @@ def evaluate(gpt: GPT, recipe: Recipe, tokens: np.ndarray, group: Group, size: i
 
 
 @torch.no_grad()
-def _sums(gpt: GPT, recipe: Recipe, batches: Iterable, device: torch.device) -> tuple[torch.Tensor, int]:
+def _sums(
+    gpt: GPT, recipe: Recipe, batches: Iterable, device: torch.device, advanced: Callable[[], None]
+) -> tuple[torch.Tensor, int]:
     """The loss of each sequence of `batches`, and how many targets there were."""
     was_training = gpt.training
     gpt.eval()
     sums, targets = [torch.empty(0, dtype=torch.float64, device=device)], 0
     with matmuls(recipe.evaluation.precision), autocast(recipe.evaluation.precision, device):
         for x_BT, y_BT in batches:
+            advanced()
             targets += int((y_BT >= 0).sum())
             loss_BT = gpt.losses(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (x_BT, y_BT)))
             sums.append(loss_BT.sum(dim=1, dtype=torch.float64))

@@ -59,13 +59,14 @@ def train(
     control: Callable[[], Signal],
     observe: Callable[[Line], None],
     saved: Callable[[int, Path, str], None],
+    scoring: Callable[[], None] = lambda: None,
     data_fingerprint: str | None = None,
 ) -> Outcome:
     """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
 
     Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
     `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
-    the disk.
+    the disk, and `scoring` before each batch of the evaluation at the end.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull
     """
@@ -96,7 +97,7 @@ def train(
                     return _stopped(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
                     saver.begin(trainer.state())
-            return _finished(trainer, saver)
+            return _finished(trainer, saver, scoring)
 
 
 class Trainer:
@@ -331,10 +332,11 @@ def _stopped(trainer: Trainer, saver: Saver) -> Outcome:
     return _outcome(trainer, saver, finished=False)
 
 
-def _finished(trainer: Trainer, saver: Saver) -> Outcome:
+def _finished(trainer: Trainer, saver: Saver, scoring: Callable[[], None]) -> Outcome:
     """Save, test while the checkpoint is being written, and say how it went."""
     saver.save(trainer.state())
-    score = evaluate(trainer.gpt, trainer.recipe, trainer.test_tokens, trainer.group, trainer.plan.microbatch)
+    size = trainer.plan.microbatch
+    score = evaluate(trainer.gpt, trainer.recipe, trainer.test_tokens, trainer.group, size, scoring)
     if not math.isfinite(score.loss):
         raise Nonfinite(f"the test loss after step {trainer.step} is {score.loss}.", step=trainer.step)
     saver.settle()

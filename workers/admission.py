@@ -10,7 +10,7 @@ from pathlib import Path
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
-from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable
+from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, first_line
 from farm.node import Head
 from farm.result import Provenance
 from farm.settings import Settings
@@ -54,7 +54,7 @@ def check_head(place: str, published: Head) -> None:
             remedy=f"Copy the head's token file (scp) and let RAY_AUTH_TOKEN_PATH name it; it is {others_token()} now.",
         ) from None
     except (RayError, OSError) as error:
-        said = str(error).splitlines()[0].rstrip(".")
+        said = first_line(error).rstrip(".")
         raise Unreachable(f"what listens at {place} is no head of a Ray: {said}.", remedy=hint) from None
 
 

@@ -20,10 +20,11 @@ from redis import Redis
 
 from farm import ledger, settings
 from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageUnusable, WorkerDied
+from farm.folder import Folder
 from farm.forecast import speeds
 from farm.machine import MIXED, Machine, Mixed, layered
 from farm.planner import Plan, Speed, continued, plan
-from farm.queue import Queue
+from farm.queue import Queue, Status
 from farm.result import Outcome
 from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
@@ -32,17 +33,16 @@ from farm.store import LOG, Store
 from model.checkpoint import first_valid
 from model.corpora import prepare
 from workers import hardware
-from workers.closing import PATIENCE_SECONDS, Closing, result_of, until_heard
+from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, Closing, briefly, result_of, until_heard
 from workers.environment import STOP_WAIT_SECONDS
 from workers.group import HOLD_SECONDS, Also, held, places
 from workers.heartbeat import keep
 from workers.launch import fit
 from workers.mirror import Mirror
 from workers.probing import probed
-from workers.task import STOP_FILE, Place, Task
+from workers.task import PULSE_FILE, STOP_FILE, Place, Task
 from workers.transcript import copied_to
 
-LAST_SECONDS = 20.0  # of patience with a storage that is away, where a drain may wait for it, or little is lost
 STOP_SECONDS = STOP_WAIT_SECONDS - 15.0  # from being told to stop: for a checkpoint, and then to close the lease
 
 
@@ -103,6 +103,8 @@ class _Agent:
         self.draining = told or threading.Event()
         self.stopping = threading.Event()  # for one reason or the other
         self.attempt: Attempt | None = None  # as it began
+        self.resumed = 0  # the step that it goes on from
+        self.is_training = False
 
     def serve(self) -> int:
         """Train under the lease and close it."""
@@ -112,15 +114,13 @@ class _Agent:
             self._give_up()
             return 0
         try:
-            nodes = MIXED.join([self.node, *(other.node for other in self.also)])
-            self.lease = self.queue.renew(self.lease, 0, job=self.job, node=nodes)
+            status = self._take_over()
         except LeaseLost as lost:
             print(f"Nothing to do: {lost}")
             return 0
         except Cancelled:
             self.closing.acknowledge()
             return 0
-        status = self.queue.status(self.lease.run_id)
         try:
             self.store.check()
             self._check_same()
@@ -132,12 +132,23 @@ class _Agent:
         self._leave()
         return code
 
+    def _take_over(self) -> Status:
+        """The first renewal, which says who trains where; and the run as it stood before.
+
+        Raises: LeaseLost, Cancelled
+        """
+        nodes = MIXED.join([self.node, *(other.node for other in self.also)])
+        status = until_heard(lambda: self.queue.status(self.lease.run_id))
+        self.resumed = status.checkpoint.step if status.checkpoint else 0
+        self.lease = until_heard(lambda: self.queue.renew(self.lease, self.resumed, job=self.job, node=nodes))
+        return status
+
     def _check_same(self) -> None:
         """Make sure that the storage is the farm's: a folder where nothing is mounted can be written, too.
 
         Raises: StorageUnusable
         """
-        head = self.queue.head()
+        head = until_heard(self.queue.head)
         if head and self.store.marker() != head.marker:
             raise StorageUnusable(
                 f"{self.store.uri} on this node is not the farm's storage, {head.storage} on {head.host}.",
@@ -170,7 +181,7 @@ class _Agent:
         reason = f"no free unit of {missing} within {HOLD_SECONDS:g} s"
         print(f"Given back: {reason}.")
         if isinstance(self.end, Cancelled):
-            self.closing.cancel()
+            self.closing.acknowledge()
         elif self.end is None:
             self.closing.release(reason)
         return 0
@@ -180,12 +191,13 @@ class _Agent:
             print("An earlier attempt recorded the result but could not say so.")
             self.closing.finish(result)
             return 0
-        stored = self.queue.study(study)
+        stored = until_heard(lambda: self.queue.study(study))
         self.store.keep(stored)
-        machine = stored.machine(run.machine, layered(self.known, self.queue.machines()))
+        machine = stored.machine(run.machine, layered(self.known, until_heard(self.queue.machines)))
         machine = probed(self.queue, machine, run.recipe, lambda: self.draining.is_set() or self.end is not None)
         split = plan(run.recipe, machine, self._speeds(run, machine))
         source = self._newest(run, split)
+        self.resumed = source.step if source else 0
         split = self._continued(source, split, machine)
         self.store.bring(run.id, ledger.FILE)  # after the choice: no checkpoint is ahead of its ledger
         leader = machine.parts[0] if isinstance(machine, Mixed) else machine
@@ -205,7 +217,7 @@ class _Agent:
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
             task = self._task(run, study, split, attempt, threads, places(machine, self.node, self.also))
-            with self.mirror:
+            with self.mirror, self._watched():
                 outcome = fit(task, machine, self.node, str(self.folder / "ray"), self.job)
         except BaseException as error:
             self._is_settled(LAST_SECONDS)
@@ -217,7 +229,8 @@ class _Agent:
         """How fast the classes of a mixed group are, as far as what finished there tells."""
         if not isinstance(machine, Mixed):
             return {}
-        return speeds(run.recipe, machine, [status.result for status in self.queue.statuses() if status.result])
+        statuses = until_heard(self.queue.statuses)
+        return speeds(run.recipe, machine, [status.result for status in statuses if status.result])
 
     def _task(
         self, run: Run, study: str, split: Plan, attempt: Attempt, threads: int, group: tuple[Place, ...]
@@ -244,11 +257,11 @@ class _Agent:
         """The newest checkpoint of any attempt that is whole and belongs to this run; says so when it is not the one
         that the queue points at."""
         found = first_valid(self.store.checkpoints(run.id), run, split)
-        expected = self.queue.status(run.id).checkpoint
+        expected = until_heard(lambda: self.queue.status(run.id)).checkpoint
         if expected and (found is None or found.step < expected.step):
             used = found.step if found else 0
             detail = f"{expected.path} is damaged or gone: going on from step {used}"
-            self.queue.note(self.lease, "checkpoint-invalid", detail)
+            self._note("checkpoint-invalid", detail)
         if found is None:
             return None
         epoch, path = int(found.path.parent.parent.name), found.path.relative_to(self.store.root)
@@ -289,6 +302,10 @@ class _Agent:
     def _end(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
         self.closing.end(attempt, outcome, self._step(), error)
 
+    def _end_briefly(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
+        """As `_end`, but no longer than LAST_SECONDS: it may be the storage that hangs."""
+        briefly(lambda: self._end(attempt, outcome, error), LAST_SECONDS)
+
     def _is_settled(self, seconds: float) -> bool:
         """Whether all that this attempt wrote is in the storage, after trying for a while; once told to stop, no longer
         than that."""
@@ -318,7 +335,7 @@ class _Agent:
             elif self._is_excused(error):
                 self._give_up()
             elif not isinstance(self.end, LeaseLost):
-                self.closing.fail(error, self._step() or 0)
+                self.closing.fail(error, self._reached())
         except LeaseLost as lost:
             print(lost)
         return 1
@@ -329,8 +346,28 @@ class _Agent:
 
     @contextmanager
     def _heart(self, run: Run) -> Iterator[None]:
-        with keep(self.queue, self.lease, self._step, run.policy.hang_seconds, self._stop):
+        with keep(self.queue, self.lease, self._reached, self._sign, run.policy.hang_seconds, self._stop):
             yield
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """While the block runs, training that stands still is given up; afterwards a slow line is waited for."""
+        self.is_training = True
+        try:
+            yield
+        finally:
+            self.is_training = False
+
+    def _sign(self) -> object | None:
+        """Changes while training, or the evaluation after it, advances. None before the first step: getting ready takes
+        what it takes."""
+        step = self._step() if self.is_training else None
+        pulse = self.folder / PULSE_FILE
+        return None if step is None else (step, pulse.stat().st_mtime if pulse.exists() else 0.0)
+
+    def _reached(self) -> int:
+        """The newest step that the run has got to under this lease: one that it resumed from counts."""
+        return self._step() or self.resumed
 
     def _step(self) -> int | None:
         """The newest step in this attempt's ledger, or None before the first."""
@@ -341,6 +378,8 @@ class _Agent:
         self.end = end
         if isinstance(end, Hung):
             self._fail(end)
+            if self.attempt:
+                self._end_briefly(self.attempt, "released" if self._is_excused(end) else "failed", end)
             sys.stdout.flush()
             os._exit(1)  # Ray ends the workers of a driver that is gone
         self.stopping.set()
@@ -361,20 +400,20 @@ class _Agent:
         print(f"Stopped {'though it had not ended' if has_begun else 'before it began'}: what is saved stays.")
         sys.stdout.flush()
         if self._give_up() and self.attempt:
-            self._end(self.attempt, "cancelled" if isinstance(self.end, Cancelled) else "released")
+            self._end_briefly(self.attempt, "cancelled" if isinstance(self.end, Cancelled) else "released")
         os._exit(0)  # Ray ends the workers of a driver that is gone
 
     def _tell(self, word: str) -> None:
         try:
-            (self.folder / STOP_FILE).write_text(word)
-        except OSError as error:
+            Folder(self.folder).put(STOP_FILE, word.encode())  # whole: half a word would end training with an error
+        except (FarmError, OSError) as error:
             print(f"Training could not be told to stop: {error}")
 
     def _give_up(self) -> bool:
         """Close the lease and leave the run as it is, cancelled or queued again. False if it was closed already."""
         try:
             if isinstance(self.end, Cancelled):
-                self.closing.cancel()
+                self.closing.acknowledge()
             else:
                 self.closing.release("drained")
         except LeaseLost:

@@ -18,7 +18,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 
-from farm.errors import BadSetting
+from farm.errors import BadSetting, first_line
 from farm.machine import parts
 from farm.queue import Queue, Supply
 from workers.clusterfile import Fleet
@@ -123,7 +123,7 @@ class Autoscaler:
             found = self.look(self.fleet)
             self._request(self._wanted(found, passing))
         except (RayError, RuntimeError, OSError) as error:
-            log.warning("the autoscaler does not answer: %s; trying again", str(error).splitlines()[0])
+            log.warning("the autoscaler does not answer: %s; trying again", first_line(error))
             return
         self.queue.provide(self._supply(found), KEEP_SECONDS)
 

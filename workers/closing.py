@@ -1,5 +1,6 @@
 """How an attempt ends: first its record in the run directory, then the word to the queue that closes the lease."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,6 +16,7 @@ from farm.store import Store
 from workers import hardware
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
+LAST_SECONDS = 20.0  # with a storage, where a drain may wait for it, or little is lost
 Said = TypeVar("Said")
 
 
@@ -31,6 +33,13 @@ def until_heard(say: Callable[[], Said]) -> Said:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
+
+
+def briefly(do: Callable[[], object], seconds: float) -> None:
+    """Do it, for no longer than `seconds`: a storage may hang, and it goes on by itself."""
+    doing = threading.Thread(target=do, daemon=True)
+    doing.start()
+    doing.join(seconds)
 
 
 class Closing:
@@ -67,11 +76,14 @@ class Closing:
 
     def acknowledge(self) -> None:
         """The same, and in the run directory too if that can be written now."""
+        briefly(self._withdraw, LAST_SECONDS)
+        self.cancel()
+
+    def _withdraw(self) -> None:
         try:
             self._store.withdraw(self._lease.run_id, self._lease.epoch)
         except (FarmError, OSError) as unwritten:
             print(f"Not recorded: {unwritten}")
-        self.cancel()
 
     def record(self, result: Result) -> Result:
         """The result as the run directory has it: an attempt that had lost its lease may have recorded first."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobStatus
 
 from farm import node as facts
 from farm.budget import exhausted
@@ -18,6 +18,7 @@ from farm.errors import FarmError, LeaseLost, last_line
 from farm.machine import MIXED, Machine, is_mixed, layered, parts
 from farm.queue import Claim, Queue, Status
 from farm.run import Lease
+from workers.jobs import Jobs, job_id
 
 log = logging.getLogger("farm")
 
@@ -162,7 +163,7 @@ class Dispatcher:
     def __init__(
         self,
         queue: Queue,
-        jobs: JobSubmissionClient,
+        jobs: Jobs,
         look: Callable[[], list[RayNode]] = nodes,
         declared: Mapping[str, Machine] = MappingProxyType({}),
     ):
@@ -211,7 +212,7 @@ class Dispatcher:
         alive = {node.id for node in self.look()} if silent else set()
         for status in silent:
             lease = Lease(run_id=status.run.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")
-            info = self._info(job_id(status.run.id, status.epoch))
+            info = self.jobs.info(job_id(status.run.id, status.epoch))
             try:
                 if info and not alive.issuperset(status.nodes):
                     self.queue.release(lease, "its node was gone or drained before it began")
@@ -221,13 +222,6 @@ class Dispatcher:
                     self.queue.fail(lease, "agent-died", last_line(info.message or ""), status.step, retryable=True)
             except LeaseLost:
                 continue
-
-    def _info(self, job: str) -> JobDetails | None:
-        """What Ray knows of `job`; None when it does not know it, or cannot be asked."""
-        try:
-            return self.jobs.get_job_info(job)
-        except (RuntimeError, ConnectionError, OSError):
-            return None
 
     def _claim(self) -> tuple[Claim, Slot] | None:
         waiting = self.queue.queued(self.over_budget)
@@ -254,21 +248,19 @@ class Dispatcher:
         also = "".join(f" --also {other.machine}@{other.node}@{other.cpus:g}" for other in slot.others)
         job = job_id(run.id, lease.epoch)
         if lease.epoch > 1:
-            self._stop(job_id(run.id, lease.epoch - 1))
-        try:
-            self.jobs.submit_job(
-                entrypoint=f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
-                f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {leader}{also}",
-                submission_id=job,
-                metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
-                entrypoint_resources={f"farm:{parts(run.machine)[0]}": 1},
-                entrypoint_num_cpus=slot.cpus,
-                entrypoint_label_selector={"ray.io/node-id": leader},
-            )
-        except (RuntimeError, ConnectionError, OSError) as error:
-            reason = f"Ray took no job: {str(error).splitlines()[0]}"
-            log.warning("%s: %s", run.id, reason)
-            self._give_back(claim, reason)
+            self.jobs.stop(job_id(run.id, lease.epoch - 1))  # should it still live: so that it gives its unit back
+        refusal = self.jobs.submit(
+            job,
+            f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
+            f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {leader}{also}",
+            metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
+            resources={f"farm:{parts(run.machine)[0]}": 1},
+            cpus=slot.cpus,
+            node=leader,
+        )
+        if refusal:
+            log.warning("%s: Ray took no job: %s", run.id, refusal)
+            self._give_back(claim, f"Ray took no job: {refusal}")
             self.resting_until = time.monotonic() + REST_SECONDS
             return None
         return job
@@ -278,15 +270,3 @@ class Dispatcher:
             self.queue.release(claim.lease, reason)
         except FarmError as lost:
             log.warning("not given back: %s", lost)
-
-    def _stop(self, job: str) -> None:
-        """End the job of a dead epoch if it still lives, so that it gives its unit back."""
-        try:
-            self.jobs.stop_job(job)
-        except (RuntimeError, ConnectionError, OSError):
-            return
-
-
-def job_id(run_id: str, epoch: int) -> str:
-    """The Ray submission id of an attempt; the dashboard's Jobs tab shows it."""
-    return f"farm-{run_id}-a{epoch}"

@@ -5,6 +5,7 @@ import platform
 import threading
 import time
 from bisect import bisect
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from model.reduce import join
 from model.train import Signal, train
 from workers import hardware
 from workers.gauges import Gauges
-from workers.task import STOP_FILE, Task
+from workers.task import PULSE_FILE, STOP_FILE, Task
 
 FLUSH_SECONDS = 1.0
 LOOK_SECONDS = 0.2
@@ -51,6 +52,7 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
             control=home.signal if home else lambda: Signal.CONTINUE,
             observe=home.add if home else lambda line: None,
             saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
+            scoring=home.pulse if home else lambda: None,
             data_fingerprint=task.data_fingerprint,
         )
     finally:
@@ -107,7 +109,8 @@ class _Home:
     def __init__(self, task: Task):
         self._task = task
         self._stop_file = Path(task.folder) / STOP_FILE
-        self._looked = 0.0
+        self._pulse_file = self._stop_file.with_name(PULSE_FILE)
+        self._looked = self._pulsed = 0.0
         self._lost = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -148,6 +151,13 @@ class _Home:
         place = f"{self._task.place}/{path.relative_to(self._task.folder)}"
         with self._lock:
             self._checkpoint = Checkpoint(step=step, epoch=self._task.lease.epoch, path=place, sha256=sha256)
+
+    def pulse(self) -> None:
+        """Tell the agent that work advances where no step shows it."""
+        if time.monotonic() - self._pulsed >= LOOK_SECONDS:
+            self._pulsed = time.monotonic()
+            with suppress(OSError):
+                self._pulse_file.touch()
 
     def close(self) -> None:
         self._over.set()

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 
 from ray.exceptions import RayError
-from ray.job_submission import JobSubmissionClient
 
+from farm.errors import first_line
 from farm.queue import Queue
 from workers.dispatcher import RayNode, nodes
+from workers.jobs import Jobs
 
 LOOK_SECONDS = 1.0
 SIGHT_SECONDS = 5.0  # between two tellings of the same nodes
@@ -20,7 +21,7 @@ log = logging.getLogger("farm")
 class Roster:
     """turn() tells and drains what there is to tell and to drain; call it again and again."""
 
-    def __init__(self, queue: Queue, jobs: JobSubmissionClient, look: Callable[[], list[RayNode]] = nodes):
+    def __init__(self, queue: Queue, jobs: Jobs, look: Callable[[], list[RayNode]] = nodes):
         self.queue, self.jobs, self._nodes = queue, jobs, look
         self.looks_at = self.tells_at = 0.0
         self.told: set[str] = set()
@@ -44,7 +45,7 @@ class Roster:
         try:
             self.look()
         except (RayError, ConnectionError) as error:
-            log.warning("Ray does not say which nodes it has: %s", str(error).splitlines()[0])
+            log.warning("Ray does not say which nodes it has: %s", first_line(error))
         self.drained = {node.id for node in self.queue.roster() if node.drained is not None}
         if self.drained:
             self._drain()
@@ -57,10 +58,8 @@ class Roster:
                 log.info("%s: asked for a checkpoint, since its node is drained", status.run.id)
 
     def _ask(self, job: str) -> bool:
-        try:
-            self.jobs.stop_job(job)
-        except (RuntimeError, ConnectionError, OSError) as error:
-            log.warning("%s could not be asked to stop: %s; trying again", job, str(error).splitlines()[0])
+        if why := self.jobs.stop(job):
+            log.warning("%s could not be asked to stop: %s; trying again", job, why)
             return False
         self.asked.add(job)
         return True

@@ -29,10 +29,9 @@ from ray._private import parameter, worker
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
-from ray.job_submission import JobSubmissionClient
 
 from farm import serving, settings
-from farm.errors import Conflict, FarmError, Unreachable
+from farm.errors import Conflict, FarmError, Unreachable, first_line
 from farm.machine import Machine, layered
 from farm.node import Head
 from farm.queue import Queue
@@ -44,8 +43,9 @@ from farm.store import Store
 from workers import autoscale, clusterfile, hardware
 from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
-from workers.dispatcher import Dispatcher, job_id
+from workers.dispatcher import Dispatcher
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
+from workers.jobs import Jobs, job_id
 from workers.raylet import has_ended, raylet
 from workers.roster import Roster
 
@@ -129,7 +129,7 @@ def _serve(
             log=str(here.home / "serve.log"),
             token_path=str(token_path),
         )
-        jobs = JobSubmissionClient(dashboard, headers={"Authorization": f"Bearer {token_path.read_text().strip()}"})
+        jobs = Jobs(dashboard, token_path)
         _register(queue, classes)
         ready(facts)
         serving.announce(here, facts)
@@ -199,7 +199,7 @@ def _ray(
             attach or "local", log_to_driver=False, logging_level=logging.WARNING, **({} if attach else start)
         )
     except (RayError, RuntimeError, ConnectionError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise Unreachable(f"Ray did not start: {reason}", remedy=f"Its logs are under {folder}.") from error
     except SystemExit:  # told to stop meanwhile
         shutil.rmtree(folder, ignore_errors=True)
@@ -262,7 +262,7 @@ def _register(queue: Queue, classes: list[tuple[Machine, int]]) -> None:
 def _dispatch(
     here: Settings,
     queue: Queue,
-    jobs: JobSubmissionClient,
+    jobs: Jobs,
     classes: list[tuple[Machine, int]],
     autoscaler: Autoscaler | None,
     node: psutil.Process | None,
@@ -291,7 +291,7 @@ def _dispatch(
             log.warning("%s; trying again", error)
             _revived(here)
         except (FarmError, RayError, ConnectionError) as error:
-            log.warning("%s; trying again", str(error).splitlines()[0])
+            log.warning("%s; trying again", first_line(error))
             stop.wait(AGAIN_SECONDS)
 
 
@@ -316,11 +316,12 @@ def _revived(here: Settings) -> None:
         log.warning("%s", error)
 
 
-def _drain(queue: Queue, jobs: JobSubmissionClient) -> None:
+def _drain(queue: Queue, jobs: Jobs) -> None:
     """Ask every running attempt for a checkpoint and its lease, and wait for them."""
     try:
         for status in queue.running():
-            jobs.stop_job(status.job or job_id(status.run.id, status.epoch))
+            if why := jobs.stop(status.job or job_id(status.run.id, status.epoch)):
+                log.warning("%s could not be asked to stop: %s", status.run.id, why)
         deadline, dispatcher = time.monotonic() + STOP_WAIT_SECONDS, Dispatcher(queue, jobs)
         while time.monotonic() < deadline and queue.counts().get(State.RUNNING, 0):
             dispatcher.bury()

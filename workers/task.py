@@ -7,6 +7,7 @@ from farm.recipe import Frozen
 from farm.run import Lease, Run
 
 STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
+PULSE_FILE = "pulse"  # beside it: rank 0 touches it while the evaluation, which has no steps, advances
 
 
 class Place(Frozen):

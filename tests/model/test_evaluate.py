@@ -33,7 +33,9 @@ def test_a_uniform_model_of_gpt2s_vocabulary_scores_its_logarithm():
     )
     gpt = initialised(recipe.model, 1)
     torch.nn.init.zeros_(gpt.tokens.weight)
-    score = evaluate(gpt, recipe, np.arange(100, dtype=np.uint16), ALONE, size=3)
+    batches = []
+    score = evaluate(gpt, recipe, np.arange(100, dtype=np.uint16), ALONE, size=3, advanced=lambda: batches.append(1))
+    assert len(batches) == 3, "7 sequences, 3 at a time"
     assert score.loss == pytest.approx(10.824905, abs=1e-6)
     assert score.loss == pytest.approx(math.log(50257), abs=1e-6)
     assert score.tokens == 7 * 4

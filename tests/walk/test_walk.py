@@ -7,12 +7,15 @@ import math
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from farm import ledger, serving
 from farm.run import State
+from workers.jobs import Jobs, job_id
+from workers.task import PULSE_FILE
 
 INTERVENTIONS = """
 [interventions.remove-dropout]
@@ -40,6 +43,20 @@ def test_every_run_succeeds_and_the_queue_conserves_them(walked):
         states = [queue.status(run_id).state for run_id in walked.ids]
         assert states == [State.SUCCEEDED] * 4
         assert queue.put_count() == sum(queue.counts().values())
+
+
+def test_the_evaluation_after_the_last_step_is_a_sign_of_life(walked):
+    for run_id, result in walked.results.items():
+        assert (walked.farm.store.attempt_folder(run_id, result.epoch) / PULSE_FILE).exists()
+
+
+def test_what_ray_does_not_know_is_an_answer_and_no_error(walked):
+    up = serving.facts(walked.farm.settings)
+    jobs = Jobs(up.dashboard, Path(up.token_path))
+    assert "farm-nothing-a1 does not exist" in jobs.stop("farm-nothing-a1")
+    assert jobs.info("farm-nothing-a1") is None
+    known = next(iter(walked.ids))
+    assert jobs.info(job_id(known, walked.results[known].epoch)).metadata["study"] == "walk"
 
 
 def test_submitting_again_queues_nothing(walked):

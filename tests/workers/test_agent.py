@@ -14,7 +14,7 @@ from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
-from farm.errors import Cancelled, FarmError, Nonfinite, WorkerDied
+from farm.errors import Cancelled, FarmError, Hung, Nonfinite, WorkerDied
 from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
 from farm.node import Head
@@ -28,6 +28,7 @@ from model.checkpoint import Contents, Identity, write
 from workers.agent import _Agent, opened
 from workers.closing import result_of
 from workers.group import Also
+from workers.task import PULSE_FILE
 
 SOFTWARE = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
 AWAY_SECONDS = 5.0  # longer than a client tries by itself, which is about 3 s
@@ -248,6 +249,58 @@ def test_q7_what_dies_while_it_is_drained_is_released(
     agent.draining.set()
     agent._fail(error)
     assert queue.status(claim.run.id).attempts == attempts
+
+
+def test_a_line_that_is_slow_after_training_is_no_hang(queue: Queue, tmp_path: Path) -> None:
+    """The last checkpoint's upload may take longer than `hang_seconds`; training may not stand still for so long."""
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    agent.store.begin(claim.run, an_attempt(claim.run, 1), "tiny")
+    assert agent._sign() is None, "it gets ready"
+    with Writer(agent.folder / FILE, 1) as writer, agent._watched():
+        assert agent._sign() is None, "no step yet"
+        writer.append(Line(1, 256, 768.0, 1e-3, None, False, False, 0.1))
+        stepped = agent._sign()
+        (agent.folder / PULSE_FILE).touch()
+        assert len({None, stepped, agent._sign()}) == 3, "the evaluation advances"
+    assert agent._sign() is None, "what is left is to send it up"
+
+
+def test_q6_an_attempt_that_dies_before_its_first_step_has_died_where_it_resumed(queue: Queue, tmp_path: Path) -> None:
+    queue.put(tiny_study())
+    for died in range(1, 4):
+        claim = queue.claim("cpu", "worker", 60)
+        assert claim is not None
+        agent = _Agent(Settings(home=tmp_path / "h", storage=tmp_path / "s"), queue, claim.lease, "job", "node")
+        agent._take_over()
+        if died == 1:
+            queue.checkpoint(claim.lease, Checkpoint(step=5, epoch=1, path="p", sha256=""))
+            agent.resumed = 5
+        assert agent._fail(WorkerDied()) == 1
+        queue.redis.zadd("farm:queue:cpu", {claim.run.id: 0})
+        queue.redis.delete("farm:delayed:cpu")
+    status = queue.status(claim.run.id)
+    assert [cause.step for cause in status.causes] == [5, 5, 5]
+    assert queue.events(claim.run.id)[-1].detail == "3 crashes at step 5"
+
+
+def test_a_hang_is_on_record_too(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a reindex would train anew what has failed for good."""
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    agent.attempt = an_attempt(claim.run, 1)
+    agent.store.begin(claim.run, agent.attempt, "tiny")
+    codes: list[int] = []
+    monkeypatch.setattr("workers.agent.os._exit", codes.append)  # it would end the tests
+    agent._stop(Hung())
+    assert codes == [1]
+    (attempt,) = agent.store.attempts(claim.run.id)
+    assert (attempt.outcome, attempt.cause, attempt.retryable) == ("failed", "hung", True)
+    assert [cause.cause for cause in queue.status(claim.run.id).causes] == ["hung"]
 
 
 def an_outcome(run: Run) -> Outcome:

@@ -6,7 +6,8 @@ from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue
 from farm.run import Lease, State
 from farm.study import build
-from workers.dispatcher import Busy, Dispatcher, RayNode, Slot, cpus, free, holds, job_id, together
+from workers.dispatcher import Busy, Dispatcher, RayNode, Slot, cpus, free, holds, together
+from workers.jobs import job_id
 
 KNOWN = BUILT_IN
 LAPTOP = RayNode("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})

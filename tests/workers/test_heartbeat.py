@@ -25,7 +25,7 @@ def claim(queue):
 
 def test_a_lease_is_kept_for_as_long_as_work_advances(queue, claim):
     steps = iter(range(10**9))
-    with keep(queue, claim.lease, lambda: next(steps), FOREVER, pytest.fail, every_seconds=0.05):
+    with keep(queue, claim.lease, lambda: next(steps), lambda: 1, FOREVER, pytest.fail, every_seconds=0.05):
         wait_until(lambda: queue.status(claim.run.id).step >= 3, "three renewals")
         deadline = queue.status(claim.run.id).deadline
         wait_until(lambda: queue.status(claim.run.id).deadline > deadline, "the deadline moves on")
@@ -34,26 +34,50 @@ def test_a_lease_is_kept_for_as_long_as_work_advances(queue, claim):
 
 def test_work_that_stands_still_is_given_up_and_no_longer_renewed(queue, claim):
     ends, threads = [], threading.active_count()
-    with keep(queue, claim.lease, lambda: 7, 0.2, ends.append, every_seconds=0.05):
+    with keep(queue, claim.lease, lambda: 7, lambda: "still", 0.2, ends.append, every_seconds=0.05):
         wait_until(lambda: ends, "the hang is noticed")
         wait_until(lambda: threading.active_count() == threads, "the heart has stopped")
     assert [type(end) for end in ends] == [Hung]
-    assert "after step 7" in str(ends[0])
+    assert "at step 7" in str(ends[0])
 
 
 def test_getting_ready_is_no_hang(queue, claim):
     """A corpus may take hours to fetch: before the first step nothing stands still."""
     ends = []
-    with keep(queue, claim.lease, lambda: None, 0.1, ends.append, every_seconds=0.05):
+    with keep(queue, claim.lease, lambda: 0, lambda: None, 0.1, ends.append, every_seconds=0.05):
         first = queue.status(claim.run.id).deadline
         wait_until(lambda: queue.status(claim.run.id).deadline > first + 0.3, "renewed for longer than a hang takes")
     assert ends == []
 
 
+def test_what_advances_without_a_step_is_no_hang(queue, claim):
+    signs, ends = iter(range(10**9)), []
+    with keep(queue, claim.lease, lambda: 7, lambda: next(signs), 0.1, ends.append, every_seconds=0.05):
+        first = queue.status(claim.run.id).deadline
+        wait_until(lambda: queue.status(claim.run.id).deadline > first + 0.3, "renewed for longer than a hang takes")
+    assert ends == []
+    assert queue.status(claim.run.id).step == 7
+
+
+def test_a_storage_that_cannot_be_looked_at_is_waited_for_as_long_as_a_hang(queue, claim):
+    ends, looks = [], []
+
+    def stale() -> int:
+        looks.append(1)
+        raise OSError(116, "Stale file handle")
+
+    with keep(queue, claim.lease, stale, lambda: 1, 0.5, ends.append, every_seconds=0.05):
+        first = queue.status(claim.run.id).deadline
+        wait_until(lambda: queue.status(claim.run.id).deadline > first, "a renewal")
+        wait_until(lambda: ends, "the hang is noticed")
+    assert len(looks) > 3
+    assert [type(end) for end in ends] == [Hung]
+
+
 def test_q4_a_lease_that_was_lost_is_said_once(queue, claim):
     ends = []
     queue.release(claim.lease, "somebody else took it")
-    with keep(queue, claim.lease, lambda: 1, FOREVER, ends.append, every_seconds=0.05):
+    with keep(queue, claim.lease, lambda: 1, lambda: 1, FOREVER, ends.append, every_seconds=0.05):
         wait_until(lambda: ends, "the loss is noticed")
     assert [type(end) for end in ends] == [LeaseLost]
 
@@ -61,7 +85,7 @@ def test_q4_a_lease_that_was_lost_is_said_once(queue, claim):
 def test_q8_a_cancel_is_heard(queue, claim):
     ends = []
     assert queue.cancel(claim.run.id) is State.RUNNING
-    with keep(queue, claim.lease, lambda: 1, FOREVER, ends.append, every_seconds=0.05):
+    with keep(queue, claim.lease, lambda: 1, lambda: 1, FOREVER, ends.append, every_seconds=0.05):
         wait_until(lambda: ends, "the cancel is noticed")
     assert [type(end) for end in ends] == [Cancelled]
 
@@ -75,7 +99,15 @@ def test_a_redis_that_is_full_or_refuses_is_waited_for(tmp_path):
         claim = queue.claim("cpu", "test", 30.0)
         password = redis.get_connection_kwargs()["password"]
         beats, ends = [], []
-        with keep(queue, claim.lease, lambda: beats.append(1) or len(beats), FOREVER, ends.append, every_seconds=0.05):
+        with keep(
+            queue,
+            claim.lease,
+            lambda: beats.append(1) or len(beats),
+            lambda: 1,
+            FOREVER,
+            ends.append,
+            every_seconds=0.05,
+        ):
             for key, broken, whole in (("maxmemory", "1", "0"), ("requirepass", "rotated", password)):
                 admin.config_set(key, broken)
                 redis.connection_pool.disconnect()  # a new connection says the password again
@@ -98,7 +130,7 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path):
         claim = queue.claim("cpu", "test", 30.0)
         steps = iter(range(1, 10**9))
         ends = []
-        with keep(queue, claim.lease, lambda: next(steps), FOREVER, ends.append, every_seconds=0.05):
+        with keep(queue, claim.lease, lambda: next(steps), lambda: 1, FOREVER, ends.append, every_seconds=0.05):
             wait_until(lambda: queue.status(claim.run.id).step > 0, "a renewal")
             server.stop()
             before = next(steps)

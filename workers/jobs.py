@@ -1,0 +1,61 @@
+"""Ray's jobs, one an attempt. A Ray that does not answer, or says no, is an answer here and no exception."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from farm.errors import first_line
+
+_AWAY = (RuntimeError, ConnectionError, OSError)  # what the client raises: RuntimeError for every word of Ray's
+
+
+def job_id(run_id: str, epoch: int) -> str:
+    """The Ray submission id of an attempt; the dashboard's Jobs tab shows it."""
+    return f"farm-{run_id}-a{epoch}"
+
+
+class Jobs:
+    """The jobs of the Ray whose dashboard is at `url`; `token` is the file with its secret."""
+
+    def __init__(self, url: str, token: Path):
+        self._client = JobSubmissionClient(url, headers={"Authorization": f"Bearer {token.read_text().strip()}"})
+
+    def submit(
+        self,
+        job: str,
+        entrypoint: str,
+        *,
+        metadata: dict[str, str],
+        resources: Mapping[str, float],
+        cpus: float,
+        node: str,
+    ) -> str | None:
+        """Have `entrypoint` run on the Ray node `node`, holding `resources` and `cpus`. Returns why Ray took it not."""
+        try:
+            self._client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=job,
+                metadata=metadata,
+                entrypoint_resources=dict(resources),
+                entrypoint_num_cpus=cpus,
+                entrypoint_label_selector={"ray.io/node-id": node},
+            )
+        except _AWAY as error:
+            return first_line(error)
+        return None
+
+    def stop(self, job: str) -> str | None:
+        """Ask `job` to stop, SIGTERM first. Returns why it could not be asked; there may be no such job."""
+        try:
+            self._client.stop_job(job)
+        except _AWAY as error:
+            return first_line(error)
+        return None
+
+    def info(self, job: str) -> JobDetails | None:
+        """What Ray knows of `job`; None when it does not know it, or cannot be asked."""
+        try:
+            return self._client.get_job_info(job)
+        except _AWAY:
+            return None
