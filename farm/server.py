@@ -30,6 +30,7 @@ from redis.exceptions import (
     InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -43,6 +44,7 @@ from farm.settings import Settings
 OLDEST = (6, 2)
 NO_ANSWER = "Timeout connecting"  # to the call, or to the greeting of TLS
 FULL = re.compile(r"(^|-)(MISCONF|OOM) ")  # before 7.0, a script's error has it after a dash
+NOT_NOW = re.compile(r"(^|-)(READONLY|BUSY) ")
 NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")  # as OpenSSL says
 START_SECONDS = 60.0  # an empty server answers after 50 ms, a large AOF takes its time to load
 STOP_SECONDS = 60.0
@@ -281,7 +283,7 @@ def translated(client: Redis) -> Iterator[None]:
             raise StorageFull(
                 f"Redis at {address(client)} cannot write: {_said(error)}.", remedy="Free some space there."
             ) from None
-        if isinstance(error, ReadOnlyError) or str(error).startswith("BUSY"):
+        if isinstance(error, ReadOnlyError) or NOT_NOW.search(str(error)):
             raise Unreachable(
                 f"Redis at {address(client)} takes no writes now: {_said(error)}.",
                 remedy="If it is a replica, let FARM_REDIS_URL name the primary.",

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 from waiting import wait_until
 
 from farm.errors import BadSetting, Refused, StorageFull, Unreachable
@@ -296,6 +298,44 @@ def test_a_restart_is_waited_for(server: Server) -> None:
         ) as starter:  # fmt: skip
             assert client.ping(), "the client tries again until the server is back"
         assert starter.returncode == 0
+
+
+def test_a_primary_that_became_a_replica_is_unreachable(server: Server) -> None:
+    with connect(server.url) as client:
+        script = client.register_script("return redis.call('SET', 'a', 1)")
+        client.slaveof("127.0.0.1", 1)
+        for write in (lambda: client.set("a", 1), script):
+            with pytest.raises(Unreachable, match=r"takes no writes now.*name the primary"), translated(client):
+                write()
+        client.slaveof()
+        assert script()
+
+
+def test_a_redis_that_runs_somebodys_long_script_is_unreachable(server: Server) -> None:
+    with connect(server.url) as client, connect(server.url) as other:
+        client.config_set("lua-time-limit", 10)
+        busy = threading.Thread(target=loop, args=(other,))
+        busy.start()
+        try:
+            wait_until(lambda: is_busy(client), "Redis says that it is busy")
+        finally:
+            client.script_kill()
+            busy.join()
+
+
+def is_busy(client: Redis) -> bool:
+    try:
+        with translated(client):
+            client.set("a", 1)
+    except Unreachable as error:
+        return "BUSY" in str(error)
+    return False
+
+
+def loop(client: Redis) -> None:
+    """Run a script that does not end; whoever kills it is told so."""
+    with suppress(ResponseError):
+        client.eval("while true do end", 0)
 
 
 def test_a_full_memory_is_storage_full(server: Server) -> None:
