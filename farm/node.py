@@ -33,6 +33,7 @@ class Node(Frozen):
     units: dict[str, int] = Field(description="machine class -> runs at a time")
     joined: str | None = Field(None, description="token of the `farm join` that started it")
     drained: str | None = Field(None, description="why no run starts there any more")
+    resting: str | None = Field(None, description="why none starts there for a while")
 
     def __str__(self) -> str:
         at = "" if self.name == self.address else f" at {self.address}"
@@ -77,6 +78,8 @@ def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: 
     said = [", ".join(runs)] if runs else []
     if node.drained is not None:
         return "; ".join([*said, f"{'draining' if runs else 'drained'}: {node.drained}"])
+    if node.resting is not None:
+        return "; ".join([*said, f"resting: {node.resting}"])
     spare = sum(node.units.values()) - len(runs)
     if runs and (spare <= 0 or len(node.units) > 1):  # classes of one node share its cores
         return said[0]

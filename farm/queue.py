@@ -234,7 +234,7 @@ class Queue:
         """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3).
 
         `node`: where it will run, if that is known, or `node+node` for a mixed group; None is the answer when one of
-        them was drained. The runs of the studies `passing` are passed over.
+        them was drained or rests. The runs of the studies `passing` are passed over.
         """
         said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds), node, *passing)
         if said == "none":
@@ -455,14 +455,21 @@ class Queue:
         self._call("sight", _milliseconds(seconds), *(part for node in nodes for part in (node.id, _facts(node))))
 
     def roster(self) -> list[Node]:
-        """Every node that a dispatcher sees, by name; drained ones say why."""
+        """Every node that a dispatcher sees, by name; drained and resting ones say why."""
         answers = self._call("roster")
-        found = [Node.model_validate_json(text).model_copy(update={"drained": why or None}) for text, why in answers]
+        found = [
+            Node.model_validate_json(text).model_copy(update={"drained": drained or None, "resting": resting or None})
+            for text, drained, resting in answers
+        ]
         return sorted(found, key=lambda node: (node.name, node.id))
 
     def drain(self, node_id: str, reason: str) -> str:
         """Let no run start on a node any more; returns why, which is the reason of who said so first."""
         return self._call("drain", node_id, reason)
+
+    def rest(self, node_id: str, reason: str, seconds: float) -> None:
+        """Let no run start on a node for a while: what is wrong with it would hurt one after the other."""
+        self._call("rest", node_id, reason, _milliseconds(seconds))
 
     def undrain(self, node_id: str) -> bool:
         """Let runs start on a node again; whether it was drained."""
@@ -562,7 +569,7 @@ def _script(verb: str) -> _Script:
 
 
 def _facts(node: Node) -> str:
-    return canonical_json(node.model_copy(update={"drained": None}))
+    return canonical_json(node.model_copy(update={"drained": None, "resting": None}))
 
 
 def _spelled(run: Run) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ dies before that, the lease runs out and the queue hands the run to another.
 import argparse
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ import ray
 from redis import Redis
 
 from farm import ledger, settings
-from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageUnusable, WorkerDied
+from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, WorkerDied
 from farm.folder import Folder
 from farm.forecast import speeds
 from farm.machine import MIXED, Machine, Mixed, layered
@@ -43,6 +44,7 @@ from workers.probing import probed
 from workers.task import PULSE_FILE, STOP_FILE, Place, Task
 from workers.transcript import copied_to
 
+REST_SECONDS = 120.0  # of a node whose storage cannot be used: then it is tried again
 STOP_SECONDS = STOP_WAIT_SECONDS - 15.0  # from being told to stop: for a checkpoint, and then to close the lease
 
 
@@ -125,6 +127,8 @@ class _Agent:
             self.store.check()
             self._check_same()
             self.store.forget_stale_copies()
+        except (StorageUnusable, StorageFull) as error:
+            return self._refuse(error)
         except FarmError as error:
             return self._fail(error)
         with copied_to(self.folder / LOG), self._heart(status.run):
@@ -142,6 +146,16 @@ class _Agent:
         self.resumed = status.checkpoint.step if status.checkpoint else 0
         self.lease = until_heard(lambda: self.queue.renew(self.lease, self.resumed, job=self.job, node=nodes))
         return status
+
+    def _refuse(self, error: FarmError) -> int:
+        """The fault is this node's: the run goes back unharmed, and none starts here for a while. Otherwise a node with
+        a full disk, which is free again at once, would spend the attempts of every run that waits."""
+        reason = f"on {platform.node()} {error}"
+        print(f"Given back: {reason}")
+        with suppress(LeaseLost):
+            until_heard(lambda: self.queue.rest(self.node, reason, REST_SECONDS))
+            self.closing.release(reason)
+        return 1
 
     def _check_same(self) -> None:
         """Make sure that the storage is the farm's: a folder where nothing is mounted can be written, too.

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from farm.errors import first_line
 
+ANSWER_SECONDS = 30.0  # for Ray's dashboard: it may be alive, take the call and never answer
 _AWAY = (RuntimeError, ConnectionError, OSError)  # what the client raises: RuntimeError for every word of Ray's
 
 
@@ -15,11 +17,25 @@ def job_id(run_id: str, epoch: int) -> str:
     return f"farm-{run_id}-a{epoch}"
 
 
-class Jobs:
-    """The jobs of the Ray whose dashboard is at `url`; `token` is the file with its secret."""
+class _Client(JobSubmissionClient):
+    """Ray's own, which would wait for ever."""
 
-    def __init__(self, url: str, token: Path):
-        self._client = JobSubmissionClient(url, headers={"Authorization": f"Bearer {token.read_text().strip()}"})
+    def __init__(self, url: str, secret: str, seconds: float):
+        self._seconds = seconds
+        super().__init__(url, headers={"Authorization": f"Bearer {secret}"})
+
+    def _do_request(self, *words: Any, **options: Any) -> Any:
+        return super()._do_request(*words, timeout=self._seconds, **options)
+
+
+class Jobs:
+    """The jobs of the Ray whose dashboard is at `url`; `token` is the file with its secret.
+
+    Raises: ConnectionError: nobody answers there.
+    """
+
+    def __init__(self, url: str, token: Path, seconds: float = ANSWER_SECONDS):
+        self._client = _Client(url, token.read_text().strip(), seconds)
 
     def submit(
         self,

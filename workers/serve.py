@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -319,9 +320,11 @@ def _revived(here: Settings) -> None:
 def _drain(queue: Queue, jobs: Jobs) -> None:
     """Ask every running attempt for a checkpoint and its lease, and wait for them."""
     try:
-        for status in queue.running():
-            if why := jobs.stop(status.job or job_id(status.run.id, status.epoch)):
-                log.warning("%s could not be asked to stop: %s", status.run.id, why)
+        asked = [status.job or job_id(status.run.id, status.epoch) for status in queue.running()]
+        with ThreadPoolExecutor(max(1, len(asked))) as pool:  # a dashboard that does not answer is waited for once
+            for job, why in zip(asked, pool.map(jobs.stop, asked), strict=True):
+                if why:
+                    log.warning("%s could not be asked to stop: %s", job, why)
         deadline, dispatcher = time.monotonic() + STOP_WAIT_SECONDS, Dispatcher(queue, jobs)
         while time.monotonic() < deadline and queue.counts().get(State.RUNNING, 0):
             dispatcher.bury()

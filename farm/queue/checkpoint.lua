@@ -14,6 +14,9 @@ local at, by = unpack(redis.call('HMGET', key('run', id), 'checkpoint_step', 'ch
 at, by = tonumber(at or -1), tonumber(by or 0)
 if step > at or (step == at and written > by) then
   set(id, 'checkpoint', ARGV[5], 'checkpoint_step', step, 'checkpoint_epoch', written)
+  if step > tonumber(get(id, 'step')) then
+    set(id, 'step', step) -- the holder got so far; its next renewal may never come
+  end
   tell('checkpoint', id, epoch, 'step ' .. ARGV[3])
 end
 return { 'ok' }

@@ -1,9 +1,10 @@
 -- claim: lease the first run that a machine class may train (Q2), after ending every expired lease (Q3).
 -- The runs of some studies are passed over; they keep their places.
 --
--- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained
+-- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained,
+--                   resting
 -- ARGV    token, machine class, worker, lease in ms, Ray node ids joined by '+' or '', studies to pass over...
--- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained node
+-- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained or resting node
 --
 -- A claim whose reply got lost is repeated with the same token and answered the same.
 
@@ -32,7 +33,7 @@ if given then
 end
 
 for each in node:gmatch('[^+]+') do
-  if redis.call('HEXISTS', key('drained'), each) == 1 then
+  if redis.call('HEXISTS', key('drained'), each) == 1 or redis.call('EXISTS', key('resting', each)) == 1 then
     return { 'none' }
   end
 end

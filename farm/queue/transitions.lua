@@ -31,6 +31,7 @@
 --   seen            zset    Ray node ids that a dispatcher sees, by the ms when the sighting ends
 --   sightings       hash    Ray node id -> facts, JSON
 --   drained         hash    Ray node id -> why no run starts there any more; a node that joins again has another id
+--   resting:<id>    string  why no run starts on that Ray node for a while, which is as long as it is there
 
 local EVENTS = 200 -- of a run
 local POISON = 3 -- crashes at the same step

@@ -49,6 +49,13 @@ def test_a_word_for_several_nodes_is_refused_with_their_ids() -> None:
         (LAPTOP.model_copy(update={"units": {"cpu-x1": 2}}), ["a"], {}, [], "a; idle: nothing queued for cpu-x1"),
         (HOME.model_copy(update={"drained": "by hand"}), ["a run"], {}, [], "a run; draining: by hand"),
         (HOME.model_copy(update={"drained": "by hand"}), [], {"1xrtx3090": 1}, [], "drained: by hand"),
+        (
+            HOME.model_copy(update={"resting": "disk full"}),
+            ["a run"],
+            {"1xrtx3090": 1},
+            [],
+            "a run; resting: disk full",
+        ),
         (HOME.model_copy(update={"units": {}}), [], {}, [], "idle: it offers no machine class"),
     ],
 )

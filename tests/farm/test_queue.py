@@ -313,6 +313,7 @@ def test_a_checkpoint_moves_only_forward(queue: Queue) -> None:
     for step in (10, 30, 20):
         queue.checkpoint(claim.lease, checkpoint_at(step))
     assert queue.status(claim.run.id).checkpoint == checkpoint_at(30)
+    assert queue.status(claim.run.id).step == 30, "its holder got so far, whether or not it is heard of again"
     lapse(queue, claim.lease)
     again = claimed(queue)
     assert again.checkpoint == checkpoint_at(30)

@@ -1,6 +1,7 @@
 """The agent before it trains: a Redis that is away, a storage it cannot use, a checkpoint it must not, no torch."""
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from farm import ledger, study
 from farm.errors import Cancelled, FarmError, Hung, Nonfinite, WorkerDied
 from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
-from farm.node import Head
+from farm.node import Head, Node
 from farm.queue import Claim, Queue
 from farm.result import Fingerprints, Outcome, Provenance
 from farm.run import Attempt, Checkpoint, Run, State
@@ -55,19 +56,22 @@ def test_an_agent_waits_for_a_redis_that_is_away(tmp_path: Path) -> None:
         ("/proc/farm", "the storage /proc/farm cannot hold records: No such file or directory. Set FARM_STORAGE to a"),
     ],
 )
-def test_a_storage_that_this_node_cannot_use_is_the_cause_of_the_failure(
+def test_a_node_that_cannot_use_the_storage_gives_the_run_back_and_rests(
     storage: str, says: str, queue: Queue, tmp_path: Path, s3_uri: str
 ) -> None:
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     here = Settings(home=tmp_path / "home", storage=storage if "://" in storage else Path(storage))
+    queue.sight([Node(id="node", name="gpu-1", host="gpu-1", address="10.0.0.7", units={"cpu": 1})], 60)
     assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
     status = queue.status(claim.run.id)
-    assert status.state is State.QUEUED, "another node may reach it"
-    (cause,) = status.causes
-    assert cause.cause == "storage-unusable"
-    assert cause.message.startswith(says)
+    assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ()), "the fault is the node's"
+    assert status.released is not None
+    assert status.released.startswith(f"on {platform.node()} {says}")
+    assert queue.claim("cpu", "worker", 60, node="node") is None, "it would spend the next run's attempts as well"
+    assert queue.roster()[0].resting == status.released
+    assert queue.claim("cpu", "worker", 60, node="another") is not None
 
 
 def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Path) -> None:
@@ -81,9 +85,11 @@ def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Pa
     assert claim is not None
     here = Settings(home=tmp_path / "home", storage=tmp_path / "ours")
     assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
-    (cause,) = queue.status(claim.run.id).causes
-    assert cause.message == f"{here.storage} on this node is not the farm's storage, {theirs.uri} on head. " + (
-        "Mount that, or let FARM_STORAGE name it, as on the head."
+    released = queue.status(claim.run.id).released
+    assert (
+        released
+        == f"on {platform.node()} {here.storage} on this node is not the farm's storage, {theirs.uri} on head. "
+        + ("Mount that, or let FARM_STORAGE name it, as on the head.")
     )
 
 

@@ -7,7 +7,6 @@ from farm.queue import Queue
 from farm.run import Lease, State
 from farm.study import build
 from workers.dispatcher import Busy, Dispatcher, RayNode, Slot, cpus, free, holds, together
-from workers.jobs import job_id
 
 KNOWN = BUILT_IN
 LAPTOP = RayNode("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
@@ -64,10 +63,6 @@ def test_a_cpu_class_without_threads_takes_the_whole_node():
 
 def test_an_unknown_class_is_counted_by_its_unit():
     assert free([RayNode("n", 4, {"strange": 1})], [], KNOWN) == [Slot("strange", "n", 0.0)]
-
-
-def test_a_job_is_named_after_its_run_and_epoch():
-    assert job_id("cpu-x1-baseline-s42.23-1f3a9c2e", 3) == "farm-cpu-x1-baseline-s42.23-1f3a9c2e-a3"
 
 
 def spent_and(queue: Queue, *others: str) -> Dispatcher:
