@@ -50,11 +50,13 @@ class Totals(NamedTuple):
 class Writer:
     """Appends to the ledger of one attempt. Use it as a context manager, or close it.
 
-    Raises: Conflict: this attempt has a ledger already. StorageFull: here and from `append` and `sync`.
+    Raises: Conflict: this attempt has a ledger already. StorageFull: here and from `append` and `sync`. A line that was
+    not written whole is not there at all, and the next may be tried.
     """
 
     def __init__(self, path: Path, epoch: int, from_epoch: int | None = None, from_step: int = 0):
         self.path = path
+        self._bytes = 0  # of whole lines
         with storage_errors(path):
             try:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
@@ -86,9 +88,16 @@ class Writer:
         self.close()
 
     def _write(self, content: dict[str, Any]) -> None:
-        text = json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n"
+        line = json.dumps(content, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         with storage_errors(self.path):
-            os.write(self._descriptor, text.encode())  # one write a line: never two halves of different lines
+            try:
+                written = os.write(self._descriptor, line)
+                while written < len(line):  # a disk that is nearly full takes a part, and then says why not the rest
+                    written += os.write(self._descriptor, line[written:])
+            except OSError:
+                os.ftruncate(self._descriptor, self._bytes)  # half a line, with another behind it, would be damage
+                raise
+        self._bytes += len(line)
 
 
 class _File(NamedTuple):

@@ -145,28 +145,38 @@ def test_a_line_is_on_record_before_the_file_is_closed(tmp_path: Path) -> None:
     assert last_step(tmp_path / "nowhere") is None
 
 
-def test_a_full_disk_is_storage_full(tmp_path: Path) -> None:
-    """With a limit on the size of files, in a process of its own."""
+def test_a_full_disk_is_storage_full_and_leaves_whole_lines(tmp_path: Path) -> None:
+    """With a limit on the size of files, in a process of its own. The same writer goes on once there is space again."""
+    path = tmp_path / "1" / FILE
+    path.parent.mkdir()
     code = f"""
+import resource
 from pathlib import Path
 from farm.errors import StorageFull
-from farm.ledger import Line, Writer
-writer = Writer(Path({str(tmp_path / FILE)!r}), 1)
+from farm.ledger import Line, Writer, read
+path = Path({str(path)!r})
+writer = Writer(path, 1)
+step = 0
 try:
-    for step in range(1, 1000):
-        writer.append(Line(step, 1, 1.0, 1.0, None, False, False, 1.0))
+    while True:
+        writer.append(Line(step + 1, 1, 1.0, 1.0, None, False, False, 1.0))
+        step += 1
 except StorageFull as error:
     print(error)
+print(path.stat().st_size < 4096, path.read_bytes().endswith(b"\\n"), len(read(path.parent.parent)) == step)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+writer.append(Line(step + 1, 1, 1.0, 1.0, None, False, False, 1.0))
+print(len(read(path.parent.parent)) == step + 1)
 """
-    limit = (4096, 4096)
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 8192)),
     )
-    assert done.stdout == f"cannot write {tmp_path / FILE}: File too large. Free some space there.\n"
+    said = f"cannot write {path}: File too large. Free some space there."
+    assert done.stdout.splitlines() == [said, "True True True", "True"]
 
 
 def test_totals_add_up_every_step_that_counts() -> None:
