@@ -39,6 +39,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
+from farm.process import is_alive
 from farm.settings import Settings
 
 OLDEST = (6, 2)
@@ -494,11 +495,7 @@ def free_port() -> int:
 def _is_gone(pid: int) -> bool:
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # if it is our child, somebody must bury it
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    return not is_alive(pid)
 
 
 def _until(condition: Any, seconds: float) -> bool:

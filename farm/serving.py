@@ -2,16 +2,13 @@
 
 import json
 import os
-import subprocess
-import time
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from farm.process import is_alive
 from farm.recipe import Frozen
 from farm.settings import Settings
-
-_SLACK_SECONDS = 5.0  # a process starts before it says so; the wall clock may be set in between
 
 
 class Facts(Frozen):
@@ -54,7 +51,7 @@ def withdraw(settings: Settings, pid: int) -> None:
 def facts(settings: Settings) -> Facts | None:
     """The farm that is up at this home, or None: never said, its process gone, or its pid taken by another."""
     said = _read(path(settings))
-    return said if said is not None and _is_alive(said.pid, said.started) else None
+    return said if said is not None and is_alive(said.pid, said.started) else None
 
 
 def _read(file: Path) -> Facts | None:
@@ -62,31 +59,3 @@ def _read(file: Path) -> Facts | None:
         return Facts.model_validate_json(file.read_text())
     except (OSError, ValidationError, json.JSONDecodeError, UnicodeDecodeError):
         return None
-
-
-def _is_alive(pid: int, said_at: float) -> bool:
-    """Whether `pid` runs, is ours, and began before it wrote its facts."""
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    began = _began(pid)
-    return began is not None and began <= said_at + _SLACK_SECONDS
-
-
-def _began(pid: int) -> float | None:
-    """When the process began, in Unix seconds; None if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None if Path("/proc/self/stat").exists() else _began_by_ps(pid)
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    ticks_per_second = os.sysconf("SC_CLK_TCK")
-    return None if fields[0] == "Z" else time.time() - uptime + int(fields[19]) / ticks_per_second
-
-
-def _began_by_ps(pid: int) -> float | None:
-    """The same on systems without /proc, such as macOS."""
-    command = ["ps", "-o", "lstart=", "-p", str(pid)]
-    said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, check=False)
-    return time.mktime(time.strptime(said.stdout.strip())) if said.stdout.strip() else None

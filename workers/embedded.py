@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from farm import serving
 from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, last_line
+from farm.process import is_alive
 from farm.server import make_home
 from farm.serving import Facts
 from farm.settings import Settings
@@ -106,35 +107,15 @@ def down(here: Settings) -> bool:
         return False
     os.kill(facts.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while serving.facts(here) and time.monotonic() < deadline:
+    while is_alive(facts.pid, facts.started):
+        if time.monotonic() > deadline:
+            raise Unreachable(f"The farm (process {facts.pid}) did not stop.", remedy=f"See {facts.log}.")
         time.sleep(0.1)
-    if _is_alive(facts.pid, deadline):
-        raise Unreachable(f"The farm (process {facts.pid}) did not stop.", remedy=f"See {facts.log}.")
     return True
 
 
 def _command(options: dict[str, object]) -> list[str]:
     return [sys.executable, "-m", "workers.serve", "--options", json.dumps(options)]
-
-
-def _is_alive(pid: int, deadline: float) -> bool:
-    """Whether `pid` still runs at `deadline`."""
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        if _is_zombie(pid):
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
 
 
 def _end(process: subprocess.Popen) -> None:
