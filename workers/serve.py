@@ -32,7 +32,7 @@ from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 
 from farm import serving, settings
-from farm.errors import Conflict, FarmError, Unreachable, first_line
+from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line
 from farm.machine import Machine, layered
 from farm.node import Head
 from farm.queue import Queue
@@ -157,10 +157,10 @@ def _head(store: Store) -> Head:
 
 
 def _refuse_anothers(queue: Queue, head: Head) -> None:
-    """Raises: Conflict: the Redis belongs to a farm with another storage, whose runs would be lost between the two."""
+    """Raises: BadSetting: the Redis is that of a farm with another storage: runs would be lost between the two."""
     there = queue.head()
     if there and there.marker != head.marker:
-        raise Conflict(
+        raise BadSetting(
             f"this Redis is that of the farm on {there.host} with the storage {there.storage};"
             f" here it is {head.storage}.",
             remedy="Let FARM_STORAGE name that one, or FARM_REDIS_URL a Redis of your own.",

@@ -11,6 +11,9 @@ from waiting import wait_until
 
 from farm import serving
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable
+from farm.node import Head
+from farm.queue import Queue
+from farm.result import Provenance
 from farm.server import Server
 from farm.settings import Settings
 from workers import embedded
@@ -40,6 +43,14 @@ def test_a_bucket_that_this_machine_cannot_use_is_named_at_start(here: Settings,
     with pytest.raises(Unreachable) as caught:
         embedded.up(here.model_copy(update={"storage": "s3://not-there/farm"}))
     assert str(caught.value).startswith("The farm did not start: s3://not-there/farm is in no bucket that exists. Make")
+
+
+def test_a_redis_of_another_farm_is_named_at_start(here: Settings, queue: Queue, redis_url: str) -> None:
+    software = Provenance(farm="0", code="0", python="3", torch="2")
+    queue.publish(Head(host="there", ray="r", software=software, sources="/s", storage="/theirs", marker="theirs"))
+    with pytest.raises(BadSetting) as caught:
+        embedded.up(here.model_copy(update={"redis_url": redis_url}))
+    assert str(caught.value).startswith("The farm did not start: this Redis is that of the farm on there with")
 
 
 def test_a_home_holds_one_farm(here: Settings) -> None:

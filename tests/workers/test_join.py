@@ -142,7 +142,7 @@ def test_a_machine_keeps_its_name_until_it_has_left(queue: Queue, monkeypatch: p
 
 def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, head: Head) -> None:
     _refuse_anothers(queue, head.model_copy(update={"host": "its new head"}))
-    with pytest.raises(Conflict, match="that of the farm on head with the storage /farm/storage; here it is /mine"):
+    with pytest.raises(BadSetting, match="that of the farm on head with the storage /farm/storage; here it is /mine"):
         _refuse_anothers(queue, head.model_copy(update={"marker": "mine", "storage": "/mine"}))
 
 
