@@ -72,9 +72,9 @@ class Bucket:
 
         Raises: StorageFull
         """
-        from botocore.exceptions import ClientError
-
         with self._refusals():
+            from botocore.exceptions import ClientError
+
             for _ in range(TRIES):
                 try:
                     self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content, IfNoneMatch="*")
@@ -142,9 +142,14 @@ class Bucket:
         """Remove objects, in this order; those that are gone are fine."""
         keys = [{"Key": self._key(name)} for name in names]
         with self._refusals():
+            from botocore.exceptions import ClientError
+
             for first in range(0, len(keys), DELETED_AT_ONCE):
                 chunk = {"Objects": keys[first : first + DELETED_AT_ONCE], "Quiet": True}
-                self._client.delete_objects(Bucket=self.bucket, Delete=chunk)
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete=chunk)
+                for refused in answer.get("Errors", []):  # beside a status of 200
+                    if refused.get("Code") != "NoSuchKey":
+                        raise ClientError(answer | {"Error": refused}, "DeleteObjects")
 
     def check(self) -> None:
         """Make sure that records can be written, read, listed and removed here, and that two cannot create one.
@@ -230,7 +235,7 @@ class Bucket:
                 f"does not know this node's AWS credentials ({code}).",
                 "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, to some that are valid now.",
             )
-        if status in (401, 403):
+        if status in (401, 403) or code == "AccessDenied":  # of one key among several it has no status
             return self._unusable(
                 f"refused {error.operation_name} to this node's AWS credentials ({code}).",
                 "They need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there.",

@@ -2,7 +2,7 @@
 
 `python tests/s3_server.py PORT`. By itself moto takes any credentials, and between the look and the write of a
 conditional put another request may come. Both users below are known to it; the second may only read. Nothing can be
-written below FULL.
+written below FULL, nothing removed below HELD.
 """
 
 import json
@@ -22,6 +22,7 @@ from farm.server import free_port
 ACCOUNT = "123456789012"
 BUCKET = "farm-test"
 FULL = "full"  # below this prefix there is no space left
+HELD = "held"  # below this one a policy denies removal: DeleteObjects answers 200, with an error per key
 
 
 class S3Server:
@@ -87,7 +88,11 @@ def main(port: int) -> None:
         users.put_user_policy(name, "all", json.dumps(policy))
         key = users.create_access_key(name)
         keys.append({"AWS_ACCESS_KEY_ID": key.access_key_id, "AWS_SECRET_ACCESS_KEY": key.secret_access_key})
-    s3_backends[ACCOUNT]["aws"].create_bucket(BUCKET, "us-east-1")
+    buckets = s3_backends[ACCOUNT]["aws"]
+    buckets.create_bucket(BUCKET, "us-east-1")
+    below = f"arn:aws:s3:::{BUCKET}/{HELD}/*"
+    held = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject", "Resource": below}
+    buckets.put_bucket_policy(BUCKET, json.dumps({"Version": "2012-10-17", "Statement": [held]}).encode())
     settings.INITIAL_NO_AUTH_ACTION_COUNT = 0  # from now on
     app, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 

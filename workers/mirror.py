@@ -51,6 +51,7 @@ class Mirror:
         self._sent_bytes: dict[str, int] = {}
         self._due: dict[str, float] = {}
         self._complete: list[str] = []  # names of the checkpoints that are up there in full
+        self._keeps_all = False  # the storage lets nothing be removed, which was said
         self._news: Checkpoint | None = None
         self._failure: FarmError | None = None
 
@@ -161,6 +162,17 @@ class Mirror:
         self._prune()
 
     def _prune(self) -> None:
+        """Remove what training keeps no longer. A storage that refuses costs space, no run: it is said once."""
+        try:
+            self._remove_older()
+        except StorageUnusable as refused:
+            if refused.fields.get("is_away"):
+                raise
+            if not self._keeps_all:
+                self._note("prune-refused", f"{refused} Older checkpoints stay there.")
+            self._keeps_all = True
+
+    def _remove_older(self) -> None:
         assert self._bucket
         for name in self._bucket.names(f"{self._place}/checkpoints"):
             if name not in self._complete[-KEPT:]:

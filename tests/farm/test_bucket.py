@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from s3_server import BUCKET, FULL, S3Server, free_port
+from s3_server import BUCKET, FULL, HELD, S3Server, free_port
 
 from farm.bucket import Bucket
 from farm.errors import FarmError, StorageFull, StorageUnusable
@@ -99,6 +99,12 @@ def test_a_full_storage_is_named(bucket: Bucket) -> None:
         Bucket(f"s3://{BUCKET}/{FULL}").check()
 
 
+@pytest.mark.usefixtures("s3_uri")
+def test_a_storage_where_nothing_can_be_removed_is_named() -> None:
+    with pytest.raises(StorageUnusable, match=r"refused DeleteObjects .*\(AccessDenied\)\. They need s3:ListBucket"):
+        Bucket(f"s3://{BUCKET}/{HELD}").check()
+
+
 def test_a_server_that_ignores_the_condition_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would let two attempts each record a result: a put without the condition is what such a server does."""
     monkeypatch.setattr(bucket, "create", lambda name, content: bucket.put(name, content) is None)
@@ -115,7 +121,7 @@ def test_a_working_folder_that_cannot_be_written_is_named(bucket: Bucket, tmp_pa
 
 def test_a_client_without_boto3_is_told_when_it_needs_it() -> None:
     code = (
-        "import sys; sys.modules['boto3'] = sys.modules['boto3.session'] = None\n"
+        "import sys; sys.modules.update(dict.fromkeys(('boto3', 'boto3.session', 'botocore', 'botocore.exceptions')))\n"
         "from farm.store import Store\n"
         "store = Store('s3://bucket/farm')\n"
         "print(store.place('cpu-a'), store.is_local)\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from links import link
-from s3_server import BUCKET, FULL, S3Server
+from s3_server import BUCKET, FULL, HELD, S3Server
 from waiting import wait_until
 from worlds import planned, tiny
 
@@ -202,6 +202,17 @@ def test_a_storage_that_is_full_is_said_and_loses_nothing_here(s3_uri: str, tmp_
         attempt.mirror.settle(0)
     assert attempt.notes == ["storage-away"]
     assert first_valid([saved.path], RUN, PLAN) == saved
+
+
+@pytest.mark.usefixtures("s3_uri")
+def test_old_checkpoints_that_cannot_be_removed_stay_and_end_nothing(tmp_path: Path) -> None:
+    attempt = Attempt(f"s3://{BUCKET}/{HELD}", tmp_path / "node-1")
+    for step in (1, 2, 3, 4):
+        attempt.save(step)
+        attempt.mirror.settle(0)
+    assert [pointer.step for pointer in attempt.pointers] == [1, 2, 3, 4]
+    assert attempt.notes == ["prune-refused"], "once"
+    assert len([name for name in attempt.uploaded() if name.endswith("manifest.json")]) == 4
 
 
 def test_an_upload_that_takes_too_long_is_not_waited_for(
