@@ -4,34 +4,61 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 
 @contextmanager
 def copied_to(path: Path) -> Iterator[None]:
-    """Everything written to stdout and stderr meanwhile, by this process or into it by Ray, also goes to `path`."""
+    """Everything written to stdout and stderr meanwhile, by this process or into it by Ray, also goes to `path`.
+
+    Where one of the two places cannot be written, on a full disk for one, all goes on to the other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    read, write = os.pipe()
     keep_out, keep_err = os.dup(1), os.dup(2)
-    with path.open("ab", buffering=0) as file:
-        copier = threading.Thread(target=_copy, args=(read, keep_out, file.fileno()), daemon=True)
-        copier.start()
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        os.close(write)
+    sinks = [FileIO(os.dup(1), "wb"), FileIO(path, "ab")]
+    read, write = os.pipe()
+    copier = threading.Thread(target=_copy, args=(FileIO(read), sinks), daemon=True)
+    copier.start()
+    os.dup2(write, 1)
+    os.dup2(write, 2)
+    os.close(write)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for kept, number in ((keep_out, 1), (keep_err, 2)):
+            os.dup2(kept, number)
+            os.close(kept)
+        copier.join(timeout=5)
+
+
+def _copy(source: FileIO, sinks: list[FileIO]) -> None:
+    """Until nobody can write into `source` any more, be it a child that lives on; closes all of them."""
+    with source:
+        while chunk := source.read(65536):
+            _send(chunk, sinks)
+    for sink in sinks:
+        sink.close()
+
+
+def _send(chunk: bytes, sinks: list[FileIO]) -> None:
+    """To each of `sinks`; one that fails is left out from now on, and the others say so."""
+    reasons: list[str | None] = []
+    for sink in tuple(sinks):
         try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(keep_out, 1)
-            os.dup2(keep_err, 2)
-            copier.join(timeout=5)
+            _write(chunk, sink)
+        except OSError as error:
+            reasons.append(error.strerror)
+            sinks.remove(sink)
+            with suppress(OSError):
+                sink.close()
+    for reason in reasons if sinks else ():
+        _send(f"\nThis goes on without its copy: {reason}.\n".encode(), sinks)
 
 
-def _copy(source: int, *sinks: int) -> None:
-    while chunk := os.read(source, 65536):
-        for sink in sinks:
-            os.write(sink, chunk)
-    os.close(source)
+def _write(chunk: bytes, sink: FileIO) -> None:
+    while chunk:
+        chunk = chunk[sink.write(chunk) :]
