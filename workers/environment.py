@@ -6,6 +6,7 @@ cannot use the worker processes that Ray keeps ready. (Having those preload torc
 eight Ray processes, of which one or two need it.)
 """
 
+import fcntl
 import os
 import secrets
 import sys
@@ -57,9 +58,11 @@ def token(home: Path) -> Path:
     """
     path = home / "ray-token"
     make_home(home)
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+    if not path.exists() or not path.stat().st_size:  # empty: who made it was killed
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not file.read():  # else another was first
+                file.write(secrets.token_hex(32))
     return path
 
 
