@@ -7,6 +7,7 @@ from typing import Literal
 
 from farm import serving
 from farm import settings as settings_
+from farm.bucket import BRIEF
 from farm.errors import FarmError, NotFound
 from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
@@ -77,11 +78,14 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
 
 
 def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str) -> None:
-    """Let `write` say it where the run directories are, too, if that is seen from here; or warn of `otherwise`."""
+    """Let `write` say it where the run directories are, too, if that is seen from here; or warn of `otherwise`.
+
+    A folder that is not there is another machine's. A bucket may be seen from anywhere, so it is asked.
+    """
     from cli.render import say
 
-    store = Store(settings.storage)
-    if settings.redis_url is not None and not store.is_local:
+    store = Store(settings.storage, patience=BRIEF)
+    if settings.redis_url is not None and not (store.bucket or store.is_local):
         return
     try:
         write(store)

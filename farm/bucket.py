@@ -20,11 +20,23 @@ from farm.errors import FarmError, StorageFull, StorageUnusable
 from farm.ledger import storage_errors
 
 URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w=-][\w.=-]*)*)/?")
-CONNECT_SECONDS, READ_SECONDS, TRIES = 5.0, 30.0, 3
 DELETED_AT_ONCE = 1000  # keys in one request, by the protocol
 UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 FULL = ("QuotaExceeded", "ServiceQuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507")
+CONFLICTS = 3  # of conditional puts at the same moment, before it counts as taken
 WITHOUT_CONDITION = "does not keep two writers apart: it ignores `If-None-Match: *`."
+
+
+class Patience(NamedTuple):
+    """How long a request may take: to be connected, until something more is read, and how often it is tried."""
+
+    connect_seconds: float
+    read_seconds: float
+    tries: int
+
+
+PATIENT = Patience(5.0, 30.0, 3)
+BRIEF = Patience(2.0, 5.0, 1)  # for a command that can do without: a bucket that is away costs it 2 s, not 15
 
 
 class Object(NamedTuple):
@@ -43,11 +55,12 @@ class Bucket:
     true) or refuses.
     """
 
-    def __init__(self, uri: str):
+    def __init__(self, uri: str, patience: Patience = PATIENT):
         match = URI.fullmatch(uri)
         assert match, "settings and studies let no other URI through"
         self.bucket, self.prefix = match[1], match[2].strip("/")
         self.uri = "/".join(filter(None, ["s3:/", self.bucket, self.prefix]))
+        self._patience = patience
 
     def get(self, name: str) -> bytes | None:
         """A record, or None where there is none."""
@@ -75,7 +88,7 @@ class Bucket:
         with self._refusals():
             from botocore.exceptions import ClientError
 
-            for _ in range(TRIES):
+            for _ in range(CONFLICTS):
                 try:
                     self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content, IfNoneMatch="*")
                     return True
@@ -176,9 +189,9 @@ class Bucket:
         except ImportError:
             raise self._unusable("needs boto3, which is not installed.", "Try: pip install boto3") from None
         config = Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": TRIES},
+            connect_timeout=self._patience.connect_seconds,
+            read_timeout=self._patience.read_seconds,
+            retries={"mode": "standard", "total_max_attempts": self._patience.tries},
             # Not every server that speaks S3 knows AWS' newer checksums, and checkpoints have their sha256.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

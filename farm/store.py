@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from farm import ledger
-from farm.bucket import Bucket
+from farm.bucket import PATIENT, Bucket, Patience
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, first_line
 from farm.folder import Folder
 from farm.ledger import Line, storage_errors
@@ -63,8 +63,8 @@ class Records(Protocol):
 class Store:
     """The storage that every node reaches: a folder, or the URI of a bucket with a local folder `work`."""
 
-    def __init__(self, storage: Path | str, work: Path | None = None):
-        self.bucket = Bucket(storage) if isinstance(storage, str) and "://" in storage else None
+    def __init__(self, storage: Path | str, work: Path | None = None, patience: Patience = PATIENT):
+        self.bucket = Bucket(storage, patience) if isinstance(storage, str) and "://" in storage else None
         self.records: Records = self.bucket or Folder(Path(storage))
         if self.bucket:
             self._root = work and work / self.bucket.bucket / self.bucket.prefix

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from results import result, tiny_study
+from s3_server import S3Server
 
 from farm.run import Attempt
 from farm.store import Store
@@ -43,8 +44,11 @@ def test_a_lost_redis_is_rebuilt_from_a_bucket(farm: Farm, s3_uri: str, tmp_path
     check(farm, s3_uri)
 
 
-def test_what_was_cancelled_is_not_queued_by_a_reindex(farm: Farm, redis: Redis) -> None:
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_what_was_cancelled_is_not_queued_by_a_reindex(farm: Farm, redis: Redis, s3_uri: str, kind: str) -> None:
     """Queued or running: whoever cancels where the storage is seen leaves word there."""
+    if kind == "bucket":
+        farm.environment["FARM_STORAGE"] = s3_uri
     farm.store.mark()
     assert farm("submit", farm.file()).code == 0
     farm.finish(farm.claim(), 3.25)
@@ -55,6 +59,17 @@ def test_what_was_cancelled_is_not_queued_by_a_reindex(farm: Farm, redis: Redis)
     assert farm("reindex").rows[0]["runs"] == "9"
     states = [row["state"] for row in farm("runs", "tiny").rows]
     assert (states.count("cancelled"), states.count("queued")) == (8, 1), "the tests' worker recorded no result"
+
+
+def test_a_laptop_that_may_not_write_the_bucket_submits_and_cancels_with_a_warning(
+    farm: Farm, s3: S3Server, s3_uri: str
+) -> None:
+    farm.environment |= s3.reader | {"FARM_STORAGE": s3_uri}
+    submitted, cancelled = farm("submit", farm.file()), farm("cancel", "tiny")
+    assert (submitted.code, cancelled.code) == (0, 0)
+    assert f"warning: tiny is queued, but not on record before it trains: {s3_uri} refused PutObject" in submitted.err
+    assert "warning: cancelled, but not on record, so that farm reindex would queue it" in cancelled.err
+    assert {row["now"] for row in cancelled.rows} == {"cancelled"}
 
 
 def test_a_storage_without_runs_is_no_error_and_is_said(farm: Farm) -> None:

@@ -2,14 +2,16 @@
 
 import io
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from s3_server import BUCKET, FULL, HELD, S3Server, free_port
 
-from farm.bucket import Bucket
+from farm.bucket import BRIEF, Bucket
 from farm.errors import FarmError, StorageFull, StorageUnusable
 from farm.store import Store
 
@@ -73,6 +75,19 @@ def test_a_node_that_cannot_use_it_says_why_in_one_line(
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_costs_what_the_patience_allows(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(StorageUnusable, match=r"cannot be reached at .* \(ReadTimeoutError\)"):
+            Bucket(bucket.uri, BRIEF._replace(read_seconds=0.2)).put("a", b"")
+        assert time.monotonic() - began < 5, "once, and not for half a minute"
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_uri: str) -> None:
