@@ -56,10 +56,7 @@ def _withdraw(store: Store, cancelled: list[Status]) -> None:
 
 
 def _cancel(queue: Queue, status: Status) -> dict:
-    try:
-        now = queue.cancel(status.run.id)
-    except Conflict:  # it finished in between
-        now = queue.status(status.run.id).state
+    now = queue.cancel(status.run.id)
     return {
         "run": status.run.id,
         "was": str(status.state),

@@ -1,7 +1,8 @@
 """Every way the farm says no, and what to do about it.
 
 A `FarmError` says what happened, with the numbers, and then the remedy, in one line. Its class fixes the exit code
-of the command and whether the queue may try the run again. It is caught in two places: `cli.main` and `workers.agent`.
+of the command and whether the queue may try the run again. Whoever can go on without, or tries again, catches it; any
+other ends as the line of a command (`cli.main`, and the `main` of a process) or as a failed attempt (`workers.agent`).
 """
 
 from typing import Any

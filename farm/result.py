@@ -82,7 +82,6 @@ class Outcome(Frozen):
     finished: bool = Field(description="False: stopped early by a signal, with a checkpoint at `step`")
     step: int
     checkpoint: str | None = Field(None, description="folder of the newest checkpoint, relative to the attempt folder")
-    checkpoint_sha256: str | None = Field(None, description="digest of its manifest")
     checkpoint_seconds_stalled: float | None = Field(None, description="training stood still for this long to save")
     test_loss: float | None = None
     test_tokens: int | None = None

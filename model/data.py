@@ -22,16 +22,6 @@ def count_sequences(count_of_tokens: int, context: int) -> int:
     return (count_of_tokens - 1) // context
 
 
-def sequence_indices(recipe: Recipe, seeds: Seeds, step: int, count_of_sequences: int) -> np.ndarray:
-    """Which sequences step `step` (from 0) trains on, in order: int64 [batch].
-
-    Every sequence comes once per epoch.
-
-    Raises: BadCorpus: the corpus is used up and data.repeat is not set.
-    """
-    return _sequences(recipe, seeds, _samples(recipe, step), count_of_sequences)
-
-
 def microbatch_slice(plan: Plan, rank: int, turn: int) -> slice:
     """The batch positions of the microbatch that `rank` trains in its `turn`, both from 0."""
     first = (plan.first(rank) + turn) * plan.microbatch
@@ -46,7 +36,12 @@ class Batches:
         self.count_of_sequences = count_sequences(len(tokens), recipe.model.context)
 
     def microbatch(self, step: int, plan: Plan, rank: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
-        """x_BT and y_BT, int64, of one forward pass."""
+        """x_BT and y_BT, int64, of one forward pass of step `step`, from 0.
+
+        Every sequence comes once per epoch.
+
+        Raises: BadCorpus: the corpus is used up and data.repeat is not set.
+        """
         samples = _samples(self.recipe, step)[microbatch_slice(plan, rank, turn)]
         indices = _sequences(self.recipe, self.seeds, samples, self.count_of_sequences)
         return _gather(self.tokens, indices, self.recipe.model.context)

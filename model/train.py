@@ -357,7 +357,6 @@ def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:
     return Outcome(
         step=trainer.step,
         checkpoint=f"checkpoints/{newest.path.name}" if newest else None,
-        checkpoint_sha256=newest.sha256 if newest else None,
         checkpoint_seconds_stalled=saver.stalled_seconds,
         best_loss=trainer.sums.best_loss,
         best_step=trainer.sums.best_step,
