@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 from results import study_text
 from waiting import wait_until
@@ -161,9 +160,8 @@ def test_a_storage_that_cannot_be_written_queues_with_a_warning(farm: Farm) -> N
 def test_ctrl_c_ends_the_waiting_and_says_that_the_study_goes_on(farm: Farm) -> None:
     with farm.start("submit", farm.file(), "--wait", "-y") as process:
         assert process.stderr is not None
-        while "no live node" not in process.stderr.readline():
-            pass
-        time.sleep(1)
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("queued ") for line in lines), "it follows what waits"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
