@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from typing import Literal
 
 from farm import serving
 from farm import settings as settings_
 from farm.bucket import BRIEF
-from farm.errors import FarmError, NotFound
+from farm.errors import FarmError, NotFound, nearest
 from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
@@ -48,9 +47,8 @@ def select(queue: Queue, name: str) -> list[Status]:
     try:
         return [queue.status(name)]
     except NotFound:
-        close = get_close_matches(name, [*studies, *(status.id for status in queue.statuses())], n=1)
-        remedy = f"Did you mean {close[0]!r}?" if close else "See `farm runs`."
-        raise NotFound(f"there is no run or study {name!r}.", remedy=remedy) from None
+        known = [*studies, *(status.id for status in queue.statuses())]
+        raise NotFound(f"there is no run or study {name!r}{nearest(name, known)}", remedy="See `farm runs`.") from None
 
 
 def newest_study(queue: Queue) -> str | None:

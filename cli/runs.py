@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from cli import render
 from cli.access import machines, offered, queue
@@ -11,7 +10,7 @@ from cli.progress import newest
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.budget import exhausted
-from farm.errors import NotFound
+from farm.errors import NotFound, nearest
 from farm.node import drained
 from farm.queue import Queue, Status
 from farm.run import State
@@ -55,8 +54,7 @@ def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
     """Raises: NotFound: names the nearest arm."""
     found = [status for status in statuses if status.run.arm == arm]
     if not found:
-        close = get_close_matches(arm, {status.run.arm for status in statuses}, n=1)
-        raise NotFound(f"no run of an arm {arm!r}{f'; did you mean {close[0]!r}?' if close else '.'}")
+        raise NotFound(f"no run of an arm {arm!r}{nearest(arm, {status.run.arm for status in statuses})}")
     return found
 
 

@@ -5,6 +5,8 @@ of the command and whether the queue may try the run again. Whoever can go on wi
 other ends as the line of a command (`cli.main`, and the `main` of a process) or as a failed attempt (`workers.agent`).
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -132,6 +134,14 @@ class Hung(FarmError):
     """Training made no progress for too long."""
 
     retryable = True
+
+
+def nearest(word: str, known: Iterable[str], listed: bool = False) -> str:
+    """The end of a sentence that says that `word` is unknown: what it may mean, or, if `listed`, what is known."""
+    names = sorted(known)
+    if close := get_close_matches(word, names, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}." if listed and names else "."
 
 
 def last_line(said: str) -> str:

@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 
 from pydantic import Field
 
-from farm.errors import Conflict, NotFound
+from farm.errors import Conflict, NotFound, nearest
 from farm.machine import is_mixed, parts
 from farm.recipe import Frozen
 from farm.result import Provenance
@@ -48,10 +47,8 @@ def find(nodes: Sequence[Node], word: str) -> Node:
     found = [node for node in nodes if word in (node.name, node.host, node.address)]
     found = found or [node for node in nodes if word and node.id.startswith(word)]
     if not found:
-        known = sorted({name for node in nodes for name in (node.name, node.host, node.address)})
-        close = get_close_matches(word, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}."
-        raise NotFound(f"no node {word!r}; {hint}", remedy="See `farm machines`.")
+        known = {name for node in nodes for name in (node.name, node.host, node.address)}
+        raise NotFound(f"no node {word!r}{nearest(word, known, listed=True)}", remedy="See `farm machines`.")
     if len(found) > 1:
         ids = ", ".join(node.id[:8] for node in found)
         raise Conflict(f"{len(found)} nodes are called {word!r}: {ids}.", remedy="Name one by its Ray id.")

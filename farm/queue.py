@@ -21,7 +21,6 @@ raise Unreachable, Refused or StorageFull.
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from hashlib import sha1
 from pathlib import Path
@@ -32,7 +31,7 @@ from pydantic import Field
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused
+from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, nearest
 from farm.machine import Machine, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, canonical_json
@@ -360,7 +359,7 @@ class Queue:
         """
         found = self._call("studies", name) if name else []
         if not found:
-            raise NotFound(f"no study {name!r}{_nearest(name, self.studies())}.", remedy="See `farm status`.")
+            raise NotFound(f"no study {name!r}{nearest(name, self.studies())}", remedy="See `farm status`.")
         return _study(found[0])
 
     def names(
@@ -549,7 +548,7 @@ class Queue:
 
     def _refuse_unknown(self, run_id: str) -> NoReturn:
         known = self._call("find", "")
-        raise NotFound(f"no run {run_id!r}{_nearest(run_id, known)}.", remedy="See `farm runs`.")
+        raise NotFound(f"no run {run_id!r}{nearest(run_id, known)}", remedy="See `farm runs`.")
 
     def _registered(self) -> Iterator[tuple[Machine, list[str]]]:
         for facts, probes, nodes in self._call("machines"):
@@ -653,11 +652,6 @@ def _milliseconds(seconds: float) -> int:
 
 def _seconds(milliseconds: str) -> float:
     return int(milliseconds) / 1000
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _refuse_arm(study: str, arm: str, stored: dict[str, Any], given: dict[str, Any]) -> NoReturn:

@@ -5,8 +5,7 @@ TOML, at most 1 MiB, data only. See examples/ for two complete ones.
 
 import re
 import tomllib
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
 from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from farm.bucket import URI
-from farm.errors import BadStudy
+from farm.errors import BadStudy, nearest
 from farm.machine import BUILT_IN, Machine, find, is_mixed, mixed, parts
 from farm.recipe import Frozen, Recipe, Seeds, merged
 from farm.run import MachineName, Name, Policy, Run
@@ -425,15 +424,13 @@ def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
     return [*model.model_fields]
 
 
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Without its full stop: more faults may follow."""
+    return nearest(word, known, listed=True).removesuffix(".")
+
+
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     candidates = [found for part in getattr(annotation, "__args__", ()) if (found := _inner_model(part))]
     return candidates[-1] if candidates else None
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}" if known else ""

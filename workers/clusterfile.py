@@ -3,7 +3,6 @@
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from farm.errors import BadSetting
+from farm.errors import BadSetting, nearest
 
 MAX_BYTES = 2**20
 PREFIX = "farm:"
@@ -118,9 +117,7 @@ def _explained(error: ValidationError) -> str:
         return f"{where}: {_first(error.message)}." if where else f"{_first(error.message)}."
     known = error.schema["properties"]
     key = next(key for key in error.instance if key not in known)
-    close = get_close_matches(str(key), known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
-    return f"{where}{'.' * bool(where)}{key}: unknown key; {hint}"
+    return f"{where}{'.' * bool(where)}{key}: unknown key{nearest(str(key), known, listed=True)}"
 
 
 def _first(text: str) -> str:

@@ -231,7 +231,7 @@ def test_a_name_that_is_neither_run_nor_study_is_not_found_with_the_nearest(farm
     farm.put(name="interventions")
     answer = farm(command, "intervention")
     assert answer.code == 3
-    assert "Did you mean 'interventions'?" in answer.err
+    assert "no run or study 'intervention'; did you mean 'interventions'? See `farm runs`." in answer.err
     assert "there is no run or study 'zebra'. See `farm runs`." in farm(command, "zebra").err
 
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from farm import errors
-from farm.errors import DoesNotFit, FarmError, StorageFull
+from farm.errors import DoesNotFit, FarmError, StorageFull, nearest
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FarmError)]
 
@@ -52,3 +52,17 @@ def test_only_what_may_go_better_next_time_is_retried() -> None:
 
 def test_the_cause_is_the_name_in_kebab_case() -> None:
     assert (DoesNotFit().cause, StorageFull().cause) == ("does-not-fit", "storage-full")
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "unlisted", "listed"),
+    [
+        ("tinny", ["big", "tiny"], "; did you mean 'tiny'?", "; did you mean 'tiny'?"),
+        ("zebra", ["tiny", "big"], ".", "; known: big, tiny."),
+        ("zebra", [], ".", "."),
+    ],
+)
+def test_a_sentence_about_an_unknown_name_ends_with_help(
+    word: str, known: list[str], unlisted: str, listed: str
+) -> None:
+    assert (nearest(word, known), nearest(word, known, listed=True)) == (unlisted, listed)

@@ -25,7 +25,7 @@ def test_a_node_is_found_by_name_host_address_or_the_beginning_of_its_id(word: s
 def test_an_unknown_node_is_refused_with_the_nearest() -> None:
     with pytest.raises(NotFound, match="did you mean 'rented-1'"):
         find(NODES, "rented-2")
-    with pytest.raises(NotFound, match="known: none"):
+    with pytest.raises(NotFound, match=r"^no node 'rented-2'\. See"):
         find([], "rented-2")
     with pytest.raises(NotFound):
         find(NODES, "")

@@ -136,7 +136,7 @@ def test_studies_are_kept_as_they_were_submitted_last(queue: Queue) -> None:
     queue.put(longer)
     assert queue.study("tiny") == longer
     assert queue.studies() == {"tiny": longer}
-    with pytest.raises(NotFound, match="no study 'tinny'; did you mean 'tiny'"):
+    with pytest.raises(NotFound, match=r"no study 'tinny'; did you mean 'tiny'\? See"):
         queue.study("tinny")
 
 
