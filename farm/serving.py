@@ -15,6 +15,7 @@ class Facts(Frozen):
     """A farm that serves from this machine, as it described itself when it was ready."""
 
     pid: int = Field(ge=1)
+    process: str = Field(description="farm.process.identity of it")
     redis: str = Field(description="URL without the password")
     dashboard: str = Field(description="URL of Ray's dashboard")
     units: dict[str, int] = Field(description="machine class -> runs that train at a time")
@@ -51,7 +52,7 @@ def withdraw(settings: Settings, pid: int) -> None:
 def facts(settings: Settings) -> Facts | None:
     """The farm that is up at this home, or None: never said, its process gone, or its pid taken by another."""
     said = _read(path(settings))
-    return said if said is not None and is_alive(said.pid, said.started) else None
+    return said if said is not None and is_alive(said.pid, said.process) else None
 
 
 def _read(file: Path) -> Facts | None:

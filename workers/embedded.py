@@ -107,7 +107,7 @@ def down(here: Settings) -> bool:
         return False
     os.kill(facts.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while is_alive(facts.pid, facts.started):
+    while is_alive(facts.pid, facts.process):
         if time.monotonic() > deadline:
             raise Unreachable(f"The farm (process {facts.pid}) did not stop.", remedy=f"See {facts.log}.")
         time.sleep(0.1)

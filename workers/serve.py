@@ -35,6 +35,7 @@ from farm import serving, settings
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line
 from farm.machine import Machine, layered
 from farm.node import Head
+from farm.process import identity
 from farm.queue import Queue
 from farm.run import State
 from farm.server import address, make_home, revive, session
@@ -122,6 +123,7 @@ def _serve(
         queue.publish(head)
         facts = Facts(
             pid=os.getpid(),
+            process=identity(os.getpid()) or "",
             redis=address(redis),
             dashboard=dashboard,
             units=offered,

@@ -6,6 +6,7 @@ import time
 
 from farm import serving
 from farm.machine import BUILT_IN
+from farm.process import identity
 from farm.serving import Facts
 from farm.settings import Settings
 
@@ -19,6 +20,7 @@ def settings(farm: Farm) -> Settings:
 def announce(farm: Farm) -> Facts:
     facts = Facts(
         pid=os.getpid(),
+        process=identity(os.getpid()) or "",
         redis="redis://127.0.0.1:1/0",
         dashboard="http://127.0.0.1:9",
         units={"cpu": 2},

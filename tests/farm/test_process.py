@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 from waiting import wait_until
 
-from farm.process import is_alive
+from farm.process import identity, is_alive
 
 NOBODY = 65534
 
@@ -30,9 +29,11 @@ def test_a_process_runs_until_it_has_ended_buried_or_not(process: subprocess.Pop
     assert not is_alive(process.pid)
 
 
-def test_a_process_that_began_after_the_moment_is_another() -> None:
-    assert is_alive(os.getpid(), said_at=time.time())
-    assert not is_alive(os.getpid(), said_at=time.time() - 86400)
+def test_a_process_that_got_the_pid_later_is_another(process: subprocess.Popen) -> None:
+    mine = identity(os.getpid())
+    assert is_alive(os.getpid(), mine)
+    assert not is_alive(process.pid, mine)
+    assert identity(process.pid) != mine
 
 
 def test_a_process_of_another_user_is_none_of_ours() -> None:

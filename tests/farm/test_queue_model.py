@@ -161,7 +161,8 @@ class QueueModel(RuleBasedStateMachine):
         pointer = Checkpoint(step=step, epoch=claim.lease.epoch if claim else 1, path="x", sha256="y")
         if self._is_live(claim, lambda: self.queue.checkpoint(claim.lease, pointer)):
             run = self.runs[claim.run.id]
-            run.checkpoint = step if run.checkpoint is None else max(step, run.checkpoint)
+            if run.checkpoint is None or step > run.checkpoint:
+                run.checkpoint, run.step = step, max(step, run.step)
 
     @rule(claim=claims, loss=st.sampled_from([1.0, 2.0]))
     def finish(self, claim: Claim | None, loss: float) -> None:
