@@ -49,7 +49,7 @@ class Policy(Frozen):
     attempts: int = Field(3, ge=1, le=100, description="failures after which the run has failed")
     checkpoint_seconds: float = Field(600, gt=0, description="time between checkpoints")
     usd_limit: float | None = Field(None, gt=0, description="of the whole study: spent, and no further run starts")
-    hang_seconds: float = Field(1800, gt=0, description="no step for this long and the attempt is given up")
+    hang_seconds: float = Field(1800, gt=0, description="no step, nor batch of the test, for so long: given up")
 
 
 class Run(Frozen):
