@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import shutil
 import socket
 import sys
@@ -116,7 +117,7 @@ def _mending(published: Head, own: Provenance) -> str:
     python = sys.executable
     pins = f"'torch=={_public(theirs.torch)}' 'ray[default,train]=={theirs.ray}'"
     if own.code != theirs.code or own.farm != theirs.farm:
-        commands.append(_fetch(published))
+        commands += _fetch(published, own)
     if own.python != theirs.python:
         python = str(Path.home() / f"venv-{theirs.python}" / "bin" / "python")
         commands.append(f"uv venv --python {theirs.python} {Path(python).parent.parent}")
@@ -126,12 +127,16 @@ def _mending(published: Head, own: Provenance) -> str:
     return " && ".join(commands)
 
 
-def _fetch(published: Head) -> str:
-    commit = published.software.commit
-    if commit and not published.software.dirty and (hardware.ROOT / ".git").exists():
-        return f"git -C {hardware.ROOT} fetch && git -C {hardware.ROOT} checkout {commit}"
-    packages = "{" + ",".join(PACKAGES) + "}"
-    return f"rsync -a --delete {published.host}:{published.sources}/{packages} {hardware.ROOT}/"
+def _fetch(published: Head, own: Provenance) -> list[str]:
+    """From the head's commit where that brings its sources: not where they were edited there, nor where this is that
+    commit already. What was edited here a checkout would carry along, so it is set aside."""
+    commit, root = published.software.commit, shlex.quote(str(hardware.ROOT))
+    is_brought = commit and not published.software.dirty and (own.dirty or own.commit != commit)
+    if is_brought and (hardware.ROOT / ".git").exists():
+        aside = [] if own.dirty is False else [f"git -C {root} stash --include-untracked"]
+        return [*aside, f"git -C {root} fetch", f"git -C {root} checkout {commit}"]
+    folders = " ".join(shlex.quote(f"{published.host}:{published.sources}/{package}") for package in PACKAGES)
+    return [f"rsync -a --delete {folders} {root}/"]  # in full: not every shell expands {a,b}
 
 
 def _installable() -> str:

@@ -4,6 +4,7 @@ import http.server
 import os
 import resource
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -131,16 +132,55 @@ def test_another_python_is_mended_by_an_environment_of_its_own() -> None:
     assert f"'{hardware.ROOT}[node]' 'torch==2.13.0' 'ray[default,train]==2.60.0'" in said
 
 
-def test_other_sources_are_mended_from_the_heads_commit() -> None:
+def test_other_sources_are_mended_from_the_heads_commit_or_its_folder() -> None:
     """This test runs in a checkout; or in a folder without git, where the head's folder is copied."""
-    own = SOFTWARE.model_copy(update={"code": "d" * 64})
+    own = SOFTWARE.model_copy(update={"code": "d" * 64, "commit": "beef", "dirty": False})
     said = refused(own=own)
     if (hardware.ROOT / ".git").exists():
         assert said.endswith(f"Run: git -C {hardware.ROOT} fetch && git -C {hardware.ROOT} checkout f00d")
-    copied = f"Run: rsync -a --delete head:/opt/farm/{{cli,farm,model,workers}} {hardware.ROOT}/"
+    folders = " ".join(f"head:/opt/farm/{package}" for package in ("cli", "farm", "model", "workers"))
+    copied = f"Run: rsync -a --delete {folders} {hardware.ROOT}/"
     changed = HEAD.model_copy(update={"software": SOFTWARE.model_copy(update={"dirty": True})})
     assert refused(own=own, head=changed).endswith(copied)
+    assert refused(own=own.model_copy(update={"commit": "f00d"})).endswith(copied), "the checkout would change nothing"
     assert "farm 0.1.0 dddddddd (head: 0.1.0 cccccccc)" in said
+
+
+def git(folder: Path, *words: str) -> None:
+    somebody = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    subprocess.run(["git", "-C", str(folder), *somebody, *words], check=True, capture_output=True)
+
+
+def described() -> Provenance:
+    hardware.code_digest.cache_clear()
+    return hardware.provenance()
+
+
+def test_the_command_that_is_said_mends_sources_that_were_edited_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs, in a shell that is no bash; and what was edited is not lost."""
+    head, here = tmp_path / "head", tmp_path / "a joiner"
+    (head / "farm").mkdir(parents=True)
+    (head / "farm" / "recipe.py").write_text("batch = 96\n")
+    git(tmp_path, "init", "head")
+    git(head, "add", ".")
+    git(head, "commit", "-m", "first")
+    git(tmp_path, "clone", str(head), str(here))
+    try:
+        monkeypatch.setattr(hardware, "ROOT", head)
+        published = HEAD.model_copy(update={"software": described()})
+        monkeypatch.setattr(hardware, "ROOT", here)
+        (here / "farm" / "recipe.py").write_text("batch = 97\n")
+        (here / "farm" / "mine.py").write_text("")
+        said = refused(own=described(), head=published)
+        subprocess.run(["sh", "-ec", said.partition("Run: ")[2]], check=True, capture_output=True)
+        admission.check_software(published, described())
+        git(here, "stash", "pop")
+        assert (here / "farm" / "recipe.py").read_text() == "batch = 97\n"
+        assert (here / "farm" / "mine.py").exists()
+    finally:
+        hardware.code_digest.cache_clear()
 
 
 # The storage
