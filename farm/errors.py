@@ -5,9 +5,12 @@ of the command and whether the queue may try the run again. Whoever can go on wi
 other ends as the line of a command (`cli.main`, and the `main` of a process) or as a failed attempt (`workers.agent`).
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0e-\x1f\x7f]")
 
 
 class FarmError(Exception):
@@ -145,8 +148,8 @@ def nearest(word: str, known: Iterable[str], listed: bool = False) -> str:
 
 
 def last_line(said: str) -> str:
-    """What a process said last, which is where most say why they end."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """What a process said last, which is where most say why they end; without the colours that it said it in."""
+    lines = [line.strip() for line in _CONTROL.sub("", said).splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
 

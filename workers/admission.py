@@ -1,5 +1,6 @@
 """What is looked at before a machine joins: head, secret, software, storage. Each refusal says what mends it."""
 
+import ipaddress
 import os
 import platform
 import shlex
@@ -7,7 +8,9 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from socket import AF_INET
 
+import psutil
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
@@ -37,6 +40,33 @@ def address(head: str) -> str:
     if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise BadSetting(f"HEAD {head!r} is no address.", remedy=f"Write HOST:PORT, such as 10.0.0.5:{PORT}.")
     return f"{host}:{port}"
+
+
+def check_own_address(host: str) -> None:
+    """Make sure that `host` is an address of this machine: Ray would start with another, and end half a minute later.
+
+    Raises: BadSetting
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(place)
+        is_any = ipaddress.ip_address(place[0]).is_unspecified
+        reason = "that means every address" if is_any else None
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        others = f", or say one of {', '.join(found)}" if (found := _addresses()) else ""
+        raise BadSetting(
+            f"--host {host!r} is no address of {platform.node()}: {reason}.",
+            remedy=f"Leave it out{others}; the head must reach it.",
+        )
+
+
+def _addresses() -> list[str]:
+    """Those that others may reach this machine by."""
+    found = [entry for entries in psutil.net_if_addrs().values() for entry in entries if entry.family == AF_INET]
+    return sorted(entry.address for entry in found if not ipaddress.ip_address(entry.address).is_loopback)
 
 
 def check_head(place: str, published: Head) -> None:

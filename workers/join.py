@@ -101,6 +101,8 @@ def join(
     place, name = admission.address(head), name or platform.node().lower()
     if not is_name(name):
         raise BadSetting(f"--name {name!r} is no name.", remedy="Use at most 64 of a-z, 0-9, '.', '_' and '-'.")
+    if host is not None:
+        admission.check_own_address(host)
     with session(here) as redis:
         queue = Queue(redis)
         offer = _offer(queue, here, machine)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from farm import errors
-from farm.errors import DoesNotFit, FarmError, StorageFull, nearest
+from farm.errors import DoesNotFit, FarmError, StorageFull, last_line, nearest
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FarmError)]
 
@@ -66,3 +66,9 @@ def test_a_sentence_about_an_unknown_name_ends_with_help(
     word: str, known: list[str], unlisted: str, listed: str
 ) -> None:
     assert (nearest(word, known), nearest(word, known, listed=True)) == (unlisted, listed)
+
+
+def test_what_a_process_said_last_is_quoted_without_its_colours() -> None:
+    said = "INFO -- starting\n\x1b[37mLocal node IP\x1b[39m: \x1b[1m10.0.0.6\x1b[22m\a\n\x1b[0m\n"
+    assert last_line(said) == "Local node IP: 10.0.0.6"
+    assert last_line(" \n") == "it said nothing"

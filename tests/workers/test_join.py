@@ -93,6 +93,24 @@ def test_a_name_that_is_none(here: Settings) -> None:
     assert "--name 'my box' is no name" in refused(BadSetting, here, name="my box")
 
 
+@pytest.mark.usefixtures("head")
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("192.0.2.7", "Cannot assign requested address"), ("0.0.0.0", "that means every"), ("box.invalid", "not known")],
+)
+def test_an_address_that_is_not_this_machines(here: Settings, host: str, reason: str) -> None:
+    said = refused(BadSetting, here, host=host)
+    assert said.startswith(f"--host '{host}' is no address of ")
+    assert reason in said
+    assert "Leave it out" in said
+
+
+@pytest.mark.usefixtures("head")
+@pytest.mark.parametrize("host", ["127.0.31.2", "localhost"])
+def test_an_address_of_this_machine(here: Settings, host: str) -> None:
+    assert "nothing answers" in refused(Unreachable, here, host=host)
+
+
 def test_other_software(here: Settings, head: Head, queue: Queue) -> None:
     queue.publish(head.model_copy(update={"software": head.software.model_copy(update={"torch": "1.0.0"})}))
     assert "pip install 'torch==1.0.0'" in refused(Conflict, here)
