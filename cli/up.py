@@ -52,7 +52,7 @@ def _check_is_so(
         "--dashboard-port": dashboard_port not in (None, urlsplit(facts.dashboard).port),
     }
     if names := [name for name, is_new in asked.items() if is_new]:
-        has = ", ".join(f"{name} x {count}" for name, count in facts.units.items())
+        has = ", ".join(f"{name} x {count}" for name, count in facts.units.items()) or "nothing"
         raise Conflict(
             f"{', '.join(names)} not applied: a farm is up already, process {facts.pid}, and offers {has}.",
             remedy="Stop it first: farm down",

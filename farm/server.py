@@ -46,6 +46,7 @@ OLDEST = (6, 2)
 NO_ANSWER = "Timeout connecting"  # to the call, or to the greeting of TLS
 FULL = re.compile(r"(^|-)(MISCONF|OOM) ")  # before 7.0, a script's error has it after a dash
 NOT_NOW = re.compile(r"(^|-)(READONLY|BUSY) ")
+NO_DATABASE = re.compile("DB index|SELECT is not allowed")
 NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")  # as OpenSSL says
 START_SECONDS = 60.0  # an empty server answers after 50 ms, a large AOF takes its time to load
 STOP_SECONDS = 60.0
@@ -236,14 +237,15 @@ def connect(url: str, authorities: Path | None = None) -> Redis:
     by one that this machine trusts.
 
     Raises: Unreachable: nobody answers there. Refused: the password is wrong, or the certificate not to be trusted.
-    BadSetting: not a Redis URL, TLS on one side only, older than 6.2, or a configuration that may lose acknowledged
-    writes.
+    BadSetting: not a Redis URL, a database that is not there, TLS on one side only, older than 6.2, or a configuration
+    that may lose acknowledged writes.
     """
     if authorities is not None:
         _check_authorities(authorities)
     split(url)
     try:
         client = _client(url, authorities=authorities)
+        _check_options(client, url)
     except ValueError:
         raise _not_a_url(url) from None
     try:
@@ -259,7 +261,7 @@ def connect(url: str, authorities: Path | None = None) -> Redis:
 def translated(client: Redis) -> Iterator[None]:
     """Redis' errors as the farm's, naming the server without its password.
 
-    Raises: Unreachable, Refused, StorageFull
+    Raises: Unreachable, Refused, StorageFull, BadSetting
     """
     try:
         yield
@@ -280,6 +282,11 @@ def translated(client: Redis) -> Iterator[None]:
     except ResponseError as error:
         if "The user executing the script" in str(error):  # 7.0 and later say NOPERM
             raise _not_permitted(client, error) from None
+        if NO_DATABASE.search(str(error)):
+            raise BadSetting(
+                f"the Redis of {address(client)} has no such database: {_said(error)}.",
+                remedy="End FARM_REDIS_URL with the number of one that it has, such as /0.",
+            ) from None
         if isinstance(error, OutOfMemoryError) or FULL.search(str(error)):
             raise StorageFull(
                 f"Redis at {address(client)} cannot write: {_said(error)}.", remedy="Free some space there."
@@ -373,18 +380,29 @@ def address(client: Redis) -> str:
 def split(url: str) -> SplitResult:
     """The parts of a Redis URL.
 
-    Raises: BadSetting: it has none. A "/", "?" or "#" in the password would end the host, which would then be this one;
-    redis-py takes a database that is no number for number 0.
+    Raises: BadSetting: it has none. A "/", "?" or "#" in the password would end the host, which would then be this one,
+    or what follows an "@" in it; redis-py takes a database that is no number for number 0.
     """
     try:
         place = urlsplit(url)
         place.port  # noqa: B018 - raises, too
     except ValueError:
         raise _not_a_url(url) from None
-    database = place.path.strip("/")
-    if ("@" in url and "@" not in place.netloc) or (database and not database.isdecimal()):
+    database = "" if place.scheme == "unix" else place.path.strip("/")  # there it is the path of a socket
+    if url.count("@") > place.netloc.count("@") or place.fragment or not re.fullmatch("[0-9]{0,9}", database):
         raise _not_a_url(url)
     return place
+
+
+def _check_options(client: Redis, url: str) -> None:
+    """Raises: BadSetting: what stands after the "?" is no option of a connection."""
+    pool = client.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError:
+        raise BadSetting(
+            f"redis_url {shown(url)!r} has an option after its '?' that nobody knows.", remedy="Leave it out."
+        ) from None
 
 
 def _not_a_url(url: str) -> BadSetting:
@@ -396,9 +414,14 @@ def _not_a_url(url: str) -> BadSetting:
 
 
 def shown(url: str) -> str:
-    """`url` without its password, for messages; whatever the password holds, it ends before the last "@"."""
+    """`url` without its password, for messages; whatever the password holds, it ends before the last "@".
+
+    One that was meant to have a password and has no "@" after it may be nothing but password.
+    """
     before, at, place = url.rpartition("@")
-    scheme, colon, _ = before.partition("://")
+    scheme, colon, rest = (before if at else url).partition("://")
+    if not at and rest.startswith(":"):
+        return f"{scheme}://:..."
     return f"{scheme if colon else ''}{colon}{place}".partition("?")[0] if at else url.partition("?")[0]
 
 

@@ -265,12 +265,36 @@ def test_a_wrong_or_missing_password_is_refused_at_once(redis_url: str, password
         "redis://user:67#secret@10.0.0.5:6380/0",
         "redis://:secret]@10.0.0.5:6380/0",
         "redis://:secret@10.0.0.5:6380/first",
+        "redis://:p@secret/67#x@10.0.0.5:6380/0",
+        "redis://:p@secret/0#67@10.0.0.5:6380/0",
+        "redis://:p@secret/?67@10.0.0.5:6380/0",
+        "redis://:secret@10.0.0.5:6380/99999999999999999999",
+        "redis://:se/secret",
     ],
 )
 def test_what_is_not_a_redis_url_is_a_bad_setting(url: str) -> None:
     with pytest.raises(BadSetting, match=r"redis_url .* is not a Redis URL.*%2F for /") as caught:
         connect(url)
     assert not {"secret", "67"} & set(re.findall(r"\w+", str(caught.value)))
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("99", r"has no such database: DB index is out of range\. End FARM_REDIS_URL with"),
+        ("0?foo=secret", r"has an option after its '\?' that nobody knows\. Leave it out\."),
+    ],
+)
+def test_what_no_redis_has_is_a_bad_setting(redis_url: str, end: str, words: str) -> None:
+    with pytest.raises(BadSetting, match=words) as caught:
+        connect(redis_url.rpartition("/")[0] + f"/{end}")
+    assert not {"secret", urlsplit(redis_url).password} & set(re.findall(r"[\w-]+", str(caught.value)))
+
+
+def test_a_unix_socket_has_a_url(tmp_path: Path) -> None:
+    """As tests/cluster and a head's own commands may use it; its path is no database."""
+    with pytest.raises(Unreachable, match=f"no Redis answers at redis://{tmp_path}/redis.sock/0: "):
+        connect(f"unix://:secret@{tmp_path}/redis.sock")
 
 
 @pytest.mark.parametrize(
@@ -353,6 +377,7 @@ def test_a_url_is_shown_without_its_password() -> None:
     assert shown("redis://:pa/s@s#x@host:1/0") == "redis://host:1/0"
     assert shown("redis://host:1/0?password=pass") == "redis://host:1/0"
     assert shown(":pass@host") == "host"
+    assert shown("redis://:pass") == "redis://:..."
 
 
 def test_a_stopped_server_leaves_no_process(tmp_path: Path) -> None:
