@@ -7,15 +7,21 @@ from farm.machine import BUILT_IN, find
 from farm.settings import Settings
 
 
-def units(offers: Sequence[str] | None, settings: Settings) -> dict[str, int] | None:
-    """Machine class -> runs that train at a time. None without `offers`: then the hardware decides.
+def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) -> dict[str, int] | None:
+    """Machine class -> runs that train at a time, on `cpus`. None without `offers`: then the hardware decides.
 
-    Raises: BadSetting: not CLASS or CLASS=UNITS. BadStudy: nobody declared the class.
+    Raises: BadSetting: not CLASS or CLASS=UNITS, or more than this machine has room for. BadStudy: nobody declared the
+    class.
     """
     if not offers:
         return None
     counts = dict(split(offer) for offer in offers)
-    return {find(name, BUILT_IN | settings.machines).name: count for name, count in counts.items()}
+    from workers import hardware
+
+    for name, count in counts.items():
+        find(name, BUILT_IN | settings.machines)
+        hardware.offer(name, settings.machines, count, cpus)
+    return counts
 
 
 def split(text: str) -> tuple[str, int]:

@@ -45,7 +45,7 @@ def serve(
             "--autoscaling-config: a Ray of the farm's own has no autoscaler.",
             remedy="Start Ray with it, then: farm serve --attach HOST:PORT --autoscaling-config FILE.",
         )
-    offered = units(machine, settings)
+    offered = units(machine, settings, cpus)
     from workers.embedded import foreground
 
     foreground(

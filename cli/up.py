@@ -27,7 +27,7 @@ def up(
     That is Redis, Ray with its dashboard, and the dispatcher.
     """
     settings = settings_.of_this_machine()
-    facts, offered = serving.facts(settings), units(machine, settings)
+    facts, offered = serving.facts(settings), units(machine, settings, cpus)
     if facts is not None:
         _check_is_so(facts, offered, cpus, host, dashboard_port)
         say("already up")

@@ -55,10 +55,12 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def offer(name: str, declared: dict[str, Machine]) -> Machine:
-    """The class `name` as this node may offer it: as `declared`, else as detected.
+def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | None = None) -> Machine:
+    """The class `name` as this node may offer it: as `declared`, else as detected; `units` runs of it at a time, which
+    share `cpus` (default: all cores).
 
     Raises: BadSetting: it has GPUs that this node lacks. Offered all the same, its facts would be wrong for everybody.
+    Or so many runs have no room at a time.
     """
     wanted = declared.get(name) or BUILT_IN.get(name)
     if wanted is not None and not wanted.is_cpu and len(gpus()) < wanted.accelerators:
@@ -66,7 +68,31 @@ def offer(name: str, declared: dict[str, Machine]) -> Machine:
             f"--machine {name} is {wanted.accelerators} x {wanted.accelerator}; this machine has {len(gpus())} GPUs.",
             remedy="Leave --machine out to offer what is here.",
         )
-    return declared.get(name) or detect(name)
+    machine = declared.get(name) or detect(name)
+    _check_room(machine, units, cpus or cores())
+    return machine
+
+
+def _check_room(machine: Machine, units: int, cpus: int) -> None:
+    """A single run may always be offered: the dispatcher has it make do with what is here.
+
+    Raises: BadSetting
+    """
+    if not machine.is_cpu:
+        return
+    each = min(cpus, machine.accelerators * machine.threads) if machine.threads else cpus
+    most = cpus // each
+    if units <= most:
+        return
+    if machine.threads is None:
+        raise BadSetting(
+            f"--machine {machine.name}={units}: one run of it takes all {cpus} cores, as the class says no threads.",
+            remedy=f"Offer 1, or write threads under [machines.{machine.name}] in farm.toml.",
+        )
+    raise BadSetting(
+        f"--machine {machine.name}={units}: one run of it takes {each} of {cpus} cores.",
+        remedy=f"Offer at most {most}.",
+    )
 
 
 def detect(name: str | None = None) -> Machine:

@@ -105,7 +105,7 @@ def join(
         admission.check_own_address(host)
     with session(here) as redis:
         queue = Queue(redis)
-        offer = _offer(queue, here, machine)
+        offer = _offer(queue, here, machine, units)
         _admit(here, queue, place, offer, units)
         if farewell.said.is_set():
             return
@@ -116,10 +116,10 @@ def join(
             _stay(here, member, process, farewell)
 
 
-def _offer(queue: Queue, here: Settings, name: str | None) -> Machine:
-    """What this machine is, or the class `name`, which somebody must have declared.
+def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machine:
+    """What this machine is, or the class `name`, which somebody must have declared and `units` runs of which fit here.
 
-    Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here.
+    Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here, or so many runs have no room.
     """
     declared = {key: value for study in queue.studies().values() for key, value in study.machines.items()}
     told = {key: value for key, value in queue.machines().items() if key not in BUILT_IN}
@@ -128,7 +128,7 @@ def _offer(queue: Queue, here: Settings, name: str | None) -> Machine:
         found = hardware.detect()
         return layered({found.name: found}, classes)[found.name]
     find(name, BUILT_IN | classes)
-    return hardware.offer(name, classes)
+    return hardware.offer(name, classes, units)
 
 
 def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:

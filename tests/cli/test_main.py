@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from cli.main import COMMANDS, app
+from cli.offers import units
+from farm.errors import BadSetting
+from farm.machine import Machine
 from farm.server import Server
 from farm.settings import Settings
 
@@ -264,3 +268,12 @@ def on_terminal(farm: Farm, words: list[str], code: int = 0, **environment: str)
     os.close(ours)
     assert process.wait(30) == code, shown
     return shown.decode()
+
+
+def test_what_is_offered_has_room_here(tmp_path: Path) -> None:
+    """Not by the command, which would be a farm where this is not refused."""
+    here = Settings(home=tmp_path, storage=tmp_path, machines={"home": Machine(name="home")})
+    assert units(["cpu-x1=3", "home"], here, 3) == {"cpu-x1": 3, "home": 1}
+    for offer, words in (("cpu-x1=4", "Offer at most 3"), ("home=2", "one run of it takes all 3 cores")):
+        with pytest.raises(BadSetting, match=words):
+            units([offer], here, 3)

@@ -23,7 +23,7 @@ def announce(farm: Farm) -> Facts:
         process=identity(os.getpid()) or "",
         redis="redis://127.0.0.1:1/0",
         dashboard="http://127.0.0.1:9",
-        units={"cpu": 2},
+        units={"cpu": 1},
         storage=str(farm.store.root),
         started=time.time(),
         log="/serve.log",
@@ -46,20 +46,20 @@ def test_status_shows_a_farm_that_is_up(farm: Farm) -> None:
     facts = announce(farm)
     rows = {row["what"]: row["value"] for row in farm("status").rows}
     assert rows["dashboard"] == facts.dashboard
-    assert rows["units"] == "cpu x 2"
+    assert rows["units"] == "cpu x 1"
     assert farm("up").err.startswith("already up"), "and is not started twice"
 
 
 def test_up_with_other_options_than_the_farm_that_is_up_has_is_refused(farm: Farm) -> None:
     announce(farm)
-    for words in (["--machine", "cpu=2"], ["--dashboard-port", "9"], ["--host", "127.0.0.1"]):
+    for words in (["--machine", "cpu=1"], ["--dashboard-port", "9"], ["--host", "127.0.0.1"]):
         answer = farm("up", *words)
         assert (answer.code, answer.err.startswith("already up")) == (0, True), words
     answer = farm("up", "--machine", "cpu-x1", "--host", "0.0.0.0", "--cpus", "1", "--dashboard-port", "8265")
     assert (answer.code, answer.out) == (6, "")
     assert answer.err == (
         "error: --machine, --cpus, --host, --dashboard-port not applied: a farm is up already, process"
-        f" {os.getpid()}, and offers cpu x 2. Stop it first: farm down\n"
+        f" {os.getpid()}, and offers cpu x 1. Stop it first: farm down\n"
     )
     assert "unknown machine class 'nope'" in farm("up", "--machine", "nope").err
 

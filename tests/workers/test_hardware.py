@@ -82,3 +82,30 @@ def test_a_cpu_class_stays_one_on_a_node_with_gpus(monkeypatch):
     pair = hardware.offer("cpu-x2", {})
     assert pair.is_cpu
     assert (pair.accelerators, pair.threads) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "cpus", "words"),
+    [
+        (
+            "home",
+            2,
+            4,
+            r"--machine home=2: one run of it takes all 4 cores, as the class says no threads\. Offer 1, or",
+        ),
+        ("cpu-x1", 10**9, 4, r"--machine cpu-x1=1000000000: one run of it takes 1 of 4 cores\. Offer at most 4\.$"),
+        ("cpu-x2", 3, 4, r"takes 2 of 4 cores\. Offer at most 2\.$"),
+        ("cpu-x2", 2, 1, r"takes 1 of 1 cores\. Offer at most 1\.$"),
+        ("cpu-x1", 10**9, None, rf"takes 1 of {hardware.cores()} cores"),
+    ],
+)
+def test_more_runs_at_a_time_than_have_room_are_not_offered(name, units, cpus, words):
+    with pytest.raises(BadSetting, match=words):
+        hardware.offer(name, {"home": Machine(name="home")}, units, cpus)
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "cpus"), [("home", 1, 4), ("cpu-x1", 4, 4), ("cpu-x2", 2, 5), ("cpu-x2", 1, 1)]
+)
+def test_as_many_runs_as_have_room_are_offered(name, units, cpus):
+    assert hardware.offer(name, {"home": Machine(name="home")}, units, cpus).name == name

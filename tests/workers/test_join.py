@@ -89,6 +89,11 @@ def test_a_class_with_gpus_that_are_not_here(here: Settings) -> None:
 
 
 @pytest.mark.usefixtures("head")
+def test_more_runs_at_a_time_than_have_room(here: Settings) -> None:
+    assert "one run of it takes all " in refused(BadSetting, here, machine="cpu", units=2)
+
+
+@pytest.mark.usefixtures("head")
 def test_a_name_that_is_none(here: Settings) -> None:
     assert "--name 'my box' is no name" in refused(BadSetting, here, name="my box")
 
