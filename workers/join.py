@@ -27,7 +27,7 @@ import psutil
 
 from farm import settings
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
-from farm.machine import BUILT_IN, Machine, find, is_name, layered
+from farm.machine import BUILT_IN, Machine, find, is_name, layered, parts
 from farm.node import Head, Node
 from farm.queue import Queue
 from farm.server import make_home, session
@@ -146,9 +146,14 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
     log.info("storage %s: the head's, and can be written; %s free", here.storage, _gib(free))
     admission.check_head(place, head)
     log.info("head %s: a Ray that takes this machine's token", place)
-    wanted = {name for study in queue.studies().values() for arm in study.arms() for name in arm.machines}
-    if machine.name not in wanted:
+    if machine.name not in _wanted(queue):
         log.info('no study has runs for %s yet: write machines = ["%s"] in one', machine.name, machine.name)
+
+
+def _wanted(queue: Queue) -> set[str]:
+    """The machine classes that studies have runs for, be it in a mixed group."""
+    groups = {name for study in queue.studies().values() for arm in study.arms() for name in arm.machines}
+    return {part for name in groups for part in parts(name)}
 
 
 def _gib(size: float) -> str:

@@ -20,7 +20,7 @@ from farm.settings import Settings
 from farm.store import Store
 from workers import hardware
 from workers import join as membership
-from workers.join import Farewell, _Member, _Watch, join
+from workers.join import Farewell, _Member, _wanted, _Watch, join
 from workers.serve import _refuse_anothers
 
 
@@ -114,6 +114,11 @@ def test_an_address_that_is_not_this_machines(here: Settings, host: str, reason:
 @pytest.mark.parametrize("host", ["127.0.31.2", "localhost"])
 def test_an_address_of_this_machine(here: Settings, host: str) -> None:
     assert "nothing answers" in refused(Unreachable, here, host=host)
+
+
+def test_a_class_of_a_mixed_group_has_runs_to_come(queue: Queue) -> None:
+    queue.put(study.parse(study_text(machines=("cpu-x1+cpu-x2", "cpu"))))
+    assert _wanted(queue) == {"cpu", "cpu-x1", "cpu-x2"}
 
 
 def test_other_software(here: Settings, head: Head, queue: Queue) -> None:
