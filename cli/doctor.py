@@ -16,7 +16,7 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet
-from farm import serving
+from farm import serving, tunnel
 from farm import settings as settings_
 from farm.errors import FarmError
 from farm.machine import BUILT_IN
@@ -85,7 +85,14 @@ def _redis(settings: Settings) -> Finding:
     with queue(settings) as open_queue:
         total = sum(open_queue.counts().values())
     place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
+    if head := _head(settings):
+        place = f"of {head}, through the tunnel of farm connect"
     return Finding("server", "ok", f"Redis {place}; {total:,} runs known")
+
+
+def _head(settings: Settings) -> str | None:
+    """Where the commands of this home go through a tunnel, if they do."""
+    return tunnel.head(settings.home, settings.redis_url) if settings.redis_url else None
 
 
 def _storage(settings: Settings) -> Finding:
@@ -119,6 +126,8 @@ def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
 
 def _ray(settings: Settings) -> Finding:
     facts = serving.facts(settings)
+    if facts is None and (head := _head(settings)):
+        return Finding("dashboard", "warning", f"that of the farm is on {head}, where `farm connect` goes")
     if facts is None:
         return Finding("dashboard", "warning", "no farm is up on this machine: farm up")
     try:

@@ -38,6 +38,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from farm import tunnel
 from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
 from farm.process import is_alive
 from farm.settings import Settings
@@ -188,7 +189,10 @@ def session(settings: Settings) -> Iterator[Redis]:
     Raises: Unreachable, Refused, BadSetting
     """
     if settings.redis_url:
-        with connect(settings.redis_url, settings.redis_ca) as client:
+        with (
+            _told_of_the_tunnel(settings, settings.redis_url),
+            connect(settings.redis_url, settings.redis_ca) as client,
+        ):
             yield client
         return
     server = Server(settings.home / "redis")
@@ -204,6 +208,26 @@ def session(settings: Settings) -> Iterator[Redis]:
             with _locked(server.folder / "gate.lock"):
                 if _is_last(users):
                     server.stop()
+
+
+@contextmanager
+def _told_of_the_tunnel(settings: Settings, url: str) -> Iterator[None]:
+    """Where `url` is the near end of a tunnel, and nobody answers there, say so: no setting names it.
+
+    Raises: Unreachable
+    """
+    head = tunnel.head(settings.home, url)
+    try:
+        yield
+    except Unreachable as error:
+        if head is None or "silent" not in error.fields:
+            raise
+        if tunnel.head(settings.home, url) is None:
+            raise Unreachable(f"the tunnel to {head} was closed.", remedy=f"Open it: farm connect {head}") from None
+        raise Unreachable(
+            f"no Redis answers through the tunnel to {head}: {error.fields['silent']}.",
+            remedy="`farm connect` opens it again when the link is back, and says so; or is the farm there down?",
+        ) from None
 
 
 @contextmanager
@@ -278,6 +302,7 @@ def translated(client: Redis) -> Iterator[None]:
         raise Unreachable(
             f"no Redis answers at {address(client)}: {_said(error)}.",
             remedy="Is it running, and FARM_REDIS_URL right?",
+            silent=_said(error),
         ) from None
     except ResponseError as error:
         if "The user executing the script" in str(error):  # 7.0 and later say NOPERM

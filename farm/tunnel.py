@@ -40,6 +40,15 @@ def url(home: Path) -> str | None:
     )
 
 
+def head(home: Path, url: str) -> str | None:
+    """Where the tunnel of `home` leads, if `url` is its near end."""
+    try:
+        said = json.loads((home / FILE).read_text())
+        return said["head"] if said["url"] == url else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 @contextmanager
 def announced(home: Path, head: str, url: str) -> Iterator[None]:
     """Have the commands of this home use `url` meanwhile. Raises: Conflict: another tunnel is open here."""

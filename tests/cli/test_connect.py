@@ -66,6 +66,9 @@ def test_a_home_that_is_connected_sees_the_farm_of_the_head(laptop: Farm, head: 
     with opened(laptop, head) as process:
         assert {row["run"] for row in laptop("runs").rows} == {run.id for run in study.runs()}
         assert (home(laptop) / tunnel.FILE).stat().st_mode & 0o777 == 0o600, "it holds the password"
+        found = {row["check"]: row["detail"] for row in laptop("doctor").rows}
+        assert "of 127.0.0.1, through the tunnel" in found["server"]
+        assert found["dashboard"] == "that of the farm is on 127.0.0.1, where `farm connect` goes"
         second = laptop("connect", "127.0.0.1", "--ssh", head.command)
         assert (second.code, "connected already" in second.err) == (6, True)
         assert said(process) == f"commands with the home {home(laptop)} use it now; Ctrl-C closes it\n"
@@ -80,6 +83,11 @@ def test_a_tunnel_that_breaks_is_opened_again_at_the_same_place(laptop: Farm, he
         head.leave()
         assert said(process).endswith(" Trying again in 1 s.\n")
         assert said(process).endswith(" Trying again in 2 s.\n"), "nobody was there"
+        answer = laptop("runs")
+        assert answer.code == 5
+        assert "error: no Redis answers through the tunnel to 127.0.0.1: " in answer.err
+        assert "`farm connect` opens it again" in answer.err
+        assert "FARM_REDIS_URL" not in answer.err
         head.come_back()
         assert said(process).startswith("open: ")
         assert laptop("runs").code == 0

@@ -38,6 +38,13 @@ def test_a_tunnel_is_found_while_it_is_open(tmp_path: Path) -> None:
     assert tunnel.url(tmp_path) is None
 
 
+def test_only_its_near_end_is_the_tunnel(tmp_path: Path) -> None:
+    with tunnel.announced(tmp_path, "head", "redis://near"):
+        assert tunnel.head(tmp_path, "redis://near") == "head"
+        assert tunnel.head(tmp_path, "redis://elsewhere") is None
+    assert tunnel.head(tmp_path, "redis://near") is None
+
+
 def test_whoever_asks_is_not_in_the_way_of_who_connects(tmp_path: Path) -> None:
     said: list[str | None] = []
 
