@@ -33,7 +33,12 @@ def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
             _undo(open_queue, found, as_json)
             return
         reason = open_queue.drain(found.id, f"farm drain on {platform.node()}")
-        released = _emptied(open_queue, found)
+        try:
+            released = _emptied(open_queue, found)
+        except KeyboardInterrupt:
+            end = "leaves all the same" if found.joined else f"stays drained until: farm drain {node} --undo"
+            say(f"{found} {end}")
+            raise
     then = "it leaves" if found.joined else f"and stays drained until: farm drain {node} --undo"
     say(f"{found} is empty{'; ' if found.joined else ', '}{then}")
     if as_json:

@@ -1,7 +1,9 @@
 """`farm drain NODE`, with the tests as the node. tests/walk/test_join.py drains a real one."""
 
 import json
+import signal
 
+import pytest
 from waiting import wait_until
 
 from farm.node import Node
@@ -39,6 +41,23 @@ def test_it_waits_for_what_runs_there_and_says_what_became_of_it(farm: Farm) -> 
     assert process.returncode == 0
     assert f"{here.run.id} has let go at step 1: queued" in err
     assert json.loads(out)["data"]["released"] == [here.run.id]
+
+
+@pytest.mark.parametrize(
+    ("joined", "end"), [(None, "stays drained until: farm drain attic --undo"), ("token", "leaves all the same")]
+)
+def test_who_stops_waiting_is_told_that_the_drain_goes_on(farm: Farm, joined: str | None, end: str) -> None:
+    farm.put()
+    farm.queue.sight([NODE.model_copy(update={"joined": joined})], 60)
+    farm.claim()
+    with farm.start("drain", "attic") as process:
+        assert process.stderr is not None
+        assert "asked for a checkpoint" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[0] == f"attic at 10.0.0.6 (Ray node node-1) {end}"
+    assert farm.queue.roster()[0].drained
 
 
 def test_a_drain_can_be_undone(farm: Farm) -> None:
