@@ -32,8 +32,9 @@ def demo(as_json: Json = False) -> None:
     """
     settings = settings_.of_this_machine()
     study = study_.load(find())
+    was_up = serving.facts(settings) is not None
     with farm_for(settings, study) as facts:
-        statuses = train(settings, study, facts, as_json)
+        statuses = train(settings, study, facts, was_up, as_json)
     failed = [status for status in statuses if status.state is not State.SUCCEEDED]
     for status in failed:
         say(finished_line(status))
@@ -76,8 +77,8 @@ def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
         embedded.down(settings)
 
 
-def train(settings: Settings, study: Study, facts: Facts, as_json: bool) -> list[Status]:
-    """Submit, follow, show the table, and say where everything is."""
+def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_json: bool) -> list[Status]:
+    """Submit, follow, show the table, and say where everything is. `stays_up`: whether the farm outlives the demo."""
     with queue(settings) as open_queue:
         study, goes_on = fresh(open_queue, study)
         queued(open_queue, settings, study)
@@ -86,7 +87,10 @@ def train(settings: Settings, study: Study, facts: Facts, as_json: bool) -> list
         try:
             statuses = follow(open_queue, lambda: open_queue.statuses(study.name), lambda: _still_up(settings, facts))
         except KeyboardInterrupt:
-            say(f"{study.name} stays queued; farm up goes on with it, and so does farm demo")
+            if stays_up:
+                say(f"{study.name} goes on, since the farm stays up; end it with: farm cancel {study.name}")
+            else:
+                say(f"{study.name} stays queued; farm up goes on with it, and so does farm demo")
             raise
         show_table(open_queue, study.name, as_json=as_json)
     say(f"run directories: {settings.storage}/runs")

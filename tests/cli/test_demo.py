@@ -1,9 +1,19 @@
 """`farm demo`: every number of its table is trained for it. That it trains at all is for tests/walk."""
 
-from results import tiny_study
+import os
+import signal
+import time
 
-from cli.demo import fresh, numbered
+from results import tiny_study
+from waiting import wait_until
+
+from cli.demo import find, fresh, numbered
+from farm import serving
+from farm.process import identity
 from farm.run import State
+from farm.serving import Facts
+from farm.settings import Settings
+from farm.study import load
 
 from .conftest import Farm
 
@@ -51,3 +61,28 @@ def test_a_numbered_demo_differs_in_name_and_repetition_only() -> None:
     assert again.arms() == study.arms()
     assert [run.recipe for run in again.runs()] == [run.recipe for run in study.runs()]
     assert not {run.id for run in again.runs()} & {run.id for run in study.runs()}
+
+
+def test_whoever_interrupts_it_in_a_farm_that_stays_up_is_told_that_it_goes_on(farm: Farm) -> None:
+    needed = {machine: 1 for arm in load(find()).arms() for machine in arm.machines}
+    facts = Facts(
+        pid=os.getpid(),
+        process=identity(os.getpid()) or "",
+        redis="",
+        dashboard="",
+        units=needed,
+        storage="",
+        started=time.time(),
+        log="/serve.log",
+    )
+    serving.announce(Settings(home=farm.folder / "home", storage=farm.store.root), facts)
+    with farm.start("demo") as process:
+        wait_until(farm.queue.statuses, "it is submitted")
+        farm.claim("cpu-x1")
+        assert process.stderr is not None
+        seen = iter(process.stderr.readline, "")
+        assert next((line for line in seen if " on cpu-x1" in line), None), "it is followed"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "demo goes on, since the farm stays up; end it with: farm cancel demo\n" in err
