@@ -15,7 +15,7 @@ from farm.node import drained
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.settings import Settings
-from farm.waiting import reasons
+from farm.waiting import cut, reasons
 
 COLUMNS = (
     Column("run", "run"),
@@ -25,7 +25,7 @@ COLUMNS = (
     Column("steps", "of", render.count, is_number=True),
     Column("loss", "loss", render.loss, is_number=True),
     Column("age_seconds", "age", render.duration, is_number=True, is_spare=True),
-    Column("why", "why", render.text, is_prose=True),
+    Column("why", "why", render.known(lambda why: cut(render.line(why))), is_prose=True),
 )
 
 

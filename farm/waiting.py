@@ -43,6 +43,13 @@ def reasons(
     return found
 
 
+def cut(text: str) -> str:
+    """The first line of `text`; in a long one the middle makes way, since what to do stands at the end."""
+    first = (text.strip().splitlines() or [""])[0]
+    half = (MESSAGE_CHARACTERS - 5) // 2
+    return first if len(first) <= MESSAGE_CHARACTERS else f"{first[:half]} ... {first[-half:]}"
+
+
 def _absent(
     machine: str, nodes: Mapping[str, int], supply: Mapping[str, Supply], drained: Mapping[str, str], now: float
 ) -> str | None:
@@ -51,11 +58,11 @@ def _absent(
         return next(filter(None, (_absent(part, nodes, supply, drained, now) for part in parts(machine))), None)
     if nodes.get(machine):
         return None
-    what = f"every node of class {machine} is drained: {_cut(drained[machine])}" if machine in drained else None
+    what = f"every node of class {machine} is drained: {cut(drained[machine])}" if machine in drained else None
     if machine not in supply:
         return what or no_node(machine, nodes)
     said = supply[machine]
-    failed = f"; the last start failed: {_cut(said.trouble)}" if said.trouble else ""
+    failed = f"; the last start failed: {cut(said.trouble)}" if said.trouble else ""
     if said.starting:
         return f"a node of class {machine} is starting, asked for {_span(now - (said.since or now))} ago{failed}"
     hope = "; the autoscaler starts one" if said.most else "; the cluster file allows none"
@@ -86,18 +93,11 @@ def _reason(status: Status, ahead: int, now: float) -> str:
 def _past(status: Status) -> str | None:
     """What became of the last lease, if anything did."""
     if status.released:
-        return f"given back: {_cut(status.released)}"
+        return f"given back: {cut(status.released)}"
     if status.causes:
         last = status.causes[-1]
-        return f"{last.cause}: {_cut(last.message)}"
+        return f"{last.cause}: {cut(last.message)}"
     return None
-
-
-def _cut(text: str) -> str:
-    """The first line of `text`; in a long one the middle makes way, since what to do stands at the end."""
-    first = (text.strip().splitlines() or [""])[0]
-    half = (MESSAGE_CHARACTERS - 5) // 2
-    return first if len(first) <= MESSAGE_CHARACTERS else f"{first[:half]} ... {first[-half:]}"
 
 
 def _span(seconds: float) -> str:

@@ -6,6 +6,8 @@ import time
 import pytest
 from results import study_text
 
+from cli import render
+from cli.runs import runs
 from farm.node import Node
 from farm.queue import Supply
 from farm.run import Attempt, State
@@ -42,6 +44,26 @@ def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     assert rows[3]["why"].startswith("backing off")
     assert rows[3]["why"].endswith("s after worker-died: out of memory")
     assert [row["why"] for row in rows[4:]] == ["next in line", "behind 1 other"]
+
+
+def test_a_long_cause_is_cut_on_a_terminal_only(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    message = f"the loss is nan\n{'all of it ' * 60}\nlower the learning rate"
+    farm.fail(claim, message=message)
+    whole = f"nonfinite at step 5: {message}"
+    assert farm("runs").rows[0]["why"] == whole.replace("\n", " ")
+    assert json.loads(farm("runs", "--json").out)["data"][0]["why"] == whole
+    assert {"what": "why", "value": whole.replace("\n", " ")} in farm("show", claim.run.id).rows
+    for name, value in farm.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(render, "is_terminal", lambda: True)
+    runs(None)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert 0 < shown.count("all of it") < 20
+    assert "learning rate" in shown
 
 
 def test_runs_and_show_say_why_ray_took_no_job_and_that_a_node_starts(farm: Farm) -> None:
