@@ -7,6 +7,8 @@ import shlex
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from socket import AF_INET
 
@@ -27,6 +29,7 @@ SECONDS = 5.0  # for the head to answer
 # The greeting of HTTP/2, which gRPC speaks: a server of it answers with a frame of type 4, anything else does not.
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_SETTINGS = 4
+STDERR = 2  # its file descriptor
 PACKAGES = ("cli", "farm", "model", "workers")
 
 
@@ -78,7 +81,8 @@ def check_head(place: str, published: Head) -> None:
     _check_secret(published)
     _check_listens(place, hint)
     try:
-        GcsClient(address=place)
+        with _without_rays_log():
+            GcsClient(address=place)
     except AuthenticationError:
         raise Refused(
             f"the Ray at {place} refused this machine's token.",
@@ -87,6 +91,20 @@ def check_head(place: str, published: Head) -> None:
     except (RayError, OSError) as error:
         said = first_line(error).rstrip(".")
         raise Unreachable(f"what listens at {place} is no head of a Ray: {said}.", remedy=hint) from None
+
+
+@contextmanager
+def _without_rays_log() -> Iterator[None]:
+    """Let Ray's C++ write nothing to stderr: it logs what it raises as well, and has no switch for that."""
+    sys.stderr.flush()
+    kept = os.dup(STDERR)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
 
 
 def _check_secret(published: Head) -> None:

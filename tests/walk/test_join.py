@@ -152,5 +152,6 @@ def join_refused(cluster: Cluster, code: int, **variables: str) -> str:
         check=False,
     )
     assert done.returncode == code, done.stderr
+    assert "gcs_client.cc" not in done.stderr, "what Ray's C++ logs"
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
     return line
