@@ -1,5 +1,6 @@
 """`farm connect HEAD`"""
 
+import ctypes
 import json
 import shlex
 import signal
@@ -29,6 +30,7 @@ OPTIONS = {
 CARD = "redis/server.json"  # of a farm's own Redis, in its home
 OPEN_SECONDS = 60.0  # somebody may have to type a passphrase
 LOOK_SECONDS = 0.1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # before another try; the last one from then on
 
 Head = Annotated[str, typer.Argument(metavar="HEAD", help="Where ssh finds it: a host, user@host, or an alias.")]
@@ -37,6 +39,8 @@ Far = Annotated[
     typer.Option("--redis", metavar="URL", help="The farm's Redis as HEAD sees it; left out, that of the farm there."),
 ]
 Ssh = Annotated[str, typer.Option("--ssh", metavar="COMMAND", help="How to call ssh, e.g. 'ssh -p 2222'.")]
+
+_libc = ctypes.CDLL(None)
 
 
 class Way(NamedTuple):
@@ -109,7 +113,13 @@ def _keep(way: Way, hint: str) -> None:
     """
     failures, hints = 0, [hint]
     while True:
-        with subprocess.Popen(way.command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as ssh:
+        with subprocess.Popen(
+            way.command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_end_with_parent,
+        ) as ssh:
             try:
                 _until_open(ssh, way)
                 say(f"open: redis://127.0.0.1:{urlsplit(way.near).port} is the Redis of {way.head}")
@@ -127,6 +137,12 @@ def _keep(way: Way, hint: str) -> None:
         failures += 1
         say(f"closed: {reason} Trying again in {pause:g} s.")
         time.sleep(pause)
+
+
+def _end_with_parent() -> None:
+    """For ssh: SIGTERM when this process is gone, be it by kill -9, or the port would lead to the head for good."""
+    if sys.platform == "linux":
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _until_open(ssh: subprocess.Popen, way: Way) -> None:
