@@ -47,8 +47,11 @@ def load(
     """
     environ = dict(os.environ) if environ is None else environ
     values: dict[str, Any] = {}
+    source = "settings"  # of machine classes, which alone may still be wrong when all is read
     for file in files:
-        values |= {key: value for key, value in _read(file.expanduser()).items() if value != ""}
+        said = {key: value for key, value in _read(file.expanduser()).items() if value != ""}
+        values |= said
+        source = str(file) if "machines" in said else source
     _refuse_misspelt(environ)
     values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)}
     home = _folder("home", values.get("home", "~/.farm"))
@@ -58,7 +61,7 @@ def load(
         values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
     storage = _storage(values.get("storage", str(home / "storage")))
     machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
-    return _validated(values | {"home": home, "storage": storage, "machines": machines}, "settings")
+    return _validated(values | {"home": home, "storage": storage, "machines": machines}, source)
 
 
 def of_this_machine() -> Settings:
@@ -89,8 +92,11 @@ def _storage(text: str) -> Path | str:
         return _folder("storage", text)
     if match := URI.fullmatch(text):
         return match[0].rstrip("/")
+    fact = f"storage is a {text.partition('://')[0]!r} URI that is not s3://bucket/prefix"
+    if text.startswith("s3://"):
+        fact += ", where the name of a bucket is 3 to 63 of a-z, 0-9, '.' and '-'"
     raise BadSetting(
-        f"storage is a {text.partition('://')[0]!r} URI that is not s3://bucket/prefix.",
+        f"{fact}.",
         remedy="Set FARM_STORAGE to a folder or s3://bucket/prefix; credentials and endpoint go into AWS_* variables.",
     )
 
