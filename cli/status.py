@@ -16,7 +16,7 @@ from farm.serving import Facts
 from farm.settings import Settings
 
 COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
-MAX_RUNS = 8
+MAX_RUNS, MAX_STUDIES = 8, 5
 
 
 def status(as_json: Json = False) -> None:
@@ -35,7 +35,8 @@ def status(as_json: Json = False) -> None:
         return
     lines = [*_place(settings, facts, nodes), *((state, counts.get(state, 0)) for state in map(str, State))]
     lines += [(f"queued for {machine}", count) for machine, count in waiting.items() if count]
-    lines += [("studies", ", ".join(studies[-5:]) or "none"), *(("trains", text) for text in trained)]
+    newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
+    lines += [("studies", ", ".join(newest_last) or "none"), *(("trains", text) for text in trained)]
     _emit("farm.status/1", lines)
     if facts is None and not settings.redis_url:
         say("no farm is up here; start one with: farm up")

@@ -13,6 +13,7 @@ from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import waits
 from cli.table import show_table
+from farm import serving
 from farm import settings as settings_
 from farm import study as study_
 from farm.budget import unpriced
@@ -64,7 +65,8 @@ def submit(
             render.emit(sheet(parsed, put), as_json=as_json)
         for remark in remarks(parsed, put, dry_run):
             say(remark)
-        for warning in warnings(parsed, known, absent(parsed, set(put.new), nodes, open_queue)):
+        is_up = serving.facts(settings) is not None
+        for warning in warnings(parsed, known, absent(parsed, set(put.new), nodes, open_queue), is_up):
             say(f"warning: {warning}")
         if wait and not dry_run:
             failed = wait_for(settings, open_queue, parsed.name)
@@ -140,12 +142,17 @@ def guard_waiting(study: Study, nodes: dict[str, int], queue: Queue) -> None:
         )
 
 
-def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool]) -> Iterator[str]:
-    """What a submitter should know: classes that no node offers, and classes that a limit does not see."""
+def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], is_up: bool) -> Iterator[str]:
+    """What a submitter should know: classes that no node offers, and classes that a limit does not see.
+
+    `is_up`: whether a farm is up on this machine.
+    """
     if starting := [name for name, can_start in absent.items() if can_start]:
         yield f"no live node of class {', '.join(starting)}: the autoscaler starts one"
     if waiting := [name for name, can_start in absent.items() if not can_start]:
-        yield f"no live node of class {', '.join(waiting)}: those runs wait. {JOIN}, or {START.lower()}"
+        again = " ".join(f"--machine {name}" for name in waiting)
+        here = f"offer it here with: farm down; farm up {again}" if is_up else START.lower()
+        yield f"no live node of class {', '.join(waiting)}: those runs wait. {JOIN}, or {here}"
     if study.policy.usd_limit is not None and (free := unpriced(study, known)):
         yield f"{', '.join(free)}: no usd_per_hour is declared, so policy.usd_limit does not see what runs there cost"
 

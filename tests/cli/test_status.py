@@ -4,6 +4,8 @@ import json
 import os
 import time
 
+from results import study_text
+
 from farm import serving
 from farm.machine import BUILT_IN
 from farm.process import identity
@@ -42,6 +44,14 @@ def test_status_counts_runs_and_says_that_nothing_is_up(farm: Farm) -> None:
     assert (told["data"]["up"], told["data"]["queued"]) == (False, {"cpu": 8})
 
 
+def test_status_says_when_there_are_more_studies_than_it_names(farm: Farm) -> None:
+    for number in range(6):
+        studies = {row["what"]: row["value"] for row in farm("status").rows}["studies"]
+        assert "..." not in studies
+        farm.put(name=f"s{number}", init=(number,))
+    assert {row["what"]: row["value"] for row in farm("status").rows}["studies"] == "..., s1, s2, s3, s4, s5"
+
+
 def test_status_shows_a_farm_that_is_up(farm: Farm) -> None:
     facts = announce(farm)
     rows = {row["what"]: row["value"] for row in farm("status").rows}
@@ -62,6 +72,16 @@ def test_up_with_other_options_than_the_farm_that_is_up_has_is_refused(farm: Far
         f" {os.getpid()}, and offers cpu x 1. Stop it first: farm down\n"
     )
     assert "unknown machine class 'nope'" in farm("up", "--machine", "nope").err
+
+
+def test_submit_of_a_class_that_the_farm_that_is_up_does_not_offer_does_not_advise_to_start_one(farm: Farm) -> None:
+    assert "or start one here with: farm up\n" in farm("submit", farm.file(name="before", init=(1,))).err
+    announce(farm)
+    path = farm.folder / "absent.toml"
+    path.write_text(study_text(name="absent", init=(2,), machines=("cpu-x1",)))
+    answer = farm("submit", str(path))
+    assert "no live node of class cpu-x1: those runs wait." in answer.err
+    assert "or offer it here with: farm down; farm up --machine cpu-x1\n" in answer.err
 
 
 def test_status_says_where_the_dashboards_token_is_and_what_trains(farm: Farm) -> None:
