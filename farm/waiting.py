@@ -46,8 +46,10 @@ def reasons(
 def cut(text: str) -> str:
     """The first line of `text`; in a long one the middle makes way, since what to do stands at the end."""
     first = (text.strip().splitlines() or [""])[0]
+    if len(first) <= MESSAGE_CHARACTERS:
+        return first
     half = (MESSAGE_CHARACTERS - 5) // 2
-    return first if len(first) <= MESSAGE_CHARACTERS else f"{first[:half]} ... {first[-half:]}"
+    return f"{first[:half].rsplit(maxsplit=1)[0]} ... {first[-half:].split(maxsplit=1)[-1]}"
 
 
 def _absent(

@@ -74,9 +74,7 @@ def test_what_became_of_the_last_lease_is_not_forgotten() -> None:
 def test_a_long_message_loses_its_middle_and_keeps_what_to_do() -> None:
     wordy = queued().model_copy(update={"released": f"no room in {'x' * 1000}. Free some.\nmore"})
     reason = reasons([wordy], {"cpu": 1}, NOW)[wordy.run.id]
-    assert reason.startswith("next in line; before: given back: no room in xxx")
-    assert reason.endswith("xxx. Free some.")
-    assert len(reason) < 200
+    assert reason == "next in line; before: given back: no room in ... Free some."
 
 
 def test_no_living_node_is_the_first_thing_to_know_and_which_there_are() -> None:
