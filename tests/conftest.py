@@ -1,6 +1,7 @@
 """A Redis of our own for the whole session, on a free port, empty for every test."""
 
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ PREFIX = "farm:"
 
 hypothesis.settings.register_profile("farm", deadline=None)  # other sessions may have the processor for a second
 hypothesis.settings.load_profile("farm")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, by children as well
 
 
 @pytest.fixture(scope="session")
