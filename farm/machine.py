@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -36,7 +37,7 @@ def _bytes(value: Any) -> Any:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)\s*", value)
     if not found or found[2] not in _UNITS:
         raise ValueError('must be bytes, or a size such as "40GiB"')
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(Fraction(found[1]) * _UNITS[found[2]])  # a float's product of 2.3 and 10**9 is one byte short
 
 
 class Machine(Frozen):

@@ -6,6 +6,7 @@ interventions are patches on it. How a machine does the work (world size, microb
 
 import hashlib
 import json
+from fractions import Fraction as Exact
 from functools import lru_cache
 from math import ceil
 from typing import Annotated, Any, Literal, Self
@@ -82,6 +83,13 @@ class Schedule(Frozen):
     kind: Literal["constant", "warmup-cosine", "warmup-linear"] = "constant"
     warmup: Fraction = Field(0.0, description="share of all steps spent rising linearly to the peak")
     floor: Fraction = Field(0.0, description="share of the peak that is left at the last step")
+
+    def rising(self, steps: int) -> int:
+        """How many of `steps` rise to the peak: ceil(warmup * steps), of the decimal that was written.
+
+        0.07 of 100 steps is 7; the binary number nearest to 0.07 is larger, and its product rounds up to 8.
+        """
+        return ceil(Exact(repr(self.warmup)) * steps)
 
 
 class Train(Frozen):
