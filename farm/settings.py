@@ -49,7 +49,7 @@ def load(
     values: dict[str, Any] = {}
     source = "settings"  # of machine classes, which alone may still be wrong when all is read
     for file in files:
-        said = {key: value for key, value in _read(file.expanduser()).items() if value != ""}
+        said = {key: value for key, value in _read(file).items() if value != ""}
         values |= said
         source = str(file) if "machines" in said else source
     _refuse_misspelt(environ)
@@ -109,15 +109,23 @@ def _folder(key: str, text: str) -> Path:
         )
     try:
         return Path(text).expanduser().absolute()
-    except RuntimeError:
-        raise BadSetting(f"{key} = {text!r}: there is no such user.", remedy="Write the path in full.") from None
+    except RuntimeError:  # a container's user need not be in passwd
+        whose = "this user" if text.partition("/")[0] == "~" else "that user"
+        raise BadSetting(
+            f"{key} = {text!r}: no home folder of {whose} is known.",
+            remedy=f"Set FARM_{key.upper()} to a path in full.",
+        ) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
+    try:
+        file = file.expanduser()
+    except RuntimeError:  # without a home folder there is no file in it
+        return {}
     if not file.exists():
         return {}
     try:
-        values = tomllib.loads(file.read_text())
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark first
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, not TOML, a number without end
         raise BadSetting(f"{file}: {error}.", remedy="Mend or remove it.") from None
     if unknown := values.keys() - Settings.model_fields.keys():
