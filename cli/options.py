@@ -29,7 +29,9 @@ def _arms(context: typer.Context, incomplete: str) -> list[str]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).", show_default=False)]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A study file (TOML); - is standard input.", show_default=False)
+]
 StudyName = Annotated[
     str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=_study_names)
 ]

@@ -4,11 +4,14 @@ TOML, at most 1 MiB, data only. See examples/ for two complete ones.
 """
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
 from itertools import combinations, product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
@@ -21,6 +24,7 @@ from farm.run import MachineName, Name, Policy, Run
 MAX_BYTES = 2**20
 MAX_RUNS = 10_000
 BASELINE = "baseline"
+STANDARD_INPUT = Path("-")
 SOURCE = re.compile(rf"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*|{URI.pattern}", re.DOTALL)
 
 
@@ -238,11 +242,15 @@ class Study(Frozen):
 
 
 def load(path: Path) -> Study:
-    """Read a study file.
+    """Read a study file, or standard input where `path` is "-".
 
     Raises: BadStudy: it is not there, not a file, not TOML, too large, or says something that makes no sense.
     """
-    return parse(_read(path), str(path))
+    return parse(_read(path), _name_of(path))
+
+
+def _name_of(path: Path) -> str:
+    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 def parse(text: str, source: str = "study") -> Study:
@@ -290,20 +298,26 @@ def _read(path: Path) -> str:
     if path.is_dir():
         raise BadStudy(f"{path} is a folder, not a study file.", remedy=f"Name a .toml file, e.g. {path}/study.toml.")
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BadStudy(f"{path}: {error.strerror}.", remedy="Name a study file; examples/ has two.") from None
     if len(content) > MAX_BYTES:
         raise BadStudy(
-            f"{path} is larger than {MAX_BYTES:,} bytes, which no study file is.", remedy="Is it the right file?"
+            f"{_name_of(path)} is over {MAX_BYTES:,} bytes, too large for a study.", remedy="Is it the right file?"
         )
     try:
         return content.decode("utf-8-sig")  # Windows' editors put a mark first
     except UnicodeDecodeError as error:
         raise BadStudy(
-            f"{path} is not text: byte {error.start} is not UTF-8.", remedy="Is it the right file?"
+            f"{_name_of(path)} is not text: byte {error.start} is not UTF-8.", remedy="Is it the right file?"
         ) from None
+
+
+def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
+    if path != STANDARD_INPUT:
+        return path.open("rb")
+    return nullcontext(sys.stdin.buffer if sys.stdin else BytesIO())  # None: closed by the caller
 
 
 def _design(design: str, names: tuple[str, ...], has_stacks: bool) -> list[tuple[str, ...]]:

@@ -79,3 +79,24 @@ def test_repetitions_cost_hours_but_resolve_nothing_more() -> None:
     assert second.runs == 2 * first.runs
     assert second.hours == pytest.approx(2 * (first.hours or 0))
     assert second.estimates[1].resolves_sd == first.estimates[1].resolves_sd
+
+
+def test_a_dash_is_standard_input(farm: Farm) -> None:
+    (farm.folder / "-").write_text("not a study")
+    assert farm("plan", "-", "--json", reads=study_text()).out == farm("plan", farm.file(), "--json").out
+    assert len(farm("submit", "-", reads=study_text()).rows) == 9
+    assert farm.queue.studies().keys() == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("reads", "words"),
+    [
+        ("", "standard input: study: is missing"),
+        ("[study", "standard input: not TOML"),
+        ("x" * 2**21, "standard input is over"),
+    ],
+)
+def test_what_is_wrong_with_standard_input_is_told_of_it(farm: Farm, reads: str, words: str) -> None:
+    for command in ("plan", "submit"):
+        answer = farm(command, "-", reads=reads)
+        assert (answer.code, words in answer.err) == (2, True)

@@ -366,7 +366,7 @@ def test_a_missing_file_a_folder_and_garbage_are_told_apart(tmp_path: Path) -> N
     for name, words in {
         "nowhere.toml": "No such file or directory. Name a study file",
         "": "is a folder, not a study file",
-        "garbage": "is larger than 1,048,576 bytes",
+        "garbage": "is over 1,048,576 bytes, too large for a study",
         "binary": "is not text: byte 8 is not UTF-8",
     }.items():
         with pytest.raises(BadStudy, match=words) as caught:
