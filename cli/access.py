@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 from farm import serving
 from farm import settings as settings_
+from farm import study as study_
 from farm.bucket import BRIEF
 from farm.errors import FarmError, NotFound, nearest
 from farm.machine import BUILT_IN, Machine, layered
@@ -14,6 +16,7 @@ from farm.queue import Queue, Status
 from farm.server import glance, session, translated
 from farm.settings import Settings
 from farm.store import Store
+from farm.study import Study
 
 
 @contextmanager
@@ -29,6 +32,27 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
     """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
     return layered(BUILT_IN, settings.machines, queue.machines() if queue else {})
+
+
+def study_file(path: Path, settings: Settings) -> Study:
+    """The study in a file; what is wrong with its machines is told together with what else is wrong.
+
+    Raises: BadStudy
+    """
+    found = study_.draft(path)
+    if found.faults:
+        from farm.forecast import misfits
+
+        more = misfits(found, _known_at_once(settings))
+        raise found.refused(more)
+    return found.whole()
+
+
+def _known_at_once(settings: Settings) -> dict[str, Machine]:
+    """The machine classes that are known without waiting for a Redis."""
+    with suppress(FarmError), glance(settings) as redis:
+        return machines(settings, Queue(redis))
+    return machines(settings, None)
 
 
 def is_study(queue: Queue, name: str) -> bool:

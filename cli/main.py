@@ -117,7 +117,7 @@ class Farm(TyperGroup):
 
 
 def _report(error: Exception, verbose: bool) -> int:
-    """Write one line to stderr, or the traceback if `verbose`. Returns the exit code."""
+    """Write a line to stderr for each fault, after the traceback if `verbose`. Returns the exit code."""
     from cli.render import line
 
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -127,14 +127,14 @@ def _report(error: Exception, verbose: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    code, text = _explained(error)
-    sys.stderr.write(f"error: {line(text)}\n")
+    code, *told = _explained(error)
+    sys.stderr.writelines(f"error: {line(text)}\n" for text in told)
     return code
 
 
-def _explained(error: Exception) -> tuple[int, str]:
+def _explained(error: Exception) -> tuple[int, *tuple[str, ...]]:
     if isinstance(error, FarmError):
-        return error.exit_code, str(error)
+        return error.exit_code, *error.lines
     if isinstance(error, typer.Abort):
         return 130, "Interrupted."
     if hasattr(error, "format_message"):  # typer's usage errors share no public class

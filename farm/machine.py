@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from farm.errors import BadStudy
-from farm.recipe import Frozen, Positive, Precision
+from farm.errors import BadStudy, nearest
+from farm.recipe import Frozen, Positive, Precision, Unset
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MIXED = "+"  # between the classes of a mixed group
@@ -48,10 +48,16 @@ class Machine(Frozen):
     accelerators: int = Field(1, ge=1, le=1024)
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(2**32, ge=1)
     bf16: bool = True
-    usd_per_hour: float | None = Field(None, ge=0)
-    tokens_per_second: Positive | None = Field(None, description="of the 163M baseline, whole machine")
-    microbatch: int | None = Field(None, ge=1, description="largest to use here, when a person knows better")
-    threads: int | None = Field(None, ge=1, description="torch threads per worker; default: all cores, shared")
+    usd_per_hour: Annotated[float | None, Unset] = Field(None, ge=0)
+    tokens_per_second: Annotated[Positive | None, Unset] = Field(
+        None, description="of the 163M baseline, whole machine"
+    )
+    microbatch: Annotated[int | None, Unset] = Field(
+        None, ge=1, description="largest to use here, when a person knows better"
+    )
+    threads: Annotated[int | None, Unset] = Field(
+        None, ge=1, description="torch threads per worker; default: all cores, shared"
+    )
     probes: dict[str, int] = Field({}, description="measured largest microbatch, by probe_key")
 
     @property
@@ -143,7 +149,7 @@ def find(name: str, known: dict[str, Machine]) -> Machine:
     if name in known:
         return known[name]
     raise BadStudy(
-        f"machines: unknown machine class {name!r}.",
+        f"machines: unknown machine class {name!r}{nearest(name, known)}",
         remedy=f"Known: {', '.join(sorted(known))}. Declare it as [machines.{name}] in the study or in farm.toml.",
         field="machines",
     )

@@ -19,6 +19,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MAX_TOKENS = 10**15  # more than were ever written, and far from where a float no longer tells whole numbers apart
+NONE = "none"  # unsets an optional field, of which it can therefore never be a value: TOML has no null
+Unset = BeforeValidator(lambda value: None if value == NONE else value)
 Betas = Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
 
@@ -103,10 +105,12 @@ class Train(Frozen):
     decay: Literal["all", "matrices"] = Field("all", description="which tensors decay: all, or those of 2 dimensions")
     betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
-    clip_grad_norm: Positive | None = None
+    clip_grad_norm: Annotated[Positive | None, Unset] = None
     precision: Precision = "fp16"
     reduction: Literal["fast", "canonical"] = "fast"
-    canonical_microbatch: int | None = Field(None, ge=1, description="fixed microbatch on every machine")
+    canonical_microbatch: Annotated[int | None, Unset] = Field(
+        None, ge=1, description="fixed microbatch on every machine"
+    )
     compile: bool = False
     kernels: Kernels = Field("farm", description="on a CPU: farm's products, attention and dropout, or torch's")
 
@@ -130,7 +134,7 @@ class Data(Frozen):
     """
 
     source: Annotated[str, AfterValidator(_no_nul)] = "hf:gpjt/fineweb-gpt2-tokens"
-    revision: str | None = Field(None, description="commit or tag of the Hugging Face repo")
+    revision: Annotated[str | None, Unset] = Field(None, description="commit or tag of the Hugging Face repo")
     split: str = "train"
     tokenizer: Literal["gpt2"] = "gpt2"
     text_field: str = "text"

@@ -12,10 +12,11 @@ from pydantic import Field, ValidationError
 from farm import tunnel
 from farm.bucket import URI
 from farm.errors import BadSetting, Conflict
+from farm.faults import explain, full_stop
 from farm.machine import Machine
 from farm.recipe import Frozen
 from farm.run import Name
-from farm.study import declared, explain
+from farm.study import declared
 
 VARIABLES = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "redis_ca": "FARM_REDIS_CA", "storage": "FARM_STORAGE"}
 FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
@@ -143,4 +144,5 @@ def _validated(values: dict[str, Any], source: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise BadSetting(f"{source}: {explain(error, Settings)[0]}.") from None
+        first, *more = [f"{source}: {full_stop(fault.line)}" for fault in explain(error, Settings)]
+        raise BadSetting(first, also=tuple(more)) from None
