@@ -123,9 +123,18 @@ def complete_study(incomplete: str) -> list[str]:
     return _names("studies", incomplete)
 
 
-def complete_arm(incomplete: str, study: str | None) -> list[str]:
-    """Arms of the study, or of all, for the shell."""
-    return _names("arms", incomplete, study or "")
+def complete_arm(incomplete: str, named: str | None) -> list[str]:
+    """Arms for the shell: those of the study, study file or run that is `named`; of all studies where none is."""
+    if named is None:
+        return _names("arms", incomplete)
+    with suppress(Exception):
+        if Path(named).is_file():
+            return [arm.name for arm in study_.load(Path(named)).arms() if arm.name.startswith(incomplete)]
+        with glance(settings_.load()) as redis:
+            known = Queue(redis)
+            study = named if is_study(known, named) else known.status(named).study
+            return known.names("arms", incomplete, study)
+    return []
 
 
 def complete_run(incomplete: str) -> list[str]:

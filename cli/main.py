@@ -41,6 +41,13 @@ COMMANDS = {
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }
+GROUPS = {  # of `farm --help`
+    "Set a farm up": "demo up down status serve join connect drain machines doctor reindex",
+    "Ask": "plan submit cancel retry",
+    "Watch": "runs show logs watch",
+    "Conclude": "table compare",
+    "Evaluate and share": "export",
+}
 
 
 class Commands(Mapping[str, Any]):
@@ -61,7 +68,9 @@ class Commands(Mapping[str, Any]):
 
 
 def _built(name: str, function: Callable[..., None]) -> Any:
-    info = CommandInfo(name=name, callback=function)
+    from cli.examples import epilogue
+
+    info = CommandInfo(name=name, callback=function, epilog=epilogue(name))
     return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
 
@@ -88,8 +97,10 @@ class Farm(TyperGroup):
         self.commands = Commands()  # type: ignore[assignment]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))  # one column for all groups
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), COMMANDS[name]) for name in names.split()])
 
     def main(
         self,

@@ -25,7 +25,9 @@ def _names(incomplete: str) -> list[str]:
 def _arms(context: typer.Context, incomplete: str) -> list[str]:
     from cli.access import complete_arm
 
-    return complete_arm(incomplete, context.params.get("study"))
+    named = [context.params[key] for key in ("study", "name", "run") if context.params.get(key)]
+    named += context.args  # all that was typed before an option that still wants its value
+    return complete_arm(incomplete, str(named[0]) if named else None)
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
