@@ -1,17 +1,20 @@
 """What a study would take, before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from pydantic import Field
 
 from farm.cohort import by_seeds, sort
-from farm.errors import DoesNotFit
+from farm.errors import BadStudy, DoesNotFit
 from farm.machine import Machine, Mixed
-from farm.planner import Basis, Plan, Speed, declared_speed, hours, plan
+from farm.planner import Basis, Plan, Speed, check_precision, declared_speed, hours, plan
 from farm.recipe import Frozen, Recipe
 from farm.result import Result
 from farm.stats import detectable_effect, mean, sd
-from farm.study import BASELINE, Arm, Study
+from farm.study import BASELINE, Arm, Draft, Study
+
+T = TypeVar("T")
 
 
 class Estimate(Frozen):
@@ -63,15 +66,40 @@ def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = (
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
-    pairs = [(arm, study.machine(name, known)) for arm in study.arms() for name in arm.machines]
-    return [(arm, machine, _planned(arm, machine, results)) for arm, machine in pairs]
+
+    def planned(arm: Arm, name: str) -> tuple[Arm, Machine, Plan]:
+        machine = study.machine(name, known)
+        return arm, machine, plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
+
+    found, wrong = _tried(study.arms(), planned)
+    if wrong:
+        raise type(wrong[0])(wrong[0].message, remedy=wrong[0].remedy, also=tuple(map(str, wrong[1:])))
+    return found
 
 
-def _planned(arm: Arm, machine: Machine, results: Sequence[Result]) -> Plan:
-    try:
-        return plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
-    except DoesNotFit as error:
-        raise DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields) from None
+def misfits(draft: Draft, known: dict[str, Machine]) -> list[str]:
+    """Why arms of a study that is refused would have no plan on some of their machines: a line for each reason."""
+    if (study := draft.study) is None:
+        return []
+    wrong = _tried(draft.arms, lambda arm, name: plan(arm.recipe, study.machine(name, known)))[1]
+    wrong += _tried(draft.partial, lambda arm, name: check_precision(arm.recipe, study.machine(name, known)))[1]
+    return list(dict.fromkeys(map(str, wrong)))
+
+
+def _tried(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[T], list[BadStudy | DoesNotFit]]:
+    """What `attempt` makes of each arm on each of its machines, and why it cannot, each reason with the first arm."""
+    found: list[T] = []
+    wrong: dict[str, BadStudy | DoesNotFit] = {}
+    for arm in arms:
+        for name in arm.machines:
+            try:
+                found.append(attempt(arm, name))
+            except BadStudy as error:
+                wrong.setdefault(error.message, error)
+            except DoesNotFit as error:
+                told = DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields)
+                wrong.setdefault(error.message, told)
+    return found, list(wrong.values())
 
 
 def _estimate(

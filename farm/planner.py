@@ -79,7 +79,7 @@ def plan(recipe: Recipe, machine: Machine, speeds: Mapping[str, Speed] = NO_SPEE
     """
     if isinstance(machine, Mixed):
         return _mixed_plan(recipe, machine, speeds)
-    _check_precision(recipe, machine)
+    check_precision(recipe, machine)
     batch, world = recipe.train.batch, machine.accelerators
     if batch % world:
         raise DoesNotFit(
@@ -107,7 +107,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
     Raises: DoesNotFit
     """
     for part in machine.parts:
-        _check_precision(recipe, part)
+        check_precision(recipe, part)
     rates, shares_basis = _rates(recipe, machine, speeds)
     batch, canonical = recipe.train.batch, recipe.train.canonical_microbatch
     sizes = [canonical] if canonical else [size for size in range(batch // len(rates), 0, -1) if batch % size == 0]
@@ -223,7 +223,8 @@ def declared_speed(recipe: Recipe, machine: Machine) -> float | None:
     return None if declared is None else declared * Recipe().model.multiplied / recipe.model.multiplied
 
 
-def _check_precision(recipe: Recipe, machine: Machine) -> None:
+def check_precision(recipe: Recipe, machine: Machine) -> None:
+    """Raises: DoesNotFit: the hardware lacks the precision of `recipe`."""
     precision = recipe.train.precision
     if precision == "bf16" and not machine.bf16:
         raise DoesNotFit(
@@ -233,7 +234,7 @@ def _check_precision(recipe: Recipe, machine: Machine) -> None:
     if machine.is_cpu and precision in ("fp16", "tf32"):
         raise DoesNotFit(
             f"train.precision = {precision!r}, but machine {machine.name!r} is a CPU, which trains in fp32 or bf16.",
-            remedy="Set train.precision to one of those, or choose a GPU machine.",
+            remedy='Write train.precision = "fp32", or choose a GPU machine.',
         )
 
 

@@ -565,7 +565,7 @@ class _Script(NamedTuple):
 
 @cache
 def _script(verb: str) -> _Script:
-    text = "".join((_SCRIPTS / f"{name}.lua").read_text() for name in ("transitions", verb))
+    text = "".join((_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8") for name in ("transitions", verb))
     return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
