@@ -106,6 +106,9 @@ def remarks(ranked: Table) -> Iterator[str]:
         yield f"{len(ranked.evaluations)} evaluations, never ranked together: {', '.join(ranked.evaluations)}"
     for name in sorted({row.machine for row in ranked.rows if row.mixed}):
         yield f"mixed: {name} trains one run over several machine classes; its rows are ranked among themselves only"
+    for name in sorted({row.machine for row in ranked.rows if row.usd}):
+        prices = dict.fromkeys(price for row in ranked.rows if row.machine == name for price in row.prices)
+        yield f"$ of {name}: {render.prices(prices) or 'the price behind them is not on record'}"
     for twins in ranked.twins:
         yield from _twin_lines(twins)
     for run in ranked.unfinished:

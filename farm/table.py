@@ -9,7 +9,7 @@ from math import ceil, log10
 
 from pydantic import Field
 
-from farm.machine import is_mixed
+from farm.machine import Price, is_mixed
 from farm.queue import Status
 from farm.recipe import Frozen, digest
 from farm.result import Result
@@ -36,6 +36,7 @@ class Row(Frozen):
     tokens_per_second: float = Field(description="mean over runs")
     hours: float = Field(description="wall clock of one run, all its attempts, mean over runs")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
+    prices: tuple[Price, ...] = Field((), description="behind `usd`: whose, and of which date")
     init_hash: str = Field(description="short digest of the runs' first weights: equal for arms that began alike")
     runs: tuple[str, ...]
 
@@ -145,6 +146,7 @@ def _row(place: int, members: Sequence[Result], losses: list[float], reference: 
         tokens_per_second=mean([result.tokens_per_second for result in members]),
         hours=mean([result.seconds for result in members]) / 3600,
         usd=mean(prices) if len(prices) == len(members) else None,
+        prices=tuple(dict.fromkeys(price for result in members for price in result.prices)),
         init_hash=(hashes[0] if len(hashes) == 1 else digest(hashes))[:HASH_LENGTH],
         runs=tuple(sorted(result.run_id for result in members)),
     )
