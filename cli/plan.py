@@ -150,6 +150,6 @@ def _old_prices(found: Forecast) -> Iterator[str]:
         ages = [age for price in one.prices if (age := price.age_days(today)) is not None]
         if max(ages, default=0) > OLD_DAYS:
             yield (
-                f"the price of {one.machine} is {max(ages) // 30} months old: check it, and write usd_per_hour and"
-                f" price_date under [machines.NAME] in farm.toml"
+                f"the price of {one.machine} is {max(ages) // 30} months old: check it, and write today's with its"
+                " price_date in farm.toml, or in the labels of the cluster file"
             )

@@ -92,7 +92,7 @@ class Machine(Frozen):
     accelerators: int = Field(1, ge=1, le=1024)
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(2**32, ge=1)
     bf16: bool = True
-    usd_per_hour: float | None = Field(None, ge=0)
+    usd_per_hour: float | None = Field(None, ge=0, description="dollars an hour of the whole machine")
     price_source: str | None = Field(None, min_length=1, max_length=80, description="who says so")
     price_date: Date | None = Field(None, description="when the price was true: 2026-11-20, 2026-11 or 2026")
     tokens_per_second: Positive | None = Field(
