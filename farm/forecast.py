@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from pydantic import Field
 
+from farm.cohort import by_seeds, sort
 from farm.errors import DoesNotFit
 from farm.machine import Machine, Mixed, Price, parts
 from farm.planner import Plan, hours, plan
@@ -181,9 +182,9 @@ def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[
 
 
 def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:
-    """The SD of the test loss over seeds of finished runs of `recipe` there; repetitions of a seed do not count."""
-    losses = {str(r.seeds): r.test_loss for r in results if r.machine == machine and r.recipe.digest == recipe.digest}
-    return sd(list(losses.values()))
+    """The SD of the test loss over seeds of finished runs of `recipe` there, as the table has it."""
+    same = [r for r in results if r.machine == machine and r.recipe.digest == recipe.digest]
+    return sd(list(by_seeds(sort(same).together).values()))
 
 
 def _resolves(arm: Arm, baseline: Arm, machine: str) -> float | None:
