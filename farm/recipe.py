@@ -166,6 +166,11 @@ class Recipe(Frozen):
         """sha256 over the canonical JSON of every field, defaults included."""
         return _digest_of(self)
 
+    @property
+    def corpus(self) -> str:
+        """sha256 over what decides whether a corpus will do, and which tokens are read: what model.corpora looks at."""
+        return _corpus_of(self)
+
     def changes(self) -> dict[str, Any]:
         """Only what differs from the baseline, nested as in a study file."""
         return self.model_dump(mode="json", exclude_defaults=True)
@@ -178,6 +183,13 @@ class Recipe(Frozen):
 @lru_cache(maxsize=1024)  # the runs of an arm share one recipe, and each asks for its digest several times
 def _digest_of(recipe: Recipe) -> str:
     return digest(recipe)
+
+
+@lru_cache(maxsize=1024)
+def _corpus_of(recipe: Recipe) -> str:
+    tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("data", "evaluation")}
+    model, sequences = recipe.model, recipe.steps * recipe.train.batch
+    return digest(tables | {"context": model.context, "vocab": model.vocab, "sequences": sequences})
 
 
 class Seeds(Frozen):

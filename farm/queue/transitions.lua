@@ -2,10 +2,11 @@
 --
 -- KEYS[1]           the prefix; every key is <prefix><role> or <prefix><role>:<name>
 --
---   run:<id>        hash    the run (spec, machine, arm, digest, study, priority and order as `score`, limit), its state,
---                           its lease (epoch, deadline, length, worker, job, node, renewed), its progress (step,
---                           checkpoint), its failures (attempts, crash_step, crashes), `cancelling`, `not_before`, the ms
---                           under ended leases (`held`), why the last lease was given back (`released`)
+--   run:<id>        hash    the run (spec, machine, arm, digest, corpus, study, priority and order as `score`, limit), its
+--                           state, its lease (epoch, deadline, length, worker, job, node, renewed, why it is wanted back
+--                           as `recalled`), its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
+--                           `cancelling`, `not_before`, the ms under ended leases (`held`), why the last lease was given
+--                           back (`released`)
 --   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
 --   result:<id>     string  the result, canonical JSON
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
@@ -22,6 +23,9 @@
 --   studies         hash    study name -> study, JSON
 --   study:<name>    zset    run ids of the study in the order they were put
 --   arms:<name>     hash    arm -> recipe, canonical JSON
+--   paused          hash    "<study> <corpus>" -> why no run of those starts, "<study> <corpus> <Ray node id>" -> why none
+--                           starts there
+--   spent           string  study -> dollars, as a dispatcher counted them last, JSON; gone when it is
 --   machines        hash    machine class -> facts, JSON
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
@@ -73,13 +77,34 @@ local function holds(id, epoch)
   return redis.call('ZSCORE', key('leases'), id) and get(id, 'epoch') == epoch
 end
 
--- The studies that ARGV names from `start` on, as a set.
-local function passed_over(start)
-  local held = {}
+-- What may not be claimed on `nodes` (ids joined by '+'): the runs of the studies that ARGV names from `start` on, and
+-- those whose corpus is paused (Q11). A function from the id; nil when everything may be.
+local function barred(start, nodes)
+  local studies, paused, is_any = {}, {}, false
   for i = start, #ARGV do
-    held[ARGV[i]] = true
+    studies[ARGV[i]], is_any = true, true
   end
-  return held
+  for _, place in ipairs(redis.call('HKEYS', key('paused'))) do
+    paused[place], is_any = true, true
+  end
+  return is_any and function(id)
+    local study, corpus = unpack(redis.call('HMGET', key('run', id), 'study', 'corpus'))
+    local place = study .. ' ' .. corpus
+    local is_barred = studies[study] or paused[place]
+    for node in nodes:gmatch('[^+]+') do
+      is_barred = is_barred or paused[place .. ' ' .. node]
+    end
+    return is_barred
+  end
+end
+
+-- Whatever is paused of these places, a set of "<study> <corpus>", is so no longer.
+local function resume(places)
+  for _, place in ipairs(redis.call('HKEYS', key('paused'))) do
+    if places[place:match('^%S+ %S+')] then
+      redis.call('HDEL', key('paused'), place)
+    end
+  end
 end
 
 local function count(state, change)
@@ -114,7 +139,7 @@ local function end_lease(id)
   if redis.call('ZREM', key('leases'), id) == 1 then
     redis.call('HINCRBY', key('run', id), 'held', now - get(id, 'started'))
   end
-  redis.call('HDEL', key('run', id), 'deadline', 'length', 'renewed')
+  redis.call('HDEL', key('run', id), 'deadline', 'length', 'renewed', 'recalled')
 end
 
 -- Into a final state, for good (but for retry).
