@@ -13,8 +13,8 @@ from farm.run import State
 def retry(name: RunOrStudy, as_json: Json = False) -> None:
     """Queue a failed or cancelled run again, or the failed ones of a study.
 
-    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept. What was paused goes
-    on, too.
+    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept. What was paused
+    goes on as well.
     """
     with queue() as open_queue:
         rows = [

@@ -30,10 +30,11 @@ Name = Annotated[
 
 
 def watch(name: Name = None, as_json: Json = False) -> None:
-    """Follow runs until they are done, or none of them goes on by itself.
+    """Follow runs until they are done.
 
-    Ends with exit code 1 if one did not succeed or is paused, 7 if some wait because policy.usd_limit is spent. Ctrl-C
-    ends the watching, not the runs. What became of each goes to a pipe, or with --json; a terminal has shown it.
+    It also ends when none of them can go on by itself. Exit code 1: one did not succeed, or is paused; 7: some wait
+    because policy.usd_limit is spent. Ctrl-C ends the watching, not the runs. What became of each goes to a pipe, or
+    with --json; a terminal has shown it.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:

@@ -5,7 +5,8 @@ Q2  claim gives a run to at most one live lease; priority, then first in; only t
 Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
     Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down nobody can, so
     after its start every lease has its own length again.
-Q4  renew, checkpoint, record, finish, fail and release with a dead epoch raise LeaseLost and change nothing.
+Q4  renew, checkpoint, record, finish, fail, release, recall and pause with a dead epoch raise LeaseLost and change
+    nothing.
 Q5  finish is final; repeating it with the same result is fine; a different result is a Conflict.
 Q6  fail requeues with back-off until attempts are spent, then the run is failed with every cause kept. Three crashes
     at the same step = failed (poison); progress resets the count.
@@ -15,7 +16,7 @@ Q8  cancel of a queued run is immediate; of a running one, the next renew says C
 Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled, at every event.
 Q10 an acknowledged write survives kill -9 of anything, Redis included (farm.server sees to it).
 Q11 pause returns the run unharmed and is no attempt; from then on no run of its study that reads the same corpus is
-    claimed, anywhere or on those nodes, until the study is put again or one of them is retried. Others go on.
+    claimed, anywhere or on the node that it names, until the study is put again or one of them is retried.
 
 A lost reply is harmless: the client repeats a call that got no answer, and every verb may be repeated. Any method may
 raise Unreachable, Refused or StorageFull.
