@@ -6,7 +6,7 @@
 --                           state, its lease (epoch, deadline, length, worker, job, node, renewed, why it is wanted back
 --                           as `recalled`), its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
 --                           `cancelling`, `not_before`, the ms under ended leases (`held`), why the last lease was given
---                           back (`released`)
+--                           back (`released`), which deadline was first seen missed when, where INFO is forbidden (`late`)
 --   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
 --   result:<id>     string  the result, canonical JSON
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
@@ -205,14 +205,25 @@ local function count_failure(id, cause, step, retryable, delay)
   end
 end
 
-local function uptime() -- ms
-  return tonumber(redis.call('INFO', 'server'):match('uptime_in_seconds:(%d+)')) * 1000
+local function uptime() -- ms; nil where Redis may not be asked
+  local info = redis.pcall('INFO', 'server')
+  local seconds = type(info) == 'string' and info:match('uptime_in_seconds:(%d+)')
+  return seconds and seconds * 1000
 end
 
 -- Whether nobody renewed the lease in time. While Redis itself was down nobody could, so after a start every lease has
--- its own length again.
+-- its own length again. Where Redis does not say since when it is up, a lease has that from when it is first seen late.
 local function has_expired(id, deadline, up)
-  return deadline < now and up >= tonumber(get(id, 'length'))
+  local length = tonumber(get(id, 'length'))
+  if up or deadline >= now then
+    return deadline < now and up >= length
+  end
+  local of, since = (get(id, 'late') or ''):match('^(%d+) (%d+)$')
+  if of ~= whole(deadline) then
+    set(id, 'late', whole(deadline) .. ' ' .. whole(now))
+    return false
+  end
+  return now - since >= length
 end
 
 local function expire(id)
