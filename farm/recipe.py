@@ -255,6 +255,11 @@ class Recipe(Frozen):
         """sha256 of its `identity`."""
         return _digest_of(self)
 
+    @property
+    def corpus(self) -> str:
+        """sha256 over what decides whether a corpus will do, and which tokens are read: what model.corpora looks at."""
+        return _corpus_of(self)
+
     def changes(self) -> dict[str, Any]:
         """Only what differs from the baseline, nested as in a study file."""
         return self.model_dump(mode="json", exclude_defaults=True)
@@ -296,6 +301,13 @@ def _unsigned(value: Any) -> Any:
     if isinstance(value, list):
         return [_unsigned(inner) for inner in value]
     return value + 0.0 if isinstance(value, float) else value
+
+
+@lru_cache(maxsize=1024)
+def _corpus_of(recipe: Recipe) -> str:
+    tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("data", "evaluation")}
+    model, sequences = recipe.model, recipe.steps * recipe.train.batch
+    return digest(tables | {"context": model.context, "vocab": model.vocab, "sequences": sequences})
 
 
 class Seeds(Frozen):

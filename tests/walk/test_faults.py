@@ -1,13 +1,17 @@
 """What befalls a run while it trains, on the real farm. Whatever it is, the numbers are those of a run left alone."""
 
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 from waiting import wait_until
 
 from farm import ledger
 from farm.run import State
+
+from .conftest import study_text
 
 STEPS = 1500  # about 10 s of training: time to be hurt in
 GONE_SECONDS = 30.0  # for Ray to notice that a driver is gone and end its workers
@@ -20,7 +24,7 @@ class Hurt:
         self.farm, self.times = farm, 0
         self.alone = self.begin()
 
-    def begin(self, hang_seconds: float = 1800) -> str:
+    def begin(self, hang_seconds: float = 1800, **changes: str) -> str:
         """Queue the next repetition and return its id."""
         name = f"faults-{self.times}"
         (run_id,) = self.farm.submit(
@@ -29,6 +33,7 @@ class Hurt:
             checkpoint_seconds=0.5,
             hang_seconds=hang_seconds,
             tokens=256 * STEPS,
+            **changes,
         )
         self.times += 1
         return run_id
@@ -133,6 +138,43 @@ def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
     assert first.outcome == "released"
     assert second.resumed_from is not None
     same_numbers(hurt, run_id)
+
+
+def test_a_spent_limit_stops_what_trains_and_a_raised_one_lets_it_go_on(hurt):
+    """The limit is lowered under a run that trains, for a dollar a second."""
+    farm, priced = hurt.farm, "[machines.cpu-x1]\nusd_per_hour = 3600.0"
+    run_id = hurt.begin(more=priced, policy="usd_limit = 9000.0")
+    name = f"faults-{hurt.times - 1}"
+    farm.wait_for_checkpoint(run_id)
+    path = farm.home / f"{name}.toml"
+    text = path.read_text()
+    path.write_text(text.replace("usd_limit = 9000.0", "usd_limit = 0.5"))
+    farm.run("submit", str(path), "-y")
+    status = farm.wait_for(run_id, State.QUEUED, 60)
+    assert (status.attempts, status.causes) == (0, ())
+    assert re.fullmatch(r"over budget: \$\d+\.\d\d spent of \$0\.50", status.released)
+    assert status.checkpoint.step > 0
+    said = farm.run("watch", name, code=7).stderr
+    assert "What is left goes on with a policy.usd_limit of at least $" in said
+    path.write_text(text)
+    farm.run("submit", str(path))
+    farm.wait_for(run_id, State.SUCCEEDED)
+    assert [attempt.outcome for attempt in farm.store.attempts(run_id)] == ["released", "succeeded"]
+    same_numbers(hurt, run_id)
+
+
+def test_q11_a_corpus_that_is_not_there_pauses_its_study_until_it_is(farm, tmp_path):
+    path, corpus = farm.home / "nowhere.toml", tmp_path / "corpus"
+    path.write_text(study_text("nowhere").replace("builtin:python-reference", str(corpus)))
+    farm.run("submit", str(path), "--wait", code=1)
+    (row,) = farm.json("runs", "nowhere", "--json")
+    assert (row["state"], row["attempts"]) == ("queued", 0)
+    assert row["why"].startswith(f"paused: bad-corpus: {corpus} does not exist here.")
+    corpus.mkdir()
+    for split in ("train", "validation"):
+        (np.arange(4000) % 257).astype(np.uint16).tofile(corpus / f"{split}.bin")
+    farm.run("retry", "nowhere")
+    assert farm.wait_for(row["run"], State.SUCCEEDED).epoch == 2
 
 
 @pytest.fixture(scope="module")
