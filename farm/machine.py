@@ -45,10 +45,12 @@ class Machine(Frozen):
 
     name: str
     accelerator: str = Field("cpu", description="as the driver names it; 'cpu' for none")
-    accelerators: int = Field(1, ge=1, le=1024)
-    memory: Annotated[int, BeforeValidator(_bytes)] = Field(2**32, ge=1)
-    bf16: bool = True
-    usd_per_hour: Annotated[float | None, Unset] = Field(None, ge=0)
+    accelerators: int = Field(1, ge=1, le=1024, description="how many train one run together")
+    memory: Annotated[int, BeforeValidator(_bytes)] = Field(
+        2**32, ge=1, description="of each accelerator: bytes, or a size with its unit"
+    )
+    bf16: bool = Field(True, description="whether it has bf16")
+    usd_per_hour: Annotated[float | None, Unset] = Field(None, ge=0, description="price of the whole machine")
     tokens_per_second: Annotated[Positive | None, Unset] = Field(
         None, description="of the 163M baseline, whole machine"
     )

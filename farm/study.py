@@ -81,16 +81,20 @@ def _names(value: Any) -> Any:
 
 Pairs = Annotated[tuple[Seeds, ...], BeforeValidator(_pairs), Field(min_length=1)]
 Machines = Annotated[tuple[MachineName, ...], BeforeValidator(_names), Field(min_length=1)]
+OwnMachines = Annotated[Machines | None, Unset]
+OwnSeeds = Annotated[Pairs | None, Unset]
 
 
 class Head(Frozen):
     """The [study] table."""
 
-    name: Name
-    question: str = ""
-    design: Literal["one-at-a-time", "stack", "leave-one-out", "factorial", "fraction"] = "one-at-a-time"
-    machines: Machines
-    seeds: Pairs = (Seeds(),)
+    name: Name = Field(description="what commands call it")
+    question: str = Field("", description="what it is to find out, for people")
+    design: Literal["one-at-a-time", "stack", "leave-one-out", "factorial", "fraction"] = Field(
+        "one-at-a-time", description="which interventions are trained together"
+    )
+    machines: Machines = Field(description="the classes that train every arm; A+B is one group of two machines")
+    seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
     reruns: int = Field(0, ge=0, le=4999, description="repetitions of every run with the same seeds")
     first_rerun: int = Field(0, ge=0, le=4999, description="where they are counted from; above 0 to train all anew")
 
@@ -102,8 +106,8 @@ class Change(Frozen):
     train: dict[str, Any] = {}
     data: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
-    machines: Annotated[Machines | None, Unset] = None
-    seeds: Annotated[Pairs | None, Unset] = None
+    machines: OwnMachines = Field(None, description="classes that train it; unset, those of [study]")
+    seeds: OwnSeeds = Field(None, description="pairs that it is trained with; unset, those of [study]")
 
     @property
     def patch(self) -> dict[str, Any]:
@@ -119,9 +123,11 @@ def _stack(value: Any) -> Any:
 class Stack(Frozen):
     """Several interventions at once: a list of names, or a table with `of` and where it departs from [study]."""
 
-    of: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(min_length=1)]
-    machines: Annotated[Machines | None, Unset] = None
-    seeds: Annotated[Pairs | None, Unset] = None
+    of: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(min_length=1)] = Field(
+        description="the interventions that are laid over the baseline, in this order"
+    )
+    machines: OwnMachines = Field(None, description="classes that train it; unset, those of [study]")
+    seeds: OwnSeeds = Field(None, description="pairs that it is trained with; unset, those of [study]")
 
 
 class Study(Frozen):
