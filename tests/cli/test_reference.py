@@ -14,6 +14,7 @@ NEEDED: dict[object, dict[str, object]] = {  # beside the key that is looked at
     Stack: {"of": ["a"]},
     Machine: {"name": "m"},
     "reduction": {"canonical_microbatch": 4},
+    "revision": {"source": "hf:a/b"},
 }
 ROWS = [(model, *row) for title, _, model in SECTIONS for row in keys(title, model)]
 
