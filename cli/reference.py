@@ -144,6 +144,8 @@ EXAMPLES = {
     "[machines.NAME].accelerators": "8",
     "[machines.NAME].memory": '"80GiB"',
     "[machines.NAME].usd_per_hour": "23.92",
+    "[machines.NAME].price_source": '"list price of VENDOR"',
+    "[machines.NAME].price_date": '"2026-11-20"',
     "[machines.NAME].tokens_per_second": "640_000",
     "[machines.NAME].microbatch": "24",
     "[machines.NAME].threads": "8",

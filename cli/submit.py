@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, offered, on_record, queue, study_file
+from cli.access import machines, offered, on_record, queue, slots, study_file
 from cli.options import Json, StudyFile, Yes
+from cli.plan import class_line
 from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import waits
@@ -121,10 +122,11 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
     if limit is None:
         return
     results = [status.result for status in queue.statuses() if status.result]
-    usd = forecast(study, known, results).usd
-    if usd is not None and usd > limit:
+    found = forecast(study, known, results, slots(queue))
+    if found.usd is not None and found.usd > limit:
+        told = "; ".join(map(class_line, found.classes))
         raise Guard(
-            f"{study.name} would take ${usd:,.2f} and its policy.usd_limit is ${limit:,.2f}.",
+            f"{study.name} would take ${found.usd:,.2f} ({told}) and its policy.usd_limit is ${limit:,.2f}.",
             remedy="Raise the limit or train less (see farm plan); or -y: then no run starts once the limit is spent.",
         )
 

@@ -19,7 +19,7 @@ from farm import meant
 from farm.bucket import URI
 from farm.errors import BadStudy, nearest
 from farm.faults import Fault, explain, full_stop, without
-from farm.machine import BUILT_IN, Machine, find, is_mixed, mixed, parts
+from farm.machine import BUILT_IN, Machine, find, is_mixed, layered, mixed, parts, without_hearsay
 from farm.recipe import Frozen, Recipe, Seeds, Unset, merged
 from farm.run import MachineName, Name, Policy, Run
 
@@ -150,7 +150,7 @@ class Study(Frozen):
         """[machines.x] gives its own name; what it leaves out it takes from the built-in class of that name."""
         if not isinstance(data, dict) or not isinstance(data.get("machines"), dict):
             return data
-        return data | {"machines": {key: declared(key, value) for key, value in data["machines"].items()}}
+        return data | {"machines": {key: declared(key, value, "the study") for key, value in data["machines"].items()}}
 
     @model_validator(mode="after")
     def _is_whole(self, info: ValidationInfo) -> Self:
@@ -233,7 +233,7 @@ class Study(Frozen):
         """
         if is_mixed(name):
             return mixed(tuple(self.machine(part, known) for part in parts(name)))
-        found = find(name, BUILT_IN | known | self.machines)
+        found = find(name, layered(BUILT_IN, known, self.machines))
         measured = known[name].probes if name in known else {}
         return found.model_copy(update={"probes": measured | found.probes})
 
@@ -555,12 +555,18 @@ def _leaves(patch: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield here, value
 
 
-def declared(name: str, table: Any) -> Any:
-    """A [machines.NAME] table with its name, over the built-in class of that name if there is one."""
+def declared(name: str, table: Any, source: str) -> Any:
+    """A [machines.NAME] table with its name, over the built-in class of that name if there is one.
+
+    Its price is by `source` unless it says otherwise; where it has none it stays open, for whoever knows one.
+    """
     if not isinstance(table, dict):
         return table
-    below = BUILT_IN[name].model_dump(exclude={"name"}) if name in BUILT_IN else {}
-    return below | table | {"name": name}
+    below = without_hearsay(BUILT_IN[name]).model_dump(exclude={"name"}) if name in BUILT_IN else {}
+    own = table | {"name": name}
+    if own.get("usd_per_hour") is not None and own.get("price_source") is None:
+        own["price_source"] = source
+    return below | own
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from farm.study import Change, Head, Stack, Study, parse
 NEEDED: dict[object, dict[str, object]] = {  # beside the key that is looked at
     Head: {"name": "s", "machines": ["cpu"]},
     Stack: {"of": ["a"]},
-    Machine: {"name": "m"},
+    Machine: {"name": "m", "usd_per_hour": 1.0},
     "reduction": {"canonical_microbatch": 4},
     "revision": {"source": "hf:a/b"},
 }

@@ -542,8 +542,8 @@ def test_a_mixed_group_is_made_of_its_classes() -> None:
     assert isinstance(group, Mixed)
     assert (group.accelerators, group.usd_per_hour, group.is_cpu) == (3, 2.0, True)
     assert [part.name for part in group.parts] == ["cpu-x1", "cpu-x2"]
-    unpriced = study.machine("cpu-x1+cpu-x2", {"cpu-x2": Machine(name="cpu-x2")})
-    assert unpriced.usd_per_hour is None
+    unpriced = study.machine("cpu-x1+attic", {"attic": Machine(name="attic")})
+    assert (unpriced.usd_per_hour, unpriced.prices) == (None, BUILT_IN["cpu-x1"].prices)
 
 
 @pytest.mark.parametrize(
