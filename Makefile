@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SITE    = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-.PHONY: demo test test-cluster lint types tests bench clean
+.PHONY: demo test test-cluster lint types tests docs bench clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -29,6 +29,10 @@ tests: $(VENV)/test $(BIN)/prometheus
 # Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.
 test-cluster: $(VENV)/test
 	$(BIN)/python -m pytest tests/cluster
+
+# The pages that are made from the program: docs/study.md and docs/commands.md.
+docs: $(VENV)/test
+	$(BIN)/python -m cli.reference
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
