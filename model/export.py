@@ -18,7 +18,7 @@ from farm.ledger import storage_errors
 from farm.recipe import Model, Recipe
 from farm.run import Run
 from model.checkpoint import verified
-from model.corpora import END_OF_BYTES, END_OF_GPT2, END_OF_TEXT, GPT2_FILES, GPT2_URL, gpt2_file, gpt2_place
+from model.corpus.tokenizer import END_OF_BYTES, END_OF_GPT2, END_OF_TEXT, GPT2_FILES, GPT2_URL, gpt2_file, gpt2_place
 from model.gpt import GPT, NORM_EPS
 
 ACTIVATION = "gelu_new"  # what transformers calls the tanh GELU

@@ -18,7 +18,8 @@ from farm import study as study_
 from farm.bucket import Bucket
 from farm.queue import Claim
 from farm.result import Outcome
-from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding
+from model.corpus.text import BUILTIN
+from model.corpus.tokenizer import GPT2_FILES, GPT2_URL, encoding
 from model.export import trained
 
 from .conftest import Farm

@@ -28,7 +28,10 @@ from farm import study
 from farm.bucket import Bucket
 from farm.errors import BadCorpus, StorageFull, StorageUnusable, Unreachable
 from farm.recipe import Data, Recipe
-from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding, open_split, prepare
+from model.corpus.checks import prepare
+from model.corpus.sources import open_split
+from model.corpus.text import BUILTIN
+from model.corpus.tokenizer import GPT2_FILES, GPT2_URL, encoding
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens, so that a connection fails at once
@@ -252,7 +255,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from farm.recipe import Recipe
-from model.corpora import open_split, prepare
+from model.corpus.checks import prepare
+from model.corpus.sources import open_split
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 folder = Path(sys.argv[1])
@@ -400,7 +404,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from farm.recipe import Data
-from model.corpora import open_split
+from model.corpus.sources import open_split
 print(open_split(Data(source=sys.argv[1]), "train", Path(sys.argv[2])).tolist()[:9])
 """
 
@@ -515,7 +519,7 @@ import sys, json
 from pathlib import Path
 from farm.errors import FarmError
 from farm.recipe import Data
-from model.corpora import open_split
+from model.corpus.sources import open_split
 source, revision, split, cache = sys.argv[1:]
 try:
     print(json.dumps(open_split(Data(source=source, revision=revision or None), split, Path(cache)).tolist()))
@@ -706,5 +710,5 @@ def test_one_file_may_serve_for_both_when_the_test_begins_where_training_ends(tm
 
 
 def test_preparing_a_corpus_loads_neither_torch_nor_ray(tmp_path):
-    code = "import sys, model.corpora, model.data; print({'torch', 'ray', 'datasets'} & sys.modules.keys())"
+    code = "import sys, model.corpus.checks, model.data; print({'torch', 'ray', 'datasets'} & sys.modules.keys())"
     assert output(python(code)) == "set()"
