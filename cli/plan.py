@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cli import render
+from cli import corpus, render
 from cli.access import machines, queue
 from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
@@ -31,7 +31,8 @@ COLUMNS = (
 def plan(study: StudyFile, as_json: Json = False) -> None:
     """What a study would take: plans, hours, dollars, and the smallest effect it resolves.
 
-    Queues nothing, and works without Redis. An effect is in standard deviations of one run: a two-sided test at 0.05
+    Queues nothing, and works without Redis. Ends with exit code 2, as farm submit would, if this machine sees that no
+    run could train on the data. An effect is in standard deviations of one run: a two-sided test at 0.05
     finds it with 80 % power.
     """
     settings = settings_.load()
@@ -44,6 +45,7 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
     limit = parsed.policy.usd_limit
     if limit is not None and found.usd is not None and found.usd > limit:
         say(f"more than policy.usd_limit, ${render.dollars(limit)}: no run starts once that is spent")
+    corpus.check(parsed, settings, parsed.arms())
     if not as_json:
         render.say_next(f"farm submit {study}")
 

@@ -27,6 +27,12 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _tokenizer(text: str) -> str:
+    if text not in ("gpt2", "bytes") and not text.startswith(("/", "~")):
+        raise ValueError('must be "gpt2", "bytes" or the full path of a tokenizer.json')
+    return text
+
+
 class Frozen(BaseModel):
     """A value: strict types, no unknown keys, no NaN or infinity, no change after birth."""
 
@@ -124,10 +130,18 @@ class Data(Frozen):
     source: Annotated[str, AfterValidator(_no_nul)] = "hf:gpjt/fineweb-gpt2-tokens"
     revision: str | None = Field(None, description="commit or tag of the Hugging Face repo")
     split: str = "train"
-    tokenizer: Literal["gpt2"] = "gpt2"
+    tokenizer: Annotated[str, AfterValidator(_no_nul), AfterValidator(_tokenizer)] = Field(
+        "gpt2", description='what makes tokens of text: "gpt2", "bytes", or the path of a tokenizer.json'
+    )
     text_field: str = "text"
     order: Literal["sequential", "shuffled"] = Field("sequential", description="shuffled draws from the train seed")
     repeat: bool = Field(False, description="allow more than one epoch")
+
+    @model_validator(mode="after")
+    def _built_in_text_is_bytes(self) -> Self:
+        if self.source.startswith("builtin:") and self.tokenizer not in ("gpt2", "bytes"):
+            raise ValueError(f"tokenizer = {self.tokenizer!r} has no effect: {self.source} is read as bytes")
+        return self
 
 
 class Evaluation(Frozen):

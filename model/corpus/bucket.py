@@ -18,7 +18,7 @@ def files(data: Data, split: str, cache: Path) -> list[Path]:
 
     Where the bucket cannot be reached, what it held when it last could be: a checkpoint knows its tokens.
     """
-    bucket, folder = Bucket(data.source), cache / "s3" / digest({"uri": data.source})[:16]
+    bucket, folder = Bucket(data.source), _folder(data, cache)
     try:
         there = {one.name: one for one in bucket.objects("")}
     except StorageUnusable as error:
@@ -35,6 +35,15 @@ def files(data: Data, split: str, cache: Path) -> list[Path]:
     found = [made_once(places[name] / name, partial(bucket.read_into, name)) for name in wanted]
     _keep_listing(split, folder, found)
     return found
+
+
+def here(data: Data, split: str, cache: Path) -> list[Path]:
+    """The files of the split that were brought here when it was last seen, or none. Asks no network."""
+    return _brought(split, _folder(data, cache))
+
+
+def _folder(data: Data, cache: Path) -> Path:
+    return cache / "s3" / digest({"uri": data.source})[:16]
 
 
 def _keep_listing(split: str, folder: Path, found: list[Path]) -> None:

@@ -32,20 +32,20 @@ def prepare(recipe: Recipe, cache: Path) -> str:
     Raises: BadCorpus: also a token outside the vocabulary, too few tokens, or a test on what was trained on.
     Unreachable, StorageFull: as open_split.
     """
-    train = span_of(locate(recipe.data, recipe.data.split, cache))
-    test = span_of(locate(recipe.data, recipe.evaluation.split, cache))
-    trained, tested = _trained(recipe, train), _tested(recipe, test)
+    train = span_of(locate(recipe.data, recipe.data.split, cache, recipe.model.vocab))
+    test = span_of(locate(recipe.data, recipe.evaluation.split, cache, recipe.model.vocab))
+    learnt, read = trained(recipe, train), tested(recipe, test)
     if train.path.resolve() == test.path.resolve():
-        _check_apart(recipe, trained, tested)
+        check_apart(recipe, learnt, read)
     found = {}
-    for name, span, used in (("train", train, trained), ("test", test, tested)):
+    for name, span, used in (("train", train, learnt), ("test", test, read)):
         scan = _scanned(span, used, cache)
         _check_vocabulary(recipe, span, scan)
         found[name] = scan.sha256
     return digest(found)
 
 
-def _trained(recipe: Recipe, span: Span) -> range:
+def trained(recipe: Recipe, span: Span) -> range:
     """The tokens that training reads, targets included.
 
     Raises: BadCorpus: there are too few.
@@ -54,23 +54,23 @@ def _trained(recipe: Recipe, span: Span) -> range:
     needed = recipe.steps * batch * context + 1
     if span.tokens <= context:
         raise BadCorpus(
-            f"{span.path} has {span.tokens:,} tokens; one sequence is model.context + 1 = {context + 1:,}.",
+            f"{span}; one sequence is model.context + 1 = {context + 1:,}.",
             remedy="Lower model.context or train on a longer corpus.",
         )
     if needed > span.tokens and not recipe.data.repeat:
         affordable = (span.tokens - 1) // (batch * context) * batch * context
         raise BadCorpus(
-            f"{span.path} has {span.tokens:,} tokens; {recipe.steps:,} steps x {batch} sequences x {context:,} tokens,"
+            f"{span}; {recipe.steps:,} steps x {batch} sequences x {context:,} tokens,"
             f" and one more to predict, need {needed:,}.",
             remedy=f"Set data.repeat = true, lower train.tokens to {affordable:,}, or train on a longer corpus."
-            if affordable
-            else "Set data.repeat = true, lower train.batch, or train on a longer corpus.",
+            if affordable and not span.at_most
+            else "Set data.repeat = true, lower train.tokens or train.batch, or train on a longer corpus.",
         )
     whole = (span.tokens - 1) // context * context + 1
     return range(whole if recipe.data.order == "shuffled" else min(needed, whole))
 
 
-def _tested(recipe: Recipe, span: Span) -> range:
+def tested(recipe: Recipe, span: Span) -> range:
     """The tokens that the evaluation reads, targets included.
 
     Raises: BadCorpus: the slice does not lie within the split.
@@ -80,23 +80,23 @@ def _tested(recipe: Recipe, span: Span) -> range:
     if end > span.tokens:
         fitting = (span.tokens - 1 - evaluation.offset) // context
         raise BadCorpus(
-            f"{span.path} has {span.tokens:,} tokens; evaluation.offset {evaluation.offset:,} +"
+            f"{span}; evaluation.offset {evaluation.offset:,} +"
             f" {evaluation.sequences:,} sequences x {context:,} tokens, and one more to predict, end at {end:,}.",
             remedy=f"Lower evaluation.sequences to {fitting:,} or evaluation.offset."
-            if fitting > 0
+            if fitting > 0 and not span.at_most
             else "Lower evaluation.offset and evaluation.sequences.",
         )
     return range(evaluation.offset, end)
 
 
-def _check_apart(recipe: Recipe, trained: range, tested: range) -> None:
-    """No token may be learnt and then tested. The last of `trained` is learnt, the first of `tested` only read."""
+def check_apart(recipe: Recipe, learnt: range, read: range) -> None:
+    """No token may be learnt and then tested. The last of `learnt` is learnt, the first of `read` only read."""
     shuffled = recipe.data.order == "shuffled"
-    if tested.start < trained.stop - 1:
+    if read.start < learnt.stop - 1:
         raise BadCorpus(
-            f"training reads the first {trained.stop - 1:,} tokens{' (shuffled: all)' if shuffled else ''} of the file"
-            f" that the test reads from token {tested.start:,} on.",
-            remedy=f"Use another evaluation.split, or an evaluation.offset of at least {trained.stop - 1:,}.",
+            f"training reads the first {learnt.stop - 1:,} tokens{' (shuffled: all)' if shuffled else ''} of the file"
+            f" that the test reads from token {read.start:,} on.",
+            remedy=f"Use another evaluation.split, or an evaluation.offset of at least {learnt.stop - 1:,}.",
         )
 
 

@@ -3,6 +3,8 @@
 import errno
 import re
 from functools import partial
+from glob import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 from farm.errors import BadCorpus, FarmError, Unreachable, first_line
@@ -15,13 +17,24 @@ NETWORK_SECONDS = 5.0  # to be told that there is no network; a download itself 
 
 def files(data: Data, split: str) -> list[Path]:
     """The split of a dataset repo: its file of tokens, else its text files."""
-    repo = data.source.removeprefix("hf:")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
-        raise BadCorpus(f"data.source = {data.source!r} is not hf:OWNER/NAME.")
+    repo = _repo(data)
     # A commit never changes, so that a cached one needs no network; a branch or tag may move.
     pinned = re.fullmatch("[0-9a-f]{40}", data.revision or "")
     found = _cached(repo, data.revision, split) if pinned else []
     return found or _downloaded(repo, data.revision, split)
+
+
+def here(data: Data, split: str) -> list[Path]:
+    """The files of the split that the hub's cache has, or none unless all are there. Asks no network."""
+    repo = _repo(data)
+    return _cached(repo, data.revision, split) if find_spec("huggingface_hub") else []
+
+
+def _repo(data: Data) -> str:
+    repo = data.source.removeprefix("hf:")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
+        raise BadCorpus(f"data.source = {data.source!r} is not hf:OWNER/NAME.")
+    return repo
 
 
 def _downloaded(repo: str, revision: str | None, split: str) -> list[Path]:
@@ -36,7 +49,8 @@ def _downloaded(repo: str, revision: str | None, split: str) -> list[Path]:
                 f"hf:{repo} has no {split} split; it holds {some(names)}.",
                 remedy=f"It needs {split}.safetensors or .bin, or text as {split}*.parquet, .jsonl or .txt.",
             )
-        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted))
+        exactly = [escape(name) for name in wanted]  # of patterns, of which a name with [ ] or * would be another
+        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=exactly))
         return [folder / name for name in wanted]
     except FarmError:
         raise

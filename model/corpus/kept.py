@@ -29,11 +29,20 @@ def sha256_of(path: Path, cache: Path) -> str:
     return remembered({"file": identity(path)}, compute, cache)["sha256"]
 
 
+def known_sha256(path: Path, cache: Path) -> str | None:
+    """sha256 of a file if it was read before, as it is now."""
+    known = _fact({"file": identity(path)}, cache)
+    return json.loads(known.read_bytes())["sha256"] if known.exists() else None
+
+
 def remembered(key: dict, compute: Callable[[], dict], cache: Path) -> dict:
     """What `compute` found for `key`, then or now."""
-    path = cache / "scans" / f"{digest(key)}.json"
-    made = made_once(path, lambda file: file.write(json.dumps(compute()).encode()))
+    made = made_once(_fact(key, cache), lambda file: file.write(json.dumps(compute()).encode()))
     return json.loads(made.read_bytes())
+
+
+def _fact(key: dict, cache: Path) -> Path:
+    return cache / "scans" / f"{digest(key)}.json"
 
 
 def made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
