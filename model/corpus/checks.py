@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.recipe import Recipe, digest
+from farm.recipe import HEAD_TOKENS, Recipe
+from farm.result import Tokens
 from model.corpus.formats import TOKEN, Span, span_of
 from model.corpus.kept import identity, remembered
 from model.corpus.sources import locate
@@ -23,26 +24,24 @@ class Scan(NamedTuple):
     at: int
 
 
-def prepare(recipe: Recipe, cache: Path) -> str:
+def prepare(recipe: Recipe, cache: Path) -> Tokens:
     """Fetch both splits, check that this recipe can train and test on them, and say which tokens they are.
 
-    The fingerprint is a sha256 over the tokens trained on (all of the split when shuffled) and those tested on. The
-    pass over them is paid once per file and range.
+    The pass over them is paid once per file and range.
 
     Raises: BadCorpus: also a token outside the vocabulary, too few tokens, or a test on what was trained on.
     Unreachable, StorageFull: as open_split.
     """
     train = span_of(locate(recipe.data, recipe.data.split, cache, recipe.model.vocab))
-    test = span_of(locate(recipe.data, recipe.evaluation.split, cache, recipe.model.vocab))
+    test = span_of(locate(recipe.tested_data, recipe.evaluation.split, cache, recipe.model.vocab))
     learnt, read = trained(recipe, train), tested(recipe, test)
     if train.path.resolve() == test.path.resolve():
         check_apart(recipe, learnt, read)
-    found = {}
-    for name, span, used in (("train", train, learnt), ("test", test, read)):
-        scan = _scanned(span, used, cache)
-        _check_vocabulary(recipe, span, scan)
-        found[name] = scan.sha256
-    return digest(found)
+    scans = []
+    for span, used in ((train, learnt[:HEAD_TOKENS]), (train, learnt), (test, read)):
+        scans.append(_scanned(span, used, cache))
+        _check_vocabulary(recipe, span, scans[-1])
+    return Tokens(head=scans[0].sha256, trained=scans[1].sha256, tested=scans[2].sha256)
 
 
 def trained(recipe: Recipe, span: Span) -> range:
@@ -75,7 +74,7 @@ def tested(recipe: Recipe, span: Span) -> range:
 
     Raises: BadCorpus: the slice does not lie within the split.
     """
-    evaluation, context = recipe.evaluation, recipe.model.context
+    evaluation, context = recipe.evaluation, recipe.tested_context
     end = evaluation.offset + evaluation.sequences * context + 1
     if end > span.tokens:
         fitting = (span.tokens - 1 - evaluation.offset) // context

@@ -46,8 +46,9 @@ def look(recipe: Recipe, cache: Path, trains_here: bool) -> View:
                 view.faults.append(fault)
             return None
 
-    train = noted(lambda: _seen(recipe, recipe.data.split, cache, view.remarks))
-    test = noted(lambda: _seen(recipe, recipe.evaluation.split, cache, view.remarks))
+    vocab = recipe.model.vocab
+    train = noted(lambda: _seen(recipe.data, vocab, cache, view.remarks))
+    test = noted(lambda: _seen(recipe.tested_data, vocab, cache, view.remarks))
     learnt = noted(lambda: trained(recipe, train)) if train else None
     read = noted(lambda: tested(recipe, test)) if test else None
     if train and test and learnt and read and train.path.resolve() == test.path.resolve():
@@ -56,32 +57,31 @@ def look(recipe: Recipe, cache: Path, trains_here: bool) -> View:
     return View([*faults.values()], [*dict.fromkeys(view.remarks)])
 
 
-def _seen(recipe: Recipe, split: str, cache: Path, remarks: list[str]) -> Span | None:
-    """Where a split lies, or how long it is at most; None, and why in `remarks`, where that is not to be seen.
+def _seen(data: Data, vocab: int, cache: Path, remarks: list[str]) -> Span | None:
+    """Where the split of `data` lies, or how long it is at most; None, and why in `remarks`, where it is not seen.
 
     Raises: BadCorpus
     """
-    data = recipe.data
-    check_name(split)
+    check_name(data.split)
     if data.source.startswith("builtin:"):
-        tokenizer.check(data, recipe.model.vocab)
-        return _built_in(split)
-    files = _files(data, split, cache)
+        tokenizer.check(data, vocab)
+        return _built_in(data.split)
+    files = _files(data, cache)
     if not files:
         remarks.append(f"{data.source} is not in this machine's cache, and nothing is fetched to look at it; {LATER}")
         return None
     remarks += gaps([file.name for file in files])
     if holds_tokens(files):
         return span_of(files[0])
-    tokenizer.check(data, recipe.model.vocab)
+    tokenizer.check(data, vocab)
     made = tokenised_before(files, data, cache)
     return span_of(made) if made else _text(files, data, remarks)
 
 
-def _files(data: Data, split: str, cache: Path) -> list[Path]:
+def _files(data: Data, cache: Path) -> list[Path]:
     if data.source.startswith("hf:"):
-        return hub.here(data, split)
-    return bucket.here(data, split, cache) if data.source.startswith("s3://") else under_path(data, split)
+        return hub.here(data, data.split)
+    return bucket.here(data, data.split, cache) if data.source.startswith("s3://") else under_path(data, data.split)
 
 
 def _built_in(split: str) -> Span:

@@ -71,6 +71,15 @@ def test_faults_of_both_splits_are_told_at_once(tmp_path: Path) -> None:
     assert ["train.bin has 100 tokens" in told(view)[0], "validation.bin has 80 tokens" in told(view)[1]] == [True] * 2
 
 
+def test_a_test_with_a_corpus_of_its_own_is_looked_at_there(tmp_path: Path) -> None:
+    own = {"source": str(corpus(tmp_path / "test", 1, 40)), "context": 5}
+    asked = recipe(corpus(tmp_path / "a", 150, 1), evaluation=own)
+    assert told(look(asked, tmp_path, trains_here=True)) == [
+        f"{tmp_path}/test/validation.bin has 40 tokens; evaluation.offset 20 + 6 sequences x 5 tokens, and one more to"
+        " predict, end at 51. Lower evaluation.sequences to 3 or evaluation.offset."
+    ]
+
+
 def test_what_is_missing_is_a_fault_only_where_runs_train(tmp_path: Path) -> None:
     asked = recipe(tmp_path / "none")
     fault = f"{tmp_path}/none does not exist here. Every node must see data.source under the same path."
