@@ -107,6 +107,20 @@ def test_compressed_text_is_read_and_counts_once_beside_what_was_unpacked(tmp_pa
         read(text, tmp_path / "cache")
 
 
+def test_what_the_library_datasets_writes_is_read_as_it_reads_it(tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"text": ["one\r\ntwo", "", "naïve 🙂", 'quoted " \\ \u2028'], "label": [None, 1, 2, 3]}
+    made = datasets.Dataset.from_dict(rows)
+    for name in ("parquet", "jsonl"):
+        (tmp_path / name).mkdir()
+        write = made.to_parquet if name == "parquet" else made.to_json
+        write(str(tmp_path / name / f"train-00000-of-00001.{name}"))
+        theirs = datasets.load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / "theirs"))
+        assert read(tmp_path / name, tmp_path / "cache") == of_bytes(*theirs["text"]), name
+    assert [*made["text"]] == rows["text"]
+
+
 # Faults
 
 
