@@ -50,14 +50,14 @@ def _keep_listing(split: str, folder: Path, found: list[Path]) -> None:
     """Note which files were the split when it was last seen: of each, other versions may lie here, too."""
     listing, names = folder / f"{split}.listing", [file.relative_to(folder).as_posix() for file in found]
     content = json.dumps(names)
-    if not listing.exists() or listing.read_text() != content:
+    if not listing.exists() or listing.read_text(encoding="utf-8") != content:
         draft = folder / f"{split}.listing-{os.getpid()}"
-        draft.write_text(content)
+        draft.write_text(content, encoding="utf-8")
         draft.replace(listing)
 
 
 def _brought(split: str, folder: Path) -> list[Path]:
     """The files of the split as it was last seen, or none unless all are here."""
     listing = folder / f"{split}.listing"
-    found = [folder / name for name in json.loads(listing.read_text())] if listing.exists() else []
+    found = [folder / name for name in json.loads(listing.read_text(encoding="utf-8"))] if listing.exists() else []
     return found if all(file.is_file() for file in found) else []
