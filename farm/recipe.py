@@ -32,6 +32,12 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _tokenizer(text: str) -> str:
+    if text not in ("gpt2", "bytes") and not text.startswith(("/", "~")):
+        raise ValueError('must be "gpt2", "bytes" or the full path of a tokenizer.json')
+    return text
+
+
 class Frozen(BaseModel):
     """A value: strict types, no unknown keys, no NaN or infinity, no change after birth."""
 
@@ -154,10 +160,18 @@ class Data(Frozen):
     )
     revision: Annotated[str | None, Unset] = Field(None, description="commit or tag of the Hugging Face repo")
     split: str = Field("train", description="the split to train on")
-    tokenizer: Literal["gpt2"] = Field("gpt2", description="what makes tokens of text")
+    tokenizer: Annotated[str, AfterValidator(_no_nul), AfterValidator(_tokenizer)] = Field(
+        "gpt2", description='what makes tokens of text: "gpt2", "bytes", or the path of a tokenizer.json'
+    )
     text_field: str = Field("text", description="the column or key that holds a document's text")
     order: Literal["sequential", "shuffled"] = Field("sequential", description="shuffled draws from the train seed")
     repeat: bool = Field(False, description="allow more than one epoch")
+
+    @model_validator(mode="after")
+    def _built_in_text_is_bytes(self) -> Self:
+        if self.source.startswith("builtin:") and self.tokenizer not in ("gpt2", "bytes"):
+            raise ValueError(f"tokenizer = {self.tokenizer!r} has no effect: {self.source} is read as bytes")
+        return self
 
     @property
     def named(self) -> dict[str, Any]:
