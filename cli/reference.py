@@ -130,6 +130,7 @@ EXAMPLES = {
     "data.source": '"/farm/tokens"',
     "data.revision": '"v1.0"',
     "data.split": '"train-10B"',
+    "data.tokenizer": '"bytes"',
     "data.text_field": '"content"',
     "evaluation.source": '"/farm/tokens"',
     "evaluation.revision": '"v1.0"',
