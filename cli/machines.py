@@ -136,7 +136,8 @@ def _source(name: str, settings: Settings, is_registered: bool) -> str:
 
 def _study(queue: Queue, name: str) -> Study:
     path = Path(name)
-    return study_.load(path) if path.suffix == ".toml" or path.is_file() else queue.study(name)
+    is_file = path == study_.STANDARD_INPUT or path.suffix == ".toml" or path.is_file()
+    return study_.load(path) if is_file else queue.study(name)
 
 
 def _probe(queue: Queue, settings: Settings, study: Study) -> None:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 
 from cli import render
-from cli.access import machines, queue
+from cli.access import machines, queue, study_file
 from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
-from farm import study as study_
 from farm.budget import dollars
 from farm.errors import Refused, Unreachable
 from farm.forecast import Estimate, Forecast, forecast
@@ -36,7 +35,7 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
     finds it with 80 % power.
     """
     settings = settings_.load()
-    parsed = study_.load(study)
+    parsed = study_file(study, settings)
     known, results = what_is_known(settings)
     found = forecast(parsed, known, results)
     render.emit(sheet(found), as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, offered, on_record, queue
+from cli.access import machines, offered, on_record, queue, study_file
 from cli.ending import ended
 from cli.options import Json, StudyFile, Yes
 from cli.progress import follow
@@ -17,7 +17,6 @@ from cli.runs import outlook
 from cli.table import show_table
 from farm import serving
 from farm import settings as settings_
-from farm import study as study_
 from farm.budget import dollars, spending, unpriced
 from farm.errors import Guard
 from farm.forecast import least_limit, plans
@@ -54,7 +53,7 @@ def submit(
     and to --wait for machine classes that no node offers and no autoscaler starts.
     """
     settings = settings_.load()
-    parsed = study_.load(study)
+    parsed = study_file(study, settings)
     with queue(settings) as open_queue:
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run

@@ -1,20 +1,24 @@
 """What a study would take, before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from pydantic import Field
 
 from farm.budget import price
-from farm.errors import DoesNotFit
+from farm.cohort import by_seeds, sort
+from farm.errors import BadStudy, DoesNotFit
 from farm.machine import Machine, Mixed
-from farm.planner import Basis, Plan, Speed, declared_speed, hours, plan
+from farm.planner import Basis, Plan, Speed, check_precision, declared_speed, hours, plan
 from farm.queue import Status
 from farm.recipe import Frozen, Recipe
 from farm.result import Result
 from farm.run import Run
 from farm.stats import detectable_effect, mean, sd
-from farm.study import BASELINE, Arm, Study
+from farm.study import BASELINE, Arm, Draft, Study
+
+T = TypeVar("T")
 
 
 class Estimate(Frozen):
@@ -65,25 +69,37 @@ def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Ma
     """The least policy.usd_limit, in whole cents, with which all of `study` is expected to be trained: what it has
     `spent`, and what is left to do. None when that is not known.
 
-    `statuses` are those of all studies: what another one has submitted first counts against the limit of that.
+    `statuses` are those of all studies: what another one has submitted first counts against the limit of that. Where
+    nothing says how fast a class is, the steps that runs have done there tell what one costs.
     """
     there = {status.id: status for status in statuses}
+    theirs = [status for status in there.values() if status.study == study.name]
     results = [status.result for status in there.values() if status.result]
-    estimates = {(one.arm, one.machine): one for one in forecast(study, dict(known), results).estimates}
+    try:
+        estimates = {(one.arm, one.machine): one for one in forecast(study, dict(known), results).estimates}
+    except (BadStudy, DoesNotFit):  # on a class that is known no more, or not here
+        estimates = {}
 
     def left(run: Run, status: Status | None) -> float | None:
         if status and (status.state.is_final or status.study != study.name):
             return 0.0
+        rate = price(study, run.machine, known)
         one = estimates.get((run.arm, run.machine))
-        if one is None or one.hours is None:
-            return None
-        undone = 1 - status.step / run.recipe.steps if status else 1.0
-        return one.hours / one.runs * undone * price(study, run.machine, known)
+        hours_a_run = one.hours / one.runs if one and one.hours is not None else None
+        hours_a_step = _seen_a_step(theirs, run.machine) if hours_a_run is None else hours_a_run / run.recipe.steps
+        undone = run.recipe.steps - (status.step if status else 0)
+        return None if hours_a_step is None and rate else undone * (hours_a_step or 0.0) * rate
 
-    own = {run.id: run for run in study.runs()}
-    own |= {status.id: status.run for status in there.values() if status.study == study.name}
+    own = {run.id: run for run in study.runs()} | {status.id: status.run for status in theirs}
     rest = _total(left(run, there.get(run_id)) for run_id, run in own.items())
     return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
+
+
+def _seen_a_step(statuses: Sequence[Status], machine: str) -> float | None:
+    """Hours under leases that a step has taken there so far, all that was before the first one included."""
+    seen = [status for status in statuses if status.run.machine == machine]
+    steps = sum(status.step for status in seen)
+    return sum(status.held_seconds for status in seen) / 3600 / steps if steps else None
 
 
 def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> list[tuple[Arm, Machine, Plan]]:
@@ -91,15 +107,40 @@ def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = (
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
-    pairs = [(arm, study.machine(name, known)) for arm in study.arms() for name in arm.machines]
-    return [(arm, machine, _planned(arm, machine, results)) for arm, machine in pairs]
+
+    def planned(arm: Arm, name: str) -> tuple[Arm, Machine, Plan]:
+        machine = study.machine(name, known)
+        return arm, machine, plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
+
+    found, wrong = _tried(study.arms(), planned)
+    if wrong:
+        raise type(wrong[0])(wrong[0].message, remedy=wrong[0].remedy, also=tuple(map(str, wrong[1:])))
+    return found
 
 
-def _planned(arm: Arm, machine: Machine, results: Sequence[Result]) -> Plan:
-    try:
-        return plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
-    except DoesNotFit as error:
-        raise DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields) from None
+def misfits(draft: Draft, known: dict[str, Machine]) -> list[str]:
+    """Why arms of a study that is refused would have no plan on some of their machines: a line for each reason."""
+    if (study := draft.study) is None:
+        return []
+    wrong = _tried(draft.arms, lambda arm, name: plan(arm.recipe, study.machine(name, known)))[1]
+    wrong += _tried(draft.partial, lambda arm, name: check_precision(arm.recipe, study.machine(name, known)))[1]
+    return list(dict.fromkeys(map(str, wrong)))
+
+
+def _tried(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[T], list[BadStudy | DoesNotFit]]:
+    """What `attempt` makes of each arm on each of its machines, and why it cannot, each reason with the first arm."""
+    found: list[T] = []
+    wrong: dict[str, BadStudy | DoesNotFit] = {}
+    for arm in arms:
+        for name in arm.machines:
+            try:
+                found.append(attempt(arm, name))
+            except BadStudy as error:
+                wrong.setdefault(error.message, error)
+            except DoesNotFit as error:
+                told = DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields)
+                wrong.setdefault(error.message, told)
+    return found, list(wrong.values())
 
 
 def _estimate(
@@ -149,9 +190,9 @@ def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[
 
 
 def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:
-    """The SD of the test loss over seeds of finished runs of `recipe` there; repetitions of a seed do not count."""
-    losses = {str(r.seeds): r.test_loss for r in results if r.machine == machine and r.recipe.digest == recipe.digest}
-    return sd(list(losses.values()))
+    """The SD of the test loss over seeds of finished runs of `recipe` there, as the table has it."""
+    same = [r for r in results if r.machine == machine and r.recipe.digest == recipe.digest]
+    return sd(list(by_seeds(sort(same).together).values()))
 
 
 def _resolves(arm: Arm, baseline: Arm, machine: str) -> float | None:

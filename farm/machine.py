@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from farm.errors import BadStudy
-from farm.recipe import Frozen, Positive, Precision
+from farm.errors import BadStudy, nearest
+from farm.recipe import Frozen, Model, Positive, Precision, Unset, digest, identity
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MIXED = "+"  # between the classes of a mixed group
@@ -36,7 +37,7 @@ def _bytes(value: Any) -> Any:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)\s*", value)
     if not found or found[2] not in _UNITS:
         raise ValueError('must be bytes, or a size such as "40GiB"')
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(Fraction(found[1]) * _UNITS[found[2]])  # a float's product of 2.3 and 10**9 is one byte short
 
 
 class Machine(Frozen):
@@ -47,10 +48,16 @@ class Machine(Frozen):
     accelerators: int = Field(1, ge=1, le=1024)
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(2**32, ge=1)
     bf16: bool = True
-    usd_per_hour: float | None = Field(None, ge=0)
-    tokens_per_second: Positive | None = Field(None, description="of the 163M baseline, whole machine")
-    microbatch: int | None = Field(None, ge=1, description="largest to use here, when a person knows better")
-    threads: int | None = Field(None, ge=1, description="torch threads per worker; default: all cores, shared")
+    usd_per_hour: Annotated[float | None, Unset] = Field(None, ge=0)
+    tokens_per_second: Annotated[Positive | None, Unset] = Field(
+        None, description="of the 163M baseline, whole machine"
+    )
+    microbatch: Annotated[int | None, Unset] = Field(
+        None, ge=1, description="largest to use here, when a person knows better"
+    )
+    threads: Annotated[int | None, Unset] = Field(
+        None, ge=1, description="torch threads per worker; default: all cores, shared"
+    )
     probes: dict[str, int] = Field({}, description="measured largest microbatch, by probe_key")
 
     @property
@@ -91,9 +98,9 @@ def mixed(together: tuple[Machine, ...]) -> Mixed:
     )
 
 
-def probe_key(model_digest: str, precision: Precision) -> str:
+def probe_key(model: Model, precision: Precision) -> str:
     """The key of `Machine.probes`: one measurement per model and precision."""
-    return f"{model_digest[:16]}:{precision}"
+    return f"{digest(identity(model))[:16]}:{precision}"
 
 
 # Prices and speeds are those of the published battery where it ran them: 3.18 h at $11.84/h on 8 x A100 40 GB, 40.6 h
@@ -142,7 +149,7 @@ def find(name: str, known: dict[str, Machine]) -> Machine:
     if name in known:
         return known[name]
     raise BadStudy(
-        f"machines: unknown machine class {name!r}.",
+        f"machines: unknown machine class {name!r}{nearest(name, known)}",
         remedy=f"Known: {', '.join(sorted(known))}. Declare it as [machines.{name}] in the study or in farm.toml.",
         field="machines",
     )

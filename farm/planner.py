@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from farm.errors import DoesNotFit
 from farm.machine import Machine, Mixed, probe_key
-from farm.recipe import Frozen, Recipe, digest
+from farm.recipe import Frozen, Recipe
 
 USABLE = 0.9  # of the memory: what the driver, the allocator's rounding and the other tenants leave
 EVEN_ENOUGH = 1.1  # a mixed group may wait so much longer for its slowest rank, if that saves smaller microbatches
@@ -79,7 +79,7 @@ def plan(recipe: Recipe, machine: Machine, speeds: Mapping[str, Speed] = NO_SPEE
     """
     if isinstance(machine, Mixed):
         return _mixed_plan(recipe, machine, speeds)
-    _check_precision(recipe, machine)
+    check_precision(recipe, machine)
     batch, world = recipe.train.batch, machine.accelerators
     if batch % world:
         raise DoesNotFit(
@@ -107,7 +107,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
     Raises: DoesNotFit
     """
     for part in machine.parts:
-        _check_precision(recipe, part)
+        check_precision(recipe, part)
     rates, shares_basis = _rates(recipe, machine, speeds)
     batch, canonical = recipe.train.batch, recipe.train.canonical_microbatch
     sizes = [canonical] if canonical else [size for size in range(batch // len(rates), 0, -1) if batch % size == 0]
@@ -223,7 +223,8 @@ def declared_speed(recipe: Recipe, machine: Machine) -> float | None:
     return None if declared is None else declared * Recipe().model.multiplied / recipe.model.multiplied
 
 
-def _check_precision(recipe: Recipe, machine: Machine) -> None:
+def check_precision(recipe: Recipe, machine: Machine) -> None:
+    """Raises: DoesNotFit: the hardware lacks the precision of `recipe`."""
     precision = recipe.train.precision
     if precision == "bf16" and not machine.bf16:
         raise DoesNotFit(
@@ -233,7 +234,7 @@ def _check_precision(recipe: Recipe, machine: Machine) -> None:
     if machine.is_cpu and precision in ("fp16", "tf32"):
         raise DoesNotFit(
             f"train.precision = {precision!r}, but machine {machine.name!r} is a CPU, which trains in fp32 or bf16.",
-            remedy="Set train.precision to one of those, or choose a GPU machine.",
+            remedy='Write train.precision = "fp32", or choose a GPU machine.',
         )
 
 
@@ -263,7 +264,7 @@ def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]
 
 def _known_limit(recipe: Recipe, machine: Machine) -> tuple[int | None, str]:
     """The largest microbatch that was declared for this machine or measured on it, and which of the two."""
-    measured = machine.probes.get(probe_key(digest(recipe.model), recipe.train.precision))
+    measured = machine.probes.get(probe_key(recipe.model, recipe.train.precision))
     limits = [(machine.microbatch, "declared"), (measured, "probe")]
     return min(((n, why) for n, why in limits if n is not None), default=(None, "formula"))
 

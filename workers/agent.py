@@ -36,7 +36,7 @@ from farm.forecast import speeds
 from farm.machine import MIXED, Machine, Mixed, layered
 from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue, Status
-from farm.result import Outcome
+from farm.result import Outcome, Tokens
 from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
 from farm.settings import Settings
@@ -273,14 +273,14 @@ class _Agent:
             cache=str(self.cache),
             resume=str(self.store.root / source.path) if source else None,
             resume_epoch=source.epoch if source else None,
-            data_fingerprint=self._prepared(run),
+            tokens=self._prepared(run),
             threads=threads,
             places=group,
             is_mirrored=self.store.bucket is not None,
         )
 
-    def _prepared(self, run: Run) -> str:
-        """The fingerprint of the corpus.
+    def _prepared(self, run: Run) -> Tokens:
+        """Which tokens the run reads.
 
         Raises: BadCorpus, Unreachable, StorageUnusable, StorageFull: as `unprepared` has it from now on.
         """

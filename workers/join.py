@@ -298,7 +298,7 @@ def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: 
     ray = _Watch(process)
     while not farewell.said.wait(TURN_SECONDS):
         if ended := ray.ended():
-            said = last_line(_log(here).read_text(errors="replace"))
+            said = last_line(_log(here).read_text(encoding="utf-8", errors="replace"))
             raise FarmError(f"Ray on this machine {ended}: {said}", remedy=f"See {_log(here)}.")
         with suppress(Unreachable):
             node = member.node()

@@ -22,7 +22,7 @@
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
 --   studies         hash    study name -> study, JSON
 --   study:<name>    zset    run ids of the study in the order they were put
---   arms:<name>     hash    arm -> recipe, canonical JSON
+--   arms:<name>     hash    arm -> what its recipe changes, canonical JSON (recipe.identity)
 --   paused          hash    "<study> <corpus>" -> why no run of those starts, "<study> <corpus> <Ray node id>" -> why none
 --                           starts there
 --   spent           string  study -> dollars, as a dispatcher counted them last, JSON; gone when it is

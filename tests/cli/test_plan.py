@@ -6,7 +6,7 @@ import pytest
 from results import result, study_text, tiny_study
 
 from farm.forecast import forecast
-from farm.machine import BUILT_IN
+from farm.machine import BUILT_IN, Machine
 from farm.stats import detectable_effect
 from farm.study import parse
 
@@ -79,3 +79,52 @@ def test_repetitions_cost_hours_but_resolve_nothing_more() -> None:
     assert second.runs == 2 * first.runs
     assert second.hours == pytest.approx(2 * (first.hours or 0))
     assert second.estimates[1].resolves_sd == first.estimates[1].resolves_sd
+
+
+def test_a_dash_is_standard_input(farm: Farm) -> None:
+    (farm.folder / "-").write_text("not a study")
+    assert farm("plan", "-", "--json", reads=study_text()).out == farm("plan", farm.file(), "--json").out
+    assert len(farm("submit", "-", reads=study_text()).rows) == 9
+    assert farm.queue.studies().keys() == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("reads", "words"),
+    [
+        ("", "standard input: study: is missing"),
+        ("[study", "standard input: not TOML"),
+        ("x" * 2**21, "standard input is over"),
+    ],
+)
+def test_what_is_wrong_with_standard_input_is_told_of_it(farm: Farm, reads: str, words: str) -> None:
+    for command in ("plan", "submit"):
+        answer = farm(command, "-", reads=reads)
+        assert (answer.code, words in answer.err) == (2, True)
+
+
+def test_faults_are_lines_and_those_of_machines_are_among_them(farm: Farm) -> None:
+    farm.queue.register(Machine(name="home", accelerator="cpu"), "node-1", 60)
+    text = study_text(machines=("cpu", "home", "cup")).replace('"fp32"', '"fp16"').replace("train = [23]", "train = 23")
+    for words in (["plan", "-"], ["submit", "-"], ["plan", "-", "--json"]):
+        answer = farm(*words, reads=text.replace("dropout = 0.0", "dropout = 10"))
+        first, *more = answer.err.splitlines()
+        assert (answer.code, answer.out) == (2, "")
+        assert first.startswith("error: standard input: study.seeds: must be { init")
+        assert [line.split(": ", 3)[2] for line in more] == [
+            "interventions.remove-dropout.model.dropout",
+            "arm baseline",
+            "arm baseline",
+            "machines",
+        ]
+        assert "train.precision = 'fp16', but machine 'cpu' is a CPU" in more[1]
+        assert 'Write train.precision = "fp32"' in more[1]
+        assert "machine 'home' is a CPU" in more[2], "a class that a node registered"
+        assert "unknown machine class 'cup'; did you mean 'cpu'?" in more[3]
+
+
+def test_an_arm_on_a_machine_that_cannot_train_it_does_not_hide_the_next(farm: Farm) -> None:
+    text = study_text(machines=("cpu", "cpu-x2")).replace('"fp32"', '"tf32"').replace("batch = 8", "batch = 9")
+    answer = farm("submit", "-", reads=text)
+    assert answer.code == 2
+    assert [line.split("'")[3] for line in answer.err.splitlines()] == ["cpu", "cpu-x2"]
+    assert not farm.queue.studies()

@@ -15,3 +15,9 @@ def test_what_is_known_once_is_known():
     one, other = Machine(name="one"), Machine(name="other", usd_per_hour=0.0)
     assert layered({"one": one}, {"other": other}) == {"one": one, "other": other}
     assert layered() == {}
+
+
+def test_a_size_is_the_bytes_that_were_written() -> None:
+    tenths = [f"{gigabytes}.{tenth}" for gigabytes in range(100) for tenth in range(10)][1:]
+    sizes = [Machine(name="x", memory=f"{size}GB").memory for size in tenths]  # type: ignore[arg-type]
+    assert sizes == [n * 10**8 for n in range(1, 1000)]
