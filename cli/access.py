@@ -1,5 +1,6 @@
 """The way in: settings, the queue behind them, and what a person may call a run or a study."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
 def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
     """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
-    return layered(BUILT_IN, settings.machines, queue.machines() if queue else {})
+    return queue.classes(settings.machines) if queue else layered(BUILT_IN, settings.machines)
 
 
 def study_file(path: Path, settings: Settings) -> Study:
@@ -97,6 +98,15 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
     nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
     up = serving.facts(settings)
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes
+
+
+def slots(queue: Queue) -> dict[str, int]:
+    """Machine class -> runs that can train at a time on the nodes that are up; empty without a dispatcher."""
+    found: Counter[str] = Counter()
+    for node in queue.roster():
+        if node.drained is None:
+            found.update(node.units)
+    return found
 
 
 def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str) -> None:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.access import machines, offered, on_record, queue, study_file
+from cli import corpus, render
+from cli.access import machines, offered, on_record, queue, slots, study_file
 from cli.ending import ended
 from cli.options import Json, StudyFile, Yes
+from cli.plan import class_line
 from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook
@@ -19,7 +20,7 @@ from farm import serving
 from farm import settings as settings_
 from farm.budget import dollars, spending, unpriced
 from farm.errors import Guard
-from farm.forecast import least_limit, plans
+from farm.forecast import forecast, least_limit, plans
 from farm.machine import Machine, parts
 from farm.queue import Put, Queue
 from farm.run import State
@@ -48,7 +49,8 @@ def submit(
 ) -> None:
     """Queue every run of a study that is not known yet.
 
-    Submitting twice queues nothing twice. Every run is planned first: one that fits nowhere refuses the whole study.
+    Submitting twice queues nothing twice. Every run is planned first: one that fits nowhere refuses the whole study,
+    as does data that this machine sees and no run could train on.
     Refused with exit code 7, unless -y says that it is meant: a study that would cost more than its policy.usd_limit,
     and to --wait for machine classes that no node offers and no autoscaler starts.
     """
@@ -57,6 +59,7 @@ def submit(
     with queue(settings) as open_queue:
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
+        corpus.check(parsed, settings, corpus.of_runs(parsed, open_queue.preview(parsed).new))
         if not yes:
             guard_budget(parsed, known, open_queue)
         if wait and not dry_run and not yes:
@@ -122,13 +125,16 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
     if study.policy.usd_limit is None:
         return
     statuses = queue.statuses()
+    results = [status.result for status in statuses if status.result]
     spent = spending([study], statuses, known, time.time(), queue.spent())[study.name]
     usd = least_limit(study, statuses, known, spent.usd)
     if usd is not None and usd > spent.limit:
         so_far = f", {dollars(spent.usd)} of it spent already," if spent.usd else ""
         stops = study.policy.usd_limit_action == "stop"
+        told = "; ".join(map(class_line, forecast(study, known, results, slots(queue)).classes))
         raise Guard(
-            f"{study.name} would take {dollars(usd)}{so_far} and its policy.usd_limit is {dollars(spent.limit)}.",
+            f"{study.name} would take {dollars(usd)}{so_far} and its policy.usd_limit is {dollars(spent.limit)}"
+            f" ({told}).",
             remedy="Raise the limit or train less (see farm plan); or submit with -y: "
             + ("its runs stop and wait" if stops else "no run starts")
             + " once the limit is spent.",

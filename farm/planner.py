@@ -3,27 +3,17 @@
 from collections.abc import Mapping, Sequence
 from math import log2
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from farm.errors import DoesNotFit
 from farm.machine import Machine, Mixed, probe_key
 from farm.recipe import Frozen, Recipe
+from farm.speed import BASES, Speed, declared
 
 USABLE = 0.9  # of the memory: what the driver, the allocator's rounding and the other tenants leave
 EVEN_ENOUGH = 1.1  # a mixed group may wait so much longer for its slowest rank, if that saves smaller microbatches
-
-Basis = Literal["measured", "scaled", "declared"]
-BASES: tuple[Basis, ...] = ("measured", "scaled", "declared")
-
-
-class Speed(NamedTuple):
-    """What a machine is expected to reach on a recipe, and why: this recipe there, another there, or a declaration."""
-
-    tokens_per_second: float
-    basis: Basis
-
 
 NO_SPEEDS: Mapping[str, Speed] = MappingProxyType({})
 
@@ -38,7 +28,9 @@ class Plan(Frozen):
     bytes_needed: int = Field(description="estimate per accelerator at this microbatch")
     basis: str = Field(description="what set the microbatch: 'formula', 'probe', 'declared' or 'canonical'")
     shares: tuple[int, ...] | None = Field(None, description="forward passes by rank where they differ: a mixed group")
-    shares_basis: str | None = Field(None, description="behind them: 'measured', 'scaled', 'declared', or 'equal'")
+    shares_basis: str | None = Field(
+        None, description="behind them: 'measured', ..., 'assumed' (speed.Basis), or 'equal'"
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -209,18 +201,12 @@ def bytes_needed(recipe: Recipe, world: int, microbatch: int, accumulation: int 
 def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = None) -> float | None:
     """Expected wall-clock hours, or None when nothing is known of the machine's speed.
 
-    `tokens_per_second` is what this recipe was seen to reach there; without it, the machine's declared speed on the
-    baseline is scaled by the weights that a token is multiplied by, as 6 N floating-point operations a token suggest
-    (Kaplan et al. 2020, section 2.1).
+    `tokens_per_second` is what this recipe is expected to reach there; without it, what the machine's declared speed
+    comes to.
     """
-    speed = tokens_per_second or declared_speed(recipe, machine)
-    return recipe.steps * recipe.tokens_per_step / speed / 3600 if speed else None
-
-
-def declared_speed(recipe: Recipe, machine: Machine) -> float | None:
-    """The machine's declared speed on the baseline, scaled to `recipe`."""
-    declared = machine.tokens_per_second
-    return None if declared is None else declared * Recipe().model.multiplied / recipe.model.multiplied
+    if tokens_per_second is None and (said := declared(recipe, machine)):
+        tokens_per_second = said.tokens_per_second
+    return recipe.steps * recipe.tokens_per_step / tokens_per_second / 3600 if tokens_per_second else None
 
 
 def check_precision(recipe: Recipe, machine: Machine) -> None:

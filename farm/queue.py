@@ -35,7 +35,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, nearest
-from farm.machine import Machine, parts
+from farm.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, Recipe, canonical_json, identity
 from farm.result import Result
@@ -151,6 +151,7 @@ class Supply(Frozen):
     starting: int = Field(0, description="nodes asked for and not up yet")
     since: float | None = Field(None, description="when the first of those was asked for, Unix seconds")
     trouble: str | None = Field(None, description="why the last start failed")
+    price: Price | None = Field(None, description="of a node, as the cluster file says")
 
 
 class Queue:
@@ -449,6 +450,15 @@ class Queue:
     def machines(self) -> dict[str, Machine]:
         """Every machine class that a node ever registered, by name."""
         return {machine.name: machine for machine, _ in self._registered()}
+
+    def classes(self, declared: Mapping[str, Machine]) -> dict[str, Machine]:
+        """Every class that is known, the later over the earlier: built in, `declared` in the settings, registered.
+
+        A price that no node registered is that of the cluster file, if it has one: before any node has started, too.
+        """
+        told = layered(BUILT_IN, declared)
+        supplied = {name: told[name].priced(one.price) for name, one in self.supply().items() if name in told}
+        return layered(told, supplied, self.machines())
 
     def nodes(self) -> dict[str, list[str]]:
         """The nodes that offer each class now."""

@@ -48,11 +48,12 @@ def load(
     """
     environ = dict(os.environ) if environ is None else environ
     values: dict[str, Any] = {}
-    source = "settings"  # of machine classes, which alone may still be wrong when all is read
+    source = priced_by = "settings"  # of machine classes, which alone may still be wrong when all is read
     for file in files:
         said = {key: value for key, value in _read(file).items() if value != ""}
         values |= said
         source = str(file) if "machines" in said else source
+        priced_by = file.name if "machines" in said else priced_by
     _refuse_misspelt(environ)
     values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)}
     home = _folder("home", values.get("home", "~/.farm"))
@@ -61,7 +62,7 @@ def load(
     if values.get("redis_ca"):
         values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
     storage = _storage(values.get("storage", str(home / "storage")))
-    machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
+    machines = {name: declared(name, table, priced_by) for name, table in values.get("machines", {}).items()}
     return _validated(values | {"home": home, "storage": storage, "machines": machines}, source)
 
 

@@ -33,7 +33,7 @@ from farm.errors import (
 )
 from farm.folder import Folder
 from farm.forecast import speeds
-from farm.machine import MIXED, Machine, Mixed, layered
+from farm.machine import MIXED, Machine, Mixed
 from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue, Status
 from farm.result import Outcome, Tokens
@@ -42,7 +42,7 @@ from farm.server import session
 from farm.settings import Settings
 from farm.store import LOG, Store
 from model.checkpoint import first_valid
-from model.corpora import prepare
+from model.corpus.checks import prepare
 from workers import hardware
 from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, Closing, briefly, result_of, until_heard
 from workers.environment import STOP_WAIT_SECONDS
@@ -219,7 +219,7 @@ class _Agent:
             return 0
         stored = until_heard(lambda: self.queue.study(study))
         self.store.keep(stored)
-        machine = stored.machine(run.machine, layered(self.known, until_heard(self.queue.machines)))
+        machine = stored.machine(run.machine, until_heard(lambda: self.queue.classes(self.known)))
         machine = probed(self.queue, machine, run.recipe, lambda: self.draining.is_set() or self.end is not None)
         split = plan(run.recipe, machine, self._speeds(run, machine))
         source = self._newest(run, split)

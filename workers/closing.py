@@ -163,6 +163,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         peak_bytes=outcome.peak_bytes or 0,
         checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
         kernels=outcome.kernels,
+        prices=machine.prices,
         usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
         hardware=hardware.hardware(machine, outcome.threads or 1),
         provenance=Provenance.model_validate(attempt.provenance),

@@ -15,7 +15,7 @@ from ray.job_submission import JobStatus
 from farm import node as facts
 from farm.budget import Spending, price, spending
 from farm.errors import FarmError, LeaseLost, last_line
-from farm.machine import MIXED, Machine, is_mixed, layered, parts
+from farm.machine import MIXED, Machine, is_mixed, parts
 from farm.queue import Claim, Queue, Status
 from farm.run import Lease
 from farm.study import Study
@@ -208,7 +208,7 @@ class Dispatcher:
         self._stop_spenders()
 
     def _classes(self) -> dict[str, Machine]:
-        return layered(self.declared, self.queue.machines())
+        return self.queue.classes(self.declared)
 
     def _count_again(self) -> None:
         """When to look next: at once where what trains reaches a limit."""

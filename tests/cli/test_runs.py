@@ -126,7 +126,10 @@ def test_watch_ends_with_7_when_a_limit_is_spent_and_says_which_one_would_do(far
     assert (waited.code, "tiny: 2 runs wait: $2.50 spent of $2.20." in waited.err) == (7, True)
     refused = farm("submit", poor(farm, 2.2))
     assert refused.code == 7
-    assert "tiny would take $2.51, $2.50 of it spent already, and its policy.usd_limit is $2.20." in refused.err
+    assert (
+        "tiny would take $2.51, $2.50 of it spent already, and its policy.usd_limit is $2.20 (cpu: 3 runs"
+        in refused.err
+    )
     assert farm("submit", poor(farm, 2.51)).code == 0, "what was said to do, does"
     assert {row["why"] for row in farm("runs").rows if row["state"] == "queued"} == {
         "no node of class cpu, nor of any other"

@@ -13,7 +13,7 @@ from farm.queue import Queue
 from farm.recipe import Recipe
 from farm.study import Study
 
-SCALE = Recipe().model.multiplied / tiny_study().arms()[0].recipe.model.multiplied  # of a declared speed
+SCALE = Recipe().model.flops_per_token / tiny_study().arms()[0].recipe.model.flops_per_token  # of a declared speed
 RENTED = {"rented": Machine(name="rented", usd_per_hour=36.0), "free": Machine(name="free")}  # a cent a second
 
 
