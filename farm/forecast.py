@@ -113,25 +113,37 @@ def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Ma
     """The least policy.usd_limit, in whole cents, with which all of `study` is expected to be trained: what it has
     `spent`, and what is left to do. None when that is not known.
 
-    `statuses` are those of all studies: what another one has submitted first counts against the limit of that.
+    `statuses` are those of all studies: what another one has submitted first counts against the limit of that. Where
+    nothing says how fast a class is, the steps that runs have done there tell what one costs.
     """
     there = {status.id: status for status in statuses}
+    theirs = [status for status in there.values() if status.study == study.name]
     results = [status.result for status in there.values() if status.result]
-    estimates = {(one.arm, one.machine): one for one in forecast(study, dict(known), results).estimates}
+    try:
+        estimates = {(one.arm, one.machine): one for one in forecast(study, dict(known), results).estimates}
+    except (BadStudy, DoesNotFit):  # on a class that is known no more, or not here
+        estimates = {}
 
     def left(run: Run, status: Status | None) -> float | None:
         if status and (status.state.is_final or status.study != study.name):
             return 0.0
+        rate = price(study, run.machine, known)
         one = estimates.get((run.arm, run.machine))
-        if one is None or one.hours is None:
-            return None
-        undone = 1 - status.step / run.recipe.steps if status else 1.0
-        return one.hours / one.runs * undone * price(study, run.machine, known)
+        hours_a_run = one.hours / one.runs if one and one.hours is not None else None
+        hours_a_step = _seen_a_step(theirs, run.machine) if hours_a_run is None else hours_a_run / run.recipe.steps
+        undone = run.recipe.steps - (status.step if status else 0)
+        return None if hours_a_step is None and rate else undone * (hours_a_step or 0.0) * rate
 
-    own = {run.id: run for run in study.runs()}
-    own |= {status.id: status.run for status in there.values() if status.study == study.name}
+    own = {run.id: run for run in study.runs()} | {status.id: status.run for status in theirs}
     rest = _total(left(run, there.get(run_id)) for run_id, run in own.items())
     return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
+
+
+def _seen_a_step(statuses: Sequence[Status], machine: str) -> float | None:
+    """Hours under leases that a step has taken there so far, all that was before the first one included."""
+    seen = [status for status in statuses if status.run.machine == machine]
+    steps = sum(status.step for status in seen)
+    return sum(status.held_seconds for status in seen) / 3600 / steps if steps else None
 
 
 def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> list[tuple[Arm, Machine, Plan]]:

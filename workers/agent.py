@@ -280,7 +280,7 @@ class _Agent:
         )
 
     def _prepared(self, run: Run) -> Tokens:
-        """The fingerprint of the corpus.
+        """Which tokens the run reads.
 
         Raises: BadCorpus, Unreachable, StorageUnusable, StorageFull: as `unprepared` has it from now on.
         """
@@ -300,13 +300,17 @@ class _Agent:
 
     def _pause(self, error: FarmError) -> None:
         """What is wrong would hurt every run that reads this corpus: this one goes back unharmed and none starts until
-        somebody has mended it; or none on this node, where another proves at this moment that the corpus will do."""
+        somebody has mended it; or none on this node, where another proves at this moment that the corpus will do. For a
+        mixed group units are kept free, which it could not use: it is paused everywhere."""
         own = until_heard(lambda: self.queue.status(self.lease.run_id))
-        elsewhere = [other for other in until_heard(self.queue.running) if self.node not in other.nodes and other.step]
+        elsewhere = [
+            other for other in until_heard(self.queue.running) if self.node not in other.nodes and _steps(other)
+        ]
         is_good = any(other.run.recipe.corpus == own.run.recipe.corpus for other in elsewhere)
         reason = f"{error.cause}: {str(error).rstrip('.')} (on {platform.node()})"
-        print(f"Paused{' on this node' if is_good else ''}: {reason}")
-        self.closing.pause(reason, self.node if is_good else None)
+        node = self.node if is_good and not self.also else None
+        print(f"Paused{' on this node' if node else ''}: {reason}")
+        self.closing.pause(reason, node)
 
     def _newest(self, run: Run, split: Plan) -> Checkpoint | None:
         """The newest checkpoint of any attempt that is whole and belongs to this run; says so when it is not the one
@@ -480,6 +484,11 @@ class _Agent:
         except LeaseLost:
             return False
         return True
+
+
+def _steps(status: Status) -> bool:
+    """Whether a running run has done a step under its lease: one that resumes begins at its checkpoint's."""
+    return status.job is not None and status.step > (status.checkpoint.step if status.checkpoint else 0)
 
 
 def _exit(code: int) -> None:

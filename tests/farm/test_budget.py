@@ -170,7 +170,21 @@ def test_the_least_limit_is_what_was_spent_and_what_is_left(queue: Queue) -> Non
     queue.fail(claim.lease, "nonfinite", "nan", 5, False)
     assert least_limit(study, queue.statuses(), known, 0.05) == pytest.approx(0.25, abs=0.011)
     assert least_limit(renamed(study, "second"), queue.statuses(), known, 0.0) == 0.0, "another study pays for all"
-    assert least_limit(study, queue.statuses(), {"rented": RENTED["rented"]}, 0.05) is None, "its speed is not known"
+
+
+def test_what_steps_have_cost_tells_what_is_left_where_no_speed_is_known(queue: Queue) -> None:
+    study = limited(0.1)
+    assert least_limit(study, [], RENTED, 0.0) is None
+    queue.put(study)
+    claim = queue.claim("rented", "worker", 60)
+    assert claim is not None
+    queue.renew(claim.lease, 5)
+    queue.release(claim.lease, "drained")
+    queue.redis.hset(f"farm:run:{claim.run.id}", "held", 10_000)
+    assert least_limit(study, queue.statuses(), RENTED, 0.1) == pytest.approx(0.1 + 25 * 0.02), "2 s a step, 25 to go"
+    assert least_limit(study, queue.statuses(), {}, 0.1) == pytest.approx(0.1), (
+        "a class that nobody knows costs nothing"
+    )
 
 
 @pytest.mark.parametrize(

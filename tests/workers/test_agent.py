@@ -15,7 +15,7 @@ from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
-from farm.errors import Cancelled, FarmError, Hung, Nonfinite, WorkerDied
+from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, WorkerDied
 from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
 from farm.node import Head, Node
@@ -116,6 +116,22 @@ def test_q11_a_node_that_alone_does_not_see_the_corpus_starts_none_of_its_runs(q
     assert [pause.node for pause in queue.pauses()] == ["node"]
     assert queue.claim("cpu", "worker", 60, node="node") is None
     assert queue.claim("cpu", "worker", 60, node="another") is not None
+    queue.retry(claim.run.id)
+    queue.checkpoint(elsewhere.lease, Checkpoint(step=3, epoch=1, path="x", sha256=""))
+    again = queue.claim("cpu", "worker", 60, node="node")
+    assert again is not None
+    attempted(queue, again, tmp_path)
+    assert [pause.node for pause in queue.pauses()] == [None], "one that only resumes has proved nothing yet"
+
+
+def test_q11_a_mixed_group_is_paused_everywhere_since_units_are_kept_for_it(queue: Queue, tmp_path: Path) -> None:
+    elsewhere = of_corpus(queue, f"{tmp_path}/nowhere")
+    queue.renew(elsewhere.lease, 3, job="its job", node="another")
+    claim = queue.claim("cpu", "worker", 60, node="node+rented")
+    assert claim is not None
+    here = Settings(home=tmp_path, storage=tmp_path)
+    _Agent(here, queue, claim.lease, "job", "node", also=[Also("rented", "rented", 2.0)])._pause(BadCorpus("gone"))
+    assert [pause.node for pause in queue.pauses()] == [None]
 
 
 def test_q11_a_tokenizer_that_cannot_be_fetched_pauses_after_a_while(
