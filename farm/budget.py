@@ -33,7 +33,12 @@ def exhausted(
 
 
 def cost(status: Status, usd_per_hour: float, now: float) -> float:
-    """What a run has cost: what its result says, else the time that it held a machine, this moment included."""
+    """What a run has cost: what its result says, else the time that it held a machine, this moment included.
+
+    One that adopted its result has cost nothing.
+    """
+    if status.result and status.result.adopted:
+        return 0.0
     if status.result and status.result.usd is not None:
         return status.result.usd
     current = now - status.started if status.deadline is not None and status.started is not None else 0.0

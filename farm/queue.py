@@ -1,6 +1,7 @@
 """The promises of the queue, over Redis. Each verb is one Lua script of farm/queue/, so each is all or nothing.
 
-Q1  put is idempotent by run id: submitted twice = queued once, and says so.
+Q1  put is idempotent by run id: submitted twice = queued once, and says so. What is known under another name (the same
+    recipe, seeds and machine class) is not trained again: the new run is born succeeded, with that result.
 Q2  claim gives a run to at most one live lease; priority, then first in; only to a machine class it names.
 Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
     Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down nobody can, so
@@ -12,7 +13,8 @@ Q6  fail requeues with back-off until attempts are spent, then the run is failed
 Q7  release returns the run unharmed and is no attempt.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
-Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled, at every event.
+Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled + forgotten, at every
+    event. forget takes final runs only, and a result that others have adopted stays with them.
 Q10 an acknowledged write survives kill -9 of anything, Redis included (farm.server sees to it).
 
 A lost reply is harmless: the client repeats a call that got no answer, and every verb may be repeated. Any method may
@@ -82,10 +84,21 @@ class Event(Frozen):
 
 
 class Put(Frozen):
-    """What a put did: the runs queued now, and those that were there already with their states."""
+    """What a put did, by run ids."""
 
-    new: tuple[str, ...]
-    known: dict[str, State]
+    new: tuple[str, ...] = Field(description="queued now")
+    known: dict[str, State] = Field(description="there already")
+    adopted: dict[str, str] = Field({}, description="succeeded by now -> the run whose result they have")
+    twins: dict[str, str] = Field({}, description="of the new: -> a run of the same digest that is not finished")
+    again: tuple[str, ...] = Field((), description="of the new: those that were forgotten before")
+    replaced: tuple[str, ...] = Field((), description="of arms that had another recipe, and no result")
+
+
+class Forgotten(Frozen):
+    """What a forget did: the runs that are gone, with their last epochs, and those that another study has still."""
+
+    gone: dict[str, int]
+    kept: tuple[str, ...]
 
 
 class Claim(Frozen):
@@ -164,16 +177,30 @@ class Queue:
 
     # What a submitter says
 
-    def put(self, study: Study) -> Put:
-        """Queue every run of `study` that is not there yet: all of them or none (Q1).
+    def put(self, study: Study, leaving: Collection[str] = ()) -> Put:
+        """Queue every run of `study` that is not there yet, but for the runs `leaving`: all of them or none (Q1).
 
-        Raises: Conflict: an arm of a study of that name was submitted with another recipe; says what differs.
+        An arm may have another recipe than before as long as none of its runs has a result: its old runs leave the
+        study, and those that no other study has are cancelled and then forgotten.
+
+        Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs.
         """
+        return self._put("put", study, leaving)
+
+    def preview(self, study: Study) -> Put:
+        """What `put` would answer now; nothing is queued.
+
+        Raises: Conflict
+        """
+        return self._put("preview", study, ())
+
+    def _put(self, mode: str, study: Study, leaving: Collection[str]) -> Put:
         runs = study.runs()
         arms = {name: canonical_json(recipe) for name, recipe in {run.arm: run.recipe for run in runs}.items()}
-        spelled = [_spelled(run) for run in runs]
+        spelled = [text for run in runs if (text := _spelled(run))[0] not in leaving]
         said, *details = self._call(
             "put",
+            mode,
             study.name,
             canonical_json(study),
             len(arms),
@@ -181,29 +208,18 @@ class Queue:
             *(text for run in spelled for text in run),
         )
         if said == "arm":
-            _refuse_arm(study.name, details[0], json.loads(details[1]), json.loads(arms[details[0]]))
+            _refuse_arms(study.name, dict(_pairs(details)), arms)
         if said == "run":
             raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
-        states = dict(zip((run_id for run_id, *_ in spelled), details[0], strict=True))
+        states, replaced, again, adopted, twins = details
+        found, has_result = dict(zip((run_id for run_id, *_ in spelled), states, strict=True)), dict(_pairs(adopted))
         return Put(
-            new=tuple(run_id for run_id, state in states.items() if not state),
-            known={run_id: State(state) for run_id, state in states.items() if state},
-        )
-
-    def preview(self, study: Study) -> Put:
-        """What `put` would answer now; nothing is queued.
-
-        Raises: Conflict
-        """
-        runs, statuses = study.runs(), self.statuses()
-        recipes = {status.run.arm: status.run.recipe for status in statuses if status.study == study.name}
-        for arm in study.arms():
-            if (before := recipes.get(arm.name)) and before != arm.recipe:
-                _refuse_arm(study.name, arm.name, before.model_dump(mode="json"), arm.recipe.model_dump(mode="json"))
-        states = {status.run.id: status.state for status in statuses}
-        return Put(
-            new=tuple(run.id for run in runs if run.id not in states),
-            known={run.id: states[run.id] for run in runs if run.id in states},
+            new=tuple(run_id for run_id, state in found.items() if not state and run_id not in has_result),
+            known={run_id: State(state) for run_id, state in found.items() if state},
+            adopted=has_result,
+            twins=dict(_pairs(twins)),
+            again=tuple(again),
+            replaced=tuple(replaced),
         )
 
     def cancel(self, run_id: str) -> State:
@@ -219,11 +235,43 @@ class Queue:
         Raises: NotFound. Conflict: it has succeeded, or is still being cancelled.
         """
         said, *details = self._call("retry", run_id)
+        if said == "superseded":
+            raise Conflict(
+                f"the arm of {run_id} has another recipe now: this run is about to be forgotten.",
+                remedy="To train it, submit its recipe as an arm of another name.",
+            )
         if said == "conflict":
             if details[0] == State.SUCCEEDED:
                 raise Conflict(f"{run_id} has succeeded: its result stays.", remedy="To repeat it, raise study.reruns.")
             raise Conflict(f"{run_id} is still being cancelled.", remedy="Retry it when it has stopped.")
         return self._moved(run_id, [said, *details])
+
+    def forget(self, run_ids: Sequence[str], study: str = "") -> Forgotten:
+        """Take final runs out of `study`, and out of the queue where no other study has them: all of them or none.
+
+        A study without runs is gone. `study` left out: the one that has the one run named. A run that is put again
+        begins above its last epoch here.
+
+        Raises: NotFound. Conflict: some are queued or running; or several studies have the run.
+        """
+        said, *details = self._call("forget", study, *run_ids)
+        if said == "missing":
+            self._refuse_unknown(details[0])
+        if said == "open":
+            name = study if len(run_ids) > 1 else run_ids[0]
+            raise Conflict(
+                f"{len(details)} of {len(run_ids)} runs are queued or running: nothing was forgotten."
+                if len(run_ids) > 1
+                else f"{run_ids[0]} is queued or running: nothing was forgotten.",
+                remedy=f"Cancel first: farm cancel {name}",
+            )
+        if said == "shared":
+            raise Conflict(
+                f"{run_ids[0]} belongs to {len(details)} studies, {', '.join(sorted(details))}: nothing was forgotten.",
+                remedy="Forget it in each of them, as in: farm forget STUDY --arm ARM",
+            )
+        gone, kept = details
+        return Forgotten(gone={run_id: int(epoch) for run_id, epoch in _pairs(gone)}, kept=tuple(kept))
 
     # What a worker says
 
@@ -369,7 +417,7 @@ class Queue:
         return sorted(self._call("names", kind, start, study, count))
 
     def counts(self) -> dict[State, int]:
-        """How many runs are in each state, at one instant; they add up to `put_count` (Q9)."""
+        """How many runs are in each state, at one instant; with `forgotten_count` they add up to `put_count` (Q9)."""
         _, *pairs = self._call("counts")
         counted = dict(_pairs(pairs))
         return {state: int(counted.get(state, 0)) for state in State}
@@ -377,6 +425,11 @@ class Queue:
     def put_count(self) -> int:
         """How many runs were ever put."""
         return int(self._call("counts")[0])
+
+    def forgotten_count(self) -> int:
+        """How many runs were put and are gone."""
+        _, *pairs = self._call("counts")
+        return int(dict(_pairs(pairs)).get("forgotten", 0))
 
     def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
         """How many runs each machine class may claim now, in the order of their next runs: priority, then first in.
@@ -509,6 +562,10 @@ class Queue:
         )
         return bool(answer)
 
+    def omit(self, run_id: str, epoch: int) -> None:
+        """A run was forgotten, as its directory tells: it is not restored; put again, it begins above `epoch`."""
+        self._call("omit", run_id, epoch)
+
     def _call(self, verb: str, *arguments: Any) -> Any:
         script = _script(verb)
         with translated(self.redis):
@@ -586,10 +643,11 @@ def _spelled(run: Run) -> tuple[Any, ...]:
 def _status(fields: list[Any]) -> Status:
     """A run as statuses.lua spells it; what is absent is False there."""
     _, spec, study, state, *rest, causes, result = fields
+    run = _run(spec)
     epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, *rest = rest
     checkpoint, cancelling, later, released, held = rest
     return Status(
-        run=_run(spec),
+        run=run,
         study=study,
         state=State(state),
         epoch=int(epoch),
@@ -608,8 +666,17 @@ def _status(fields: list[Any]) -> Status:
         not_before=_seconds(later) if later else None,
         released=released or None,
         held_seconds=_seconds(held) if held else 0.0,
-        result=Result.model_validate_json(result) if result else None,
+        result=_result(result, run) if result else None,
     )
+
+
+def _result(text: str, run: Run) -> Result:
+    """The result of `run`: its own, or the one that it has adopted, said of it."""
+    found = Result.model_validate_json(text)
+    trained = found.adopted or found.run_id
+    if trained == run.id:
+        return found
+    return found.model_copy(update={"run_id": run.id, "arm": run.arm, "adopted": trained})
 
 
 @lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us
@@ -654,11 +721,15 @@ def _seconds(milliseconds: str) -> float:
     return int(milliseconds) / 1000
 
 
-def _refuse_arm(study: str, arm: str, stored: dict[str, Any], given: dict[str, Any]) -> NoReturn:
-    changes = "; ".join(_differences(stored, given))
+def _refuse_arms(study: str, stored: dict[str, str], given: dict[str, str]) -> NoReturn:
+    """`stored`: arm -> its recipe as JSON, of those that have results; `given`: of all that are submitted."""
+    arm, *more = stored
+    changes = "; ".join(_differences(json.loads(stored[arm]), json.loads(given[arm])))
+    also = f" (and {len(more)} more arms: {', '.join(more[:3])}{', ...' * (len(more) > 3)})" if more else ""
+    which = "" if more else f" --arm {arm}"
     raise Conflict(
-        f"study {study!r} was submitted before with another {arm!r}: {changes}.",
-        remedy="Give the study or the arm another name.",
+        f"study {study!r} has results of another {arm!r}{also}: {changes}.",
+        remedy=f"Give the study or the arm another name, or drop those results: farm forget {study}{which}",
         study=study,
         arm=arm,
     )
