@@ -563,7 +563,7 @@ class Queue:
         return bool(answer)
 
     def omit(self, run_id: str, epoch: int) -> None:
-        """A run was forgotten, as its directory tells: it is not restored; put again, it begins above `epoch`."""
+        """A run of the directories stays out, forgotten or not readable: should it be put, it begins above `epoch`."""
         self._call("omit", run_id, epoch)
 
     def _call(self, verb: str, *arguments: Any) -> Any:

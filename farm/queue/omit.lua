@@ -1,4 +1,4 @@
--- omit: a run was forgotten, as its directory tells, and is not to come back by itself; one that is there stays.
+-- omit: a run stays out, but its directory knows epochs of it: put, it begins above them. One that is there stays.
 --
 -- KEYS[1] prefix    writes: forgotten; reads: run
 -- ARGV    id, its last epoch

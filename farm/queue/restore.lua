@@ -1,8 +1,8 @@
--- restore: bring back a run from its directory; one that the queue knows, or was told to forget, is left alone. Its failures are counted anew: a
+-- restore: bring back a run from its directory; one that the queue knows is left alone. Its failures are counted anew: a
 -- queued one has failed if they say so. After a failure that was final a later attempt tells that somebody retried it.
 --
 -- KEYS[1] prefix    reads and writes: run, study, order, sequence, counts, queue, classes, result, causes, events,
---                   digests; reads: forgotten
+--                   digests, forgotten
 -- ARGV    id, digest, machine, arm, priority, limit, spec JSON, study, state, epoch, step, ms under leases, checkpoint
 --         JSON or '', its step, its epoch, result JSON or '', causes...
 -- returns 1 if it was brought back, 0 if it was there
@@ -10,7 +10,7 @@
 refuse_submitters()
 local id, digest, machine, arm, priority, limit, spec, study, state, epoch, step, held = unpack(ARGV, 1, 12)
 local checkpoint, checkpoint_step, checkpoint_epoch, result = unpack(ARGV, 13, 16)
-if get(id, 'state') or redis.call('HEXISTS', key('forgotten'), id) == 1 then
+if get(id, 'state') then
   return 0
 end
 local attempts, final = 0, nil
@@ -38,6 +38,7 @@ redis.call('ZADD', key('order'), sequence, id)
 append_to_study(study, { id })
 redis.call('SADD', key('classes'), machine)
 add_alike(digest, id)
+redis.call('HDEL', key('forgotten'), id)
 if state == 'queued' then
   redis.call('ZADD', key('queue', machine), score, id)
 else

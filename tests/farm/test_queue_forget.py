@@ -203,14 +203,6 @@ def test_q4_a_run_that_is_put_again_begins_above_the_epochs_it_had(queue: Queue)
     assert queue.put(a_study()).again == ()
 
 
-def test_a_reindex_brings_back_nothing_that_was_forgotten(queue: Queue) -> None:
-    run = a_study().runs()[0]
-    queue.put(a_study())
-    finish_all(queue)
-    queue.forget(ids(a_study()), "tiny")
-    assert not queue.restore(run, "tiny", State.SUCCEEDED, epoch=1, result=result(run, 3.0))
-
-
 # The same training under another name
 
 
