@@ -44,7 +44,8 @@ def retryable(queue: Queue, name: str, state: State = State.FAILED) -> list[Stat
             what = "has failed" if state is State.FAILED else "is cancelled"
             say(f"no run of {name} {what}: there is nothing to retry")
         if cancelled and state is State.FAILED:
-            say(f"{cancelled} cancelled run{'s' * (cancelled > 1)} stay so until: farm retry {name} --cancelled")
+            stay = "run stays" if cancelled == 1 else "runs stay"
+            say(f"{cancelled} cancelled {stay} so until: farm retry {name} --cancelled")
         return found
     if chosen[0].state not in (State.FAILED, State.CANCELLED):
         raise Conflict(f"{chosen[0].run.id} is {chosen[0].state}: only a failed or cancelled run can be retried.")

@@ -91,7 +91,7 @@ class Put(Frozen):
     adopted: dict[str, str] = Field({}, description="succeeded by now -> the run whose result they have")
     twins: dict[str, str] = Field({}, description="of the new: -> a run of the same digest that is not finished")
     again: tuple[str, ...] = Field((), description="of the new: those that were forgotten before")
-    replaced: tuple[str, ...] = Field((), description="of arms that had another recipe, and no result")
+    replaced: dict[str, str] = Field({}, description="old -> their arm, which had another recipe, and no result")
 
 
 class Forgotten(Frozen):
@@ -219,7 +219,7 @@ class Queue:
             adopted=has_result,
             twins=dict(_pairs(twins)),
             again=tuple(again),
-            replaced=tuple(replaced),
+            replaced=dict(_pairs(replaced)),
         )
 
     def cancel(self, run_id: str) -> State:

@@ -8,8 +8,8 @@
 --                   digests, superseded, forgotten; reads: result
 -- ARGV    'put', or 'preview': nothing is written; study name, study JSON, number of arms, {arm, recipe JSON}..., {id,
 --         digest, machine, arm, priority, limit, spec JSON}...
--- returns {'put', states, replaced, again, adopted, twins}: state or '' per run in the order given ('' = new); ids of the
---         old runs of arms that have another recipe now; of new runs that were forgotten before; {id, id of the run that
+-- returns {'put', states, replaced, again, adopted, twins}: state or '' per run in the order given ('' = new); {id,
+--         arm, ...} of the old runs of arms that have another recipe now; ids of new runs that were forgotten before; {id, id of the run that
 --         holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}
 --         {'arm', name, recipe JSON as it is stored, ...}: the study has results of these arms with another recipe
 --         {'run', id}: another run has that id
@@ -24,7 +24,7 @@ end
 
 -- The runs of the study whose arm has another recipe now; and the arms that must not, for they have results.
 local function outdated()
-  local changed, old, finished, refused = {}, {}, {}, { 'arm' }
+  local changed, old, finished, refused = {}, {}, {}, { 'arm' } -- old: id, arm, id, arm...
   for i = 5, first - 1, 2 do
     local recipe = redis.call('HGET', key('arms', name), ARGV[i])
     changed[ARGV[i]] = recipe ~= ARGV[i + 1] and recipe or nil
@@ -33,6 +33,7 @@ local function outdated()
     local arm, state = unpack(redis.call('HMGET', key('run', id), 'arm', 'state'))
     if changed[arm] and not given[id] then
       old[#old + 1] = id
+      old[#old + 1] = arm
       finished[arm] = finished[arm] or state == 'succeeded'
     end
   end
@@ -64,8 +65,8 @@ if #refused > 1 then
   return refused
 end
 local others, gone = #old > 0 and elsewhere(name) or {}, {}
-for _, id in ipairs(old) do
-  gone[id] = not others[id]
+for i = 1, #old, 2 do
+  gone[old[i]] = not others[old[i]]
 end
 
 local states, again, adopted, twins = {}, {}, {}, {}
@@ -100,7 +101,8 @@ if mode == 'preview' then
   return answer
 end
 
-for _, id in ipairs(old) do
+for i = 1, #old, 2 do
+  local id = old[i]
   if not leave_study(id, name, others) then
     cancel(id)
     redis.call('ZADD', key('superseded'), now, id)

@@ -113,7 +113,7 @@ def test_a_preview_says_the_same_and_does_nothing(queue: Queue) -> None:
     assert queue.preview(a_study(dropout=0.2)) == Put(
         new=tuple(ids(a_study(dropout=0.2), "remove-dropout")),
         known=dict.fromkeys(ids(a_study(), "baseline"), State.QUEUED),
-        replaced=tuple(ids(a_study(), "remove-dropout")),
+        replaced=dict.fromkeys(ids(a_study(), "remove-dropout"), "remove-dropout"),
     )
     assert queue.statuses() == before
 
