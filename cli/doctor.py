@@ -61,6 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for name, needed in PACKAGES.items():
         yield _package(name, needed)
     yield _checked("server", lambda: _redis(settings))
+    yield from _values(settings)
     yield _checked("storage", lambda: _storage(settings))
     yield _ray(settings)
 
@@ -88,6 +89,19 @@ def _redis(settings: Settings) -> Finding:
     if head := _head(settings):
         place = f"of {head}, through the tunnel of farm connect"
     return Finding("server", "ok", f"Redis {place}; {total:,} runs known")
+
+
+def _values(settings: Settings) -> Iterator[Finding]:
+    """What Redis holds and nobody can read."""
+    try:
+        with queue(settings) as open_queue:
+            flaws = open_queue.flaws()
+    except (FarmError, OSError):  # "server" says why
+        return
+    if not flaws:
+        yield Finding("values", "ok", "all that Redis holds can be read")
+    for flaw in flaws:
+        yield Finding("values", "failed", f"{flaw}")
 
 
 def _head(settings: Settings) -> str | None:

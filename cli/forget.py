@@ -1,7 +1,7 @@
 """`farm forget STUDY|RUN`"""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
@@ -13,7 +13,7 @@ from cli.options import ArmName, Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from cli.runs import of_arm
 from farm import settings as settings_
-from farm.errors import Guard
+from farm.errors import Guard, Unreadable
 from farm.queue import Forgotten, Queue, Status
 from farm.store import Store
 
@@ -44,7 +44,7 @@ def forget(
         elif not yes:
             confirm(chosen, name, files)
         study = name if is_study(open_queue, name) else ""
-        done = open_queue.forget([status.id for status in chosen], study) if chosen else Forgotten(gone={}, kept=())
+        done = open_queue.forget(list(chosen), study) if chosen else Forgotten(gone={}, kept=())
         heirs = [] if not done.gone else adopters(open_queue, done.gone)
         is_gone = bool(study) and not is_study(open_queue, study)
     on_record(
@@ -53,27 +53,39 @@ def forget(
         "forgotten, but not on record, so that farm reindex would bring it back",
     )
     rows = [
-        {"run": status.id, "was": str(status.state), "now": "forgotten" if status.id in done.gone else "of others"}
-        for status in chosen
+        {
+            "run": run_id,
+            "was": str(status.state) if status else "unreadable",
+            "now": "forgotten" if run_id in done.gone else "of another study",
+        }
+        for run_id, status in chosen.items()
     ]
     render.emit(Sheet("farm.forget/1", COLUMNS, rows, more={"study_gone": is_gone}), as_json=as_json)
     for remark in remarks(done, heirs, files, study if is_gone else None):
         say(remark)
 
 
-def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) -> list[Status]:
-    """The runs that are meant. Raises: NotFound, Conflict."""
-    chosen = select(queue, name)
+def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) -> dict[str, Status | None]:
+    """The runs that are meant, by id; None for one whose value in Redis cannot be read.
+
+    Raises: NotFound, Conflict.
+    """
+    try:
+        chosen = select(queue, name)
+    except Unreadable as spoilt:
+        if run_id := spoilt.fields.get("run_id"):
+            return {run_id: None}
+        raise
     if arm:
         chosen = of_arm(chosen, arm)
     if dropped_only and is_study(queue, name):
         chosen = dropped(queue.study(name), chosen)
-    return chosen
+    return {status.id: status for status in chosen}
 
 
-def confirm(chosen: list[Status], name: str, files: bool) -> None:
+def confirm(chosen: Mapping[str, Status | None], name: str, files: bool) -> None:
     """Ask whoever sits at a terminal. Raises: Guard: nobody does. typer.Abort: no."""
-    results = sum(status.result is not None for status in chosen)
+    results = sum(status is not None and status.result is not None for status in chosen.values())
     what = f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {name}, {results} with a result"
     what += ", and their files" if files else "; their files stay"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

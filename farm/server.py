@@ -39,7 +39,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from farm import tunnel
-from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
+from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable, Unreadable
 from farm.process import is_alive
 from farm.settings import Settings
 
@@ -321,6 +321,11 @@ def translated(client: Redis) -> Iterator[None]:
                 f"Redis at {address(client)} takes no writes now: {_said(error)}.",
                 remedy="If it is a replica, let FARM_REDIS_URL name the primary.",
             ) from None
+        if "WRONGTYPE" in str(error) or "user_script" in str(error):
+            raise Unreadable(
+                f"Redis at {address(client)} holds what no farm wrote: {_said(error)}.",
+                remedy="`farm up` or `farm serve` puts it aside, and then `farm doctor` names it.",
+            ) from None
         raise
 
 
@@ -467,6 +472,7 @@ def _client(url: str, retries: int = RETRIES, seconds: float | None = None, auth
     return Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # what is no text is no value of ours: whoever reads it will say so
         socket_timeout=seconds or SOCKET_SECONDS,
         socket_connect_timeout=seconds or SOCKET_SECONDS,
         health_check_interval=30,

@@ -32,7 +32,8 @@ end
 
 local others, open = elsewhere(study), { 'open' }
 for _, id in ipairs(ids) do
-  if not FINAL[get(id, 'state')] and not others[id] then
+  local state = get(id, 'state')
+  if (state == 'queued' or state == 'running') and not others[id] then
     open[#open + 1] = id
   end
 end

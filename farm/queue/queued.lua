@@ -13,7 +13,7 @@ local function counted(ids)
   for _, id in ipairs(ids) do
     local study, score = unpack(redis.call('HMGET', key('run', id), 'study', 'score'))
     if not held[study] then
-      total, least = total + 1, math.min(least, score)
+      total, least = total + 1, math.min(least, tonumber(score or nil) or 0)
     end
   end
   return total, least

@@ -22,6 +22,7 @@
 --   superseded      zset    runs whose arm has another recipe now, by the ms since when: in no study, and forgotten by a
 --                           sweep once they are final
 --   forgotten       hash    id of a forgotten run -> its last epoch: put again, it begins above that
+--   aside           hash    name of a key that had a wrong type -> where its value is now
 --   workers         none    is never there; every verb that is not for submitters looks, and they may not
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
 --   studies         hash    study name -> study, JSON
@@ -279,6 +280,27 @@ local function has_expired(id, deadline, up)
   return deadline < now and up >= tonumber(get(id, 'length'))
 end
 
+-- Whether what a lease needs can be counted with.
+local function is_sound(id)
+  local run = redis.call('HMGET', key('run', id), 'state', 'epoch', 'step', 'score', 'attempts', 'started', 'length')
+  local held = run[1] ~= 'running' or (tonumber(run[6] or nil) and tonumber(run[7] or nil))
+  return (run[1] == 'queued' or run[1] == 'running') and tonumber(run[2] or nil) and tonumber(run[3] or nil)
+    and tonumber(run[4] or nil) and tonumber(run[5] or nil) and held
+end
+
+-- Out of the queue and the leases, where it would end the verb that comes across it; failed, if it is there at all.
+local function put_aside(id)
+  local state = get(id, 'state')
+  redis.call('ZREM', key('leases'), id)
+  if state == 'queued' or state == 'running' then
+    move(id, 'failed')
+    set(id, 'ended', now)
+    local cause = { cause = 'unreadable', message = 'what Redis holds of it cannot be read', step = 0, retryable = false }
+    redis.call('RPUSH', key('causes', id), whole(now) .. ' 0 ' .. cjson.encode(cause))
+    tell('failed', id, 0, cause.message)
+  end
+end
+
 local function expire(id)
   local step = tonumber(get(id, 'step'))
   local worker, node, epoch = get(id, 'worker'), get(id, 'node'), get(id, 'epoch')
@@ -303,14 +325,19 @@ local function sweep()
   local late = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', '(' .. whole(now), 'WITHSCORES')
   local up = #late > 0 and uptime()
   for i = 1, #late, 2 do
-    if has_expired(late[i], tonumber(late[i + 1]), up) then
+    if not is_sound(late[i]) then
+      put_aside(late[i])
+    elseif has_expired(late[i], tonumber(late[i + 1]), up) then
       expire(late[i])
       expired[#expired + 1] = late[i]
     end
   end
   for _, id in ipairs(redis.call('ZRANGE', key('superseded'), 0, -1)) do
-    if FINAL[get(id, 'state')] then
+    local state = get(id, 'state')
+    if FINAL[state] then
       erase(id)
+    elseif not state then
+      redis.call('ZREM', key('superseded'), id)
     end
   end
   return expired
