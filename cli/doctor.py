@@ -127,10 +127,10 @@ def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
 
     try:
         config = clusterfile.load(path)
+        fleet = clusterfile.fleet(config)
     except FarmError as error:
         yield Finding("cluster file", "failed", str(error))
         return
-    fleet = clusterfile.fleet(config)
     kinds = ", ".join(f"{name} x {kind.most}" for name, kind in fleet.kinds.items())
     told = kinds or "machines that say themselves what they are"
     yield Finding("cluster file", "ok", f"{path}: {told}; at most {fleet.most} at a time")

@@ -17,6 +17,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from farm.machine import Price
+
 UNKNOWN = "-"
 PROSE_CHARACTERS = 30  # that a column of prose gets at least
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -48,6 +50,7 @@ class Column(NamedTuple):
     is_number: bool = False
     is_spare: bool = False  # left out of a terminal that is too narrow, the last one first
     is_prose: bool = False  # folded on a terminal before anything is left out
+    digits: int | None = None  # decimals in TSV; JSON and CSV have all
 
 
 class Sheet(NamedTuple):
@@ -124,7 +127,8 @@ def known(show: Callable[[Any], str]) -> Callable[[Any], str]:
 text = known(lambda value: line(str(value)))
 count = known(lambda value: f"{value:,}")
 loss = known(lambda value: f"{value:.4f}")
-signed = known(lambda value: f"{value:+.4f}")
+whole = known(lambda value: f"{value:,.0f}")
+signed = known(lambda value: "0.0000" if round(value, 4) == 0 else f"{value:+.4f}")  # a sign is a claim
 dollars = known(lambda value: f"{value:,.2f}")
 gib = known(lambda value: f"{value / 2**30:.1f}")
 listing = known(lambda values: line(", ".join(map(str, values))) or UNKNOWN)
@@ -135,6 +139,25 @@ def _hours(value: float) -> str:
 
 
 hours = known(_hours)
+
+
+def _clock(value: float) -> str:
+    for unit, size, below in (("s", 1 / 3600, 90), ("min", 1 / 60, 90), ("h", 1.0, 48)):
+        if value / size < below:
+            return f"{_rounded(value / size)} {unit}"
+    return f"{_rounded(value / 24)} days"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0") if value < 20 else f"{value:,.0f}"
+
+
+clock = known(_clock)  # hours as a person says them: 31 s, 45 min, 9.5 h, 4.4 days
+
+
+def prices(prices: Iterable[Price]) -> str:
+    """Each price with who says so and when."""
+    return ", ".join(f"${price.usd_per_hour:,.2f}/h {price}" for price in prices)
 
 
 def _duration(seconds: float) -> str:
@@ -226,18 +249,20 @@ def _shown(sheet: Sheet) -> Iterable[list[str]]:
     return ([clean(column.show(row[column.key])) for column in sheet.columns] for row in sheet.data)
 
 
-def raw(value: Any) -> str:
-    """A value for machines: full precision, nothing for unknown, lists with commas."""
+def raw(value: Any, digits: int | None = None) -> str:
+    """A value for machines: numbers to `digits` decimals, if that is said; nothing for unknown, lists with commas."""
     if value is None:
         return ""
     if isinstance(value, list | tuple):
         return ",".join(map(raw, value))
+    if isinstance(value, float) and digits is not None:
+        return str(round(value, digits or None) + 0)  # + 0: no -0.0
     return line(str(value))
 
 
 def _tsv(sheet: Sheet) -> str:
     rows = [[column.key for column in sheet.columns]]
-    rows += [[raw(row[column.key]) for column in sheet.columns] for row in sheet.data]
+    rows += [[raw(row[column.key], column.digits) for column in sheet.columns] for row in sheet.data]
     return "".join("\t".join(row) + "\n" for row in rows)
 
 

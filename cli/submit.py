@@ -6,16 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from cli import render
-from cli.access import machines, offered, on_record, queue
+from cli.access import machines, offered, on_record, queue, slots, study_file
 from cli.options import Json, StudyFile, Yes
 from cli.outcome import remarks
+from cli.plan import class_line
 from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import waits
 from cli.table import show_table
 from farm import serving
 from farm import settings as settings_
-from farm import study as study_
 from farm.budget import unpriced
 from farm.errors import Guard
 from farm.forecast import forecast, plans
@@ -53,7 +53,7 @@ def submit(
     more than its policy.usd_limit, and to --wait for machine classes that no node offers and no autoscaler starts.
     """
     settings = settings_.load()
-    parsed = study_.load(study)
+    parsed = study_file(study, settings)
     with queue(settings) as open_queue:
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
@@ -125,10 +125,11 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
     if limit is None:
         return
     results = [status.result for status in queue.statuses() if status.result]
-    usd = forecast(study, known, results).usd
-    if usd is not None and usd > limit:
+    found = forecast(study, known, results, slots(queue))
+    if found.usd is not None and found.usd > limit:
+        told = "; ".join(map(class_line, found.classes))
         raise Guard(
-            f"{study.name} would take ${usd:,.2f} and its policy.usd_limit is ${limit:,.2f}.",
+            f"{study.name} would take ${found.usd:,.2f} ({told}) and its policy.usd_limit is ${limit:,.2f}.",
             remedy="Raise the limit or train less (see farm plan); or -y: then no run starts once the limit is spent.",
         )
 

@@ -35,9 +35,9 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreadable, first_line, nearest
-from farm.machine import Machine, parts
+from farm.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.node import Head, Node
-from farm.recipe import Frozen, canonical_json
+from farm.recipe import Frozen, Recipe, canonical_json, identity
 from farm.result import Result
 from farm.run import Checkpoint, Lease, Run, State
 from farm.schema import SCHEMA, check, stamped, unstamped
@@ -166,6 +166,7 @@ class Supply(Frozen):
     starting: int = Field(0, description="nodes asked for and not up yet")
     since: float | None = Field(None, description="when the first of those was asked for, Unix seconds")
     trouble: str | None = Field(None, description="why the last start failed")
+    price: Price | None = Field(None, description="of a node, as the cluster file says")
 
 
 class Queue:
@@ -211,7 +212,8 @@ class Queue:
 
     def _put(self, mode: str, study: Study, leaving: Collection[str]) -> Put:
         runs = study.runs()
-        arms = {name: canonical_json(recipe) for name, recipe in {run.arm: run.recipe for run in runs}.items()}
+        recipes = {run.arm: run.recipe for run in runs}
+        arms = {name: canonical_json(identity(recipe)) for name, recipe in recipes.items()}
         spelled = [text for run in runs if (text := _spelled(run))[0] not in leaving]
         said, *details = self._call(
             "put",
@@ -223,7 +225,7 @@ class Queue:
             *(text for run in spelled for text in run),
         )
         if said == "arm":
-            _refuse_arms(study.name, dict(_pairs(details)), arms)
+            _refuse_arms(study.name, {arm: _recipe(text) for arm, text in _pairs(details)}, recipes)
         if said == "run":
             raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
         states, replaced, again, adopted, twins = details
@@ -482,6 +484,15 @@ class Queue:
         """Every machine class that a node ever registered, by name."""
         return {machine.name: machine for machine, _ in self._registered()}
 
+    def classes(self, declared: Mapping[str, Machine]) -> dict[str, Machine]:
+        """Every class that is known, the later over the earlier: built in, `declared` in the settings, registered.
+
+        A price that no node registered is that of the cluster file, if it has one: before any node has started, too.
+        """
+        told = layered(BUILT_IN, declared)
+        supplied = {name: told[name].priced(one.price) for name, one in self.supply().items() if name in told}
+        return layered(told, supplied, self.machines())
+
     def nodes(self) -> dict[str, list[str]]:
         """The nodes that offer each class now."""
         return {machine.name: nodes for machine, nodes in self._registered()}
@@ -671,7 +682,7 @@ class _Script(NamedTuple):
 
 @cache
 def _script(verb: str) -> _Script:
-    text = "".join((_SCRIPTS / f"{name}.lua").read_text() for name in ("transitions", verb))
+    text = "".join((_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8") for name in ("transitions", verb))
     return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -843,10 +854,16 @@ def _seconds(milliseconds: str) -> float:
     return int(milliseconds) / 1000
 
 
-def _refuse_arms(study: str, stored: dict[str, str], given: dict[str, str]) -> NoReturn:
-    """`stored`: arm -> its recipe as JSON, of those that have results; `given`: of all that are submitted."""
+def _recipe(text: str) -> Recipe:
+    """The recipe of an identity."""
+    return Recipe.model_validate_json(canonical_json(json.loads(text)["changes"]))
+
+
+def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]) -> NoReturn:
+    """`stored`: arm -> its recipe, of those that have results; `given`: of all that are submitted."""
     arm, *more = stored
-    changes = "; ".join(_differences(json.loads(stored[arm]), json.loads(given[arm])))
+    before, now = stored[arm].model_dump(mode="json"), given[arm].model_dump(mode="json")
+    changes = "; ".join(_differences(before, now))
     also = f" (and {len(more)} more arms: {', '.join(more[:3])}{', ...' * (len(more) > 3)})" if more else ""
     which = "" if more else f" --arm {arm}"
     raise Conflict(

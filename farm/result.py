@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from farm.machine import Price
 from farm.planner import Plan
 from farm.recipe import Frozen, Kernels, Recipe, Seeds
 
@@ -32,11 +33,19 @@ class Provenance(Frozen):
     ray: str | None = None
 
 
+class Tokens(Frozen):
+    """sha256 of the tokens that training and the test read."""
+
+    head: str = Field(description="of the first 1,024 that training reads: alike for runs of any length")
+    trained: str = Field(description="of all that training reads; of the whole split when shuffled")
+    tested: str = Field(description="of all that the test reads")
+
+
 class Fingerprints(Frozen):
-    """sha256 of the weights before the first step, of the tokens trained and tested on, and of the final weights."""
+    """sha256 of the weights before the first step and after the last; and of the tokens between them."""
 
     initial: str
-    data: str
+    tokens: Tokens
     final: str
 
 
@@ -71,6 +80,7 @@ class Result(Frozen):
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
     kernels: Kernels = Field(description="those that computed: recipe.train.kernels, where the machine has them")
     usd: float | None = None
+    prices: tuple[Price, ...] = Field((), description="behind `usd`; several for a mixed group")
     hardware: Hardware
     provenance: Provenance
     fingerprints: Fingerprints

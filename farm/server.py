@@ -145,19 +145,19 @@ class Server:
 
     def _card(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / "server.json").read_text())
+            return json.loads((self.folder / "server.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return {}
 
     def _write_card(self, card: dict[str, Any]) -> None:
         draft = self.folder / f"server.json.{os.getpid()}"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump(card, file)
         draft.replace(self.folder / "server.json")
 
     def _last_words(self) -> str:
         with suppress(OSError, IndexError):
-            lines = (self.folder / "redis.log").read_text(errors="replace").splitlines()
+            lines = (self.folder / "redis.log").read_text(encoding="utf-8", errors="replace").splitlines()
             return re.sub(r"^\d+:\w .*?[*#.-] ", "", lines[-1]).rstrip(".")
         return "it left no log"
 
@@ -530,7 +530,9 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _version_of(binary: Path) -> tuple[int, ...]:
-    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    text = subprocess.run(
+        [binary, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    ).stdout
     found = re.search(r"v=([\d.]+)", text)
     return _version(found[1]) if found else (0,)
 

@@ -25,7 +25,8 @@ import numpy as np
 
 from farm.bucket import Bucket
 from farm.errors import BadCorpus, FarmError, StorageFull, StorageUnusable, Unreachable, first_line
-from farm.recipe import Data, Recipe, digest
+from farm.recipe import HEAD_TOKENS, Data, Recipe, digest
+from farm.result import Tokens
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -78,26 +79,24 @@ def open_split(data: Data, split: str, cache: Path) -> np.ndarray:
     return np.memmap(span.path, dtype=TOKEN, mode="r", offset=span.start, shape=(span.tokens,))
 
 
-def prepare(recipe: Recipe, cache: Path) -> str:
+def prepare(recipe: Recipe, cache: Path) -> Tokens:
     """Fetch both splits, check that this recipe can train and test on them, and say which tokens they are.
 
-    The fingerprint is a sha256 over the tokens trained on (all of the split when shuffled) and those tested on. The
-    pass over them is paid once per file and range.
+    The pass over them is paid once per file and range.
 
     Raises: BadCorpus: also a token outside the vocabulary, too few tokens, or a test on what was trained on.
     Unreachable, StorageFull: as open_split.
     """
     train = _span(_locate(recipe.data, recipe.data.split, cache))
-    test = _span(_locate(recipe.data, recipe.evaluation.split, cache))
+    test = _span(_locate(recipe.tested_data, recipe.evaluation.split, cache))
     trained, tested = _trained(recipe, train), _tested(recipe, test)
     if train.path.resolve() == test.path.resolve():
         _check_apart(recipe, trained, tested)
-    found = {}
-    for name, span, used in (("train", train, trained), ("test", test, tested)):
-        scan = _scanned(span, used, cache)
-        _check_vocabulary(recipe, span, scan)
-        found[name] = scan.sha256
-    return digest(found)
+    scans = []
+    for span, used in ((train, trained[:HEAD_TOKENS]), (train, trained), (test, tested)):
+        scans.append(_scanned(span, used, cache))
+        _check_vocabulary(recipe, span, scans[-1])
+    return Tokens(head=scans[0].sha256, trained=scans[1].sha256, tested=scans[2].sha256)
 
 
 def encoding(data: Data) -> "Encoding":
@@ -232,16 +231,16 @@ def _keep_listing(split: str, folder: Path, files: list[Path]) -> None:
     """Note which files were the split when it was last seen: of each, other versions may lie here, too."""
     listing, names = folder / f"{split}.listing", [file.relative_to(folder).as_posix() for file in files]
     content = json.dumps(names)
-    if not listing.exists() or listing.read_text() != content:
+    if not listing.exists() or listing.read_text(encoding="utf-8") != content:
         draft = folder / f"{split}.listing-{os.getpid()}"
-        draft.write_text(content)
+        draft.write_text(content, encoding="utf-8")
         draft.replace(listing)
 
 
 def _brought(split: str, folder: Path) -> list[Path]:
     """The files of the split as it was last seen, or none unless all are here."""
     listing = folder / f"{split}.listing"
-    files = [folder / name for name in json.loads(listing.read_text())] if listing.exists() else []
+    files = [folder / name for name in json.loads(listing.read_text(encoding="utf-8"))] if listing.exists() else []
     return files if all(file.is_file() for file in files) else []
 
 
@@ -512,7 +511,7 @@ def _tested(recipe: Recipe, span: Span) -> range:
 
     Raises: BadCorpus: the slice does not lie within the split.
     """
-    evaluation, context = recipe.evaluation, recipe.model.context
+    evaluation, context = recipe.evaluation, recipe.tested_context
     end = evaluation.offset + evaluation.sequences * context + 1
     if end > span.tokens:
         fitting = (span.tokens - 1 - evaluation.offset) // context
@@ -600,7 +599,7 @@ def _made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     unfinished = path.with_suffix(".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        with path.with_suffix(".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 _write(unfinished, write)

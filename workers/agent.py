@@ -23,7 +23,7 @@ from farm import ledger, settings
 from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, WorkerDied
 from farm.folder import Folder
 from farm.forecast import speeds
-from farm.machine import MIXED, Machine, Mixed, layered
+from farm.machine import MIXED, Machine, Mixed
 from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue, Status
 from farm.result import Outcome
@@ -207,7 +207,7 @@ class _Agent:
             return 0
         stored = until_heard(lambda: self.queue.study(study))
         self.store.keep(stored)
-        machine = stored.machine(run.machine, layered(self.known, until_heard(self.queue.machines)))
+        machine = stored.machine(run.machine, until_heard(lambda: self.queue.classes(self.known)))
         machine = probed(self.queue, machine, run.recipe, lambda: self.draining.is_set() or self.end is not None)
         split = plan(run.recipe, machine, self._speeds(run, machine))
         source = self._newest(run, split)
@@ -261,7 +261,7 @@ class _Agent:
             cache=str(self.cache),
             resume=str(self.store.root / source.path) if source else None,
             resume_epoch=source.epoch if source else None,
-            data_fingerprint=prepare(run.recipe, self.cache),
+            tokens=prepare(run.recipe, self.cache),
             threads=threads,
             places=group,
             is_mirrored=self.store.bucket is not None,

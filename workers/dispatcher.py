@@ -15,7 +15,7 @@ from ray.job_submission import JobStatus
 from farm import node as facts
 from farm.budget import exhausted
 from farm.errors import FarmError, LeaseLost, last_line
-from farm.machine import MIXED, Machine, is_mixed, layered, parts
+from farm.machine import MIXED, Machine, is_mixed, parts
 from farm.queue import Claim, Queue, Status
 from farm.run import Lease
 from workers.jobs import Jobs, job_id
@@ -195,7 +195,7 @@ class Dispatcher:
         theirs = {
             status.id: status for study in limited for status in self.queue.statuses(study.name)
         }  # runs are shared
-        classes = layered(self.declared, self.queue.machines())
+        classes = self.queue.classes(self.declared)
         self.over_budget = frozenset(exhausted(limited, theirs.values(), classes, time.time()))
 
     def bury(self) -> None:

@@ -90,7 +90,7 @@ def _alone(home: Path) -> Iterator[None]:
     Raises: Conflict
     """
     make_home(home)
-    with (home / "serve.lock").open("w") as lock:
+    with (home / "serve.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

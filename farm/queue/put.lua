@@ -6,12 +6,12 @@
 --
 -- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, sequence, counts, queue, delayed, classes, events,
 --                   digests, superseded, forgotten; reads: result
--- ARGV    'put', or 'preview': nothing is written; study name, study JSON, number of arms, {arm, recipe JSON}..., {id,
---         digest, machine, arm, priority, limit, spec JSON}...
+-- ARGV    'put', or 'preview': nothing is written; study name, study JSON, number of arms, {arm, identity
+--         JSON of its recipe}..., {id, digest, machine, arm, priority, limit, spec JSON}...
 -- returns {'put', states, replaced, again, adopted, twins}: state or '' per run in the order given ('' = new); {id,
---         arm, ...} of the old runs of arms that have another recipe now; ids of new runs that were forgotten before; {id, id of the run that
---         holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}
---         {'arm', name, recipe JSON as it is stored, ...}: the study has results of these arms with another recipe
+--         arm, ...} of the old runs of arms that have another recipe now; ids of new runs that were forgotten before; {id, id of
+--         the run that holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}
+--         {'arm', name, identity JSON as it is stored, ...}: the study has results of these arms with another recipe
 --         {'run', id}: another run has that id
 
 local mode, name, study, arms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
