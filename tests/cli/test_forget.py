@@ -165,6 +165,8 @@ def test_a_renamed_arm_is_not_trained_again(farm: Farm, redis: Redis) -> None:
     assert "1 run has the result of remove-dropout of study tiny: the same recipe, seeds and machine" in said
     rows = {row["arm"]: row for row in farm("table", "next").rows}
     assert "no-drop" in rows
+    shown = {row["what"]: row["value"] for row in farm("show", rows["no-drop"]["runs"]).rows}
+    assert "remove-dropout" in shown["result of"]
     assert {row["now"] for row in farm("submit", str(farm.folder / "next.toml")).rows} == {"succeeded"}
 
 
