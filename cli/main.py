@@ -44,7 +44,7 @@ COMMANDS = {
 }
 GROUPS = {  # of `farm --help`
     "Set a farm up": "demo up down status serve join connect drain machines doctor reindex",
-    "Ask": "plan submit cancel retry",
+    "Ask": "plan submit cancel retry forget",
     "Watch": "runs show logs watch",
     "Conclude": "table compare",
     "Evaluate and share": "export",
