@@ -19,11 +19,16 @@ Cancelled = Annotated[bool, typer.Option("--cancelled", help="Of a study: the ca
 def retry(name: RunOrStudy, cancelled: Cancelled = False, as_json: Json = False) -> None:
     """Queue a failed or cancelled run again, or the failed ones of a study.
 
-    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept.
+    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept. What was paused
+    goes on as well.
     """
     with queue() as open_queue:
         rows = [
-            {"run": status.run.id, "was": str(status.state), "now": str(open_queue.retry(status.run.id))}
+            {
+                "run": status.run.id,
+                "was": "paused" if status.state is State.QUEUED else str(status.state),
+                "now": str(open_queue.retry(status.run.id)),
+            }
             for status in retryable(open_queue, name, State.CANCELLED if cancelled else State.FAILED)
         ]
     render.emit(Sheet("farm.retry/1", COLUMNS, rows), as_json=as_json)
@@ -32,21 +37,33 @@ def retry(name: RunOrStudy, cancelled: Cancelled = False, as_json: Json = False)
 
 
 def retryable(queue: Queue, name: str, state: State = State.FAILED) -> list[Status]:
-    """The run `name`, or the runs of the study `name` that are in `state`.
+    """The run `name`, or the runs of the study `name` that are in `state`; with the failed ones, those that are paused.
 
-    Raises: Conflict: that one run did not fail and was not cancelled. NotFound.
+    Raises: Conflict: that one run did not fail, was not cancelled and is not paused. NotFound.
     """
     chosen = select(queue, name)
+    paused = _paused(queue, chosen)
     if is_study(queue, name):
         found = [status for status in chosen if status.state is state]
         cancelled = sum(status.state is State.CANCELLED for status in chosen)
-        if not found:
-            what = "has failed" if state is State.FAILED else "is cancelled"
+        wanted = found + paused if state is State.FAILED else found
+        if not wanted:
+            what = "has failed or is paused" if state is State.FAILED else "is cancelled"
             say(f"no run of {name} {what}: there is nothing to retry")
         if cancelled and state is State.FAILED:
             stay = "run stays" if cancelled == 1 else "runs stay"
             say(f"{cancelled} cancelled {stay} so until: farm retry {name} --cancelled")
-        return found
-    if chosen[0].state not in (State.FAILED, State.CANCELLED):
+        return wanted
+    if chosen[0].state not in (State.FAILED, State.CANCELLED) and not paused:
         raise Conflict(f"{chosen[0].run.id} is {chosen[0].state}: only a failed or cancelled run can be retried.")
     return chosen
+
+
+def _paused(queue: Queue, statuses: list[Status]) -> list[Status]:
+    """Those that wait for the end of a pause, be it of a single node."""
+    places = {(pause.study, pause.corpus) for pause in queue.pauses()}
+    return [
+        status
+        for status in statuses
+        if status.state is State.QUEUED and places and (status.study, status.run.recipe.corpus) in places
+    ]

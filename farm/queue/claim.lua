@@ -1,8 +1,8 @@
 -- claim: lease the first run that a machine class may train (Q2), after ending every expired lease (Q3).
--- The runs of some studies are passed over; they keep their places.
+-- The runs of some studies are passed over, and those whose corpus is paused (Q11); they keep their places.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained,
---                   resting
+--                   resting, paused
 -- ARGV    token, machine class, worker, lease in ms, Ray node ids joined by '+' or '', studies to pass over...
 -- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained or resting node
 --
@@ -10,8 +10,8 @@
 
 local token, machine, worker, length, node = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
-local function take(queue, held)
-  if not next(held) then
+local function take(queue, is_barred)
+  if not is_barred then
     local id = redis.call('ZPOPMIN', queue)[1]
     while id and not is_sound(id) do -- an id that nobody put, or a run that somebody spoilt
       put_aside(id)
@@ -23,7 +23,7 @@ local function take(queue, held)
     if not is_sound(id) then
       redis.call('ZREM', queue, id)
       put_aside(id)
-    elseif not held[get(id, 'study')] then
+    elseif not is_barred(id) then
       redis.call('ZREM', queue, id)
       return id
     end
@@ -55,7 +55,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf',
   end
 end
 
-local id = take(key('queue', machine), passed_over(6))
+local id = take(key('queue', machine), barred(6, node))
 if not id then
   return { 'none' }
 end

@@ -2,7 +2,7 @@
 -- them or none. Records below the storage stay as they are.
 --
 -- KEYS[1] prefix    reads and writes: run, study, studies, arms, order, counts, causes, result, curve, events, digests,
---                   superseded, forgotten
+--                   superseded, forgotten, paused
 -- ARGV    study, or '' for the one that has the run; run ids...
 -- returns {'ok', {id, epoch, ...} of those that are gone, {id, ...} of those that another study has}
 --         {'open', id, ...}: queued or running, and in no other study
@@ -63,5 +63,10 @@ for _, arm in ipairs(redis.call('HKEYS', key('arms', study))) do
 end
 if #left == 0 then
   redis.call('HDEL', key('studies'), study)
+  for _, place in ipairs(redis.call('HKEYS', key('paused'))) do
+    if place:match('^%S+') == study then
+      redis.call('HDEL', key('paused'), place)
+    end
+  end
 end
 return { 'ok', gone, kept }

@@ -1,21 +1,24 @@
--- put: queue the runs of a study, all or none; a run that is there already is not queued twice (Q1).
+-- put: queue the runs of a study, all or none; a run that is there already is not queued twice (Q1). What is paused of
+-- their corpora is so no longer (Q11).
 --
 -- An arm may have another recipe than before while none of its runs in the study has a result. Its old runs leave the
 -- study then; those that no other study has are superseded: queued ones are cancelled, running ones at their next
 -- renewal, and a sweep forgets them. A new run whose digest has a result under another name adopts that, and never trains.
+-- What is paused of the corpora of these runs is so no longer (Q11).
 --
 -- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, sequence, counts, queue, delayed, classes, events,
---                   digests, superseded, forgotten; reads: result
+--                   digests, superseded, forgotten, paused; reads: result
 -- ARGV    'put', or 'preview': nothing is written; study name, study JSON, number of arms, {arm, identity
---         JSON of its recipe}..., {id, digest, machine, arm, priority, limit, spec JSON}...
+--         JSON of its recipe}..., {id, digest, machine, arm, priority, limit, spec JSON,
+--         corpus}...
 -- returns {'put', states, replaced, again, adopted, twins}: state or '' per run in the order given ('' = new); {id,
---         arm, ...} of the old runs of arms that have another recipe now; ids of new runs that were forgotten before; {id, id of
---         the run that holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}
+--         arm, ...} of the old runs of arms that have another recipe now; ids of new runs that were forgotten before; {id,
+--         id of the run that holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}
 --         {'arm', name, identity JSON as it is stored, ...}: the study has results of these arms with another recipe
 --         {'run', id}: another run has that id
 
 local mode, name, study, arms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local first, width = 5 + 2 * arms, 7
+local first, width = 5 + 2 * arms, 8
 
 local given = {}
 for i = first, #ARGV, width do
@@ -114,9 +117,9 @@ for i = 5, first - 1, 2 do
 end
 redis.call('HSET', key('studies'), name, study)
 
-local members, new, sequence, queued = {}, {}, 0, 0
+local members, new, places, sequence, queued = {}, {}, {}, 0, 0
 for i = first, #ARGV, width do
-  local id, digest, machine, arm, priority, limit, spec = unpack(ARGV, i, i + width - 1)
+  local id, digest, machine, arm, priority, limit, spec, corpus = unpack(ARGV, i, i + width - 1)
   members[#members + 1] = id
   if not known[id] then
     new[#new + 1] = id
@@ -124,7 +127,7 @@ for i = first, #ARGV, width do
     local score = sequence - tonumber(priority) * 2 ^ 40 -- exact: 1000 * 2^40 < 2^53
     local epoch = redis.call('HGET', key('forgotten'), id) or 0
     set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', name, 'limit', limit,
-      'score', score, 'state', 'queued', 'submitted', now, 'epoch', epoch, 'attempts', 0, 'step', 0)
+      'score', score, 'corpus', corpus, 'state', 'queued', 'submitted', now, 'epoch', epoch, 'attempts', 0, 'step', 0)
     redis.call('HDEL', key('forgotten'), id)
     redis.call('SADD', key('classes'), machine)
     add_alike(digest, id)
@@ -146,7 +149,9 @@ for i = first, #ARGV, width do
     set(id, 'study', name) -- restored without its study, or still being cancelled since another recipe was submitted
   end
   redis.call('ZREM', key('superseded'), id)
+  places[get(id, 'study') .. ' ' .. corpus] = true
 end
+resume(places)
 if #new > 0 then
   append(key('order'), new, sequence - #new + 1)
   count('queued', queued)

@@ -22,6 +22,7 @@ from farm.study import Study
 
 LONG, MOMENT = 3600.0, 0.001  # seconds of a lease: never over, over at once
 POISON = 3
+NODES = ["attic", "cellar"]
 
 
 def a_study(
@@ -57,6 +58,7 @@ STUDIES = [
 class Expected:
     """A run as the model knows it."""
 
+    study: str
     run: Run
     place: tuple[int, int]
     state: State = State.QUEUED
@@ -126,6 +128,7 @@ class QueueModel(RuleBasedStateMachine):
         self.recipes: dict[str, dict[str, Recipe]] = {}
         self.epochs: dict[str, int] = {}  # of those that were forgotten
         self.ever = self.forgotten = 0
+        self.paused: set[tuple[str, str, str | None]] = set()  # study, corpus, node
 
     @rule(study=st.sampled_from(STUDIES))
     def put(self, study: Study) -> None:
@@ -144,20 +147,24 @@ class QueueModel(RuleBasedStateMachine):
         known = {run_id: self.runs[run_id].state for run_id in ids if run_id in self.runs and not self._returns(run_id)}
         assert put.known == known
         for run in study.runs():
-            self._put(run, put)
+            self._put(run, put, study.name)
         members = self.members.setdefault(study.name, [])
         members += [run_id for run_id in ids if run_id not in members]
         self.recipes.setdefault(study.name, {}).update((arm.name, arm.recipe) for arm in study.arms())
 
-    def _put(self, run: Run, put: Put) -> None:
+    def _put(self, run: Run, put: Put, study: str) -> None:
         if run.id in self.runs:
+            there = self.runs[run.id]
             assert (run.id in put.new) == self._returns(run.id)
             if self._returns(run.id):
-                self.runs[run.id].begins_anew()
-            self.runs[run.id].superseded = False
+                there.begins_anew()
+            if there.superseded or there.study not in {*self.members, study}:
+                there.study = study
+            there.superseded = False
+            self._resume(there)
             return
         self.ever += 1
-        fresh = Expected(run, (-run.policy.priority, self.ever), epoch=self.epochs.pop(run.id, 0))
+        fresh = Expected(study, run, (-run.policy.priority, self.ever), epoch=self.epochs.pop(run.id, 0))
         others = [other.result for other in self.runs.values() if other.run.digest == run.digest and other.result]
         if others:
             trained = others[0].adopted or others[0].run_id
@@ -166,6 +173,7 @@ class QueueModel(RuleBasedStateMachine):
             fresh.state, fresh.step = State.SUCCEEDED, fresh.result.steps
         assert (run.id in put.new, run.id in put.adopted) == (not others, bool(others))
         self.runs[run.id] = fresh
+        self._resume(fresh)
 
     def _returns(self, run_id: str) -> bool:
         """Whether a put queues it again, as if it were new."""
@@ -179,6 +187,16 @@ class QueueModel(RuleBasedStateMachine):
         if not self._elsewhere(run_id, study):
             self.runs[run_id].superseded = True
             self._cancel(self.runs[run_id])
+        else:
+            self._passes_on(run_id, study)
+
+    def _passes_on(self, run_id: str, study: str) -> None:
+        """A run that another study has names that one, where it named `study`."""
+        run = self.runs[run_id]
+        if run.study == study:
+            run.study = self.queue.status(run_id).study
+            assert run.study != study
+            assert run_id in self.members[run.study]
 
     def _erase(self, run_id: str) -> None:
         self.epochs[run_id] = self.runs.pop(run_id).epoch
@@ -205,16 +223,28 @@ class QueueModel(RuleBasedStateMachine):
             self.members[study] = [run_id for run_id in self.members[study] if run_id not in ids]
             for run_id in said.gone:
                 self._erase(run_id)
+            for run_id in said.kept:
+                self._passes_on(run_id, study)
             left = {self.runs[run_id].run.arm for run_id in self.members[study]}
             self.recipes[study] = {arm: recipe for arm, recipe in self.recipes[study].items() if arm in left}
             if not left:
                 del self.members[study]
+                self.paused = {place for place in self.paused if place[0] != study}
 
-    @rule(target=claims, machine=st.sampled_from(["cpu", "cpu-x1"]), seconds=st.sampled_from([LONG, LONG, MOMENT]))
-    def claim(self, machine: str, seconds: float) -> Claim | None:
+    @rule(
+        target=claims,
+        machine=st.sampled_from(["cpu", "cpu-x1"]),
+        seconds=st.sampled_from([LONG, LONG, MOMENT]),
+        node=st.sampled_from(NODES),
+    )
+    def claim(self, machine: str, seconds: float, node: str) -> Claim | None:
         wait_until(self._nobody_backs_off, "the back-off of 1 ms is over")
-        waiting = {k: r for k, r in self.runs.items() if r.state == State.QUEUED and r.run.machine == machine}
-        claim = self.queue.claim(machine, "worker", seconds)
+        waiting = {
+            key: run
+            for key, run in self.runs.items()
+            if run.state == State.QUEUED and run.run.machine == machine and not self._is_paused(run, node)
+        }
+        claim = self.queue.claim(machine, "worker", seconds, node)
         self._forget_superseded()
         if not waiting:
             assert claim is None
@@ -230,7 +260,14 @@ class QueueModel(RuleBasedStateMachine):
         return claim
 
     def _nobody_backs_off(self) -> bool:
-        return sum(self.queue.queued().values()) == sum(run.state == State.QUEUED for run in self.runs.values())
+        waiting = [r for r in self.runs.values() if r.state == State.QUEUED and not self._is_paused(r)]
+        return sum(self.queue.queued().values()) == len(waiting)
+
+    def _is_paused(self, run: Expected, node: str | None = None) -> bool:
+        return bool(self.paused & {(run.study, run.run.recipe.corpus, None), (run.study, run.run.recipe.corpus, node)})
+
+    def _resume(self, run: Expected) -> None:
+        self.paused = {place for place in self.paused if place[:2] != (run.study, run.run.recipe.corpus)}
 
     def _sweep(self, run_id: str) -> None:
         wait_until(lambda: self.queue.sweep() == [run_id], "the one lease that is over is swept")
@@ -288,6 +325,17 @@ class QueueModel(RuleBasedStateMachine):
             run = self.runs[claim.run.id]
             run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
 
+    @rule(claim=claims)
+    def recall(self, claim: Claim | None) -> None:
+        self._is_live(claim, lambda: self.queue.recall(claim.lease, "reason"))
+
+    @rule(claim=claims, node=st.sampled_from([None, *NODES]))
+    def pause(self, claim: Claim | None, node: str | None) -> None:
+        if self._is_live(claim, lambda: self.queue.pause(claim.lease, "reason", node)):
+            run = self.runs[claim.run.id]
+            run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
+            self.paused.add((run.study, run.run.recipe.corpus, node))
+
     @rule(claim=consumes(claims))
     def acknowledge_cancel(self, claim: Claim | None) -> None:
         if claim is None:
@@ -338,6 +386,7 @@ class QueueModel(RuleBasedStateMachine):
                 with pytest.raises(Conflict):
                     self.queue.retry(run_id)
                 return
+            self._resume(run)
             if run.state.is_final:
                 run.begins_anew()
             assert self.queue.retry(run_id) == run.state
@@ -369,6 +418,7 @@ class QueueModel(RuleBasedStateMachine):
         assert (self.queue.put_count(), self.queue.forgotten_count()) == (self.ever, self.forgotten)
         assert self.ever == len(self.runs) + self.forgotten
         assert len(self.queue.running()) == counted[State.RUNNING]
+        assert {(pause.study, pause.corpus, pause.node) for pause in self.queue.pauses()} == self.paused
 
     def teardown(self) -> None:
         if keys := self.redis.keys(f"{self.queue.prefix}*"):
