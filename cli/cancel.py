@@ -1,5 +1,10 @@
 """`farm cancel RUN|STUDY`"""
 
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
 from cli import render
 from cli.access import is_study, on_record, queue, select
 from cli.options import Json, RunOrStudy
@@ -9,12 +14,16 @@ from farm.errors import Conflict
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.store import Store
+from farm.study import Study
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
 CANCELLED = ("cancelled", "cancelling")
+DroppedOnly = Annotated[
+    bool, typer.Option("--dropped", help="Of a study: only runs that its newest form does not have any more.")
+]
 
 
-def cancel(name: RunOrStudy, as_json: Json = False) -> None:
+def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = False) -> None:
     """Cancel a run, or all runs of a study that are not finished.
 
     A queued run is cancelled at once; a running one writes a checkpoint and stops within seconds.
@@ -22,6 +31,8 @@ def cancel(name: RunOrStudy, as_json: Json = False) -> None:
     settings = settings_.load()
     with queue(settings) as open_queue:
         chosen = open_runs(open_queue, name)
+        if dropped_only and is_study(open_queue, name):
+            chosen = dropped(open_queue.study(name), chosen)
         rows = [_cancel(open_queue, status) for status in chosen]
     cancelled = [status for status, row in zip(chosen, rows, strict=True) if row["now"] in CANCELLED]
     on_record(
@@ -32,8 +43,8 @@ def cancel(name: RunOrStudy, as_json: Json = False) -> None:
     render.emit(Sheet("farm.cancel/1", COLUMNS, rows), as_json=as_json)
     if any(row["now"] == "cancelling" for row in rows):
         say("a running run stops at its next step, with a checkpoint")
-    if len(rows) == 1 and not as_json:
-        render.say_next(f"farm retry {rows[0]['run']}")
+    if rows and not as_json:
+        render.say_next(f"farm retry {rows[0]['run']}" if len(rows) == 1 else f"farm retry {name} --cancelled")
 
 
 def open_runs(queue: Queue, name: str) -> list[Status]:
@@ -48,6 +59,12 @@ def open_runs(queue: Queue, name: str) -> list[Status]:
     if not unfinished:
         say(f"all {len(chosen)} runs of {name} are final already: there is nothing to cancel")
     return unfinished
+
+
+def dropped(study: Study, statuses: Sequence[Status]) -> list[Status]:
+    """The runs that `study` has no more, in the form in which it was submitted last."""
+    asked = {run.id for run in study.runs()}
+    return [status for status in statuses if status.id not in asked]
 
 
 def _withdraw(store: Store, cancelled: list[Status]) -> None:

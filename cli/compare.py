@@ -60,10 +60,11 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
 
 def _side(settings: Settings, status: Status) -> Side:
     """A run, with what its directory holds if that is seen from here."""
-    attempts = kept_attempts(settings, status.id)
+    trained = (status.result and status.result.adopted) or status.id
+    attempts = kept_attempts(settings, trained)
     with opened(settings.storage) as store:
         kept = {} if status.result else _checkpointed(store, status)
-        lines = store.lines(status.id)
+        lines = store.lines(trained)
     return Side(
         run=status.run,
         state=status.state,

@@ -66,6 +66,7 @@ def examine(cluster: Path | None = None) -> Iterator[Finding]:
         yield Finding("settings", "failed", str(error))
         return
     yield from _checked("server", lambda: _redis(settings))
+    yield from _checked("values", lambda: _values(settings))
     yield from _checked("storage", lambda: [_storage(settings)])
     yield from _checked("dashboard", lambda: [_ray(settings)])
     if cluster:
@@ -102,6 +103,16 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     yield Finding("server", "ok", f"Redis {place}; {total:,} runs known")
     for doubt in doubts:
         yield Finding("server", "warning", doubt)
+
+
+def _values(settings: Settings) -> Iterator[Finding]:
+    """What Redis holds and nobody can read."""
+    with queue(settings) as open_queue:
+        flaws = open_queue.flaws()
+    if not flaws:
+        yield Finding("values", "ok", "all that Redis holds can be read")
+    for flaw in flaws:
+        yield Finding("values", "failed", f"{flaw}")
 
 
 def _head(settings: Settings) -> str | None:

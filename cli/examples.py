@@ -15,7 +15,12 @@ EXAMPLES = {
     "plan": ("farm plan examples/interventions.toml", "farm plan my-study.toml --json", "farm plan - < my-study.toml"),
     "submit": ("farm submit my-study.toml --wait", "farm submit my-study.toml --dry-run", "farm submit - < study.toml"),
     "cancel": ("farm cancel my-study", "farm cancel cpu-x1-baseline-s42.23-1f3a9c2e"),
-    "retry": ("farm retry my-study", "farm retry cpu-x1-baseline-s42.23-1f3a9c2e"),
+    "retry": ("farm retry my-study", "farm retry my-study --cancelled", "farm retry cpu-x1-baseline-s42.23-1f3a9c2e"),
+    "forget": (
+        "farm forget my-study --arm remove-dropout",
+        "farm forget cpu-x1-baseline-s42.23-1f3a9c2e -y",
+        "farm forget my-study --files   # checkpoints, logs and results, too",
+    ),
     "runs": ("farm runs", "farm runs my-study --arm remove-dropout"),
     "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # enough of its start"),
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),

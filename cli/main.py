@@ -34,6 +34,7 @@ COMMANDS = {
     "watch": "Follow runs until they are done.",
     "cancel": "Cancel a run, or all runs of a study that are not finished.",
     "retry": "Queue a failed or cancelled run again, or the failed ones of a study.",
+    "forget": "Drop finished, failed or cancelled runs, so that no table, list or study has them any more.",
     "table": "Rank the arms of a study by test loss.",
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
@@ -43,7 +44,7 @@ COMMANDS = {
 }
 GROUPS = {  # of `farm --help`
     "Set a farm up": "demo up down status serve join connect drain machines doctor reindex",
-    "Ask": "plan submit cancel retry",
+    "Ask": "plan submit cancel retry forget",
     "Watch": "runs show logs watch",
     "Conclude": "table compare",
     "Evaluate and share": "export",

@@ -1,5 +1,7 @@
 """`farm reindex`"""
 
+import typer
+
 from cli import render
 from cli.access import queue
 from cli.options import Json
@@ -18,14 +20,19 @@ def reindex(as_json: Json = False) -> None:
     """Bring back into Redis every run whose directory is in the storage.
 
     For a Redis that was lost. What it still knows stays as it is, so that it can be done again at any time. A run that
-    was training is queued again, under a new epoch.
+    was training is queued again, under a new epoch. What was forgotten stays so. Records that cannot be read are named,
+    and the exit code is 1 then; all others are brought back.
     """
     settings = settings_.load()
     store = Store(settings.storage)
     with queue(settings) as open_queue:
-        count = store.reindex(open_queue)
+        done = store.reindex(open_queue)
         known = sum(open_queue.counts().values())
-    row = {"storage": store.uri, "brought_back": count, "runs": known}
-    render.emit(Sheet("farm.reindex/1", COLUMNS, [row]), as_json=as_json)
+    row = {"storage": store.uri, "brought_back": done.brought, "runs": known}
+    render.emit(Sheet("farm.reindex/1", COLUMNS, [row], more={"unread": list(done.unread)}), as_json=as_json)
+    for what in done.unread:
+        say(f"not read: {what}")
     if not known:
         say(f"there is no run under {store.uri}. Is FARM_STORAGE the farm's storage?")
+    if done.unread:
+        raise typer.Exit(1)

@@ -1,5 +1,9 @@
 """`farm retry RUN|STUDY`"""
 
+from typing import Annotated
+
+import typer
+
 from cli import render
 from cli.access import is_study, queue, select
 from cli.cancel import COLUMNS
@@ -9,8 +13,10 @@ from farm.errors import Conflict
 from farm.queue import Queue, Status
 from farm.run import State
 
+Cancelled = Annotated[bool, typer.Option("--cancelled", help="Of a study: the cancelled runs, not the failed ones.")]
 
-def retry(name: RunOrStudy, as_json: Json = False) -> None:
+
+def retry(name: RunOrStudy, cancelled: Cancelled = False, as_json: Json = False) -> None:
     """Queue a failed or cancelled run again, or the failed ones of a study.
 
     It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept. What was paused
@@ -23,28 +29,31 @@ def retry(name: RunOrStudy, as_json: Json = False) -> None:
                 "was": "paused" if status.state is State.QUEUED else str(status.state),
                 "now": str(open_queue.retry(status.run.id)),
             }
-            for status in retryable(open_queue, name)
+            for status in retryable(open_queue, name, State.CANCELLED if cancelled else State.FAILED)
         ]
     render.emit(Sheet("farm.retry/1", COLUMNS, rows), as_json=as_json)
     if rows and not as_json:
         render.say_next(f"farm watch {name}")
 
 
-def retryable(queue: Queue, name: str) -> list[Status]:
-    """The run `name`, or the failed and the paused runs of the study `name`.
+def retryable(queue: Queue, name: str, state: State = State.FAILED) -> list[Status]:
+    """The run `name`, or the runs of the study `name` that are in `state`; with the failed ones, those that are paused.
 
     Raises: Conflict: that one run did not fail, was not cancelled and is not paused. NotFound.
     """
     chosen = select(queue, name)
     paused = _paused(queue, chosen)
     if is_study(queue, name):
-        failed = [status for status in chosen if status.state is State.FAILED]
+        found = [status for status in chosen if status.state is state]
         cancelled = sum(status.state is State.CANCELLED for status in chosen)
-        if not failed and not paused:
-            say(f"no run of {name} has failed or is paused: there is nothing to retry")
-        if cancelled:
-            say(f"{cancelled} cancelled runs stay cancelled; retry them one by one, by id")
-        return failed + paused
+        wanted = found + paused if state is State.FAILED else found
+        if not wanted:
+            what = "has failed or is paused" if state is State.FAILED else "is cancelled"
+            say(f"no run of {name} {what}: there is nothing to retry")
+        if cancelled and state is State.FAILED:
+            stay = "run stays" if cancelled == 1 else "runs stay"
+            say(f"{cancelled} cancelled {stay} so until: farm retry {name} --cancelled")
+        return wanted
     if chosen[0].state not in (State.FAILED, State.CANCELLED) and not paused:
         raise Conflict(f"{chosen[0].run.id} is {chosen[0].state}: only a failed or cancelled run can be retried.")
     return chosen

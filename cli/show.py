@@ -99,6 +99,8 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
         yield f"  {path}", value
     if result is None:
         return
+    if result.adopted:
+        yield "result of", f"{result.adopted}: the same recipe, seeds and machine, so nothing was trained here"
     yield "test loss", f"{result.test_loss:.6f} ({result.evaluation}, {result.test_tokens:,} tokens)"
     yield "train loss", f"{loss(result.train_loss)}; lowest {loss(result.best_loss)} at step {result.best_step:,}"
     yield "plan", f"{result.plan} (world x microbatch x accumulation)"

@@ -31,8 +31,10 @@ def status(as_json: Json = False) -> None:
         studies = list(open_queue.studies())
         trained = _trained(open_queue)
         nodes = offered(settings, open_queue)
+        flaws = [str(flaw) for flaw in open_queue.flaws()]
         held = _held(settings, open_queue)
     known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
+    known |= {"unreadable": flaws}
     if as_json:
         render.emit_json("farm.status/1", {"up": facts is not None, "farm": facts, "home": str(settings.home)} | known)
         return
@@ -41,6 +43,7 @@ def status(as_json: Json = False) -> None:
     lines += [("held", text) for text in held]
     newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
     lines += [("studies", ", ".join(newest_last) or "none"), *(("trains", text) for text in trained)]
+    lines += [("unreadable", text) for text in flaws]
     _emit("farm.status/1", lines)
     if facts is None and not settings.redis_url:
         say("no farm is up here; start one with: farm up")

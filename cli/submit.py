@@ -1,9 +1,8 @@
 """`farm submit STUDY`"""
 
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +10,7 @@ from cli import corpus, render
 from cli.access import machines, offered, on_record, queue, slots, study_file
 from cli.ending import ended
 from cli.options import Json, StudyFile, Yes
+from cli.outcome import remarks
 from cli.plan import class_line
 from cli.progress import follow
 from cli.render import Column, Sheet, say
@@ -23,8 +23,8 @@ from farm.errors import Guard
 from farm.forecast import forecast, least_limit, plans
 from farm.machine import Machine, parts
 from farm.queue import Put, Queue
-from farm.run import State
 from farm.settings import Settings
+from farm.store import Store
 from farm.study import Study
 from farm.waiting import no_node
 
@@ -35,7 +35,6 @@ COLUMNS = (
     Column("seeds", "seeds"),
     Column("now", "now"),
 )
-WORDS = {State.SUCCEEDED: "already finished", State.FAILED: "failed before", State.CANCELLED: "cancelled before"}
 JOIN, START = "Join one with: farm join HEAD", "Start one here with: farm up"
 SHOWN = 40  # runs on a terminal; a pipe and JSON get all
 
@@ -49,10 +48,11 @@ def submit(
 ) -> None:
     """Queue every run of a study that is not known yet.
 
-    Submitting twice queues nothing twice. Every run is planned first: one that fits nowhere refuses the whole study,
-    as does data that this machine sees and no run could train on.
-    Refused with exit code 7, unless -y says that it is meant: a study that would cost more than its policy.usd_limit,
-    and to --wait for machine classes that no node offers and no autoscaler starts.
+    Submitting twice queues nothing twice, and what has a result under another name is not trained again. An arm may
+    have another recipe than before while none of its runs has a result. Every run is planned first: one that fits
+    nowhere refuses the whole study, as does data that this machine sees and no run could train on. Refused with exit
+    code 7, unless -y says that it is meant: a study that would cost more than its policy.usd_limit, and to --wait for
+    machine classes that no node offers and no autoscaler starts.
     """
     settings = settings_.load()
     parsed = study_file(study, settings)
@@ -67,7 +67,7 @@ def submit(
         put = open_queue.preview(parsed) if dry_run else queued(open_queue, settings, parsed)
         if not wait:
             render.emit(sheet(parsed, put), as_json=as_json)
-        for remark in remarks(parsed, put, dry_run):
+        for remark in remarks(open_queue, parsed, put, dry_run):
             say(remark)
         is_up = serving.facts(settings) is not None
         for warning in warnings(parsed, known, absent(parsed, set(put.new), nodes, open_queue), is_up):
@@ -83,7 +83,13 @@ def submit(
 def queued(queue: Queue, settings: Settings, study: Study) -> Put:
     """Queue the study, and record it; where that fails, an agent records it again. Raises: Conflict."""
     put = queue.put(study)
-    on_record(settings, lambda store: store.keep(study), f"{study.name} is queued, but not on record before it trains")
+
+    def record(store: Store) -> None:
+        store.keep(study)
+        for run_id in put.again:
+            store.remember(run_id)
+
+    on_record(settings, record, f"{study.name} is queued, but not on record before it trains")
     return put
 
 
@@ -95,22 +101,18 @@ def sheet(study: Study, put: Put) -> Sheet:
             "arm": run.arm,
             "machine": run.machine,
             "seeds": str(run.seeds),
-            "now": str(put.known[run.id]) if run.id in put.known else "new",
+            "now": "adopted" if run.id in put.adopted else str(put.known.get(run.id, "new")),
         }
         for run in study.runs()
     ]
-    more = {"study": study.name, "new": len(put.new), "known": len(put.known)}
+    more: dict[str, Any] = {
+        "study": study.name,
+        "new": len(put.new),
+        "known": len(put.known),
+        "adopted": len(put.adopted),
+    }
+    more |= {"replaced": len(put.replaced)}
     return Sheet("farm.submit/1", COLUMNS, rows, more=more, shown=SHOWN)
-
-
-def remarks(study: Study, put: Put, dry_run: bool) -> Iterator[str]:
-    """One line: how many are new and how many known, and one more for those that need `retry`."""
-    counts = Counter(WORDS.get(state, "already queued or running") for state in put.known.values())
-    told = [f"{count} {word}" for word, count in counts.items()]
-    told.append(f"{len(put.new)} {'would be queued' if dry_run else 'queued'}")
-    yield f"{study.name}: of {len(put.new) + len(put.known)} runs {', '.join(told)}"
-    if State.FAILED in put.known.values():
-        yield f"failed runs stay failed until: farm retry {study.name}"
 
 
 def absent(study: Study, ids: Collection[str], nodes: dict[str, int], queue: Queue) -> dict[str, bool]:
@@ -143,8 +145,9 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
 
 def guard_waiting(study: Study, nodes: dict[str, int], queue: Queue) -> None:
     """Raises: Guard: the wait could have no end, because some runs have no machine."""
-    known = queue.preview(study).known
-    waited_for = {run.id for run in study.runs() if run.id not in known or not known[run.id].is_final}
+    put = queue.preview(study)
+    done = put.adopted.keys() | {run_id for run_id, state in put.known.items() if state.is_final}
+    waited_for = {run.id for run in study.runs()} - done
     for_good = [name for name, can_start in absent(study, waited_for, nodes, queue).items() if not can_start]
     if for_good:
         raise Guard(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
+from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable, Unreadable
 
 
 class _Answer(NamedTuple):
@@ -91,9 +91,10 @@ _ANSWERS = (
     ),
     _Answer(
         r"\bWRONGTYPE\b",
-        BadSetting,
+        Unreadable,
         "holds something else under the farm's keys",
-        "Give the farm a database of its own, such as /1 at the end of FARM_REDIS_URL.",
+        "`farm up` or `farm serve` puts it aside; or give the farm a database of its own, such as /1 at the end of"
+        " FARM_REDIS_URL.",
     ),
 )
 _IN_A_SCRIPT = re.compile(r".*user_script: ?\d*:? ?|\d+: (?=The user executing)", re.DOTALL)

@@ -164,6 +164,10 @@ class Bucket:
                     if refused.get("Code") != "NoSuchKey":
                         raise ClientError(answer | {"Error": refused}, "DeleteObjects")
 
+    def remove(self, name: str) -> None:
+        """Remove an object, or all that are below a folder; those that are gone are fine."""
+        self.delete([*(found.name for found in self.objects(name)), name])
+
     def check(self) -> None:
         """Make sure that records can be written, read, listed and removed here, and that two cannot create one.
 

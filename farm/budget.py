@@ -80,11 +80,11 @@ def exhausted(
 
 def cost(status: Status, usd_per_hour: float, now: float) -> float:
     """What a run has cost its study: the time that it held a machine, this moment included, or what its result says if
-    that is more: of a run that was leased, since somebody else paid for any other result.
+    that is more: of a run that was leased, since somebody else paid for any other result, such as one that it adopted.
     """
     current = now - status.started if status.deadline is not None and status.started is not None else 0.0
     held = (status.held_seconds + max(0.0, current)) / 3600 * usd_per_hour
-    told = status.result.usd if status.result and status.epoch else None
+    told = status.result.usd if status.result and status.epoch and not status.result.adopted else None
     return max(held, told or 0.0)  # never less than before it finished: what was over its limit stays so
 
 

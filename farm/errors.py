@@ -121,6 +121,10 @@ class CheckpointInvalid(FarmError):
     """The checkpoint is damaged or belongs to another run."""
 
 
+class Unreadable(FarmError):
+    """A value in Redis or a record in the storage cannot be read."""
+
+
 class StorageFull(FarmError):
     """The disk is full."""
 

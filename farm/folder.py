@@ -5,6 +5,8 @@ Files are written under another name, flushed and renamed, so that a reader neve
 
 import os
 import secrets
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from farm.errors import StorageUnusable
@@ -53,6 +55,15 @@ class Folder:
             draft.unlink()
         _flush(path.parent)
         return True
+
+    def remove(self, name: str) -> None:
+        """Remove a record, or a folder with all that is in it; one that is gone is fine.
+
+        Raises: StorageFull
+        """
+        path = self.root / name
+        with storage_errors(path), suppress(FileNotFoundError, NotADirectoryError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def names(self, folder: str) -> list[str]:
         """What lies directly below `folder`, in order; nothing where it is not there."""

@@ -1,6 +1,7 @@
 """The promises of the queue, over Redis. Each verb is one Lua script of farm/queue/, so each is all or nothing.
 
-Q1  put is idempotent by run id: submitted twice = queued once, and says so.
+Q1  put is idempotent by run id: submitted twice = queued once, and says so. What is known under another name (the same
+    recipe, seeds and machine class) is not trained again: the new run is born succeeded, with that result.
 Q2  claim gives a run to at most one live lease; priority, then first in; only to a machine class it names.
 Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
     Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down nobody can, so
@@ -13,7 +14,8 @@ Q6  fail requeues with back-off until attempts are spent, then the run is failed
 Q7  release returns the run unharmed and is no attempt. Where somebody recalled the lease, theirs is the reason.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
-Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled, at every event.
+Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled + forgotten, at every
+    event. forget takes final runs only, and a result that others have adopted stays with them.
 Q10 an acknowledged write survives kill -9 of anything, Redis included (farm.server sees to it).
 Q11 pause returns the run unharmed and is no attempt; from then on no run of its study that reads the same corpus is
     claimed, anywhere or on the node that it names, until the study is put again or one of them is retried.
@@ -23,23 +25,25 @@ raise Unreachable, Refused or StorageFull.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 from uuid import uuid4
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, nearest
+from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreadable, first_line, nearest
 from farm.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, Recipe, canonical_json, identity
 from farm.result import Result
 from farm.run import Checkpoint, Lease, Run, State
+from farm.schema import SCHEMA, check, stamped, unstamped
 from farm.server import translated
 from farm.study import Study
 
@@ -50,6 +54,8 @@ BACKOFF_LIMIT_SECONDS = 60.0
 CURVE_POINTS = 2000  # kept at least, evenly over the steps; at most twice as many
 NEWEST_POINTS = 200  # kept whole
 MESSAGE_CHARACTERS = 4000
+UNREADABLE = (Unreadable, ValueError, TypeError, KeyError, AttributeError)  # ways in which a value is none of ours
+Said = TypeVar("Said")
 
 _SCRIPTS = Path(__file__).parent / "queue"
 
@@ -85,10 +91,21 @@ class Event(Frozen):
 
 
 class Put(Frozen):
-    """What a put did: the runs queued now, and those that were there already with their states."""
+    """What a put did, by run ids."""
 
-    new: tuple[str, ...]
-    known: dict[str, State]
+    new: tuple[str, ...] = Field(description="queued now")
+    known: dict[str, State] = Field(description="there already")
+    adopted: dict[str, str] = Field({}, description="succeeded by now -> the run whose result they have")
+    twins: dict[str, str] = Field({}, description="of the new: -> a run of the same digest that is not finished")
+    again: tuple[str, ...] = Field((), description="of the new: those that were forgotten before")
+    replaced: dict[str, str] = Field({}, description="old -> their arm, which had another recipe, and no result")
+
+
+class Forgotten(Frozen):
+    """What a forget did: the runs that are gone, with their last epochs, and those that another study has still."""
+
+    gone: dict[str, int]
+    kept: tuple[str, ...]
 
 
 class Claim(Frozen):
@@ -135,6 +152,17 @@ class Status(Frozen):
         return parts(self.node) if self.node else ()
 
 
+class Flaw(Frozen):
+    """A value in Redis that cannot be read, which everybody passes over."""
+
+    what: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why.removesuffix('.')}. {self.remedy}"
+
+
 class Pause(NamedTuple):
     """Why no run of a study that reads a corpus starts (Q11)."""
 
@@ -178,48 +206,50 @@ class Queue:
 
     # What a submitter says
 
-    def put(self, study: Study) -> Put:
-        """Queue every run of `study` that is not there yet: all of them or none (Q1).
+    def put(self, study: Study, leaving: Collection[str] = ()) -> Put:
+        """Queue every run of `study` that is not there yet, but for the runs `leaving`: all of them or none (Q1).
 
-        Raises: Conflict: an arm of a study of that name was submitted with another recipe; says what differs.
+        An arm may have another recipe than before as long as none of its runs has a result: its old runs leave the
+        study, and those that no other study has are cancelled and then forgotten.
+
+        Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs.
         """
-        runs = study.runs()
-        recipes = {run.arm: run.recipe for run in runs}
-        arms = {name: canonical_json(identity(recipe)) for name, recipe in recipes.items()}
-        spelled = [_spelled(run) for run in runs]
-        said, *details = self._call(
-            "put",
-            study.name,
-            canonical_json(study),
-            len(arms),
-            *(text for arm in arms.items() for text in arm),
-            *(text for run in spelled for text in run),
-        )
-        if said == "arm":
-            before = Recipe.model_validate_json(canonical_json(json.loads(details[1])["changes"]))
-            _refuse_arm(study.name, details[0], before, recipes[details[0]])
-        if said == "run":
-            raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
-        states = dict(zip((run_id for run_id, *_ in spelled), details[0], strict=True))
-        return Put(
-            new=tuple(run_id for run_id, state in states.items() if not state),
-            known={run_id: State(state) for run_id, state in states.items() if state},
-        )
+        return self._put("put", study, leaving)
 
     def preview(self, study: Study) -> Put:
         """What `put` would answer now; nothing is queued.
 
         Raises: Conflict
         """
-        runs, statuses = study.runs(), self.statuses()
-        recipes = {status.run.arm: status.run.recipe for status in statuses if status.study == study.name}
-        for arm in study.arms():
-            if (before := recipes.get(arm.name)) and before != arm.recipe:
-                _refuse_arm(study.name, arm.name, before, arm.recipe)
-        states = {status.run.id: status.state for status in statuses}
+        return self._put("preview", study, ())
+
+    def _put(self, mode: str, study: Study, leaving: Collection[str]) -> Put:
+        runs = study.runs()
+        recipes = {run.arm: run.recipe for run in runs}
+        arms = {name: canonical_json(identity(recipe)) for name, recipe in recipes.items()}
+        spelled = [text for run in runs if (text := _spelled(run))[0] not in leaving]
+        said, *details = self._call(
+            "put",
+            mode,
+            study.name,
+            stamped(canonical_json(study)),
+            len(arms),
+            *(text for arm in arms.items() for text in arm),
+            *(text for run in spelled for text in run),
+        )
+        if said == "arm":
+            _refuse_arms(study.name, {arm: _recipe(text) for arm, text in _pairs(details)}, recipes)
+        if said == "run":
+            raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
+        states, replaced, again, adopted, twins = details
+        found, has_result = dict(zip((run_id for run_id, *_ in spelled), states, strict=True)), dict(_pairs(adopted))
         return Put(
-            new=tuple(run.id for run in runs if run.id not in states),
-            known={run.id: states[run.id] for run in runs if run.id in states},
+            new=tuple(run_id for run_id, state in found.items() if not state and run_id not in has_result),
+            known={run_id: State(state) for run_id, state in found.items() if state},
+            adopted=has_result,
+            twins=dict(_pairs(twins)),
+            again=tuple(again),
+            replaced=dict(_pairs(replaced)),
         )
 
     def cancel(self, run_id: str) -> State:
@@ -235,11 +265,43 @@ class Queue:
         Raises: NotFound. Conflict: it has succeeded, or is still being cancelled.
         """
         said, *details = self._call("retry", run_id)
+        if said == "superseded":
+            raise Conflict(
+                f"the arm of {run_id} has another recipe now: this run is about to be forgotten.",
+                remedy="To train it, submit its recipe as an arm of another name.",
+            )
         if said == "conflict":
             if details[0] == State.SUCCEEDED:
                 raise Conflict(f"{run_id} has succeeded: its result stays.", remedy="To repeat it, raise study.reruns.")
             raise Conflict(f"{run_id} is still being cancelled.", remedy="Retry it when it has stopped.")
         return self._moved(run_id, [said, *details])
+
+    def forget(self, run_ids: Sequence[str], study: str = "") -> Forgotten:
+        """Take final runs out of `study`, and out of the queue where no other study has them: all of them or none.
+
+        A study without runs is gone. `study` left out: the one that has the one run named. A run that is put again
+        begins above its last epoch here.
+
+        Raises: NotFound. Conflict: some are queued or running; or several studies have the run.
+        """
+        said, *details = self._call("forget", study, *run_ids)
+        if said == "missing":
+            self._refuse_unknown(details[0])
+        if said == "open":
+            name = study if len(run_ids) > 1 else run_ids[0]
+            raise Conflict(
+                f"{len(details)} of {len(run_ids)} runs are queued or running: nothing was forgotten."
+                if len(run_ids) > 1
+                else f"{run_ids[0]} is queued or running: nothing was forgotten.",
+                remedy=f"Cancel first: farm cancel {name}",
+            )
+        if said == "shared":
+            raise Conflict(
+                f"{run_ids[0]} belongs to {len(details)} studies, {', '.join(sorted(details))}: nothing was forgotten.",
+                remedy="Forget it in each of them, as in: farm forget STUDY --arm ARM",
+            )
+        gone, kept = details
+        return Forgotten(gone={run_id: int(epoch) for run_id, epoch in _pairs(gone)}, kept=tuple(kept))
 
     # What a worker says
 
@@ -255,12 +317,12 @@ class Queue:
         if said == "none":
             return None
         run_id, epoch, deadline, spec, study, checkpoint = details
-        return Claim(
-            lease=Lease(run_id=run_id, epoch=int(epoch), deadline=_seconds(deadline), worker=worker),
-            run=_run(spec),
-            study=study,
-            checkpoint=_checkpoint(checkpoint),
-        )
+        lease = Lease(run_id=run_id, epoch=int(epoch), deadline=_seconds(deadline), worker=worker)
+        try:
+            return Claim(lease=lease, run=_run(spec), study=study, checkpoint=_checkpoint(checkpoint))
+        except UNREADABLE as error:
+            self.fail(lease, "unreadable", f"what Redis holds of it: {_why(error)}", 0, retryable=False)
+            return self.claim(machine, worker, seconds, node, passing)
 
     def sweep(self) -> list[str]:
         """End every expired lease; their runs are queued again, or failed, or cancelled (Q3)."""
@@ -306,7 +368,7 @@ class Queue:
                 f"the result is of {result.run_id} epoch {result.epoch},"
                 f" the lease of {lease.run_id} epoch {lease.epoch}."
             )
-        self._held(lease, "finish", result.steps, canonical_json(result))
+        self._held(lease, "finish", result.steps, stamped(canonical_json(result)))
 
     def fail(self, lease: Lease, cause: str, message: str, step: int, retryable: bool) -> State:
         """An attempt failed at `step`: the run is queued again after a back-off, or failed, or cancelled (Q6).
@@ -358,16 +420,16 @@ class Queue:
 
     def statuses(self, study: str | None = None) -> list[Status]:
         """Every run, of a study or of all, in the order they were submitted, at one instant (Q9)."""
-        return [_status(json.loads(text)) for text in self._call("statuses", "study" if study else "all", study or "")]
+        return list(_readable(_status, self._call("statuses", "study" if study else "all", study or "")))
 
     def running(self) -> list[Status]:
         """The runs that hold a lease, next deadline first: a small part of `statuses`, for who asks often."""
-        return [_status(json.loads(text)) for text in self._call("statuses", "running", "")]
+        return list(_readable(_status, self._call("statuses", "running", "")))
 
     def status(self, run_id: str) -> Status:
         """One run, by its id or a beginning of it that no other run shares.
 
-        Raises: NotFound: names the nearest. Conflict: several begin so.
+        Raises: NotFound: names the nearest. Conflict: several begin so. Unreadable
         """
         found = self._call("find", run_id)
         if not found or not run_id:
@@ -376,22 +438,28 @@ class Queue:
             some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             raise Conflict(f"{len(found)} runs begin with {run_id!r}: {some}.", remedy="Write more of the id.")
         (text,) = self._call("statuses", "one", found[0])
-        return _status(json.loads(text))
+        try:
+            return _status(text)
+        except UNREADABLE as error:
+            raise Unreadable(str(_spoilt_run(found[0], error)), run_id=found[0]) from None
 
     def studies(self) -> dict[str, Study]:
         """Every study as it was submitted last, by name."""
-        found = [_study(text) for text in self._call("studies", "")]
+        found = _readable(_study, self._call("studies", "")[1::2])
         return {study.name: study for study in sorted(found, key=lambda study: study.name)}
 
     def study(self, name: str) -> Study:
         """The study as it was submitted last.
 
-        Raises: NotFound: names the nearest.
+        Raises: NotFound: names the nearest. Unreadable
         """
         found = self._call("studies", name) if name else []
         if not found:
             raise NotFound(f"no study {name!r}{nearest(name, self.studies())}", remedy="See `farm status`.")
-        return _study(found[0])
+        try:
+            return _study(found[1])
+        except UNREADABLE as error:
+            raise Unreadable(str(_spoilt_study(name, error))) from None
 
     def names(
         self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
@@ -400,7 +468,7 @@ class Queue:
         return sorted(self._call("names", kind, start, study, count))
 
     def counts(self) -> dict[State, int]:
-        """How many runs are in each state, at one instant; they add up to `put_count` (Q9)."""
+        """How many runs are in each state, at one instant; with `forgotten_count` they add up to `put_count` (Q9)."""
         _, *pairs = self._call("counts")
         counted = dict(_pairs(pairs))
         return {state: int(counted.get(state, 0)) for state in State}
@@ -408,6 +476,11 @@ class Queue:
     def put_count(self) -> int:
         """How many runs were ever put."""
         return int(self._call("counts")[0])
+
+    def forgotten_count(self) -> int:
+        """How many runs were put and are gone."""
+        _, *pairs = self._call("counts")
+        return int(dict(_pairs(pairs)).get("forgotten", 0))
 
     def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
         """How many runs each machine class may claim now, in the order of their next runs: priority, then first in.
@@ -443,7 +516,7 @@ class Queue:
 
     def register(self, machine: Machine, node: str, seconds: float) -> None:
         """`node` offers a machine class for `seconds`. The class' facts, and what was probed, stay."""
-        facts = canonical_json(machine.model_copy(update={"probes": {}}))
+        facts = stamped(canonical_json(machine.model_copy(update={"probes": {}})))
         probes = [part for probe in machine.probes.items() for part in probe]
         self._call("register", machine.name, facts, node, _milliseconds(seconds), *probes)
 
@@ -471,18 +544,19 @@ class Queue:
 
     def supply(self) -> dict[str, Supply]:
         """The machine classes that an autoscaler can start, as it said lately; none when there is no autoscaler."""
-        return {name: Supply(**one) for name, one in json.loads(self._call("supply") or "{}").items()}
+        read = _readable(_supply, [self._call("supply") or "{}"])
+        return next(read, {})
 
     # Nodes
 
     def publish(self, head: Head) -> None:
         """Have the head described, for whoever joins."""
-        self._call("publish", canonical_json(head))
+        self._call("publish", stamped(canonical_json(head)))
 
     def head(self) -> Head | None:
         """The head as it described itself last; None if no head ever did."""
         text = self._call("head")
-        return Head.model_validate_json(text) if text else None
+        return next(_readable(_head, [text]), None) if text else None
 
     def enroll(self, name: str, token: str, facts: str, seconds: float) -> None:
         """Join as the node `name` for `seconds`, or go on doing so. `facts`: who this is, for others to read.
@@ -507,11 +581,7 @@ class Queue:
 
     def roster(self) -> list[Node]:
         """Every node that a dispatcher sees, by name; drained and resting ones say why."""
-        answers = self._call("roster")
-        found = [
-            Node.model_validate_json(text).model_copy(update={"drained": drained or None, "resting": resting or None})
-            for text, drained, resting in answers
-        ]
+        found = _readable(_node, self._call("roster"))
         return sorted(found, key=lambda node: (node.name, node.id))
 
     def drain(self, node_id: str, reason: str) -> str:
@@ -556,12 +626,49 @@ class Queue:
             result.steps if result else max(steps),
             round(held_seconds * 1000),
             *at,
-            canonical_json(result) if result else "",
+            stamped(canonical_json(result)) if result else "",
             *(_cause_text(cause) for cause in causes),
         )
         return bool(answer)
 
+    def omit(self, run_id: str, epoch: int) -> None:
+        """A run of the directories stays out, forgotten or not readable: should it be put, it begins above `epoch`."""
+        self._call("omit", run_id, epoch)
+
+    # What cannot be read
+
+    def mend(self) -> list[str]:
+        """Put keys of a wrong type aside, and have what is counted and listed agree with the runs that are there again.
+
+        Returns what was put aside.
+        """
+        return self._say("mend")
+
+    def flaws(self) -> list[Flaw]:
+        """What cannot be read and is passed over by everybody, each with what to do."""
+        found = [_aside(name, place) for name, place in _pairs(self._call("aside"))]
+        for name, text in _pairs(self._call("studies", "")):
+            found += [_spoilt_study(name, error) for error in _faults(_study, text)]
+        for text in self._call("statuses", "all", ""):
+            found += [_spoilt_run(json.loads(text)[0], error) for error in _faults(_status, text)]
+        for name, facts, probes, _ in self._call("machines"):
+            found += [_spoilt_machine(name, error) for error in _faults(lambda pair: _machine(*pair), (facts, probes))]
+        for answer in self._call("roster"):
+            found += [_spoilt_node(error) for error in _faults(_node, answer)]
+        return found
+
     def _call(self, verb: str, *arguments: Any) -> Any:
+        """Call a verb; where a key of a wrong type is in its way, that is put aside first."""
+        try:
+            return self._say(verb, *arguments)
+        except Unreadable as unreadable:
+            try:
+                self.mend()
+            except Refused:  # a submitter's; the farm's own dispatcher may
+                raise unreadable from None
+            return self._say(verb, *arguments)
+
+    def _say(self, verb: str, *arguments: Any) -> Any:
         script = _script(verb)
         with translated(self.redis):
             try:
@@ -603,9 +710,9 @@ class Queue:
         raise NotFound(f"no run {run_id!r}{nearest(run_id, known)}", remedy="See `farm runs`.")
 
     def _registered(self) -> Iterator[tuple[Machine, list[str]]]:
-        for facts, probes, nodes in self._call("machines"):
-            machine = Machine.model_validate_json(facts)
-            yield machine.model_copy(update={"probes": {key: int(size) for key, size in _pairs(probes)}}), sorted(nodes)
+        for _, facts, probes, nodes in self._call("machines"):
+            for machine in _readable(lambda pair: _machine(*pair), [(facts, probes)]):
+                yield machine, sorted(nodes)
 
 
 class _Script(NamedTuple):
@@ -620,28 +727,98 @@ def _script(verb: str) -> _Script:
 
 
 def _facts(node: Node) -> str:
-    return canonical_json(node.model_copy(update={"drained": None, "resting": None}))
+    return stamped(canonical_json(node.model_copy(update={"drained": None, "resting": None})))
 
 
 def _spelled(run: Run) -> tuple[Any, ...]:
     """A run as put.lua and restore.lua read it.
 
-    Behind its JSON, on a line of its own, comes its digest once more. Lua keeps strings in a hash table and looks at 32
-    characters of a long one; the runs of an arm, which differ in a seed, all fell into one bucket, and 10,000 of them
-    cost 90 us each.
+    Behind its JSON, on a line of its own, come its digest once more and the schema. Lua keeps strings in a hash table
+    and looks at 32 characters of a long one; the runs of an arm, which differ in a seed, all fell into one bucket, and
+    10,000 of them cost 90 us each.
     """
     digest, policy = run.digest, run.policy
-    spec = f"{run.model_dump_json()}\n{digest}"
+    spec = f"{run.model_dump_json()}\n{digest} {SCHEMA}"
     return run.named(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec, run.recipe.corpus
 
 
-def _status(fields: list[Any]) -> Status:
+def _readable(read: Callable[[Any], Said], said: Iterable[Any]) -> Iterator[Said]:
+    """What can be read of what Redis said; `Queue.flaws` names the rest."""
+    for one in said:
+        with suppress(*UNREADABLE):
+            yield read(one)
+
+
+def _faults(read: Callable[[Any], object], said: Any) -> list[Exception]:
+    try:
+        read(said)
+    except UNREADABLE as error:
+        return [error]
+    return []
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with it, in a line: of a model, the first field that is."""
+    if isinstance(error, ValidationError):
+        fault = error.errors()[0]
+        return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _flaw(what: str, error: Exception, remedy: str) -> Flaw:
+    """What a newer farm wrote is not spoilt: that has a remedy of its own."""
+    newer = error.remedy if isinstance(error, Unreadable) else None
+    return Flaw(what=what, why=error.message if isinstance(error, Unreadable) else _why(error), remedy=newer or remedy)
+
+
+def _spoilt_study(name: str, error: Exception) -> Flaw:
+    return _flaw(f"study {name!r}", error, "Submit its file again.")
+
+
+def _spoilt_run(run_id: str, error: Exception) -> Flaw:
+    return _flaw(f"run {run_id}", error, f"Drop it with: farm forget {run_id}; then submit its study again.")
+
+
+def _spoilt_machine(name: str, error: Exception) -> Flaw:
+    return _flaw(f"machine class {name!r}", error, "A node that offers it writes it anew within 10 s.")
+
+
+def _spoilt_node(error: Exception) -> Flaw:
+    return _flaw("a node", error, "A dispatcher writes it anew within 5 s: is one up?")
+
+
+def _aside(name: str, place: str) -> Flaw:
+    remedy = f"Lists are made anew from the runs, lost runs by farm reindex. Then remove it: redis-cli DEL {place}"
+    return Flaw(what=f"key {name}", why=f"had a wrong type, and is {place} now", remedy=remedy)
+
+
+def _supply(text: str) -> dict[str, Supply]:
+    return {name: Supply(**one) for name, one in json.loads(text).items()}
+
+
+def _head(text: str) -> Head:
+    return Head.model_validate_json(unstamped(text))
+
+
+def _node(answer: Sequence[Any]) -> Node:
+    text, drained, resting = answer
+    node = Node.model_validate_json(unstamped(text))
+    return node.model_copy(update={"drained": drained or None, "resting": resting or None})
+
+
+def _machine(facts: str, probes: Sequence[str]) -> Machine:
+    machine = Machine.model_validate_json(unstamped(facts))
+    return machine.model_copy(update={"probes": {key: int(size) for key, size in _pairs(probes)}})
+
+
+def _status(text: str) -> Status:
     """A run as statuses.lua spells it; what is absent is False there."""
-    _, spec, study, state, *rest, causes, result = fields
+    _, spec, study, state, *rest, causes, result = json.loads(text)
+    run = _run(spec)
     epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, *rest = rest
     checkpoint, cancelling, later, released, recalled, held = rest
     return Status(
-        run=_run(spec),
+        run=run,
         study=study,
         state=State(state),
         epoch=int(epoch),
@@ -661,18 +838,29 @@ def _status(fields: list[Any]) -> Status:
         released=released or None,
         recalled=recalled or None,
         held_seconds=_seconds(held) if held else 0.0,
-        result=Result.model_validate_json(result) if result else None,
+        result=_result(result, run) if result else None,
     )
+
+
+def _result(text: str, run: Run) -> Result:
+    """The result of `run`: its own, or the one that it has adopted, said of it."""
+    found = Result.model_validate_json(unstamped(text))
+    trained = found.adopted or found.run_id
+    if trained == run.id:
+        return found
+    return found.model_copy(update={"run_id": run.id, "arm": run.arm, "adopted": trained})
 
 
 @lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us
 def _run(spec: str) -> Run:
-    return Run.model_validate_json(spec.partition("\n")[0])
+    text, _, rest = spec.partition("\n")
+    check(int(rest.partition(" ")[2] or 0))
+    return Run.model_validate_json(text)
 
 
 @lru_cache(maxsize=100)  # who guards budgets reads them all every few seconds
 def _study(text: str) -> Study:
-    return Study.model_validate_json(text)
+    return Study.model_validate_json(unstamped(text))
 
 
 def _checkpoint(text: str | None) -> Checkpoint | None:
@@ -712,11 +900,21 @@ def _seconds(milliseconds: str) -> float:
     return int(milliseconds) / 1000
 
 
-def _refuse_arm(study: str, arm: str, stored: Recipe, given: Recipe) -> NoReturn:
-    changes = "; ".join(_differences(stored.model_dump(mode="json"), given.model_dump(mode="json")))
+def _recipe(text: str) -> Recipe:
+    """The recipe of an identity."""
+    return Recipe.model_validate_json(canonical_json(json.loads(text)["changes"]))
+
+
+def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]) -> NoReturn:
+    """`stored`: arm -> its recipe, of those that have results; `given`: of all that are submitted."""
+    arm, *more = stored
+    before, now = stored[arm].model_dump(mode="json"), given[arm].model_dump(mode="json")
+    changes = "; ".join(_differences(before, now))
+    also = f" (and {len(more)} more arms: {', '.join(more[:3])}{', ...' * (len(more) > 3)})" if more else ""
+    which = "" if more else f" --arm {arm}"
     raise Conflict(
-        f"study {study!r} was submitted before with another {arm!r}: {changes}.",
-        remedy="Give the study or the arm another name.",
+        f"study {study!r} has results of another {arm!r}{also}: {changes}.",
+        remedy=f"Give the study or the arm another name, or drop those results: farm forget {study}{which}",
         study=study,
         arm=arm,
     )

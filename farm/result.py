@@ -53,6 +53,7 @@ class Result(Frozen):
     """Written once, when the last step, the test and the final checkpoint are done. Never changes after."""
 
     run_id: str
+    adopted: str | None = Field(None, description="the run that trained it: the same recipe, seeds and machine class")
     arm: str
     machine: str
     seeds: Seeds

@@ -460,6 +460,7 @@ def _client(url: str, retries: int = RETRIES, seconds: float | None = None, auth
     return Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # what is no text is no value of ours: whoever reads it will say so
         socket_timeout=seconds or SOCKET_SECONDS,
         socket_connect_timeout=seconds or SOCKET_SECONDS,
         health_check_interval=30,

@@ -4,6 +4,7 @@
     <storage>/studies/<name>.json            the study as it was submitted last
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
+    <storage>/runs/<id>/forgotten.json       up to which epoch it was forgotten: no reindex brings those back
     <storage>/runs/<id>/cancelled.json       up to which epoch it was cancelled: a result of those does not count
     <storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl log.txt checkpoints/step-00000040/
 
@@ -19,33 +20,36 @@ import secrets
 import shutil
 import time
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from farm import ledger
 from farm.bucket import PATIENT, Bucket, Patience
-from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, first_line
+from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
 from farm.ledger import Line, storage_errors
 from farm.queue import Cause, Queue
 from farm.recipe import canonical_json
 from farm.result import Result
 from farm.run import Attempt, Checkpoint, Run, State
+from farm.schema import SCHEMA, check, stamped, unstamped
 from farm.study import Study
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
 STEP = re.compile(r"step-(\d{8,})")
 LOG = "log.txt"
-CANCELLED = "cancelled.json"
+CANCELLED, FORGOTTEN = "cancelled.json", "forgotten.json"
 STALE_SECONDS = 86400.0
 MARKER = ".farm-storage"
 ORPHANS = "reindexed"  # the study of runs whose directories name none; nobody ever submitted it
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt
+
+Read = TypeVar("Read", bound=BaseModel)
 
 
 class Records(Protocol):
@@ -56,8 +60,16 @@ class Records(Protocol):
     def get(self, name: str) -> bytes | None: ...
     def put(self, name: str, content: bytes) -> None: ...
     def create(self, name: str, content: bytes) -> bool: ...
+    def remove(self, name: str) -> None: ...
     def names(self, folder: str) -> list[str]: ...
     def check(self) -> None: ...
+
+
+class Reindexed(NamedTuple):
+    """What a reindex did: runs that it brought back, and what it could not read, each with what to do."""
+
+    brought: int
+    unread: tuple[str, ...]
 
 
 class Store:
@@ -202,7 +214,7 @@ class Store:
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""
-        self.records.put(f"studies/{study.name}.json", canonical_json(study).encode())
+        self.records.put(_study(study.name), stamped(canonical_json(study)).encode())
 
     def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
         """Record that an attempt began, and the run if this is its first; returns the attempt's folder.
@@ -210,7 +222,7 @@ class Store:
         Raises: Conflict: the directory is another run's. StorageFull
         """
         recipe = f"{_of(run.id)}/recipe.toml"
-        self.records.create(recipe, _toml({"study": study} | run.model_dump(mode="json")).encode())
+        self.records.create(recipe, _recipe(run, study))
         if self.run(run.id).digest != run.digest:
             raise Conflict(f"{self.uri}/{recipe} is of another run.", remedy="Rename the arm.")
         self.end(attempt)
@@ -224,14 +236,15 @@ class Store:
 
         Raises: StorageFull
         """
-        self.records.put(_attempt(attempt.run_id, attempt.epoch), _json(attempt.model_dump(mode="json")))
+        content = _json({"schema": SCHEMA} | attempt.model_dump(mode="json"))
+        self.records.put(_attempt(attempt.run_id, attempt.epoch), content)
 
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
 
         Raises: Conflict: another result is there. StorageFull
         """
-        name, content = f"{_of(result.run_id)}/result.json", _json(result.model_dump(mode="json"))
+        name, content = _result(result.run_id), _json({"schema": SCHEMA} | result.model_dump(mode="json"))
         if self.records.create(name, content):
             return
         there = self.result(result.run_id)
@@ -248,6 +261,29 @@ class Store:
         """
         self.records.put(f"{_of(run_id)}/{CANCELLED}", _json({"epoch": epoch}))
 
+    def forget(self, run_id: str, epoch: int, files: bool = False) -> None:
+        """Record that a run was forgotten up to this epoch, so that no reindex brings it back. `files`: remove its
+        directory, which then holds nothing but that word.
+
+        Raises: StorageFull
+        """
+        if files:
+            self.records.remove(_of(run_id))
+        self.records.put(f"{_of(run_id)}/{FORGOTTEN}", _json({"epoch": epoch}))
+
+    def remember(self, run_id: str) -> None:
+        """A run that was forgotten was submitted again: what its directory holds counts."""
+        self.records.remove(f"{_of(run_id)}/{FORGOTTEN}")
+
+    def drop(self, study: str) -> None:
+        """Remove the record of a study."""
+        self.records.remove(_study(study))
+
+    def adopt(self, result: Result, run: Run, study: str) -> None:
+        """Have a run that never trained keep the result that it adopted, since the run that trained it is forgotten."""
+        self.records.create(f"{_of(run.id)}/recipe.toml", _recipe(run, study))
+        self.record(result)
+
     def run(self, run_id: str) -> Run:
         """The run as its directory tells it.
 
@@ -258,17 +294,20 @@ class Store:
         raise NotFound(f"no run {run_id!r} in {self.uri}.", remedy="See `farm runs`.")
 
     def result(self, run_id: str) -> Result | None:
-        """The result of a run, or None while it has none that counts.
+        """The result of a run, or None while it has none that counts; one that is cut off is none.
 
         Raises: CheckpointInvalid: result.json is damaged.
         """
-        found = self._parsed(f"{_of(run_id)}/result.json", Result.model_validate_json)
+        found = self._parsed(_result(run_id), lambda text: None if _is_torn(text) else read_json(Result)(text))
         return found if found and found.epoch > self._cancelled(run_id) else None
 
     def attempts(self, run_id: str) -> list[Attempt]:
-        """Every attempt that began, by epoch."""
+        """Every attempt that began, by epoch.
+
+        Raises: CheckpointInvalid: one of them is damaged.
+        """
         names = [_attempt(run_id, epoch) for epoch in self._epochs(run_id)]
-        found = [self._parsed(name, Attempt.model_validate_json) for name in names]
+        found = [self._parsed(name, read_json(Attempt)) for name in names]
         return [attempt for attempt in found if attempt]
 
     def reached(self, attempt: Attempt) -> tuple[int, float]:
@@ -285,32 +324,77 @@ class Store:
         names = [name for name in self.records.names("runs") if RUN_ID.fullmatch(name)]
         return [found[0] for name in names if (found := self._run(name))]
 
-    def reindex(self, queue: Queue) -> int:
-        """Bring back into the queue what it does not know of these directories; returns how many runs.
+    def reindex(self, queue: Queue) -> Reindexed:
+        """Bring back into the queue what it does not know of these directories, but for what was forgotten.
 
         A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose failures
         were final has failed, and so has one whose study is not known: an agent could not train it. Any other is
-        queued, to go on from its newest checkpoint under a new epoch.
-
-        Raises: Conflict: a study there has an arm of another recipe.
+        queued, to go on from its newest checkpoint under a new epoch. What cannot be read is passed over, and told.
         """
-        studies = self.records.names("studies")
-        known = {name.removesuffix(".json") for name in studies} | queue.studies().keys()
-        count = sum(self._restore(queue, run.id, known) for run in self.runs())
-        begun = set(self.records.names("runs"))
-        for name in studies:
-            new = queue.put(self._parsed(f"studies/{name}", Study.model_validate_json)).new
-            count += len(new)
-            for run_id in begun.intersection(new):
+        unread: list[str] = []
+        studies = self._studies(unread)
+        known = studies.keys() | queue.studies().keys()
+        begun = [name for name in self.records.names("runs") if RUN_ID.fullmatch(name)]
+        leaving = {run_id for run_id in begun if self._is_left_out(queue, run_id, unread)}
+        brought = 0
+        for run_id in (run_id for run_id in begun if run_id not in leaving):
+            try:
+                brought += self._restore(queue, run_id, studies, known, unread)
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(_told(error))
+                leaving.add(run_id)
+                queue.omit(run_id, max(self._epochs(run_id), default=0))
+        for study in studies.values():
+            if all(run.id in leaving for run in study.runs()):
+                continue
+            try:
+                put = queue.put(study, leaving)
+            except Conflict as error:
+                unread.append(f"{self.uri}/{_study(study.name)}: {error}")
+                continue
+            brought += len(put.new) + len(put.adopted)
+            for run_id in set(begun).intersection(put.new):
                 if self._cancelled(run_id) >= 0:
                     queue.cancel(run_id)
-        return count
+        return Reindexed(brought, tuple(unread))
 
-    def _restore(self, queue: Queue, run_id: str, studies: Collection[str]) -> bool:
+    def _studies(self, unread: list[str]) -> dict[str, Study]:
+        found = {}
+        for name in self.records.names("studies"):
+            try:
+                study = self._parsed(f"studies/{name}", read_json(Study))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(_told(error))
+            else:
+                found[study.name] = study
+        return found
+
+    def _is_left_out(self, queue: Queue, run_id: str, unread: list[str]) -> bool:
+        """Whether the run was forgotten and has not begun again since; the queue is told."""
+        newest = max(self._epochs(run_id), default=0)
+        try:
+            found = self._parsed(f"{_of(run_id)}/{FORGOTTEN}", _epoch)
+        except (CheckpointInvalid, OSError) as error:  # that it is there says enough
+            unread.append(_told(error))
+            found = newest
+        if found is None or found < newest:
+            return False
+        queue.omit(run_id, max(found, newest))
+        return True
+
+    def _restore(
+        self, queue: Queue, run_id: str, studies: dict[str, Study], known: Collection[str], unread: list[str]
+    ) -> bool:
         found = self._run(run_id)
-        assert found, "`runs` saw it"
+        if found is None:
+            return False
         run, study = found
-        result, attempts = self.result(run_id), self.attempts(run_id)
+        result, attempts = self.result(run_id), self._readable_attempts(run_id, unread)
+        if result is None and _is_torn((self.records.get(_result(run_id)) or b"{}").decode()):
+            name = f"{self.uri}/{_result(run_id)}"
+            unread.append(f"{name} is cut off, so it is no result: {run_id} goes on from its newest checkpoint.")
+        if result is None and study in studies and _is_superseded(run, studies[study]):
+            return False
         epoch = max(self._epochs(run_id), default=0)
         is_cancelled = self._cancelled(run_id) >= epoch
         state = State.SUCCEEDED if result else State.CANCELLED if is_cancelled else State.QUEUED
@@ -320,7 +404,7 @@ class Store:
             for past in attempts
             if past.outcome in COUNTED or (past.outcome == "running" and past.epoch < epoch)  # its worker was killed
         ]
-        if state is State.QUEUED and study not in studies:
+        if state is State.QUEUED and study not in known:
             causes.append(_without_study(run_id, study or ORPHANS, epoch))
         return queue.restore(
             run,
@@ -333,11 +417,20 @@ class Store:
             held_seconds=sum(seconds for _, seconds in reached.values()),
         )
 
+    def _readable_attempts(self, run_id: str, unread: list[str]) -> list[Attempt]:
+        found = []
+        for epoch in self._epochs(run_id):
+            try:
+                found.append(self._parsed(_attempt(run_id, epoch), read_json(Attempt)))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(_told(error))
+        return [attempt for attempt in found if attempt]
+
     def _cancelled(self, run_id: str) -> int:
         """The epoch up to which a run was cancelled; -1 if it never was."""
-        found = self._parsed(f"{_of(run_id)}/{CANCELLED}", json.loads)
-        attempts = [past.epoch for past in self.attempts(run_id) if past.outcome == "cancelled"]
-        return max([-1 if found is None else found["epoch"], *attempts])
+        found = self._parsed(f"{_of(run_id)}/{CANCELLED}", _epoch)
+        attempts = [past.epoch for past in self._readable_attempts(run_id, []) if past.outcome == "cancelled"]
+        return max([-1 if found is None else found, *attempts])
 
     def _newest_checkpoint(self, run_id: str) -> Checkpoint | None:
         for step, epoch, name in self._checkpoints(run_id):
@@ -364,6 +457,7 @@ class Store:
 
         def read(text: str) -> tuple[Run, str | None]:
             table = tomllib.loads(text)
+            check(table.pop("schema", SCHEMA))
             study = table.pop("study", None)
             return Run.model_validate(table), study
 
@@ -374,7 +468,9 @@ class Store:
         content = self.records.get(name)
         try:
             return None if content is None else read(content.decode())
-        except (ValidationError, ValueError) as error:
+        except Unreadable as newer:
+            raise CheckpointInvalid(f"{self.uri}/{name}: {newer.message}", remedy=newer.remedy) from None
+        except (ValidationError, ValueError, TypeError, KeyError) as error:
             why = first_line(error)
             raise CheckpointInvalid(f"{self.uri}/{name} is damaged: {why}.", remedy="Restore it.") from None
 
@@ -389,6 +485,23 @@ def opened(storage: Path | str) -> Iterator[Store]:
             yield Store(storage, Path(work))
 
 
+def read_json(model: type[Read]) -> Callable[[str], Read]:
+    """How to read a record that is a `model` in JSON, behind its schema."""
+    return lambda text: model.model_validate_json(unstamped(text))
+
+
+def _recipe(run: Run, study: str | None) -> bytes:
+    return _toml({"schema": SCHEMA, "study": study} | run.model_dump(mode="json")).encode()
+
+
+def _study(name: str) -> str:
+    return f"studies/{name}.json"
+
+
+def _result(run_id: str) -> str:
+    return f"{_of(run_id)}/result.json"
+
+
 def _of(run_id: str) -> str:
     """Raises: NotFound: not a run id."""
     if not RUN_ID.fullmatch(run_id):
@@ -398,6 +511,30 @@ def _of(run_id: str) -> str:
 
 def _attempt(run_id: str, epoch: int) -> str:
     return f"{_of(run_id)}/{epoch}/attempt.json"
+
+
+def _is_torn(text: str) -> bool:
+    """Whether a record is cut off, as a copy or a mirror may leave it: farm writes it whole."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _epoch(text: str) -> int:
+    return int(json.loads(text)["epoch"])
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}. See to it that it can be read, and reindex again."
+    return str(error)
+
+
+def _is_superseded(run: Run, study: Study) -> bool:
+    """Whether the arm of `run` was given another recipe since."""
+    return any(arm.name == run.arm and arm.recipe != run.recipe for arm in study.arms())
 
 
 def _cause(attempt: Attempt, step: int) -> Cause:

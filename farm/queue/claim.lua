@@ -12,10 +12,18 @@ local token, machine, worker, length, node = ARGV[1], ARGV[2], ARGV[3], tonumber
 
 local function take(queue, is_barred)
   if not is_barred then
-    return redis.call('ZPOPMIN', queue)[1]
+    local id = redis.call('ZPOPMIN', queue)[1]
+    while id and not is_sound(id) do -- an id that nobody put, or a run that somebody spoilt
+      put_aside(id)
+      id = redis.call('ZPOPMIN', queue)[1]
+    end
+    return id
   end
   for _, id in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
-    if not is_barred(id) then
+    if not is_sound(id) then
+      redis.call('ZREM', queue, id)
+      put_aside(id)
+    elseif not is_barred(id) then
       redis.call('ZREM', queue, id)
       return id
     end
@@ -40,7 +48,11 @@ end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf', now)) do
   redis.call('ZREM', key('delayed', machine), id)
-  redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
+  if is_sound(id) then
+    redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
+  else
+    put_aside(id)
+  end
 end
 
 local id = take(key('queue', machine), barred(6, node))

@@ -12,7 +12,7 @@ local function counted(ids)
   local total, least = 0, math.huge
   for _, id in ipairs(ids) do
     if not (is_barred and is_barred(id)) then
-      total, least = total + 1, math.min(least, get(id, 'score'))
+      total, least = total + 1, math.min(least, tonumber(get(id, 'score') or nil) or 0)
     end
   end
   return total, least

@@ -1,7 +1,8 @@
 -- restore: bring back a run from its directory; one that the queue knows is left alone. Its failures are counted anew: a
 -- queued one has failed if they say so. After a failure that was final a later attempt tells that somebody retried it.
 --
--- KEYS[1] prefix    reads and writes: run, study, order, sequence, counts, queue, classes, result, causes, events
+-- KEYS[1] prefix    reads and writes: run, study, order, sequence, counts, queue, classes, result, causes, events,
+--                   digests, forgotten
 -- ARGV    id, digest, machine, arm, priority, limit, spec JSON, corpus, study, state, epoch, step, ms under leases,
 --         checkpoint JSON or '', its step, its epoch, result JSON or '', causes...
 -- returns 1 if it was brought back, 0 if it was there
@@ -37,6 +38,8 @@ count(state, 1)
 redis.call('ZADD', key('order'), sequence, id)
 append_to_study(study, { id })
 redis.call('SADD', key('classes'), machine)
+add_alike(digest, id)
+redis.call('HDEL', key('forgotten'), id)
 if state == 'queued' then
   redis.call('ZADD', key('queue', machine), score, id)
 else

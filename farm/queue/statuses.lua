@@ -20,7 +20,7 @@ for _, id in ipairs(ids) do
   local run = redis.call('HMGET', key('run', id), unpack(FIELDS))
   if run[1] then
     run[#run + 1] = redis.call('LRANGE', key('causes', id), 0, -1)
-    run[#run + 1] = redis.call('GET', key('result', id))
+    run[#run + 1] = redis.call('GET', key('result', id)) or redis.call('GET', key('result', get(id, 'adopted') or ''))
     table.insert(run, 1, id)
     found[#found + 1] = cjson.encode(run)
   end

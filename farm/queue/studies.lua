@@ -2,9 +2,10 @@
 --
 -- KEYS[1] prefix    reads: studies
 -- ARGV    name or ''
--- returns {study JSON, ...}
+-- returns {name, study JSON, ...}
 
 if ARGV[1] == '' then
-  return redis.call('HVALS', key('studies'))
+  return redis.call('HGETALL', key('studies'))
 end
-return { redis.call('HGET', key('studies'), ARGV[1]) or nil }
+local found = redis.call('HGET', key('studies'), ARGV[1])
+return found and { ARGV[1], found } or {}

@@ -4,7 +4,8 @@
 --
 --   run:<id>        hash    the run (spec, machine, arm, digest, corpus, study, priority and order as `score`, limit), its
 --                           state, its lease (epoch, deadline, length, worker, job, node, renewed, why it is wanted back
---                           as `recalled`), its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
+--                           as `recalled`), the run whose result it has (`adopted`),
+--                           its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
 --                           `cancelling`, `not_before`, the ms under ended leases (`held`), why the last lease was given
 --                           back (`released`), which deadline was first seen missed when, where INFO is forbidden (`late`)
 --   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
@@ -13,11 +14,16 @@
 --   events:<id>     stream  what happened to the run, bounded
 --   sequence        string  runs ever put
 --   order           zset    run ids in the order they were put
---   counts          hash    state -> runs in it
+--   counts          hash    state -> runs in it; `forgotten` -> runs that are gone
 --   queue:<class>   zset    run ids that may be claimed now, by score: priority, then first in
 --   delayed:<class> zset    run ids that back off, by the ms when they may be claimed again
 --   classes         set     machine classes that runs name
 --   leases          zset    running run ids by deadline in ms
+--   digests         hash    run digest -> ids of the runs that have it, with spaces between: one training, several names
+--   superseded      zset    runs whose arm has another recipe now, by the ms since when: in no study, and forgotten by a
+--                           sweep once they are final
+--   forgotten       hash    id of a forgotten run -> its last epoch: put again, it begins above that
+--   aside           hash    name of a key that had a wrong type -> where its value is now
 --   workers         none    is never there; every verb that is not for submitters looks, and they may not
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
 --   studies         hash    study name -> study, JSON
@@ -38,6 +44,7 @@
 --   resting:<id>    string  why no run starts on that Ray node for a while, which is as long as it is there
 
 local EVENTS = 200 -- of a run
+local FINAL = { succeeded = true, failed = true, cancelled = true }
 local POISON = 3 -- crashes at the same step
 
 local prefix = KEYS[1]
@@ -89,7 +96,7 @@ local function barred(start, nodes)
   end
   return is_any and function(id)
     local study, corpus = unpack(redis.call('HMGET', key('run', id), 'study', 'corpus'))
-    local place = study .. ' ' .. corpus
+    local place = (study or '') .. ' ' .. (corpus or '')
     local is_barred = studies[study] or paused[place]
     for node in nodes:gmatch('[^+]+') do
       is_barred = is_barred or paused[place .. ' ' .. node]
@@ -133,6 +140,89 @@ end
 local function append_to_study(study, ids)
   local last = redis.call('ZREVRANGE', key('study', study), 0, 0, 'WITHSCORES')[2]
   append(key('study', study), ids, last and last + 1 or 0)
+end
+
+-- Run id -> a study other than `study` that has it.
+local function elsewhere(study)
+  local found = {}
+  for _, name in ipairs(redis.call('HKEYS', key('studies'))) do
+    for _, id in ipairs(name ~= study and redis.call('ZRANGE', key('study', name), 0, -1) or {}) do
+      found[id] = name
+    end
+  end
+  return found
+end
+
+-- Out of `study`; whether one of the `others`, as `elsewhere` found them, has it still.
+local function leave_study(id, study, others)
+  redis.call('ZREM', key('study', study), id)
+  if others[id] and get(id, 'study') == study then
+    set(id, 'study', others[id])
+  end
+  return others[id] ~= nil
+end
+
+-- The runs of that digest: the same training, whatever its arm is called.
+local function alike(digest)
+  local found = {}
+  for id in (redis.call('HGET', key('digests'), digest) or ''):gmatch('%S+') do
+    found[#found + 1] = id
+  end
+  return found
+end
+
+local function remember_alike(digest, ids)
+  if #ids > 0 then
+    redis.call('HSET', key('digests'), digest, table.concat(ids, ' '))
+  else
+    redis.call('HDEL', key('digests'), digest)
+  end
+end
+
+local function add_alike(digest, id)
+  local ids = alike(digest)
+  ids[#ids + 1] = id
+  remember_alike(digest, ids)
+end
+
+-- Gone, but for its last epoch, and for its result where others have adopted that.
+local function erase(id)
+  local state, digest, epoch, study = unpack(redis.call('HMGET', key('run', id), 'state', 'digest', 'epoch', 'study'))
+  local rest, result = {}, redis.call('GET', key('result', id))
+  for _, other in ipairs(alike(digest)) do
+    if other ~= id then
+      rest[#rest + 1] = other
+    end
+    if result and get(other, 'adopted') == id then
+      redis.call('SET', key('result', other), result)
+      redis.call('HDEL', key('run', other), 'adopted')
+    end
+  end
+  remember_alike(digest, rest)
+  redis.call('HSET', key('forgotten'), id, epoch)
+  redis.call('ZREM', key('study', study), id)
+  redis.call('ZREM', key('order'), id)
+  redis.call('ZREM', key('superseded'), id)
+  redis.call('DEL', key('run', id), key('causes', id), key('result', id), key('curve', id), key('events', id))
+  count(state, -1)
+  count('forgotten', 1)
+end
+
+-- A queued run at once, a running one at its next renewal (Q8). Touches no lease: submitters cancel, too.
+local function cancel(id)
+  local state = get(id, 'state')
+  if state == 'queued' then
+    local machine = get(id, 'machine')
+    redis.call('ZREM', key('queue', machine), id)
+    redis.call('ZREM', key('delayed', machine), id)
+    redis.call('HDEL', key('run', id), 'not_before')
+    set(id, 'ended', now)
+    move(id, 'cancelled')
+    tell('cancelled', id, get(id, 'epoch'), 'while queued')
+  elseif state == 'running' and not get(id, 'cancelling') then
+    set(id, 'cancelling', 1)
+    tell('cancelling', id, get(id, 'epoch'), 'at the next heartbeat')
+  end
 end
 
 local function end_lease(id)
@@ -226,6 +316,27 @@ local function has_expired(id, deadline, up)
   return now - since >= length
 end
 
+-- Whether what a lease needs can be counted with.
+local function is_sound(id)
+  local run = redis.call('HMGET', key('run', id), 'state', 'epoch', 'step', 'score', 'attempts', 'started', 'length')
+  local held = run[1] ~= 'running' or (tonumber(run[6] or nil) and tonumber(run[7] or nil))
+  return (run[1] == 'queued' or run[1] == 'running') and tonumber(run[2] or nil) and tonumber(run[3] or nil)
+    and tonumber(run[4] or nil) and tonumber(run[5] or nil) and held
+end
+
+-- Out of the queue and the leases, where it would end the verb that comes across it; failed, if it is there at all.
+local function put_aside(id)
+  local state = get(id, 'state')
+  redis.call('ZREM', key('leases'), id)
+  if state == 'queued' or state == 'running' then
+    move(id, 'failed')
+    set(id, 'ended', now)
+    local cause = { cause = 'unreadable', message = 'what Redis holds of it cannot be read', step = 0, retryable = false }
+    redis.call('RPUSH', key('causes', id), whole(now) .. ' 0 ' .. cjson.encode(cause))
+    tell('failed', id, 0, cause.message)
+  end
+end
+
 local function expire(id)
   local step = tonumber(get(id, 'step'))
   local worker, node, epoch = get(id, 'worker'), get(id, 'node'), get(id, 'epoch')
@@ -243,16 +354,26 @@ local function expire(id)
   end
 end
 
--- Every lease past its deadline ends; the ids of their runs.
+-- Every lease past its deadline ends; the ids of their runs. What is superseded and final is forgotten.
 local function sweep()
   refuse_submitters()
   local expired = {}
   local late = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', '(' .. whole(now), 'WITHSCORES')
   local up = #late > 0 and uptime()
   for i = 1, #late, 2 do
-    if has_expired(late[i], tonumber(late[i + 1]), up) then
+    if not is_sound(late[i]) then
+      put_aside(late[i])
+    elseif has_expired(late[i], tonumber(late[i + 1]), up) then
       expire(late[i])
       expired[#expired + 1] = late[i]
+    end
+  end
+  for _, id in ipairs(redis.call('ZRANGE', key('superseded'), 0, -1)) do
+    local state = get(id, 'state')
+    if FINAL[state] then
+      erase(id)
+    elseif not state then
+      redis.call('ZREM', key('superseded'), id)
     end
   end
   return expired

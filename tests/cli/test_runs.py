@@ -340,7 +340,7 @@ def test_retry_of_a_study_takes_the_failed_runs_only(farm: Farm) -> None:
     farm.queue.cancel(farm.queue.statuses()[2].run.id)
     answer = farm("retry", "tiny")
     assert [(row["was"], row["now"]) for row in answer.rows] == [("failed", "queued")]
-    assert "1 cancelled runs stay cancelled" in answer.err
+    assert "1 cancelled run stays so until: farm retry tiny --cancelled" in answer.err
     assert farm("retry", "tiny").rows == []
     assert farm.queue.status(cancelled).state is State.RUNNING
     assert farm("retry", "cpu-gradient").rows[0]["now"] == "queued"

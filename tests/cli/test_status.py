@@ -211,3 +211,17 @@ def test_down_without_a_farm_says_so(farm: Farm) -> None:
     answer = farm("down", "--json")
     assert json.loads(answer.out)["data"] == {"stopped": False, "pid": None}
     assert "no farm is up" in answer.err
+
+
+def test_what_cannot_be_read_is_named_and_all_else_is_listed(farm: Farm) -> None:
+    """A study with a field of a newer farm, in Redis and so for every command that lists studies."""
+    farm.put()
+    farm.put(name="newer", init=(1,))
+    farm.queue.redis.hset("farm:studies", "newer", '{"schema":2,"study":{"name":"newer"},"colour":"red"}')
+    said = "study 'newer': a newer farm wrote it (schema 2; this one reads up to 1). Update farm on this machine."
+    for words in (["status"], ["doctor"]):
+        assert said in farm(*words).out, words
+    assert farm("doctor").code == 1
+    assert len(farm("runs").rows) == 12
+    answer = farm("runs", "newer")
+    assert (answer.code, said in answer.err) == (1, True)

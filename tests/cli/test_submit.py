@@ -148,6 +148,7 @@ def test_a_run_that_fits_nowhere_is_refused_with_the_arithmetic_and_nothing_is_q
 
 def test_another_recipe_under_the_same_names_is_a_conflict_that_says_what_differs(farm: Farm) -> None:
     farm.put()
+    farm.finish_all()
     path = farm.folder / "changed.toml"
     path.write_text(study_text().replace("clip_grad_norm = 3.5", "clip_grad_norm = 1.0"))
     answer = farm("submit", str(path))

@@ -121,8 +121,12 @@ def test_q1_a_run_of_two_studies_is_trained_once_and_listed_in_both(queue: Queue
 
 def test_q1_another_recipe_under_the_same_arm_is_a_conflict_that_says_what_differs(queue: Queue, redis: Redis) -> None:
     study_of(queue)
+    claim = claimed(queue)
+    queue.finish(claim.lease, result(claim.run, 3.0))
     before = picture(queue, redis)
-    with pytest.raises(Conflict, match=r"another 'baseline': train\.learning_rate was 0\.0004, is 0\.001 now"):
+    with pytest.raises(
+        Conflict, match=r"another 'baseline': train\.learning_rate was 0\.0004, is 0\.001 now\..*forget tiny"
+    ):
         study_of(queue, baseline={"train": {"batch": 8, "tokens": 2560, "precision": "fp32", "learning_rate": 1e-3}})
     assert picture(queue, redis) == before, "all or none"
 
@@ -813,6 +817,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
     queue.install()
     roles = "run causes result curve events sequence order counts queue delayed classes studies study arms"
     roles += " leases machines probes nodes supply head seen sightings drained paused spent"
+    roles += " digests superseded forgotten"
     patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:"]
     writes = "+hset +hdel +hincrby +incr +zadd +zrem +sadd +xadd"
     redis.execute_command("ACL", "SETUSER", "alice", "on", ">pw", *patterns, "-@all", "+@read", "+@connection",
@@ -822,7 +827,12 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
         with connect(f"redis://alice:pw@{place.hostname}:{place.port}/0") as client:
             alice = Queue(client)
             assert len(alice.put(tiny_study(init=(42, 22))).new) == 3
-            assert len(alice.statuses()) == 6
+            assert len(alice.put(tiny_study("mended", init=(1,))).new) == 3
+            mended = {"train": {"batch": 4, "tokens": 2560, "precision": "fp32"}}
+            tables = tiny_study("mended", init=(1,)).model_dump(mode="json", exclude_unset=True)
+            assert len(alice.put(study_.build(tables | {"baseline": tables["baseline"] | mended})).replaced) == 3
+            queue.sweep()
+            assert len(alice.statuses()) == 9
             assert (alice.supply(), alice.machines(), alice.head(), alice.roster()) == ({}, {}, None, [])
             assert (alice.pauses(), alice.spent()) == ([], {})
             (running,) = alice.running()
@@ -844,6 +854,8 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
                 lambda: alice.acknowledge_cancel(lease),
                 lambda: alice.note(lease, "x", "y"),
                 lambda: alice.retry(queue.statuses()[1].run.id),
+                lambda: alice.forget([queue.statuses()[1].run.id], "tiny"),
+                lambda: alice.omit("x", 1),
                 lambda: alice.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
                 lambda: alice.register(Machine(name="cpu"), "node", 60),
                 lambda: alice.provide({}, 60),

@@ -14,9 +14,10 @@ from waiting import wait_until
 
 from farm import study as study_
 from farm.errors import Cancelled, Conflict, LeaseLost
-from farm.queue import Claim, Queue
+from farm.queue import Claim, Put, Queue
+from farm.recipe import Recipe
 from farm.result import Result
-from farm.run import Checkpoint, State
+from farm.run import Checkpoint, Run, State
 from farm.study import Study
 
 LONG, MOMENT = 3600.0, 0.001  # seconds of a lease: never over, over at once
@@ -24,24 +25,32 @@ POISON = 3
 NODES = ["attic", "cellar"]
 
 
-def a_study(name: str, machines: list[str], seeds: list[int], priority: int, attempts: int) -> Study:
+def a_study(
+    name: str, machines: list[str], seeds: list[int], priority: int, attempts: int, dropout: float = 0.1, **arms: float
+) -> Study:
+    """`dropout` is the baseline's; `arms` are called as they are and differ from it in theirs."""
     return study_.build(
         {
             "study": {"name": name, "machines": machines, "seeds": {"init": seeds, "train": [1]}},
             "baseline": {
-                "model": {"context": 8, "width": 8, "layers": 1, "heads": 1},
+                "model": {"context": 8, "width": 8, "layers": 1, "heads": 1, "dropout": dropout},
                 "train": {"tokens": 8000, "precision": "fp32"},
             },
+            "interventions": {arm: {"model": {"dropout": its}} for arm, its in arms.items()},
             "policy": {"priority": priority, "attempts": attempts},
         }
     )
 
 
-# They overlap: a run of several keeps the policy of the study that came first.
+# They overlap: a run of several keeps the policy of the study that came first. Some give an arm another recipe than
+# before, and some another name.
 STUDIES = [
     a_study("usual", ["cpu"], [1, 2], 0, 2),
     a_study("urgent", ["cpu"], [2, 3], 5, 5),
     a_study("wide", ["cpu", "cpu-x1"], [1, 4], 0, 3),
+    a_study("usual", ["cpu"], [1, 3], 0, 2, dropout=0.2),
+    a_study("renamed", ["cpu"], [1, 2], 0, 3, dropout=0.2, plain=0.1),
+    a_study("renamed", ["cpu"], [2], 0, 3, dropout=0.3, plain=0.1),
 ]
 
 
@@ -50,10 +59,8 @@ class Expected:
     """A run as the model knows it."""
 
     study: str
-    corpus: str
-    machine: str
+    run: Run
     place: tuple[int, int]
-    limit: int
     state: State = State.QUEUED
     epoch: int = 0
     attempts: int = 0
@@ -65,6 +72,11 @@ class Expected:
     cancelling: bool = False
     checkpoint: int | None = None
     result: Result | None = None
+    superseded: bool = False
+
+    @property
+    def limit(self) -> int:
+        return self.run.policy.attempts
 
     def holds(self, claim: Claim) -> bool:
         return self.state == State.RUNNING and self.epoch == claim.lease.epoch
@@ -88,6 +100,9 @@ class Expected:
         if state.is_final:
             self.cancelling = False
 
+    def begins_anew(self) -> None:
+        self.state, self.attempts, self.crash_step, self.crashes = State.QUEUED, 0, -1, 0
+
     def expires(self) -> None:
         if self.renewed:
             self.fails(self.step, True)
@@ -110,19 +125,111 @@ class QueueModel(RuleBasedStateMachine):
         )
         self.runs: dict[str, Expected] = {}
         self.members: dict[str, list[str]] = {}
+        self.recipes: dict[str, dict[str, Recipe]] = {}
+        self.epochs: dict[str, int] = {}  # of those that were forgotten
+        self.ever = self.forgotten = 0
         self.paused: set[tuple[str, str, str | None]] = set()  # study, corpus, node
 
     @rule(study=st.sampled_from(STUDIES))
     def put(self, study: Study) -> None:
+        ids, there = [run.id for run in study.runs()], self.members.get(study.name, [])
+        before = self.recipes.get(study.name, {})
+        changed = {arm.name for arm in study.arms() if before.get(arm.name, arm.recipe) != arm.recipe}
+        old = [run_id for run_id in there if self.runs[run_id].run.arm in changed and run_id not in ids]
+        if any(self.runs[run_id].state == State.SUCCEEDED for run_id in old):
+            with pytest.raises(Conflict):
+                self.queue.put(study)
+            return
         put = self.queue.put(study)
-        ids = [run.id for run in study.runs()]
-        assert put.known == {run_id: self.runs[run_id].state for run_id in ids if run_id in self.runs}
-        assert list(put.new) == [run_id for run_id in ids if run_id not in self.runs]
+        assert set(put.replaced) == set(old)
+        for run_id in old:
+            self._supersede(run_id, study.name)
+        known = {run_id: self.runs[run_id].state for run_id in ids if run_id in self.runs and not self._returns(run_id)}
+        assert put.known == known
         for run in study.runs():
-            place = (-run.policy.priority, len(self.runs))
-            here = Expected(study.name, run.recipe.corpus, run.machine, place, run.policy.attempts)
-            self._resume(self.runs.setdefault(run.id, here))
-        self.members[study.name] = ids
+            self._put(run, put, study.name)
+        members = self.members.setdefault(study.name, [])
+        members += [run_id for run_id in ids if run_id not in members]
+        self.recipes.setdefault(study.name, {}).update((arm.name, arm.recipe) for arm in study.arms())
+
+    def _put(self, run: Run, put: Put, study: str) -> None:
+        if run.id in self.runs:
+            there = self.runs[run.id]
+            assert (run.id in put.new) == self._returns(run.id)
+            if self._returns(run.id):
+                there.begins_anew()
+            if there.superseded or there.study not in {*self.members, study}:
+                there.study = study
+            there.superseded = False
+            self._resume(there)
+            return
+        self.ever += 1
+        fresh = Expected(study, run, (-run.policy.priority, self.ever), epoch=self.epochs.pop(run.id, 0))
+        others = [other.result for other in self.runs.values() if other.run.digest == run.digest and other.result]
+        if others:
+            trained = others[0].adopted or others[0].run_id
+            fresh.result = others[0].model_copy(update={"run_id": run.id, "arm": run.arm, "adopted": trained})
+            fresh.result = fresh.result if trained != run.id else fresh.result.model_copy(update={"adopted": None})
+            fresh.state, fresh.step = State.SUCCEEDED, fresh.result.steps
+        assert (run.id in put.new, run.id in put.adopted) == (not others, bool(others))
+        self.runs[run.id] = fresh
+        self._resume(fresh)
+
+    def _returns(self, run_id: str) -> bool:
+        """Whether a put queues it again, as if it were new."""
+        return self.runs[run_id].superseded and self.runs[run_id].state.is_final
+
+    def _elsewhere(self, run_id: str, study: str) -> bool:
+        return any(run_id in ids for name, ids in self.members.items() if name != study)
+
+    def _supersede(self, run_id: str, study: str) -> None:
+        self.members[study].remove(run_id)
+        if not self._elsewhere(run_id, study):
+            self.runs[run_id].superseded = True
+            self._cancel(self.runs[run_id])
+        else:
+            self._passes_on(run_id, study)
+
+    def _passes_on(self, run_id: str, study: str) -> None:
+        """A run that another study has names that one, where it named `study`."""
+        run = self.runs[run_id]
+        if run.study == study:
+            run.study = self.queue.status(run_id).study
+            assert run.study != study
+            assert run_id in self.members[run.study]
+
+    def _erase(self, run_id: str) -> None:
+        self.epochs[run_id] = self.runs.pop(run_id).epoch
+        self.forgotten += 1
+
+    def _forget_superseded(self) -> None:
+        """As each sweep does."""
+        for run_id in [run_id for run_id in self.runs if self._returns(run_id)]:
+            self._erase(run_id)
+
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        if self.members:
+            study = data.draw(st.sampled_from(sorted(self.members)))
+            arm = data.draw(st.sampled_from([None, "baseline", "plain"]))
+            ids = [run_id for run_id in self.members[study] if arm in (None, self.runs[run_id].run.arm)]
+            shared = [run_id for run_id in ids if self._elsewhere(run_id, study)]
+            if not all(run_id in shared or self.runs[run_id].state.is_final for run_id in ids):
+                with pytest.raises(Conflict):
+                    self.queue.forget(ids, study)
+                return
+            said = self.queue.forget(ids, study)
+            assert (set(said.kept), set(said.gone)) == (set(shared), set(ids) - set(shared))
+            self.members[study] = [run_id for run_id in self.members[study] if run_id not in ids]
+            for run_id in said.gone:
+                self._erase(run_id)
+            for run_id in said.kept:
+                self._passes_on(run_id, study)
+            left = {self.runs[run_id].run.arm for run_id in self.members[study]}
+            self.recipes[study] = {arm: recipe for arm, recipe in self.recipes[study].items() if arm in left}
+            if not left:
+                del self.members[study]
+                self.paused = {place for place in self.paused if place[0] != study}
 
     @rule(
         target=claims,
@@ -135,9 +242,10 @@ class QueueModel(RuleBasedStateMachine):
         waiting = {
             key: run
             for key, run in self.runs.items()
-            if run.state == State.QUEUED and run.machine == machine and not self._is_paused(run, node)
+            if run.state == State.QUEUED and run.run.machine == machine and not self._is_paused(run, node)
         }
         claim = self.queue.claim(machine, "worker", seconds, node)
+        self._forget_superseded()
         if not waiting:
             assert claim is None
             return None
@@ -156,14 +264,15 @@ class QueueModel(RuleBasedStateMachine):
         return sum(self.queue.queued().values()) == len(waiting)
 
     def _is_paused(self, run: Expected, node: str | None = None) -> bool:
-        return bool(self.paused & {(run.study, run.corpus, None), (run.study, run.corpus, node)})
+        return bool(self.paused & {(run.study, run.run.recipe.corpus, None), (run.study, run.run.recipe.corpus, node)})
 
     def _resume(self, run: Expected) -> None:
-        self.paused = {place for place in self.paused if place[:2] != (run.study, run.corpus)}
+        self.paused = {place for place in self.paused if place[:2] != (run.study, run.run.recipe.corpus)}
 
     def _sweep(self, run_id: str) -> None:
         wait_until(lambda: self.queue.sweep() == [run_id], "the one lease that is over is swept")
         self.runs[run_id].expires()
+        self._forget_superseded()
 
     @rule(claim=claims, step=st.integers(0, 3))
     def renew(self, claim: Claim | None, step: int) -> None:
@@ -189,14 +298,18 @@ class QueueModel(RuleBasedStateMachine):
     def finish(self, claim: Claim | None, loss: float) -> None:
         if claim is None:
             return
-        run, said = self.runs[claim.run.id], result(claim.run, loss, epoch=claim.lease.epoch)
-        if run.result is not None and run.epoch == claim.lease.epoch:
+        run, said = self.runs.get(claim.run.id), result(claim.run, loss, epoch=claim.lease.epoch)
+        if run is not None and run.result is not None and run.result.adopted:
+            with pytest.raises((Conflict, LeaseLost)):
+                self.queue.finish(claim.lease, said)
+        elif run is not None and run.result is not None and run.epoch == claim.lease.epoch:
             if said == run.result:
                 self.queue.finish(claim.lease, said)
             else:
                 with pytest.raises(Conflict):
                     self.queue.finish(claim.lease, said)
         elif self._is_live(claim, lambda: self.queue.finish(claim.lease, said), Cancelled):
+            assert run is not None
             run.leaves(State.SUCCEEDED)
             run.result, run.step = said, said.steps
 
@@ -221,14 +334,16 @@ class QueueModel(RuleBasedStateMachine):
         if self._is_live(claim, lambda: self.queue.pause(claim.lease, "reason", node)):
             run = self.runs[claim.run.id]
             run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
-            self.paused.add((run.study, run.corpus, node))
+            self.paused.add((run.study, run.run.recipe.corpus, node))
 
     @rule(claim=consumes(claims))
     def acknowledge_cancel(self, claim: Claim | None) -> None:
         if claim is None:
             return
-        run = self.runs[claim.run.id]
-        if run.state == State.CANCELLED and run.epoch == claim.lease.epoch:
+        run = self.runs.get(claim.run.id)
+        if run is None:
+            self._is_live(claim, lambda: self.queue.acknowledge_cancel(claim.lease))
+        elif run.state == State.CANCELLED and run.epoch == claim.lease.epoch:
             self.queue.acknowledge_cancel(claim.lease)
         elif run.holds(claim) and not run.cancelling:
             with pytest.raises(Conflict):
@@ -240,8 +355,8 @@ class QueueModel(RuleBasedStateMachine):
         """Call a worker's verb, which must be refused if the lease is dead; whether it did anything."""
         if claim is None:
             return False
-        run = self.runs[claim.run.id]
-        refusal = LeaseLost if not run.holds(claim) else when_cancelling if run.cancelling else None
+        run = self.runs.get(claim.run.id)
+        refusal = LeaseLost if run is None or not run.holds(claim) else when_cancelling if run.cancelling else None
         if refusal is None:
             verb()
             return True
@@ -253,30 +368,33 @@ class QueueModel(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         if self.runs:
             run_id = data.draw(st.sampled_from(sorted(self.runs)))
-            run = self.runs[run_id]
-            if run.state == State.QUEUED:
-                run.leaves(State.CANCELLED)
-            elif run.state == State.RUNNING:
-                run.cancelling = True
-            assert self.queue.cancel(run_id) == run.state
+            self._cancel(self.runs[run_id])
+            assert self.queue.cancel(run_id) == self.runs[run_id].state
+
+    def _cancel(self, run: Expected) -> None:
+        if run.state == State.QUEUED:
+            run.leaves(State.CANCELLED)
+        elif run.state == State.RUNNING:
+            run.cancelling = True
 
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
         if self.runs:
             run_id = data.draw(st.sampled_from(sorted(self.runs)))
             run = self.runs[run_id]
-            if run.state == State.SUCCEEDED or run.cancelling:
+            if run.state == State.SUCCEEDED or run.cancelling or run.superseded:
                 with pytest.raises(Conflict):
                     self.queue.retry(run_id)
                 return
             self._resume(run)
             if run.state.is_final:
-                run.state, run.attempts, run.crash_step, run.crashes = State.QUEUED, 0, -1, 0
+                run.begins_anew()
             assert self.queue.retry(run_id) == run.state
 
     @rule()
     def sweep(self) -> None:
         assert self.queue.sweep() == []
+        self._forget_superseded()
 
     @invariant()
     def the_queue_says_what_the_model_says(self) -> None:
@@ -297,7 +415,8 @@ class QueueModel(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         counted = Counter(run.state for run in self.runs.values())
         assert self.queue.counts() == {state: counted[state] for state in State}
-        assert self.queue.put_count() == len(self.runs)
+        assert (self.queue.put_count(), self.queue.forgotten_count()) == (self.ever, self.forgotten)
+        assert self.ever == len(self.runs) + self.forgotten
         assert len(self.queue.running()) == counted[State.RUNNING]
         assert {(pause.study, pause.corpus, pause.node) for pause in self.queue.pauses()} == self.paused
 

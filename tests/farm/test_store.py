@@ -116,7 +116,8 @@ def test_a_damaged_record_is_named(store: Store) -> None:
     store.record(result(RUN, 3.0))
     for file, read in (("result.json", store.result), ("1/attempt.json", store.attempts), ("recipe.toml", store.run)):
         name = f"runs/{RUN.id}/{file}"
-        store.records.put(name, (store.records.get(name) or b"")[:-20])
+        content = store.records.get(name) or b""
+        store.records.put(name, content.replace(b'"epoch"', b'"epok"') if file.endswith("json") else content[:-20])
         with pytest.raises(CheckpointInvalid, match=f"{store.uri}/{name} is damaged"):
             read(RUN.id)
 
@@ -215,7 +216,7 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     a_checkpoint(store, resumable, 3, 8)
     store.begin(running, attempt(running, 7), "tiny")
 
-    assert store.reindex(queue) == 9
+    assert store.reindex(queue) == (9, ())
     statuses = {status.run: status for status in queue.statuses("tiny")}
     assert statuses.keys() == set(study.runs())
     assert statuses[finished].result == result(finished, 3.0)
@@ -231,7 +232,7 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     assert (pointer.step, pointer.epoch, pointer.path) == (10, 2, newest)
     assert statuses[running].epoch == 7, "whoever still trains it has a dead epoch"
     assert queue.study("tiny") == study
-    assert store.reindex(queue) == 0
+    assert store.reindex(queue) == (0, ())
     assert sum(queue.counts().values()) == queue.put_count() == 9
 
 
@@ -295,7 +296,7 @@ def test_a_cancelled_run_stays_cancelled_begun_or_not(store: Store, queue: Queue
     store.withdraw(again.id, 1)
     store.begin(again, attempt(again, 2), "tiny")
     store.keep(tiny_study())
-    assert store.reindex(queue) == 9
+    assert store.reindex(queue) == (9, ())
     assert [queue.status(run.id).state for run in (begun, waiting, again)] == ["cancelled", "cancelled", "queued"]
     assert sum(queue.counts().values()) == queue.put_count() == 9
 
@@ -328,7 +329,7 @@ def test_a_limited_study_that_was_spent_stays_spent(store: Store, queue: Queue) 
 def test_a_run_whose_study_is_unknown_waits_for_the_study(store: Store, queue: Queue) -> None:
     """An agent could not train it: it asks for the study. Its next lease has an epoch of its own all the same."""
     store.begin(RUN, attempt())
-    assert store.reindex(queue) == 1
+    assert store.reindex(queue) == (1, ())
     status = queue.status(RUN.id)
     assert (status.study, status.state) == ("reindexed", State.FAILED)
     assert status.causes[0].message.startswith("its study 'reindexed' is not in the storage: submit that, then farm")
@@ -347,5 +348,5 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
     run = study.runs()[0]
     store.begin(run, attempt(run), "tiny")
     store.end(attempt(run, outcome="cancelled"))
-    assert store.reindex(queue) == 0
+    assert store.reindex(queue) == (0, ())
     assert queue.status(run.id).state == State.QUEUED

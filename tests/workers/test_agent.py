@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model.corpora import open_split
 from results import result, study_text, tiny_study
 from waiting import wait_until
 from worlds import planned
@@ -26,7 +27,6 @@ from farm.server import Server
 from farm.settings import Settings
 from farm.store import Store
 from model.checkpoint import Contents, Identity, write
-from model.corpora import open_split
 from workers.agent import _Agent, opened
 from workers.closing import result_of
 from workers.group import Also

@@ -306,3 +306,20 @@ def test_nothing_is_kept_for_a_mixed_group_that_no_node_completes(queue: Queue):
     put(queue, "group", "cpu-x1+cpu-x2")
     put(queue, "after", "cpu-x1")
     assert claimed(of(queue, RayNode("attic", 1, {"cpu-x1": 1}))) == [("cpu-x1", "attic")]
+
+
+def test_what_cannot_be_read_stops_no_dispatcher(queue: Queue):
+    """Values of another type, of a newer farm, and of nobody: what is sound is counted and claimed."""
+    dispatcher = spent_and(queue, "later")
+    for role, name in (("machines", "cpu-x1"), ("studies", "later"), ("sightings", "node")):
+        queue.redis.hset(f"farm:{role}", name, "{garbage")
+    queue.redis.zadd("farm:leases", {"nobody": 1})
+    queue.redis.zadd("farm:queue:cpu", {"nobody": -9e15})
+    queue.redis.sadd("farm:classes", "strange")
+    queue.redis.set("farm:queue:strange", "x")
+    dispatcher.queue.sweep()
+    dispatcher.bury()
+    dispatcher._count_dollars()
+    claim, slot = dispatcher._claim()
+    assert (claim.study, slot.node) == ("later", "n")
+    assert dispatcher.over_budget == {"tiny"}

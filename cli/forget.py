@@ -1,0 +1,122 @@
+"""`farm forget STUDY|RUN`"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.access import is_study, on_record, queue, select
+from cli.cancel import DroppedOnly, dropped
+from cli.options import ArmName, Json, RunOrStudy
+from cli.render import Column, Sheet, say
+from cli.runs import of_arm
+from farm import settings as settings_
+from farm.errors import Guard, Unreadable
+from farm.queue import Forgotten, Queue, Status
+from farm.store import Store
+
+COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
+Files = Annotated[bool, typer.Option("--files", help="Remove the run directories, too: checkpoints, logs, results.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+
+
+def forget(
+    name: RunOrStudy,
+    arm: ArmName = None,
+    dropped_only: DroppedOnly = False,
+    files: Files = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Drop finished, failed or cancelled runs, so that no table, list or study has them any more.
+
+    Queued and running runs must be cancelled first. A run that another study has, too, stays there. The run directories
+    stay unless --files is given, and farm reindex leaves them out: submitted again, a run finds its result or its
+    checkpoints there.
+    """
+    settings = settings_.load()
+    with queue(settings) as open_queue:
+        chosen = chosen_runs(open_queue, name, arm, dropped_only)
+        if not chosen:
+            say(f"{name}: no run of that kind: there is nothing to forget")
+        elif not yes:
+            confirm(chosen, name, files)
+        study = name if is_study(open_queue, name) else ""
+        done = open_queue.forget(list(chosen), study) if chosen else Forgotten(gone={}, kept=())
+        heirs = [] if not done.gone else adopters(open_queue, done.gone)
+        is_gone = bool(study) and not is_study(open_queue, study)
+    on_record(
+        settings,
+        lambda store: _record(store, done, heirs, files, study if is_gone and files else None),
+        "forgotten, but not on record, so that farm reindex would bring it back",
+    )
+    rows = [
+        {
+            "run": run_id,
+            "was": str(status.state) if status else "unreadable",
+            "now": "forgotten" if run_id in done.gone else "of another study",
+        }
+        for run_id, status in chosen.items()
+    ]
+    render.emit(Sheet("farm.forget/1", COLUMNS, rows, more={"study_gone": is_gone}), as_json=as_json)
+    for remark in remarks(done, heirs, files, study if is_gone else None):
+        say(remark)
+
+
+def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) -> dict[str, Status | None]:
+    """The runs that are meant, by id; None for one whose value in Redis cannot be read.
+
+    Raises: NotFound, Conflict.
+    """
+    try:
+        chosen = select(queue, name)
+    except Unreadable as spoilt:
+        if run_id := spoilt.fields.get("run_id"):
+            return {run_id: None}
+        raise
+    if arm:
+        chosen = of_arm(chosen, arm)
+    if dropped_only and is_study(queue, name):
+        chosen = dropped(queue.study(name), chosen)
+    return {status.id: status for status in chosen}
+
+
+def confirm(chosen: Mapping[str, Status | None], name: str, files: bool) -> None:
+    """Ask whoever sits at a terminal. Raises: Guard: nobody does. typer.Abort: no."""
+    results = sum(status is not None and status.result is not None for status in chosen.values())
+    what = f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {name}, {results} with a result"
+    what += ", and their files" if files else "; their files stay"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Guard(f"this would forget {what}.", remedy="Say so with -y.")
+    typer.confirm(f"Forget {what}?", abort=True, err=True)
+
+
+def adopters(queue: Queue, gone: Iterable[str]) -> list[Status]:
+    """The runs that have the results of some that are gone."""
+    gone = set(gone)
+    return [status for status in queue.statuses() if status.result and status.result.adopted in gone]
+
+
+def remarks(done: Forgotten, heirs: list[Status], files: bool, study: str | None) -> Iterable[str]:
+    """What is not as one may think."""
+    if done.kept:
+        yield f"{len(done.kept)} of these runs belong to another study, too, and stay there"
+    if heirs:
+        with_files = " and files" if files else ""
+        names = ", ".join(sorted({f"{status.run.arm} of {status.study}" for status in heirs}))
+        yield f"the results{with_files} that {names} took over from them stay"
+    if study:
+        yield f"{study} has no runs any more, so the study is gone"
+
+
+def _record(store: Store, done: Forgotten, heirs: list[Status], files: bool, study: str | None) -> None:
+    for heir in heirs:
+        assert heir.result, "an heir has one"
+        store.adopt(heir.result, heir.run, heir.study)
+    inherited = {heir.result.adopted for heir in heirs if heir.result}
+    for run_id, epoch in done.gone.items():
+        store.forget(run_id, epoch, files=files and run_id not in inherited)
+    if study:
+        store.drop(study)

@@ -1,0 +1,36 @@
+"""The version of what farm writes: values in Redis, records, run directories. A newer one is said to be newer."""
+
+import re
+
+from farm.errors import Unreadable
+
+SCHEMA = 1
+_FIRST = re.compile(r'\A\{\s*"schema":\s*(\d+)\s*,')
+
+
+def stamped(text: str) -> str:
+    """A JSON object with the version before its first key."""
+    return f'{{"schema":{SCHEMA},{text.lstrip()[1:]}'
+
+
+def unstamped(text: str) -> str:
+    """The JSON object without its version.
+
+    Raises: Unreadable: a newer farm wrote it.
+    """
+    found = _FIRST.match(text)
+    if found is None:
+        return text
+    check(int(found[1]))
+    return "{" + text[found.end() :]
+
+
+def check(version: object) -> None:
+    """Raises: Unreadable: a newer farm wrote what has that version, or it is none."""
+    if not isinstance(version, int):
+        raise Unreadable(f"its schema is {version!r}, which is not a number.")
+    if version > SCHEMA:
+        raise Unreadable(
+            f"a newer farm wrote it (schema {version}; this one reads up to {SCHEMA}).",
+            remedy="Update farm on this machine.",
+        )
