@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from cli.render import say
+from farm.cohort import unranked
 from farm.errors import BadCorpus
 from farm.recipe import Recipe
 from farm.settings import Settings
@@ -30,6 +31,11 @@ def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
         remarks |= dict.fromkeys(views[key].remarks)
     for remark in remarks:
         say(f"data: {remark}")
+    for difference, names in _unranked(study, arms).items():
+        say(
+            f"warning: {_named(names, study)}: tested differently from the baseline ({difference}), so the table will not"
+            " rank them with it; evaluation.source and evaluation.context of the baseline give all arms one test"
+        )
     lines = [f"{_named(names, study)}: {fault}" for fault, names in faults.items()]
     for line in lines[:-1]:
         say(f"error: {line}")
@@ -42,6 +48,16 @@ def of_runs(study: Study, ids: Iterable[str]) -> list[Arm]:
     wanted = {*ids}
     names = {run.arm for run in study.runs() if run.id in wanted}
     return [arm for arm in study.arms() if arm.name in names]
+
+
+def _unranked(study: Study, arms: Collection[Arm]) -> dict[str, list[str]]:
+    """In what tests differ from the baseline's -> those of `arms` that have such a test."""
+    found: dict[str, list[str]] = {}
+    wanted = {arm.name for arm in arms}
+    for name, difference in unranked(study.arms()).items():
+        if name in wanted:
+            found.setdefault(difference, []).append(name)
+    return found
 
 
 def _what_counts(recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ from cli.access import machines, queue, slots, study_file
 from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
+from farm.budget import dollars
 from farm.errors import Refused, Unreachable
 from farm.forecast import ClassTotal, Estimate, Forecast, forecast
 from farm.machine import Machine
@@ -47,7 +48,8 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
         say(remark)
     limit = parsed.policy.usd_limit
     if limit is not None and found.usd is not None and found.usd > limit:
-        say(f"more than policy.usd_limit, ${render.dollars(limit)}: no run starts once that is spent")
+        then = "its runs stop and wait" if parsed.policy.usd_limit_action == "stop" else "no run starts"
+        say(f"more than policy.usd_limit, {dollars(limit)}: {then} once that is spent")
     corpus.check(parsed, settings, parsed.arms())
     if not as_json:
         render.say_next(f"farm submit {study}")

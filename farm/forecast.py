@@ -1,17 +1,21 @@
 """What a study would take, before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
 from pydantic import Field
 
+from farm.budget import price
 from farm.cohort import by_seeds, sort
 from farm.errors import BadStudy, DoesNotFit
 from farm.machine import Machine, Mixed, Price, parts
 from farm.planner import Plan, check_precision, hours, plan
+from farm.queue import Status
 from farm.recipe import Frozen, Precision, Recipe
 from farm.result import Result
+from farm.run import Run
 from farm.speed import Basis, Speed, declared, from_precision, unlike
 from farm.stats import detectable_effect, mean, sd
 from farm.study import BASELINE, Arm, Draft, Study
@@ -103,6 +107,31 @@ def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping
         usd=_total(estimate.usd for estimate in own),
         prices=machine.prices,
     )
+
+
+def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], spent: float) -> float | None:
+    """The least policy.usd_limit, in whole cents, with which all of `study` is expected to be trained: what it has
+    `spent`, and what is left to do. None when that is not known.
+
+    `statuses` are those of all studies: what another one has submitted first counts against the limit of that.
+    """
+    there = {status.id: status for status in statuses}
+    results = [status.result for status in there.values() if status.result]
+    estimates = {(one.arm, one.machine): one for one in forecast(study, dict(known), results).estimates}
+
+    def left(run: Run, status: Status | None) -> float | None:
+        if status and (status.state.is_final or status.study != study.name):
+            return 0.0
+        one = estimates.get((run.arm, run.machine))
+        if one is None or one.hours is None:
+            return None
+        undone = 1 - status.step / run.recipe.steps if status else 1.0
+        return one.hours / one.runs * undone * price(study, run.machine, known)
+
+    own = {run.id: run for run in study.runs()}
+    own |= {status.id: status.run for status in there.values() if status.study == study.name}
+    rest = _total(left(run, there.get(run_id)) for run_id, run in own.items())
+    return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
 
 
 def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> list[tuple[Arm, Machine, Plan]]:

@@ -49,7 +49,10 @@ class Policy(Frozen):
     attempts: int = Field(3, ge=1, le=100, description="failures after which the run has failed")
     checkpoint_seconds: float = Field(600, gt=0, description="time between checkpoints")
     usd_limit: Annotated[float | None, Unset] = Field(
-        None, gt=0, description="of the whole study: spent, and no further run starts"
+        None, gt=0, description="of the whole study; once spent, none of its runs starts"
+    )
+    usd_limit_action: Literal["stop", "no-new"] = Field(
+        "stop", description="what its running runs do then: save a checkpoint and wait, or go on to their end"
     )
     hang_seconds: float = Field(1800, gt=0, description="no step, nor batch of the test, for so long: given up")
 

@@ -38,7 +38,7 @@ from farm.node import Head
 from farm.process import identity
 from farm.queue import Queue
 from farm.run import State
-from farm.server import address, make_home, revive, session
+from farm.server import address, doubts, make_home, revive, session
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
@@ -118,6 +118,8 @@ def _serve(
     with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard, _targets(here.home):
         queue = Queue(redis)
         queue.install()
+        for doubt in doubts(redis):
+            log.warning("Redis: %s", doubt)
         head = _head(store)
         _refuse_anothers(queue, head)
         queue.publish(head)

@@ -230,3 +230,12 @@ def test_the_price_of_the_cluster_file_counts_before_any_node_has_started(farm: 
     assert "$2,597.75 at $21.96/h by AWS-on-demand-us-east-1 of 2025-06" in farm("plan", path).err
     farm.queue.register(Machine(name="8xa100m40", accelerators=8, accelerator="A100", memory=2**35), "node-1", 60)
     assert "at $21.96/h by AWS" in farm("plan", path).err, "a node that found its GPUs does not know what they cost"
+
+
+def test_an_arm_that_is_tested_differently_is_said_before_it_is_trained(farm: Farm) -> None:
+    text = study_text() + "[interventions.short]\nmodel.context = 16\n"
+    for command in ("plan", "submit"):
+        said = farm(command, "-", reads=text).err
+        assert "warning: arm short: tested differently from the baseline (context 32 and 16)" in said
+    common = text.replace("sequences = 8", "sequences = 8\ncontext = 16")
+    assert "tested differently" not in farm("plan", "-", reads=common).err
