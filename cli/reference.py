@@ -131,6 +131,7 @@ EXAMPLES = {
     "data.revision": '"v1.0"',
     "data.split": '"train-10B"',
     "data.text_field": '"content"',
+    "data.tokenizer": '"bytes"',
     "evaluation.source": '"/farm/tokens"',
     "evaluation.revision": '"v1.0"',
     "evaluation.split": '"test"',
