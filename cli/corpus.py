@@ -33,8 +33,8 @@ def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
         say(f"data: {remark}")
     for difference, names in _unranked(study, arms).items():
         say(
-            f"warning: {_named(names, study)}: tested differently from the baseline ({difference}), so the table will not"
-            " rank them with it; evaluation.source and evaluation.context of the baseline give all arms one test"
+            f"warning: {_named(names, study)}: tested differently from the baseline ({difference}), so the table will"
+            " not rank them with it; evaluation.source and evaluation.context of the baseline give all arms one test"
         )
     lines = [f"{_named(names, study)}: {fault}" for fault, names in faults.items()]
     for line in lines[:-1]:

@@ -279,7 +279,7 @@ class Recipe(Frozen):
 
     @property
     def corpus(self) -> str:
-        """sha256 over what decides whether a corpus will do, and which tokens are read: what model.corpora looks at."""
+        """sha256 over what decides whether a corpus will do, and which tokens are read: what model.corpus looks at."""
         return _corpus_of(self)
 
     def changes(self) -> dict[str, Any]:

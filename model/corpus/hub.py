@@ -27,7 +27,15 @@ def files(data: Data, split: str) -> list[Path]:
 def here(data: Data, split: str) -> list[Path]:
     """The files of the split that the hub's cache has, or none unless all are there. Asks no network."""
     repo = _repo(data)
-    return _cached(repo, data.revision, split) if find_spec("huggingface_hub") else []
+    if not find_spec("huggingface_hub"):
+        return []
+    from huggingface_hub import constants  # the rest of it takes half a second to import
+
+    return _cached(repo, data.revision, split) if _folder(repo, constants.HF_HUB_CACHE).is_dir() else []
+
+
+def _folder(repo: str, cache: str) -> Path:
+    return Path(cache) / f"datasets--{repo.replace('/', '--')}"
 
 
 def _repo(data: Data) -> str:
@@ -88,7 +96,7 @@ def _not_fetched(repo: str, revision: str | None, split: str, error: Exception) 
         return full(Path(constants.HF_HUB_CACHE))
     if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
         return BadCorpus(f"{what}: {why}", remedy="Check data.source and data.revision; a private repo needs HF_TOKEN.")
-    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}"
+    folder = _folder(repo, constants.HF_HUB_CACHE)
     option = f" --revision {revision}" if revision else ""
     return Unreachable(
         f"{what}: the {split} split is not in {folder}, and {constants.ENDPOINT} cannot be reached ({why}).",

@@ -74,7 +74,7 @@ def test_a_plan_looks_at_the_data_and_ends_as_submit_would(farm: Farm) -> None:
     for split in ("train", "validation"):
         (folder / f"{split}.bin").write_bytes(bytes(range(1, 251)) * 30)
     answer = farm("plan", data_file(farm, str(folder)))
-    assert (answer.code, len(answer.rows)) == (2, 5)
+    assert (answer.code, {row["arm"] for row in answer.rows} > {"elsewhere"}) == (2, True)
     assert answer.err.splitlines()[-1].startswith(
         f"error: arm elsewhere: {folder}/validation.bin has 3,750 tokens; evaluation.offset 9,999 + 8 sequences"
     )

@@ -30,6 +30,7 @@ from farm.errors import BadCorpus, StorageFull, StorageUnusable, Unreachable
 from farm.recipe import Data, Recipe, digest
 from model.corpus import gpt2
 from model.corpus.checks import prepare
+from model.corpus.look import look
 from model.corpus.sources import open_split
 from model.corpus.text import BUILTIN
 
@@ -111,6 +112,16 @@ def test_a_bucket_that_is_away_is_read_from_the_cache_or_named(bucket, tmp_path,
     assert f"{bucket.uri} cannot be reached" in capfd.readouterr().err, "which the log says"
     with pytest.raises(StorageUnusable, match=f"{bucket.uri} cannot be reached at {NOWHERE}"):
         open_split(data, "validation", tmp_path)
+
+
+def test_a_look_before_queueing_sees_what_was_brought_from_a_bucket(bucket, tmp_path, monkeypatch):
+    for split in ("train", "validation"):
+        open_split(Data(source=bucket.uri), split, tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", NOWHERE)
+    small = {"model": {"context": 10}, "train": {"batch": 2, "tokens": 100}, "evaluation": {"offset": 80}}
+    faults, remarks = look(Recipe().patched({"data": {"source": bucket.uri}} | small), tmp_path, trains_here=True)
+    assert ["val.bin has 100 tokens; evaluation.offset 80" in str(fault) for fault in faults] == [True]
+    assert remarks == []
 
 
 def test_a_bucket_that_is_away_was_what_it_was_when_seen_last(bucket, tmp_path, monkeypatch):
@@ -533,6 +544,29 @@ def test_only_the_file_of_the_split_is_fetched_and_then_served_without_a_network
     assert {path.rsplit("/", 1)[1] for path in hub.asked if "/resolve/" in path} == {"train.safetensors"}
     assert json.loads(fetch(tmp_path, NOWHERE)) == tokens_of(500, 0).tolist()
     assert "the validation split is not in" in fetch(tmp_path, NOWHERE, "validation")
+
+
+LOOK = """
+import sys
+from pathlib import Path
+from farm.recipe import Recipe
+from model.corpus.look import look
+faults, remarks = look(Recipe().patched({"data": {"source": "hf:us/tokens"}}), Path(sys.argv[1]), True)
+print(len(faults), len(remarks), faults[0] if faults else remarks[0])
+"""
+
+
+def test_a_look_before_queueing_sees_what_the_hubs_cache_has_and_fetches_nothing(tmp_path, hub):
+    def looked() -> str:
+        environ = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return output(python(LOOK, tmp_path / "cache", **environ))
+
+    assert looked().startswith("0 1 hf:us/tokens is not in this machine's cache, and nothing is fetched")
+    assert hub.asked == []
+    fetch(tmp_path, hub.url)
+    hub.asked.clear()
+    assert "train.safetensors has 500 tokens; one sequence is model.context + 1 = 1,025" in looked()
+    assert hub.asked == []
 
 
 def test_a_cached_commit_is_not_asked_for_again(tmp_path, hub):

@@ -27,6 +27,7 @@ from farm.server import Server
 from farm.settings import Settings
 from farm.store import Store
 from model.checkpoint import Contents, Identity, write
+from model.corpus.sources import open_split
 from workers.agent import _Agent, opened
 from workers.closing import result_of
 from workers.group import Also
@@ -138,7 +139,7 @@ def test_q11_a_tokenizer_that_cannot_be_fetched_pauses_after_a_while(
     queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tokenizers"))
-    monkeypatch.setattr("model.corpora.GPT2_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr("model.corpus.gpt2.URL", "http://127.0.0.1:9/")
     monkeypatch.setattr("workers.agent.NETWORK_SECONDS", 0.2)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
