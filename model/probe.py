@@ -84,7 +84,7 @@ def trial_fits(recipe: Recipe, microbatch: int, world: int = 1) -> bool:
         done = subprocess.run(
             command,
             input=recipe.model_dump_json(),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
             capture_output=True,
             text=True,
             timeout=TRIAL_SECONDS,
