@@ -53,8 +53,8 @@ def check_installed() -> None:
     Raises: BadSetting
     """
     for name in PACKAGES:
-        place = Path(import_module(name).__file__ or "").resolve().parent
-        if place.parent != ROOT:
+        place = Path(import_module(name).__file__ or "").resolve()
+        if place.parent.parent != ROOT:
             raise BadSetting(f"{place} hides farm's own package {name!r}.", remedy="Take its folder out of PYTHONPATH.")
     missing = [name for name in ("torch", "ray", "tiktoken", "safetensors") if find_spec(name) is None]
     if missing:

@@ -95,6 +95,7 @@ def test_the_jobs_tab_has_a_row_named_after_the_run_with_its_log(live):
     job = live.farm.dashboard(f"/api/jobs/farm-{live.run_id}-a1")
     assert job["status"] == "RUNNING"
     wanted = {"study": "live", "arm": "baseline", "machine": "cpu-x1", "seeds": "42.23"}
+    wanted |= {"job_name": "baseline s42.23 on cpu-x1 (live)"}
     assert wanted.items() <= job["metadata"].items()
     log = live.farm.dashboard(f"/api/jobs/farm-{live.run_id}-a1/logs")["logs"]
     assert f"{live.run_id} attempt 1: 1 x 2 x 4 sequences a step on cpu-x1" in log
