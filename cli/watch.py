@@ -45,7 +45,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         fetch = fetcher(open_queue, chosen)
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
-            say(f"dashboard: {up.dashboard} (it asks for a token: farm status says where that is)")
+            say(f"dashboard: {up.dashboard} (it asks for a token: `farm status` says how to log in)")
         statuses = follow(open_queue, fetch, why=lambda: waits(settings, open_queue, open_queue.statuses()))
         _print([_row(open_queue, status) for status in statuses], as_json)
     if any(status.state is not State.SUCCEEDED for status in statuses):

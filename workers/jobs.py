@@ -14,7 +14,7 @@ _AWAY = (RuntimeError, ConnectionError, OSError)  # what the client raises: Runt
 
 
 def job_id(run_id: str, epoch: int) -> str:
-    """The Ray submission id of an attempt; the dashboard's Jobs tab shows it."""
+    """The Ray submission id of an attempt; the dashboard's Jobs page shows it."""
     return f"farm-{run_id}-a{epoch}"
 
 
