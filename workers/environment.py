@@ -62,10 +62,9 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     `token` is the file with Ray's secret. `is_ours`: the whole Ray is, and not only a node of it.
     """
     own = {"FARM_PYTHON": sys.executable, "PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
+    own |= {"TMPDIR": str(short_folder())}  # Ray's own, unless RAY_TMPDIR is set, and that of its dashboard's processes
     own |= {"RAY_METRICS_OUTPUT_ROOT": str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
-    if not is_ours and "RAY_TMPDIR" not in os.environ:
-        own |= {"RAY_TMPDIR": str(short_folder())}
     return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | passed_on(here)
 
 

@@ -33,7 +33,7 @@ from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 
 from farm import serving, settings
-from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line
+from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
 from farm.machine import Machine, layered
 from farm.node import Head
 from farm.process import identity
@@ -48,7 +48,7 @@ from workers.admission import PORT
 from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, nodes
-from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, short_folder, stand_apart
+from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.jobs import Jobs, job_id
 from workers.raylet import has_ended, raylet
 from workers.roster import Roster
@@ -214,9 +214,9 @@ def _ray(
 ) -> Iterator[str]:
     """A Ray head of our own, at the address `shared` or on loopback. Yields the dashboard's URL.
 
-    Raises: Unreachable: it did not start; its logs are in `home`. BadSetting: there is no folder for it.
+    Raises: Unreachable: it did not start; its logs are in `home`.
     """
-    folder = tempfile.mkdtemp(prefix="farm-ray-", dir=short_folder())
+    folder = tempfile.mkdtemp(prefix="farm-ray-")
     os.environ["RAY_TMPDIR"] = folder  # inherited by all that Ray starts: there it finds this Ray and no other
     start: dict[str, Any] = {
         "num_cpus": cpus or hardware.cores(),
@@ -238,7 +238,7 @@ def _ray(
         write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
     except Exception as error:  # a bare one where it waited for too long
         kept = _kept_logs(folder, home)
-        raise Unreachable(f"Ray did not start: {first_line(error)}", remedy=f"Its logs are under {kept}.") from error
+        raise Unreachable(f"Ray did not start: {_reason(error)}", remedy=f"Its logs are under {kept}.") from error
     except SystemExit:  # told to stop meanwhile
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -247,6 +247,12 @@ def _ray(
     finally:
         _shut_down()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says went wrong: its first line, or where that announces a log, the last line of the log."""
+    said = first_line(error)
+    return last_line(str(error)) if said.rstrip().endswith(":") else said
 
 
 def _gcs_port() -> int:
