@@ -262,10 +262,11 @@ def listen(settings: Settings, host: str | None) -> str:
     """
     url = Server(settings.home / "redis").url
     assert url is not None
-    port = urlsplit(url).port
+    port, wanted = urlsplit(url).port, LOOPBACK if host is None else f"{LOOPBACK} {host}"
     with connect(url) as client:
         try:
-            client.config_set("bind", LOOPBACK if host is None else f"{LOOPBACK} {host}")
+            if client.config_get("bind")["bind"] != wanted:  # or it would hang up on whoever calls at this moment
+                client.config_set("bind", wanted)
         except ResponseError as error:
             raise BadSetting(
                 f"Redis cannot listen on {endpoint.joined(host or LOOPBACK, port or 0)}: {_said(error)}.",

@@ -358,6 +358,8 @@ def _dispatch(
             if time.monotonic() - registered > REGISTER_SECONDS:
                 _register(queue, classes)
                 registered = time.monotonic()
+                if shared:  # a command may have revived Redis before this process missed it
+                    sharing.reopened(here, shared)
             roster.turn()
             for job in dispatcher.turn():
                 log.info("started %s", job)
