@@ -13,7 +13,7 @@ from farm import study
 from farm.machine import BUILT_IN
 from farm.planner import plan
 from farm.queue import Queue
-from farm.result import Fingerprints, Hardware, Provenance, Result
+from farm.result import Fingerprints, Hardware, Provenance, Result, Tokens
 from farm.run import Run
 from farm.server import Server, connect
 
@@ -84,7 +84,7 @@ def _result(run: Run, epoch: int) -> Result:
         recipe=recipe,
         plan=plan(recipe, BUILT_IN["cpu"].model_copy(update={"memory": 2**36})),
         epoch=epoch,
-        evaluation=recipe.evaluation.version,
+        evaluation=recipe.evaluation_version,
         test_loss=3.5 + int(run.digest[:4], 16) / 2**20,
         test_tokens=recipe.evaluation.sequences * recipe.model.context,
         train_loss=3.4,
@@ -102,6 +102,10 @@ def _result(run: Run, epoch: int) -> Result:
         kernels="torch",
         hardware=Hardware(host="h", accelerator="cpu", accelerators=1, memory_bytes=2**36, cpu="c", cores=2, threads=1),
         provenance=Provenance(farm="0", code="0" * 64, python="3", torch="2"),
-        fingerprints=Fingerprints(initial=f"{run.seeds.init:064x}", data="0" * 64, final=run.digest),
+        fingerprints=Fingerprints(
+            initial=f"{run.seeds.init:064x}",
+            tokens=Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64),
+            final=run.digest,
+        ),
         checkpoint=f"runs/{run.id}/{epoch}/checkpoints/step-{recipe.steps:08d}",
     )

@@ -15,6 +15,7 @@ from farm.comparison import DRIFT, Comparison, Losses, Side
 from farm.comparison import compare as put_side_by_side
 from farm.errors import FarmError
 from farm.queue import Status
+from farm.result import Tokens
 from farm.settings import Settings
 from farm.store import Store, opened
 
@@ -70,7 +71,7 @@ def _side(settings: Settings, status: Status) -> Side:
         result=status.result,
         attempt=attempts[-1] if attempts else None,
         initial=kept.get("initial_fingerprint"),
-        data=kept.get("data_fingerprint"),
+        tokens=Tokens(**kept["tokens"]) if "tokens" in kept else None,
     )
 
 
@@ -87,7 +88,8 @@ def _rows(found: Comparison) -> Iterator[dict[str, Any]]:
     yield _row("state", str(found.first_state), str(found.second_state))
     yield _row("steps in the ledger", found.first_steps, found.second_steps)
     yield _row("initial weights", difference=_sameness(found.same_initial_weights))
-    yield _row("data", difference=_sameness(found.same_data))
+    yield _row("tokens trained on", difference=_sameness(found.same_trained))
+    yield _row("tokens tested on", difference=_sameness(found.same_tested))
     yield _row("order of the data", difference=_sameness(found.same_order))
     for difference in found.differences:
         yield _row(difference.what, difference.first, difference.second, "differs")
@@ -101,7 +103,7 @@ def _row(what: str, first: Any = None, second: Any = None, difference: Any = Non
 
 
 def _sameness(same: bool | None) -> str:
-    return "not known of both" if same is None else "same" if same else "differs"
+    return "unknown for at least one run" if same is None else "same" if same else "differs"
 
 
 def _losses(found: Comparison) -> Iterator[tuple[str, Losses]]:
@@ -119,15 +121,21 @@ def _losses(found: Comparison) -> Iterator[tuple[str, Losses]]:
 
 def _remarks(found: Comparison) -> Iterator[str]:
     """The answer in a line or two."""
-    began = {True: "the same weights", False: "other weights", None: "weights not known of both"}
-    saw = {True: "the same data", False: "other data", None: "data not known of both"}
-    order = "" if found.same_order else " in another order"
-    yield f"from {began[found.same_initial_weights]}, on {saw[found.same_data]}{order}, {_parting(found)}"
+    began = {
+        True: "from the same weights",
+        False: "from different weights",
+        None: "from weights of which one is unknown",
+    }
+    saw = {True: "on the same data", False: "on different data", None: "on data of which one is unknown"}
+    order = "" if found.same_order else " in a different order"
+    yield f"{began[found.same_initial_weights]}, {saw[found.same_trained]}{order}, {_parting(found)}"
+    if found.apart:
+        yield f"the test losses cannot be compared: {found.apart}"
 
 
 def _parting(found: Comparison) -> str:
     if not found.common_steps:
-        return "and no step that both did is on record"
+        return "with no common steps recorded"
     if found.parted is None:
         return f"the same loss to the bit at each of {found.common_steps:,} steps"
     end = found.last.difference if found.last else None

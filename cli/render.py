@@ -48,6 +48,7 @@ class Column(NamedTuple):
     is_number: bool = False
     is_spare: bool = False  # left out of a terminal that is too narrow, the last one first
     is_prose: bool = False  # folded on a terminal before anything is left out
+    digits: int | None = None  # decimals in TSV; JSON and CSV have all
 
 
 class Sheet(NamedTuple):
@@ -124,7 +125,8 @@ def known(show: Callable[[Any], str]) -> Callable[[Any], str]:
 text = known(lambda value: line(str(value)))
 count = known(lambda value: f"{value:,}")
 loss = known(lambda value: f"{value:.4f}")
-signed = known(lambda value: f"{value:+.4f}")
+whole = known(lambda value: f"{value:,.0f}")
+signed = known(lambda value: "0.0000" if round(value, 4) == 0 else f"{value:+.4f}")  # a sign is a claim
 dollars = known(lambda value: f"{value:,.2f}")
 gib = known(lambda value: f"{value / 2**30:.1f}")
 listing = known(lambda values: line(", ".join(map(str, values))) or UNKNOWN)
@@ -226,18 +228,20 @@ def _shown(sheet: Sheet) -> Iterable[list[str]]:
     return ([clean(column.show(row[column.key])) for column in sheet.columns] for row in sheet.data)
 
 
-def raw(value: Any) -> str:
-    """A value for machines: full precision, nothing for unknown, lists with commas."""
+def raw(value: Any, digits: int | None = None) -> str:
+    """A value for machines: numbers to `digits` decimals, if that is said; nothing for unknown, lists with commas."""
     if value is None:
         return ""
     if isinstance(value, list | tuple):
         return ",".join(map(raw, value))
+    if isinstance(value, float) and digits is not None:
+        return str(round(value, digits or None) + 0)  # + 0: no -0.0
     return line(str(value))
 
 
 def _tsv(sheet: Sheet) -> str:
     rows = [[column.key for column in sheet.columns]]
-    rows += [[raw(row[column.key]) for column in sheet.columns] for row in sheet.data]
+    rows += [[raw(row[column.key], column.digits) for column in sheet.columns] for row in sheet.data]
     return "".join("\t".join(row) + "\n" for row in rows)
 
 

@@ -23,8 +23,9 @@ COLUMNS = (
     Column("state", "state"),
     Column("step", "step", render.count, is_number=True),
     Column("steps", "of", render.count, is_number=True),
-    Column("loss", "loss", render.loss, is_number=True),
-    Column("age_seconds", "age", render.duration, is_number=True, is_spare=True),
+    Column("train_loss", "train loss", render.loss, is_number=True, digits=6),
+    Column("test_loss", "test loss", render.loss, is_number=True, digits=6),
+    Column("age_seconds", "age", render.duration, is_number=True, is_spare=True, digits=0),
     Column("why", "why", render.known(lambda why: cut(render.line(why))), is_prose=True),
 )
 
@@ -32,7 +33,7 @@ COLUMNS = (
 def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -> None:
     """List runs: state, step, loss, and why they wait.
 
-    The loss is the test loss of a finished run, and the newest training loss of a running one.
+    The training loss is that of the newest step, and of a finished run the mean over the last tenth of its steps.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
@@ -68,7 +69,7 @@ def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[
 def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
     """One run, as JSON shows it."""
     run = status.run
-    step, loss = reached(queue, status)
+    step, train_loss = reached(queue, status)
     return {
         "run": run.id,
         "study": status.study,
@@ -79,19 +80,20 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
         "state": str(status.state),
         "step": step,
         "steps": run.recipe.steps,
-        "loss": loss,
+        "train_loss": train_loss,
+        "test_loss": status.result.test_loss if status.result else None,
         "submitted": status.submitted,
         "age_seconds": round(render.ago(status.submitted) or 0, 1),
         "attempts": status.attempts,
-        "why": explained(status, why, trains=loss is not None),
+        "why": explained(status, why, trains=train_loss is not None),
     }
 
 
 def reached(queue: Queue, status: Status) -> tuple[int, float | None]:
-    """The step, and the test loss of a finished run or the newest training loss of a running one."""
+    """The step, and the training loss there: of a running run the newest, of a finished one that of its result."""
     if status.state is State.RUNNING:
         return newest(queue, status)
-    return status.step, status.result.test_loss if status.result else None
+    return status.step, status.result.train_loss if status.result else None
 
 
 def explained(status: Status, why: Mapping[str, str], *, trains: bool = True) -> str | None:

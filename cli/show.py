@@ -75,10 +75,17 @@ def _life(status: Status, step: int, why: str | None, link: str | None) -> Itera
         yield "started", f"{duration(ago(status.started))} ago"
     if status.ended is not None:
         yield "ended", f"{duration(ago(status.ended))} ago"
-    yield "attempts", f"{status.epoch} begun, {status.attempts} failed"
+    yield "attempts", _attempts(status)
     for what, value in (("worker", status.worker), ("node", status.node), ("job", status.job), ("dashboard", link)):
         if value:
             yield what, value
+
+
+def _attempts(status: Status) -> str:
+    """How many began and failed, over all of the run's life; and how many of these count since it was last retried."""
+    failed = len(status.causes)
+    since = f" ({status.attempts} since the last retry)" if status.attempts < failed else ""
+    return f"{status.epoch} begun, {failed} failed{since}"
 
 
 def _science(status: Status) -> Iterator[tuple[str, str]]:
@@ -102,7 +109,8 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     commit = f", commit {software.commit[:12]}{' (changed)' if software.dirty else ''}" if software.commit else ""
     yield "software", f"farm {software.farm}{commit}, python {software.python}, torch {software.torch}"
     yield "init", result.fingerprints.initial
-    yield "data", result.fingerprints.data
+    yield "trained on", result.fingerprints.tokens.trained
+    yield "tested on", result.fingerprints.tokens.tested
     yield "weights", result.fingerprints.final
 
 

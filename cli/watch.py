@@ -21,7 +21,8 @@ COLUMNS = (
     Column("run", "run"),
     Column("state", "state"),
     Column("step", "step", render.count, is_number=True),
-    Column("loss", "loss", render.loss, is_number=True),
+    Column("train_loss", "train loss", render.loss, is_number=True, digits=6),
+    Column("test_loss", "test loss", render.loss, is_number=True, digits=6),
 )
 Name = Annotated[
     str | None,
@@ -32,8 +33,8 @@ Name = Annotated[
 def watch(name: Name = None, as_json: Json = False) -> None:
     """Follow runs until they are done.
 
-    Ends with exit code 1 if one did not succeed. Ctrl-C ends the watching, not the runs. What became of each goes
-    to a pipe, or with --json; a terminal has shown it.
+    Ends with exit code 1 if one did not succeed. Ctrl-C ends the watching, not the runs. Final states are printed
+    only to a pipe or with --json.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
@@ -68,8 +69,15 @@ def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
 
 
 def _row(queue: Queue, status: Status) -> dict:
-    step, loss = reached(queue, status)
-    return {"run": status.run.id, "state": str(status.state), "step": step, "loss": loss}
+    step, train_loss = reached(queue, status)
+    test_loss = status.result.test_loss if status.result else None
+    return {
+        "run": status.run.id,
+        "state": str(status.state),
+        "step": step,
+        "train_loss": train_loss,
+        "test_loss": test_loss,
+    }
 
 
 def _print(rows: list[dict], as_json: bool) -> None:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
+from farm.cohort import apart
 from farm.errors import Nonfinite
 from farm.ledger import Line, train_loss
 from farm.recipe import Frozen
-from farm.result import Result
+from farm.result import Result, Tokens
 from farm.run import Attempt, Run, State
 
 DRIFT = 1e-5  # relative: more than float32 rounding does to the loss of one step, less than any change of a recipe
@@ -27,7 +28,7 @@ class Side(NamedTuple):
     result: Result | None = None
     attempt: Attempt | None = None  # the newest: plan, hardware and software of a run without a result
     initial: str | None = None  # sha256 of the first weights, from a checkpoint of a run without a result
-    data: str | None = None  # likewise of the tokens
+    tokens: Tokens | None = None  # likewise
 
 
 class Difference(Frozen):
@@ -57,7 +58,8 @@ class Comparison(Frozen):
     first_steps: int = Field(description="in its ledger")
     second_steps: int
     same_initial_weights: bool | None
-    same_data: bool | None = Field(description="the same tokens to train and to test on")
+    same_trained: bool | None = Field(description="the same tokens to train on")
+    same_tested: bool | None = Field(description="the same tokens to test on")
     same_order: bool = Field(description="cut into the same sequences, which come in the same order")
     same_final_weights: bool | None
     differences: tuple[Difference, ...]
@@ -65,7 +67,8 @@ class Comparison(Frozen):
     drifted: Losses | None = Field(description=f"the first step whose losses differ by more than {DRIFT:g} of them")
     last: Losses | None = Field(description="the newest step that both did")
     train_loss: Losses | None = Field(description="of their results, else over the steps that both did")
-    test_loss: Losses | None = Field(description="None unless both finished, with the same evaluation")
+    test_loss: Losses | None = Field(description="None unless both finished and may be compared")
+    apart: str | None = Field(description="why the test losses of two finished runs may not be compared")
 
     @property
     def common_steps(self) -> int:
@@ -83,7 +86,8 @@ def compare(first: Side, second: Side) -> Comparison:
         first_steps=len(first.lines),
         second_steps=len(second.lines),
         same_initial_weights=_same(_fingerprint(first, "initial"), _fingerprint(second, "initial")),
-        same_data=_same(_fingerprint(first, "data"), _fingerprint(second, "data")),
+        same_trained=_same(_tokens(first, "trained"), _tokens(second, "trained")),
+        same_tested=_same(_tokens(first, "tested"), _tokens(second, "tested")),
         same_order=_order(first.run) == _order(second.run),
         same_final_weights=_same(_fingerprint(first, "final"), _fingerprint(second, "final")),
         differences=tuple(_differences(_facts(first), _facts(second))),
@@ -92,6 +96,7 @@ def compare(first: Side, second: Side) -> Comparison:
         last=_losses(*both[-1]) if both else None,
         train_loss=_train_losses(first, second),
         test_loss=_test_losses(first, second),
+        apart=apart(first.result, second.result) if first.result and second.result else None,
     )
 
 
@@ -131,6 +136,11 @@ def _fingerprint(side: Side, which: str) -> str | None:
     return getattr(side.result.fingerprints, which) if side.result else getattr(side, which, None)
 
 
+def _tokens(side: Side, which: str) -> str | None:
+    tokens = side.result.fingerprints.tokens if side.result else side.tokens
+    return getattr(tokens, which) if tokens else None
+
+
 def _order(run: Run) -> tuple[Any, ...]:
     """What decides which tokens the n-th sequence of a run holds, apart from the tokens themselves."""
     data = run.recipe.data
@@ -155,7 +165,7 @@ def _tail_loss(lines: Sequence[Line]) -> float | None:
 
 def _test_losses(first: Side, second: Side) -> Losses | None:
     one, other = first.result, second.result
-    if one is None or other is None or one.evaluation != other.evaluation:
+    if one is None or other is None or apart(one, other):
         return None
     return _of(one.test_loss, other.test_loss)
 

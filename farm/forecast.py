@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import Field
 
+from farm.cohort import by_seeds, sort
 from farm.errors import DoesNotFit
 from farm.machine import Machine, Mixed
 from farm.planner import Basis, Plan, Speed, declared_speed, hours, plan
@@ -120,9 +121,9 @@ def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[
 
 
 def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:
-    """The SD of the test loss over seeds of finished runs of `recipe` there; repetitions of a seed do not count."""
-    losses = {str(r.seeds): r.test_loss for r in results if r.machine == machine and r.recipe.digest == recipe.digest}
-    return sd(list(losses.values()))
+    """The SD of the test loss over seeds of finished runs of `recipe` there, as the table has it."""
+    same = [r for r in results if r.machine == machine and r.recipe.digest == recipe.digest]
+    return sd(list(by_seeds(sort(same).together).values()))
 
 
 def _resolves(arm: Arm, baseline: Arm, machine: str) -> float | None:

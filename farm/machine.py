@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from farm.errors import BadStudy
-from farm.recipe import Frozen, Positive, Precision
+from farm.recipe import Frozen, Model, Positive, Precision, digest, identity
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MIXED = "+"  # between the classes of a mixed group
@@ -91,9 +91,9 @@ def mixed(together: tuple[Machine, ...]) -> Mixed:
     )
 
 
-def probe_key(model_digest: str, precision: Precision) -> str:
+def probe_key(model: Model, precision: Precision) -> str:
     """The key of `Machine.probes`: one measurement per model and precision."""
-    return f"{model_digest[:16]}:{precision}"
+    return f"{digest(identity(model))[:16]}:{precision}"
 
 
 # Prices and speeds are those of the published battery where it ran them: 3.18 h at $11.84/h on 8 x A100 40 GB, 40.6 h

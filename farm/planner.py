@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from farm.errors import DoesNotFit
 from farm.machine import Machine, Mixed, probe_key
-from farm.recipe import Frozen, Recipe, digest
+from farm.recipe import Frozen, Recipe
 
 USABLE = 0.9  # of the memory: what the driver, the allocator's rounding and the other tenants leave
 EVEN_ENOUGH = 1.1  # a mixed group may wait so much longer for its slowest rank, if that saves smaller microbatches
@@ -263,7 +263,7 @@ def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]
 
 def _known_limit(recipe: Recipe, machine: Machine) -> tuple[int | None, str]:
     """The largest microbatch that was declared for this machine or measured on it, and which of the two."""
-    measured = machine.probes.get(probe_key(digest(recipe.model), recipe.train.precision))
+    measured = machine.probes.get(probe_key(recipe.model, recipe.train.precision))
     limits = [(machine.microbatch, "declared"), (measured, "probe")]
     return min(((n, why) for n, why in limits if n is not None), default=(None, "formula"))
 

@@ -34,7 +34,7 @@ from redis.exceptions import NoScriptError
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, nearest
 from farm.machine import Machine, parts
 from farm.node import Head, Node
-from farm.recipe import Frozen, canonical_json
+from farm.recipe import Frozen, Recipe, canonical_json, identity
 from farm.result import Result
 from farm.run import Checkpoint, Lease, Run, State
 from farm.server import translated
@@ -170,7 +170,8 @@ class Queue:
         Raises: Conflict: an arm of a study of that name was submitted with another recipe; says what differs.
         """
         runs = study.runs()
-        arms = {name: canonical_json(recipe) for name, recipe in {run.arm: run.recipe for run in runs}.items()}
+        recipes = {run.arm: run.recipe for run in runs}
+        arms = {name: canonical_json(identity(recipe)) for name, recipe in recipes.items()}
         spelled = [_spelled(run) for run in runs]
         said, *details = self._call(
             "put",
@@ -181,7 +182,8 @@ class Queue:
             *(text for run in spelled for text in run),
         )
         if said == "arm":
-            _refuse_arm(study.name, details[0], json.loads(details[1]), json.loads(arms[details[0]]))
+            before = Recipe.model_validate_json(canonical_json(json.loads(details[1])["changes"]))
+            _refuse_arm(study.name, details[0], before, recipes[details[0]])
         if said == "run":
             raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
         states = dict(zip((run_id for run_id, *_ in spelled), details[0], strict=True))
@@ -199,7 +201,7 @@ class Queue:
         recipes = {status.run.arm: status.run.recipe for status in statuses if status.study == study.name}
         for arm in study.arms():
             if (before := recipes.get(arm.name)) and before != arm.recipe:
-                _refuse_arm(study.name, arm.name, before.model_dump(mode="json"), arm.recipe.model_dump(mode="json"))
+                _refuse_arm(study.name, arm.name, before, arm.recipe)
         states = {status.run.id: status.state for status in statuses}
         return Put(
             new=tuple(run.id for run in runs if run.id not in states),
@@ -654,8 +656,8 @@ def _seconds(milliseconds: str) -> float:
     return int(milliseconds) / 1000
 
 
-def _refuse_arm(study: str, arm: str, stored: dict[str, Any], given: dict[str, Any]) -> NoReturn:
-    changes = "; ".join(_differences(stored, given))
+def _refuse_arm(study: str, arm: str, stored: Recipe, given: Recipe) -> NoReturn:
+    changes = "; ".join(_differences(stored.model_dump(mode="json"), given.model_dump(mode="json")))
     raise Conflict(
         f"study {study!r} was submitted before with another {arm!r}: {changes}.",
         remedy="Give the study or the arm another name.",

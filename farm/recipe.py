@@ -17,6 +17,8 @@ Kernels = Literal["farm", "torch"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MEANING = 1  # of what a recipe leaves out. Raised when a default comes to mean something else: every id changes with it
+HEAD_TOKENS = 1024  # at the beginning of what training reads, with a fingerprint of their own
 MAX_TOKENS = 10**15  # more than were ever written, and far from where a float no longer tells whole numbers apart
 Betas = Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
@@ -129,19 +131,32 @@ class Data(Frozen):
     order: Literal["sequential", "shuffled"] = Field("sequential", description="shuffled draws from the train seed")
     repeat: bool = Field(False, description="allow more than one epoch")
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """What names the tokens of the split: recipes that agree in this read the same ones, as far as each reads."""
+        return self.model_dump(include={"source", "revision", "split", "tokenizer", "text_field"})
+
 
 class Evaluation(Frozen):
-    """The held-out slice behind `test_loss`. Results of different evaluations are never ranked together."""
+    """The held-out slice behind `test_loss`. Results of different evaluations are never ranked together.
 
+    `source` gives arms that train on different corpora a common test set, `context` gives arms with different
+    `model.context` the same sequences to be tested on.
+    """
+
+    source: Annotated[str, AfterValidator(_no_nul)] | None = Field(None, description="where the split is; data.source")
+    revision: str | None = Field(None, description="of evaluation.source, when that is a Hugging Face repo")
     split: str = "validation"
     offset: int = Field(50_000_000, ge=0, le=MAX_TOKENS, description="first token of the slice")
-    sequences: int = Field(19_200, ge=1, le=MAX_TOKENS, description="3200 x 6 sequences of `model.context` tokens")
+    sequences: int = Field(19_200, ge=1, le=MAX_TOKENS, description="how many; 3200 x 6 for the baseline")
+    context: int | None = Field(None, ge=1, le=65536, description="tokens in each; model.context, and at most that")
     precision: Precision = "fp32"
 
-    @property
-    def version(self) -> str:
-        """Name of this evaluation, for the table's heading."""
-        return f"test_loss@{digest(self)[:8]}"
+    @model_validator(mode="after")
+    def _revision_needs_its_source(self) -> Self:
+        if self.revision is not None and self.source is None:
+            raise ValueError("evaluation.revision is of evaluation.source, which is not set; use data.revision")
+        return self
 
 
 class Recipe(Frozen):
@@ -151,6 +166,54 @@ class Recipe(Frozen):
     train: Train = Train()
     data: Data = Data()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _test_fits_the_context(self) -> Self:
+        if self.tested_context > self.model.context:
+            raise ValueError(
+                f"evaluation.context = {self.tested_context} is longer than model.context = {self.model.context}"
+            )
+        return self
+
+    @property
+    def tested_context(self) -> int:
+        """Tokens in a sequence of the test."""
+        return self.evaluation.context or self.model.context
+
+    @property
+    def tested_data(self) -> Data:
+        """The corpus of the test: that of training, unless `evaluation.source` names another."""
+        own, split = self.evaluation.source, self.evaluation.split
+        update = {"split": split} | ({"source": own, "revision": self.evaluation.revision} if own else {})
+        return self.data.model_copy(update=update)
+
+    @property
+    def tested(self) -> dict[str, Any]:
+        """What is scored and how: all that makes two test losses comparable, but for the tokens themselves."""
+        evaluation = self.evaluation
+        return self.tested_data.named | {
+            "offset": evaluation.offset,
+            "sequences": evaluation.sequences,
+            "context": self.tested_context,
+            "precision": evaluation.precision,
+        }
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """Which tokens training reads, and how many: recipes that agree in this must have read the same ones."""
+        count = None if self.data.order == "shuffled" else self.steps * self.tokens_per_step
+        return self.data.named | {"tokens": count, "context": self.model.context}
+
+    @property
+    def begun(self) -> dict[str, Any]:
+        """Which tokens training reads first: as `trained`, for recipes that do not read equally many."""
+        count = HEAD_TOKENS if self.data.order == "shuffled" else self.steps * self.tokens_per_step
+        return self.data.named | {"tokens": min(HEAD_TOKENS, count)}
+
+    @property
+    def evaluation_version(self) -> str:
+        """Name of the evaluation: equal for recipes whose test losses may be compared on the same tokens."""
+        return _version_of(self)
 
     @property
     def steps(self) -> int:
@@ -163,7 +226,7 @@ class Recipe(Frozen):
 
     @property
     def digest(self) -> str:
-        """sha256 over the canonical JSON of every field, defaults included."""
+        """sha256 of its `identity`."""
         return _digest_of(self)
 
     def changes(self) -> dict[str, Any]:
@@ -177,7 +240,36 @@ class Recipe(Frozen):
 
 @lru_cache(maxsize=1024)  # the runs of an arm share one recipe, and each asks for its digest several times
 def _digest_of(recipe: Recipe) -> str:
-    return digest(recipe)
+    return digest(identity(recipe))
+
+
+@lru_cache(maxsize=1024)
+def _version_of(recipe: Recipe) -> str:
+    baseline = Recipe().tested
+    changes = {key: value for key, value in recipe.tested.items() if value != baseline.get(key)}
+    return f"test_loss@{digest(_of_today(changes))[:8]}"
+
+
+def identity(value: Frozen) -> dict[str, Any]:
+    """What tells `value` from others of its kind: where it differs from the defaults, and what these mean.
+
+    A field that a later version adds with a default of "as before" changes no identity; a default that comes to mean
+    something else raises MEANING.
+    """
+    return _of_today(value.model_dump(mode="json", exclude_defaults=True))
+
+
+def _of_today(changes: dict[str, Any]) -> dict[str, Any]:
+    return {"meaning": MEANING, "changes": _unsigned(changes)}
+
+
+def _unsigned(value: Any) -> Any:
+    """With 0.0 for -0.0, which is the same number in another spelling."""
+    if isinstance(value, dict):
+        return {key: _unsigned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unsigned(inner) for inner in value]
+    return value + 0.0 if isinstance(value, float) else value
 
 
 class Seeds(Frozen):

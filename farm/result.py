@@ -32,11 +32,19 @@ class Provenance(Frozen):
     ray: str | None = None
 
 
+class Tokens(Frozen):
+    """sha256 of the tokens that training and the test read."""
+
+    head: str = Field(description="of the first 1,024 that training reads: alike for runs of any length")
+    trained: str = Field(description="of all that training reads; of the whole split when shuffled")
+    tested: str = Field(description="of all that the test reads")
+
+
 class Fingerprints(Frozen):
-    """sha256 of the weights before the first step, of the tokens trained and tested on, and of the final weights."""
+    """sha256 of the weights before the first step and after the last; and of the tokens between them."""
 
     initial: str
-    data: str
+    tokens: Tokens
     final: str
 
 

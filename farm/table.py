@@ -1,23 +1,24 @@
 """Results -> ranked rows: every arm against the baseline of its own machine, and nothing left out.
 
-Losses of different evaluations are never ranked together. The verdict is still open: see `Row.verdict`.
+What may not be compared is not ranked: other evaluations have a table of their own, and runs that saw other tokens than
+their recipes' namesakes are set aside, with the reason (see farm.cohort). The verdict is still open: see `Row.verdict`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, groupby
 from math import ceil, log10
+from typing import Any
 
 from pydantic import Field
 
+from farm.cohort import SHORT, by_seeds, sort, unlike
 from farm.machine import is_mixed
 from farm.queue import Status
-from farm.recipe import Frozen, digest
+from farm.recipe import Frozen, Seeds, digest
 from farm.result import Result
-from farm.run import State
+from farm.run import Run, State
 from farm.stats import mean, sd
 from farm.study import BASELINE
-
-HASH_LENGTH = 12  # hex digits of a fingerprint that a row shows
 
 
 class Row(Frozen):
@@ -26,17 +27,23 @@ class Row(Frozen):
     evaluation: str = Field(description="version behind the losses")
     machine: str
     mixed: bool = Field(description="trained over several machine classes at once: says nothing about any of them")
-    rank: int = Field(description="1 is the lowest mean test loss of its evaluation and machine")
+    rank: int | None = Field(description="1 is the best of its evaluation and machine; None: set aside")
     arm: str
     n: int = Field(description="different seeds")
+    asked: int = Field(description="different seeds that the study asks for")
     test_loss_mean: float = Field(description="nats per token")
     test_loss_sd: float | None = Field(description="over seeds, divided by n - 1; None when n is 1")
-    delta: float | None = Field(description="mean less the baseline's on this machine; None when that has no result")
+    delta: float | None = Field(
+        description="mean over the shared seeds of the loss less the baseline's; None without any"
+    )
+    pairs: int = Field(description="seeds that the baseline on this machine has too: those behind delta")
     verdict: str | None = None
     tokens_per_second: float = Field(description="mean over runs")
     hours: float = Field(description="wall clock of one run, all its attempts, mean over runs")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
-    init_hash: str = Field(description="short digest of the runs' first weights: equal for arms that began alike")
+    same_init: bool | None = Field(description="began from the baseline's weights, seed by seed; None without any")
+    init_hash: str = Field(description="short digest of the runs' first weights")
+    aside: str | None = Field(None, description="why it is not ranked")
     runs: tuple[str, ...]
 
 
@@ -92,69 +99,124 @@ class Table(Frozen):
     rows: tuple[Row, ...]
     twins: tuple[Twins, ...] = ()
     unfinished: tuple[Unfinished, ...] = ()
+    differences: tuple[str, ...] = Field((), description="in what each further evaluation differs from the first")
 
     @property
     def evaluations(self) -> list[str]:
-        return sorted({row.evaluation for row in self.rows})
+        """Their names, that of the baseline first."""
+        return list(dict.fromkeys(row.evaluation for row in self.rows))
 
 
 def rank(results: Iterable[Result], statuses: Iterable[Status] = ()) -> Table:
-    """Rank `results` by mean test loss within each evaluation and machine; list the `statuses` without one."""
-    results = sorted(results, key=lambda r: (r.evaluation, r.machine))
-    cohorts = [list(cohort) for _, cohort in groupby(results, key=lambda r: (r.evaluation, r.machine))]
+    """Rank `results` by mean test loss within each evaluation and machine; list the `statuses` without one.
+
+    The order is that of the differences to the baseline over shared seeds, so that an arm that lacks a seed is neither
+    favoured nor punished for it.
+    """
+    results, statuses = list(results), list(statuses)
+    asked = _asked(results, statuses)
+    first = {result.evaluation for result in results if result.arm == BASELINE}
+    results.sort(key=lambda r: (r.evaluation not in first, r.evaluation, r.machine))
+    rows: list[Row] = []
+    twins: list[Twins] = []
+    samples: list[Result] = []
+    for _, members in groupby(results, key=lambda r: r.evaluation):
+        cohort = sort(list(members))
+        machines = [list(group) for _, group in groupby(cohort.together, key=lambda r: r.machine)]
+        aside = [result for result in results if result.run_id in cohort.aside]
+        for machine in dict.fromkeys(result.machine for result in [*cohort.together, *aside]):
+            rows += _ranked([r for r in cohort.together if r.machine == machine], asked)
+            rows += _set_aside([r for r in aside if r.machine == machine], cohort.aside, asked)
+        twins += _twins(machines)
+        samples.append((cohort.together or aside)[0])
     return Table(
-        rows=tuple(row for cohort in cohorts for row in _ranked(cohort)),
-        twins=tuple(_twins(cohorts)),
+        rows=tuple(rows),
+        twins=tuple(twins),
         unfinished=tuple(_unfinished(status) for status in statuses if status.result is None),
+        differences=tuple(f"{sample.evaluation}: {unlike(samples[0].recipe, sample.recipe)}" for sample in samples[1:]),
     )
 
 
-def _ranked(cohort: Sequence[Result]) -> list[Row]:
+def _asked(results: Sequence[Result], statuses: Sequence[Status]) -> dict[tuple[str, str], int]:
+    """(arm, machine) -> different seeds that have a run, finished or not."""
+    seeds: dict[tuple[str, str], set[Seeds]] = {}
+    runs: list[Run | Result] = [*(status.run for status in statuses), *results]
+    for run in runs:
+        seeds.setdefault((run.arm, run.machine), set()).add(run.seeds)
+    return {key: len(found) for key, found in seeds.items()}
+
+
+def _ranked(cohort: Sequence[Result], asked: Mapping[tuple[str, str], int]) -> list[Row]:
     """The rows of one evaluation on one machine, best first."""
+    arms = _by_arm(cohort)
+    baseline = arms.get(BASELINE, [])
+    rows = [_row(members, baseline, asked) for members in arms.values()]
+    reference = mean(list(by_seeds(baseline).values())) if baseline else 0.0
+    place = {row.arm: row.test_loss_mean if row.delta is None else reference + row.delta for row in rows}
+    rows.sort(key=lambda row: (place[row.arm], row.arm))
+    return [row.model_copy(update={"rank": number}) for number, row in enumerate(rows, start=1)]
+
+
+def _set_aside(
+    results: Sequence[Result], reasons: Mapping[str, str], asked: Mapping[tuple[str, str], int]
+) -> list[Row]:
+    """Rows that are compared with nothing, each with the reason."""
+    return [
+        _row(members, [], asked).model_copy(update={"aside": reasons[members[0].run_id]})
+        for members in _by_arm(results).values()
+    ]
+
+
+def _by_arm(results: Iterable[Result]) -> dict[str, list[Result]]:
     arms: dict[str, list[Result]] = {}
-    for result in cohort:
+    for result in results:
         arms.setdefault(result.arm, []).append(result)
-    losses = {arm: _by_seeds(members) for arm, members in arms.items()}
-    reference = mean(losses[BASELINE]) if BASELINE in losses else None
-    order = sorted(arms, key=lambda arm: (mean(losses[arm]), arm))
-    return [_row(place, arms[arm], losses[arm], reference) for place, arm in enumerate(order, start=1)]
+    return arms
 
 
-def _by_seeds(members: Sequence[Result]) -> list[float]:
-    """One loss for each pair of seeds."""
-    groups: dict[str, list[float]] = {}
-    for result in members:
-        groups.setdefault(str(result.seeds), []).append(result.test_loss)
-    return [mean(losses) for losses in groups.values()]
-
-
-def _row(place: int, members: Sequence[Result], losses: list[float], reference: float | None) -> Row:
+def _row(members: Sequence[Result], baseline: Sequence[Result], asked: Mapping[tuple[str, str], int]) -> Row:
     first = members[0]
-    hashes = sorted({result.fingerprints.initial for result in members})
+    losses, others = by_seeds(members), by_seeds(baseline)
+    shared = [seeds for seeds in losses if seeds in others]
     prices = [result.usd for result in members if result.usd is not None]
     return Row(
         evaluation=first.evaluation,
         machine=first.machine,
         mixed=is_mixed(first.machine),
-        rank=place,
+        rank=None,
         arm=first.arm,
         n=len(losses),
-        test_loss_mean=mean(losses),
-        test_loss_sd=sd(losses),
-        delta=None if reference is None else mean(losses) - reference,
+        asked=asked[first.arm, first.machine],
+        test_loss_mean=mean(list(losses.values())),
+        test_loss_sd=sd(list(losses.values())),
+        delta=mean([losses[seeds] - others[seeds] for seeds in shared]) if shared else None,
+        pairs=len(shared),
         tokens_per_second=mean([result.tokens_per_second for result in members]),
         hours=mean([result.seconds for result in members]) / 3600,
         usd=mean(prices) if len(prices) == len(members) else None,
-        init_hash=(hashes[0] if len(hashes) == 1 else digest(hashes))[:HASH_LENGTH],
+        same_init=_first_weights(members, shared) == _first_weights(baseline, shared) if shared else None,
+        init_hash=_short(_first_weights(members, losses)),
         runs=tuple(sorted(result.run_id for result in members)),
     )
+
+
+def _first_weights(results: Iterable[Result], seeds: Iterable[Seeds]) -> dict[str, set[str]]:
+    """The fingerprints of the first weights by pair of seeds."""
+    found: dict[str, set[str]] = {str(pair): set() for pair in seeds}
+    for result in results:
+        if str(result.seeds) in found:
+            found[str(result.seeds)].add(result.fingerprints.initial)
+    return found
+
+
+def _short(prints: Mapping[str, set[str]]) -> str:
+    hashes = sorted(set().union(*prints.values()))
+    return (hashes[0] if len(hashes) == 1 else digest(hashes))[:SHORT]
 
 
 def _twins(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
     """Mixed groups have none: what differs there is no one machine's doing."""
     for left, right in combinations([cohort for cohort in cohorts if not is_mixed(cohort[0].machine)], 2):
-        if left[0].evaluation != right[0].evaluation:
-            continue
         there = {_twin_key(result): result for result in right}
         pairs = [_pair(result, there[key]) for result in left if (key := _twin_key(result)) in there]
         if pairs:
@@ -163,8 +225,8 @@ def _twins(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
             yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs))
 
 
-def _twin_key(result: Result) -> tuple[str, str, int]:
-    return result.recipe.digest, str(result.seeds), result.rerun
+def _twin_key(result: Result) -> tuple[Any, ...]:
+    return result.recipe.digest, result.seeds, result.rerun
 
 
 def _pair(left: Result, right: Result) -> Pair:

@@ -25,7 +25,8 @@ import numpy as np
 
 from farm.bucket import Bucket
 from farm.errors import BadCorpus, FarmError, StorageFull, StorageUnusable, Unreachable, first_line
-from farm.recipe import Data, Recipe, digest
+from farm.recipe import HEAD_TOKENS, Data, Recipe, digest
+from farm.result import Tokens
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -78,26 +79,24 @@ def open_split(data: Data, split: str, cache: Path) -> np.ndarray:
     return np.memmap(span.path, dtype=TOKEN, mode="r", offset=span.start, shape=(span.tokens,))
 
 
-def prepare(recipe: Recipe, cache: Path) -> str:
+def prepare(recipe: Recipe, cache: Path) -> Tokens:
     """Fetch both splits, check that this recipe can train and test on them, and say which tokens they are.
 
-    The fingerprint is a sha256 over the tokens trained on (all of the split when shuffled) and those tested on. The
-    pass over them is paid once per file and range.
+    The pass over them is paid once per file and range.
 
     Raises: BadCorpus: also a token outside the vocabulary, too few tokens, or a test on what was trained on.
     Unreachable, StorageFull: as open_split.
     """
     train = _span(_locate(recipe.data, recipe.data.split, cache))
-    test = _span(_locate(recipe.data, recipe.evaluation.split, cache))
+    test = _span(_locate(recipe.tested_data, recipe.evaluation.split, cache))
     trained, tested = _trained(recipe, train), _tested(recipe, test)
     if train.path.resolve() == test.path.resolve():
         _check_apart(recipe, trained, tested)
-    found = {}
-    for name, span, used in (("train", train, trained), ("test", test, tested)):
-        scan = _scanned(span, used, cache)
-        _check_vocabulary(recipe, span, scan)
-        found[name] = scan.sha256
-    return digest(found)
+    scans = []
+    for span, used in ((train, trained[:HEAD_TOKENS]), (train, trained), (test, tested)):
+        scans.append(_scanned(span, used, cache))
+        _check_vocabulary(recipe, span, scans[-1])
+    return Tokens(head=scans[0].sha256, trained=scans[1].sha256, tested=scans[2].sha256)
 
 
 def encoding(data: Data) -> "Encoding":
@@ -512,7 +511,7 @@ def _tested(recipe: Recipe, span: Span) -> range:
 
     Raises: BadCorpus: the slice does not lie within the split.
     """
-    evaluation, context = recipe.evaluation, recipe.model.context
+    evaluation, context = recipe.evaluation, recipe.tested_context
     end = evaluation.offset + evaluation.sequences * context + 1
     if end > span.tokens:
         fitting = (span.tokens - 1 - evaluation.offset) // context

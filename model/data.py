@@ -54,7 +54,7 @@ def evaluation_batches(
 
     The batches are the same for every world and are dealt out in turn.
     """
-    context, sequences = recipe.model.context, recipe.evaluation.sequences
+    context, sequences = recipe.tested_context, recipe.evaluation.sequences
     slice_ = tokens[recipe.evaluation.offset :]
     for first in range(rank * size, sequences, world * size):
         yield _gather(slice_, np.arange(first, min(first + size, sequences)), context)

@@ -29,7 +29,7 @@ from farm.errors import BadCorpus, Nonfinite, NotFound
 from farm.ledger import Line, Writer
 from farm.planner import Plan
 from farm.recipe import Recipe
-from farm.result import Fingerprints, Outcome
+from farm.result import Fingerprints, Outcome, Tokens
 from farm.run import Run
 from farm.study import load
 from model import checkpoint, kernels, optim
@@ -60,7 +60,7 @@ def train(
     observe: Callable[[Line], None],
     saved: Callable[[int, Path, str], None],
     scoring: Callable[[], None] = lambda: None,
-    data_fingerprint: str | None = None,
+    tokens: Tokens | None = None,
 ) -> Outcome:
     """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
 
@@ -72,7 +72,7 @@ def train(
     """
     group = join(plan)
     with _conditions(run.recipe, group.device):
-        trainer = Trainer(run, plan, group, cache, data_fingerprint)
+        trainer = Trainer(run, plan, group, cache, tokens)
         if resume:
             trainer.restore(resume)
         trainer.make_ready()
@@ -103,11 +103,11 @@ def train(
 class Trainer:
     """One run on one rank: its state, and the two halves of a step."""
 
-    def __init__(self, run: Run, plan: Plan, group: Group, cache: Path, data_fingerprint: str | None):
+    def __init__(self, run: Run, plan: Plan, group: Group, cache: Path, tokens: Tokens | None):
         recipe = run.recipe
         self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
-        self.data_fingerprint = data_fingerprint or _prepared(recipe, cache, group)
-        self.test_tokens = open_split(recipe.data, recipe.evaluation.split, cache)
+        self.tokens = tokens or _prepared(recipe, cache, group)
+        self.test_tokens = open_split(recipe.tested_data, recipe.evaluation.split, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
         self.gpt = initialised(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
@@ -193,7 +193,7 @@ class Trainer:
             "sums": asdict(self.sums),
             "loss_scale": asdict(self.loss_scale),
             "initial_fingerprint": self.initial_fingerprint,
-            "data_fingerprint": self.data_fingerprint,
+            "tokens": self.tokens.model_dump(),
         }
         return State(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
 
@@ -204,9 +204,15 @@ class Trainer:
         """
         contents = checkpoint.read(folder, self.run, self.plan)
         progress = contents.progress
-        if progress["data_fingerprint"] != self.data_fingerprint:
+        if (before := Tokens(**progress["tokens"])) != self.tokens:
+            trains = before.trained != self.tokens.trained
+            source, split = (
+                (self.recipe.data.source, self.recipe.data.split)
+                if trains
+                else (self.recipe.tested_data.source, self.recipe.evaluation.split)
+            )
             raise BadCorpus(
-                f"{self.recipe.data.source} has changed since the checkpoint at step {contents.step}.",
+                f"the {split} split of {source} has changed since the checkpoint at step {contents.step}.",
                 remedy="Put the old tokens back, or train the run anew.",
             )
         with torch.no_grad():
@@ -304,14 +310,14 @@ def _keep_freed_memory() -> None:
             mallopt(setting, value)
 
 
-def _prepared(recipe: Recipe, cache: Path, group: Group) -> str:
+def _prepared(recipe: Recipe, cache: Path, group: Group) -> Tokens:
     """Fetch the data on rank 0 first; the others then find it there."""
     for leads in (True, False):
         if group.leads is leads:
-            data_fingerprint = prepare(recipe, cache)
+            tokens = prepare(recipe, cache)
         if group.world > 1:
             dist.barrier()
-    return data_fingerprint
+    return tokens
 
 
 def _nonfinite(step: int, totals: Totals) -> Nonfinite:
@@ -347,7 +353,7 @@ def _finished(trainer: Trainer, saver: Saver, scoring: Callable[[], None]) -> Ou
         test_loss=score.loss,
         test_tokens=score.tokens,
         fingerprints=Fingerprints(
-            initial=trainer.initial_fingerprint, data=trainer.data_fingerprint, final=fingerprint(trainer.gpt)
+            initial=trainer.initial_fingerprint, tokens=trainer.tokens, final=fingerprint(trainer.gpt)
         ),
     )
 

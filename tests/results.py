@@ -5,7 +5,7 @@ from typing import Any
 from farm import study as study_
 from farm.machine import BUILT_IN, mixed, parts
 from farm.planner import plan
-from farm.result import Fingerprints, Hardware, Provenance, Result
+from farm.result import Fingerprints, Hardware, Provenance, Result, Tokens
 from farm.run import Run
 from farm.study import Study
 
@@ -62,9 +62,9 @@ def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result
         "recipe": recipe,
         "plan": plan(recipe, machine),
         "epoch": epoch,
-        "evaluation": recipe.evaluation.version,
+        "evaluation": recipe.evaluation_version,
         "test_loss": test_loss,
-        "test_tokens": recipe.evaluation.sequences * recipe.model.context,
+        "test_tokens": recipe.evaluation.sequences * recipe.tested_context,
         "train_loss": test_loss - 0.1,
         "best_loss": test_loss - 0.2,
         "best_step": recipe.steps,
@@ -89,7 +89,11 @@ def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result
             threads=1,
         ),
         "provenance": Provenance(farm="0", code="c" * 64, python="3.11", torch="2"),
-        "fingerprints": Fingerprints(initial=f"{run.seeds.init:064x}", data="d" * 64, final="f" * 64),
+        "fingerprints": Fingerprints(
+            initial=f"{run.seeds.init:064x}",
+            tokens=Tokens(head="c" * 64, trained="d" * 64, tested="e" * 64),
+            final="f" * 64,
+        ),
         "checkpoint": f"runs/{run.id}/{epoch}/checkpoints/step-{recipe.steps:08d}",
     }
     return Result.model_validate(values | changes)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from farm.ledger import Line
 from farm.planner import Plan
 from farm.recipe import Recipe, Seeds
-from farm.result import Outcome
+from farm.result import Outcome, Tokens
 from farm.run import Run
 from model.train import Signal, train
 
@@ -90,6 +90,9 @@ class Told:
         return [line._replace(seconds=0.0) for line in self.lines]
 
 
+SOME_TOKENS = Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64)
+
+
 def attempt(
     run: Run,
     plan: Plan,
@@ -98,7 +101,7 @@ def attempt(
     resume: Path | None = None,
     signals: Callable[[int], Signal] = lambda step: Signal.CONTINUE,
     epoch: int = 1,
-    data: str = "0" * 64,
+    tokens: Tokens = SOME_TOKENS,
 ) -> tuple[Outcome, Told]:
     """Train in this process, which is one of a world or alone. `signals` is given the number of steps seen so far."""
     told = Told()
@@ -115,7 +118,7 @@ def attempt(
         control=lambda: signals(len(told.lines)),
         observe=told.lines.append,
         saved=lambda *checkpoint: told.saved.append(checkpoint),
-        data_fingerprint=data,
+        tokens=tokens,
     )
     return outcome, told
 

@@ -262,7 +262,7 @@ class _Agent:
             cache=str(self.cache),
             resume=str(self.store.root / source.path) if source else None,
             resume_epoch=source.epoch if source else None,
-            data_fingerprint=prepare(run.recipe, self.cache),
+            tokens=prepare(run.recipe, self.cache),
             threads=threads,
             places=group,
             is_mirrored=self.store.bucket is not None,

@@ -141,7 +141,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         recipe=run.recipe,
         plan=split,
         epoch=attempt.epoch,
-        evaluation=run.recipe.evaluation.version,
+        evaluation=run.recipe.evaluation_version,
         test_loss=outcome.test_loss,
         test_tokens=outcome.test_tokens,
         train_loss=ledger.train_loss(lines),

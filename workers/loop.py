@@ -53,7 +53,7 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
             observe=home.add if home else lambda line: None,
             saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
             scoring=home.pulse if home else lambda: None,
-            data_fingerprint=task.data_fingerprint,
+            tokens=task.tokens,
         )
     finally:
         if home:
@@ -90,8 +90,9 @@ def _brought(task: Task, is_first: bool) -> Task:
     update: dict[str, str] = {"cache": str(cache)}
     if is_first:
         store.check()
-        if prepare(task.run.recipe, cache) != task.data_fingerprint:
-            source = task.run.recipe.data.source
+        if (here_too := prepare(task.run.recipe, cache)) != task.tokens:
+            trains = here_too.trained != task.tokens.trained
+            source = (task.run.recipe.data if trains else task.run.recipe.tested_data).source
             raise BadCorpus(f"{source} has other tokens on {platform.node()} than where the group is led.")
     if task.resume:
         relative = str(Path(task.resume).relative_to(task.folder.removesuffix(task.place)))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from farm.errors import FarmError
 from farm.machine import Machine, Mixed, probe_key
 from farm.queue import Queue
-from farm.recipe import Recipe, digest
+from farm.recipe import Recipe
 from model.probe import largest_microbatch
 from workers import hardware
 
@@ -42,7 +42,7 @@ def measure(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[]
 
 
 def key(recipe: Recipe) -> str:
-    return probe_key(digest(recipe.model), recipe.train.precision)
+    return probe_key(recipe.model, recipe.train.precision)
 
 
 def _check_alone(machine: Machine) -> None:

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from farm.planner import Plan
 from farm.recipe import Frozen
+from farm.result import Tokens
 from farm.run import Lease, Run
 
 STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
@@ -31,7 +32,7 @@ class Task(Frozen):
     cache: str = Field(description="the node's corpus cache")
     resume: str | None = None
     resume_epoch: int | None = None
-    data_fingerprint: str
+    tokens: Tokens = Field(description="that every node must find in its corpus")
     threads: int
     places: tuple[Place, ...] = Field((), description="of a mixed group; folder, cache and threads are the first's")
     is_mirrored: bool = Field(description="checkpoints count once they are in the bucket, and the agent says so")

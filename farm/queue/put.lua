@@ -1,10 +1,10 @@
 -- put: queue the runs of a study, all or none; a run that is there already is not queued twice (Q1).
 --
 -- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, sequence, counts, queue, classes, events
--- ARGV    study name, study JSON, number of arms, {arm, recipe JSON}..., {id, digest, machine, arm, priority, limit,
+-- ARGV    study name, study JSON, number of arms, {arm, identity JSON of its recipe}..., {id, digest, machine, arm, priority, limit,
 --         spec JSON}...
 -- returns {'put', state or '' per run in the order given ('' = new)}
---         {'arm', name, recipe JSON as it is stored}: the study has that arm already, with another recipe
+--         {'arm', name, identity JSON as it is stored}: the study has that arm already, with another recipe
 --         {'run', id}: another run has that id
 
 local name, study, arms = ARGV[1], ARGV[2], tonumber(ARGV[3])

@@ -21,7 +21,7 @@
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
 --   studies         hash    study name -> study, JSON
 --   study:<name>    zset    run ids of the study in the order they were put
---   arms:<name>     hash    arm -> recipe, canonical JSON
+--   arms:<name>     hash    arm -> what its recipe changes, canonical JSON (recipe.identity)
 --   machines        hash    machine class -> facts, JSON
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends

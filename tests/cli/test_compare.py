@@ -34,7 +34,7 @@ def test_two_finished_runs_are_told_apart_step_by_step(farm: Farm) -> None:
     farm.finish(train(farm, 9.0, 8.0, 7.0), 3.25)
     farm.finish(train(farm, 9.0, 8.0 + 1e-9, 6.5), 3.0)
     rows = by_what(farm, "cpu-base", "cpu-remove")
-    assert rows["initial weights"]["difference"] == rows["data"]["difference"] == "same"
+    assert rows["initial weights"]["difference"] == rows["tokens tested on"]["difference"] == "same"
     assert (rows["model.dropout"]["first"], rows["model.dropout"]["second"]) == ("0.1", "0.0")
     assert float(rows["losses part at step 2"]["difference"]) == pytest.approx(1e-9, rel=1e-6)
     assert rows["by more than 1e-05 at step 3"]["difference"] == "-0.5"
@@ -63,13 +63,17 @@ def test_a_run_that_trains_is_known_by_its_checkpoint(farm: Farm) -> None:
     path = f"runs/{trains.run.id}/1/checkpoints/step-00000001"
     prints = result(finished.run, 3.25).fingerprints
     (farm.store.root / path).mkdir(parents=True)
-    progress = {"initial_fingerprint": prints.initial, "data_fingerprint": "e" * 64}
+    progress = {
+        "initial_fingerprint": prints.initial,
+        "tokens": {"head": "c" * 64, "trained": "d" * 64, "tested": "0" * 64},
+    }
     (farm.store.root / path / "state.json").write_text(json.dumps(progress))
     farm.queue.checkpoint(trains.lease, Checkpoint(step=1, epoch=1, path=path, sha256="0" * 64))
     rows = by_what(farm, "cpu-base", "cpu-remove")
     assert rows["initial weights"]["difference"] == "same"
-    assert rows["data"]["difference"] == "differs"
-    assert rows["final weights"]["difference"] == "not known of both"
+    assert rows["tokens trained on"]["difference"] == "same"
+    assert rows["tokens tested on"]["difference"] == "differs"
+    assert rows["final weights"]["difference"] == "unknown for at least one run"
     assert "loss at step 1" in rows
 
 
@@ -79,7 +83,7 @@ def test_a_ledger_that_is_not_seen_from_here_is_said(farm: Farm) -> None:
     farm.finish(train(farm, 9.0), 3.25)
     answer = farm("compare", "cpu-base", "cpu-remove")
     assert answer.code == 0
-    assert "no step that both did is on record" in answer.err
+    assert "no common steps recorded" in answer.err
     assert "no ledger of cpu-baseline" in answer.err
     assert "no ledger of cpu-remove" not in answer.err
 

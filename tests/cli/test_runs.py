@@ -35,10 +35,10 @@ def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     backing_off = farm.claim()
     farm.queue.fail(backing_off.lease, "worker-died", "out of memory", 3, retryable=True)
     rows = farm("runs", "tiny").rows
-    assert [(row["state"], row["step"], row["loss"]) for row in rows[:3]] == [
-        ("succeeded", "10", "3.25"),
-        ("running", "2", "9.5"),
-        ("failed", "5", ""),
+    assert [(row["state"], row["step"], row["train_loss"], row["test_loss"]) for row in rows[:3]] == [
+        ("succeeded", "10", "3.15", "3.25"),
+        ("running", "2", "9.5", ""),
+        ("failed", "5", "", ""),
     ]
     assert rows[2]["why"] == "nonfinite at step 5: the loss is nan"
     assert rows[3]["why"].startswith("backing off")
@@ -209,7 +209,8 @@ def test_watch_ends_when_all_is_final_with_1_if_a_run_failed(farm: Farm) -> None
     answer = farm("watch", "--json")
     assert answer.code == 1
     told = json.loads(answer.out)["data"]
-    assert [(run["state"], run["loss"]) for run in told] == [("succeeded", 3.25), ("succeeded", 3.2), ("failed", None)]
+    found = [(run["state"], run["test_loss"]) for run in told]
+    assert found == [("succeeded", 3.25), ("succeeded", 3.2), ("failed", None)]
     assert "failed  gradient-clipping s42.23 on cpu: nonfinite: the loss is nan" in answer.err
 
 
@@ -258,9 +259,9 @@ def test_a_name_that_is_neither_run_nor_study_is_not_found_with_the_nearest(farm
 
 
 def test_watch_in_a_pipe_has_a_header_with_or_without_runs(farm: Farm) -> None:
-    assert farm("watch").out == "run\tstate\tstep\tloss\n"
+    assert farm("watch").out == "run\tstate\tstep\ttrain_loss\ttest_loss\n"
     farm.put(init=(42,))
     farm.finish_all("cpu")
     head, *lines = farm("watch").out.splitlines()
-    assert head == "run\tstate\tstep\tloss"
+    assert head == "run\tstate\tstep\ttrain_loss\ttest_loss"
     assert [line.split("\t")[1] for line in lines] == ["succeeded"] * 3

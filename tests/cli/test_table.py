@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+from results import result
 
 from .conftest import Farm
 
@@ -85,3 +86,54 @@ def test_hardware_twins_have_a_line_of_their_own(farm: Farm) -> None:
     (twins,) = json.loads(farm("table", "tiny", "--json").out)["twins"]
     assert twins["max_difference"] == pytest.approx(4e-6)
     assert len(twins["pairs"]) == 3
+    assert "remove-dropout s42.23" not in answer.err
+    assert "  remove-dropout s42.23: cpu-x2 - cpu-x1 = +4e-06" in farm("table", "tiny", "-v").err
+
+
+def test_the_hardware_stands_below_what_failed(farm: Farm) -> None:
+    farm.put(machines=("cpu-x1", "cpu-x2"), init=(42,))
+    farm.fail(farm.claim("cpu-x1"))
+    farm.finish_all("cpu-x1")
+    farm.finish_all("cpu-x2")
+    said = farm("table", "tiny").err
+    assert said.index("failed: ") < said.index("hardware twins: ")
+
+
+def test_tsv_is_rounded_to_what_is_meant_and_has_no_column_that_is_always_empty(farm: Farm) -> None:
+    farm.put(init=(42, 22))
+    farm.finish_all(shift=1 / 3)
+    for row in farm("table", "tiny").rows:
+        assert all(len(row[key].partition(".")[2]) <= 6 for key in ("test_loss_mean", "test_loss_sd", "delta"))
+        assert row["tokens_per_second"] == "1000"
+        assert "verdict" not in row
+
+
+def test_fewer_seeds_than_asked_are_said(farm: Farm) -> None:
+    farm.put(init=(42, 22))
+    farm.fail(farm.claim())
+    farm.finish_all()
+    rows = {row["arm"]: row for row in farm("table", "tiny").rows}
+    assert (rows["baseline"]["n"], rows["baseline"]["asked"]) == ("1", "2")
+    assert (rows["remove-dropout"]["n"], rows["remove-dropout"]["pairs"]) == ("2", "1")
+    shown = farm("table", "tiny", "--format", "md").out
+    assert "| baseline | cpu | 1 of 2 |" in shown
+    assert "+0.0000" not in shown
+    assert "-0.0000" not in shown
+
+
+def test_rows_that_saw_other_tokens_are_named_with_the_reason(farm: Farm) -> None:
+    farm.put(init=(42,))
+    farm.finish(farm.claim(), 3.69)
+    claim = farm.claim()
+    prints = result(claim.run, 2.9).fingerprints
+    tokens = prints.tokens.model_copy(update={"tested": "9" * 64})
+    strange = result(claim.run, 2.9, fingerprints=prints.model_copy(update={"tokens": tokens}))
+    farm.queue.finish(claim.lease, strange)
+    answer = farm("table", "tiny")
+    assert [(row["arm"], row["rank"]) for row in answer.rows] == [("baseline", "1"), ("remove-dropout", "")]
+    assert (
+        "not ranked: remove-dropout on cpu: the validation split of builtin:python-reference held other" in answer.err
+    )
+    assert "999999999999 (1970-01-01) and eeeeeeeeeeee (1970-01-01)" in answer.err
+    compared = farm("compare", "cpu-baseline", "cpu-remove").err
+    assert "the test losses cannot be compared: the validation split of" in compared

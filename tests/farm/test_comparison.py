@@ -37,7 +37,8 @@ def test_a_run_and_its_repetition_differ_in_nothing_else() -> None:
     again = BASELINE.model_copy(update={"rerun": 1})
     found = compare(finished(BASELINE, 9, 8, 7), finished(again, 9, 8, 7))
     assert paths(found) == ["rerun"]
-    assert (found.same_initial_weights, found.same_data, found.same_order, found.same_final_weights) == (True,) * 4
+    assert (found.same_initial_weights, found.same_order, found.same_final_weights) == (True,) * 3
+    assert (found.same_trained, found.same_tested, found.apart) == (True, True, None)
     assert (found.parted, found.drifted) == (None, None)
     assert found.test_loss is not None
     assert found.test_loss.difference == 0
@@ -88,7 +89,7 @@ def test_a_run_that_still_trains_is_compared_as_far_as_it_is() -> None:
     assert (found.last.step, found.last.difference) == (2, 0.5)
     assert found.train_loss is not None
     assert (found.train_loss.first, found.train_loss.second) == (8, 8.5), "not 7: only one of them did that step"
-    assert (found.same_initial_weights, found.same_data, found.same_final_weights) == (True, None, None)
+    assert (found.same_initial_weights, found.same_trained, found.same_final_weights) == (True, None, None)
     assert found.test_loss is None
 
 
@@ -125,4 +126,23 @@ def test_another_train_seed_is_another_order_only_when_it_shuffles() -> None:
 
 def test_test_losses_of_two_evaluations_are_not_subtracted() -> None:
     other = BASELINE.model_copy(update={"recipe": BASELINE.recipe.patched({"evaluation": {"sequences": 4}})})
-    assert compare(finished(BASELINE), finished(other)).test_loss is None
+    found = compare(finished(BASELINE), finished(other))
+    assert found.test_loss is None
+    assert found.apart == "tested differently: sequences 8 and 4"
+
+
+@pytest.mark.parametrize(
+    ("field", "split"), [("head", "train"), ("trained", "train"), ("tested", "validation")], ids=str
+)
+def test_test_losses_over_other_tokens_are_not_subtracted(field: str, split: str) -> None:
+    usual = finished(BASELINE).result
+    assert usual is not None
+    prints = usual.fingerprints
+    tokens = prints.tokens.model_copy(update={field: "9" * 64})
+    strange = finished(WITHOUT_DROPOUT, fingerprints=prints.model_copy(update={"tokens": tokens}))
+    found = compare(finished(BASELINE), strange)
+    assert found.test_loss is None
+    assert found.apart is not None
+    assert found.apart.startswith(f"the {split} split of builtin:python-reference held other tokens: ")
+    assert "9" * 12 in found.apart
+    assert (found.same_trained, found.same_tested) == (field != "trained", field != "tested")

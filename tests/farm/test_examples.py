@@ -42,7 +42,7 @@ def test_the_battery_is_the_published_one():
 def test_the_battery_trains_every_arm_on_both_machines_from_three_seeds():
     runs = BATTERY.runs()
     assert len(runs) == len({run.id for run in runs}) == 11 * 2 * 3
-    assert runs[0].id == "8xa100m40-baseline-s42.23-16b707a3"
+    assert runs[0].id == "8xa100m40-baseline-s42.23-43232e83"
     assert runs[0].recipe == Recipe()
     assert {str(run.seeds) for run in runs} == {"42.23", "22.23", "67.23"}
     assert plans(BATTERY) == {"8xa100m40": {"8 x 12 x 1", "8 x 6 x 2"}, "1xrtx3090": {"1 x 6 x 16", "1 x 4 x 24"}}

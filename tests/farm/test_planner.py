@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from farm.errors import DoesNotFit
 from farm.machine import BUILT_IN, Machine, mixed, probe_key
 from farm.planner import USABLE, Plan, Speed, bytes_needed, continued, deal, hours, plan
-from farm.recipe import Model, Recipe, Train, digest
+from farm.recipe import Model, Recipe, Train
 
 CPU = BUILT_IN["cpu"]
 SMALL = Model(context=32, width=16, layers=1, heads=2)
@@ -66,7 +66,7 @@ def test_no_larger_microbatch_would_have_fitted(recipe: Recipe, memory: int) -> 
 
 def test_what_was_measured_or_declared_beats_the_formula() -> None:
     gpu = BUILT_IN["1xrtx3090"]
-    key = probe_key(digest(Recipe().model), "fp16")
+    key = probe_key(Recipe().model, "fp16")
     probed = gpu.model_copy(update={"probes": {key: 8}})
     assert (split(Recipe(), probed), plan(Recipe(), probed).basis) == ((1, 8, 12), "probe")
     declared = probed.model_copy(update={"microbatch": 4})
@@ -76,7 +76,7 @@ def test_what_was_measured_or_declared_beats_the_formula() -> None:
 
 def test_the_probe_of_a_model_serves_every_batch_by_its_divisors() -> None:
     recipe = Recipe(model=SMALL, train=Train(precision="fp32"))
-    probed = CPU.model_copy(update={"probes": {probe_key(digest(SMALL), "fp32"): 10}})
+    probed = CPU.model_copy(update={"probes": {probe_key(SMALL, "fp32"): 10}})
     for batch, expected in ((96, 8), (20, 10), (7, 7), (11, 1)):
         found = plan(recipe.patched({"train": {"batch": batch}}), probed)
         assert (found.microbatch, found.basis) == (expected, "probe"), batch
@@ -85,7 +85,7 @@ def test_the_probe_of_a_model_serves_every_batch_by_its_divisors() -> None:
 def test_a_run_that_goes_on_keeps_its_plan_whatever_was_probed_in_between() -> None:
     recipe = Recipe(model=SMALL, train=Train(batch=8, precision="fp32"))
     before = plan(recipe, CPU)
-    probed = CPU.model_copy(update={"probes": {probe_key(digest(SMALL), "fp32"): 2}})
+    probed = CPU.model_copy(update={"probes": {probe_key(SMALL, "fp32"): 2}})
     assert plan(recipe, probed).microbatch == 2 != before.microbatch == 8
     assert continued(before, plan(recipe, probed), probed) == before
     declared = CPU.model_copy(update={"microbatch": 4})

@@ -7,14 +7,118 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from farm.recipe import Data, Evaluation, Model, Recipe, Seeds, Train, canonical_json, digest, merged
+from farm.machine import probe_key
+from farm.recipe import MEANING, Data, Evaluation, Model, Recipe, Seeds, Train, canonical_json, digest, identity, merged
+from farm.run import Run
 
-BASELINE = "56cc3ec05ef9093ad9264ab6e1807dcf373894aaa97333a2fe7d8b909dc4d39f"
+BASELINE = "76dba789325e465390d2100b9c93fae4895083dcb6341f4c3a6a3f47cc4c098c"
 
 
 def test_the_baseline_keeps_its_digest() -> None:
     """Golden: a change here makes every run ever done another run."""
     assert Recipe().digest == BASELINE
+
+
+# Golden, too: what a recipe means that leaves a field out. A new field may be added here; whoever changes a value, or
+# what it means, raises recipe.MEANING.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "model": {
+        "vocab": 50257,
+        "vocab_multiple": 1,
+        "context": 1024,
+        "width": 768,
+        "layers": 12,
+        "heads": 12,
+        "dropout": 0.1,
+        "qkv_bias": False,
+        "tie_weights": False,
+        "init": "keyed",
+        "initializer": "torch",
+    },
+    "train": {
+        "batch": 96,
+        "tokens": 3_260_190_720,
+        "learning_rate": 4e-4,
+        "schedule": {"kind": "constant", "warmup": 0.0, "floor": 0.0},
+        "weight_decay": 0.1,
+        "decay": "all",
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "clip_grad_norm": None,
+        "precision": "fp16",
+        "reduction": "fast",
+        "canonical_microbatch": None,
+        "compile": False,
+        "kernels": "farm",
+    },
+    "data": {
+        "source": "hf:gpjt/fineweb-gpt2-tokens",
+        "revision": None,
+        "split": "train",
+        "tokenizer": "gpt2",
+        "text_field": "text",
+        "order": "sequential",
+        "repeat": False,
+    },
+    "evaluation": {
+        "source": None,
+        "revision": None,
+        "split": "validation",
+        "offset": 50_000_000,
+        "sequences": 19_200,
+        "context": None,
+        "precision": "fp32",
+    },
+}
+
+
+def test_what_is_left_out_means_what_it_meant() -> None:
+    assert (MEANING, Recipe().model_dump(mode="json")) == (1, DEFAULTS)
+
+
+class LaterModel(Model):
+    """The model of a later version of farm: a field more, whose default is as before."""
+
+    rotary: bool = False
+
+
+class LaterEvaluation(Evaluation):
+    stride: int | None = None
+
+
+class LaterRecipe(Recipe):
+    model: LaterModel = LaterModel()
+    evaluation: LaterEvaluation = LaterEvaluation()
+    legs: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "patch", [{}, {"model": {"dropout": 0.0}}, {"train": {"schedule": {"kind": "warmup-cosine"}, "batch": 8}}]
+)
+def test_a_field_that_a_later_version_adds_changes_no_id(patch: dict[str, Any]) -> None:
+    now, later = Recipe().patched(patch), LaterRecipe.model_validate(merged(LaterRecipe().model_dump(), patch))
+    assert later.digest == now.digest
+    assert later.evaluation_version == now.evaluation_version
+    runs = [Run(arm="a", recipe=recipe, seeds=Seeds(), machine="cpu") for recipe in (now, later)]
+    assert runs[0].id == runs[1].id
+    assert probe_key(now.model, "fp32") == probe_key(later.model, "fp32")
+    changed = later.model_copy(update={"model": LaterModel(rotary=True)})
+    assert changed.digest != now.digest, "a later field that is set is another recipe"
+
+
+def test_another_meaning_of_a_default_is_another_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Recipe(train=Train(batch=8)), Recipe(train=Train(batch=16))
+    monkeypatch.setattr("farm.recipe.MEANING", MEANING + 1)
+    after = Recipe(train=Train(batch=32)), Recipe(train=Train(batch=64))
+    digests = {recipe.digest for recipe in (*before, *after)}
+    assert len(digests) == 4
+    assert identity(before[0])["meaning"] == MEANING + 1
+
+
+def test_minus_zero_is_zero() -> None:
+    one, other = Recipe(train=Train(weight_decay=0.0)), Recipe(train=Train(weight_decay=-0.0))
+    assert one == other
+    assert canonical_json(identity(one)) == canonical_json(identity(other))
 
 
 def test_the_baseline_is_the_published_one() -> None:
@@ -86,6 +190,8 @@ def test_a_recipe_survives_json() -> None:
         (Seeds, {"init": -1}, "greater than or equal to 0"),
         (Seeds, {"train": 2**63}, "less than"),
         (Recipe, {"modle": {}}, "Extra inputs"),
+        (Evaluation, {"revision": "v1"}, "evaluation.revision is of evaluation.source, which is not set"),
+        (Recipe, {"evaluation": Evaluation(context=2048)}, "evaluation.context = 2048 is longer than model.context"),
     ],
 )
 def test_what_makes_no_sense_is_refused(kind: type, values: dict[str, Any], message: str) -> None:
@@ -98,9 +204,49 @@ def test_a_recipe_cannot_change_after_birth() -> None:
         Recipe().train.batch = 1  # type: ignore[misc]
 
 
-def test_the_evaluation_is_versioned_by_its_content() -> None:
-    assert Evaluation().version != Evaluation(offset=0).version
-    assert Evaluation().version.startswith("test_loss@")
+EVALUATED = [
+    {"evaluation": {"source": "/data/common"}},
+    {"evaluation": {"source": "hf:a/b", "revision": "v1"}},
+    {"evaluation": {"split": "test"}},
+    {"evaluation": {"offset": 0}},
+    {"evaluation": {"sequences": 64}},
+    {"evaluation": {"context": 512}},
+    {"evaluation": {"precision": "bf16"}},
+    {"data": {"source": "/data/other"}},
+    {"data": {"revision": "v2"}},
+    {"data": {"text_field": "body"}},
+    {"model": {"context": 256}},
+]
+
+
+def test_the_evaluation_is_versioned_by_all_that_is_scored() -> None:
+    versions = [Recipe().patched(patch).evaluation_version for patch in [{}, *EVALUATED]]
+    assert len(set(versions)) == len(versions)
+    assert all(version.startswith("test_loss@") for version in versions)
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"model": {"dropout": 0.0, "layers": 2}},
+        {"train": {"batch": 8}},
+        {"data": {"split": "other", "order": "shuffled"}},
+        {"evaluation": {"context": 1024}},  # spelled out
+        {"evaluation": {"source": "hf:gpjt/fineweb-gpt2-tokens"}},
+    ],
+)
+def test_what_is_trained_leaves_the_evaluation_alone(patch: dict[str, Any]) -> None:
+    assert Recipe().patched(patch).evaluation_version == Recipe().evaluation_version
+
+
+def test_arms_of_other_corpora_and_contexts_can_share_a_test() -> None:
+    common = {"evaluation": {"source": "/data/common", "context": 256}}
+    arms = [
+        {"data": {"source": "/data/a"}},
+        {"data": {"source": "/data/b", "revision": None}},
+        {"model": {"context": 512}},
+    ]
+    assert len({Recipe().patched(merged(common, arm)).evaluation_version for arm in arms}) == 1
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from farm.recipe import Recipe, Seeds
 from farm.run import Policy, Run, State
 
-GOLDEN = "8xa100m40-remove-dropout-s42.23-b1e57091"
+GOLDEN = "8xa100m40-remove-dropout-s42.23-b5e4f936"
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 
 

@@ -1,12 +1,16 @@
 """The table: ranks within a machine and an evaluation, seeds as replicates, hardware apart, nothing hidden."""
 
 import statistics
+import tomllib
 
 import pytest
-from results import result, tiny_study
+from results import result, study_text, tiny_study
 
+from farm import cohort
+from farm.queue import Queue
 from farm.result import Result
 from farm.run import Run
+from farm.study import build
 from farm.table import Table, rank
 
 LOSSES = {
@@ -75,22 +79,153 @@ def test_different_evaluations_are_never_ranked_together() -> None:
     results = finished(runs(init=(42,)))
     results[0] = results[0].model_copy(update={"evaluation": "test_loss@other"})
     table = rank(results)
-    assert table.evaluations == sorted({r.evaluation for r in results})
+    assert table.evaluations == ["test_loss@other", results[1].evaluation], "that of the baseline first"
     assert row(table, "baseline").evaluation == "test_loss@other"
     assert row(table, "baseline").rank == 1
     assert row(table, "remove-dropout").delta is None, "its baseline was measured by another evaluation"
 
 
-def test_arms_that_began_alike_show_the_same_init_hash() -> None:
+def index_of(results: list[Result], arm: str, init: int) -> int:
+    return next(i for i, r in enumerate(results) if (r.arm, r.seeds.init) == (arm, init))
+
+
+def test_an_arm_that_began_from_other_weights_says_so() -> None:
     assert row(rank(finished(runs(init=(42,)))), "baseline").init_hash == f"{42:064x}"[:12]
     results = finished(runs(init=(42, 22)))
-    table = rank(results)
-    assert row(table, "baseline").init_hash == row(table, "remove-dropout").init_hash
-    index = next(i for i, result in enumerate(results) if result.arm == "remove-dropout")
+    assert row(rank(results), "remove-dropout").same_init is True
+    index = index_of(results, "remove-dropout", 42)
     prints = results[index].fingerprints.model_copy(update={"initial": "e" * 64})
     results[index] = results[index].model_copy(update={"fingerprints": prints})
     table = rank(results)
-    assert row(table, "baseline").init_hash != row(table, "remove-dropout").init_hash
+    assert row(table, "remove-dropout").same_init is False
+    assert row(table, "gradient-clipping").same_init is True
+
+
+def test_unequal_seeds_are_compared_pair_by_pair() -> None:
+    """A baseline that lacks its best seed must not make the arms look worse, nor their first weights different."""
+    results = finished(runs())
+    whole = row(rank(results), "remove-dropout")
+    assert (whole.pairs, whole.n, whole.asked) == (3, 3, 3)
+    del results[index_of(results, "baseline", 22)]
+    table = rank(results)
+    lacking, arm = row(table, "baseline"), row(table, "remove-dropout")
+    assert (lacking.n, lacking.pairs) == (2, 2)
+    assert (arm.n, arm.pairs, arm.same_init) == (3, 2, True)
+    assert arm.delta == pytest.approx(statistics.mean([3.64 - 3.69, 3.61 - 3.67]), abs=1e-12)
+    assert arm.delta != pytest.approx(arm.test_loss_mean - lacking.test_loss_mean)
+
+
+def test_the_order_is_that_of_the_pairs() -> None:
+    """Without its unlucky seed an arm has the lowest mean, and still it is worse than the baseline."""
+    losses = {"baseline": {42: 3.80, 22: 3.60}, "remove-dropout": {22: 3.62}, "gradient-clipping": {42: 3.79, 22: 3.59}}
+    results = [
+        result(run, losses[run.arm][run.seeds.init]) for run in runs(init=(42, 22)) if run.seeds.init in losses[run.arm]
+    ]
+    table = rank(results)
+    assert min(table.rows, key=lambda r: r.test_loss_mean).arm == "remove-dropout"
+    assert [r.arm for r in table.rows] == ["gradient-clipping", "baseline", "remove-dropout"]
+    assert row(table, "remove-dropout").delta == pytest.approx(0.02)
+
+
+def test_an_arm_that_shares_no_seed_with_the_baseline_has_no_delta() -> None:
+    results = finished(runs(init=(42, 22)))
+    kept = [r for r in results if (r.arm == "baseline") == (r.seeds.init == 42)]
+    arm = row(rank(kept), "remove-dropout")
+    assert (arm.pairs, arm.delta, arm.same_init) == (0, None, None)
+
+
+def test_a_row_says_how_many_seeds_its_study_asks_for(queue: Queue) -> None:
+    study = tiny_study()
+    queue.put(study)
+    results = finished(study.runs())
+    del results[index_of(results, "gradient-clipping", 67)]
+    arm = row(rank(results, queue.statuses()), "gradient-clipping")
+    assert (arm.n, arm.asked) == (2, 3)
+
+
+# Other tokens under the same name
+
+
+def strange(result: Result, **tokens: str) -> Result:
+    """`result` as if it had seen other tokens, four days later."""
+    prints = result.fingerprints
+    changed = prints.model_copy(update={"tokens": prints.tokens.model_copy(update=tokens)})
+    later = {"started": result.started + 4 * 86400, "ended": result.ended + 4 * 86400}
+    return result.model_copy(update={"fingerprints": changed} | later)
+
+
+@pytest.mark.parametrize("field", ["head", "trained", "tested"])
+def test_an_arm_that_saw_other_tokens_is_set_aside_with_both_fingerprints_and_dates(field: str) -> None:
+    results = [strange(r, **{field: "9" * 64}) if r.arm == "remove-dropout" else r for r in finished(runs())]
+    table = rank(results)
+    apart = row(table, "remove-dropout")
+    assert (apart.rank, apart.delta, apart.same_init) == (None, None, None)
+    assert apart.aside is not None
+    split = "validation" if field == "tested" else "train"
+    assert apart.aside.startswith(f"the {split} split of builtin:python-reference held other tokens: {'9' * 12}")
+    usual = {"head": "c", "trained": "d", "tested": "e"}[field] * 12
+    assert f"{'9' * 12} (1970-01-05) and {usual} (1970-01-01)" in apart.aside
+    assert [(r.arm, r.rank) for r in table.rows if r.rank] == [("baseline", 1), ("gradient-clipping", 2)]
+
+
+def test_where_the_baseline_itself_saw_both_most_of_its_runs_decide() -> None:
+    results = [strange(r, trained="9" * 64) if r.seeds.init == 22 else r for r in finished(runs())]
+    table = rank(results)
+    ranked = {r.arm: r for r in table.rows if r.rank}
+    assert {r.n for r in ranked.values()} == {2}
+    assert all(r.n == 1 and r.aside for r in table.rows if not r.rank)
+    assert len(table.rows) == 6
+    even = rank([r for r in results if r.seeds.init != 67])
+    assert {r.aside is None for r in even.rows if r.runs and "s22" in r.runs[0]} == {True}, "of two, the newer"
+
+
+def test_another_corpus_that_the_recipe_names_is_an_intervention() -> None:
+    study = tomllib.loads(study_text())
+    study["baseline"]["evaluation"]["source"] = "/data/common"
+    study["interventions"]["other-corpus"] = {"data": {"source": "/data/other"}}
+    members = build(study).runs()
+    results = [
+        strange(result(run, 3.6), trained="9" * 64, head="8" * 64)
+        if run.arm == "other-corpus"
+        else result(run, LOSSES[run.arm][run.seeds.init])
+        for run in members
+    ]
+    table = rank(results)
+    assert row(table, "other-corpus").aside is None
+    assert row(table, "other-corpus").pairs == 3
+    assert len(table.evaluations) == 1
+
+
+def test_without_a_common_test_another_corpus_is_another_evaluation() -> None:
+    study = tomllib.loads(study_text())
+    study["interventions"] = {
+        "other-corpus": {"data": {"source": "/data/other"}},
+        "short": {"model": {"context": 16}},
+    }
+    table = rank([result(run, 3.6) for run in build(study).runs()])
+    assert len(table.evaluations) == 3
+    assert row(table, "baseline").evaluation == table.evaluations[0]
+    assert row(table, "other-corpus").delta is None
+    assert any("source builtin:python-reference and /data/other" in text for text in table.differences)
+    assert any("context 32 and 16" in text for text in table.differences)
+    arms = build(study).arms()
+    assert cohort.unranked(arms) == {
+        "other-corpus": "source builtin:python-reference and /data/other",
+        "short": "context 32 and 16",
+    }
+
+
+def test_runs_that_saw_other_tokens_are_no_twins() -> None:
+    members = runs(("cpu-x1", "cpu-x2"), init=(42,))
+    results = [strange(r, trained="9" * 64) if r.machine == "cpu-x2" else r for r in finished(members)]
+    assert rank(results).twins == ()
+
+
+def test_table_and_compare_agree_on_what_may_be_subtracted() -> None:
+    first, second, *_ = finished(runs(init=(42,)))
+    for other in (second, strange(second, tested="9" * 64), strange(second, trained="9" * 64)):
+        is_ranked = row(rank([first, other]), other.arm).delta is not None
+        assert is_ranked == (cohort.apart(first, other) is None)
 
 
 @pytest.mark.parametrize(

@@ -708,3 +708,35 @@ def test_one_file_may_serve_for_both_when_the_test_begins_where_training_ends(tm
 def test_preparing_a_corpus_loads_neither_torch_nor_ray(tmp_path):
     code = "import sys, model.corpora, model.data; print({'torch', 'ray', 'datasets'} & sys.modules.keys())"
     assert output(python(code)) == "set()"
+
+
+def test_the_test_may_have_a_corpus_of_its_own(tmp_path):
+    """Arms that train on other tokens are tested on the same ones."""
+    for name, seed in (("a", 0), ("b", 7), ("common", 3)):
+        corpus(tmp_path / name, small(150, seed), small(100, seed + 1))
+    common = {"evaluation": {"source": str(tmp_path / "common")}}
+    one, other = (prepare(recipe(tmp_path / name, **common), tmp_path / "cache") for name in ("a", "b"))
+    own = prepare(recipe(tmp_path / "a"), tmp_path / "cache")
+    assert one.tested == other.tested != own.tested
+    assert one.trained == own.trained != other.trained
+    assert one.head == own.head != other.head
+    assert np.array_equal(
+        open_split(recipe(tmp_path / "a", **common).tested_data, "validation", tmp_path / "cache"), small(100, 4)
+    )
+
+
+def test_the_beginning_has_a_fingerprint_that_runs_of_any_length_share(tmp_path):
+    long = (np.arange(5000) % 300).astype(np.uint16)
+    corpus(tmp_path / "a", long, small(100, 1))
+    short, longer = (
+        prepare(recipe(tmp_path / "a", train={"tokens": count}), tmp_path / "cache") for count in (2000, 4000)
+    )
+    assert short.head == longer.head
+    assert short.trained != longer.trained
+
+
+def test_a_test_on_a_shorter_context_needs_fewer_tokens(tmp_path):
+    corpus(tmp_path / "a", small(150), small(41, 1))
+    with pytest.raises(BadCorpus, match="sequences x 10 tokens"):
+        prepare(recipe(tmp_path / "a"), tmp_path / "cache")
+    prepare(recipe(tmp_path / "a", evaluation={"context": 2}), tmp_path / "cache")

@@ -92,3 +92,16 @@ def test_the_slice_begins_at_the_offset():
     gpt = initialised(run.recipe.model, 1)
     moved = evaluate(gpt, run.recipe, np.concatenate([np.zeros(100, np.uint16), TOKENS]), ALONE, 4)
     assert moved == scored(tiny(NOWHERE), 1, 4)
+
+
+def test_models_of_any_context_can_be_tested_on_the_same_sequences():
+    """13 sequences of CONTEXT tokens score the same as 26 of half of them where no token looks further back."""
+    run = tiny(NOWHERE, evaluation={"context": CONTEXT // 2, "sequences": 26})
+    short = scored(run, 1, 4)
+    assert short.tokens == 13 * CONTEXT
+    gpt = initialised(run.recipe.model, 1).eval()
+    x_BT = torch.from_numpy(TOKENS[: 13 * CONTEXT].astype(np.int64)).view(26, CONTEXT // 2)
+    y_BT = torch.from_numpy(TOKENS[1 : 13 * CONTEXT + 1].astype(np.int64)).view(26, CONTEXT // 2)
+    expected = float(F.cross_entropy(gpt.logits(x_BT).flatten(0, 1).detach(), y_BT.flatten()))
+    assert short.loss == pytest.approx(expected, rel=1e-6)
+    assert short.loss != scored(tiny(NOWHERE), 1, 4).loss

@@ -15,7 +15,21 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional as F
 from waiting import wait_until
-from worlds import BATCH, CONTEXT, STEPS, TINY, attempt, canonical, corpus, in_world, planned, shared, stop_after, tiny
+from worlds import (
+    BATCH,
+    CONTEXT,
+    SOME_TOKENS,
+    STEPS,
+    TINY,
+    attempt,
+    canonical,
+    corpus,
+    in_world,
+    planned,
+    shared,
+    stop_after,
+    tiny,
+)
 
 from farm.errors import BadCorpus, DoesNotFit, Nonfinite
 from farm.ledger import Line, read
@@ -444,8 +458,10 @@ def test_the_random_state_of_the_caller_is_left_alone(tokens, tmp_path):
 def test_a_run_does_not_go_on_with_other_data(tokens, tmp_path):
     run = tiny(tokens)
     stopped, _ = attempt(run, planned(run, 1), tmp_path, signals=stop_after(1))
-    with pytest.raises(BadCorpus, match="changed since the checkpoint at step 1"):
-        attempt(run, planned(run, 1), tmp_path, resume=tmp_path / "1" / stopped.checkpoint, epoch=2, data="1" * 64)
+    for which, split in (("trained", "train"), ("tested", "validation")):
+        other = SOME_TOKENS.model_copy(update={which: "1" * 64})
+        with pytest.raises(BadCorpus, match=f"the {split} split of .* has changed since the checkpoint at step 1"):
+            attempt(run, planned(run, 1), tmp_path, resume=tmp_path / "1" / stopped.checkpoint, epoch=2, tokens=other)
 
 
 def test_a_plan_for_another_number_of_workers_is_refused(tokens, tmp_path):

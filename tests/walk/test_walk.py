@@ -107,7 +107,7 @@ def test_hardware_twins_agree(walked):
     assert (two.plan.world, two.plan.accumulation) == (2, 2)
     assert one.test_loss == pytest.approx(two.test_loss, abs=1e-5)
     assert one.fingerprints.initial == two.fingerprints.initial
-    assert one.fingerprints.data == two.fingerprints.data
+    assert one.fingerprints.tokens == two.fingerprints.tokens
     said = walked.farm.run("table", "walk")
     assert "hardware twins: cpu-x1 and cpu-x2, 1 pair of runs: agree to 1e-" in said.stderr
 

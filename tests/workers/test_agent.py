@@ -20,7 +20,7 @@ from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
 from farm.node import Head, Node
 from farm.queue import Claim, Queue
-from farm.result import Fingerprints, Outcome, Provenance
+from farm.result import Fingerprints, Outcome, Provenance, Tokens
 from farm.run import Attempt, Checkpoint, Run, State
 from farm.server import Server
 from farm.settings import Settings
@@ -320,7 +320,7 @@ def an_outcome(run: Run) -> Outcome:
         best_loss=3.0,
         best_step=run.recipe.steps,
         kernels="farm",
-        fingerprints=Fingerprints(initial="a", data="b", final="c"),
+        fingerprints=Fingerprints(initial="a", tokens=Tokens(head="b", trained="b", tested="b"), final="c"),
     )
 
 

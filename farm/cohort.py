@@ -1,0 +1,115 @@
+"""Which results may be compared: those that were tested on the same tokens in the same way, and trained on the tokens
+that their recipes say. What the table ranks and what `farm compare` subtracts follow from this one page.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from farm.recipe import Recipe, Seeds, canonical_json
+from farm.result import Result
+from farm.stats import mean
+from farm.study import BASELINE, Arm
+
+SHORT = 12  # hex digits of a fingerprint that a person is shown
+
+
+class Use(NamedTuple):
+    """What tokens are for: which ones a recipe names, and the fingerprint of those that were there."""
+
+    data: Callable[[Result], dict[str, Any]]
+    tokens: Callable[[Result], str]
+
+
+TEST = Use(lambda result: result.recipe.tested, lambda result: result.fingerprints.tokens.tested)
+TRAINING = Use(lambda result: result.recipe.trained, lambda result: result.fingerprints.tokens.trained)
+BEGINNING = Use(lambda result: result.recipe.begun, lambda result: result.fingerprints.tokens.head)
+USES = (TEST, TRAINING, BEGINNING)
+
+
+class Sorted(NamedTuple):
+    """Results of one evaluation: those that may be ranked together, and run id -> why another may not."""
+
+    together: list[Result]
+    aside: dict[str, str]
+
+
+def sort(results: Sequence[Result]) -> Sorted:
+    """Tell the results that may be ranked together from those that saw other tokens though their recipes say the same.
+
+    `results` are of one evaluation. What the baseline was tested and trained on is right; where its own runs disagree,
+    what most of them had, and of two that are equally frequent the newer.
+    """
+    together, aside = list(results), dict[str, str]()
+    for use in USES:
+        aside |= _strangers(together, use)
+        together = [result for result in together if result.run_id not in aside]
+    return Sorted(together, aside)
+
+
+def apart(first: Result, second: Result) -> str | None:
+    """Why the test losses of two results may not be compared; None if they may."""
+    if first.evaluation != second.evaluation:
+        return f"tested differently: {unlike(first.recipe, second.recipe)}"
+    for use in USES:
+        if use.data(first) == use.data(second) and use.tokens(first) != use.tokens(second):
+            return _other_tokens(use.data(first), [(use.tokens(result), [result]) for result in (first, second)])
+    return None
+
+
+def unlike(first: Recipe, second: Recipe) -> str:
+    """In what the tests of two recipes differ, in words; empty if they do not."""
+    one, other = first.tested, second.tested
+    return ", ".join(f"{key} {one[key]} and {other[key]}" for key in one if one[key] != other[key])
+
+
+def unranked(arms: Iterable[Arm]) -> dict[str, str]:
+    """The arms that the baseline's test cannot be compared with -> in what theirs differs."""
+    baseline, *others = arms
+    found = {arm.name: unlike(baseline.recipe, arm.recipe) for arm in others}
+    return {name: difference for name, difference in found.items() if difference}
+
+
+def by_seeds(results: Iterable[Result]) -> dict[Seeds, float]:
+    """The test loss of each pair of seeds: the mean over its repetitions, which are no new evidence."""
+    groups: dict[Seeds, list[float]] = {}
+    for result in results:
+        groups.setdefault(result.seeds, []).append(result.test_loss)
+    return {seeds: mean(losses) for seeds, losses in groups.items()}
+
+
+def _strangers(results: Sequence[Result], use: Use) -> dict[str, str]:
+    """Run id -> why, for the results whose tokens are not those that others of the same data had."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(canonical_json(use.data(result)), []).append(result)
+    found: dict[str, str] = {}
+    for group in groups.values():
+        usual = _usual([result for result in group if result.arm == BASELINE] or group, use)
+        had = {usual: [result for result in group if use.tokens(result) == usual]}
+        for result in group:
+            had.setdefault(use.tokens(result), []).append(result)
+        for tokens, members in had.items():
+            if tokens != usual:
+                why = _other_tokens(use.data(members[0]), [(tokens, members), (usual, had[usual])])
+                found |= {result.run_id: why for result in members}
+    return found
+
+
+def _usual(results: Sequence[Result], use: Use) -> str:
+    """The tokens that most of `results` had; of two that are equally frequent the newer."""
+    count = Counter(map(use.tokens, results))
+    newest = {use.tokens(result): result.ended for result in sorted(results, key=lambda result: result.ended)}
+    return max(count, key=lambda tokens: (count[tokens], newest[tokens]))
+
+
+def _other_tokens(data: dict[str, Any], had: Sequence[tuple[str, Sequence[Result]]]) -> str:
+    """That a split held other tokens for some results than for others, with both fingerprints and their dates."""
+    seen = " and ".join(f"{tokens[:SHORT]} ({_dates(results)})" for tokens, results in had)
+    return f"the {data['split']} split of {data['source']} held other tokens: {seen}"
+
+
+def _dates(results: Iterable[Result]) -> str:
+    days = sorted({datetime.fromtimestamp(result.started, UTC).date().isoformat() for result in results})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
