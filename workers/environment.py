@@ -63,9 +63,18 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     """
     own = {"FARM_PYTHON": sys.executable, "PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
     own |= {"TMPDIR": str(short_folder())}  # Ray's own, unless RAY_TMPDIR is set, and that of its dashboard's processes
+    own |= dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy())
     own |= {"RAY_METRICS_OUTPUT_ROOT": str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
     return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | passed_on(here)
+
+
+def _no_proxy() -> str:
+    """What this shell keeps from its proxy, and besides what is this machine's own: Ray asks every cloud's metadata
+    service which cloud it is in."""
+    own = ["localhost", "127.0.0.1", "127.0.0.0/8", "::1", "169.254.169.254", "metadata.google.internal"]
+    told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    return ",".join(dict.fromkeys([*filter(None, told.split(",")), *own]))
 
 
 def _without(variables: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
