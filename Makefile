@@ -20,8 +20,12 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
+# What starts a Ray has the cores to itself; all else is spread over them, a file at a time.
+RAY_TESTS = tests/workers tests/walk tests/cluster
+
 tests: $(VENV)/test $(BIN)/prometheus
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(RAY_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest $(RAY_TESTS)
 
 # Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.
 test-cluster: $(VENV)/test

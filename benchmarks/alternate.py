@@ -195,6 +195,6 @@ def _peak_bytes() -> int:
 
 
 def _cpu() -> str:
-    with open("/proc/cpuinfo") as file:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
         models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
     return models[0] if models else platform.processor()

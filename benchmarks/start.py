@@ -99,7 +99,7 @@ def main() -> None:
     heading("Submit to first optimiser step, and the gap between two runs (goal: at most 0.7 of the script's)")
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as settings:
         tokens = corpus(settings.home, vocab=257)
-        (settings.home / "script.py").write_text(SCRIPT)
+        (settings.home / "script.py").write_text(SCRIPT, encoding="utf-8")
         sides: dict[str, Callable[[int], Pair]] = {
             "farm submit": lambda turn: _ours(settings, tokens, turn),
             "ray job submit, our settings": lambda turn: _script(settings, tokens, f"ours-{turn}", "ours"),
@@ -123,7 +123,9 @@ def main() -> None:
 def _ours(settings: Settings, tokens: Path, turn: int) -> Pair:
     name, seeds = f"bench-{turn}", [2 * turn, 2 * turn + 1]  # other seeds: a run that is known is not trained again
     file = settings.home / f"{name}.toml"
-    file.write_text(STUDY.format(name=name, seeds=seeds, tokens=STEPS * BATCH * CONTEXT, source=tokens))
+    file.write_text(
+        STUDY.format(name=name, seeds=seeds, tokens=STEPS * BATCH * CONTEXT, source=tokens), encoding="utf-8"
+    )
     began = time.time()
     typed(settings, "submit", str(file))
     with session(settings) as redis:
@@ -163,7 +165,8 @@ def _script(settings: Settings, tokens: Path, name: str, words: str) -> Pair:
 
 def _is_done(ray: list[str], dashboard: str, job: str, environment: dict[str, str]) -> bool:
     command = [*ray, "status", "--address", dashboard, job]
-    return "succeeded" in subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=True)
+    return "succeeded" in done.stdout
 
 
 def _pair(began: float, files: list[Path], head: int) -> Pair:

@@ -144,7 +144,7 @@ def served(home: Path) -> Iterator[Settings]:
 def _training(settings: Settings) -> Status:
     """Submit the run and wait until it has trained a few steps."""
     file = settings.home / "bench.toml"
-    file.write_text(STUDY)
+    file.write_text(STUDY, encoding="utf-8")
     typed(settings, "submit", str(file))
     with session(settings) as redis:
         queue = Queue(redis)

@@ -1,11 +1,14 @@
 """The way in: settings, the queue behind them, and what a person may call a run or a study."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 from farm import serving
 from farm import settings as settings_
+from farm import study as study_
 from farm.bucket import BRIEF
 from farm.errors import FarmError, NotFound, nearest
 from farm.machine import BUILT_IN, Machine, layered
@@ -14,6 +17,7 @@ from farm.queue import Queue, Status
 from farm.server import glance, session, translated
 from farm.settings import Settings
 from farm.store import Store
+from farm.study import Study
 
 
 @contextmanager
@@ -28,7 +32,28 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
 def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
     """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
-    return layered(BUILT_IN, settings.machines, queue.machines() if queue else {})
+    return queue.classes(settings.machines) if queue else layered(BUILT_IN, settings.machines)
+
+
+def study_file(path: Path, settings: Settings) -> Study:
+    """The study in a file; what is wrong with its machines is told together with what else is wrong.
+
+    Raises: BadStudy
+    """
+    found = study_.draft(path)
+    if found.faults:
+        from farm.forecast import misfits
+
+        more = misfits(found, _known_at_once(settings))
+        raise found.refused(more)
+    return found.whole()
+
+
+def _known_at_once(settings: Settings) -> dict[str, Machine]:
+    """The machine classes that are known without waiting for a Redis."""
+    with suppress(FarmError), glance(settings) as redis:
+        return machines(settings, Queue(redis))
+    return machines(settings, None)
 
 
 def is_study(queue: Queue, name: str) -> bool:
@@ -75,6 +100,15 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes
 
 
+def slots(queue: Queue) -> dict[str, int]:
+    """Machine class -> runs that can train at a time on the nodes that are up; empty without a dispatcher."""
+    found: Counter[str] = Counter()
+    for node in queue.roster():
+        if node.drained is None:
+            found.update(node.units)
+    return found
+
+
 def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str) -> None:
     """Let `write` say it where the run directories are, too, if that is seen from here; or warn of `otherwise`.
 
@@ -99,9 +133,18 @@ def complete_study(incomplete: str) -> list[str]:
     return _names("studies", incomplete)
 
 
-def complete_arm(incomplete: str, study: str | None) -> list[str]:
-    """Arms of the study, or of all, for the shell."""
-    return _names("arms", incomplete, study or "")
+def complete_arm(incomplete: str, named: str | None) -> list[str]:
+    """Arms for the shell: those of the study, study file or run that is `named`; of all studies where none is."""
+    if named is None:
+        return _names("arms", incomplete)
+    with suppress(Exception):
+        if Path(named).is_file():
+            return [arm.name for arm in study_.load(Path(named)).arms() if arm.name.startswith(incomplete)]
+        with glance(settings_.load()) as redis:
+            known = Queue(redis)
+            study = named if is_study(known, named) else known.status(named).study
+            return known.names("arms", incomplete, study)
+    return []
 
 
 def complete_run(incomplete: str) -> list[str]:

@@ -98,7 +98,9 @@ def _asked(head: str, home: str | None, ssh: str) -> str:
     """
     place = shlex.quote(f"{home}/{CARD}") if home else f'"${{FARM_HOME:-$HOME/.farm}}/{CARD}"'
     command = [*_words(ssh), head, f"cat {place}"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode == 255:  # ssh's own
         raise _failed(head, done.stderr)
     try:
@@ -121,7 +123,8 @@ def _keep(way: Way, hint: str) -> None:
             way.command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             preexec_fn=_end_with_parent,
         ) as ssh:
             try:

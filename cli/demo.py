@@ -9,9 +9,11 @@ import typer
 
 from cli import render
 from cli.access import queue
+from cli.ending import ended
 from cli.options import Json
 from cli.progress import finished_line, follow
 from cli.render import say
+from cli.runs import outlook
 from cli.submit import queued
 from cli.table import show_table
 from farm import serving
@@ -36,7 +38,7 @@ def demo(as_json: Json = False) -> None:
     with farm_for(settings, study) as facts:
         statuses = train(settings, study, facts, was_up, as_json)
     failed = [status for status in statuses if status.state is not State.SUCCEEDED]
-    for status in failed:
+    for status in (status for status in failed if status.state.is_final):
         say(finished_line(status))
     raise typer.Exit(1 if failed else 0)
 
@@ -85,13 +87,19 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
         say(f"{study.name}: {len(study.runs())} runs{', going on where it was left' if goes_on else ''}")
         say(f"dashboard: {facts.dashboard}")
         try:
-            statuses = follow(open_queue, lambda: open_queue.statuses(study.name), lambda: _still_up(settings, facts))
+            statuses = follow(
+                open_queue,
+                lambda: open_queue.statuses(study.name),
+                lambda: _still_up(settings, facts),
+                lambda: outlook(settings, open_queue, open_queue.statuses()),
+            )
         except KeyboardInterrupt:
             if stays_up:
                 say(f"{study.name} goes on, since the farm stays up; end it with: farm cancel {study.name}")
             else:
                 say(f"{study.name} stays queued; farm up goes on with it, and so does farm demo")
             raise
+        ended(settings, open_queue, statuses)
         show_table(open_queue, study.name, as_json=as_json)
     say(f"run directories: {settings.storage}/runs")
     if not as_json:

@@ -4,7 +4,8 @@ import platform
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +17,9 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet
-from farm import serving, tunnel
+from farm import server, serving, tunnel
 from farm import settings as settings_
-from farm.errors import FarmError
+from farm.errors import FarmError, first_line
 from farm.machine import BUILT_IN
 from farm.settings import Settings
 from farm.store import Store
@@ -48,28 +49,38 @@ def doctor(cluster: Cluster = None, as_json: Json = False) -> None:
 
     Ends with exit code 1 if something is broken; a warning is no fault.
     """
-    settings = settings_.load()
-    findings = [*examine(settings), *(_cluster(cluster, settings) if cluster else ())]
+    findings = [*examine(cluster)]
     render.emit(Sheet("farm.doctor/1", COLUMNS, [finding._asdict() for finding in findings]), as_json=as_json)
     if any(finding.verdict == "failed" for finding in findings):
         raise typer.Exit(1)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Every check, in the order in which one depends on the other."""
+def examine(cluster: Path | None = None) -> Iterator[Finding]:
+    """Every check, whatever became of the others; without settings, those that need none."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name, needed in PACKAGES.items():
-        yield _package(name, needed)
-    yield _checked("server", lambda: _redis(settings))
-    yield _checked("storage", lambda: _storage(settings))
-    yield _ray(settings)
-
-
-def _checked(check: str, probe: Callable[[], Finding]) -> Finding:
+        yield from _checked(name, lambda name=name, needed=needed: [_package(name, needed)])  # type: ignore[misc]
     try:
-        return probe()
+        settings = settings_.load()
+    except FarmError as error:
+        yield Finding("settings", "failed", str(error))
+        return
+    yield from _checked("server", lambda: _redis(settings))
+    yield from _checked("storage", lambda: [_storage(settings)])
+    yield from _checked("dashboard", lambda: [_ray(settings)])
+    if cluster:
+        yield from _checked("cluster file", lambda: _cluster(cluster, settings))
+
+
+def _checked(check: str, probe: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """What `probe` finds, up to the error that ends it: a doctor that dies of what it meets helps nobody."""
+    try:
+        yield from probe()
     except (FarmError, OSError) as error:
-        return Finding(check, "failed", str(error))
+        yield Finding(check, "failed", str(error))
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        yield Finding(check, "failed", f"{said}. This is a bug in farm, which the other checks survive")
 
 
 def _package(name: str, needed: bool) -> Finding:
@@ -81,13 +92,16 @@ def _package(name: str, needed: bool) -> Finding:
         return Finding(name, "warning", "not installed: this machine can submit and read, not train")
 
 
-def _redis(settings: Settings) -> Finding:
+def _redis(settings: Settings) -> Iterator[Finding]:
     with queue(settings) as open_queue:
         total = sum(open_queue.counts().values())
+        doubts = server.doubts(open_queue.redis)
     place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
     if head := _head(settings):
         place = f"of {head}, through the tunnel of farm connect"
-    return Finding("server", "ok", f"Redis {place}; {total:,} runs known")
+    yield Finding("server", "ok", f"Redis {place}; {total:,} runs known")
+    for doubt in doubts:
+        yield Finding("server", "warning", doubt)
 
 
 def _head(settings: Settings) -> str | None:
@@ -113,10 +127,10 @@ def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
 
     try:
         config = clusterfile.load(path)
+        fleet = clusterfile.fleet(config)
     except FarmError as error:
         yield Finding("cluster file", "failed", str(error))
         return
-    fleet = clusterfile.fleet(config)
     kinds = ", ".join(f"{name} x {kind.most}" for name, kind in fleet.kinds.items())
     told = kinds or "machines that say themselves what they are"
     yield Finding("cluster file", "ok", f"{path}: {told}; at most {fleet.most} at a time")
@@ -136,7 +150,7 @@ def _ray(settings: Settings) -> Finding:
             code = answer.status
     except urllib.error.HTTPError as error:
         code = error.code
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return Finding("dashboard", "failed", f"{facts.dashboard}: {error}. See {facts.log}, then: farm down; farm up")
     answers = code in (200, 401, 403)  # the last two: alive, and asks for the token
     return Finding("dashboard", "ok" if answers else "failed", f"{facts.dashboard} answers {code}")

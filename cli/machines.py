@@ -39,6 +39,7 @@ COLUMNS = (
     Column("queued", "queued", render.count, is_number=True),
     Column("probed", "probed", render.listing, is_spare=True),
     Column("source", "known from", is_spare=True),
+    Column("price", "price", render.text, is_spare=True),
 )
 NOW = Column("now", "now", is_prose=True)
 NODES = (
@@ -82,6 +83,9 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
             "accelerators": machine.accelerators,
             "memory_bytes": machine.memory,
             "usd_per_hour": machine.usd_per_hour,
+            "price_source": machine.price_source,
+            "price_date": machine.price_date,
+            "price": ", ".join(map(str, machine.prices)),
             "tokens_per_second": machine.tokens_per_second,
             "seen_tokens_per_second": seen.get(name),
             "nodes": nodes.get(name, 0),
@@ -136,7 +140,8 @@ def _source(name: str, settings: Settings, is_registered: bool) -> str:
 
 def _study(queue: Queue, name: str) -> Study:
     path = Path(name)
-    return study_.load(path) if path.suffix == ".toml" or path.is_file() else queue.study(name)
+    is_file = path == study_.STANDARD_INPUT or path.suffix == ".toml" or path.is_file()
+    return study_.load(path) if is_file else queue.study(name)
 
 
 def _probe(queue: Queue, settings: Settings, study: Study) -> None:

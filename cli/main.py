@@ -41,6 +41,13 @@ COMMANDS = {
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }
+GROUPS = {  # of `farm --help`
+    "Set a farm up": "demo up down status serve join connect drain machines doctor reindex",
+    "Ask": "plan submit cancel retry",
+    "Watch": "runs show logs watch",
+    "Conclude": "table compare",
+    "Evaluate and share": "export",
+}
 
 
 class Commands(Mapping[str, Any]):
@@ -61,7 +68,9 @@ class Commands(Mapping[str, Any]):
 
 
 def _built(name: str, function: Callable[..., None]) -> Any:
-    info = CommandInfo(name=name, callback=function)
+    from cli.examples import epilogue
+
+    info = CommandInfo(name=name, callback=function, epilog=epilogue(name))
     return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
 
@@ -88,8 +97,10 @@ class Farm(TyperGroup):
         self.commands = Commands()  # type: ignore[assignment]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))  # one column for all groups
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), COMMANDS[name]) for name in names.split()])
 
     def main(
         self,
@@ -117,7 +128,7 @@ class Farm(TyperGroup):
 
 
 def _report(error: Exception, verbose: bool) -> int:
-    """Write one line to stderr, or the traceback if `verbose`. Returns the exit code."""
+    """Write a line to stderr for each fault, after the traceback if `verbose`. Returns the exit code."""
     from cli.render import line
 
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -127,14 +138,14 @@ def _report(error: Exception, verbose: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    code, text = _explained(error)
-    sys.stderr.write(f"error: {line(text)}\n")
+    code, *told = _explained(error)
+    sys.stderr.writelines(f"error: {line(text)}\n" for text in told)
     return code
 
 
-def _explained(error: Exception) -> tuple[int, str]:
+def _explained(error: Exception) -> tuple[int, *tuple[str, ...]]:
     if isinstance(error, FarmError):
-        return error.exit_code, str(error)
+        return error.exit_code, *error.lines
     if isinstance(error, typer.Abort):
         return 130, "Interrupted."
     if hasattr(error, "format_message"):  # typer's usage errors share no public class
@@ -177,7 +188,7 @@ def main() -> None:
     """The entry point of the `farm` script."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller, as in `farm runs >&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     app()
 
 

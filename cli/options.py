@@ -25,11 +25,15 @@ def _names(incomplete: str) -> list[str]:
 def _arms(context: typer.Context, incomplete: str) -> list[str]:
     from cli.access import complete_arm
 
-    return complete_arm(incomplete, context.params.get("study"))
+    named = [context.params[key] for key in ("study", "name", "run") if context.params.get(key)]
+    named += context.args  # all that was typed before an option that still wants its value
+    return complete_arm(incomplete, str(named[0]) if named else None)
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).", show_default=False)]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A study file (TOML); - is standard input.", show_default=False)
+]
 StudyName = Annotated[
     str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=_study_names)
 ]

@@ -1,15 +1,16 @@
 """`farm plan STUDY`"""
 
 from collections.abc import Iterator
+from datetime import date
 
 from cli import render
-from cli.access import machines, queue
+from cli.access import machines, queue, slots, study_file
 from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
-from farm import study as study_
+from farm.budget import dollars
 from farm.errors import Refused, Unreachable
-from farm.forecast import Estimate, Forecast, forecast
+from farm.forecast import ClassTotal, Estimate, Forecast, forecast
 from farm.machine import Machine
 from farm.result import Result
 from farm.settings import Settings
@@ -18,52 +19,65 @@ COLUMNS = (
     Column("machine", "machine"),
     Column("arm", "arm"),
     Column("runs", "runs", render.count, is_number=True),
-    Column("plan", "world x micro x accum"),
+    Column("plan", "world x micro x accum", render.text),
     Column("gib", "GiB", render.text, is_number=True, is_spare=True),
     Column("hours", "hours", render.hours, is_number=True),
+    Column("wall_clock_hours", "wall clock", render.clock, is_number=True),
     Column("usd", "$", render.dollars, is_number=True),
     Column("basis", "hours are", render.text, is_spare=True),
     Column("resolves_sd", "resolves SD", render.known(lambda value: f"{value:.2f}"), is_number=True),
     Column("resolves_nats", "nats", render.loss, is_number=True, is_spare=True),
 )
+ALL_ARMS, ALL_MACHINES = "(all arms)", "(all machines)"  # no arm and no machine can be called so
+OLD_DAYS = 180  # of a price
 
 
 def plan(study: StudyFile, as_json: Json = False) -> None:
     """What a study would take: plans, hours, dollars, and the smallest effect it resolves.
 
-    Queues nothing, and works without Redis. An effect is in standard deviations of one run: a two-sided test at 0.05
-    finds it with 80 % power.
+    Queues nothing, and works without Redis. Hours are added for each machine class; classes work side by side, so the
+    wall clock is that of the longest. An effect is in standard deviations of one run: a two-sided test at 0.05 finds it
+    with 80 % power.
     """
     settings = settings_.load()
-    parsed = study_.load(study)
-    known, results = what_is_known(settings)
-    found = forecast(parsed, known, results)
-    render.emit(sheet(found), as_json=as_json)
+    parsed = study_file(study, settings)
+    found = forecast(parsed, *what_is_known(settings))
+    render.emit(sheet(found, as_json), as_json=as_json)
     for remark in remarks(found):
         say(remark)
     limit = parsed.policy.usd_limit
     if limit is not None and found.usd is not None and found.usd > limit:
-        say(f"more than policy.usd_limit, ${render.dollars(limit)}: no run starts once that is spent")
+        then = "its runs stop and wait" if parsed.policy.usd_limit_action == "stop" else "no run starts"
+        say(f"more than policy.usd_limit, {dollars(limit)}: {then} once that is spent")
     if not as_json:
         render.say_next(f"farm submit {study}")
 
 
-def what_is_known(settings: Settings) -> tuple[dict[str, Machine], list[Result]]:
-    """Machine classes and results; without Redis, what the settings declare."""
+def what_is_known(settings: Settings) -> tuple[dict[str, Machine], list[Result], dict[str, int]]:
+    """Machine classes, results, and runs that can train at a time; without Redis, what the settings declare."""
     try:
         with queue(settings) as open_queue:
             results = [status.result for status in open_queue.statuses() if status.result]
-            return machines(settings, open_queue), results
+            return machines(settings, open_queue), results, slots(open_queue)
     except (Unreachable, Refused) as error:
         say(f"warning: planning without what nodes registered and runs measured: {error}")
-        return machines(settings, None), []
+        return machines(settings, None), [], {}
 
 
-def sheet(found: Forecast) -> Sheet:
-    """A row per machine and arm; the totals go to JSON beside them."""
-    rows = sorted(found.estimates, key=lambda estimate: estimate.machine)  # stable: arms keep the study's order
-    totals = {"study": found.study, "total": {"runs": found.runs, "hours": found.hours, "usd": found.usd}}
-    return Sheet("farm.plan/1", COLUMNS, [_row(estimate) for estimate in rows], more=totals)
+def sheet(found: Forecast, as_json: bool = False) -> Sheet:
+    """A row per machine and arm, and below them the totals, which in JSON stand beside the rows."""
+    total = {"runs": found.runs, "wall_clock_hours": found.wall_clock_hours, "usd": found.usd}
+    rows: list[dict] = []
+    for one in found.classes:  # arms keep the study's order
+        rows += [_row(estimate) for estimate in found.estimates if estimate.machine == one.machine]
+        rows += [] if as_json else [one.model_dump(mode="json") | {"arm": ALL_ARMS}]
+    if as_json:
+        more = {"study": found.study, "total": total, "classes": found.classes}
+        return Sheet("farm.plan/1", COLUMNS, rows, more=more)
+    if len(found.classes) > 1:
+        rows.append(total | {"machine": ALL_MACHINES, "arm": ALL_ARMS})
+    blank = dict.fromkeys(column.key for column in COLUMNS)
+    return Sheet("farm.plan/1", COLUMNS, [blank | row for row in rows])
 
 
 def _row(estimate: Estimate) -> dict:
@@ -81,10 +95,14 @@ def _row(estimate: Estimate) -> dict:
 
 
 def remarks(found: Forecast) -> Iterator[str]:
-    """The totals, and why anything shows as '-'."""
-    hours = "hours unknown" if found.hours is None else f"{render.hours(found.hours)} h"
-    usd = "$ unknown" if found.usd is None else f"${render.dollars(found.usd)}"
-    yield f"{found.runs:,} runs, {hours}, {usd}"
+    """The totals, what they rest on, and why anything shows as '-'."""
+    for one in found.classes:
+        yield class_line(one)
+    if len(found.classes) > 1:
+        clock = "wall clock unknown" if found.wall_clock_hours is None else render.clock(found.wall_clock_hours)
+        yield f"all of it: {found.runs:,} runs, {clock} with the classes side by side, {_usd(found.usd)}"
+    yield from _notes(found)
+    yield from _old_prices(found)
     shares = {(one.machine, one.plan.shares_basis) for one in found.estimates if one.plan.shares}
     for machine, basis in sorted(shares):
         why = "equal, since nothing is known of the speed of one" if basis == "equal" else f"by {basis} speed"
@@ -100,3 +118,39 @@ def remarks(found: Forecast) -> Iterator[str]:
         yield "no effect can be resolved where arm and baseline have fewer than 3 seeds together: add seeds"
     elif others and all(estimate.resolves_nats is None for estimate in others):
         yield "effects in nats: unknown until two seeds of the baseline have finished"
+
+
+def class_line(one: ClassTotal) -> str:
+    """What a machine class has to do, how long that takes there, and at whose price."""
+    runs = f"{one.machine}: {one.runs:,} run{'s' * (one.runs != 1)}"
+    if one.hours is None:
+        time = "hours unknown"
+    else:
+        at_a_time = "one" if one.slots == 1 else f"{one.slots:,}"
+        time = f"{render.hours(one.hours)} h, {render.clock(one.wall_clock_hours)} with {at_a_time} at a time"
+    return f"{runs}, {time}, {_usd(one.usd)}" + (f" at {render.prices(one.prices)}" if one.prices else "")
+
+
+def _usd(usd: float | None) -> str:
+    return "$ unknown" if usd is None else f"${render.dollars(usd)}"
+
+
+def _notes(found: Forecast) -> Iterator[str]:
+    """What hours rest on, the arms of a class with the same note together."""
+    arms: dict[tuple[str, str], list[str]] = {}
+    for one in found.estimates:
+        if one.note:
+            arms.setdefault((one.machine, one.note), []).append(one.arm)
+    for (machine, note), names in arms.items():
+        yield f"hours of {', '.join(names)} on {machine}: {note}"
+
+
+def _old_prices(found: Forecast) -> Iterator[str]:
+    today = date.today()
+    for one in found.classes:
+        ages = [age for price in one.prices if (age := price.age_days(today)) is not None]
+        if max(ages, default=0) > OLD_DAYS:
+            yield (
+                f"the price of {one.machine} is {max(ages) // 30} months old: check it, and write today's with its"
+                " price_date in farm.toml, or in the labels of the cluster file"
+            )

@@ -9,7 +9,7 @@ from typing import Any
 from cli.render import clean, console, duration, loss
 from farm.queue import Queue, Status
 from farm.run import Run, State
-from farm.waiting import SOON
+from farm.waiting import SOON, Outlook
 
 POLL_SECONDS = 1.0
 MAX_BARS = 16
@@ -20,10 +20,10 @@ def follow(
     queue: Queue,
     fetch: Callable[[], list[Status]],
     check: Callable[[], None] = lambda: None,
-    why: Callable[[], Mapping[str, str]] = dict,
+    outlook: Callable[[], Outlook] = Outlook,
 ) -> list[Status]:
-    """Show the runs that `fetch` gives until all are final, and return them. `check` is asked at every look, and `why`,
-    run id -> reason to wait, while none of the runs has begun.
+    """Show the runs that `fetch` gives until all are final, or wait for a person, and return them. `check` is asked at
+    every look, and `outlook` while none of the runs trains.
 
     Raises: whatever `check` raises.
     """
@@ -36,7 +36,10 @@ def follow(
                 return statuses
             check()
             if not any(status.state is State.RUNNING for status in statuses):
-                view.explain(statuses, why())
+                found = outlook()
+                view.explain(statuses, found.why)
+                if found.is_stuck(statuses):
+                    return statuses
             # A study of thousands takes a while to list: look at most a fifth of the time.
             time.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - began)))
 

@@ -17,6 +17,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from farm.machine import Price
+
 UNKNOWN = "-"
 PROSE_CHARACTERS = 30  # that a column of prose gets at least
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -137,6 +139,25 @@ def _hours(value: float) -> str:
 
 
 hours = known(_hours)
+
+
+def _clock(value: float) -> str:
+    for unit, size, below in (("s", 1 / 3600, 90), ("min", 1 / 60, 90), ("h", 1.0, 48)):
+        if value / size < below:
+            return f"{_rounded(value / size)} {unit}"
+    return f"{_rounded(value / 24)} days"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0") if value < 20 else f"{value:,.0f}"
+
+
+clock = known(_clock)  # hours as a person says them: 31 s, 45 min, 9.5 h, 4.4 days
+
+
+def prices(prices: Iterable[Price]) -> str:
+    """Each price with who says so and when."""
+    return ", ".join(f"${price.usd_per_hour:,.2f}/h {price}" for price in prices)
 
 
 def _duration(seconds: float) -> str:

@@ -13,11 +13,16 @@ from farm.run import State
 def retry(name: RunOrStudy, as_json: Json = False) -> None:
     """Queue a failed or cancelled run again, or the failed ones of a study.
 
-    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept.
+    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept. What was paused
+    goes on as well.
     """
     with queue() as open_queue:
         rows = [
-            {"run": status.run.id, "was": str(status.state), "now": str(open_queue.retry(status.run.id))}
+            {
+                "run": status.run.id,
+                "was": "paused" if status.state is State.QUEUED else str(status.state),
+                "now": str(open_queue.retry(status.run.id)),
+            }
             for status in retryable(open_queue, name)
         ]
     render.emit(Sheet("farm.retry/1", COLUMNS, rows), as_json=as_json)
@@ -26,19 +31,30 @@ def retry(name: RunOrStudy, as_json: Json = False) -> None:
 
 
 def retryable(queue: Queue, name: str) -> list[Status]:
-    """The run `name`, or the failed runs of the study `name`.
+    """The run `name`, or the failed and the paused runs of the study `name`.
 
-    Raises: Conflict: that one run did not fail and was not cancelled. NotFound.
+    Raises: Conflict: that one run did not fail, was not cancelled and is not paused. NotFound.
     """
     chosen = select(queue, name)
+    paused = _paused(queue, chosen)
     if is_study(queue, name):
         failed = [status for status in chosen if status.state is State.FAILED]
         cancelled = sum(status.state is State.CANCELLED for status in chosen)
-        if not failed:
-            say(f"no run of {name} has failed: there is nothing to retry")
+        if not failed and not paused:
+            say(f"no run of {name} has failed or is paused: there is nothing to retry")
         if cancelled:
             say(f"{cancelled} cancelled runs stay cancelled; retry them one by one, by id")
-        return failed
-    if chosen[0].state not in (State.FAILED, State.CANCELLED):
+        return failed + paused
+    if chosen[0].state not in (State.FAILED, State.CANCELLED) and not paused:
         raise Conflict(f"{chosen[0].run.id} is {chosen[0].state}: only a failed or cancelled run can be retried.")
     return chosen
+
+
+def _paused(queue: Queue, statuses: list[Status]) -> list[Status]:
+    """Those that wait for the end of a pause, be it of a single node."""
+    places = {(pause.study, pause.corpus) for pause in queue.pauses()}
+    return [
+        status
+        for status in statuses
+        if status.state is State.QUEUED and places and (status.study, status.run.recipe.corpus) in places
+    ]

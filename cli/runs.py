@@ -15,7 +15,7 @@ from farm.node import drained
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.settings import Settings
-from farm.waiting import cut, reasons
+from farm.waiting import Outlook, cut, held, reasons
 
 COLUMNS = (
     Column("run", "run"),
@@ -61,9 +61,17 @@ def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
 
 def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[str, str]:
     """Run id -> why it waits. `statuses` are those of all studies."""
-    now = time.time()
-    spent = exhausted(queue.studies().values(), statuses, machines(settings, queue), now)
-    return reasons(statuses, offered(settings, queue), now, queue.supply(), spent, drained(queue.roster()))
+    return outlook(settings, queue, statuses).why
+
+
+def outlook(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> Outlook:
+    """What the queued runs wait for. `statuses` are those of all studies."""
+    now, roster = time.time(), queue.roster()
+    spent = exhausted(queue.studies().values(), statuses, machines(settings, queue), now, queue.spent())
+    paused = held(statuses, queue.pauses(), roster)
+    why = reasons(statuses, offered(settings, queue), now, queue.supply(), spent, drained(roster), paused)
+    poor = {run.id: spent[run.study] for run in statuses if run.state is State.QUEUED and run.study in spent}
+    return Outlook(why, poor, paused)
 
 
 def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
@@ -101,7 +109,9 @@ def explained(status: Status, why: Mapping[str, str], *, trains: bool = True) ->
     if status.state is State.QUEUED:
         return why.get(status.run.id)
     if status.state is State.RUNNING:
-        return "being cancelled" if status.cancelling else None if status.job and trains else "starting"
+        if status.cancelling or status.recalled:
+            return "being cancelled" if status.cancelling else f"saves a checkpoint and stops: {status.recalled}"
+        return None if status.job and trains else "starting"
     if status.state is State.FAILED and status.causes:
         last = status.causes[-1]
         return f"{last.cause} at step {last.step:,}: {last.message}"

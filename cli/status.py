@@ -9,9 +9,11 @@ from typing import Any
 
 from cli import render
 from cli.access import offered, queue
+from cli.ending import remedies
 from cli.options import Json
 from cli.progress import label, newest
 from cli.render import Column, Sheet, ago, duration, loss, say
+from cli.runs import outlook
 from farm import invitation, serving
 from farm import settings as settings_
 from farm.endpoint import bracketed
@@ -37,18 +39,28 @@ def status(as_json: Json = False) -> None:
         trained = _trained(open_queue)
         nodes = offered(settings, open_queue)
         members = [node for node in open_queue.roster() if node.joined]
-    known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes}
+        held = _held(settings, open_queue)
+    known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
     known |= {"joined": [node.name for node in members]}
     if as_json:
         render.emit_json("farm.status/1", {"up": facts is not None, "farm": facts, "home": str(settings.home)} | known)
         return
     lines = [*_place(settings, facts, nodes, members), *((state, counts.get(state, 0)) for state in map(str, State))]
     lines += [(f"queued for {machine}", count) for machine, count in waiting.items() if count]
+    lines += [("held", text) for text in held]
     newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
     lines += [("studies", ", ".join(newest_last) or "none"), *(("trains", text) for text in trained)]
     _emit("farm.status/1", lines)
     if facts is None and not settings.redis_url:
         say("no farm is up here; start one with: farm up")
+
+
+def _held(settings: Settings, queue: Queue) -> list[str]:
+    """What waits for a person, a line for each study and reason. Only where some may: it takes a look at every run."""
+    if not queue.pauses() and all(study.policy.usd_limit is None for study in queue.studies().values()):
+        return []
+    everything = queue.statuses()
+    return list(remedies(settings, queue, everything, outlook(settings, queue, everything), everything))
 
 
 def _trained(queue: Queue) -> list[str]:

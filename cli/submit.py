@@ -1,5 +1,6 @@
 """`farm submit STUDY`"""
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Annotated
@@ -7,18 +8,19 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, offered, on_record, queue
+from cli.access import machines, offered, on_record, queue, slots, study_file
+from cli.ending import ended
 from cli.options import Json, StudyFile, Yes
+from cli.plan import class_line
 from cli.progress import follow
 from cli.render import Column, Sheet, say
-from cli.runs import waits
+from cli.runs import outlook
 from cli.table import show_table
 from farm import serving
 from farm import settings as settings_
-from farm import study as study_
-from farm.budget import unpriced
+from farm.budget import dollars, spending, unpriced
 from farm.errors import Guard
-from farm.forecast import forecast, plans
+from farm.forecast import forecast, least_limit, plans
 from farm.machine import Machine, parts
 from farm.queue import Put, Queue
 from farm.run import State
@@ -52,7 +54,7 @@ def submit(
     and to --wait for machine classes that no node offers and no autoscaler starts.
     """
     settings = settings_.load()
-    parsed = study_.load(study)
+    parsed = study_file(study, settings)
     with queue(settings) as open_queue:
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
@@ -69,9 +71,9 @@ def submit(
         for warning in warnings(parsed, known, absent(parsed, set(put.new), nodes, open_queue), is_up):
             say(f"warning: {warning}")
         if wait and not dry_run:
-            failed = wait_for(settings, open_queue, parsed.name)
+            code = wait_for(settings, open_queue, parsed.name)
             show_table(open_queue, parsed.name, as_json=as_json)
-            raise typer.Exit(1 if failed else 0)
+            raise typer.Exit(code)
     if not as_json and not dry_run:
         render.say_next(f"farm watch {parsed.name}", f"farm table {parsed.name}")
 
@@ -117,16 +119,23 @@ def absent(study: Study, ids: Collection[str], nodes: dict[str, int], queue: Que
 
 
 def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
-    """Raises: Guard: all of `study` would cost more than its policy allows."""
-    limit = study.policy.usd_limit
-    if limit is None:
+    """Raises: Guard: all of `study`, with what it has cost already, would cost more than its policy allows."""
+    if study.policy.usd_limit is None:
         return
-    results = [status.result for status in queue.statuses() if status.result]
-    usd = forecast(study, known, results).usd
-    if usd is not None and usd > limit:
+    statuses = queue.statuses()
+    results = [status.result for status in statuses if status.result]
+    spent = spending([study], statuses, known, time.time(), queue.spent())[study.name]
+    usd = least_limit(study, statuses, known, spent.usd)
+    if usd is not None and usd > spent.limit:
+        so_far = f", {dollars(spent.usd)} of it spent already," if spent.usd else ""
+        stops = study.policy.usd_limit_action == "stop"
+        told = "; ".join(map(class_line, forecast(study, known, results, slots(queue)).classes))
         raise Guard(
-            f"{study.name} would take ${usd:,.2f} and its policy.usd_limit is ${limit:,.2f}.",
-            remedy="Raise the limit or train less (see farm plan); or -y: then no run starts once the limit is spent.",
+            f"{study.name} would take {dollars(usd)}{so_far} and its policy.usd_limit is {dollars(spent.limit)}"
+            f" ({told}).",
+            remedy="Raise the limit or train less (see farm plan); or submit with -y: "
+            + ("its runs stop and wait" if stops else "no run starts")
+            + " once the limit is spent.",
         )
 
 
@@ -157,11 +166,13 @@ def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], i
         yield f"{', '.join(free)}: no usd_per_hour is declared, so policy.usd_limit does not see what runs there cost"
 
 
-def wait_for(settings: Settings, queue: Queue, study: str) -> bool:
-    """Follow a study until all its runs are final; whether one did not succeed."""
+def wait_for(settings: Settings, queue: Queue, study: str) -> int:
+    """Follow a study until all its runs are final, or none goes on by itself; the exit code."""
     try:
-        statuses = follow(queue, lambda: queue.statuses(study), why=lambda: waits(settings, queue, queue.statuses()))
+        statuses = follow(
+            queue, lambda: queue.statuses(study), outlook=lambda: outlook(settings, queue, queue.statuses())
+        )
     except KeyboardInterrupt:
         say(f"{study} goes on without you; see it with: farm watch {study}")
         raise
-    return any(status.state is not State.SUCCEEDED for status in statuses)
+    return ended(settings, queue, statuses)

@@ -147,6 +147,9 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
             yield f"{row.arm} on {row.machine} shares no seeds with the baseline: no difference is shown"
     for name in sorted({row.machine for row in ranked.rows if row.mixed}):
         yield f"mixed: {name} trains one run over several machine classes; its rows are ranked among themselves only"
+    for name in sorted({row.machine for row in ranked.rows if row.usd}):
+        prices = dict.fromkeys(price for row in ranked.rows if row.machine == name for price in row.prices)
+        yield f"$ of {name}: {render.prices(prices) or 'the price behind them is not on record'}"
     for run in ranked.unfinished:
         if run.state is not State.QUEUED:
             cause = f": {run.cause}" if run.cause else ""

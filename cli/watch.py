@@ -7,14 +7,14 @@ import typer
 
 from cli import render
 from cli.access import is_study, newest_study, queue, select
+from cli.ending import ended
 from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import Column, Sheet, say
-from cli.runs import reached, waits
+from cli.runs import outlook, reached
 from farm import serving
 from farm import settings as settings_
 from farm.queue import Queue, Status
-from farm.run import State
 from farm.settings import Settings
 
 COLUMNS = (
@@ -33,8 +33,9 @@ Name = Annotated[
 def watch(name: Name = None, as_json: Json = False) -> None:
     """Follow runs until they are done.
 
-    Ends with exit code 1 if one did not succeed. Ctrl-C ends the watching, not the runs. Final states are printed
-    only to a pipe or with --json.
+    It also ends when none of them can go on by itself. Exit code 1: one did not succeed, or is paused; 7: some wait
+    because policy.usd_limit is spent. Ctrl-C ends the watching, not the runs. Final states are printed only to a pipe
+    or with --json.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
@@ -47,10 +48,10 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (it asks for a token: `farm status` says how to log in)")
-        statuses = follow(open_queue, fetch, why=lambda: waits(settings, open_queue, open_queue.statuses()))
+        statuses = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.statuses()))
         _print([_row(open_queue, status) for status in statuses], as_json)
-    if any(status.state is not State.SUCCEEDED for status in statuses):
-        raise typer.Exit(1)
+        code = ended(settings, open_queue, statuses)
+    raise typer.Exit(code)
 
 
 def fetcher(queue: Queue, name: str) -> Callable[[], list[Status]]:

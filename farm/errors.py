@@ -27,7 +27,14 @@ class FarmError(Exception):
 
     def __str__(self) -> str:
         """What happened and what to do next, on one line."""
-        return f"{self.message} {self.remedy}" if self.remedy else self.message
+        more = f" (and {len(self.lines) - 1} more)" if len(self.lines) > 1 else ""
+        return self.lines[0] + more
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What a person is told, a line for each fault where there are several: this one, and those in `also`."""
+        first = f"{self.message} {self.remedy}" if self.remedy else self.message
+        return (first, *self.fields.get("also", ()))
 
     def __reduce__(self) -> tuple:
         return _rebuild, (type(self), self.message, self.remedy, self.fields)

@@ -1,17 +1,28 @@
 """What a study would take, before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
 
 from pydantic import Field
 
+from farm.budget import price
 from farm.cohort import by_seeds, sort
-from farm.errors import DoesNotFit
-from farm.machine import Machine, Mixed
-from farm.planner import Basis, Plan, Speed, declared_speed, hours, plan
-from farm.recipe import Frozen, Recipe
+from farm.errors import BadStudy, DoesNotFit
+from farm.machine import Machine, Mixed, Price, parts
+from farm.planner import Plan, check_precision, hours, plan
+from farm.queue import Status
+from farm.recipe import Frozen, Precision, Recipe
 from farm.result import Result
+from farm.run import Run
+from farm.speed import Basis, Speed, declared, from_precision, unlike
 from farm.stats import detectable_effect, mean, sd
-from farm.study import BASELINE, Arm, Study
+from farm.study import BASELINE, Arm, Draft, Study
+
+T = TypeVar("T")
+
+NO_SLOTS: Mapping[str, int] = MappingProxyType({})
 
 
 class Estimate(Frozen):
@@ -23,39 +34,104 @@ class Estimate(Frozen):
     seeds: int
     steps: int
     plan: Plan
-    hours: float | None = Field(description="wall clock of all its runs, one after the other")
+    hours: float | None = Field(description="of the machine, for all its runs")
     usd: float | None
-    basis: Basis | None = Field(description="behind the hours: this recipe here, another recipe here, or a declaration")
+    basis: Basis | None = Field(
+        description="behind the hours: this recipe here, another recipe here, a declaration, or an assumed ratio"
+    )
+    note: str | None = Field(None, description="what the hours rest on, where that needs saying")
     resolves_sd: float | None = Field(description="smallest effect in SDs of one run: two-sided 0.05, power 80 %")
     resolves_nats: float | None = Field(description="the same in nats, by the SD of finished baseline runs")
 
 
+class ClassTotal(Frozen):
+    """All arms on one machine class. A figure is None when any part of it is unknown."""
+
+    machine: str
+    runs: int
+    hours: float | None = Field(description="of the machine, for all runs")
+    slots: int = Field(description="runs that train there at a time: what is up now, or 1")
+    wall_clock_hours: float | None
+    usd: float | None
+    prices: tuple[Price, ...] = Field(description="behind the dollars; several for a mixed group")
+
+
 class Forecast(Frozen):
-    """All of it. Totals are None when any part is unknown."""
+    """All of it. Hours of different machine classes are never added: the classes work side by side."""
 
     study: str
     estimates: tuple[Estimate, ...]
+    classes: tuple[ClassTotal, ...]
     runs: int
-    hours: float | None
+    wall_clock_hours: float | None = Field(description="of the class that takes longest; None when one is unknown")
     usd: float | None
 
 
-def forecast(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> Forecast:
+def forecast(
+    study: Study, known: dict[str, Machine], results: Sequence[Result] = (), slots: Mapping[str, int] = NO_SLOTS
+) -> Forecast:
     """Plan every run of `study`, with `known` machine classes and the speeds and noise that `results` show.
+
+    `slots`: machine class -> runs that can train there at a time now.
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
     baseline = study.arms()[0]
-    estimates = tuple(
-        _estimate(arm, machine, split, study, baseline, results) for arm, machine, split in plans(study, known, results)
-    )
+    planned = plans(study, known, results)
+    estimates = tuple(_estimate(arm, machine, split, study, baseline, results) for arm, machine, split in planned)
+    machines = {machine.name: machine for _, machine, _ in planned}
+    classes = tuple(_class_total(machine, estimates, slots) for _, machine in sorted(machines.items()))
+    clocks = [one.wall_clock_hours for one in classes if one.wall_clock_hours is not None]
     return Forecast(
         study=study.name,
         estimates=estimates,
+        classes=classes,
         runs=sum(estimate.runs for estimate in estimates),
-        hours=_total(estimate.hours for estimate in estimates),
+        wall_clock_hours=max(clocks) if len(clocks) == len(classes) else None,
         usd=_total(estimate.usd for estimate in estimates),
     )
+
+
+def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping[str, int]) -> ClassTotal:
+    """No run is split over nodes, so the longest one is the least that a class takes."""
+    own = [estimate for estimate in estimates if estimate.machine == machine.name]
+    total = _total(estimate.hours for estimate in own)
+    at_a_time = max(1, min(slots.get(part, 0) for part in parts(machine.name)))
+    longest = max((estimate.hours or 0.0) / estimate.runs for estimate in own)
+    return ClassTotal(
+        machine=machine.name,
+        runs=sum(estimate.runs for estimate in own),
+        hours=total,
+        slots=at_a_time,
+        wall_clock_hours=None if total is None else max(total / at_a_time, longest),
+        usd=_total(estimate.usd for estimate in own),
+        prices=machine.prices,
+    )
+
+
+def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], spent: float) -> float | None:
+    """The least policy.usd_limit, in whole cents, with which all of `study` is expected to be trained: what it has
+    `spent`, and what is left to do. None when that is not known.
+
+    `statuses` are those of all studies: what another one has submitted first counts against the limit of that.
+    """
+    there = {status.id: status for status in statuses}
+    results = [status.result for status in there.values() if status.result]
+    estimates = {(one.arm, one.machine): one for one in forecast(study, dict(known), results).estimates}
+
+    def left(run: Run, status: Status | None) -> float | None:
+        if status and (status.state.is_final or status.study != study.name):
+            return 0.0
+        one = estimates.get((run.arm, run.machine))
+        if one is None or one.hours is None:
+            return None
+        undone = 1 - status.step / run.recipe.steps if status else 1.0
+        return one.hours / one.runs * undone * price(study, run.machine, known)
+
+    own = {run.id: run for run in study.runs()}
+    own |= {status.id: status.run for status in there.values() if status.study == study.name}
+    rest = _total(left(run, there.get(run_id)) for run_id, run in own.items())
+    return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
 
 
 def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> list[tuple[Arm, Machine, Plan]]:
@@ -63,23 +139,48 @@ def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = (
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
-    pairs = [(arm, study.machine(name, known)) for arm in study.arms() for name in arm.machines]
-    return [(arm, machine, _planned(arm, machine, results)) for arm, machine in pairs]
+
+    def planned(arm: Arm, name: str) -> tuple[Arm, Machine, Plan]:
+        machine = study.machine(name, known)
+        return arm, machine, plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
+
+    found, wrong = _tried(study.arms(), planned)
+    if wrong:
+        raise type(wrong[0])(wrong[0].message, remedy=wrong[0].remedy, also=tuple(map(str, wrong[1:])))
+    return found
 
 
-def _planned(arm: Arm, machine: Machine, results: Sequence[Result]) -> Plan:
-    try:
-        return plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
-    except DoesNotFit as error:
-        raise DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields) from None
+def misfits(draft: Draft, known: dict[str, Machine]) -> list[str]:
+    """Why arms of a study that is refused would have no plan on some of their machines: a line for each reason."""
+    if (study := draft.study) is None:
+        return []
+    wrong = _tried(draft.arms, lambda arm, name: plan(arm.recipe, study.machine(name, known)))[1]
+    wrong += _tried(draft.partial, lambda arm, name: check_precision(arm.recipe, study.machine(name, known)))[1]
+    return list(dict.fromkeys(map(str, wrong)))
+
+
+def _tried(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[T], list[BadStudy | DoesNotFit]]:
+    """What `attempt` makes of each arm on each of its machines, and why it cannot, each reason with the first arm."""
+    found: list[T] = []
+    wrong: dict[str, BadStudy | DoesNotFit] = {}
+    for arm in arms:
+        for name in arm.machines:
+            try:
+                found.append(attempt(arm, name))
+            except BadStudy as error:
+                wrong.setdefault(error.message, error)
+            except DoesNotFit as error:
+                told = DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields)
+                wrong.setdefault(error.message, told)
+    return found, list(wrong.values())
 
 
 def _estimate(
     arm: Arm, machine: Machine, split: Plan, study: Study, baseline: Arm, results: Sequence[Result]
 ) -> Estimate:
     count = len(arm.seeds) * (study.study.reruns + 1)
-    speed, basis = speed_of(arm.recipe, machine, results)
-    one = hours(arm.recipe, machine, speed)
+    speed = speed_of(arm.recipe, machine, results)
+    one = hours(arm.recipe, machine, speed.tokens_per_second) if speed else None
     total = None if one is None else one * count
     effect = None if arm.name == BASELINE else _resolves(arm, baseline, machine.name)
     noise = baseline_sd(baseline.recipe, machine.name, results)
@@ -92,32 +193,49 @@ def _estimate(
         plan=split,
         hours=total,
         usd=None if total is None or machine.usd_per_hour is None else total * machine.usd_per_hour,
-        basis=basis,
+        basis=speed.basis if speed else None,
+        note=speed.note if speed else None,
         resolves_sd=effect,
         resolves_nats=None if effect is None or noise is None else effect * noise,
     )
 
 
-def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> tuple[float | None, Basis | None]:
-    """Tokens per second to expect of the whole machine, and what says so; the first None leaves it to `hours`."""
+def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> Speed | None:
+    """The speed to expect of the whole machine: as this recipe had it there, else as others did, else as declared.
+
+    Others of the same precision come first, and of those the ones that differ least in what changes the speed.
+    """
     here = [result for result in results if result.machine == machine.name]
     same = [result.tokens_per_second for result in here if result.recipe.digest == recipe.digest]
     if same:
-        return mean(same), "measured"
-    if here:  # as in planner.hours
-        size = recipe.model.multiplied
-        return mean([r.tokens_per_second * r.recipe.model.multiplied / size for r in here]), "scaled"
-    return None, "declared" if machine.tokens_per_second is not None else None
+        return Speed(mean(same), "measured")
+    by_precision: dict[Precision, list[Result]] = {}
+    for result in here:
+        by_precision.setdefault(result.recipe.train.precision, []).append(result)
+    if alike := by_precision.get(recipe.train.precision):
+        return _scaled(recipe, alike)
+    found = [
+        from_precision(precision, recipe, machine, _scaled(recipe, seen)) for precision, seen in by_precision.items()
+    ]
+    if found:  # a ratio that is known before one that is assumed, then the slower
+        return max(found, key=lambda speed: (speed.basis != "assumed", -speed.tokens_per_second))
+    return declared(recipe, machine)
+
+
+def _scaled(recipe: Recipe, results: Sequence[Result]) -> Speed:
+    """From the results that are most like `recipe`, by the arithmetic that a token takes."""
+    least = min(len(unlike(result.recipe, recipe)) for result in results)
+    nearest = [result for result in results if len(unlike(result.recipe, recipe)) == least]
+    own = recipe.model.flops_per_token
+    speeds = [result.tokens_per_second * result.recipe.model.flops_per_token / own for result in nearest]
+    others = sorted({name for result in nearest for name in unlike(result.recipe, recipe)})
+    return Speed(mean(speeds), "scaled", f"scaled from runs with another {' and '.join(others)}" if others else None)
 
 
 def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[str, Speed]:
     """What each class of a mixed group is expected to reach by itself, where anything is known."""
-    found = {}
-    for part in machine.parts if isinstance(machine, Mixed) else ():
-        speed, basis = speed_of(recipe, part, results)
-        if basis and (speed := speed or declared_speed(recipe, part)):
-            found[part.name] = Speed(speed, basis)
-    return found
+    own = machine.parts if isinstance(machine, Mixed) else ()
+    return {part.name: speed for part in own if (speed := speed_of(recipe, part, results))}
 
 
 def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:

@@ -3,27 +3,17 @@
 from collections.abc import Mapping, Sequence
 from math import log2
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from farm.errors import DoesNotFit
 from farm.machine import Machine, Mixed, probe_key
 from farm.recipe import Frozen, Recipe
+from farm.speed import BASES, Speed, declared
 
 USABLE = 0.9  # of the memory: what the driver, the allocator's rounding and the other tenants leave
 EVEN_ENOUGH = 1.1  # a mixed group may wait so much longer for its slowest rank, if that saves smaller microbatches
-
-Basis = Literal["measured", "scaled", "declared"]
-BASES: tuple[Basis, ...] = ("measured", "scaled", "declared")
-
-
-class Speed(NamedTuple):
-    """What a machine is expected to reach on a recipe, and why: this recipe there, another there, or a declaration."""
-
-    tokens_per_second: float
-    basis: Basis
-
 
 NO_SPEEDS: Mapping[str, Speed] = MappingProxyType({})
 
@@ -38,7 +28,9 @@ class Plan(Frozen):
     bytes_needed: int = Field(description="estimate per accelerator at this microbatch")
     basis: str = Field(description="what set the microbatch: 'formula', 'probe', 'declared' or 'canonical'")
     shares: tuple[int, ...] | None = Field(None, description="forward passes by rank where they differ: a mixed group")
-    shares_basis: str | None = Field(None, description="behind them: 'measured', 'scaled', 'declared', or 'equal'")
+    shares_basis: str | None = Field(
+        None, description="behind them: 'measured', ..., 'assumed' (speed.Basis), or 'equal'"
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -79,7 +71,7 @@ def plan(recipe: Recipe, machine: Machine, speeds: Mapping[str, Speed] = NO_SPEE
     """
     if isinstance(machine, Mixed):
         return _mixed_plan(recipe, machine, speeds)
-    _check_precision(recipe, machine)
+    check_precision(recipe, machine)
     batch, world = recipe.train.batch, machine.accelerators
     if batch % world:
         raise DoesNotFit(
@@ -107,7 +99,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
     Raises: DoesNotFit
     """
     for part in machine.parts:
-        _check_precision(recipe, part)
+        check_precision(recipe, part)
     rates, shares_basis = _rates(recipe, machine, speeds)
     batch, canonical = recipe.train.batch, recipe.train.canonical_microbatch
     sizes = [canonical] if canonical else [size for size in range(batch // len(rates), 0, -1) if batch % size == 0]
@@ -209,21 +201,16 @@ def bytes_needed(recipe: Recipe, world: int, microbatch: int, accumulation: int 
 def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = None) -> float | None:
     """Expected wall-clock hours, or None when nothing is known of the machine's speed.
 
-    `tokens_per_second` is what this recipe was seen to reach there; without it, the machine's declared speed on the
-    baseline is scaled by the weights that a token is multiplied by, as 6 N floating-point operations a token suggest
-    (Kaplan et al. 2020, section 2.1).
+    `tokens_per_second` is what this recipe is expected to reach there; without it, what the machine's declared speed
+    comes to.
     """
-    speed = tokens_per_second or declared_speed(recipe, machine)
-    return recipe.steps * recipe.tokens_per_step / speed / 3600 if speed else None
+    if tokens_per_second is None and (said := declared(recipe, machine)):
+        tokens_per_second = said.tokens_per_second
+    return recipe.steps * recipe.tokens_per_step / tokens_per_second / 3600 if tokens_per_second else None
 
 
-def declared_speed(recipe: Recipe, machine: Machine) -> float | None:
-    """The machine's declared speed on the baseline, scaled to `recipe`."""
-    declared = machine.tokens_per_second
-    return None if declared is None else declared * Recipe().model.multiplied / recipe.model.multiplied
-
-
-def _check_precision(recipe: Recipe, machine: Machine) -> None:
+def check_precision(recipe: Recipe, machine: Machine) -> None:
+    """Raises: DoesNotFit: the hardware lacks the precision of `recipe`."""
     precision = recipe.train.precision
     if precision == "bf16" and not machine.bf16:
         raise DoesNotFit(
@@ -233,7 +220,7 @@ def _check_precision(recipe: Recipe, machine: Machine) -> None:
     if machine.is_cpu and precision in ("fp16", "tf32"):
         raise DoesNotFit(
             f"train.precision = {precision!r}, but machine {machine.name!r} is a CPU, which trains in fp32 or bf16.",
-            remedy="Set train.precision to one of those, or choose a GPU machine.",
+            remedy='Write train.precision = "fp32", or choose a GPU machine.',
         )
 
 

@@ -23,16 +23,18 @@ def identity(pid: int) -> str | None:
     Which boot of the machine, and when in it the process began. The time of day would not do: it may be set.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None if Path("/proc/self/stat").exists() else _identity_by_ps(pid)
-    boot = BOOT.read_text().strip() if BOOT.exists() else "one"
+    boot = BOOT.read_text(encoding="utf-8").strip() if BOOT.exists() else "one"
     return None if fields[0] == "Z" else f"{boot} {fields[19]}"
 
 
 def _identity_by_ps(pid: int) -> str | None:
     """The same on systems without /proc, such as macOS."""
     command = ["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
-    said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, check=False)
+    said = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=os.environ | {"LC_ALL": "C"}, check=False
+    )
     state, _, began = said.stdout.strip().partition(" ")
     return began.strip() if began and not state.startswith("Z") else None

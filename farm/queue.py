@@ -5,15 +5,18 @@ Q2  claim gives a run to at most one live lease; priority, then first in; only t
 Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
     Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down nobody can, so
     after its start every lease has its own length again.
-Q4  renew, checkpoint, record, finish, fail and release with a dead epoch raise LeaseLost and change nothing.
+Q4  renew, checkpoint, record, finish, fail, release, recall and pause with a dead epoch raise LeaseLost and change
+    nothing.
 Q5  finish is final; repeating it with the same result is fine; a different result is a Conflict.
 Q6  fail requeues with back-off until attempts are spent, then the run is failed with every cause kept. Three crashes
     at the same step = failed (poison); progress resets the count.
-Q7  release returns the run unharmed and is no attempt.
+Q7  release returns the run unharmed and is no attempt. Where somebody recalled the lease, theirs is the reason.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
 Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled, at every event.
 Q10 an acknowledged write survives kill -9 of anything, Redis included (farm.server sees to it).
+Q11 pause returns the run unharmed and is no attempt; from then on no run of its study that reads the same corpus is
+    claimed, anywhere or on the node that it names, until the study is put again or one of them is retried.
 
 A lost reply is harmless: the client repeats a call that got no answer, and every verb may be repeated. Any method may
 raise Unreachable, Refused or StorageFull.
@@ -32,7 +35,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, nearest
-from farm.machine import Machine, parts
+from farm.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, Recipe, canonical_json, identity
 from farm.result import Result
@@ -118,6 +121,7 @@ class Status(Frozen):
     cancelling: bool
     not_before: float | None = Field(description="end of the back-off")
     released: str | None = Field(None, description="why its last lease was given back, if it has not begun again since")
+    recalled: str | None = Field(None, description="why its lease is wanted back")
     held_seconds: float = Field(0.0, description="under leases that have ended")
     result: Result | None
 
@@ -131,6 +135,15 @@ class Status(Frozen):
         return parts(self.node) if self.node else ()
 
 
+class Pause(NamedTuple):
+    """Why no run of a study that reads a corpus starts (Q11)."""
+
+    study: str
+    corpus: str  # Recipe.corpus
+    node: str | None  # Ray's id of the only node where none starts; None: nowhere
+    reason: str
+
+
 class Supply(Frozen):
     """What an autoscaler can do for a machine class."""
 
@@ -138,6 +151,7 @@ class Supply(Frozen):
     starting: int = Field(0, description="nodes asked for and not up yet")
     since: float | None = Field(None, description="when the first of those was asked for, Unix seconds")
     trouble: str | None = Field(None, description="why the last start failed")
+    price: Price | None = Field(None, description="of a node, as the cluster file says")
 
 
 class Queue:
@@ -216,7 +230,7 @@ class Queue:
         return self._moved(run_id, self._call("cancel", run_id))
 
     def retry(self, run_id: str) -> State:
-        """Queue a failed or cancelled run again, in its old place and with all its attempts.
+        """Queue a failed or cancelled run again, in its old place and with all its attempts; end its pause (Q11).
 
         Raises: NotFound. Conflict: it has succeeded, or is still being cancelled.
         """
@@ -235,7 +249,7 @@ class Queue:
         """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3).
 
         `node`: where it will run, if that is known, or `node+node` for a mixed group; None is the answer when one of
-        them was drained or rests. The runs of the studies `passing` are passed over.
+        them was drained or rests. Passed over are the runs of the studies `passing`, and those paused (Q11).
         """
         said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds), node, *passing)
         if said == "none":
@@ -304,12 +318,27 @@ class Queue:
         answer = self._held(lease, "fail", uuid4().hex, step, int(retryable), json.dumps(detail), *backoff)
         return State(answer[1])
 
-    def release(self, lease: Lease, reason: str) -> None:
-        """Give a run back unharmed (Q7).
+    def release(self, lease: Lease, reason: str) -> str:
+        """Give a run back unharmed, and say why: for `reason`, unless the lease was recalled for another (Q7).
 
         Raises: LeaseLost
         """
-        self._held(lease, "release", uuid4().hex, reason)
+        return self._held(lease, "release", uuid4().hex, reason)[1]
+
+    def recall(self, lease: Lease, reason: str) -> None:
+        """Have it on record why a lease is wanted back. Its holder is told by other means, and will release it.
+
+        Raises: LeaseLost
+        """
+        self._held(lease, "recall", reason)
+
+    def pause(self, lease: Lease, reason: str, node: str | None = None) -> None:
+        """Give a run back unharmed, and let none of its study start that reads the same corpus (Q11): on `node`, or
+        anywhere.
+
+        Raises: LeaseLost
+        """
+        self._held(lease, "pause", uuid4().hex, reason[:MESSAGE_CHARACTERS], node or "")
 
     def acknowledge_cancel(self, lease: Lease) -> None:
         """The agent has stopped a run that was cancelled while it ran (Q8).
@@ -383,9 +412,21 @@ class Queue:
     def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
         """How many runs each machine class may claim now, in the order of their next runs: priority, then first in.
 
-        Those that back off or are of the studies `passing` are not counted.
+        Those that back off, are of the studies `passing` or are paused on every node (Q11) are not counted.
         """
         return {machine: int(count) for machine, count in _pairs(self._call("queued", *passing))}
+
+    def pauses(self) -> list[Pause]:
+        """What is paused (Q11)."""
+        return [_pause(place, reason) for place, reason in _pairs(self._call("pauses"))]
+
+    def account(self, usd: Mapping[str, float], seconds: float) -> None:
+        """A dispatcher has counted what studies have spent; believed for `seconds`."""
+        self._call("account", json.dumps(dict(usd)), _milliseconds(seconds))
+
+    def spent(self) -> dict[str, float]:
+        """Dollars by study, of those that have a limit, as a dispatcher counted lately; it knows every price."""
+        return json.loads(self._call("spent") or "{}")
 
     def curve(self, run_id: str) -> list[Point]:
         """The curve of a run, steps ascending, thinned out evenly when it is long."""
@@ -409,6 +450,15 @@ class Queue:
     def machines(self) -> dict[str, Machine]:
         """Every machine class that a node ever registered, by name."""
         return {machine.name: machine for machine, _ in self._registered()}
+
+    def classes(self, declared: Mapping[str, Machine]) -> dict[str, Machine]:
+        """Every class that is known, the later over the earlier: built in, `declared` in the settings, registered.
+
+        A price that no node registered is that of the cluster file, if it has one: before any node has started, too.
+        """
+        told = layered(BUILT_IN, declared)
+        supplied = {name: told[name].priced(one.price) for name, one in self.supply().items() if name in told}
+        return layered(told, supplied, self.machines())
 
     def nodes(self) -> dict[str, list[str]]:
         """The nodes that offer each class now."""
@@ -565,7 +615,7 @@ class _Script(NamedTuple):
 
 @cache
 def _script(verb: str) -> _Script:
-    text = "".join((_SCRIPTS / f"{name}.lua").read_text() for name in ("transitions", verb))
+    text = "".join((_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8") for name in ("transitions", verb))
     return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -582,14 +632,14 @@ def _spelled(run: Run) -> tuple[Any, ...]:
     """
     digest, policy = run.digest, run.policy
     spec = f"{run.model_dump_json()}\n{digest}"
-    return run.named(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec
+    return run.named(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec, run.recipe.corpus
 
 
 def _status(fields: list[Any]) -> Status:
     """A run as statuses.lua spells it; what is absent is False there."""
     _, spec, study, state, *rest, causes, result = fields
     epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, *rest = rest
-    checkpoint, cancelling, later, released, held = rest
+    checkpoint, cancelling, later, released, recalled, held = rest
     return Status(
         run=_run(spec),
         study=study,
@@ -609,6 +659,7 @@ def _status(fields: list[Any]) -> Status:
         cancelling=bool(cancelling),
         not_before=_seconds(later) if later else None,
         released=released or None,
+        recalled=recalled or None,
         held_seconds=_seconds(held) if held else 0.0,
         result=Result.model_validate_json(result) if result else None,
     )
@@ -626,6 +677,11 @@ def _study(text: str) -> Study:
 
 def _checkpoint(text: str | None) -> Checkpoint | None:
     return Checkpoint.model_validate_json(text) if text else None
+
+
+def _pause(place: str, reason: str) -> Pause:
+    study, corpus, *node = place.split(" ")
+    return Pause(study, corpus, node[0] if node else None, reason)
 
 
 def _cause(text: str) -> Cause:

@@ -6,6 +6,7 @@ interventions are patches on it. How a machine does the work (world size, microb
 
 import hashlib
 import json
+from fractions import Fraction as Exact
 from functools import lru_cache
 from math import ceil
 from typing import Annotated, Any, Literal, Self
@@ -20,6 +21,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MEANING = 1  # of what a recipe leaves out. Raised when a default comes to mean something else: every id changes with it
 HEAD_TOKENS = 1024  # at the beginning of what training reads, with a fingerprint of their own
 MAX_TOKENS = 10**15  # more than were ever written, and far from where a float no longer tells whole numbers apart
+NONE = "none"  # unsets an optional field, of which it can therefore never be a value: TOML has no null
+Unset = BeforeValidator(lambda value: None if value == NONE else value)
 Betas = Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
 
@@ -73,9 +76,17 @@ class Model(Frozen):
 
     @property
     def multiplied(self) -> int:
-        """Weights that a token is multiplied by, a tied head included: what the time of a step goes with."""
+        """Weights that a token is multiplied by, a tied head included: what most of a step's time goes with."""
         looked_up = self.context * self.width + (0 if self.tie_weights else self.rows * self.width)
         return self.parameters - looked_up
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of a training step: 6 a weight, and attention's share, which grows with context.
+
+        Chowdhery et al. 2022 (PaLM), appendix B. 855 million for the baseline, of which attention is 13 %.
+        """
+        return 6 * self.multiplied + 12 * self.layers * self.width * self.context
 
 
 class Schedule(Frozen):
@@ -84,6 +95,13 @@ class Schedule(Frozen):
     kind: Literal["constant", "warmup-cosine", "warmup-linear"] = "constant"
     warmup: Fraction = Field(0.0, description="share of all steps spent rising linearly to the peak")
     floor: Fraction = Field(0.0, description="share of the peak that is left at the last step")
+
+    def rising(self, steps: int) -> int:
+        """How many of `steps` rise to the peak: ceil(warmup * steps), of the decimal that was written.
+
+        0.07 of 100 steps is 7; the binary number nearest to 0.07 is larger, and its product rounds up to 8.
+        """
+        return ceil(Exact(repr(self.warmup)) * steps)
 
 
 class Train(Frozen):
@@ -97,10 +115,12 @@ class Train(Frozen):
     decay: Literal["all", "matrices"] = Field("all", description="which tensors decay: all, or those of 2 dimensions")
     betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
-    clip_grad_norm: Positive | None = None
+    clip_grad_norm: Annotated[Positive | None, Unset] = None
     precision: Precision = "fp16"
     reduction: Literal["fast", "canonical"] = "fast"
-    canonical_microbatch: int | None = Field(None, ge=1, description="fixed microbatch on every machine")
+    canonical_microbatch: Annotated[int | None, Unset] = Field(
+        None, ge=1, description="fixed microbatch on every machine"
+    )
     compile: bool = False
     kernels: Kernels = Field("farm", description="on a CPU: farm's products, attention and dropout, or torch's")
 
@@ -124,7 +144,7 @@ class Data(Frozen):
     """
 
     source: Annotated[str, AfterValidator(_no_nul)] = "hf:gpjt/fineweb-gpt2-tokens"
-    revision: str | None = Field(None, description="commit or tag of the Hugging Face repo")
+    revision: Annotated[str | None, Unset] = Field(None, description="commit or tag of the Hugging Face repo")
     split: str = "train"
     tokenizer: Literal["gpt2"] = "gpt2"
     text_field: str = "text"
@@ -144,12 +164,18 @@ class Evaluation(Frozen):
     `model.context` the same sequences to be tested on.
     """
 
-    source: Annotated[str, AfterValidator(_no_nul)] | None = Field(None, description="where the split is; data.source")
-    revision: str | None = Field(None, description="of evaluation.source, when that is a Hugging Face repo")
+    source: Annotated[Annotated[str, AfterValidator(_no_nul)] | None, Unset] = Field(
+        None, description="where the split is; left out, data.source"
+    )
+    revision: Annotated[str | None, Unset] = Field(
+        None, description="of evaluation.source, when that is a Hugging Face repo"
+    )
     split: str = "validation"
     offset: int = Field(50_000_000, ge=0, le=MAX_TOKENS, description="first token of the slice")
     sequences: int = Field(19_200, ge=1, le=MAX_TOKENS, description="how many; 3200 x 6 for the baseline")
-    context: int | None = Field(None, ge=1, le=65536, description="tokens in each; model.context, and at most that")
+    context: Annotated[int | None, Unset] = Field(
+        None, ge=1, le=65536, description="tokens in each; left out, model.context, which it may not exceed"
+    )
     precision: Precision = "fp32"
 
     @model_validator(mode="after")
@@ -229,6 +255,11 @@ class Recipe(Frozen):
         """sha256 of its `identity`."""
         return _digest_of(self)
 
+    @property
+    def corpus(self) -> str:
+        """sha256 over what decides whether a corpus will do, and which tokens are read: what model.corpora looks at."""
+        return _corpus_of(self)
+
     def changes(self) -> dict[str, Any]:
         """Only what differs from the baseline, nested as in a study file."""
         return self.model_dump(mode="json", exclude_defaults=True)
@@ -270,6 +301,13 @@ def _unsigned(value: Any) -> Any:
     if isinstance(value, list):
         return [_unsigned(inner) for inner in value]
     return value + 0.0 if isinstance(value, float) else value
+
+
+@lru_cache(maxsize=1024)
+def _corpus_of(recipe: Recipe) -> str:
+    tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("data", "evaluation")}
+    model, sequences = recipe.model, recipe.steps * recipe.train.batch
+    return digest(tables | {"context": model.context, "vocab": model.vocab, "sequences": sequences})
 
 
 class Seeds(Frozen):

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from farm.machine import Price
 from farm.planner import Plan
 from farm.recipe import Frozen, Kernels, Recipe, Seeds
 
@@ -78,6 +79,7 @@ class Result(Frozen):
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
     kernels: Kernels = Field(description="those that computed: recipe.train.kernels, where the machine has them")
     usd: float | None = None
+    prices: tuple[Price, ...] = Field((), description="behind `usd`; several for a mixed group")
     hardware: Hardware
     provenance: Provenance
     fingerprints: Fingerprints

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from farm.machine import MIXED, MOST_PARTS, is_mixed, is_name, parts
-from farm.recipe import Frozen, Recipe, Seeds, digest
+from farm.recipe import Frozen, Recipe, Seeds, Unset, digest
 
 
 def _name(text: str) -> str:
@@ -48,7 +48,12 @@ class Policy(Frozen):
     priority: int = Field(0, ge=-1000, le=1000, description="higher first; then first in")
     attempts: int = Field(3, ge=1, le=100, description="failures after which the run has failed")
     checkpoint_seconds: float = Field(600, gt=0, description="time between checkpoints")
-    usd_limit: float | None = Field(None, gt=0, description="of the whole study: spent, and no further run starts")
+    usd_limit: Annotated[float | None, Unset] = Field(
+        None, gt=0, description="of the whole study; once spent, none of its runs starts"
+    )
+    usd_limit_action: Literal["stop", "no-new"] = Field(
+        "stop", description="what its running runs do then: save a checkpoint and wait, or go on to their end"
+    )
     hang_seconds: float = Field(1800, gt=0, description="no step, nor batch of the test, for so long: given up")
 
 

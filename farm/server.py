@@ -15,8 +15,9 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,6 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     InvalidResponse,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -38,16 +36,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from farm import endpoint, tunnel
-from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
+from farm import answers, endpoint, tunnel
+from farm.errors import BadSetting, FarmError, Refused, Unreachable
 from farm.process import is_alive
 from farm.settings import Settings
 
 OLDEST = (6, 2)
 NO_ANSWER = "Timeout connecting"  # to the call, or to the greeting of TLS
-FULL = re.compile(r"(^|-)(MISCONF|OOM) ")  # before 7.0, a script's error has it after a dash
-NOT_NOW = re.compile(r"(^|-)(READONLY|BUSY) ")
-NO_DATABASE = re.compile("DB index|SELECT is not allowed")
+HUNG_UP = ("closed by server", "reset by peer", "Broken pipe")
 NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")  # as OpenSSL says
 START_SECONDS = 60.0  # an empty server answers after 50 ms, a large AOF takes its time to load
 STOP_SECONDS = 60.0
@@ -146,19 +142,19 @@ class Server:
 
     def _card(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / "server.json").read_text())
+            return json.loads((self.folder / "server.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return {}
 
     def _write_card(self, card: dict[str, Any]) -> None:
         draft = self.folder / f"server.json.{os.getpid()}"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump(card, file)
         draft.replace(self.folder / "server.json")
 
     def _last_words(self) -> str:
         with suppress(OSError, IndexError):
-            lines = (self.folder / "redis.log").read_text(errors="replace").splitlines()
+            lines = (self.folder / "redis.log").read_text(encoding="utf-8", errors="replace").splitlines()
             return re.sub(r"^\d+:\w .*?[*#.-] ", "", lines[-1]).rstrip(".")
         return "it left no log"
 
@@ -306,49 +302,29 @@ def connect(url: str, authorities: Path | None = None) -> Redis:
 def translated(client: Redis) -> Iterator[None]:
     """Redis' errors as the farm's, naming the server without its password.
 
-    Raises: Unreachable, Refused, StorageFull, BadSetting
+    Raises: Unreachable, Refused, StorageFull, BadSetting, FarmError
     """
     try:
         yield
-    except AuthenticationError as error:
-        raise Refused(
-            f"Redis at {address(client)} refused the credentials: {_said(error)}.",
-            remedy="Check the user and the password in FARM_REDIS_URL.",
-        ) from None
-    except NoPermissionError as error:
-        raise _not_permitted(client, error) from None
-    except (RedisConnectionError, RedisTimeoutError, InvalidResponse) as error:
-        if reason := _mismatch(client, error):
+    except RedisError as error:
+        if reason := answers.explained(error, address(client)):
             raise reason from None
-        raise Unreachable(
-            f"no Redis answers at {address(client)}: {_said(error)}.",
-            remedy="Is it running, and FARM_REDIS_URL right?",
-            silent=_said(error),
-        ) from None
-    except ResponseError as error:
-        if "The user executing the script" in str(error):  # 7.0 and later say NOPERM
-            raise _not_permitted(client, error) from None
-        if NO_DATABASE.search(str(error)):
-            raise BadSetting(
-                f"the Redis of {address(client)} has no such database: {_said(error)}.",
-                remedy="End FARM_REDIS_URL with the number of one that it has, such as /0.",
-            ) from None
-        if isinstance(error, OutOfMemoryError) or FULL.search(str(error)):
-            raise StorageFull(
-                f"Redis at {address(client)} cannot write: {_said(error)}.", remedy="Free some space there."
-            ) from None
-        if isinstance(error, ReadOnlyError) or NOT_NOW.search(str(error)):
-            raise Unreachable(
-                f"Redis at {address(client)} takes no writes now: {_said(error)}.",
-                remedy="If it is a replica, let FARM_REDIS_URL name the primary.",
-            ) from None
+        if isinstance(error, RedisConnectionError | RedisTimeoutError | InvalidResponse):
+            raise _silent(client, error) from None
+        if isinstance(error, ResponseError) and (reason := answers.other(error, address(client))):
+            raise reason from error
         raise
 
 
-def _not_permitted(client: Redis, error: Exception) -> Refused:
-    said = _said(error).rpartition("user_script: ")[2]
-    return Refused(
-        f"Redis at {address(client)} does not let this user do that: {said}.", remedy="Ask for a credential."
+def _silent(client: Redis, error: Exception) -> FarmError:
+    return (
+        _mismatch(client, error)
+        or _unasked(client, error)
+        or Unreachable(
+            f"no Redis answers at {address(client)}: {_said(error)}.",
+            remedy="Is it running, and FARM_REDIS_URL right?",
+            silent=_said(error),
+        )
     )
 
 
@@ -373,10 +349,24 @@ def _mismatch(client: Redis, error: Exception) -> FarmError | None:
             f"{place} does not speak TLS.",
             remedy="Write redis:// in FARM_REDIS_URL, or give that server a certificate.",
         )
-    hung_up = isinstance(error, InvalidResponse) or "closed by server" in said or "reset by peer" in said
-    if hung_up and not _is_secure(client) and _speaks_tls(client):
+    if _is_hung_up(error) and not _is_secure(client) and _speaks_tls(client):
         return BadSetting(f"{place} speaks TLS only.", remedy="Write rediss:// in FARM_REDIS_URL.")
     return None
+
+
+def _unasked(client: Redis, error: Exception) -> FarmError | None:
+    """Why a server hung up, if it says so to whoever calls: its word may be lost where the client had said more."""
+    if not _is_hung_up(error) or _is_secure(client):
+        return None
+    with suppress(OSError), _called(client) as line:
+        said = line.recv(4096).decode(errors="replace")
+        return answers.explained(ResponseError(said[1:].strip()), address(client)) if said.startswith("-") else None
+    return None
+
+
+def _is_hung_up(error: Exception) -> bool:
+    said = str(error)
+    return isinstance(error, InvalidResponse) or any(word in said for word in HUNG_UP)
 
 
 def _speaks_tls(client: Redis) -> bool:
@@ -397,7 +387,10 @@ def _speaks_plainly(client: Redis) -> bool:
 
 
 def _called(client: Redis) -> socket.socket:
+    """Raises: OSError"""
     options = client.connection_pool.connection_kwargs
+    if path := options.get("path"):
+        raise OSError(f"{path} is no address")  # or it would call whoever has Redis' own port here
     return socket.create_connection((options.get("host"), options.get("port", 6379)), timeout=GREETING_SECONDS)
 
 
@@ -497,19 +490,68 @@ def _client(url: str, retries: int = RETRIES, seconds: float | None = None, auth
     )
 
 
-def _check(client: Redis) -> None:
+def doubts(client: Redis) -> list[str]:
+    """What this user may not see of the server, so that nobody knows whether it keeps what it acknowledges; and that it
+    is a replica.
+
+    Raises: BadSetting: it surely does not keep that.
+    """
+    with translated(client):
+        return [*_check(client), *_replica(client)]
+
+
+def _check(client: Redis) -> list[str]:
+    """What cannot be seen. A submitter's credential may not look, and need not; services forbid INFO or CONFIG."""
     client.ping()
-    with suppress(NoPermissionError):  # a submitter's credential may not look, and need not
-        version = _version(client.info("server")["redis_version"])
-        if version < OLDEST:
-            _refuse(client, f"is version {_dotted(version)}", f"The farm needs {_dotted(OLDEST)} or newer.")
-        if not client.info("persistence")["aof_enabled"]:
-            _refuse(client, "has no append-only file", "CONFIG SET appendonly yes, and in its redis.conf.")
-        wanted = {"appendfsync": "always", "maxmemory-policy": "noeviction"}
-        for key, value in wanted.items():
-            found = client.config_get(key).get(key, value)
-            if found != value:
-                _refuse(client, f"has {key} {found}", f"CONFIG SET {key} {value}, and in its redis.conf.")
+    server, kept = _told(lambda: client.info("server")), _told(lambda: client.info("persistence"))
+    if server.get("redis_mode") == "cluster":
+        raise BadSetting(
+            f"Redis at {address(client)} is a node of a Redis Cluster, and the farm keeps its keys together.",
+            remedy="Let FARM_REDIS_URL name a server with cluster-enabled no.",
+        )
+    unseen = [] if "redis_version" in server else ["its version"]
+    version = _version(str(server.get("redis_version", _dotted(OLDEST))))
+    if version < OLDEST:
+        _refuse(client, f"is version {_dotted(version)}", f"The farm needs {_dotted(OLDEST)} or newer.")
+    wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+    settings = _settings(client, wanted)
+    if "aof_enabled" in kept:
+        settings["appendonly"] = "yes" if kept["aof_enabled"] else "no"
+    for key, value in wanted.items():
+        found = settings.get(key)
+        if found is None:
+            unseen.append(key)
+        elif found != value:
+            fact = "has no append-only file" if key == "appendonly" else f"has {key} {found}"
+            _refuse(client, fact, f"CONFIG SET {key} {value}, and in its redis.conf.")
+    if not unseen:
+        return []
+    return [f"{', '.join(unseen)} cannot be seen there, so that nobody knows whether it keeps what it acknowledges"]
+
+
+def _settings(client: Redis, keys: Iterable[str]) -> dict[str, str]:
+    """What CONFIG says of `keys`, as far as it may be asked: who refuses one refuses all."""
+    found: dict[str, str] = {}
+    for key in keys:
+        told = _told(partial(client.config_get, key))
+        if not told:
+            break
+        found |= told
+    return found
+
+
+def _replica(client: Redis) -> list[str]:
+    if _told(lambda: client.info("replication")).get("role") != "slave":
+        return []
+    return ["it is a replica, which takes no writes: let FARM_REDIS_URL name the primary"]
+
+
+def _told(ask: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+    """What the server says of itself; nothing where it may not be asked."""
+    try:
+        return ask()
+    except ResponseError:  # renamed, forbidden to this user, or never there
+        return {}
 
 
 def _refuse(client: Redis, fact: str, remedy: str) -> None:
@@ -545,7 +587,9 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _version_of(binary: Path) -> tuple[int, ...]:
-    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    text = subprocess.run(
+        [binary, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    ).stdout
     found = re.search(r"v=([\d.]+)", text)
     return _version(found[1]) if found else (0,)
 

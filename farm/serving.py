@@ -36,7 +36,7 @@ def announce(settings: Settings, facts: Facts) -> None:
     target = path(settings)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(facts.model_dump_json(indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -58,6 +58,6 @@ def facts(settings: Settings) -> Facts | None:
 
 def _read(file: Path) -> Facts | None:
     try:
-        return Facts.model_validate_json(file.read_text())
+        return Facts.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError, json.JSONDecodeError, UnicodeDecodeError):
         return None

@@ -18,10 +18,11 @@ from pydantic import Field, ValidationError
 from farm import tunnel
 from farm.bucket import URI
 from farm.errors import BadSetting, Conflict
+from farm.faults import explain, full_stop
 from farm.machine import Machine
 from farm.recipe import Frozen
 from farm.run import Name
-from farm.study import declared, explain
+from farm.study import declared
 
 VARIABLES = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "redis_ca": "FARM_REDIS_CA", "storage": "FARM_STORAGE"}
 FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
@@ -60,14 +61,15 @@ def load(
     """
     environ = dict(os.environ) if environ is None else environ
     values: dict[str, Any] = dict(under)
-    source = "settings"  # of machine classes, which alone may still be wrong when all is read
+    source = priced_by = "settings"  # of machine classes, which alone may still be wrong when all is read
     if environ.get(FOUND):
         files, through_tunnel, source = (), False, FOUND
         values |= _found(environ[FOUND])
     for file in files:
-        said = {key: value for key, value in _read(file.expanduser()).items() if value != ""}
+        said = {key: value for key, value in _read(file).items() if value != ""}
         values |= said
         source = str(file) if "machines" in said else source
+        priced_by = file.name if "machines" in said else priced_by
     _refuse_misspelt(environ)
     values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)} | dict(over)
     home = _folder("home", values.get("home", "~/.farm"))
@@ -76,7 +78,7 @@ def load(
     if values.get("redis_ca"):
         values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
     storage = _storage(values.get("storage", str(home / "storage")))
-    machines = {name: declared(name, table) for name, table in values.get("machines", {}).items()}
+    machines = {name: declared(name, table, priced_by) for name, table in values.get("machines", {}).items()}
     return _validated(values | {"home": home, "storage": storage, "machines": machines}, source)
 
 
@@ -143,15 +145,23 @@ def _folder(key: str, text: str) -> Path:
         )
     try:
         return Path(text).expanduser().absolute()
-    except RuntimeError:
-        raise BadSetting(f"{key} = {text!r}: there is no such user.", remedy="Write the path in full.") from None
+    except RuntimeError:  # a container's user need not be in passwd
+        whose = "this user" if text.partition("/")[0] == "~" else "that user"
+        raise BadSetting(
+            f"{key} = {text!r}: no home folder of {whose} is known.",
+            remedy=f"Set FARM_{key.upper()} to a path in full.",
+        ) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
+    try:
+        file = file.expanduser()
+    except RuntimeError:  # without a home folder there is no file in it
+        return {}
     if not file.exists():
         return {}
     try:
-        values = tomllib.loads(file.read_text())
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark first
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, not TOML, a number without end
         raise BadSetting(f"{file}: {error}.", remedy="Mend or remove it.") from None
     if unknown := values.keys() - Settings.model_fields.keys():
@@ -169,4 +179,5 @@ def _validated(values: dict[str, Any], source: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise BadSetting(f"{source}: {explain(error, Settings)[0]}.") from None
+        first, *more = [f"{source}: {full_stop(fault.line)}" for fault in explain(error, Settings)]
+        raise BadSetting(first, also=tuple(more)) from None

@@ -4,23 +4,30 @@ TOML, at most 1 MiB, data only. See examples/ for two complete ones.
 """
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
 from itertools import combinations, product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
+from farm import meant
 from farm.bucket import URI
 from farm.errors import BadStudy, nearest
-from farm.machine import BUILT_IN, Machine, find, is_mixed, mixed, parts
-from farm.recipe import Frozen, Recipe, Seeds, merged
+from farm.faults import Fault, explain, full_stop, without
+from farm.machine import BUILT_IN, Machine, find, is_mixed, layered, mixed, parts, without_hearsay
+from farm.recipe import Frozen, Recipe, Seeds, Unset, merged
 from farm.run import MachineName, Name, Policy, Run
 
 MAX_BYTES = 2**20
 MAX_RUNS = 10_000
+MAX_FAULTS = 30  # that are told
 BASELINE = "baseline"
+STANDARD_INPUT = Path("-")
 SOURCE = re.compile(rf"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*|{URI.pattern}", re.DOTALL)
 
 
@@ -34,11 +41,16 @@ class Arm(NamedTuple):
     machines: tuple[str, ...]
 
 
+PAIRS = "must be { init = [...], train = [...] } or a list of [init, train] pairs"
+
+
 def _pairs(value: Any) -> Any:
     """`{init = [...], train = [...]}` crossed, or a list of [init, train] pairs, as a tuple of Seeds."""
+    if isinstance(value, int | str) or (isinstance(value, list) and any(isinstance(pair, int) for pair in value)):
+        raise ValueError(PAIRS)
     if isinstance(value, dict):
         if value.keys() - {"init", "train"} or not all(isinstance(v, list) for v in value.values()):
-            raise ValueError("must be { init = [...], train = [...] } or a list of [init, train] pairs")
+            raise ValueError(PAIRS)
         value = list(product(value.get("init", [Seeds().init]), value.get("train", [Seeds().train])))
     if not isinstance(value, list | tuple) or not value:
         raise ValueError("must name at least one (init, train) pair")
@@ -90,8 +102,8 @@ class Change(Frozen):
     train: dict[str, Any] = {}
     data: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
-    machines: Machines | None = None
-    seeds: Pairs | None = None
+    machines: Annotated[Machines | None, Unset] = None
+    seeds: Annotated[Pairs | None, Unset] = None
 
     @property
     def patch(self) -> dict[str, Any]:
@@ -99,6 +111,8 @@ class Change(Frozen):
 
 
 def _stack(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError("must be a list of interventions")
     return {"of": value} if isinstance(value, list) else value
 
 
@@ -106,8 +120,8 @@ class Stack(Frozen):
     """Several interventions at once: a list of names, or a table with `of` and where it departs from [study]."""
 
     of: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(min_length=1)]
-    machines: Machines | None = None
-    seeds: Pairs | None = None
+    machines: Annotated[Machines | None, Unset] = None
+    seeds: Annotated[Pairs | None, Unset] = None
 
 
 class Study(Frozen):
@@ -130,11 +144,15 @@ class Study(Frozen):
         """[machines.x] gives its own name; what it leaves out it takes from the built-in class of that name."""
         if not isinstance(data, dict) or not isinstance(data.get("machines"), dict):
             return data
-        return data | {"machines": {key: declared(key, value) for key, value in data["machines"].items()}}
+        return data | {"machines": {key: declared(key, value, "the study") for key, value in data["machines"].items()}}
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        self.arms()
+    def _is_whole(self, info: ValidationInfo) -> Self:
+        """Its arms make sense. What does not is added to the `Findings` that the caller gave, or raised."""
+        found = info.context if isinstance(info.context, Findings) else Findings()
+        found.examine(self)
+        if found.lines and found is not info.context:
+            raise ValueError("; ".join(found.lines))
         return self
 
     def arms(self) -> list[Arm]:
@@ -145,22 +163,18 @@ class Study(Frozen):
         fraction: the subsets of even size, a half fraction of resolution k for k interventions (Box, Hunter & Hunter
         2005, section 6.2).
         """
-        return list(self._arms())
+        baseline = Recipe().patched(self.baseline.patch)
+        arms = [self.arm(BASELINE, (), baseline, self.baseline)]
+        for name, changes, override in self.subsets():
+            arms.append(self.arm(name, changes, baseline.patched(self.patch(changes)), override))
+        return arms
 
-    def _arms(self) -> Iterator[Arm]:
-        recipe = self._patched(Recipe(), self.baseline.patch, "baseline")
-        yield self._arm(BASELINE, (), recipe, self.baseline)
-        seen = {BASELINE}
-        for name, changes, override in self._named():
-            if name in seen or (name in self.stacks and name in self.interventions):
-                raise ValueError(f"stacks.{name}: another arm has that name already")
-            seen.add(name)
-            yield self._arm(name, changes, self._combined(recipe, name, changes), override)
+    def subsets(self) -> Iterator[tuple[str, tuple[str, ...], Change | Stack]]:
+        """Every arm but the baseline: its name, its interventions, and where it departs from [study].
 
-    def _named(self) -> Iterator[tuple[str, tuple[str, ...], Change | Stack]]:
+        Raises: ValueError: too many of them, or their names become too long.
+        """
         names = tuple(self.interventions)
-        if BASELINE in names:
-            raise ValueError("interventions.baseline: the baseline is not an intervention")
         for subset in _design(self.study.design, names, bool(self.stacks)):
             if len(subset) == 1:
                 yield subset[0], subset, self.interventions[subset[0]]
@@ -169,36 +183,17 @@ class Study(Frozen):
         for name, stack in self.stacks.items():
             yield name, stack.of, stack
 
-    def _arm(self, name: str, changes: tuple[str, ...], recipe: Recipe, override: Change | Stack) -> Arm:
+    def arm(self, name: str, changes: tuple[str, ...], recipe: Recipe, override: Change | Stack) -> Arm:
+        """An arm with the seeds and machines of `override`, or else of [study]."""
         seeds, machines = override.seeds or self.study.seeds, override.machines or self.study.machines
         return Arm(name, changes, recipe, seeds, machines)
 
-    def _combined(self, baseline: Recipe, name: str, changes: tuple[str, ...]) -> Recipe:
-        """The baseline with several interventions laid over it, which must not fight over a field."""
+    def patch(self, changes: Iterable[str]) -> dict[str, Any]:
+        """Several interventions as one patch."""
         patch: dict[str, Any] = {}
-        owner: dict[str, tuple[str, Any]] = {}
         for change in changes:
-            if change not in self.interventions:
-                raise ValueError(f"stacks.{name}: no intervention {change!r}{_nearest(change, self.interventions)}")
-            for path, value in _leaves(self.interventions[change].patch):
-                other, set_to = owner.setdefault(path, (change, value))
-                if set_to != value:
-                    raise ValueError(
-                        f"arm {name}: {other!r} sets {path} = {set_to!r} and {change!r} sets it to {value!r};"
-                        " leave one out"
-                    )
             patch = merged(patch, self.interventions[change].patch)
-        where = f"interventions.{changes[0]}" if len(changes) == 1 else f"stacks.{name}"
-        recipe = self._patched(baseline, patch, where)
-        if recipe == baseline:
-            raise ValueError(f"{where}: changes nothing, every value is the baseline's already")
-        return recipe
-
-    def _patched(self, recipe: Recipe, patch: dict[str, Any], where: str) -> Recipe:
-        try:
-            return recipe.patched(patch)
-        except ValidationError as error:
-            raise ValueError("; ".join(f"{where}.{line}" for line in explain(error, Recipe))) from None
+        return patch
 
     def runs(self) -> list[Run]:
         """Every run, the first seeds of all arms before the second seeds of any, so that a table exists early."""
@@ -232,17 +227,166 @@ class Study(Frozen):
         """
         if is_mixed(name):
             return mixed(tuple(self.machine(part, known) for part in parts(name)))
-        found = find(name, BUILT_IN | known | self.machines)
+        found = find(name, layered(BUILT_IN, known, self.machines))
         measured = known[name].probes if name in known else {}
         return found.model_copy(update={"probes": measured | found.probes})
 
 
+class Findings:
+    """What is wrong with a study whose tables have the right form, and the arms that stand all the same.
+
+    `doubtful` are arms of which something was left out before, so that only single values can be judged: interventions
+    by name, "baseline", and "" for all of them. `partial` are arms that are known but for some values.
+    """
+
+    def __init__(self, doubtful: Iterable[str] = ()):
+        self.doubtful = set(doubtful)
+        self.lines: list[str] = []
+        self.arms: list[Arm] = []
+        self.partial: list[Arm] = []
+        self.sources: dict[str, str] = {}  # of the corpora -> the first arm that has it
+
+    def examine(self, study: Study) -> None:
+        """Add what is wrong with the recipes of `study`, with its stacks and with its names."""
+        baseline, faults = _laid_over(Recipe(), study.baseline.patch)
+        self.lines += [f"baseline.{fault.line}" for fault in faults]
+        if BASELINE not in self.doubtful:
+            known = self.partial if faults else self.arms
+            known += [study.arm(BASELINE, (), baseline, study.baseline)] if _knows_its_precision(faults) else []
+        if faults:
+            self.doubtful.add(BASELINE)
+        self.sources[baseline.data.source] = BASELINE
+        for name, change in study.interventions.items():
+            recipe, faults = _laid_over(baseline, change.patch)
+            self.sources.setdefault(recipe.data.source, name)
+            wrong = [fault for fault in faults if len(fault.place) > 1]
+            self.lines += [f"interventions.{name}.{fault.line}" for fault in wrong]
+            self.doubtful |= {name} if wrong else set()
+        if BASELINE in study.interventions:
+            self.lines.append("interventions.baseline: the baseline is not an intervention")
+        self._examine_arms(study, baseline)
+
+    def _examine_arms(self, study: Study, baseline: Recipe) -> None:
+        seen = {BASELINE}
+        try:
+            subsets = list(study.subsets())
+        except ValueError as error:
+            self.lines.append(str(error))
+            subsets = [(name, (name,), change) for name, change in study.interventions.items()]
+        for name, changes, override in subsets:
+            if name in seen or (name in study.stacks and name in study.interventions):
+                if name in study.stacks:
+                    self._say(f"stacks.{name}: another arm has that name already")
+                continue
+            seen.add(name)
+            if self._can_be_laid_together(study, name, changes):
+                self._examine_recipe(study, baseline, name, changes, override)
+
+    def _can_be_laid_together(self, study: Study, name: str, changes: tuple[str, ...]) -> bool:
+        """Whether all of an arm's interventions are there, each in order, and do not fight over a field."""
+        strangers = [change for change in changes if change not in study.interventions]
+        for stranger in strangers:
+            self._say(f"stacks.{name}: no intervention {stranger!r}{_nearest(stranger, study.interventions)}")
+        if strangers or self.doubtful & {"", *changes}:
+            return False
+        fights = list(_fights({change: study.interventions[change].patch for change in changes}))
+        for fight in fights:
+            if not any(line.endswith(fight) for line in self.lines):  # an arm that holds both interventions, too
+                self._say(f"arm {name}: {fight}")
+        return not fights
+
+    def _examine_recipe(
+        self, study: Study, baseline: Recipe, name: str, changes: tuple[str, ...], override: Change | Stack
+    ) -> None:
+        if BASELINE in self.doubtful:
+            return
+        recipe, faults = _laid_over(baseline, study.patch(changes))
+        where = f"interventions.{changes[0]}" if len(changes) == 1 else f"stacks.{name}"
+        for fault in faults:
+            if not any(said.endswith(f".{fault.line}") for said in self.lines):
+                self._say(f"{where}.{fault.line}")
+        if not faults and recipe == baseline:
+            self._say(f"{where}: changes nothing, every value is the baseline's already")
+        elif not faults:
+            self.arms.append(study.arm(name, changes, recipe, override))
+
+    def _say(self, line: str) -> None:
+        if line not in self.lines:
+            self.lines.append(line)
+
+
+def _fights(patches: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Where several patches set one field to different values."""
+    owner: dict[str, tuple[str, Any]] = {}
+    for change, patch in patches.items():
+        for path, value in _leaves(patch):
+            other, set_to = owner.setdefault(path, (change, value))
+            if set_to != value:
+                yield f"{other!r} sets {path} = {set_to!r} and {change!r} sets it to {value!r}; leave one out"
+
+
+def _laid_over(recipe: Recipe, patch: dict[str, Any]) -> tuple[Recipe, list[Fault]]:
+    """`recipe` under what of `patch` is in order, and what is not."""
+    faults: list[Fault] = []
+    while True:
+        try:
+            return recipe.patched(patch), faults
+        except ValidationError as error:
+            spoilt = {fault.place[0] for fault in faults}  # what is left of a table need not agree with itself
+            found = explain(error, Recipe)
+            faults += [fault for fault in found if len(fault.place) > 1 or fault.place[0] not in spoilt]
+            patch = without(patch, [fault.place for fault in found])
+
+
+def _knows_its_precision(faults: list[Fault]) -> bool:
+    """Whether what is wrong with a recipe leaves no doubt in which precision it was meant to train."""
+    return all(fault.is_of_a_value and fault.place[-1] != "precision" for fault in faults)
+
+
+class Draft(NamedTuple):
+    """A study file as far as it makes sense: the study (without what is wrong) and the faults.
+
+    `arms` are those that stand, `partial` those of which some values are wrong, but not the precision.
+    """
+
+    source: str
+    study: Study | None
+    arms: tuple[Arm, ...]
+    partial: tuple[Arm, ...]
+    faults: tuple[str, ...]
+
+    def whole(self) -> Study:
+        """The study. Raises: BadStudy: something is wrong with it."""
+        if self.study is None or self.faults:
+            raise self.refused()
+        return self.study
+
+    def refused(self, more: Iterable[str] = ()) -> BadStudy:
+        """The error that says all that is wrong, one line each; `more` are faults that others found."""
+        lines = [f"{self.source}: {full_stop(fault)}" for fault in dict.fromkeys([*self.faults, *more])]
+        if len(lines) > MAX_FAULTS:
+            lines[MAX_FAULTS:] = [f"{self.source}: {len(lines) - MAX_FAULTS:,} more faults."]
+        return BadStudy(lines[0], also=tuple(lines[1:]), field=self.faults[0].split(":")[0])
+
+
 def load(path: Path) -> Study:
-    """Read a study file.
+    """Read a study file, or standard input where `path` is "-".
 
     Raises: BadStudy: it is not there, not a file, not TOML, too large, or says something that makes no sense.
     """
-    return parse(_read(path), str(path))
+    return draft(path).whole()
+
+
+def draft(path: Path) -> Draft:
+    """The same, for who has more to say of what makes no sense.
+
+    Raises: BadStudy: there are no tables to speak of.
+    """
+    return _drafted(_tables(_read(path), _name_of(path)), _name_of(path))
+
+
+def _name_of(path: Path) -> str:
+    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 def parse(text: str, source: str = "study") -> Study:
@@ -250,60 +394,109 @@ def parse(text: str, source: str = "study") -> Study:
 
     Raises: BadStudy
     """
-    try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
-        raise BadStudy(f"{source}: not TOML: {error}.", remedy="See examples/demo.toml.") from None
-    return build(data, source)
+    return build(_tables(text, source), source)
 
 
 def build(data: dict[str, Any], source: str = "study") -> Study:
     """A study from its tables.
 
-    Raises: BadStudy: names the field, its value and the nearest right name.
+    Raises: BadStudy: a line for each fault, which names the field, its value and the right form.
     """
+    return _drafted(data, source).whole()
+
+
+def _tables(text: str, source: str) -> dict[str, Any]:
     try:
-        study = Study.model_validate(data)
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
+        raise BadStudy(
+            f"{source}: not TOML: {error}{_quoted(text, error)}.", remedy="See examples/demo.toml."
+        ) from None
+
+
+def _quoted(text: str, error: Exception) -> str:
+    """The line that tomllib stopped at, and what to write there."""
+    found, lines = re.search(r"at line (\d+), column", str(error)), text.splitlines()
+    if not found or int(found[1]) > len(lines):
+        return ""
+    wrong = lines[int(found[1]) - 1].strip()
+    right = meant.syntax(wrong)
+    return f": {wrong[:60]}" + (f"; {right}" if right else "")
+
+
+def _drafted(data: dict[str, Any], source: str) -> Draft:
+    """All that is wrong with a study, as far as each part of it can be judged."""
+    found = Findings()
+    try:
+        study: Study | None = Study.model_validate(data, context=found)
+        faults = found.lines
     except RecursionError:
-        raise BadStudy(f"{source}: tables within tables without end.", remedy="See examples/demo.toml.") from None
+        raise BadStudy(f"{source}: tables nested too deeply.", remedy="See examples/demo.toml.") from None
     except ValidationError as error:
-        lines = explain(error, Study)
-        more = f" (and {len(lines) - 1} more: {'; '.join(lines[1:4])})" if len(lines) > 1 else ""
-        said = f"{source}: {lines[0]}{more}"
-        said = said if said.endswith("?") else f"{said}."
-        remedy = None if data else "See examples/demo.toml."
-        raise BadStudy(said, remedy=remedy, field=lines[0].split(":")[0]) from None
-    count = len(study.runs())
-    if count > MAX_RUNS:
-        raise BadStudy(f"{source}: {count:,} runs; a study has at most {MAX_RUNS:,}.", remedy="Split it.")
-    for arm in study.arms():
-        if not SOURCE.fullmatch(arm.recipe.data.source):  # what can be said before a node looks there
-            raise BadStudy(
-                f"{source}: arm {arm.name}: data.source = {_shown(arm.recipe.data.source)} is no corpus.",
-                remedy="Use 'builtin:python-reference', 'hf:OWNER/NAME', 's3://BUCKET/PREFIX', or a full path that"
-                " every node sees.",
-            )
-    return study
+        wrong = explain(error, Study)
+        found, study = _what_is_left(data, wrong)
+        faults = [*(fault.line for fault in wrong), *found.lines]
+    if study and not faults:
+        count = sum(len(arm.seeds) * len(arm.machines) for arm in found.arms) * (study.study.reruns + 1)
+        faults += [f"{count:,} runs; a study has at most {MAX_RUNS:,}; split it"] if count > MAX_RUNS else []
+    faults = [*faults, *_unusable(found.sources)]
+    return Draft(source, study, tuple(found.arms), tuple(found.partial), tuple(faults))
+
+
+def _what_is_left(data: dict[str, Any], wrong: list[Fault]) -> tuple[Findings, Study | None]:
+    """What else is wrong with a study, apart from the faults of form in `wrong`."""
+    places = [fault.place for fault in wrong]
+    doubtful = {str(place[1]) for place in places if place[0] == "interventions" and len(place) > 1}
+    doubtful |= {BASELINE} if any(place[0] == "baseline" for place in places) else set()
+    doubtful |= {""} if any(place in (("study", "design"), ("study",)) for place in places) else set()
+    found, rest = Findings(doubtful), without(data, places)
+    if any(len(place) == 1 for place in places):  # an intervention may be in a table of another name
+        rest.pop("stacks", None)
+    rest["study"] = {"name": "unnamed", "machines": ["cpu"]} | rest.get("study", {})
+    try:
+        study = Study.model_validate(rest, context=found)
+    except (ValidationError, RecursionError):  # it does not come apart here
+        return Findings(), None
+    if any(place[:2] in (("study",), ("study", "machines")) or place[0] == "machines" for place in places):
+        found.arms = [arm._replace(machines=()) for arm in found.arms]  # on which it trains is open
+        found.partial = [arm._replace(machines=()) for arm in found.partial]
+    return found, study
+
+
+def _unusable(sources: dict[str, str]) -> list[str]:
+    """The corpora that no node can have: what can be said before one looks."""
+    return [
+        f"arm {name}: data.source = {source!r} is not a valid corpus source{meant.source(source)}. Use"
+        " 'builtin:python-reference', 'hf:OWNER/NAME', 's3://BUCKET/PREFIX', or a full path that every node sees"
+        for source, name in sources.items()
+        if not SOURCE.fullmatch(source)
+    ]
 
 
 def _read(path: Path) -> str:
     if path.is_dir():
         raise BadStudy(f"{path} is a folder, not a study file.", remedy=f"Name a .toml file, e.g. {path}/study.toml.")
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BadStudy(f"{path}: {error.strerror}.", remedy="Name a study file; examples/ has two.") from None
     if len(content) > MAX_BYTES:
         raise BadStudy(
-            f"{path} is larger than {MAX_BYTES:,} bytes, which no study file is.", remedy="Is it the right file?"
+            f"{_name_of(path)} is over {MAX_BYTES:,} bytes, too large for a study.", remedy="Is it the right file?"
         )
     try:
         return content.decode("utf-8-sig")  # Windows' editors put a mark first
     except UnicodeDecodeError as error:
         raise BadStudy(
-            f"{path} is not text: byte {error.start} is not UTF-8.", remedy="Is it the right file?"
+            f"{_name_of(path)} is not text: byte {error.start} is not UTF-8.", remedy="Is it the right file?"
         ) from None
+
+
+def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
+    if path != STANDARD_INPUT:
+        return path.open("rb")
+    return nullcontext(sys.stdin.buffer if sys.stdin else BytesIO())  # None: closed by the caller
 
 
 def _design(design: str, names: tuple[str, ...], has_stacks: bool) -> list[tuple[str, ...]]:
@@ -348,89 +541,20 @@ def _leaves(patch: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield here, value
 
 
-def declared(name: str, table: Any) -> Any:
-    """A [machines.NAME] table with its name, over the built-in class of that name if there is one."""
+def declared(name: str, table: Any, source: str) -> Any:
+    """A [machines.NAME] table with its name, over the built-in class of that name if there is one.
+
+    Its price is by `source` unless it says otherwise; where it has none it stays open, for whoever knows one.
+    """
     if not isinstance(table, dict):
         return table
-    below = BUILT_IN[name].model_dump(exclude={"name"}) if name in BUILT_IN else {}
-    return below | table | {"name": name}
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Each fault of a failed validation as `path: what is wrong, the value, the nearest right name`."""
-    return [_explain(fault, model) for fault in error.errors()]
-
-
-def _explain(fault: Any, model: type[BaseModel]) -> str:
-    path = [str(part) for part in fault["loc"] if part != "[key]"]
-    kind, given = fault["type"], fault["input"]
-    if kind == "extra_forbidden":
-        return f"{'.'.join(path)}: unknown key{_nearest(path[-1], _keys_at(model, path[:-1]))}"
-    if kind == "missing" and path[-1].isdecimal():
-        return f"{'.'.join(path[:-1])}: has too few values"
-    if kind == "missing":
-        return f"{'.'.join(path)}: is missing"
-    text = _in_plain_words(fault)
-    if not path:
-        return text
-    return f"{'.'.join(path)}: {text}" + (f", not {_shown(given)}" if _is_plain(given) else "")
-
-
-# What pydantic calls them, and what a person who writes TOML does.
-_PLAIN_WORDS = {
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "string_type": "must be text",
-    "bool_type": "must be true or false",
-    "tuple_type": "must be a list",
-    "dict_type": "must be a table",
-    "model_type": "must be a table",
-    "model_attributes_type": "must be a table",
-    "too_short": "must name at least {min_length}",
-    "too_long": "must name at most {max_length}",
-    "greater_than": "must be more than {gt:g}",
-    "greater_than_equal": "must be at least {ge:,g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:,}",
-    "literal_error": "must be {expected}",
-}
-
-
-def _in_plain_words(fault: Any) -> str:
-    if words := _PLAIN_WORDS.get(fault["type"]):
-        return words.format(**fault.get("ctx", {}))
-    text = fault["msg"].removeprefix("Value error, ")
-    return text[0].lower() + text[1:] if fault["loc"] else text
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
-
-
-def _shown(value: Any) -> str:
-    """A value as TOML spells it, cut to a length that fits a line."""
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The keys that a table at `path` may have."""
-    for part in path:
-        fields = model.model_fields
-        inner = _inner_model(fields[part].annotation) if part in fields else model
-        model = inner or model
-    return [*model.model_fields]
+    below = without_hearsay(BUILT_IN[name]).model_dump(exclude={"name"}) if name in BUILT_IN else {}
+    own = table | {"name": name}
+    if own.get("usd_per_hour") is not None and own.get("price_source") is None:
+        own["price_source"] = source
+    return below | own
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     """Without its full stop: more faults may follow."""
     return nearest(word, known, listed=True).removesuffix(".")
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    candidates = [found for part in getattr(annotation, "__args__", ()) if (found := _inner_model(part))]
-    return candidates[-1] if candidates else None

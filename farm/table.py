@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from farm.cohort import SHORT, by_seeds, sort, unlike
-from farm.machine import is_mixed
+from farm.machine import Price, is_mixed
 from farm.queue import Status
 from farm.recipe import Frozen, Seeds, digest
 from farm.result import Result
@@ -41,6 +41,7 @@ class Row(Frozen):
     tokens_per_second: float = Field(description="mean over runs")
     hours: float = Field(description="wall clock of one run, all its attempts, mean over runs")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
+    prices: tuple[Price, ...] = Field((), description="behind `usd`: whose, and of which date")
     same_init: bool | None = Field(description="began from the baseline's weights, seed by seed; None without any")
     init_hash: str = Field(description="short digest of the runs' first weights")
     aside: str | None = Field(None, description="why it is not ranked")
@@ -194,6 +195,7 @@ def _row(members: Sequence[Result], baseline: Sequence[Result], asked: Mapping[t
         tokens_per_second=mean([result.tokens_per_second for result in members]),
         hours=mean([result.seconds for result in members]) / 3600,
         usd=mean(prices) if len(prices) == len(members) else None,
+        prices=tuple(dict.fromkeys(price for result in members for price in result.prices)),
         same_init=_first_weights(members, shared) == _first_weights(baseline, shared) if shared else None,
         init_hash=_short(_first_weights(members, losses)),
         runs=tuple(sorted(result.run_id for result in members)),

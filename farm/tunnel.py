@@ -26,7 +26,7 @@ def url(home: Path) -> str | None:
     """
     path = home / FILE
     try:
-        said = json.loads(path.read_text())
+        said = json.loads(path.read_text(encoding="utf-8"))
         head, near = said["head"], said["url"]
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -43,7 +43,7 @@ def url(home: Path) -> str | None:
 def head(home: Path, url: str) -> str | None:
     """Where the tunnel of `home` leads, if `url` is its near end."""
     try:
-        said = json.loads((home / FILE).read_text())
+        said = json.loads((home / FILE).read_text(encoding="utf-8"))
         return said["head"] if said["url"] == url else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,17 +1,59 @@
-"""Why a queued run waits."""
+"""Why a queued run waits, and which of them wait for a person."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from farm.budget import Spending
 from farm.machine import MIXED, is_mixed, parts
-from farm.queue import Status, Supply
+from farm.node import Node
+from farm.queue import Pause, Status, Supply
 from farm.run import State
 
 MESSAGE_CHARACTERS = 160
 SOON = "next in line"  # the reason of a run that a dispatcher will take at once
 _NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Outlook(NamedTuple):
+    """What the queued runs wait for, by run id. `over_budget` and `paused` have those that wait for a person."""
+
+    why: dict[str, str] = {}
+    over_budget: dict[str, Spending] = {}
+    paused: dict[str, str] = {}
+
+    def is_stuck(self, statuses: Iterable[Status]) -> bool:
+        """Whether none of these runs goes on by itself, though some are not final."""
+        unfinished = [status.run.id for status in statuses if not status.state.is_final]
+        return bool(unfinished) and all(run in self.over_budget or run in self.paused for run in unfinished)
+
+
+def held(statuses: Iterable[Status], pauses: Sequence[Pause], nodes: Iterable[Node]) -> dict[str, str]:
+    """Run id -> why it is paused (Q11), for every queued run that can start on none of the living `nodes` for that.
+
+    A class without a node is not paused: one that comes may do.
+    """
+    if not pauses:
+        return {}
+    reasons = {(pause.study, pause.corpus, pause.node): pause.reason for pause in pauses}
+    offered: dict[str, list[str | None]] = {}
+    for node in nodes:
+        for name in node.units if node.drained is None else ():
+            offered.setdefault(name, []).append(node.id)
+    found = {}
+    for status in statuses:
+        if status.state is State.QUEUED:
+            places: list[list[str | None]] = [[None]]  # everywhere, or all that a class has
+            places += [offered.get(name, []) for name in parts(status.run.machine)]
+            if why := next(filter(None, (_common(reasons, status, nodes) for nodes in places)), None):
+                found[status.run.id] = why
+    return found
+
+
+def _common(reasons: Mapping[tuple, str], status: Status, nodes: Sequence[str | None]) -> str | None:
+    """Why the run is paused on every one of `nodes`, of which there must be some; None if it is not."""
+    told = [reasons.get((status.study, status.run.recipe.corpus, node)) for node in nodes]
+    return told[0] if told and all(told) else None
 
 
 def reasons(
@@ -21,11 +63,13 @@ def reasons(
     supply: Mapping[str, Supply] = _NONE,
     exhausted: Mapping[str, Spending] = _NONE,
     drained: Mapping[str, str] = _NONE,
+    paused: Mapping[str, str] = _NONE,
 ) -> dict[str, str]:
     """Run id -> why it waits, for every queued run of `statuses`, which must be those of all studies.
 
     `nodes`: machine class -> living nodes that train it. `supply`: what an autoscaler can start. `exhausted`: the
     studies that have spent what they may. `drained`: machine classes whose every node is drained -> why.
+    `paused`: run id -> why it is, as `held` says.
     """
     queued = [status for status in statuses if status.state is State.QUEUED]
     queued.sort(key=lambda status: -status.run.policy.priority)  # stable: then first in
@@ -34,7 +78,10 @@ def reasons(
     for status in queued:
         machine = status.run.machine
         if spending := exhausted.get(status.study):
-            found[status.run.id] = f"over budget: ${spending.usd:,.2f} spent of ${spending.limit:,.2f}"
+            found[status.run.id] = f"over budget: {spending}"
+            continue
+        if status.run.id in paused:
+            found[status.run.id] = f"paused: {paused[status.run.id]}. Mend it, then: farm retry {status.study}"
             continue
         place = ahead.get(machine, 0)
         found[status.run.id] = _absent(machine, nodes, supply, drained, now) or _reason(status, place, now)

@@ -98,7 +98,7 @@ def read(folder: Path, run: Run, plan: Plan) -> Contents:
         step=manifest["step"],
         weights=load_file(folder / "weights.safetensors"),
         moments=load_file(folder / "optimiser.safetensors"),
-        progress=json.loads((folder / "state.json").read_text()),
+        progress=json.loads((folder / "state.json").read_text(encoding="utf-8")),
     )
 
 

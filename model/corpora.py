@@ -231,16 +231,16 @@ def _keep_listing(split: str, folder: Path, files: list[Path]) -> None:
     """Note which files were the split when it was last seen: of each, other versions may lie here, too."""
     listing, names = folder / f"{split}.listing", [file.relative_to(folder).as_posix() for file in files]
     content = json.dumps(names)
-    if not listing.exists() or listing.read_text() != content:
+    if not listing.exists() or listing.read_text(encoding="utf-8") != content:
         draft = folder / f"{split}.listing-{os.getpid()}"
-        draft.write_text(content)
+        draft.write_text(content, encoding="utf-8")
         draft.replace(listing)
 
 
 def _brought(split: str, folder: Path) -> list[Path]:
     """The files of the split as it was last seen, or none unless all are here."""
     listing = folder / f"{split}.listing"
-    files = [folder / name for name in json.loads(listing.read_text())] if listing.exists() else []
+    files = [folder / name for name in json.loads(listing.read_text(encoding="utf-8"))] if listing.exists() else []
     return files if all(file.is_file() for file in files) else []
 
 
@@ -599,7 +599,7 @@ def _made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     unfinished = path.with_suffix(".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        with path.with_suffix(".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 _write(unfinished, write)

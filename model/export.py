@@ -148,7 +148,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _tokenizer_files(model: Model, vocabulary: bytes, merges: bytes) -> dict[str, bytes]:
@@ -218,7 +218,7 @@ def _config(model: Model) -> dict[str, Any]:
 def _model(folder: Path) -> Model:
     """The shape that a config.json describes. What it leaves out has GPT-2's default."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         _check_variant(folder, config)
         return Model(
             vocab=config["vocab_size"],

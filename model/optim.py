@@ -36,7 +36,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     falls as half a cosine or a straight line to floor * peak at the last step.
     """
     schedule, peak = recipe.train.schedule, recipe.train.learning_rate
-    rising = math.ceil(schedule.warmup * recipe.steps)
+    rising = schedule.rising(recipe.steps)
     if step < rising:
         return peak * step / rising
     top = max(rising, 1)

@@ -87,7 +87,8 @@ def trial_fits(recipe: Recipe, microbatch: int, world: int = 1) -> bool:
             input=recipe.model_dump_json(),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=TRIAL_SECONDS,
             check=False,
         )

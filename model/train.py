@@ -394,7 +394,7 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("run", help="the run's id, or the beginning of it")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm").expanduser())
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm"))
     arguments = parser.parse_args()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -411,7 +411,7 @@ def main() -> None:
         run,
         plan,
         arguments.folder / str(epoch),
-        cache=arguments.cache,
+        cache=arguments.cache.expanduser(),
         epoch=epoch,
         resume=found and found.path,
         resume_epoch=found and int(found.path.parent.parent.name),

@@ -70,7 +70,7 @@ def _without_rays_log() -> Iterator[None]:
     """Let Ray's C++ write nothing to stderr: it logs what it raises as well, and has no switch for that."""
     sys.stderr.flush()
     kept = os.dup(STDERR)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), STDERR)
     try:
         yield

@@ -20,13 +20,23 @@ import ray
 from redis import Redis
 
 from farm import ledger, settings
-from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, WorkerDied
+from farm.errors import (
+    BadCorpus,
+    Cancelled,
+    FarmError,
+    Hung,
+    LeaseLost,
+    StorageFull,
+    StorageUnusable,
+    Unreachable,
+    WorkerDied,
+)
 from farm.folder import Folder
 from farm.forecast import speeds
-from farm.machine import MIXED, Machine, Mixed, layered
+from farm.machine import MIXED, Machine, Mixed
 from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue, Status
-from farm.result import Outcome
+from farm.result import Outcome, Tokens
 from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
 from farm.settings import Settings
@@ -44,6 +54,7 @@ from workers.probing import probed
 from workers.task import PULSE_FILE, STOP_FILE, Place, Task
 from workers.transcript import copied_to
 
+NETWORK_SECONDS = 30.0  # for a network that is away for a moment, before the corpus is given up
 REST_SECONDS = 120.0  # of a node whose storage cannot be used: then it is tried again
 STOP_SECONDS = STOP_WAIT_SECONDS - 15.0  # from being told to stop: for a checkpoint, and then to close the lease
 
@@ -103,6 +114,7 @@ class _Agent:
         self.closing = Closing(queue, self.store, lease)
         self.mirror = Mirror(self.store, lease.run_id, lease.epoch, self._point_at, self._note)
         self.end: FarmError | None = None  # why training must stop before its last step
+        self.unprepared: FarmError | None = None  # why the corpus will not do, or cannot be had
         self.draining = told or threading.Event()
         self.stopping = threading.Event()  # for one reason or the other
         self.attempt: Attempt | None = None  # as it began
@@ -208,7 +220,7 @@ class _Agent:
             return 0
         stored = until_heard(lambda: self.queue.study(study))
         self.store.keep(stored)
-        machine = stored.machine(run.machine, layered(self.known, until_heard(self.queue.machines)))
+        machine = stored.machine(run.machine, until_heard(lambda: self.queue.classes(self.known)))
         machine = probed(self.queue, machine, run.recipe, lambda: self.draining.is_set() or self.end is not None)
         split = plan(run.recipe, machine, self._speeds(run, machine))
         source = self._newest(run, split)
@@ -262,11 +274,40 @@ class _Agent:
             cache=str(self.cache),
             resume=str(self.store.root / source.path) if source else None,
             resume_epoch=source.epoch if source else None,
-            tokens=prepare(run.recipe, self.cache),
+            tokens=self._prepared(run),
             threads=threads,
             places=group,
             is_mirrored=self.store.bucket is not None,
         )
+
+    def _prepared(self, run: Run) -> Tokens:
+        """The fingerprint of the corpus.
+
+        Raises: BadCorpus, Unreachable, StorageUnusable, StorageFull: as `unprepared` has it from now on.
+        """
+        deadline = time.monotonic() + NETWORK_SECONDS
+        while True:
+            try:
+                return prepare(run.recipe, self.cache)
+            except (BadCorpus, StorageUnusable, StorageFull) as error:
+                self.unprepared = error
+                raise
+            except Unreachable as error:
+                if time.monotonic() > deadline:
+                    self.unprepared = error
+                    raise
+                print(f"Trying again: {error}")
+                time.sleep(NETWORK_SECONDS / 6)
+
+    def _pause(self, error: FarmError) -> None:
+        """What is wrong would hurt every run that reads this corpus: this one goes back unharmed and none starts until
+        somebody has mended it; or none on this node, where another proves at this moment that the corpus will do."""
+        own = until_heard(lambda: self.queue.status(self.lease.run_id))
+        elsewhere = [other for other in until_heard(self.queue.running) if self.node not in other.nodes and other.step]
+        is_good = any(other.run.recipe.corpus == own.run.recipe.corpus for other in elsewhere)
+        reason = f"{error.cause}: {str(error).rstrip('.')} (on {platform.node()})"
+        print(f"Paused{' on this node' if is_good else ''}: {reason}")
+        self.closing.pause(reason, self.node if is_good else None)
 
     def _newest(self, run: Run, split: Plan) -> Checkpoint | None:
         """The newest checkpoint of any attempt that is whole and belongs to this run; says so when it is not the one
@@ -307,8 +348,8 @@ class _Agent:
         elif self.end is None and self.draining.is_set():
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "released")
-            self.closing.release("drained")
-            print(f"Drained: step {outcome.step} is saved and the run is queued again.")
+            reason = self.closing.release("drained")
+            print(f"Given back: {reason}. Step {outcome.step} is saved and the run is queued again.")
         else:
             self._end(attempt, "lost", self.end)
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
@@ -347,8 +388,10 @@ class _Agent:
         try:
             if isinstance(self.end, Cancelled):
                 self.closing.acknowledge()
-            elif self._is_excused(error):
+            elif self._was_killed(error):
                 self._give_up()
+            elif error is self.unprepared:
+                self._refuse(error) if isinstance(error, StorageFull) else self._pause(error)
             elif not isinstance(self.end, LeaseLost):
                 self.closing.fail(error, self._reached())
         except LeaseLost as lost:
@@ -356,7 +399,11 @@ class _Agent:
         return 1
 
     def _is_excused(self, error: BaseException) -> bool:
-        """Whether the attempt does not count: a machine that goes down may kill workers before it stops the agent."""
+        """Whether the attempt does not count: for want of its corpus it never began, or its machine goes down."""
+        return error is self.unprepared or self._was_killed(error)
+
+    def _was_killed(self, error: BaseException) -> bool:
+        """Whether a drain explains it: a machine that goes down may kill workers before it stops the agent."""
         return self.draining.is_set() and (not isinstance(error, FarmError) or error.retryable)
 
     @contextmanager

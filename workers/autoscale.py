@@ -172,7 +172,8 @@ class Autoscaler:
         is_up = any(kind in kinds for kind in found.nodes.values())
         trouble = None if is_up else next(filter(None, map(found.troubles.get, kinds)), None)
         most = self.fleet.limit(name)
-        return Supply(most=most, starting=starting, since=self.since.get(name), trouble=trouble)
+        price = self.fleet.price(name)
+        return Supply(most=most, starting=starting, since=self.since.get(name), trouble=trouble, price=price)
 
 
 def _spelled(wanted: Mapping[str, int]) -> str:

@@ -66,9 +66,13 @@ class Closing:
         state: State = until_heard(lambda: self._queue.fail(self._lease, *what))
         print(f"The run is {state}.")
 
-    def release(self, reason: str) -> None:
-        """The run goes back unharmed."""
-        until_heard(lambda: self._queue.release(self._lease, reason))
+    def release(self, reason: str) -> str:
+        """The run goes back unharmed. Returns why: for `reason`, unless its lease was recalled for another."""
+        return until_heard(lambda: self._queue.release(self._lease, reason))
+
+    def pause(self, reason: str, node: str | None) -> None:
+        """The run goes back unharmed, and none that would meet the same starts: on `node`, or anywhere."""
+        until_heard(lambda: self._queue.pause(self._lease, reason, node))
 
     def cancel(self) -> None:
         """The queue shall know that the run, which was cancelled, has stopped."""
@@ -159,6 +163,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         peak_bytes=outcome.peak_bytes or 0,
         checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
         kernels=outcome.kernels,
+        prices=machine.prices,
         usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
         hardware=hardware.hardware(machine, outcome.threads or 1),
         provenance=Provenance.model_validate(attempt.provenance),

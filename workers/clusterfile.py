@@ -1,6 +1,8 @@
-"""A file for Ray's cluster launcher, such as cluster.yaml: whether it is right, and what it can start."""
+"""A file for Ray's cluster launcher, such as cluster.yaml: whether it is right, what it can start, at which price."""
 
+import json
 import logging
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -9,19 +11,24 @@ from typing import Any, NamedTuple
 import click
 import yaml
 from jsonschema import ValidationError
+from pydantic import ValidationError as NotValid
+from ray._private.ray_constants import LABELS_ENVIRONMENT_VARIABLE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from farm.errors import BadSetting, nearest
+from farm.machine import Price
 
 MAX_BYTES = 2**20
 PREFIX = "farm:"
+USD_LABEL, SOURCE_LABEL, DATE_LABEL = "farm-usd-per-hour", "farm-price-source", "farm-price-date"
 
 
 class Kind(NamedTuple):
-    """A node type: the units that it offers of each machine class, and how many such nodes there may be."""
+    """A node type: the units that it offers of each machine class, how many such nodes there may be, and its price."""
 
     units: dict[str, int]
     most: int
+    price: Price | None = None
 
 
 class Fleet(NamedTuple):
@@ -43,9 +50,43 @@ class Fleet(NamedTuple):
         """Runs of a class that one node trains at a time; the fewest, where node types differ."""
         return min(self.kinds[name].units[machine] for name in self.offering(machine))
 
+    def price(self, machine: str) -> Price | None:
+        """What a node of a class costs; the most, where node types differ."""
+        prices = [price for name in self.offering(machine) if (price := self.kinds[name].price)]
+        return max(prices, key=lambda price: price.usd_per_hour, default=None)
+
     def limit(self, machine: str) -> int:
         """Nodes of a class that there may be."""
         return min(self.most, sum(self.kinds[name].most for name in self.offering(machine)))
+
+
+def price(labels: Mapping[str, str]) -> Price | None:
+    """The price that the labels of a node type give.
+
+    Raises: BadSetting: one of them does not say what it should.
+    """
+    said = labels.get(USD_LABEL)
+    if said is None:
+        return None
+    try:
+        usd = float(said)
+        return Price(usd_per_hour=usd, source=labels.get(SOURCE_LABEL, "cluster file"), date=labels.get(DATE_LABEL))
+    except (ValueError, NotValid):
+        told = ", ".join(
+            f"{name}: {labels[name]!r}" for name in (USD_LABEL, SOURCE_LABEL, DATE_LABEL) if name in labels
+        )
+        raise BadSetting(
+            f"the labels {told} are not a price.",
+            remedy=f'Write dollars an hour and a date: {USD_LABEL}: "21.96", {DATE_LABEL}: "2025-06".',
+        ) from None
+
+
+def own_price() -> Price | None:
+    """The price of this node, if Ray's launcher started it: it hands a node type's labels to the start commands.
+
+    Raises: BadSetting
+    """
+    return price(json.loads(os.environ.get(LABELS_ENVIRONMENT_VARIABLE) or "{}"))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -80,6 +121,8 @@ def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     if "--autoscaling-config" not in " ".join(config.get("head_start_ray_commands", [])):
         yield "head_start_ray_commands start no autoscaler, so no worker ever starts: add --autoscaling-config"
     if config["provider"]["type"] == "local":  # Ray has no node types there: each machine says what it is
+        if "usd_per_hour" not in "\n".join(map(str, config.get("setup_commands", []))):
+            yield "no price: let setup_commands write usd_per_hour of each class to ~/.config/farm/config.toml"
         return
     kinds = fleet(config).kinds
     head = config["available_node_types"][config["head_node_type"]]
@@ -87,6 +130,10 @@ def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
         yield f"{config['head_node_type']}: a head that trains may run out of memory with all it keeps: resources.CPU 0"
     for name in config["available_node_types"].keys() - kinds.keys() - {config["head_node_type"]}:
         yield f'{name} offers no machine class, so no run starts it: resources {{"farm:CLASS": 1}}'
+    for name in (name for name, kind in kinds.items() if kind.price is None):
+        yield f'{name} has no price, so that plans use a built-in one or none: labels {{{USD_LABEL}: "21.96"}}'
+    for name in (name for name, kind in kinds.items() if kind.price and kind.price.date is None):
+        yield f'{name}: its price has no date: labels {{{DATE_LABEL}: "2026-11-20"}}'
     for machine in sorted({machine for kind in kinds.values() for machine in kind.units} - set(known)):
         yield f"nobody knows the class {machine}: declare [machines.{machine}] in farm.toml or in the studies"
 
@@ -94,7 +141,7 @@ def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
 def _kind(table: Mapping[str, Any], most: int) -> Kind:
     offered = {name: int(count) for name, count in table.get("resources", {}).items() if name.startswith(PREFIX)}
     units = {name.removeprefix(PREFIX): count for name, count in offered.items() if count > 0}
-    return Kind(units, min(most, int(table.get("max_workers", most))))
+    return Kind(units, min(most, int(table.get("max_workers", most))), price(table.get("labels", {})))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,17 +13,19 @@ import ray
 from ray.job_submission import JobStatus
 
 from farm import node as facts
-from farm.budget import exhausted
+from farm.budget import Spending, price, spending
 from farm.errors import FarmError, LeaseLost, last_line
-from farm.machine import MIXED, Machine, is_mixed, layered, parts
+from farm.machine import MIXED, Machine, is_mixed, parts
 from farm.queue import Claim, Queue, Status
 from farm.run import Lease
+from farm.study import Study
 from workers.jobs import Jobs, job_id
 
 log = logging.getLogger("farm")
 
 REST_SECONDS = 5.0  # after Ray refused a job: each try costs an epoch
-COUNT_SECONDS = 10.0  # between looks at what limited studies have spent
+COUNT_SECONDS = 10.0  # between looks at what limited studies have spent, unless one reaches its limit before
+TOLD_SECONDS = 60.0  # what was counted is believed for so long
 LOOK_SECONDS = 2.0  # between looks at jobs that have not said a word
 JOIN_LABEL = "farm-join"  # of a node that `farm join` started: a token of that joining
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
@@ -169,10 +171,17 @@ class Dispatcher:
     ):
         self.queue, self.jobs, self.look = queue, jobs, look
         self.declared = declared  # machine classes that the settings name, for what they cost
-        self.over_budget: frozenset[str] = frozenset()  # studies of which no further run may start
+        self.limited: dict[str, Study] = {}  # those that have a policy.usd_limit
+        self.spent: dict[str, Spending] = {}  # of those, when last counted
+        self.asked: set[str] = set()  # jobs that were asked to stop, since their study has spent its limit
         self.resting_until = 0.0
-        self.looks_at = self.counts_at = 0.0
+        self.looks_at = self.counts_at = self.counted_at = 0.0
         self.name = f"dispatcher-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+    @property
+    def over_budget(self) -> frozenset[str]:
+        """The studies of which no further run may start."""
+        return frozenset(name for name, one in self.spent.items() if one.is_over)
 
     def turn(self) -> list[str]:
         """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns the job ids."""
@@ -187,16 +196,53 @@ class Dispatcher:
         return submitted
 
     def _count_dollars(self) -> None:
-        """Find the studies that have spent their limit."""
+        """Find the studies that have spent their limit, and stop what runs of those."""
         if time.monotonic() < self.counts_at:
             return
-        self.counts_at = time.monotonic() + COUNT_SECONDS
-        limited = [study for study in self.queue.studies().values() if study.policy.usd_limit is not None]
-        theirs = {
-            status.id: status for study in limited for status in self.queue.statuses(study.name)
-        }  # runs are shared
-        classes = layered(self.declared, self.queue.machines())
-        self.over_budget = frozenset(exhausted(limited, theirs.values(), classes, time.time()))
+        self.limited = {name: one for name, one in self.queue.studies().items() if one.policy.usd_limit is not None}
+        theirs = {status.id: status for name in self.limited for status in self.queue.statuses(name)}  # runs are shared
+        self.spent = spending(self.limited.values(), theirs.values(), self._classes(), time.time())
+        self.counted_at = time.monotonic()
+        self._count_again()
+        self.queue.account({name: one.usd for name, one in self.spent.items()}, TOLD_SECONDS)
+        self._stop_spenders()
+
+    def _classes(self) -> dict[str, Machine]:
+        return self.queue.classes(self.declared)
+
+    def _count_again(self) -> None:
+        """When to look next: at once where what trains reaches a limit."""
+        soonest = min((one.seconds_left for one in self.spent.values() if not one.is_over), default=COUNT_SECONDS)
+        self.counts_at = self.counted_at + min(COUNT_SECONDS, soonest)
+
+    def _expect(self, claim: Claim) -> None:
+        """One more run spends from now on."""
+        if one := self.spent.get(claim.study):
+            rate = price(self.limited[claim.study], claim.run.machine, self._classes())
+            self.spent[claim.study] = one._replace(usd_per_hour=one.usd_per_hour + rate)
+            self._count_again()
+
+    def _stop_spenders(self) -> None:
+        """Have the running runs of studies that have spent their limit save a checkpoint and wait, if their policy says
+        so. One that did not hear of it is asked again at the next count."""
+        stopped = {name for name in self.over_budget if self.limited[name].policy.usd_limit_action == "stop"}
+        theirs = [status for status in self.queue.running() if status.study in stopped] if stopped else []
+        self.asked &= {job_id(status.id, status.epoch) for status in theirs}
+        for status in theirs:
+            if (job := job_id(status.id, status.epoch)) not in self.asked and self._recall(status, job):
+                self.asked.add(job)
+
+    def _recall(self, status: Status, job: str) -> bool:
+        reason = f"over budget: {self.spent[status.study]}"
+        try:
+            self.queue.recall(_lease_of(status), reason)
+        except LeaseLost:
+            return False
+        if why := self.jobs.stop(job):
+            log.warning("%s could not be asked to stop: %s; trying again", job, why)
+            return False
+        log.info("%s: asked for a checkpoint: %s", status.id, reason)
+        return True
 
     def bury(self) -> None:
         """End the leases whose agent has not said a word and never will, rather than wait until they run out.
@@ -211,7 +257,7 @@ class Dispatcher:
         silent = [status for status in self.queue.running() if status.job is None]
         alive = {node.id for node in self.look()} if silent else set()
         for status in silent:
-            lease = Lease(run_id=status.run.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")
+            lease = _lease_of(status)
             info = self.jobs.info(job_id(status.run.id, status.epoch))
             try:
                 if info and not alive.issuperset(status.nodes):
@@ -269,6 +315,7 @@ class Dispatcher:
             self._give_back(claim, f"Ray took no job: {refusal}")
             self.resting_until = time.monotonic() + REST_SECONDS
             return None
+        self._expect(claim)
         return job
 
     def _give_back(self, claim: Claim, reason: str) -> None:
@@ -276,3 +323,8 @@ class Dispatcher:
             self.queue.release(claim.lease, reason)
         except FarmError as lost:
             log.warning("not given back: %s", lost)
+
+
+def _lease_of(status: Status) -> Lease:
+    """The lease that a run is under, for who did not claim it."""
+    return Lease(run_id=status.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")

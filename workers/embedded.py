@@ -93,7 +93,7 @@ def up(here: Settings, **options: object) -> Facts:
         raise
     _end(process)
     reason = REASONS.get(process.returncode, Unreachable)
-    said = last_line(log.read_text(errors="replace"))
+    said = last_line(log.read_text(encoding="utf-8", errors="replace"))
     said = re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", said)  # without when and how loud
     raise reason(f"The farm did not start: {said}", remedy=f"See {log}.")
 

@@ -123,7 +123,7 @@ def token(home: Path) -> Path:
     path = home / "ray-token"
     make_home(home)
     if not path.exists() or not path.stat().st_size:  # empty: who made it was killed
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not file.read():  # else another was first
                 file.write(secrets.token_hex(32))

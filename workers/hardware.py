@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farm.errors import BadSetting
-from farm.machine import BUILT_IN, Machine, Mixed
+from farm.machine import BUILT_IN, Machine, Mixed, without_hearsay
 from farm.result import Hardware, Provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +34,9 @@ def gpus() -> tuple[Gpu, ...]:
     fields = "name,memory.total,driver_version,compute_cap"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        text = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(_gpu(line) for line in text.splitlines() if line.count(",") == 3)
@@ -96,24 +98,23 @@ def _check_room(machine: Machine, units: int, cpus: int) -> None:
 
 
 def detect(name: str | None = None) -> Machine:
-    """This node as a machine class: the built-in one that matches, or a new one called `name`."""
+    """This node as a machine class: the built-in one that matches, or a new one called `name`.
+
+    What it costs and how fast it is stay open: what others declared of the class must not be covered.
+    """
     found, known = gpus(), BUILT_IN.get(name or "")
     memory = int(memory_bytes() * 0.8)
     if known is not None and known.is_cpu:
-        return known.model_copy(update={"memory": memory // known.accelerators})
+        return without_hearsay(known).model_copy(update={"memory": memory // known.accelerators})
     if not found:
-        return Machine(name=name or "cpu", memory=memory, usd_per_hour=0.0)
-    facts = Machine(
+        return Machine(name=name or "cpu", memory=memory)
+    return Machine(
         name=name or _class_name(found),
         accelerator=found[0].name,
         accelerators=len(found),
         memory=min(gpu.memory_bytes for gpu in found),
         bf16=all(gpu.compute_capability >= 8.0 for gpu in found),
     )
-    known = BUILT_IN.get(facts.name)
-    if known is None:
-        return facts
-    return facts.model_copy(update={"usd_per_hour": known.usd_per_hour, "tokens_per_second": known.tokens_per_second})
 
 
 def _class_name(found: tuple[Gpu, ...]) -> str:
@@ -129,8 +130,8 @@ def local_classes() -> list[tuple[Machine, int]]:
     if gpus():
         return [(detect(), 1)]
     memory = int(memory_bytes() * 0.8)
-    single = BUILT_IN["cpu-x1"].model_copy(update={"memory": memory // cores()})
-    pair = BUILT_IN["cpu-x2"].model_copy(update={"memory": memory // max(2, cores())})
+    single = without_hearsay(BUILT_IN["cpu-x1"]).model_copy(update={"memory": memory // cores()})
+    pair = without_hearsay(BUILT_IN["cpu-x2"]).model_copy(update={"memory": memory // max(2, cores())})
     return [(single, cores()), (pair, max(1, cores() // 2)), (detect("cpu"), 1)]
 
 
@@ -159,7 +160,7 @@ def _cuda() -> str | None:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -206,7 +207,14 @@ def _commit() -> tuple[str | None, bool | None]:
 
 def _git(*words: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -43,7 +43,7 @@ class Jobs:
     """
 
     def __init__(self, url: str, token: Path, seconds: float = ANSWER_SECONDS):
-        self._client = _Client(url, token.read_text().strip(), seconds)
+        self._client = _Client(url, token.read_text(encoding="utf-8").strip(), seconds)
 
     def submit(
         self,

@@ -27,12 +27,12 @@ import psutil
 
 from farm import settings
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
-from farm.machine import BUILT_IN, Machine, find, is_name, layered, parts
+from farm.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
 from farm.node import Head, Node
 from farm.queue import Queue
 from farm.server import make_home, session
 from farm.settings import Settings
-from workers import addresses, admission, hardware, spot
+from workers import addresses, admission, clusterfile, hardware, spot
 from workers.dispatcher import JOIN_LABEL
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.raylet import has_ended, raylet
@@ -121,14 +121,15 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
 
     Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here, or so many runs have no room.
     """
-    declared = {key: value for study in queue.studies().values() for key, value in study.machines.items()}
+    studies = queue.studies().values()  # what one of them says of a price is for itself alone
+    declared = {key: without_hearsay(value) for study in studies for key, value in study.machines.items()}
     told = {key: value for key, value in queue.machines().items() if key not in BUILT_IN}
-    classes = layered(told, declared, here.machines)
+    classes, price = layered(told, declared, here.machines), clusterfile.own_price()
     if name is None:
         found = hardware.detect()
-        return layered({found.name: found}, classes)[found.name]
+        return layered({found.name: found}, classes)[found.name].priced(price)
     find(name, BUILT_IN | classes)
-    return hardware.offer(name, classes, units)
+    return hardware.offer(name, classes, units).priced(price)
 
 
 def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:
@@ -136,7 +137,8 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
     gpus = hardware.gpus()
     found = f"{len(gpus)} x {gpus[0].name}, {gpus[0].memory_bytes / 2**30:.0f} GiB each" if gpus else "no GPU"
     log.info("%s: %s; %d cores, %s", platform.node(), found, hardware.cores(), _gib(hardware.memory_bytes()))
-    price = "" if machine.usd_per_hour is None else f", ${machine.usd_per_hour:,.2f}/h"
+    known = layered(BUILT_IN, {machine.name: machine})[machine.name]
+    price = "".join(f", ${price.usd_per_hour:,.2f}/h {price}" for price in known.prices)
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"
     log.info("class %s: %s; %d run%s at a time", machine.name, each, units, "s" * (units > 1))
     head = _published(queue)
@@ -298,7 +300,7 @@ def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: 
     ray = _Watch(process)
     while not farewell.said.wait(TURN_SECONDS):
         if ended := ray.ended():
-            said = last_line(_log(here).read_text(errors="replace"))
+            said = last_line(_log(here).read_text(encoding="utf-8", errors="replace"))
             raise FarmError(f"Ray on this machine {ended}: {said}", remedy=f"See {_log(here)}.")
         with suppress(Unreachable):
             node = member.node()

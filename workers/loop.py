@@ -131,7 +131,7 @@ class _Home:
             return Signal.CONTINUE
         self._looked = time.monotonic()
         try:
-            return Signal[self._stop_file.read_text().strip()]
+            return Signal[self._stop_file.read_text(encoding="utf-8").strip()]
         except FileNotFoundError:
             return Signal.CONTINUE
 

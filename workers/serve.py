@@ -39,7 +39,7 @@ from farm.node import Head
 from farm.process import identity
 from farm.queue import Queue
 from farm.run import State
-from farm.server import LOOPBACK, address, make_home, revive, session, shown
+from farm.server import LOOPBACK, address, doubts, make_home, revive, session, shown
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
@@ -94,7 +94,7 @@ def _alone(home: Path) -> Iterator[None]:
     Raises: Conflict
     """
     make_home(home)
-    with (home / "serve.lock").open("w") as lock:
+    with (home / "serve.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -126,6 +126,8 @@ def _serve(
         stack.enter_context(_targets(here.home))
         queue = Queue(redis)
         queue.install()
+        for doubt in doubts(redis):
+            log.warning("Redis: %s", doubt)
         head = _head(store)
         _refuse_anothers(queue, head)
         queue.publish(head)

@@ -1,8 +1,8 @@
 -- claim: lease the first run that a machine class may train (Q2), after ending every expired lease (Q3).
--- The runs of some studies are passed over; they keep their places.
+-- The runs of some studies are passed over, and those whose corpus is paused (Q11); they keep their places.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained,
---                   resting
+--                   resting, paused
 -- ARGV    token, machine class, worker, lease in ms, Ray node ids joined by '+' or '', studies to pass over...
 -- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained or resting node
 --
@@ -10,12 +10,12 @@
 
 local token, machine, worker, length, node = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
-local function take(queue, held)
-  if not next(held) then
+local function take(queue, is_barred)
+  if not is_barred then
     return redis.call('ZPOPMIN', queue)[1]
   end
   for _, id in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
-    if not held[get(id, 'study')] then
+    if not is_barred(id) then
       redis.call('ZREM', queue, id)
       return id
     end
@@ -43,7 +43,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf',
   redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
 end
 
-local id = take(key('queue', machine), passed_over(6))
+local id = take(key('queue', machine), barred(6, node))
 if not id then
   return { 'none' }
 end

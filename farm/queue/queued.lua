@@ -1,19 +1,18 @@
 -- queued: how many runs each machine class may claim now, in the order of their next runs: priority, then first in.
--- Classes without any are left out, and so are some studies.
+-- Classes without any are left out, and so are some studies, and runs whose corpus is paused everywhere (Q11).
 --
--- KEYS[1] prefix    reads: classes, queue, delayed, run
+-- KEYS[1] prefix    reads: classes, queue, delayed, run, paused
 -- ARGV    studies to pass over...
 -- returns {class, count, class, count, ...}
 
-local held = passed_over(1)
+local is_barred = barred(1, '')
 
 -- How many of `ids` may be claimed, and the least score among them.
 local function counted(ids)
   local total, least = 0, math.huge
   for _, id in ipairs(ids) do
-    local study, score = unpack(redis.call('HMGET', key('run', id), 'study', 'score'))
-    if not held[study] then
-      total, least = total + 1, math.min(least, score)
+    if not (is_barred and is_barred(id)) then
+      total, least = total + 1, math.min(least, get(id, 'score'))
     end
   end
   return total, least
@@ -22,7 +21,7 @@ end
 local lines = {}
 for _, machine in ipairs(redis.call('SMEMBERS', key('classes'))) do
   local queue = key('queue', machine)
-  local last = next(held) and -1 or 0 -- where no study is passed over, the first stands for all
+  local last = is_barred and -1 or 0 -- where none is passed over, the first stands for all
   local total, first = counted(redis.call('ZRANGE', queue, 0, last))
   local due, least = counted(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf', now))
   total = (last == 0 and redis.call('ZCARD', queue) or total) + due

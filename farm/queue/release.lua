@@ -1,15 +1,16 @@
 -- release: give the run back unharmed, to the place it had; no attempt is counted (Q7).
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events
--- ARGV    id, epoch, token, reason
--- returns {'ok'}, {'lost'} (Q4)
+-- ARGV    id, epoch, token, reason, unless the lease was recalled for another
+-- returns {'ok', reason}, {'lost'} (Q4)
 --
 -- A call whose reply got lost is repeated with the same token, and answered again.
 
 local id, epoch, token, reason = unpack(ARGV)
 if not holds(id, epoch) then
-  return { get(id, 'closed_by') == token and 'ok' or 'lost' }
+  return { get(id, 'closed_by') == token and 'ok' or 'lost', get(id, 'released') or reason }
 end
+reason = get(id, 'recalled') or reason
 set(id, 'closed_by', token)
 if get(id, 'cancelling') then
   settle(id, 'cancelled', 'released: ' .. reason)
@@ -18,4 +19,4 @@ else
   set(id, 'released', reason)
   tell('released', id, epoch, reason)
 end
-return { 'ok' }
+return { 'ok', reason }

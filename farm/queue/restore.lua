@@ -2,18 +2,19 @@
 -- queued one has failed if they say so. After a failure that was final a later attempt tells that somebody retried it.
 --
 -- KEYS[1] prefix    reads and writes: run, study, order, sequence, counts, queue, classes, result, causes, events
--- ARGV    id, digest, machine, arm, priority, limit, spec JSON, study, state, epoch, step, ms under leases, checkpoint
---         JSON or '', its step, its epoch, result JSON or '', causes...
+-- ARGV    id, digest, machine, arm, priority, limit, spec JSON, corpus, study, state, epoch, step, ms under leases,
+--         checkpoint JSON or '', its step, its epoch, result JSON or '', causes...
 -- returns 1 if it was brought back, 0 if it was there
 
 refuse_submitters()
-local id, digest, machine, arm, priority, limit, spec, study, state, epoch, step, held = unpack(ARGV, 1, 12)
-local checkpoint, checkpoint_step, checkpoint_epoch, result = unpack(ARGV, 13, 16)
+local id, digest, machine, arm, priority, limit, spec, corpus, study, state, epoch, step, held =
+  unpack(ARGV, 1, 13)
+local checkpoint, checkpoint_step, checkpoint_epoch, result = unpack(ARGV, 14, 17)
 if get(id, 'state') then
   return 0
 end
 local attempts, final = 0, nil
-for i = 17, #ARGV do
+for i = 18, #ARGV do
   local of, text = ARGV[i]:match('^%d+ (%d+) (.+)$')
   local cause = cjson.decode(text)
   redis.call('RPUSH', key('causes', id), ARGV[i])
@@ -29,7 +30,7 @@ if final and state == 'queued' then
 end
 local sequence = redis.call('INCR', key('sequence'))
 local score = sequence - tonumber(priority) * 2 ^ 40
-set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', study, 'limit', limit,
+set(id, 'spec', spec, 'digest', digest, 'corpus', corpus, 'machine', machine, 'arm', arm, 'study', study, 'limit', limit,
   'score', score, 'state', state, 'submitted', now, 'epoch', epoch, 'attempts', attempts, 'step', step,
   'held', held)
 count(state, 1)

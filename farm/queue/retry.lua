@@ -1,6 +1,7 @@
--- retry: queue a failed or cancelled run again, in the place it had, with all attempts; its causes are kept.
+-- retry: queue a failed or cancelled run again, in the place it had, with all attempts; its causes are kept. Where its
+-- corpus is paused, that is over (Q11).
 --
--- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events
+-- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events, paused
 -- ARGV    id
 -- returns {'ok', state}: queued or running already is fine, {'conflict', state}: it succeeded or is being cancelled,
 --         {'missing'}
@@ -14,6 +15,7 @@ end
 if state == 'succeeded' or get(id, 'cancelling') then
   return { 'conflict', state }
 end
+resume({ [get(id, 'study') .. ' ' .. get(id, 'corpus')] = true })
 if state == 'failed' or state == 'cancelled' then
   set(id, 'attempts', 0)
   redis.call('HDEL', key('run', id), 'crash_step', 'crashes', 'ended')

@@ -6,7 +6,7 @@
 -- returns {JSON array per run: id, then FIELDS, then causes and result}
 
 local FIELDS = { 'spec', 'study', 'state', 'epoch', 'attempts', 'step', 'submitted', 'started', 'ended', 'deadline',
-  'worker', 'job', 'node', 'checkpoint', 'cancelling', 'not_before', 'released', 'held' }
+  'worker', 'job', 'node', 'checkpoint', 'cancelling', 'not_before', 'released', 'recalled', 'held' }
 
 local which, name = unpack(ARGV)
 local ids = { name }

@@ -2,10 +2,11 @@
 --
 -- KEYS[1]           the prefix; every key is <prefix><role> or <prefix><role>:<name>
 --
---   run:<id>        hash    the run (spec, machine, arm, digest, study, priority and order as `score`, limit), its state,
---                           its lease (epoch, deadline, length, worker, job, node, renewed), its progress (step,
---                           checkpoint), its failures (attempts, crash_step, crashes), `cancelling`, `not_before`, the ms
---                           under ended leases (`held`), why the last lease was given back (`released`)
+--   run:<id>        hash    the run (spec, machine, arm, digest, corpus, study, priority and order as `score`, limit), its
+--                           state, its lease (epoch, deadline, length, worker, job, node, renewed, why it is wanted back
+--                           as `recalled`), its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
+--                           `cancelling`, `not_before`, the ms under ended leases (`held`), why the last lease was given
+--                           back (`released`), which deadline was first seen missed when, where INFO is forbidden (`late`)
 --   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
 --   result:<id>     string  the result, canonical JSON
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
@@ -22,6 +23,9 @@
 --   studies         hash    study name -> study, JSON
 --   study:<name>    zset    run ids of the study in the order they were put
 --   arms:<name>     hash    arm -> what its recipe changes, canonical JSON (recipe.identity)
+--   paused          hash    "<study> <corpus>" -> why no run of those starts, "<study> <corpus> <Ray node id>" -> why none
+--                           starts there
+--   spent           string  study -> dollars, as a dispatcher counted them last, JSON; gone when it is
 --   machines        hash    machine class -> facts, JSON
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
@@ -73,13 +77,34 @@ local function holds(id, epoch)
   return redis.call('ZSCORE', key('leases'), id) and get(id, 'epoch') == epoch
 end
 
--- The studies that ARGV names from `start` on, as a set.
-local function passed_over(start)
-  local held = {}
+-- What may not be claimed on `nodes` (ids joined by '+'): the runs of the studies that ARGV names from `start` on, and
+-- those whose corpus is paused (Q11). A function from the id; nil when everything may be.
+local function barred(start, nodes)
+  local studies, paused, is_any = {}, {}, false
   for i = start, #ARGV do
-    held[ARGV[i]] = true
+    studies[ARGV[i]], is_any = true, true
   end
-  return held
+  for _, place in ipairs(redis.call('HKEYS', key('paused'))) do
+    paused[place], is_any = true, true
+  end
+  return is_any and function(id)
+    local study, corpus = unpack(redis.call('HMGET', key('run', id), 'study', 'corpus'))
+    local place = study .. ' ' .. corpus
+    local is_barred = studies[study] or paused[place]
+    for node in nodes:gmatch('[^+]+') do
+      is_barred = is_barred or paused[place .. ' ' .. node]
+    end
+    return is_barred
+  end
+end
+
+-- Whatever is paused of these places, a set of "<study> <corpus>", is so no longer.
+local function resume(places)
+  for _, place in ipairs(redis.call('HKEYS', key('paused'))) do
+    if places[place:match('^%S+ %S+')] then
+      redis.call('HDEL', key('paused'), place)
+    end
+  end
 end
 
 local function count(state, change)
@@ -114,7 +139,7 @@ local function end_lease(id)
   if redis.call('ZREM', key('leases'), id) == 1 then
     redis.call('HINCRBY', key('run', id), 'held', now - get(id, 'started'))
   end
-  redis.call('HDEL', key('run', id), 'deadline', 'length', 'renewed')
+  redis.call('HDEL', key('run', id), 'deadline', 'length', 'renewed', 'recalled')
 end
 
 -- Into a final state, for good (but for retry).
@@ -180,14 +205,25 @@ local function count_failure(id, cause, step, retryable, delay)
   end
 end
 
-local function uptime() -- ms
-  return tonumber(redis.call('INFO', 'server'):match('uptime_in_seconds:(%d+)')) * 1000
+local function uptime() -- ms; nil where Redis may not be asked
+  local info = redis.pcall('INFO', 'server')
+  local seconds = type(info) == 'string' and info:match('uptime_in_seconds:(%d+)')
+  return seconds and seconds * 1000
 end
 
 -- Whether nobody renewed the lease in time. While Redis itself was down nobody could, so after a start every lease has
--- its own length again.
+-- its own length again. Where Redis does not say since when it is up, a lease has that from when it is first seen late.
 local function has_expired(id, deadline, up)
-  return deadline < now and up >= tonumber(get(id, 'length'))
+  local length = tonumber(get(id, 'length'))
+  if up or deadline >= now then
+    return deadline < now and up >= length
+  end
+  local of, since = (get(id, 'late') or ''):match('^(%d+) (%d+)$')
+  if of ~= whole(deadline) then
+    set(id, 'late', whole(deadline) .. ' ' .. whole(now))
+    return false
+  end
+  return now - since >= length
 end
 
 local function expire(id)

@@ -51,9 +51,9 @@ class Farm:
             "COLUMNS": "200",
         }
 
-    def __call__(self, *words: str) -> Answer:
-        """A command in this process, its output going to a pipe."""
-        said = CliRunner().invoke(app, list(words), env=self.environment)
+    def __call__(self, *words: str, reads: str | None = None) -> Answer:
+        """A command in this process, its output going to a pipe; `reads` is its standard input."""
+        said = CliRunner().invoke(app, list(words), input=reads, env=self.environment)
         return Answer(said.exit_code, said.stdout, said.stderr)
 
     @contextmanager

@@ -9,7 +9,18 @@ import time
 import pytest
 from redis import Redis
 
+from cli.access import complete_arm
+from farm.study import parse
+
 from .conftest import ROOT, Farm
+
+OTHER = """
+[study]
+name = "other"
+machines = ["1xrtx3090"]
+[interventions.untied]
+model.tie_weights = true
+"""
 
 
 def completed(farm: Farm, words: str) -> list[str]:
@@ -42,6 +53,35 @@ def test_studies_and_arms(farm: Farm, words: str, offered: list[str]) -> None:
     farm.put()
     farm.put(name="other", init=(1,))
     assert completed(farm, words) == offered
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("runs tiny --arm ", ["baseline", "gradient-clipping", "remove-dropout"]),
+        ("runs other --arm ", ["baseline", "untied"]),
+        ("runs other --arm g", []),
+        ("runs --arm ", ["baseline", "gradient-clipping", "remove-dropout", "untied"]),
+        ("runs other --json --arm u", ["untied"]),
+        ("runs nothing --arm ", []),
+    ],
+)
+def test_arms_are_those_of_the_study_that_is_named(farm: Farm, words: str, offered: list[str]) -> None:
+    farm.put()
+    farm.queue.put(parse(OTHER))
+    assert completed(farm, words) == offered
+
+
+def test_arms_of_a_run_are_those_of_its_study_and_of_a_file_those_in_it(farm: Farm, monkeypatch) -> None:
+    """Whatever a command calls its argument: each form that an argument of the farm has."""
+    run = farm.put().runs()[0]
+    farm.queue.put(other := parse(OTHER))
+    (farm.folder / "other.toml").write_text(OTHER)
+    for name, value in farm.environment.items():
+        monkeypatch.setenv(name, value)
+    assert complete_arm("", run.id[:-4]) == ["baseline", "gradient-clipping", "remove-dropout"]
+    assert complete_arm("", other.runs()[0].id) == complete_arm("", "other.toml") == ["baseline", "untied"]
+    assert complete_arm("u", "other.toml") == ["untied"]
 
 
 def test_run_ids(farm: Farm) -> None:

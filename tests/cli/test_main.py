@@ -2,7 +2,9 @@
 
 import os
 import pty
+import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +14,10 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from cli.main import COMMANDS, app
+from cli.examples import EXAMPLES
+from cli.main import COMMANDS, GROUPS, app
 from cli.offers import units
 from farm.errors import BadSetting
 from farm.machine import Machine
@@ -69,6 +73,35 @@ def test_every_line_of_the_help_is_the_first_line_of_its_command() -> None:
     group = get_command(app)
     for name, line in COMMANDS.items():
         assert group.commands[name].help.splitlines()[0] == line  # type: ignore[attr-defined]
+
+
+def test_the_help_shows_every_command_in_one_group_and_groups_as_the_design_does() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert sorted(name for names in GROUPS.values() for name in names.split()) == sorted(COMMANDS)
+    for title, names in GROUPS.items():
+        section = shown.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+        found = [line.split()[0] for line in section.splitlines() if line.startswith("  ") and line[2] != " "]
+        assert found == names.split()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_ends_in_examples_that_can_be_typed(name: str) -> None:
+    group = get_command(app)
+    lines = EXAMPLES[name]
+    assert 2 <= len(lines) <= 3
+    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80"}).stdout
+    assert shown.endswith("".join(f"    {line}\n" for line in lines)), "whole lines, and nothing below them"
+    for line in lines:
+        words = shlex.split(re.split(" [<>] ", line)[0], comments=True)
+        typed = words[words.index("farm") + 1 :]
+        assert typed[0] == name
+        parent = group.make_context("farm", list(typed), obj={"verbose": False})
+        command = group.commands[name]  # type: ignore[attr-defined]
+        command.make_context(name, typed[1:], parent=parent)  # refuses options, choices and arguments that are not
+
+
+def test_there_are_examples_of_nothing_else() -> None:
+    assert EXAMPLES.keys() == COMMANDS.keys()
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:

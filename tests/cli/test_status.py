@@ -7,6 +7,7 @@ import shlex
 import time
 
 import pytest
+from redis_servers import KEPT, redis_servers
 from results import study_text
 
 from cli.up import _check_is_so
@@ -165,6 +166,44 @@ def test_the_doctor_names_what_is_broken_and_fails(farm: Farm) -> None:
     assert "/serve.log" in found["dashboard"]["detail"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "verdict", "words"),
+    [
+        (
+            (*KEPT, 'rename-command CONFIG ""', 'rename-command INFO ""'),
+            "warning",
+            "its version, appendonly, appendfsync, maxmemory-policy cannot be seen there",
+        ),
+        ((*KEPT, "cluster-enabled yes"), "failed", "is a node of a Redis Cluster"),
+        (("appendonly no",), "failed", "has no append-only file"),
+        ((*KEPT, "user default on >other ~* &* +@all"), "failed", "Check the user and the password in FARM_REDIS_URL."),
+        ((*KEPT, "user default on nopass ~* &* +@all -evalsha"), "failed", "does not let this user do that"),
+        ((*KEPT, 'rename-command EVALSHA ""'), "failed", "lacks a command that the farm needs"),
+    ],
+)
+def test_the_doctor_survives_whatever_redis_answers(
+    lines: tuple[str, ...], verdict: str, words: str, farm: Farm
+) -> None:
+    with redis_servers(farm.folder) as serve:
+        farm.environment["FARM_REDIS_URL"] = serve(*lines)
+        answer = farm("doctor")
+    rows = [(row["check"], row["verdict"], row["detail"]) for row in answer.rows]
+    assert answer.code == (verdict == "failed")
+    assert any(row[:2] == ("server", verdict) and words in row[2] for row in rows), rows
+    assert [row[0] for row in rows][-2:] == ["storage", "dashboard"]
+
+
+def test_the_doctor_survives_settings_and_answers_that_make_no_sense(farm: Farm, redis_url: str) -> None:
+    for dashboard in (redis_url.rpartition("@")[2].partition("/")[0], "nonsense"):
+        said = announce(farm).model_copy(update={"dashboard": f"http://{dashboard}" if ":" in dashboard else dashboard})
+        serving.announce(settings(farm), said)
+        found = {row["check"]: row["verdict"] for row in farm("doctor").rows}
+        assert (found["server"], found["storage"], found["dashboard"]) == ("ok", "ok", "failed")
+    (farm.folder / "farm.toml").write_text("no toml")
+    answer = farm("doctor")
+    assert (answer.code, answer.rows[-1]["check"], answer.rows[-1]["verdict"]) == (1, "settings", "failed")
+
+
 def test_the_doctor_reads_a_cluster_file_and_says_in_one_line_what_is_wrong_with_it(farm: Farm) -> None:
     given = (ROOT / "cluster.yaml").read_text()
     file = farm.folder / "cluster.yaml"
@@ -176,6 +215,10 @@ def test_the_doctor_reads_a_cluster_file_and_says_in_one_line_what_is_wrong_with
     answer = farm("doctor", "--cluster", str(file))
     assert (answer.code, answer.rows[-1]["verdict"]) == (0, "warning")
     assert "nobody knows the class 2xh100m80" in answer.rows[-1]["detail"]
+    file.write_text(given.replace('farm-usd-per-hour: "21.96"', 'farm-usd-per-hour: "much"'))
+    answer = farm("doctor", "--cluster", str(file))
+    assert (answer.code, answer.rows[-1]["verdict"]) == (1, "failed")
+    assert "are not a price" in answer.rows[-1]["detail"]
     file.write_text(given.replace("idle_timeout_minutes", "idle_minutes"))
     answer = farm("doctor", "--cluster", str(file))
     assert (answer.code, answer.rows[-1]["verdict"]) == (1, "failed")

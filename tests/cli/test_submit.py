@@ -84,6 +84,8 @@ def test_a_study_that_would_cost_more_than_its_limit_needs_a_yes(farm: Farm) -> 
         assert (answer.code, farm.queue.put_count()) == (7, 0)
         assert "error: tiny would take $" in answer.err
         assert "its policy.usd_limit is $0.01" in answer.err
+        assert "with one at a time, $" in answer.err
+        assert "at $100.00/h by the study)" in answer.err
     assert "more than policy.usd_limit" in farm("plan", str(path)).err
     assert farm("submit", str(path), "-y").code == 0
 

@@ -7,6 +7,8 @@ import json
 import pytest
 from results import result
 
+from farm.machine import Price
+
 from .conftest import Farm
 
 
@@ -31,6 +33,17 @@ def test_json_has_the_schema_and_every_field(farm: Farm) -> None:
     assert [row["arm"] for row in told["data"]] == ["remove-dropout", "baseline", "gradient-clipping"]
     assert told["data"][0]["delta"] == pytest.approx(-0.05)
     assert farm("table", "tiny", "--format", "json").out == farm("table", "tiny", "--json").out
+
+
+def test_a_table_says_whose_prices_its_dollars_are(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    price = Price(usd_per_hour=2.0, source="farm.toml", date="2026-11-20")
+    farm.queue.finish(claim.lease, result(claim.run, 3.5, usd=0.02, prices=(price,)))
+    answer = farm("table", "tiny")
+    assert "$ of cpu: $2.00/h by farm.toml of 2026-11-20" in answer.err
+    (row,) = json.loads(farm("table", "tiny", "--json").out)["data"]
+    assert row["prices"] == [price.model_dump()]
 
 
 def test_no_argument_takes_the_newest_study_and_says_which(farm: Farm) -> None:

@@ -1,14 +1,19 @@
 """What a study has cost, and when it has spent what it may."""
 
 import pytest
+from redis import Redis
 from results import result, tiny_study
+from waiting import wait_until
 
 from farm import study as study_
-from farm.budget import cost, exhausted, unpriced
+from farm.budget import Spending, cost, dollars, exhausted, price, spending, unpriced
+from farm.forecast import least_limit
 from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue
+from farm.recipe import Recipe
 from farm.study import Study
 
+SCALE = Recipe().model.flops_per_token / tiny_study().arms()[0].recipe.model.flops_per_token  # of a declared speed
 RENTED = {"rented": Machine(name="rented", usd_per_hour=36.0), "free": Machine(name="free")}  # a cent a second
 
 
@@ -70,3 +75,107 @@ def test_without_a_limit_nothing_is_ever_exhausted(queue: Queue) -> None:
 
 def test_classes_without_a_price_are_not_seen_by_a_limit() -> None:
     assert unpriced(limited(1.0, machines=("rented", "free", "cpu")), BUILT_IN | RENTED) == ["free"]
+
+
+def test_a_run_never_gets_cheaper_by_finishing(queue: Queue) -> None:
+    """Its result leaves out what came before its first attempt; a study over its limit would start runs again."""
+    study = limited(1.0)
+    queue.put(study)
+    claim = queue.claim("rented", "worker", 60)
+    assert claim is not None
+    queue.finish(
+        claim.lease, result(claim.run.model_copy(update={"machine": "cpu"}), 3.0, usd=0.5, run_id=claim.run.id)
+    )
+    held(queue, study, 90)
+    assert cost(queue.status(claim.run.id), 36.0, now=0.0) == pytest.approx(0.9)
+
+
+def test_a_result_that_somebody_else_paid_for_costs_nothing(queue: Queue) -> None:
+    """As one that was taken over: the run has it, and never had a lease."""
+    (run, *_) = tiny_study().runs()
+    queue.put(tiny_study())
+    paid = queue.status(run.id).model_copy(update={"result": result(run, 3.0, usd=7.5)})
+    assert cost(paid, 36.0, now=0.0) == 0.0
+
+
+def test_failures_and_releases_are_paid_for(queue: Queue, redis: Redis) -> None:
+    queue.put(limited(1.0))
+    for end in (
+        lambda lease: queue.release(lease, "drained"),
+        lambda lease: queue.fail(lease, "worker-died", "killed", 1, True),
+        lambda lease: queue.fail(lease, "nonfinite", "nan", 1, False),
+    ):
+        claim = wait_until(lambda: queue.claim("rented", "worker", 60), "a run can be claimed")
+        redis.hincrby(f"farm:run:{claim.run.id}", "started", -10_000)  # it has trained for 10 s
+        end(claim.lease)
+    assert spending([limited(1.0)], queue.statuses(), RENTED, now=0.0)["tiny"].usd == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_shared_run_counts_against_the_study_that_submitted_it_first(queue: Queue) -> None:
+    first, second = limited(1.0), renamed(limited(0.1), "second")
+    for study in (first, second):
+        queue.put(study)
+    held(queue, first, 30)
+    statuses = queue.statuses("second")
+    assert {status.study for status in statuses} == {"tiny"}
+    found = spending([first, second], statuses, RENTED, now=0.0)
+    assert (found["tiny"].usd, found["second"].usd) == (pytest.approx(0.9), 0.0)
+    assert exhausted([first, second], statuses, RENTED, now=0.0) == {}
+
+
+def renamed(study: Study, name: str) -> Study:
+    return study.model_copy(update={"study": study.study.model_copy(update={"name": name})})
+
+
+def test_what_trains_says_when_the_limit_will_be_reached(queue: Queue) -> None:
+    queue.put(limited(1.0))
+    claims = [queue.claim("rented", "worker", 60) for _ in range(2)]
+    assert all(claims)
+    begun = queue.running()[0].started
+    assert begun is not None
+    (found,) = spending([limited(1.0)], queue.statuses(), RENTED, now=begun + 20).values()
+    assert found.usd == pytest.approx(0.4, abs=0.01)
+    assert found.usd_per_hour == 72.0
+    assert found.seconds_left == pytest.approx(30, abs=1)
+    assert Spending(0.4, 1.0).seconds_left == float("inf"), "nothing trains"
+    assert Spending(2.0, 1.0, 36.0).seconds_left == 0
+
+
+def test_what_a_dispatcher_counted_is_believed_since_it_knows_every_price(queue: Queue) -> None:
+    study = limited(1.0)
+    queue.put(study)
+    held(queue, study, 50)
+    assert exhausted([study], queue.statuses(), {"rented": Machine(name="rented")}, now=0.0) == {}
+    found = exhausted([study], queue.statuses(), {"rented": Machine(name="rented")}, now=0.0, told={"tiny": 1.5})
+    assert found["tiny"].usd == 1.5
+    assert exhausted([limited(2.0)], queue.statuses(), RENTED, now=0.0, told={"tiny": 1.5}) == {}, "and raised since"
+
+
+def test_a_mixed_group_costs_what_is_known_of_its_classes() -> None:
+    study = limited(1.0, machines=("rented+free",))
+    assert price(study, "rented+free", RENTED) == 36.0
+    assert price(study, "nobody-knows-it", RENTED) == 0.0
+
+
+def test_the_least_limit_is_what_was_spent_and_what_is_left(queue: Queue) -> None:
+    """10 steps of 8 x 32 tokens at 256 a second: 10 s a run, at a cent a second."""
+    known = {"rented": RENTED["rented"].model_copy(update={"tokens_per_second": 256 / SCALE})}
+    study = limited(0.1)
+    assert least_limit(study, [], known, 0.0) == pytest.approx(0.3, abs=0.011)
+    queue.put(study)
+    claim = queue.claim("rented", "worker", 60)
+    assert claim is not None
+    queue.renew(claim.lease, 5)
+    assert least_limit(study, queue.statuses(), known, 0.05) == pytest.approx(0.3, abs=0.011)
+    queue.fail(claim.lease, "nonfinite", "nan", 5, False)
+    assert least_limit(study, queue.statuses(), known, 0.05) == pytest.approx(0.25, abs=0.011)
+    assert least_limit(renamed(study, "second"), queue.statuses(), known, 0.0) == 0.0, "another study pays for all"
+    assert least_limit(study, queue.statuses(), {"rented": RENTED["rented"]}, 0.05) is None, "its speed is not known"
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [(0.0, "$0.00"), (1234.5, "$1,234.50"), (0.234, "$0.23"), (0.0123, "$0.012"), (0.00001, "$0.000010")],
+)
+def test_small_amounts_keep_two_digits(usd: float, text: str) -> None:
+    assert dollars(usd) == text

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from farm.errors import DoesNotFit
 from farm.machine import BUILT_IN, Machine, mixed, probe_key
-from farm.planner import USABLE, Plan, Speed, bytes_needed, continued, deal, hours, plan
+from farm.planner import USABLE, Plan, bytes_needed, continued, deal, hours, plan
 from farm.recipe import Model, Recipe, Train
+from farm.speed import Speed
 
 CPU = BUILT_IN["cpu"]
 SMALL = Model(context=32, width=16, layers=1, heads=2)

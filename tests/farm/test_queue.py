@@ -27,6 +27,7 @@ from farm.run import Checkpoint, Lease, State
 from farm.server import Server, connect
 from farm.study import Study
 
+ARMS = ("baseline", "remove-dropout", "gradient-clipping")  # of the tiny study
 MOMENT = 0.001  # seconds: a lease that is over before anybody looks
 
 
@@ -55,6 +56,11 @@ def lapse(queue: Queue, lease: Lease, step: int = 0) -> None:
     """Let a lease run out, after a renewal at `step`, and end it."""
     queue.renew(lease, step, seconds=MOMENT)
     wait_until(lambda: lease.run_id in queue.sweep(), "the lease expires")
+
+
+def claimed_as(queue: Queue) -> tuple[str, str] | None:
+    claim = queue.claim("cpu", "worker", 60)
+    return (claim.study, claim.run.arm) if claim else None
 
 
 def state(queue: Queue, claim: Claim) -> State:
@@ -258,6 +264,8 @@ def dead_verbs(queue: Queue, claim: Claim) -> dict[str, Callable[[], object]]:
         "finish": lambda: queue.finish(lease, result(claim.run, 1.0)),
         "fail": lambda: queue.fail(lease, "cause", "message", 99, True),
         "release": lambda: queue.release(lease, "reason"),
+        "recall": lambda: queue.recall(lease, "reason"),
+        "pause": lambda: queue.pause(lease, "reason"),
         "acknowledge_cancel": lambda: queue.acknowledge_cancel(lease),
     }
 
@@ -500,6 +508,20 @@ def test_q7_a_released_run_says_why_until_it_begins_again(queue: Queue) -> None:
     assert queue.status(first.run.id).released is None
 
 
+def test_q7_a_recalled_lease_is_released_for_the_reason_of_the_recall(queue: Queue) -> None:
+    study_of(queue)
+    claim = started(queue)
+    queue.recall(claim.lease, "over budget: $2.00 spent of $1.50")
+    assert queue.status(claim.run.id).recalled == "over budget: $2.00 spent of $1.50"
+    assert queue.release(claim.lease, "drained") == "over budget: $2.00 spent of $1.50"
+    status = queue.status(claim.run.id)
+    assert (status.state, status.attempts, status.recalled) == (State.QUEUED, 0, None)
+    assert status.released == "over budget: $2.00 spent of $1.50"
+    assert [event.event for event in queue.events(claim.run.id)][-2:] == ["recalled", "released"]
+    again = started(queue)
+    assert queue.release(again.lease, "drained") == "drained", "the recall ended with its lease"
+
+
 def test_q3_a_lease_that_no_agent_took_up_says_so(queue: Queue) -> None:
     study_of(queue)
     claim = claimed(queue, seconds=MOMENT)
@@ -597,6 +619,7 @@ def test_q8_a_cancelled_run_never_gains_a_result(queue: Queue) -> None:
     [
         lambda queue, claim: queue.fail(claim.lease, "x", "y", 1, True),
         lambda queue, claim: queue.release(claim.lease, "drained"),
+        lambda queue, claim: queue.pause(claim.lease, "gone"),
     ],
 )
 def test_q8_a_run_that_is_being_cancelled_is_not_queued_again(queue: Queue, end: Callable) -> None:
@@ -665,6 +688,7 @@ def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
         lambda: queue.put(study),
         lambda: crash(queue, 1),
         lambda: queue.release(started(queue).lease, "drained"),
+        lambda: queue.pause(started(queue).lease, "gone", "a node"),
         lambda: (claim := started(queue), queue.finish(claim.lease, result(claim.run, 3.0, epoch=claim.lease.epoch))),
         lambda: queue.cancel(study.runs()[1].id),
         lambda: queue.retry(study.runs()[1].id),
@@ -788,7 +812,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
     started(queue)
     queue.install()
     roles = "run causes result curve events sequence order counts queue delayed classes studies study arms"
-    roles += " leases machines probes nodes supply head seen sightings drained"
+    roles += " leases machines probes nodes supply head seen sightings drained paused spent"
     patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:"]
     writes = "+hset +hdel +hincrby +incr +zadd +zrem +sadd +xadd"
     redis.execute_command("ACL", "SETUSER", "alice", "on", ">pw", *patterns, "-@all", "+@read", "+@connection",
@@ -800,6 +824,7 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
             assert len(alice.put(tiny_study(init=(42, 22))).new) == 3
             assert len(alice.statuses()) == 6
             assert (alice.supply(), alice.machines(), alice.head(), alice.roster()) == ({}, {}, None, [])
+            assert (alice.pauses(), alice.spent()) == ([], {})
             (running,) = alice.running()
             lease = Lease(run_id=running.run.id, epoch=1, deadline=0.0, worker="alice")
             assert alice.cancel(alice.statuses()[1].run.id) == State.CANCELLED
@@ -813,6 +838,9 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
                 lambda: alice.finish(lease, result(running.run, 3.0)),
                 lambda: alice.fail(lease, "x", "y", 1, False),
                 lambda: alice.release(lease, "x"),
+                lambda: alice.recall(lease, "x"),
+                lambda: alice.pause(lease, "x"),
+                lambda: alice.account({"tiny": 0.0}, 60),
                 lambda: alice.acknowledge_cancel(lease),
                 lambda: alice.note(lease, "x", "y"),
                 lambda: alice.retry(queue.statuses()[1].run.id),
@@ -830,6 +858,71 @@ def test_a_submitter_by_acl_cannot_claim(queue: Queue, redis: Redis, redis_url: 
             assert picture(queue, redis) == before
     finally:
         redis.execute_command("ACL", "DELUSER", "alice")
+
+
+# Q11
+
+
+def test_q11_a_pause_is_no_attempt_and_holds_what_reads_the_same_corpus(queue: Queue) -> None:
+    study_of(queue, interventions={"longer": {"model": {"context": 16}}})
+    queue.put(tiny_study("other", init=(7,)))
+    claim = started(queue)
+    queue.pause(claim.lease, "bad-corpus: it is gone (on attic)")
+    status = queue.status(claim.run.id)
+    assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ())
+    assert queue.events(claim.run.id)[-1].detail == "bad-corpus: it is gone (on attic)"
+    (pause,) = queue.pauses()
+    assert pause == ("tiny", claim.run.recipe.corpus, None, "bad-corpus: it is gone (on attic)")
+    assert queue.queued() == {"cpu": 4}, "the arm with another corpus, and the three of the other study"
+    assert [claimed_as(queue) for _ in range(5)] == [("tiny", "longer"), *[("other", arm) for arm in ARMS], None]
+
+
+def test_q11_a_pause_of_a_node_holds_nothing_elsewhere(queue: Queue) -> None:
+    study_of(queue)
+    claim = started(queue)
+    queue.pause(claim.lease, "bad-corpus: it is gone (on attic)", "attic")
+    assert [pause.node for pause in queue.pauses()] == ["attic"]
+    assert queue.queued() == {"cpu": 3}
+    assert queue.claim("cpu", "worker", 60, node="attic") is None
+    assert queue.claim("cpu", "worker", 60, node="cellar+attic") is None, "all nodes of a mixed group must do"
+    assert queue.claim("cpu", "worker", 60, node="cellar") is not None
+
+
+@pytest.mark.parametrize("node", [None, "attic"])
+@pytest.mark.parametrize("resumed_by", ["put", "a study that shares the run", "retry"])
+def test_q11_putting_the_study_again_or_retrying_a_run_ends_a_pause(
+    node: str | None, resumed_by: str, queue: Queue
+) -> None:
+    study = study_of(queue)
+    queue.put(tiny_study("other", init=(7,)))
+    other, claim = (queue.claim("cpu", "worker", 60, passing=[name]) for name in ("tiny", "other"))
+    assert other is not None
+    assert claim is not None
+    queue.pause(other.lease, "elsewhere")
+    queue.pause(claim.lease, "gone", node)
+    if resumed_by == "retry":
+        assert queue.retry(claim.run.id) == State.QUEUED
+    else:
+        queue.put(study if resumed_by == "put" else tiny_study("third", init=(42,)))
+    assert [pause.reason for pause in queue.pauses()] == ["elsewhere"]
+    assert queue.claim("cpu", "worker", 60, node="attic") is not None
+
+
+def test_q11_a_run_that_is_being_cancelled_is_cancelled_and_the_others_pause(queue: Queue) -> None:
+    study_of(queue)
+    claim = started(queue)
+    queue.cancel(claim.run.id)
+    queue.pause(claim.lease, "gone")
+    assert state(queue, claim) == State.CANCELLED
+    assert queue.queued() == {}
+
+
+def test_what_was_spent_is_told_for_a_while(queue: Queue) -> None:
+    assert queue.spent() == {}
+    queue.account({"tiny": 1.25}, 60)
+    assert queue.spent() == {"tiny": 1.25}
+    queue.account({"tiny": 1.5}, 0.001)
+    wait_until(lambda: queue.spent() == {}, "it is forgotten")
 
 
 # Q10
@@ -998,13 +1091,16 @@ def test_lost_replies_to_a_worker_are_harmless(lossy: tuple[Queue, Proxy]) -> No
     with reply_lost(proxy):
         queue.checkpoint(claim.lease, checkpoint_at(3))
     with reply_lost(proxy):
-        queue.release(claim.lease, "drained")
+        assert queue.release(claim.lease, "drained") == "drained"
+    again = started(queue)
+    with reply_lost(proxy):
+        queue.pause(again.lease, "gone", "a node")
     status = queue.status(claim.run.id)
     assert (status.state, status.attempts, status.checkpoint) == (State.QUEUED, 0, checkpoint_at(3))
     assert queue.curve(claim.run.id) == points(1, 2, 3)
     again = started(queue)
     with reply_lost(proxy):
-        queue.finish(again.lease, result(again.run, 3.0, epoch=2))
+        queue.finish(again.lease, result(again.run, 3.0, epoch=3))
     assert state(queue, again) == State.SUCCEEDED
 
 

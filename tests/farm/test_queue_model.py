@@ -21,6 +21,7 @@ from farm.study import Study
 
 LONG, MOMENT = 3600.0, 0.001  # seconds of a lease: never over, over at once
 POISON = 3
+NODES = ["attic", "cellar"]
 
 
 def a_study(name: str, machines: list[str], seeds: list[int], priority: int, attempts: int) -> Study:
@@ -48,6 +49,8 @@ STUDIES = [
 class Expected:
     """A run as the model knows it."""
 
+    study: str
+    corpus: str
     machine: str
     place: tuple[int, int]
     limit: int
@@ -107,6 +110,7 @@ class QueueModel(RuleBasedStateMachine):
         )
         self.runs: dict[str, Expected] = {}
         self.members: dict[str, list[str]] = {}
+        self.paused: set[tuple[str, str, str | None]] = set()  # study, corpus, node
 
     @rule(study=st.sampled_from(STUDIES))
     def put(self, study: Study) -> None:
@@ -116,14 +120,24 @@ class QueueModel(RuleBasedStateMachine):
         assert list(put.new) == [run_id for run_id in ids if run_id not in self.runs]
         for run in study.runs():
             place = (-run.policy.priority, len(self.runs))
-            self.runs.setdefault(run.id, Expected(run.machine, place, run.policy.attempts))
+            here = Expected(study.name, run.recipe.corpus, run.machine, place, run.policy.attempts)
+            self._resume(self.runs.setdefault(run.id, here))
         self.members[study.name] = ids
 
-    @rule(target=claims, machine=st.sampled_from(["cpu", "cpu-x1"]), seconds=st.sampled_from([LONG, LONG, MOMENT]))
-    def claim(self, machine: str, seconds: float) -> Claim | None:
+    @rule(
+        target=claims,
+        machine=st.sampled_from(["cpu", "cpu-x1"]),
+        seconds=st.sampled_from([LONG, LONG, MOMENT]),
+        node=st.sampled_from(NODES),
+    )
+    def claim(self, machine: str, seconds: float, node: str) -> Claim | None:
         wait_until(self._nobody_backs_off, "the back-off of 1 ms is over")
-        waiting = {k: r for k, r in self.runs.items() if r.state == State.QUEUED and r.machine == machine}
-        claim = self.queue.claim(machine, "worker", seconds)
+        waiting = {
+            key: run
+            for key, run in self.runs.items()
+            if run.state == State.QUEUED and run.machine == machine and not self._is_paused(run, node)
+        }
+        claim = self.queue.claim(machine, "worker", seconds, node)
         if not waiting:
             assert claim is None
             return None
@@ -138,7 +152,14 @@ class QueueModel(RuleBasedStateMachine):
         return claim
 
     def _nobody_backs_off(self) -> bool:
-        return sum(self.queue.queued().values()) == sum(run.state == State.QUEUED for run in self.runs.values())
+        waiting = [r for r in self.runs.values() if r.state == State.QUEUED and not self._is_paused(r)]
+        return sum(self.queue.queued().values()) == len(waiting)
+
+    def _is_paused(self, run: Expected, node: str | None = None) -> bool:
+        return bool(self.paused & {(run.study, run.corpus, None), (run.study, run.corpus, node)})
+
+    def _resume(self, run: Expected) -> None:
+        self.paused = {place for place in self.paused if place[:2] != (run.study, run.corpus)}
 
     def _sweep(self, run_id: str) -> None:
         wait_until(lambda: self.queue.sweep() == [run_id], "the one lease that is over is swept")
@@ -191,6 +212,17 @@ class QueueModel(RuleBasedStateMachine):
             run = self.runs[claim.run.id]
             run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
 
+    @rule(claim=claims)
+    def recall(self, claim: Claim | None) -> None:
+        self._is_live(claim, lambda: self.queue.recall(claim.lease, "reason"))
+
+    @rule(claim=claims, node=st.sampled_from([None, *NODES]))
+    def pause(self, claim: Claim | None, node: str | None) -> None:
+        if self._is_live(claim, lambda: self.queue.pause(claim.lease, "reason", node)):
+            run = self.runs[claim.run.id]
+            run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
+            self.paused.add((run.study, run.corpus, node))
+
     @rule(claim=consumes(claims))
     def acknowledge_cancel(self, claim: Claim | None) -> None:
         if claim is None:
@@ -237,6 +269,7 @@ class QueueModel(RuleBasedStateMachine):
                 with pytest.raises(Conflict):
                     self.queue.retry(run_id)
                 return
+            self._resume(run)
             if run.state.is_final:
                 run.state, run.attempts, run.crash_step, run.crashes = State.QUEUED, 0, -1, 0
             assert self.queue.retry(run_id) == run.state
@@ -266,6 +299,7 @@ class QueueModel(RuleBasedStateMachine):
         assert self.queue.counts() == {state: counted[state] for state in State}
         assert self.queue.put_count() == len(self.runs)
         assert len(self.queue.running()) == counted[State.RUNNING]
+        assert {(pause.study, pause.corpus, pause.node) for pause in self.queue.pauses()} == self.paused
 
     def teardown(self) -> None:
         if keys := self.redis.keys(f"{self.queue.prefix}*"):

@@ -8,7 +8,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from farm.machine import probe_key
-from farm.recipe import MEANING, Data, Evaluation, Model, Recipe, Seeds, Train, canonical_json, digest, identity, merged
+from farm.recipe import (
+    MEANING,
+    Data,
+    Evaluation,
+    Model,
+    Recipe,
+    Schedule,
+    Seeds,
+    Train,
+    canonical_json,
+    digest,
+    identity,
+    merged,
+)
 from farm.run import Run
 
 BASELINE = "76dba789325e465390d2100b9c93fae4895083dcb6341f4c3a6a3f47cc4c098c"
@@ -263,3 +276,27 @@ def test_laying_a_patch_over_twice_is_laying_it_once(below: dict, above: dict) -
     once = merged(below, above)
     assert merged(once, above) == once
     assert merged(below, {}) == below
+
+
+def test_a_share_of_the_steps_is_a_share_of_what_was_written() -> None:
+    """All products of whole percents and up to 1,000 steps that are whole; as floats 141 of them round up by one."""
+    whole = [(percent, steps) for percent in range(1, 101) for steps in range(1, 1001) if percent * steps % 100 == 0]
+    rising = [Schedule(warmup=float(f"{percent}e-2")).rising(steps) for percent, steps in whole]
+    assert len(whole) == 5200
+    assert rising == [percent * steps // 100 for percent, steps in whole]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "rising"),
+    [
+        (0.07, 100, 7),
+        (0.071, 100, 8),
+        (0.0, 9, 0),
+        (1.0, 9, 9),
+        (1e-5, 100_000, 1),
+        (1 / 3, 3, 1),
+        (0.29, 10**12, 29 * 10**10),
+    ],
+)
+def test_what_is_left_of_a_step_counts_as_one(warmup: float, steps: int, rising: int) -> None:
+    assert Schedule(warmup=warmup).rising(steps) == rising

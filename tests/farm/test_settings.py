@@ -1,5 +1,8 @@
 """Where this farm is: FARM_* over ./farm.toml over ~/.config/farm/config.toml, and plain words when one is wrong."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,7 +74,7 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
         ("storage = 's3://a/b'", "not s3://bucket/prefix, where the name of a bucket is 3 to 63 of"),
         ("storage = 's3://bucket/../x'", "storage is a 's3' URI that is not"),
         ("home = 's3://bucket/x'", r"home = 's3://bucket/x' is a URL, not a folder\. .* FARM_HOME"),
-        ("storage = '~nobody-here/x'", "there is no such user"),
+        ("storage = '~nobody-here/x'", "no home folder of that user is known. Set FARM_STORAGE to a path in full"),
     ],
 )
 def test_a_bad_file_is_refused_in_words(files: tuple[Path, Path], text: str, words: str) -> None:
@@ -84,6 +87,27 @@ def test_a_file_that_is_no_text_is_refused(files: tuple[Path, Path]) -> None:
     files[1].write_bytes(b"\xff")
     with pytest.raises(BadSetting, match=r"farm.toml: .*utf-8"):
         load({}, files)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_mark_of_a_windows_editor_is_no_fault(files: tuple[Path, Path], which: int) -> None:
+    files[which].write_text('\ufeff# Größe\nstorage = "/größe"\n', encoding="utf-8")
+    assert load({}, files).storage == Path("/größe")
+
+
+def test_a_user_without_a_home_folder_needs_none_once_the_farm_has_one(tmp_path: Path) -> None:
+    """In a container with a user that passwd does not have, as `docker run --user` makes them."""
+    program = "from farm.settings import load; print(load().home, load().storage)"
+    command = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", program]
+    environment = {name: value for name, value in os.environ.items() if name != "HOME" and "FARM" not in name}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+
+    def said(**more: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=environment | more, capture_output=True, text=True)
+        return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
+
+    assert said(FARM_HOME="/farm") == "/farm /farm/storage\n"
+    assert said().endswith("no home folder of this user is known. Set FARM_HOME to a path in full.")
 
 
 def test_an_empty_value_says_nothing(files: tuple[Path, Path]) -> None:

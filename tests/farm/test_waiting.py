@@ -6,9 +6,10 @@ import pytest
 from results import tiny_study
 
 from farm.budget import Spending
-from farm.queue import Cause, Status, Supply
+from farm.node import Node
+from farm.queue import Cause, Pause, Status, Supply
 from farm.run import Policy, State
-from farm.waiting import reasons
+from farm.waiting import Outlook, held, reasons
 
 NOW = time.time()
 CRASH = Cause(epoch=1, cause="worker-died", message="out of memory\nsee the log", step=3, at=NOW, retryable=True)
@@ -133,3 +134,47 @@ def test_a_mixed_group_needs_all_its_classes_at_once() -> None:
     assert reasons([run], {"cpu-x1": 1, "cpu-x2": 1}, NOW) == {
         run.run.id: "next in line, for a free cpu-x1 and cpu-x2 on nodes of their own at once"
     }
+
+
+def node(name: str, *classes: str, drained: str | None = None) -> Node:
+    return Node(id=name, name=name, host="h", address="a", units=dict.fromkeys(classes, 1), drained=drained)
+
+
+def pause(of: Status, where: str | None = None, reason: str = "gone") -> Pause:
+    return Pause(of.study, of.run.recipe.corpus, where, reason)
+
+
+def test_a_paused_run_says_why_and_what_to_do_and_stands_in_nobody_s_way() -> None:
+    broken, other = queued(init=1), queued(init=2).model_copy(update={"study": "other"})
+    paused = held([broken, other], [pause(broken)], [])
+    assert paused == {broken.run.id: "gone"}
+    found = reasons([broken, other], {"cpu": 1}, NOW, paused=paused)
+    assert found == {
+        broken.run.id: "paused: gone. Mend it, then: farm retry tiny",
+        other.run.id: "next in line",
+    }
+
+
+def test_a_run_is_paused_when_every_node_of_its_class_is() -> None:
+    run = queued()
+    attic, cellar, away = node("attic", "cpu"), node("cellar", "cpu"), node("away", "cpu", drained="by hand")
+    assert held([run], [pause(run, "attic")], [attic, cellar]) == {}, "the other takes it"
+    assert held([run], [pause(run, "attic")], [attic, away, node("other", "cpu-x1")]) == {run.run.id: "gone"}
+    assert held([run], [pause(run, "attic"), pause(run, "cellar")], [attic, cellar]) == {run.run.id: "gone"}
+    assert held([run], [pause(run, "attic")], []) == {}, "a node that comes may do"
+
+
+def test_a_mixed_group_is_paused_when_every_node_of_one_of_its_classes_is() -> None:
+    run = queued("cpu-x1+cpu-x2")
+    nodes = [node("attic", "cpu-x1"), node("cellar", "cpu-x2")]
+    assert held([run], [pause(run, "cellar")], nodes) == {run.run.id: "gone"}
+
+
+def test_only_what_waits_for_a_person_is_stuck() -> None:
+    poor, broken, other = (queued(init=init) for init in (1, 2, 3))
+    done = queued(init=4).model_copy(update={"state": State.FAILED})
+    outlook = Outlook({}, {poor.run.id: Spending(2.0, 1.0)}, {broken.run.id: "gone"})
+    assert outlook.is_stuck([poor, broken, done])
+    assert not outlook.is_stuck([poor, broken, other])
+    assert not outlook.is_stuck([poor, other.model_copy(update={"state": State.RUNNING})])
+    assert not outlook.is_stuck([done])

@@ -38,6 +38,11 @@ def test_the_rate_of_every_step_is_this(schedule, expected):
     assert [learning_rate(steps, step) for step in range(1, 11)] == pytest.approx(expected, abs=1e-10)
 
 
+def test_the_peak_is_reached_at_the_share_of_the_steps_that_was_written():
+    hundred = recipe(steps=100, warmup=0.07)
+    assert [learning_rate(hundred, step) for step in (1, 6, 7, 8)] == pytest.approx([1 / 7, 6 / 7, 1, 1])
+
+
 def test_a_run_of_one_step_takes_it_at_the_peak():
     for kind in ("constant", "warmup-cosine", "warmup-linear"):
         assert learning_rate(recipe(steps=1, kind=kind), 1) == 1.0

@@ -34,6 +34,7 @@ seeds = {{ init = [42], train = [23] }}
 first_rerun = {first_rerun}
 
 [policy]
+{policy}
 checkpoint_seconds = {checkpoint_seconds}
 hang_seconds = {hang_seconds}
 
@@ -74,6 +75,7 @@ def study_text(name: str, **changes: Any) -> str:
         "first_rerun": 0,
         "checkpoint_seconds": 600,
         "hang_seconds": 1800,
+        "policy": "",
         "machines": '["cpu-x1"]',
         "tokens": 25_600,
     }

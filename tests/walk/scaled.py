@@ -39,6 +39,7 @@ def config(gcs_port: int) -> dict:
             FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "rented": {
                 "resources": {"CPU": 2, "farm:rented": 1, "object_store_memory": 100 * 2**20},
+                "labels": {"farm-usd-per-hour": "1.5", "farm-price-date": "2026-11"},
                 "node_config": {},
                 "min_workers": 0,
                 "max_workers": 1,

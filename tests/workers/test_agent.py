@@ -26,6 +26,7 @@ from farm.server import Server
 from farm.settings import Settings
 from farm.store import Store
 from model.checkpoint import Contents, Identity, write
+from model.corpora import open_split
 from workers.agent import _Agent, opened
 from workers.closing import result_of
 from workers.group import Also
@@ -71,6 +72,76 @@ def test_a_node_that_cannot_use_the_storage_gives_the_run_back_and_rests(
     assert status.released.startswith(f"on {platform.node()} {says}")
     assert queue.claim("cpu", "worker", 60, node="node") is None, "it would spend the next run's attempts as well"
     assert queue.roster()[0].resting == status.released
+    assert queue.claim("cpu", "worker", 60, node="another") is not None
+
+
+def of_corpus(queue: Queue, source: str) -> Claim:
+    """A claim of the first of three runs that read `source`."""
+    queue.put(study.parse(study_text(init=(42,)).replace("builtin:python-reference", source)))
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    return claim
+
+
+def attempted(queue: Queue, claim: Claim, home: Path, node: str = "node") -> Store:
+    """The storage, after an agent has tried."""
+    here = Settings(home=home / "home", storage=home / "storage")
+    assert _Agent(here, queue, claim.lease, "job", node).serve() == 1
+    return Store(home / "storage")
+
+
+def is_unharmed(queue: Queue, store: Store, claim: Claim) -> bool:
+    """Queued again, with no attempt counted: by the queue, and by who reads the run directory."""
+    status = queue.status(claim.run.id)
+    (kept,) = store.attempts(claim.run.id)
+    return (status.state, status.attempts, status.causes, kept.outcome) == (State.QUEUED, 0, (), "released")
+
+
+def test_q11_a_corpus_that_is_not_there_pauses_its_runs_and_costs_no_attempt(queue: Queue, tmp_path: Path) -> None:
+    claim = of_corpus(queue, f"{tmp_path}/nowhere")
+    assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
+    (pause,) = queue.pauses()
+    assert pause.node is None
+    assert pause.reason.startswith(f"bad-corpus: {tmp_path}/nowhere does not exist here.")
+    assert pause.reason.endswith(f" (on {platform.node()})")
+    assert queue.claim("cpu", "worker", 60) is None, "the other two would meet the same"
+
+
+def test_q11_a_node_that_alone_does_not_see_the_corpus_starts_none_of_its_runs(queue: Queue, tmp_path: Path) -> None:
+    elsewhere = of_corpus(queue, f"{tmp_path}/nowhere")
+    queue.renew(elsewhere.lease, 3, job="its job", node="another")
+    claim = queue.claim("cpu", "worker", 60, node="node")
+    assert claim is not None
+    assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
+    assert [pause.node for pause in queue.pauses()] == ["node"]
+    assert queue.claim("cpu", "worker", 60, node="node") is None
+    assert queue.claim("cpu", "worker", 60, node="another") is not None
+
+
+def test_q11_a_tokenizer_that_cannot_be_fetched_pauses_after_a_while(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tokenizers"))
+    monkeypatch.setattr("model.corpora.GPT2_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr("workers.agent.NETWORK_SECONDS", 0.2)
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "validation"):
+        (corpus / f"{split}.txt").write_text("a text\n" * 9)
+    claim = of_corpus(queue, str(corpus))
+    assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
+    assert queue.pauses()[0].reason.startswith("unreachable: ")
+    assert capsys.readouterr().out.count("Trying again: ") > 1, "a network may be away for a moment"
+
+
+def test_a_cache_on_a_full_disk_is_the_node_s_fault(queue: Queue, tmp_path: Path) -> None:
+    claim = of_corpus(queue, "builtin:python-reference")
+    made = Path(open_split(claim.run.recipe.data, "train", tmp_path / "home" / "cache").filename)
+    made.unlink()
+    made.with_suffix(".unfinished").symlink_to("/dev/full")
+    assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
+    assert queue.pauses() == []
+    assert queue.claim("cpu", "worker", 60, node="node") is None, "it rests"
     assert queue.claim("cpu", "worker", 60, node="another") is not None
 
 

@@ -1,12 +1,11 @@
 """What is asked of Ray's autoscaler. tests/walk/test_autoscale.py shows the autoscaler's half, on a real Ray."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from own_ray import ran
+from own_ray import OwnRay
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 from ray.exceptions import RpcError
 from results import tiny_study
@@ -21,11 +20,9 @@ DOUBLE = Fleet({"big": Kind({"cpu": 2}, 2)}, most=9)
 NOTHING = Sight({}, Counter(), {})
 
 WITHOUT = """
-import sys, ray
 from farm.errors import BadSetting
 from workers.autoscale import check_version
 
-ray.init("local", num_cpus=0, include_dashboard=False, _temp_dir=sys.argv[1])
 try:
     check_version()
 except BadSetting as refused:
@@ -33,9 +30,8 @@ except BadSetting as refused:
 """
 
 
-def test_a_ray_whose_autoscaler_is_not_version_2_is_refused(tmp_path: Path) -> None:
-    done = ran(WITHOUT, tmp_path)
-    assert "Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1." in done.stdout, done.stderr
+def test_a_ray_whose_autoscaler_is_not_version_2_is_refused(node: OwnRay) -> None:
+    assert "Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1." in node.ran(WITHOUT)
 
 
 def test_what_waits_is_asked_for_and_what_trains_keeps_its_unit():

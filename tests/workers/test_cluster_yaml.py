@@ -1,23 +1,27 @@
 """The files that start a cluster: Ray's launcher accepts them, and their machines are the farm's machine classes."""
 
 import copy
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray._private.label_utils import validate_node_label_syntax
 from ray.autoscaler._private.autoscaler import StandardAutoscaler
 from ray.autoscaler._private.load_metrics import LoadMetrics
 from ray.autoscaler._private.util import prepare_config, validate_config
 from waiting import wait_until
 
+from farm import settings
 from farm.errors import BadSetting
-from farm.machine import BUILT_IN, Machine
+from farm.machine import BUILT_IN, Machine, Price
 from workers import clusterfile
-from workers.clusterfile import Fleet, Kind
+from workers.clusterfile import SOURCE_LABEL, Fleet, Kind
 
 ROOT = Path(__file__).parents[2]
+USD = clusterfile.USD_LABEL
 FILES = ["cluster.yaml", "examples/onprem.yaml"]
 
 
@@ -30,6 +34,10 @@ def prepared(config: dict[str, Any]) -> dict[str, Any]:
     ready = prepare_config(copy.deepcopy(config))
     validate_config(ready)
     return ready
+
+
+def aws(usd: float) -> Price:
+    return Price(usd_per_hour=usd, source="AWS-on-demand-us-east-1", date="2025-06")
 
 
 def workers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -48,7 +56,8 @@ def test_the_farm_finds_nothing_to_say_against_the_file(name):
 
 
 def test_what_the_autoscaler_may_start_is_read_from_the_file():
-    kinds = {name: Kind({name: 1}, 2) for name in ("8xa100m40", "8xh100m80")}
+    dollars = {"8xa100m40": 21.96, "8xh100m80": 55.04}
+    kinds = {name: Kind({name: 1}, 2, aws(usd)) for name, usd in dollars.items()}
     assert clusterfile.fleet(clusterfile.load(ROOT / "cluster.yaml")) == Fleet(kinds, 4)
     assert clusterfile.fleet(clusterfile.load(ROOT / "examples/onprem.yaml")).kinds == {}
 
@@ -126,11 +135,56 @@ def test_what_is_no_cluster_file_is_said_in_one_line(tmp_path, text, says):
             lambda c: c["available_node_types"]["8xa100m40"]["resources"].update({"farm:odd": 1}),
             "nobody knows the class odd",
         ),
+        (
+            lambda c: c["available_node_types"]["8xa100m40"]["labels"].pop("farm-usd-per-hour"),
+            "8xa100m40 has no price",
+        ),
+        (
+            lambda c: c["available_node_types"]["8xa100m40"]["labels"].pop("farm-price-date"),
+            "8xa100m40: its price has no date",
+        ),
     ],
 )
 def test_what_ray_takes_and_the_farm_does_not_want_is_said(tmp_path, change, says):
     (doubt,) = clusterfile.doubts(clusterfile.load(changed(tmp_path, change)), BUILT_IN.keys())
     assert says in doubt
+
+
+@pytest.mark.parametrize("bad", ["free", "-1", "nan"])
+def test_a_label_that_is_not_a_price_is_refused_in_one_line(tmp_path, bad):
+    path = changed(tmp_path, lambda c: c["available_node_types"]["8xa100m40"]["labels"].update({USD: bad}))
+    with pytest.raises(BadSetting, match=f"farm-usd-per-hour: '{bad}'.* are not a price. Write dollars an hour"):
+        clusterfile.fleet(clusterfile.load(path))
+
+
+def test_machines_of_ones_own_without_a_price_are_said(tmp_path):
+    config = load("examples/onprem.yaml")
+    config["setup_commands"] = [command for command in config["setup_commands"] if "usd_per_hour" not in command]
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(config))
+    (doubt,) = clusterfile.doubts(clusterfile.load(path), BUILT_IN.keys())
+    assert "no price" in doubt
+
+
+def test_the_config_that_onprem_writes_is_one_that_the_farm_reads(tmp_path):
+    (command,) = [text for text in load("examples/onprem.yaml")["setup_commands"] if "usd_per_hour" in text]
+    subprocess.run(["bash", "-c", command], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
+    read = settings.load({"FARM_HOME": str(tmp_path)}, (tmp_path / ".config/farm/config.toml",)).machines
+    assert {str(price) for machine in read.values() for price in machine.prices} == {"by our own machine"}
+
+
+def test_of_two_node_types_for_a_class_the_dearer_one_is_planned_with():
+    kinds = {"spot": Kind({"big": 1}, 1, aws(1.0)), "sure": Kind({"big": 1}, 1, aws(3.0)), "odd": Kind({"big": 1}, 1)}
+    assert Fleet(kinds, 3).price("big") == aws(3.0)
+
+
+def test_a_node_that_the_launcher_started_knows_its_price(monkeypatch):
+    """Ray hands the labels of a node type to its start commands, of which `farm join` is one."""
+    labels = load("cluster.yaml")["available_node_types"]["8xa100m40"]["labels"]
+    monkeypatch.setenv("RAY_OVERRIDE_LABELS", json.dumps(labels))
+    assert clusterfile.own_price() == aws(21.96)
+    monkeypatch.delenv("RAY_OVERRIDE_LABELS")
+    assert clusterfile.own_price() is None
 
 
 def test_a_class_that_farm_toml_declares_is_known(tmp_path):
@@ -146,7 +200,9 @@ def test_each_worker_type_is_a_machine_class_that_the_farm_knows():
         assert kind["resources"]["GPU"] == machine.accelerators
         classes = {key: count for key, count in kind["resources"].items() if key.startswith("farm:")}
         assert classes == {machine.resource: 1}
-        assert kind["labels"] == {"farm-machine": name}
+        assert kind["labels"]["farm-machine"] == name
+        assert set(kind["labels"]) - {"farm-machine"} == {clusterfile.USD_LABEL, SOURCE_LABEL, clusterfile.DATE_LABEL}
+        validate_node_label_syntax(kind["labels"])
 
 
 def test_nothing_is_paid_for_while_nothing_is_queued_and_nothing_is_placed_on_the_head():

@@ -1,12 +1,22 @@
 """Which runs could start now: the pure half of the dispatcher. tests/walk/ shows the other half on a real Ray."""
 
-from results import tiny_study
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import pytest
+import ray
+from results import study_text, tiny_study
+
+from farm.errors import LeaseLost
 from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue
 from farm.run import Lease, State
-from farm.study import build
-from workers.dispatcher import Busy, Dispatcher, RayNode, Slot, cpus, free, holds, together
+from farm.study import Study, build, parse
+from workers.dispatcher import COUNT_SECONDS, Busy, Dispatcher, RayNode, Slot, cpus, free, holds, together
+from workers.jobs import Jobs, job_id
 
 KNOWN = BUILT_IN
 LAPTOP = RayNode("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
@@ -88,6 +98,144 @@ def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
     dispatcher._count_dollars()
     claim, slot = dispatcher._claim()
     assert (claim.study, slot.node) == ("other", "n")
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """Takes the word to stop a job, as Ray's does."""
+
+    stopped: list[str] = []
+    is_away = False
+
+    def do_GET(self) -> None:
+        self._answer({"version": "4", "ray_version": ray.__version__, "ray_commit": "", "session_name": "s"})
+
+    def do_POST(self) -> None:
+        if self.is_away:
+            self.send_error(503)
+            return
+        self.stopped.append(self.path.removeprefix("/api/jobs/").removesuffix("/stop"))
+        self._answer({"stopped": True})
+
+    def _answer(self, said: dict) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(said).encode())
+
+
+@pytest.fixture
+def dashboard(tmp_path: Path) -> Iterator[tuple[Jobs, type[Dashboard]]]:
+    handler = type("Here", (Dashboard,), {"stopped": []})
+    token = tmp_path / "token"
+    token.write_text("secret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield Jobs(f"http://127.0.0.1:{server.server_port}", token), handler
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def limited(usd: float, action: str = "stop", name: str = "tiny") -> Study:
+    """Three runs of a class that costs a dollar a second."""
+    policy = f'[policy]\nusd_limit = {usd}\nusd_limit_action = "{action}"\n'
+    return parse(study_text(name, init=(42,)) + policy + "[machines.cpu]\nusd_per_hour = 3600.0\n")
+
+
+def begun(queue: Queue, seconds_ago: float) -> Lease:
+    """A run that trains, and has done so for a while."""
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    lease = queue.renew(claim.lease, 1, job=job_id(claim.run.id, claim.lease.epoch), node="n")
+    queue.redis.hincrby(f"farm:run:{claim.run.id}", "started", -round(seconds_ago * 1000))
+    return lease
+
+
+def of_limits(queue: Queue, jobs: Jobs) -> Dispatcher:
+    """A dispatcher that has no node, so that it starts nothing."""
+    return Dispatcher(queue, jobs, look=list)
+
+
+def test_what_runs_of_a_study_that_has_spent_its_limit_is_asked_to_stop_once(queue: Queue, dashboard):
+    jobs, seen = dashboard
+    queue.put(limited(20.0))
+    queue.put(limited(1000.0, name="rich").model_copy(update={"interventions": {}}))
+    leases = [begun(queue, 15.0) for _ in range(2)]
+    dispatcher = of_limits(queue, jobs)
+    seen.is_away = True
+    dispatcher.turn()
+    seen.is_away = False
+    for _ in range(2):
+        dispatcher.counts_at = 0.0
+        dispatcher.turn()
+    assert sorted(seen.stopped) == sorted(job_id(lease.run_id, lease.epoch) for lease in leases)
+    assert queue.release(leases[0], "drained").startswith("over budget: $3")
+    assert queue.spent()["tiny"] == pytest.approx(30, abs=5)
+    assert queue.status(leases[0].run_id).attempts == 0
+
+
+def test_a_limit_that_holds_back_new_runs_only_lets_those_that_train_go_on(queue: Queue, dashboard):
+    jobs, seen = dashboard
+    queue.put(limited(20.0, "no-new"))
+    lease = begun(queue, 30.0)
+    dispatcher = of_limits(queue, jobs)
+    dispatcher.turn()
+    assert dispatcher.over_budget == {"tiny"}
+    assert seen.stopped == []
+    assert queue.release(lease, "drained") == "drained"
+
+
+def test_a_limit_that_is_lowered_below_what_was_spent_stops_what_runs_and_a_raised_one_lets_it_go_on(
+    queue: Queue, dashboard
+):
+    jobs, seen = dashboard
+    queue.put(limited(1000.0))
+    lease = begun(queue, 30.0)
+    dispatcher = of_limits(queue, jobs)
+    dispatcher.turn()
+    assert seen.stopped == []
+    queue.put(limited(20.0))
+    dispatcher.counts_at = 0.0
+    dispatcher.turn()
+    assert seen.stopped == [job_id(lease.run_id, 1)]
+    queue.release(lease, "drained")
+    assert queue.queued(dispatcher.over_budget) == {}
+    queue.put(limited(1000.0))
+    dispatcher.counts_at = 0.0
+    dispatcher.turn()
+    assert queue.queued(dispatcher.over_budget) == {"cpu": 3}
+
+
+def test_the_next_look_is_when_what_trains_reaches_the_limit(queue: Queue, dashboard):
+    jobs, _ = dashboard
+    queue.put(limited(20.0))
+    begun(queue, 14.0)
+    dispatcher = of_limits(queue, jobs)
+    dispatcher.turn()
+    assert dispatcher.counts_at - dispatcher.counted_at == pytest.approx(6.0, abs=1.0)
+    another = queue.claim("cpu", "worker", 60)
+    assert another is not None
+    dispatcher._expect(another)
+    assert dispatcher.counts_at - dispatcher.counted_at == pytest.approx(3.0, abs=0.5), "at twice the rate"
+    queue.put(limited(5000.0))
+    dispatcher.counts_at = 0.0
+    dispatcher.turn()
+    assert dispatcher.counts_at - dispatcher.counted_at == COUNT_SECONDS
+
+
+def test_a_lease_that_ends_meanwhile_is_not_recalled(queue: Queue, dashboard):
+    jobs, seen = dashboard
+    queue.put(limited(20.0))
+    lease = begun(queue, 30.0)
+    dispatcher = of_limits(queue, jobs)
+    dispatcher._count_dollars()
+    (status,) = queue.running()
+    queue.release(lease, "drained")
+    assert not dispatcher._recall(status, "its job")
+    assert "its job" not in seen.stopped
+    with pytest.raises(LeaseLost):
+        queue.recall(lease, "late")
 
 
 def test_a_mixed_group_takes_a_slot_of_each_class_on_nodes_of_their_own():

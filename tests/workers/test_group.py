@@ -1,18 +1,15 @@
 """The units of a mixed group, held on a real Ray. tests/walk/test_two_nodes.py trains with them."""
 
-from pathlib import Path
-
-from own_ray import ran
+from own_ray import OwnRay
 
 from farm.machine import BUILT_IN, mixed
 from workers.group import Also, places
 from workers.task import Place
 
 HOLDING = """
-import sys, ray
+import ray
 from workers.group import Also, held
 
-ray.init("local", num_cpus=2, resources={"farm:attic": 1}, include_dashboard=False, _temp_dir=sys.argv[1])
 other = Also("attic", ray.get_runtime_context().get_node_id(), 2.0)
 with held([other], 60) as first, held([other], 0.5) as second:
     print(first, second)
@@ -21,9 +18,8 @@ with held([other], 60) as third, held([]) as nothing:
 """
 
 
-def test_a_unit_is_held_once_and_free_again_afterwards(tmp_path: Path) -> None:
-    done = ran(HOLDING, tmp_path)
-    assert done.stdout.split() == ["True", "False", "True", "True"], done.stderr
+def test_a_unit_is_held_once_and_free_again_afterwards(node: OwnRay) -> None:
+    assert node.ran(HOLDING).split() == ["True", "False", "True", "True"]
 
 
 def test_places_are_in_the_order_of_classes_and_ranks() -> None:

@@ -13,23 +13,23 @@ from waiting import wait_until
 
 from farm import study
 from farm.errors import BadSetting, BadStudy, Conflict, FarmError, Unreachable
-from farm.machine import BUILT_IN
+from farm.machine import BUILT_IN, Machine
 from farm.node import Head
 from farm.queue import Queue
 from farm.settings import Settings
 from farm.store import Store
 from workers import hardware
 from workers import join as membership
-from workers.join import Farewell, _Member, _wanted, _Watch, join
+from workers.join import Farewell, _Member, _offer, _wanted, _Watch, join
 from workers.serve import _refuse_anothers
 
 
 @pytest.fixture
 def here(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A machine of the farm behind `redis_url`, whose storage and secret it shares."""
-    (tmp_path / "token").write_text("secret")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     (tmp_path / "storage").mkdir()
+    (tmp_path / "token").write_text("a secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     return Settings(home=tmp_path / "home", storage=tmp_path / "storage", redis_url=redis_url)
 
 
@@ -81,6 +81,20 @@ def test_a_class_that_a_study_or_another_node_declared_may_be_joined_as(here: Se
     queue.register(BUILT_IN["cpu"].model_copy(update={"name": "cellar"}), "elsewhere", 0.001)
     for name in ("attic", "cellar"):
         assert "nothing answers" in refused(Unreachable, here, machine=name), "all but the head was as it should be"
+
+
+def test_a_machine_registers_the_price_of_its_label_else_of_its_settings_and_never_a_study_s(
+    here: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.put(study.parse(study_text(machines=("cpu",)) + "\n[machines.cpu]\nusd_per_hour = 9.0\n"))
+    assert _offer(queue, here, "cpu", 1).prices == ()
+    declared = Machine(name="cpu", usd_per_hour=2.0, price_source="farm.toml", price_date="2026-11")
+    settled = here.model_copy(update={"machines": {"cpu": declared}})
+    assert [str(price) for price in _offer(queue, settled, "cpu", 1).prices] == ["by farm.toml of 2026-11"]
+    monkeypatch.setenv("RAY_OVERRIDE_LABELS", '{"farm-usd-per-hour": "3.5"}')
+    for name in ("cpu", None):
+        (price,) = _offer(queue, settled, name, 1).prices
+        assert (price.usd_per_hour, str(price)) == (3.5, "by cluster file"), "not with the date of farm.toml's"
 
 
 @pytest.mark.usefixtures("head")

@@ -1,0 +1,59 @@
+"""How the following of runs ended: the exit code, and for runs that wait for a person what would let them go on."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from cli.access import machines
+from cli.render import say
+from cli.runs import outlook
+from farm.budget import Spending, dollars
+from farm.errors import Guard
+from farm.forecast import least_limit
+from farm.queue import Queue, Status
+from farm.run import State
+from farm.settings import Settings
+from farm.waiting import Outlook
+
+
+def ended(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> int:
+    """The exit code for runs that were followed to their end, after saying what those that are not final wait for.
+
+    0: all succeeded. 7: some wait because a limit is spent. 1: some failed, were cancelled or are paused.
+    """
+    if all(status.state.is_final for status in statuses):
+        return int(any(status.state is not State.SUCCEEDED for status in statuses))
+    everything = queue.statuses()
+    found = outlook(settings, queue, everything)
+    for line in remedies(settings, queue, statuses, found, everything):
+        say(line)
+    return Guard.exit_code if any(status.run.id in found.over_budget for status in statuses) else 1
+
+
+def remedies(
+    settings: Settings, queue: Queue, statuses: Sequence[Status], found: Outlook, everything: Sequence[Status]
+) -> Iterator[str]:
+    """A line for each reason for which some of `statuses` wait for a person, and what lets them go on.
+
+    `everything`: the runs of all studies.
+    """
+    over = [
+        (status.study, found.over_budget[status.run.id]) for status in statuses if status.run.id in found.over_budget
+    ]
+    for (study, spent), count in Counter(over).items():
+        yield f"{study}: {_runs(count, 'waits', 'wait')}: {spent}. {_go_on(settings, queue, study, spent, everything)}"
+    paused = [(status.study, found.paused[status.run.id]) for status in statuses if status.run.id in found.paused]
+    for (study, reason), count in Counter(paused).items():
+        yield (
+            f"{study}: {_runs(count, 'is paused', 'are paused')}: {reason}."
+            f" Mend it and submit the study again, or: farm retry {study}"
+        )
+
+
+def _runs(count: int, one: str, several: str) -> str:
+    return f"{count} runs {several}" if count > 1 else f"1 run {one}"
+
+
+def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending, everything: Sequence[Status]) -> str:
+    least = least_limit(queue.study(study), everything, machines(settings, queue), spent.usd)
+    limit = f"of at least {dollars(least)} (forecast)" if least is not None else "that is higher"
+    return f"What is left goes on with a policy.usd_limit {limit}: edit the study and submit it again."

@@ -1,0 +1,35 @@
+"""What the help of every command ends in: two or three lines to type. A `#` begins a remark, as in a shell."""
+
+EXAMPLES = {
+    "demo": ("farm demo", "farm demo --json > demo.json"),
+    "up": ("farm up", "farm up --machine cpu-x1=2   # two runs at a time, one core each"),
+    "down": ("farm down", "farm down --json"),
+    "status": ("farm status", "farm status --json"),
+    "serve": ("farm serve", "farm serve --attach 127.0.0.1:6379 --autoscaling-config cluster.yaml   # on Ray's head"),
+    "connect": ("farm connect me@head", "farm connect head --redis redis://:PASSWORD@10.0.0.5:6380/0"),
+    "join": ("farm join 10.0.0.5:6379", "farm join 10.0.0.5:6379 --machine 1xrtx3090 --name attic"),
+    "drain": ("farm drain attic", "farm drain attic --undo"),
+    "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),
+    "doctor": ("farm doctor", "farm doctor --cluster cluster.yaml"),
+    "reindex": ("farm reindex", "FARM_STORAGE=s3://bucket/farm farm reindex"),
+    "plan": ("farm plan examples/interventions.toml", "farm plan my-study.toml --json", "farm plan - < my-study.toml"),
+    "submit": ("farm submit my-study.toml --wait", "farm submit my-study.toml --dry-run", "farm submit - < study.toml"),
+    "cancel": ("farm cancel my-study", "farm cancel cpu-x1-baseline-s42.23-1f3a9c2e"),
+    "retry": ("farm retry my-study", "farm retry cpu-x1-baseline-s42.23-1f3a9c2e"),
+    "runs": ("farm runs", "farm runs my-study --arm remove-dropout"),
+    "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # enough of its start"),
+    "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
+    "watch": ("farm watch my-study", "farm watch cpu-x1-baseline-s42 --json"),
+    "table": ("farm table", "farm table my-study --format md", "farm table my-study --json"),
+    "compare": (
+        "farm compare cpu-x1-baseline-s42 cpu-x2-baseline-s42",
+        "farm compare cpu-x1-baseline-s42 cpu-x1-baseline-s22 --json",
+    ),
+    "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
+}
+
+
+def epilogue(name: str) -> str:
+    """The end of a command's help. click leaves a paragraph's lines as they are after a \\b."""
+    lines = "".join(f"\n  {line}" for line in EXAMPLES.get(name, ()))
+    return f"\b\nExamples:{lines}" if lines else ""

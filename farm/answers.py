@@ -1,0 +1,130 @@
+"""What Redis answers instead of doing what was asked: for each answer what it means, and what to do."""
+
+import re
+from typing import NamedTuple
+
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
+
+
+class _Answer(NamedTuple):
+    """`pattern` finds it in what Redis says, code first; `fact` follows the server's address."""
+
+    pattern: str
+    kind: type[FarmError]
+    fact: str
+    remedy: str
+
+
+_CREDENTIALS = _Answer("", Refused, "refused the credentials", "Check the user and the password in FARM_REDIS_URL.")
+_ANSWERS = (
+    _Answer(
+        r"\bDENIED\b|protected mode",
+        Refused,
+        "is in protected mode: it has no password, so it takes nobody from another machine",
+        "Set requirepass in its redis.conf, and the same password in FARM_REDIS_URL.",
+    ),
+    _Answer(
+        r"max number of clients",
+        Unreachable,
+        "has as many clients as it takes",
+        "Raise maxclients there; `redis-cli CLIENT LIST` shows who they are.",
+    ),
+    _Answer(r"\bLOADING\b", Unreachable, "is loading its data after a start", "Wait."),
+    _Answer(
+        r"\bMISCONF\b",
+        StorageFull,
+        "cannot write to its disk",
+        "Its log says why: is the disk full, or its folder not writable?",
+    ),
+    _Answer(
+        r"\bOOM\b|command not allowed when used memory",
+        StorageFull,
+        "cannot write: it has used its maxmemory",
+        "Raise maxmemory there, or free some.",
+    ),
+    _Answer(
+        r"\bREADONLY\b|read only replica",
+        Unreachable,
+        "takes no writes now",
+        "It is a replica: let FARM_REDIS_URL name the primary.",
+    ),
+    _Answer(
+        r"\bMASTERDOWN\b",
+        Unreachable,
+        "is a replica whose primary is gone",
+        "Let FARM_REDIS_URL name the primary, and start that.",
+    ),
+    _Answer(
+        r"\bNOREPLICAS\b",
+        Unreachable,
+        "takes no writes now, since too few replicas follow it",
+        "Start them, or set min-replicas-to-write 0 there.",
+    ),
+    _Answer(
+        r"\bBUSY\b", Unreachable, "takes no writes now", "It runs a long script: wait, or `redis-cli SCRIPT KILL`."
+    ),
+    _Answer(
+        r"\b(MOVED|ASK|CROSSSLOT|TRYAGAIN|CLUSTERDOWN)\b|non local key",
+        BadSetting,
+        "is a node of a Redis Cluster",
+        "The farm keeps its keys together: let FARM_REDIS_URL name a server with cluster-enabled no.",
+    ),
+    _Answer(
+        r"\bNOPERM\b|The user executing the script|has no permissions",
+        Refused,
+        "does not let this user do that",
+        "Ask for a credential.",
+    ),
+    _Answer(
+        r"(?i)unknown (redis )?command|unknown subcommand|command is not allowed|not supported|disabled",
+        BadSetting,
+        "lacks a command that the farm needs",
+        "Let FARM_REDIS_URL name a Redis where no command of its scripts is renamed or forbidden.",
+    ),
+    _Answer(
+        r"DB index|SELECT is not allowed",
+        BadSetting,
+        "has no such database",
+        "End FARM_REDIS_URL with the number of one that it has, such as /0.",
+    ),
+    _Answer(
+        r"\bWRONGTYPE\b",
+        BadSetting,
+        "holds something else under the farm's keys",
+        "Give the farm a database of its own, such as /1 at the end of FARM_REDIS_URL.",
+    ),
+)
+_IN_A_SCRIPT = re.compile(r".*user_script: ?\d*:? ?|\d+: (?=The user executing)", re.DOTALL)
+_OUR_FAULT = re.compile(r"attempt to |malformed|Error compiling script")  # a script that went wrong by itself
+
+
+def explained(error: RedisError, place: str) -> FarmError | None:
+    """The farm's error for what the Redis at `place` answered; None if it answered nothing, or a script is at fault."""
+    if not isinstance(error, ResponseError) and error.status_code is None:
+        return None  # the connection's word, not the server's
+    said = spoken(error)
+    if isinstance(error, AuthenticationError):
+        found: _Answer | None = _CREDENTIALS
+    else:
+        found = next((one for one in _ANSWERS if re.search(one.pattern, said)), None)
+    if found is None:
+        return None
+    text = _IN_A_SCRIPT.sub("", said).lstrip("-").rstrip(".")
+    return found.kind(f"Redis at {place} {found.fact}: {text}.", remedy=found.remedy)
+
+
+def other(error: RedisError, place: str) -> FarmError | None:
+    """The same for an answer that nobody foresaw."""
+    if _OUR_FAULT.search(str(error)):
+        return None
+    return FarmError(
+        f"Redis at {place} refused: {spoken(error).rstrip('.')}.", remedy="See its log, and `farm doctor`."
+    )
+
+
+def spoken(error: RedisError) -> str:
+    """What Redis said, with the code in front that the client takes off."""
+    code = error.status_code if error.status_code not in (None, "ERR") else None
+    return f"{code} {error}" if code else str(error)

@@ -1,0 +1,103 @@
+"""How fast a machine class is on a recipe: what changes that, and stated ratios from one precision to another."""
+
+from typing import Literal, NamedTuple
+
+from farm.machine import Machine
+from farm.recipe import Precision, Recipe
+
+Basis = Literal["measured", "scaled", "declared", "assumed"]
+BASES: tuple[Basis, ...] = ("measured", "scaled", "declared", "assumed")  # the weaker word last
+
+
+class Speed(NamedTuple):
+    """What a machine is expected to reach on a recipe, why, and what a reader must know to believe it."""
+
+    tokens_per_second: float
+    basis: Basis
+    note: str | None = None
+
+
+class Ratio(NamedTuple):
+    """The time of a step relative to the reference precision: fp16 on a GPU, fp32 on a CPU."""
+
+    times: float
+    source: str | None  # None: nothing was published or measured for this hardware
+
+
+REFERENCE = Ratio(1.0, "the reference")
+_TENSOR_CORES = "its tensor cores have one rate for both (NVIDIA's datasheets)"
+# Seen by others, with an eager loop: the published battery's fp32 arm on 8 x A100 took 2.4 times as long as its fp16
+# arms; its author's RTX 3090 reached 19,921 tokens/s in fp16, 15,402 in tf32 and 12,599 in fp32 (gilesthomas.com, LLM
+# from scratch, part 32h, 3 April 2026).
+_GPUS: dict[str, dict[Precision, Ratio]] = {
+    "A100": {"fp32": Ratio(2.4, "as in the published battery on A100s"), "bf16": Ratio(1.0, _TENSOR_CORES)},
+    "3090": {
+        "fp32": Ratio(19_921 / 12_599, "as published for an RTX 3090"),
+        "tf32": Ratio(19_921 / 15_402, "as published for an RTX 3090"),
+        "bf16": Ratio(1.0, _TENSOR_CORES),
+    },
+    "H100": {"bf16": Ratio(1.0, _TENSOR_CORES)},
+}
+_ANY_GPU: dict[Precision, Ratio] = {"fp32": Ratio(2.4, None), "tf32": Ratio(1.3, None), "bf16": Ratio(1.0, None)}
+# Measured on a Zen 3 (AVX2), which emulates bf16. A processor with AVX512-BF16 or AMX is as fast in bf16 as in fp32.
+_CPU: dict[Precision, Ratio] = {"bf16": Ratio(13.0, None)}
+
+
+def reference(machine: Machine) -> Precision:
+    """The precision in which the speed of a machine class is declared."""
+    return "fp32" if machine.is_cpu else "fp16"
+
+
+def ratio(machine: Machine, precision: Precision) -> Ratio:
+    """The time of a step at `precision` on `machine` relative to `reference(machine)`."""
+    if precision == reference(machine):
+        return REFERENCE
+    if machine.is_cpu:
+        return _CPU.get(precision, REFERENCE)
+    stated = [ratios for word, ratios in _GPUS.items() if word in machine.accelerator]
+    return (stated[0].get(precision) if len(stated) == 1 else None) or _ANY_GPU[precision]
+
+
+def from_precision(seen: Precision, recipe: Recipe, machine: Machine, speed: Speed) -> Speed:
+    """`speed`, reached at the precision `seen`, at the precision of `recipe`.
+
+    Where no ratio is known for the hardware one is assumed, which never makes a run faster than what was seen.
+    """
+    precision = recipe.train.precision
+    if precision == seen:
+        return speed
+    before, after = ratio(machine, seen), ratio(machine, precision)
+    times, sources = after.times / before.times, [one.source for one in (before, after) if one is not REFERENCE]
+    if None not in sources:
+        because = "; ".join(dict.fromkeys(filter(None, sources)))
+        told = f"{precision} takes {times:.2g} times as long as {seen}, {because}"
+        return Speed(speed.tokens_per_second / times, speed.basis, _joined(speed.note, told))
+    times = max(1.0, times)
+    told = f"{precision} is assumed to take {times:.2g} times as long as {seen}; the ratio for this hardware is unknown"
+    if machine.is_cpu and precision == "bf16":
+        told = f"bf16 is assumed to take {times:.2g} times as long as {seen}, as on a processor that only emulates it"
+    return Speed(speed.tokens_per_second / times, "assumed", _joined(speed.note, told))
+
+
+def declared(recipe: Recipe, machine: Machine) -> Speed | None:
+    """The machine's declared speed on the baseline, scaled to `recipe` by arithmetic and precision."""
+    if machine.tokens_per_second is None:
+        return None
+    speed = machine.tokens_per_second * Recipe().model.flops_per_token / recipe.model.flops_per_token
+    return from_precision(reference(machine), recipe, machine, Speed(speed, "declared"))
+
+
+def unlike(one: Recipe, other: Recipe) -> tuple[str, ...]:
+    """What differs between two recipes and changes the speed, but for the model's arithmetic and the precision."""
+    pairs = {
+        "dropout": (one.model.dropout > 0, other.model.dropout > 0),
+        "compile": (one.train.compile, other.train.compile),
+        "kernels": (one.train.kernels, other.train.kernels),
+        "reduction": (one.train.reduction, other.train.reduction),
+        "batch": (one.train.batch, other.train.batch),
+    }
+    return tuple(name for name, (mine, theirs) in pairs.items() if mine != theirs)
+
+
+def _joined(*notes: str | None) -> str:
+    return "; ".join(note for note in notes if note)
