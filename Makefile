@@ -5,7 +5,7 @@ SHELL  := bash
 BIN    := $(VENV)/bin
 SITE    = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-.PHONY: demo test test-cluster lint types tests bench clean
+.PHONY: demo test test-cluster lint types tests docs bench clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -20,16 +20,20 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
-# What starts a Ray has the cores to itself; all else is spread over them, a file at a time.
-RAY_TESTS = tests/workers tests/walk tests/cluster
+# What trains or starts a Ray has the cores to itself; all else is spread over them, a file at a time.
+BUSY = tests/model tests/workers tests/walk tests/cluster
 
 tests: $(VENV)/test $(BIN)/prometheus
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(RAY_TESTS:%=--ignore=%)
-	$(BIN)/python -m pytest $(RAY_TESTS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(BUSY:%=--ignore=%)
+	$(BIN)/python -m pytest $(BUSY)
 
 # Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.
 test-cluster: $(VENV)/test
 	$(BIN)/python -m pytest tests/cluster
+
+# The pages that are made from the program: docs/study.md and docs/commands.md.
+docs: $(VENV)/test
+	$(BIN)/python -m cli.reference
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks

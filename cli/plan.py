@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import date
 
-from cli import render
+from cli import corpus, render
 from cli.access import machines, queue, slots, study_file
 from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
@@ -37,7 +37,8 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
 
     Queues nothing, and works without Redis. Hours are added for each machine class; classes work side by side, so the
     wall clock is that of the longest. An effect is in standard deviations of one run: a two-sided test at 0.05 finds it
-    with 80 % power.
+    with 80 % power. Ends with exit code 2, as farm submit would, if this machine sees that no run could train on the
+    data.
     """
     settings = settings_.load()
     parsed = study_file(study, settings)
@@ -49,6 +50,7 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
     if limit is not None and found.usd is not None and found.usd > limit:
         then = "its runs stop and wait" if parsed.policy.usd_limit_action == "stop" else "no run starts"
         say(f"more than policy.usd_limit, {dollars(limit)}: {then} once that is spent")
+    corpus.check(parsed, settings, parsed.arms())
     if not as_json:
         render.say_next(f"farm submit {study}")
 

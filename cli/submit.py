@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import render
+from cli import corpus, render
 from cli.access import machines, offered, on_record, queue, slots, study_file
 from cli.ending import ended
 from cli.options import Json, StudyFile, Yes
@@ -49,7 +49,8 @@ def submit(
 ) -> None:
     """Queue every run of a study that is not known yet.
 
-    Submitting twice queues nothing twice. Every run is planned first: one that fits nowhere refuses the whole study.
+    Submitting twice queues nothing twice. Every run is planned first: one that fits nowhere refuses the whole study,
+    as does data that this machine sees and no run could train on.
     Refused with exit code 7, unless -y says that it is meant: a study that would cost more than its policy.usd_limit,
     and to --wait for machine classes that no node offers and no autoscaler starts.
     """
@@ -58,6 +59,7 @@ def submit(
     with queue(settings) as open_queue:
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
+        corpus.check(parsed, settings, corpus.of_runs(parsed, open_queue.preview(parsed).new))
         if not yes:
             guard_budget(parsed, known, open_queue)
         if wait and not dry_run and not yes:

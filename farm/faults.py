@@ -19,6 +19,10 @@ class Fault(NamedTuple):
     kind: str
     line: str
 
+    def below(self, path: str) -> str:
+        """The line, where what was examined is at `path`."""
+        return f"{path}.{self.line}" if self.place else f"{path}: {self.line}"
+
     @property
     def is_of_a_value(self) -> bool:
         """Not of a key that nobody knows, nor of how the values of a table go together."""
@@ -58,7 +62,7 @@ def without(tables: Any, places: Sequence[Place]) -> Any:
     if not isinstance(tables, dict) or not places:
         return tables
     below: dict[str, list[Place]] = {}
-    for first, *rest in places:
+    for first, *rest in filter(None, places):  # () is a fault of all tables together
         below.setdefault(str(first), []).append(tuple(part for part in rest if part != "[key]"))
     kept = {key: inner for key, inner in tables.items() if () not in below.get(key, [])}
     return {

@@ -90,9 +90,11 @@ class Machine(Frozen):
 
     name: str
     accelerator: str = Field("cpu", description="as the driver names it; 'cpu' for none")
-    accelerators: int = Field(1, ge=1, le=1024)
-    memory: Annotated[int, BeforeValidator(_bytes)] = Field(2**32, ge=1)
-    bf16: bool = True
+    accelerators: int = Field(1, ge=1, le=1024, description="how many train one run together")
+    memory: Annotated[int, BeforeValidator(_bytes)] = Field(
+        2**32, ge=1, description="of each accelerator: bytes, or a size with its unit"
+    )
+    bf16: bool = Field(True, description="whether it has bf16")
     usd_per_hour: Annotated[float | None, Unset] = Field(None, ge=0, description="dollars an hour of the whole machine")
     price_source: Annotated[str | None, Unset] = Field(None, min_length=1, max_length=80, description="who says so")
     price_date: Annotated[Date | None, Unset] = Field(

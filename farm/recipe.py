@@ -32,6 +32,12 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _tokenizer(text: str) -> str:
+    if text not in ("gpt2", "bytes") and not text.startswith(("/", "~")):
+        raise ValueError('must be "gpt2", "bytes" or the full path of a tokenizer.json')
+    return text
+
+
 class Frozen(BaseModel):
     """A value: strict types, no unknown keys, no NaN or infinity, no change after birth."""
 
@@ -43,13 +49,13 @@ class Model(Frozen):
 
     vocab: int = Field(50257, ge=2, le=65536, description="tokens that the corpus may hold")
     vocab_multiple: int = Field(1, ge=1, le=1024, description="pad the embedding rows up to a multiple of this")
-    context: int = Field(1024, ge=1, le=65536)
-    width: int = Field(768, ge=1, le=65536)
-    layers: int = Field(12, ge=1, le=1024)
-    heads: int = Field(12, ge=1, le=1024)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    qkv_bias: bool = False
-    tie_weights: bool = False
+    context: int = Field(1024, ge=1, le=65536, description="tokens that a prediction may look back on; a sequence")
+    width: int = Field(768, ge=1, le=65536, description="channels of the residual stream; the MLP has 4 times as many")
+    layers: int = Field(12, ge=1, le=1024, description="transformer blocks")
+    heads: int = Field(12, ge=1, le=1024, description="attention heads of a block; must divide width")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of embeddings, attention and residuals dropped")
+    qkv_bias: bool = Field(False, description="whether queries, keys and values have biases, as GPT-2's have")
+    tie_weights: bool = Field(False, description="whether embedding and output share one matrix, as GPT-2's do")
     init: Literal["keyed", "sequential"] = Field("keyed", description="how the init seed reaches each tensor")
     initializer: Literal["torch", "gpt2"] = Field("torch", description="torch's defaults, or N(0, 0.02) as GPT-2")
 
@@ -92,7 +98,9 @@ class Model(Frozen):
 class Schedule(Frozen):
     """The learning rate over the run, as a share of the peak: a pure function of step / steps."""
 
-    kind: Literal["constant", "warmup-cosine", "warmup-linear"] = "constant"
+    kind: Literal["constant", "warmup-cosine", "warmup-linear"] = Field(
+        "constant", description="how it falls after the warmup: not at all, as half a cosine, or as a straight line"
+    )
     warmup: Fraction = Field(0.0, description="share of all steps spent rising linearly to the peak")
     floor: Fraction = Field(0.0, description="share of the peak that is left at the last step")
 
@@ -109,19 +117,23 @@ class Train(Frozen):
 
     batch: int = Field(96, ge=1, le=1_048_576, description="sequences per optimiser step, over all workers")
     tokens: int = Field(3_260_190_720, ge=1, le=MAX_TOKENS, description="training stops after the step that reaches it")
-    learning_rate: Positive = 4e-4
-    schedule: Schedule = Schedule()
-    weight_decay: float = Field(0.1, ge=0)
+    learning_rate: Positive = Field(4e-4, description="AdamW's, at the peak of the schedule")
+    schedule: Schedule = Field(Schedule(), description="the learning rate over the run")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's, decoupled from the gradient")
     decay: Literal["all", "matrices"] = Field("all", description="which tensors decay: all, or those of 2 dimensions")
-    betas: Betas = (0.9, 0.999)
-    eps: Positive = 1e-8
-    clip_grad_norm: Annotated[Positive | None, Unset] = None
-    precision: Precision = "fp16"
-    reduction: Literal["fast", "canonical"] = "fast"
+    betas: Betas = Field((0.9, 0.999), description="AdamW's decay rates of the two moments")
+    eps: Positive = Field(1e-8, description="AdamW's, added to the root of the second moment")
+    clip_grad_norm: Annotated[Positive | None, Unset] = Field(
+        None, description="the largest global norm that a gradient keeps; unset, gradients are not clipped"
+    )
+    precision: Precision = Field("fp16", description="of the arithmetic in training; a CPU has fp32 and bf16")
+    reduction: Literal["fast", "canonical"] = Field(
+        "fast", description="DDP's sum of gradients, or one in a fixed order, the same bits on 1, 2, 4 or 8 workers"
+    )
     canonical_microbatch: Annotated[int | None, Unset] = Field(
         None, ge=1, description="fixed microbatch on every machine"
     )
-    compile: bool = False
+    compile: bool = Field(False, description="whether torch.compile is used")
     kernels: Kernels = Field("farm", description="on a CPU: farm's products, attention and dropout, or torch's")
 
     @model_validator(mode="after")
@@ -143,13 +155,23 @@ class Data(Frozen):
     sees: a folder of `<split>.safetensors`, a folder of nanoGPT `<split>.bin`, or parquet, jsonl or text files.
     """
 
-    source: Annotated[str, AfterValidator(_no_nul)] = "hf:gpjt/fineweb-gpt2-tokens"
+    source: Annotated[str, AfterValidator(_no_nul)] = Field(
+        "hf:gpjt/fineweb-gpt2-tokens", description="where the corpus is; see data.md"
+    )
     revision: Annotated[str | None, Unset] = Field(None, description="commit or tag of the Hugging Face repo")
-    split: str = "train"
-    tokenizer: Literal["gpt2"] = "gpt2"
-    text_field: str = "text"
+    split: str = Field("train", description="the split to train on")
+    tokenizer: Annotated[str, AfterValidator(_no_nul), AfterValidator(_tokenizer)] = Field(
+        "gpt2", description='what makes tokens of text: "gpt2", "bytes", or the path of a tokenizer.json'
+    )
+    text_field: str = Field("text", description="the column or key that holds a document's text")
     order: Literal["sequential", "shuffled"] = Field("sequential", description="shuffled draws from the train seed")
     repeat: bool = Field(False, description="allow more than one epoch")
+
+    @model_validator(mode="after")
+    def _built_in_text_is_bytes(self) -> Self:
+        if self.source.startswith("builtin:") and self.tokenizer not in ("gpt2", "bytes"):
+            raise ValueError(f"tokenizer = {self.tokenizer!r} has no effect: {self.source} is read as bytes")
+        return self
 
     @property
     def named(self) -> dict[str, Any]:
@@ -170,13 +192,13 @@ class Evaluation(Frozen):
     revision: Annotated[str | None, Unset] = Field(
         None, description="of evaluation.source, when that is a Hugging Face repo"
     )
-    split: str = "validation"
+    split: str = Field("validation", description="the split to test on")
     offset: int = Field(50_000_000, ge=0, le=MAX_TOKENS, description="first token of the slice")
     sequences: int = Field(19_200, ge=1, le=MAX_TOKENS, description="how many; 3200 x 6 for the baseline")
     context: Annotated[int | None, Unset] = Field(
         None, ge=1, le=65536, description="tokens in each; left out, model.context, which it may not exceed"
     )
-    precision: Precision = "fp32"
+    precision: Precision = Field("fp32", description="of the arithmetic in the test")
 
     @model_validator(mode="after")
     def _revision_needs_its_source(self) -> Self:
@@ -313,8 +335,8 @@ def _corpus_of(recipe: Recipe) -> str:
 class Seeds(Frozen):
     """Two numbers, always: the seed of the weights, and the seed of data order and dropout."""
 
-    init: Seed = 42
-    train: Seed = 23
+    init: Seed = Field(42, description="of the weights")
+    train: Seed = Field(23, description="of the data's order and of dropout")
 
     def __str__(self) -> str:
         return f"{self.init}.{self.train}"

@@ -81,16 +81,20 @@ def _names(value: Any) -> Any:
 
 Pairs = Annotated[tuple[Seeds, ...], BeforeValidator(_pairs), Field(min_length=1)]
 Machines = Annotated[tuple[MachineName, ...], BeforeValidator(_names), Field(min_length=1)]
+OwnMachines = Annotated[Machines | None, Unset]
+OwnSeeds = Annotated[Pairs | None, Unset]
 
 
 class Head(Frozen):
     """The [study] table."""
 
-    name: Name
-    question: str = ""
-    design: Literal["one-at-a-time", "stack", "leave-one-out", "factorial", "fraction"] = "one-at-a-time"
-    machines: Machines
-    seeds: Pairs = (Seeds(),)
+    name: Name = Field(description="what commands call it")
+    question: str = Field("", description="what it is to find out, for people")
+    design: Literal["one-at-a-time", "stack", "leave-one-out", "factorial", "fraction"] = Field(
+        "one-at-a-time", description="which interventions are trained together"
+    )
+    machines: Machines = Field(description="the classes that train every arm; A+B is one group of two machines")
+    seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
     reruns: int = Field(0, ge=0, le=4999, description="repetitions of every run with the same seeds")
     first_rerun: int = Field(0, ge=0, le=4999, description="where they are counted from; above 0 to train all anew")
 
@@ -102,8 +106,8 @@ class Change(Frozen):
     train: dict[str, Any] = {}
     data: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
-    machines: Annotated[Machines | None, Unset] = None
-    seeds: Annotated[Pairs | None, Unset] = None
+    machines: OwnMachines = Field(None, description="classes that train it; unset, those of [study]")
+    seeds: OwnSeeds = Field(None, description="pairs that it is trained with; unset, those of [study]")
 
     @property
     def patch(self) -> dict[str, Any]:
@@ -119,9 +123,11 @@ def _stack(value: Any) -> Any:
 class Stack(Frozen):
     """Several interventions at once: a list of names, or a table with `of` and where it departs from [study]."""
 
-    of: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(min_length=1)]
-    machines: Annotated[Machines | None, Unset] = None
-    seeds: Annotated[Pairs | None, Unset] = None
+    of: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(min_length=1)] = Field(
+        description="the interventions that are laid over the baseline, in this order"
+    )
+    machines: OwnMachines = Field(None, description="classes that train it; unset, those of [study]")
+    seeds: OwnSeeds = Field(None, description="pairs that it is trained with; unset, those of [study]")
 
 
 class Study(Frozen):
@@ -244,23 +250,23 @@ class Findings:
         self.lines: list[str] = []
         self.arms: list[Arm] = []
         self.partial: list[Arm] = []
-        self.sources: dict[str, str] = {}  # of the corpora -> the first arm that has it
+        self.sources: dict[str, str] = {}  # corpora, and where each was named first
 
     def examine(self, study: Study) -> None:
         """Add what is wrong with the recipes of `study`, with its stacks and with its names."""
         baseline, faults = _laid_over(Recipe(), study.baseline.patch)
-        self.lines += [f"baseline.{fault.line}" for fault in faults]
+        self.lines += [fault.below(BASELINE) for fault in faults]
         if BASELINE not in self.doubtful:
             known = self.partial if faults else self.arms
             known += [study.arm(BASELINE, (), baseline, study.baseline)] if _knows_its_precision(faults) else []
         if faults:
             self.doubtful.add(BASELINE)
-        self.sources[baseline.data.source] = BASELINE
+        self._note_sources(BASELINE, baseline)
         for name, change in study.interventions.items():
             recipe, faults = _laid_over(baseline, change.patch)
-            self.sources.setdefault(recipe.data.source, name)
+            self._note_sources(name, recipe)
             wrong = [fault for fault in faults if len(fault.place) > 1]
-            self.lines += [f"interventions.{name}.{fault.line}" for fault in wrong]
+            self.lines += [fault.below(f"interventions.{name}") for fault in wrong]
             self.doubtful |= {name} if wrong else set()
         if BASELINE in study.interventions:
             self.lines.append("interventions.baseline: the baseline is not an intervention")
@@ -303,12 +309,17 @@ class Findings:
         recipe, faults = _laid_over(baseline, study.patch(changes))
         where = f"interventions.{changes[0]}" if len(changes) == 1 else f"stacks.{name}"
         for fault in faults:
-            if not any(said.endswith(f".{fault.line}") for said in self.lines):
-                self._say(f"{where}.{fault.line}")
+            if not any(said.endswith(fault.line) for said in self.lines):
+                self._say(fault.below(where))
         if not faults and recipe == baseline:
             self._say(f"{where}: changes nothing, every value is the baseline's already")
         elif not faults:
             self.arms.append(study.arm(name, changes, recipe, override))
+
+    def _note_sources(self, arm: str, recipe: Recipe) -> None:
+        for key, source in (("data.source", recipe.data.source), ("evaluation.source", recipe.evaluation.source)):
+            if source is not None:
+                self.sources.setdefault(source, f"arm {arm}: {key}")
 
     def _say(self, line: str) -> None:
         if line not in self.lines:
@@ -332,10 +343,13 @@ def _laid_over(recipe: Recipe, patch: dict[str, Any]) -> tuple[Recipe, list[Faul
         try:
             return recipe.patched(patch), faults
         except ValidationError as error:
-            spoilt = {fault.place[0] for fault in faults}  # what is left of a table need not agree with itself
-            found = explain(error, Recipe)
-            faults += [fault for fault in found if len(fault.place) > 1 or fault.place[0] not in spoilt]
-            patch = without(patch, [fault.place for fault in found])
+            spoilt = {fault.place[:1] for fault in faults} | ({()} if faults else set())
+            found = explain(error, Recipe)  # what is left of spoilt tables need not agree with itself
+            faults += [fault for fault in found if len(fault.place) > 1 or fault.place not in spoilt]
+            left = without(patch, [fault.place for fault in found])
+            if left == patch:  # tables that do not go together, each in order
+                return recipe, faults
+            patch = left
 
 
 def _knows_its_precision(faults: list[Fault]) -> bool:
@@ -466,9 +480,9 @@ def _what_is_left(data: dict[str, Any], wrong: list[Fault]) -> tuple[Findings, S
 def _unusable(sources: dict[str, str]) -> list[str]:
     """The corpora that no node can have: what can be said before one looks."""
     return [
-        f"arm {name}: data.source = {source!r} is not a valid corpus source{meant.source(source)}. Use"
+        f"{where} = {source!r} is not a valid corpus source{meant.source(source)}. Use"
         " 'builtin:python-reference', 'hf:OWNER/NAME', 's3://BUCKET/PREFIX', or a full path that every node sees"
-        for source, name in sources.items()
+        for source, where in sources.items()
         if not SOURCE.fullmatch(source)
     ]
 

@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from farm.errors import CheckpointInvalid, FarmError
+from farm.errors import BadCorpus, CheckpointInvalid, FarmError
 from farm.ledger import storage_errors
 from farm.recipe import Model, Recipe
 from farm.run import Run
 from model.checkpoint import verified
-from model.corpora import END_OF_BYTES, END_OF_GPT2, END_OF_TEXT, GPT2_FILES, GPT2_URL, gpt2_file, gpt2_place
+from model.corpus import gpt2, tokenizer_json
+from model.corpus.tokenizer import BYTES, END_OF_BYTES, END_OF_TEXT, GPT2, called, of
 from model.gpt import GPT, NORM_EPS
 
 ACTIVATION = "gelu_new"  # what transformers calls the tanh GELU
@@ -87,25 +88,44 @@ def write(gpt: GPT, folder: Path, end_of_text: int | None = None) -> None:
         tensors[f"transformer.h.{layer}.attn.c_attn.bias"] = torch.zeros(3 * model.width)
     for embedding in tensors.keys() & {"transformer.wte.weight", "lm_head.weight"}:
         tensors[embedding] = tensors[embedding][: model.vocab].contiguous()
-    _save(tensors, folder / "model.safetensors")
     ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
     _write_json(folder / "config.json", _config(model) | ends)
-    _write_json(folder / "generation_config.json", ends | {"pad_token_id": end_of_text})
+    # Without max_length, pipeline() asks for 256 tokens more, and a shorter context ends in an IndexError.
+    _write_json(folder / "generation_config.json", ends | {"pad_token_id": end_of_text, "max_length": model.context})
+    _save(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors makes it 0600
 
 
 def tokenizer(recipe: Recipe) -> Tokenizer:
     """The tokenizer behind the corpus that `recipe` trains on."""
-    if recipe.data.source.startswith("builtin:"):
-        return Tokenizer(END_OF_BYTES, _tokenizer_files(recipe.model, _byte_vocabulary(), NO_MERGES))
-    if recipe.model.vocab <= END_OF_GPT2:
-        why = f"{recipe.model.vocab:,} tokens are not GPT-2's: use what made {recipe.data.source}"
-        return Tokenizer(None, {}, why)
-    vocabulary, merges = gpt2_file("encoder.json"), gpt2_file("vocab.bpe")
+    try:
+        made_by = of(recipe.data)
+    except BadCorpus as error:
+        return Tokenizer(None, {}, error.message.rstrip("."))
+    if recipe.model.vocab <= made_by.end_of_text:
+        name = "GPT-2's" if made_by is GPT2 else f"those of {called(made_by, recipe.data)}"
+        return Tokenizer(None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use what made {recipe.data.source}")
+    if made_by is BYTES:
+        return Tokenizer(made_by.end_of_text, _bpe_files(recipe.model, _byte_vocabulary(), NO_MERGES))
+    return _gpt2(recipe.model) if made_by is GPT2 else _from_file(recipe)
+
+
+def _gpt2(model: Model) -> Tokenizer:
+    vocabulary, merges = gpt2.file("encoder.json"), gpt2.file("vocab.bpe")
     if vocabulary and merges:
-        return Tokenizer(END_OF_GPT2, _tokenizer_files(recipe.model, vocabulary, merges))
-    fetch = ", ".join(f"{GPT2_URL}{name} to {gpt2_place(name)}" for name in GPT2_FILES)
+        return Tokenizer(gpt2.END_OF_TEXT, _bpe_files(model, vocabulary, merges))
+    fetch = ", ".join(f"{gpt2.URL}{name} to {gpt2.place(name)}" for name in gpt2.FILES)
     why = f"it is GPT-2's, whose files are not here: use AutoTokenizer.from_pretrained('gpt2'), or fetch {fetch}"
-    return Tokenizer(END_OF_GPT2, {}, why)
+    return Tokenizer(gpt2.END_OF_TEXT, {}, why)
+
+
+def _from_file(recipe: Recipe) -> Tokenizer:
+    """The tokenizer.json itself, and what it leaves unsaid."""
+    file = tokenizer_json.read(Path(recipe.data.tokenizer).expanduser())
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": recipe.model.context}
+    config |= dict.fromkeys(("bos_token", "eos_token"), file.end)
+    files = {"tokenizer.json": file.content, "tokenizer_config.json": json.dumps(config, indent=2).encode() + b"\n"}
+    return Tokenizer(file.end_of_text, files)
 
 
 def read(folder: Path) -> GPT:
@@ -151,7 +171,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _tokenizer_files(model: Model, vocabulary: bytes, merges: bytes) -> dict[str, bytes]:
+def _bpe_files(model: Model, vocabulary: bytes, merges: bytes) -> dict[str, bytes]:
     config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": model.context}
     config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     return {

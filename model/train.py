@@ -34,7 +34,8 @@ from farm.run import Run
 from farm.study import load
 from model import checkpoint, kernels, optim
 from model.checkpoint import Identity
-from model.corpora import open_split, prepare
+from model.corpus.checks import prepare
+from model.corpus.sources import open_split
 from model.data import Batches
 from model.evaluate import evaluate
 from model.init import fingerprint, initialised

@@ -42,7 +42,7 @@ from farm.server import session
 from farm.settings import Settings
 from farm.store import LOG, Store
 from model.checkpoint import first_valid
-from model.corpora import prepare
+from model.corpus.checks import prepare
 from workers import hardware
 from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, Closing, briefly, result_of, until_heard
 from workers.environment import STOP_WAIT_SECONDS, stand_apart

@@ -23,7 +23,7 @@ from farm.queue import Point, Queue
 from farm.run import Checkpoint
 from farm.server import session
 from farm.store import Store
-from model.corpora import prepare
+from model.corpus.checks import prepare
 from model.reduce import join
 from model.train import Signal, train
 from workers import hardware

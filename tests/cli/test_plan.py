@@ -60,6 +60,39 @@ def test_plan_works_without_redis_and_says_so(farm: Farm) -> None:
     assert "planning without what nodes registered" in answer.err
 
 
+def data_file(farm: Farm, source: str, **changes: str) -> str:
+    """A tiny study on another source, whose arm `elsewhere` tests 9,999 tokens further on."""
+    path = farm.folder / "data.toml"
+    text = study_text(init=(42,)).replace("builtin:python-reference", source)
+    path.write_text(text + "[interventions.elsewhere]\nevaluation.offset = 9999\n")
+    return str(path)
+
+
+def test_a_plan_looks_at_the_data_and_ends_as_submit_would(farm: Farm) -> None:
+    folder = farm.folder / "corpus"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.bin").write_bytes(bytes(range(1, 251)) * 30)
+    answer = farm("plan", data_file(farm, str(folder)))
+    assert (answer.code, len(answer.rows)) == (2, 4)
+    assert answer.err.splitlines()[-1].startswith(
+        f"error: arm elsewhere: {folder}/validation.bin has 3,750 tokens; evaluation.offset 9,999 + 8 sequences"
+    )
+    farm.environment["FARM_REDIS_URL"] = ""
+    (folder / "train.bin").unlink()
+    here = farm("plan", data_file(farm, str(folder)))
+    assert here.code == 2
+    assert f"error: every arm: {folder} has no train split; it holds validation.bin." in here.err
+
+
+def test_what_is_not_seen_from_here_is_said_once_and_refuses_nothing(farm: Farm) -> None:
+    answer = farm("plan", data_file(farm, "/none/such"))
+    assert answer.code == 0
+    remark = "data: not seen from this machine: /none/such does not exist here; each node checks it when a run starts\n"
+    assert answer.err.count(remark) == answer.err.count("/none/such") == 1
+    assert "hf:us/x is not in this machine's cache" in farm("plan", data_file(farm, "hf:us/x")).err
+
+
 def test_hours_and_dollars_come_from_a_declaration_when_nothing_was_measured() -> None:
     found = forecast(parse('[study]\nname = "published"\nmachines = ["8xa100m40"]'), BUILT_IN)
     assert found.wall_clock_hours == pytest.approx(3.18, abs=0.01), "the published battery's own wall clock"
@@ -197,3 +230,12 @@ def test_the_price_of_the_cluster_file_counts_before_any_node_has_started(farm: 
     assert "$2,597.75 at $21.96/h by AWS-on-demand-us-east-1 of 2025-06" in farm("plan", path).err
     farm.queue.register(Machine(name="8xa100m40", accelerators=8, accelerator="A100", memory=2**35), "node-1", 60)
     assert "at $21.96/h by AWS" in farm("plan", path).err, "a node that found its GPUs does not know what they cost"
+
+
+def test_an_arm_that_is_tested_differently_is_said_before_it_is_trained(farm: Farm) -> None:
+    text = study_text() + "[interventions.short]\nmodel.context = 16\n"
+    for command in ("plan", "submit"):
+        said = farm(command, "-", reads=text).err
+        assert "warning: arm short: tested differently from the baseline (context 32 and 16)" in said
+    common = text.replace("sequences = 8", "sequences = 8\ncontext = 16")
+    assert "tested differently" not in farm("plan", "-", reads=common).err

@@ -104,6 +104,36 @@ def test_an_unknown_machine_is_refused_and_nothing_is_queued(farm: Farm) -> None
     assert farm.queue.put_count() == 0
 
 
+def test_data_that_no_run_could_train_on_is_refused_and_nothing_is_queued(farm: Farm) -> None:
+    path = farm.folder / "far.toml"
+    path.write_text(study_text(init=(42,)).replace("offset = 0", "offset = 50_000_000"))
+    for words in ([], ["--dry-run"], ["-y"]):
+        answer = farm("submit", str(path), *words)
+        assert (answer.code, farm.queue.put_count()) == (2, 0)
+        assert "error: every arm: builtin:python-reference validation has" in answer.err
+        assert "evaluation.offset 50,000,000" in answer.err
+    farm.environment["FARM_REDIS_URL"] = ""  # the farm of this machine, which trains here
+    path.write_text(study_text(init=(42,)).replace("builtin:python-reference", "/none/such"))
+    answer = farm("submit", str(path))
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "error: every arm: /none/such does not exist here. Every node must see data.source" in answer.err
+
+
+def test_data_that_went_away_after_a_study_was_queued_does_not_matter_to_what_is_known(farm: Farm) -> None:
+    source = farm.folder / "corpus"
+    source.mkdir()
+    for split in ("train", "validation"):
+        (source / f"{split}.bin").write_bytes(bytes(range(1, 251)) * 30)
+    path = farm.folder / "kept.toml"
+    path.write_text(study_text(init=(42,)).replace("builtin:python-reference", str(source)))
+    assert farm("submit", str(path)).code == 0
+    (source / "validation.bin").write_bytes(b"12")
+    again = farm("submit", str(path))
+    assert (again.code, "data:" in again.err) == (0, False)
+    path.write_text(path.read_text().replace("[42]", "[42, 22]"))
+    assert "every arm: " in farm("submit", str(path)).err
+
+
 def test_a_run_that_fits_nowhere_is_refused_with_the_arithmetic_and_nothing_is_queued(farm: Farm) -> None:
     answer = farm("submit", farm.file(machines=("cpu", "8xa100m40")))
     assert answer.code == 0, "8 sequences over 8 accelerators"

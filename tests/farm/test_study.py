@@ -435,6 +435,24 @@ def test_no_more_faults_are_told_than_a_person_reads() -> None:
     assert told[29:] == ["interventions.a29.model.heads: must be a whole number, not 30.5.", "70 more faults."]
 
 
+def test_tables_that_do_not_go_together_are_told_of_the_arm() -> None:
+    too_long = "evaluation.context = 2048 is longer than model.context = 1024."
+    assert faults(HEAD + "[baseline.evaluation]\ncontext = 2048\n") == [f"baseline: {too_long}"]
+    assert faults(HEAD + "[interventions.a]\nevaluation.context = 2048\n") == [f"interventions.a: {too_long}"]
+    both = "[interventions.a]\nevaluation.context = 1024\n[interventions.b]\nmodel.context = 64\n"
+    assert faults(head(design="'leave-one-out'") + both) == [
+        "stacks.all: evaluation.context = 1024 is longer than model.context = 64."
+    ]
+
+
+def test_a_corpus_that_none_can_have_is_told_of_training_and_of_the_test() -> None:
+    text = HEAD + "[baseline.data]\nsource = 'x'\n[interventions.a]\nevaluation.source = 'y'\n"
+    assert [line.split(" is not")[0] for line in faults(text)] == [
+        "arm baseline: data.source = 'x'",
+        "arm a: evaluation.source = 'y'",
+    ]
+
+
 def test_two_arms_with_one_fault_tell_it_once() -> None:
     shared = "[interventions.h]\nmodel.heads = 5\n[interventions.d]\nmodel.dropout = 0.0\n"
     fight = "[interventions.e]\nmodel.dropout = 0.2\n"

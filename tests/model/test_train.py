@@ -37,7 +37,7 @@ from farm.result import Outcome
 from farm.run import Policy, Run
 from model import precision, reduce
 from model.checkpoint import newest_valid, verified
-from model.corpora import open_split
+from model.corpus.sources import open_split
 from model.data import Batches
 from model.init import initialised
 from model.optim import learning_rate

