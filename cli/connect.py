@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import typer
 
 from cli.render import say
+from farm import endpoint, tunnel
 from farm import settings as settings_
-from farm import tunnel
 from farm.errors import BadSetting, FarmError, NotFound, Refused, Unreachable
 from farm.server import connect as checked
 from farm.server import free_port, make_home, split
@@ -38,6 +38,9 @@ Far = Annotated[
     str | None,
     typer.Option("--redis", metavar="URL", help="The farm's Redis as HEAD sees it; left out, that of the farm there."),
 ]
+Home = Annotated[
+    str | None, typer.Option("--home", metavar="FOLDER", help="The farm's home on HEAD, where it is not ~/.farm.")
+]
 Ssh = Annotated[str, typer.Option("--ssh", metavar="COMMAND", help="How to call ssh, e.g. 'ssh -p 2222'.")]
 
 _libc = ctypes.CDLL(None)
@@ -51,7 +54,7 @@ class Way(NamedTuple):
     command: list[str]
 
 
-def connect(head: Head, redis: Far = None, ssh: Ssh = "ssh") -> None:
+def connect(head: Head, redis: Far = None, home: Home = None, ssh: Ssh = "ssh") -> None:
     """Reach the farm of HEAD through ssh: the commands of this home use it until Ctrl-C.
 
     Opens a tunnel from a port of this machine to the Redis there, and opens it again whenever it breaks.
@@ -63,7 +66,7 @@ def connect(head: Head, redis: Far = None, ssh: Ssh = "ssh") -> None:
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ssh is stopped, too
     make_home(settings.home)
-    way = _way(head, redis or _asked(head, ssh), ssh)
+    way = _way(head, redis or _asked(head, home, ssh), ssh)
     with tunnel.announced(settings.home, head, way.near):
         _keep(way, f"commands with the home {settings.home} use it now; Ctrl-C closes it")
 
@@ -78,7 +81,7 @@ def _way(head: str, far: str, ssh: str) -> Way:
         )
     port = free_port()
     secret, at, _ = place.netloc.rpartition("@")
-    forward = f"127.0.0.1:{port}:{place.hostname}:{place.port or 6379}"
+    forward = f"127.0.0.1:{port}:{endpoint.joined(place.hostname, place.port or 6379)}"
     near = f"redis://{secret}{at}127.0.0.1:{port}{place.path or '/0'}"
     return Way(head, near, [*_words(ssh), "-N", "-L", forward, head])
 
@@ -88,12 +91,13 @@ def _words(ssh: str) -> list[str]:
     return [*shlex.split(ssh), *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
 
 
-def _asked(head: str, ssh: str) -> str:
-    """The Redis URL of the farm in the home of HEAD, which whoever may log in there may read.
+def _asked(head: str, home: str | None, ssh: str) -> str:
+    """The Redis URL of the farm of HEAD in `home`, which is ~/.farm if left out; whoever may log in there may read it.
 
     Raises: NotFound, Refused, Unreachable
     """
-    command = [*_words(ssh), head, f'cat "${{FARM_HOME:-$HOME/.farm}}/{CARD}"']
+    place = shlex.quote(f"{home}/{CARD}") if home else f'"${{FARM_HOME:-$HOME/.farm}}/{CARD}"'
+    command = [*_words(ssh), head, f"cat {place}"]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
@@ -103,8 +107,8 @@ def _asked(head: str, ssh: str) -> str:
         return json.loads(done.stdout)["url"]
     except (ValueError, KeyError, TypeError):
         raise NotFound(
-            f"{head} has no farm of its own in ~/.farm.",
-            remedy="Say where its Redis is: --redis redis://:PASSWORD@HOST:PORT/0",
+            f"{head} has no farm of its own in {home or '~/.farm'}.",
+            remedy="Say where its Redis is: --redis redis://:PASSWORD@HOST:PORT/0; or its home: --home FOLDER",
         ) from None
 
 

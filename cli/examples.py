@@ -2,12 +2,15 @@
 
 EXAMPLES = {
     "demo": ("farm demo", "farm demo --json > demo.json"),
-    "up": ("farm up", "farm up --machine cpu-x1=2   # two runs at a time, one core each"),
+    "up": ("farm up", "farm up --shared --host 10.8.0.1   # for other machines of one VPN, too"),
     "down": ("farm down", "farm down --json"),
     "status": ("farm status", "farm status --json"),
     "serve": ("farm serve", "farm serve --attach 127.0.0.1:6379 --autoscaling-config cluster.yaml   # on Ray's head"),
-    "connect": ("farm connect me@head", "farm connect head --redis redis://:PASSWORD@10.0.0.5:6380/0"),
-    "join": ("farm join 10.0.0.5:6379", "farm join 10.0.0.5:6379 --machine 1xrtx3090 --name attic"),
+    "connect": ("farm connect me@head", "farm connect me@head --home /data/farm   # not in ~/.farm there"),
+    "join": (
+        "farm join invitation.json   # of farm up --shared",
+        "farm join 10.0.0.5:6379 --machine 1xrtx3090 --name attic",
+    ),
     "drain": ("farm drain attic", "farm drain attic --undo"),
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),
     "doctor": ("farm doctor", "farm doctor --cluster cluster.yaml"),

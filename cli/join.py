@@ -5,9 +5,16 @@ from typing import Annotated
 import typer
 
 from cli.offers import split
+from farm import invitation
 from farm import settings as settings_
 
-Head = Annotated[str, typer.Argument(metavar="HEAD", help="host:port of the farm's Ray head, e.g. 10.0.0.5:6379.")]
+Head = Annotated[
+    str,
+    typer.Argument(
+        metavar="INVITATION|HEAD",
+        help="The invitation of `farm up --shared`, a file or - for standard input; or a Ray head, e.g. 10.0.0.5:6379.",
+    ),
+]
 Offer = Annotated[
     str | None, typer.Option("--machine", metavar="CLASS[=UNITS]", help="Join as this class. Left out: what is found.")
 ]
@@ -18,13 +25,21 @@ Reached = Annotated[
 
 
 def join(head: Head, machine: Offer = None, name: Name = None, host: Reached = None) -> None:
-    """Let this machine train for the farm whose head is HEAD.
+    """Let this machine train for a farm that another one shares.
 
-    Stays until Ctrl-C, SIGTERM, `farm drain` or a cloud's notice that it will be taken away; then what trains saves a
-    checkpoint and goes back to the queue. FARM_REDIS_URL must name the farm's Redis, FARM_STORAGE the storage that
-    every node sees, and RAY_AUTH_TOKEN_PATH a copy of the head's token.
+    Stays until Ctrl-C, SIGTERM, `farm drain`, `farm down` there or a cloud's notice that it will be taken away; then
+    what trains saves a checkpoint and goes back to the queue. FARM_STORAGE names the storage that every node sees, if
+    it is called otherwise here than there. With a HEAD, FARM_REDIS_URL must name the farm's Redis, and
+    RAY_AUTH_TOKEN_PATH a copy of the head's token.
     """
     offered, units = split(machine) if machine else (None, 1)
+    secret = None
+    if invitation.is_one(head):
+        there = invitation.read(head)
+        settings = settings_.load(under={"storage": there.storage}, over={"redis_url": there.redis})
+        head, secret = there.ray, there.token
+    else:
+        settings = settings_.load()
     from workers.embedded import member
 
-    member(settings_.load(), head, machine=offered, units=units, name=name, host=host)
+    member(settings, head, secret, machine=offered, units=units, name=name, host=host)

@@ -24,7 +24,7 @@ COMMANDS = {
     "status": "What is up, what waits, what trains.",
     "serve": "Run a farm on this machine in the foreground, until Ctrl-C.",
     "connect": "Reach the farm of HEAD through ssh: the commands of this home use it until Ctrl-C.",
-    "join": "Let this machine train for the farm whose head is HEAD.",
+    "join": "Let this machine train for a farm that another one shares.",
     "drain": "Empty a node: nothing starts there any more, and what runs saves a checkpoint and is queued again.",
     "plan": "What a study would take: plans, hours, dollars, and the smallest effect it resolves.",
     "submit": "Queue every run of a study that is not known yet.",

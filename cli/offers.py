@@ -1,4 +1,4 @@
-"""What this machine offers: `--machine CLASS=UNITS`, or what its hardware is."""
+"""What this machine offers, and to whom: `--machine CLASS=UNITS`, or what its hardware is; `--shared --host`."""
 
 from collections.abc import Sequence
 
@@ -22,6 +22,26 @@ def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) ->
         find(name, BUILT_IN | settings.machines)
         hardware.offer(name, settings.machines, count, cpus)
     return counts
+
+
+def where_shared(settings: Settings, shared: bool, host: str | None) -> str | None:
+    """The address at which other machines are to reach this farm; None if it is for this machine alone.
+
+    Raises: BadSetting: `host` without --shared, or one that will not do; there is none, or no password.
+    """
+    if not shared:
+        if host is not None:
+            raise BadSetting(
+                f"--host {host}: a farm that is not shared listens on loopback only.",
+                remedy=f"Write --shared --host {host}.",
+            )
+        return None
+    from workers.embedded import check_installed
+
+    check_installed()
+    from workers import sharing
+
+    return sharing.address(settings, host)
 
 
 def split(text: str) -> tuple[str, int]:

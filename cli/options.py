@@ -55,5 +55,9 @@ Offers = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Go ahead where a guard would refuse.")]
 Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs for Ray to hand out; left out, all.")]
-Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+Shared = Annotated[bool, typer.Option("--shared", help="Let other machines join, and laptops submit.")]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", help="With --shared: this machine's address for the others. Left out: what is found."),
+]
 DashboardPort = Annotated[int | None, typer.Option("--dashboard-port", min=1, max=65535, help="Left out: a free one.")]

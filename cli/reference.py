@@ -132,7 +132,6 @@ EXAMPLES = {
     "data.split": '"train-10B"',
     "data.tokenizer": '"bytes"',
     "data.text_field": '"content"',
-    "data.tokenizer": '"bytes"',
     "evaluation.source": '"/farm/tokens"',
     "evaluation.revision": '"v1.0"',
     "evaluation.split": '"test"',

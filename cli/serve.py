@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.offers import units
-from cli.options import Cpus, DashboardPort, Host, Offers
+from cli.offers import units, where_shared
+from cli.options import Cpus, DashboardPort, Host, Offers, Shared
 from farm import serving
 from farm import settings as settings_
 from farm.errors import BadSetting, Conflict
@@ -28,14 +28,15 @@ AutoscalingConfig = Annotated[
 def serve(
     machine: Offers = None,
     cpus: Cpus = None,
-    host: Host = "127.0.0.1",
+    shared: Shared = False,
+    host: Host = None,
     dashboard_port: DashboardPort = None,
     attach: Attach = None,
     autoscaling_config: AutoscalingConfig = None,
 ) -> None:
     """Run a farm on this machine in the foreground, until Ctrl-C.
 
-    SIGTERM and Ctrl-C stop it alike: running runs write a checkpoint and go back to the queue.
+    SIGTERM and Ctrl-C both stop it: running runs write a checkpoint and go back to the queue.
     """
     settings = settings_.of_this_machine()
     if (facts := serving.facts(settings)) is not None:
@@ -45,6 +46,11 @@ def serve(
             "--autoscaling-config: a Ray of the farm's own has no autoscaler.",
             remedy="Start Ray with it, then: farm serve --attach HOST:PORT --autoscaling-config FILE.",
         )
+    if attach and shared:
+        raise BadSetting(
+            "--shared: the Ray at --attach is not this farm's to share.", remedy="See docs/cluster.md: farm join HEAD."
+        )
+    address = where_shared(settings, shared, host)
     offered = units(machine, settings, cpus)
     from workers.embedded import foreground
 
@@ -52,7 +58,7 @@ def serve(
         settings,
         units=offered,
         cpus=cpus,
-        host=host,
+        shared=address,
         dashboard_port=dashboard_port,
         attach=attach,
         autoscaling_config=str(autoscaling_config.expanduser().absolute()) if autoscaling_config else None,

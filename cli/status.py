@@ -1,5 +1,10 @@
 """`farm status`"""
 
+import getpass
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cli import render
@@ -9,8 +14,10 @@ from cli.options import Json
 from cli.progress import label, newest
 from cli.render import Column, Sheet, ago, duration, loss, say
 from cli.runs import outlook
-from farm import serving
+from farm import invitation, serving
 from farm import settings as settings_
+from farm.endpoint import bracketed
+from farm.node import Node
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.server import shown
@@ -32,13 +39,14 @@ def status(as_json: Json = False) -> None:
         trained = _trained(open_queue)
         nodes = offered(settings, open_queue)
         flaws = [str(flaw) for flaw in open_queue.flaws()]
+        members = [node for node in open_queue.roster() if node.joined]
         held = _held(settings, open_queue)
     known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
-    known |= {"unreadable": flaws}
+    known |= {"unreadable": flaws, "joined": [node.name for node in members]}
     if as_json:
         render.emit_json("farm.status/1", {"up": facts is not None, "farm": facts, "home": str(settings.home)} | known)
         return
-    lines = [*_place(settings, facts, nodes), *((state, counts.get(state, 0)) for state in map(str, State))]
+    lines = [*_place(settings, facts, nodes, members), *((state, counts.get(state, 0)) for state in map(str, State))]
     lines += [(f"queued for {machine}", count) for machine, count in waiting.items() if count]
     lines += [("held", text) for text in held]
     newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
@@ -69,24 +77,38 @@ def _reached(queue: Queue, status: Status) -> str:
     return "starting" if now is None else f"step {step:,} of {status.run.recipe.steps:,}, loss {loss(now)}"
 
 
-def _place(settings: Settings, facts: Facts | None, nodes: dict[str, int]) -> list[tuple[str, Any]]:
+def _place(
+    settings: Settings, facts: Facts | None, nodes: dict[str, int], members: Sequence[Node]
+) -> list[tuple[str, Any]]:
     if facts:
-        return [("farm", f"up for {duration(ago(facts.started))}"), *_facts(facts).items()]
+        joined = ", ".join(map(str, members)) or "no other machine yet"
+        with_whom = [("joined by", joined)] if facts.shared else []
+        return [("farm", f"up for {duration(ago(facts.started))}"), *_facts(settings, facts).items(), *with_whom]
     if settings.redis_url:
         there = ", ".join(f"{name} x {count}" for name, count in nodes.items()) or "none: nothing trains now"
         return [("farm", "not served from this machine"), ("redis", shown(settings.redis_url)), ("nodes", there)]
     return [("farm", "down"), ("home", settings.home), ("storage", settings.storage)]
 
 
-def served(facts: Facts) -> Sheet:
+def served(settings: Settings, facts: Facts) -> Sheet:
     """A farm that is up, as `farm up` shows it."""
-    rows = [{"what": what, "value": str(value)} for what, value in _facts(facts).items()]
+    rows = [{"what": what, "value": str(value)} for what, value in _facts(settings, facts).items()]
     return Sheet("farm.up/1", COLUMNS, rows, more={"farm": facts})
 
 
-def _facts(facts: Facts) -> dict[str, Any]:
+def storage_note(facts: Facts) -> str:
+    """What a machine that joins a shared farm needs besides the invitation."""
+    if "://" in facts.storage:
+        return f"each machine that joins needs credentials of its own for {facts.storage}"
+    return (
+        f"each machine that joins must see the folder {facts.storage}: mount it there, at the same path or at one that"
+        " its FARM_STORAGE names; or start this farm with FARM_STORAGE=s3://BUCKET/PREFIX"
+    )
+
+
+def _facts(settings: Settings, facts: Facts) -> dict[str, Any]:
     offered = ", ".join(f"{name} x {count}" for name, count in facts.units.items())
-    token = {"token": f"{facts.token_path} holds what the dashboard asks for"} if facts.token_path else {}
+    token = {"log in with": f"what this prints: cat {shlex.quote(facts.token_path)}"} if facts.token_path else {}
     return {
         "dashboard": facts.dashboard,
         **token,
@@ -95,7 +117,28 @@ def _facts(facts: Facts) -> dict[str, Any]:
         "storage": facts.storage,
         "pid": facts.pid,
         "log": facts.log,
+        **(_ways_in(settings, facts.shared) if facts.shared else {}),
     }
+
+
+def _ways_in(settings: Settings, address: str) -> dict[str, str]:
+    """The lines to type on other machines, which can log in here by ssh. No secret is on any of them."""
+    user, home = _user(), settings.home
+    there = f"{user}{bracketed(address)}:{home / invitation.FILE}"
+    is_usual = home == Path(os.environ.get("HOME", "")) / ".farm" and not os.environ.get("FARM_HOME")
+    submit = f"farm connect {user}{address}" + ("" if is_usual else f" --home {shlex.quote(str(home))}")
+    return {
+        "shared": f"at {address}; keep it between your machines: what Redis and Ray send is not encrypted",
+        "to train, type there": f"scp {shlex.quote(there)} . && farm join {invitation.FILE}",
+        "to submit, type there": submit if settings.redis_url is None else "set FARM_REDIS_URL as it is set here",
+    }
+
+
+def _user() -> str:
+    try:
+        return f"{getpass.getuser()}@"
+    except (KeyError, OSError):  # a container may have no name for its user
+        return ""
 
 
 def _emit(schema: str, lines: list[tuple[str, Any]]) -> None:

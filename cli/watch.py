@@ -47,7 +47,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         fetch = fetcher(open_queue, chosen)
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
-            say(f"dashboard: {up.dashboard} (it asks for a token: farm status says where that is)")
+            say(f"dashboard: {up.dashboard} (it asks for a token: `farm status` says how to log in)")
         statuses = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.statuses()))
         _print([_row(open_queue, status) for status in statuses], as_json)
         code = ended(settings, open_queue, statuses)

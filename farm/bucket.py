@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
+from farm.endpoint import bracketed
 from farm.errors import FarmError, StorageFull, StorageUnusable
 from farm.ledger import storage_errors
 
@@ -239,7 +240,8 @@ class Bucket:
     @property
     def _endpoint(self) -> str:
         parts = urlsplit(self._client.meta.endpoint_url)
-        return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        host = bracketed(parts.hostname or "")
+        return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
     def _refused(self, error: Any) -> FarmError:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")

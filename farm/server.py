@@ -1,8 +1,8 @@
 """The farm's Redis: the embedded redis-server (start, find, stop), and the way to any other.
 
-The embedded server listens on loopback only, on a port and with a password that it keeps over restarts, so that agents
-find it again; `<folder>/server.json` (mode 0600) holds its pid and URL. It fsyncs every write before it answers (AOF
-always), which is promise Q10 of the queue.
+The embedded server listens on loopback, and where the farm is shared on one more address, at a port and with a password
+that it keeps over restarts, so that agents find it again; `<folder>/server.json` (mode 0600) holds its pid and URL. It
+fsyncs every write before it answers (AOF always), which is promise Q10 of the queue.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from farm import answers, tunnel
+from farm import answers, endpoint, tunnel
 from farm.errors import BadSetting, FarmError, Refused, Unreachable
 from farm.process import is_alive
 from farm.settings import Settings
@@ -53,8 +53,9 @@ GLANCE_SECONDS = 0.5  # a shell that completes does not wait longer
 RETRIES = 5  # 0.1 s doubling to 1 s: about 3 s in all, less than the time between two heartbeats
 PORTS = 3  # somebody may take a free port before Redis binds it
 
+LOOPBACK = "127.0.0.1"
 CONFIG = """\
-bind 127.0.0.1
+bind {host}
 port {port}
 requirepass {password}
 appendonly yes
@@ -104,7 +105,7 @@ class Server:
         password = was.password or secrets.token_urlsafe(24)
         ports = [was.port] if was.port else []
         for port in [*ports, *(free_port() for _ in range(PORTS))]:
-            url = f"redis://:{password}@127.0.0.1:{port}/0"
+            url = f"redis://:{password}@{LOOPBACK}:{port}/0"
             if self._launch(binary, port, password, url):
                 return url
         raise Unreachable(
@@ -134,7 +135,7 @@ class Server:
         )
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(CONFIG.format(port=port, password=password).encode())
+            process.stdin.write(CONFIG.format(host=LOOPBACK, port=port, password=password).encode())
         self._write_card({"pid": process.pid, "url": url})
         _until(lambda: process.poll() is not None or _is_ready(url), START_SECONDS)
         return process.poll() is None
@@ -248,6 +249,26 @@ def revive(settings: Settings) -> None:
         server = Server(settings.home / "redis")
         with _locked(server.folder / "gate.lock"):
             server.start()
+
+
+def listen(settings: Settings, host: str | None) -> str:
+    """Let the embedded server, which runs, listen on `host` besides loopback, or on loopback alone; its URL there.
+
+    Raises: BadSetting: somebody else has its port there. Unreachable, Refused
+    """
+    url = Server(settings.home / "redis").url
+    assert url is not None
+    port, wanted = urlsplit(url).port, LOOPBACK if host is None else f"{LOOPBACK} {host}"
+    with connect(url) as client:
+        try:
+            if client.config_get("bind")["bind"] != wanted:  # or it would hang up on whoever calls at this moment
+                client.config_set("bind", wanted)
+        except ResponseError as error:
+            raise BadSetting(
+                f"Redis cannot listen on {endpoint.joined(host or LOOPBACK, port or 0)}: {_said(error)}.",
+                remedy="Stop the program that has this port there, or share another address.",
+            ) from None
+    return url.replace(f"@{LOOPBACK}:", f"@{endpoint.bracketed(host or LOOPBACK)}:")
 
 
 def connect(url: str, authorities: Path | None = None) -> Redis:
@@ -391,7 +412,7 @@ def _is_secure(client: Redis) -> bool:
 def address(client: Redis) -> str:
     """Where a client connects to, without the password."""
     options = client.connection_pool.connection_kwargs
-    place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    place = options.get("path") or endpoint.joined(options.get("host", "localhost"), options.get("port", 6379))
     return f"redis{'s' * _is_secure(client)}://{place}/{options.get('db') or 0}"
 
 
@@ -581,7 +602,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody has at this moment."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 

@@ -23,6 +23,7 @@ class Facts(Frozen):
     started: float = Field(description="Unix seconds")
     log: str
     token_path: str | None = None
+    shared: str | None = Field(None, description="address of this machine at which others may join")
 
 
 def path(settings: Settings) -> Path:

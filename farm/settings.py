@@ -1,10 +1,16 @@
-"""Where this farm is: its home, its Redis, its storage, its machines. Flag > FARM_* > ./farm.toml > ~/.config/farm."""
+"""Where this farm is: its home, its Redis, its storage, its machines. Flag > FARM_* > ./farm.toml > ~/.config/farm.
 
+A process that a command starts has another working folder, so files are read by commands only: `passed_on` hands it the
+settings that were found.
+"""
+
+import json
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -20,6 +26,7 @@ from farm.study import declared
 
 VARIABLES = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "redis_ca": "FARM_REDIS_CA", "storage": "FARM_STORAGE"}
 FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
+FOUND = "FARM_SETTINGS"  # JSON; what no other variable holds of the settings that a command found
 
 
 class Settings(Frozen):
@@ -38,24 +45,33 @@ class Settings(Frozen):
 
 
 def load(
-    environ: dict[str, str] | None = None, files: tuple[Path, ...] = FILES, *, through_tunnel: bool = True
+    environ: dict[str, str] | None = None,
+    files: tuple[Path, ...] = FILES,
+    *,
+    through_tunnel: bool = True,
+    under: Mapping[str, str] = MappingProxyType({}),
+    over: Mapping[str, str] = MappingProxyType({}),
 ) -> Settings:
-    """The settings in force here: later `files` over earlier ones, FARM_* over both.
+    """The settings in force here: `under`, then later `files` over earlier ones, FARM_* over both, and `over` over all.
 
-    Where none of them names a Redis, it is the one that `farm connect` reaches from this home, if `through_tunnel`.
+    Where none of them names a Redis, it is the one that `farm connect` reaches from this home, if `through_tunnel`. In
+    a process that was started with `passed_on` there are neither files nor tunnels: whoever started it looked at them.
 
     Raises: BadSetting: names the file or variable, the key and the value. Unreachable: the tunnel is closed.
     """
     environ = dict(os.environ) if environ is None else environ
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(under)
     source = priced_by = "settings"  # of machine classes, which alone may still be wrong when all is read
+    if environ.get(FOUND):
+        files, through_tunnel, source = (), False, FOUND
+        values |= _found(environ[FOUND])
     for file in files:
         said = {key: value for key, value in _read(file).items() if value != ""}
         values |= said
         source = str(file) if "machines" in said else source
         priced_by = file.name if "machines" in said else priced_by
     _refuse_misspelt(environ)
-    values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)}
+    values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)} | dict(over)
     home = _folder("home", values.get("home", "~/.farm"))
     if through_tunnel and "redis_url" not in values:
         values["redis_url"] = tunnel.url(home)
@@ -64,6 +80,24 @@ def load(
     storage = _storage(values.get("storage", str(home / "storage")))
     machines = {name: declared(name, table, priced_by) for name, table in values.get("machines", {}).items()}
     return _validated(values | {"home": home, "storage": storage, "machines": machines}, source)
+
+
+def passed_on(here: Settings) -> dict[str, str]:
+    """The variables with which a process finds the settings `here`, whatever its working folder.
+
+    FARM_REDIS_URL may hold a password, so it travels here and nowhere else.
+    """
+    machines = {name: machine.model_dump(mode="json") for name, machine in here.machines.items()}
+    values = {key: getattr(here, key) for key in VARIABLES}
+    own = {name: "" if values[key] is None else str(values[key]) for key, name in VARIABLES.items()}
+    return own | {FOUND: json.dumps({"machines": machines})}
+
+
+def _found(text: str) -> dict[str, Any]:
+    try:
+        return {"machines": json.loads(text)["machines"]}
+    except (ValueError, KeyError, TypeError):
+        raise BadSetting(f"the variable {FOUND} is not farm's.", remedy="Unset it.") from None
 
 
 def of_this_machine() -> Settings:

@@ -85,7 +85,7 @@ def trial_fits(recipe: Recipe, microbatch: int, world: int = 1) -> bool:
         done = subprocess.run(
             command,
             input=recipe.model_dump_json(),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
             capture_output=True,
             encoding="utf-8",
             errors="replace",

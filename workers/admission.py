@@ -1,6 +1,5 @@
 """What is looked at before a machine joins: head, secret, software, storage. Each refusal says what mends it."""
 
-import ipaddress
 import os
 import platform
 import shlex
@@ -10,19 +9,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import AF_INET
 
-import psutil
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
+from farm import endpoint
 from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, first_line
 from farm.node import Head
 from farm.result import Provenance
 from farm.settings import Settings
 from farm.store import MARKER, Store
 from workers import hardware
-from workers.environment import others_token
+from workers.environment import PACKAGES, others_token
 
 PORT = 6379  # of Ray's head
 SECONDS = 5.0  # for the head to answer
@@ -30,7 +28,6 @@ SECONDS = 5.0  # for the head to answer
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_SETTINGS = 4
 STDERR = 2  # its file descriptor
-PACKAGES = ("cli", "farm", "model", "workers")
 
 
 def address(head: str) -> str:
@@ -38,38 +35,13 @@ def address(head: str) -> str:
 
     Raises: BadSetting
     """
-    host, colon, port = head.rpartition(":")
-    host, port = (host, port) if colon else (head, str(PORT))
-    if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise BadSetting(f"HEAD {head!r} is no address.", remedy=f"Write HOST:PORT, such as 10.0.0.5:{PORT}.")
-    return f"{host}:{port}"
-
-
-def check_own_address(host: str) -> None:
-    """Make sure that `host` is an address of this machine: Ray would start with another, and end half a minute later.
-
-    Raises: BadSetting
-    """
     try:
-        family, _, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(place)
-        is_any = ipaddress.ip_address(place[0]).is_unspecified
-        reason = "that means every address" if is_any else None
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        others = f", or say one of {', '.join(found)}" if (found := _addresses()) else ""
+        return endpoint.joined(*endpoint.split(head, PORT))
+    except ValueError:
         raise BadSetting(
-            f"--host {host!r} is no address of {platform.node()}: {reason}.",
-            remedy=f"Leave it out{others}; the head must reach it.",
-        )
-
-
-def _addresses() -> list[str]:
-    """Those that others may reach this machine by."""
-    found = [entry for entries in psutil.net_if_addrs().values() for entry in entries if entry.family == AF_INET]
-    return sorted(entry.address for entry in found if not ipaddress.ip_address(entry.address).is_loopback)
+            f"HEAD {head!r} is not a host:port address.",
+            remedy=f"Write HOST:PORT, such as 10.0.0.5:{PORT} or [fd00::5]:{PORT}; or name an invitation.",
+        ) from None
 
 
 def check_head(place: str, published: Head) -> None:
@@ -116,9 +88,8 @@ def _check_secret(published: Head) -> None:
 
 
 def _check_listens(place: str, hint: str) -> None:
-    host, _, port = place.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=SECONDS) as peer:
+        with socket.create_connection(endpoint.split(place), timeout=SECONDS) as peer:
             peer.sendall(HTTP2_HELLO)
             answer = peer.recv(4)
     except TimeoutError:

@@ -45,7 +45,7 @@ from model.checkpoint import first_valid
 from model.corpus.checks import prepare
 from workers import hardware
 from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, Closing, briefly, result_of, until_heard
-from workers.environment import STOP_WAIT_SECONDS
+from workers.environment import STOP_WAIT_SECONDS, stand_apart
 from workers.group import HOLD_SECONDS, Also, held, places
 from workers.heartbeat import keep
 from workers.launch import fit
@@ -69,13 +69,14 @@ def main() -> int:
     words = parser.parse_args()
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
+    here = settings.load()
+    stand_apart(here.home)
     try:
         ray.init(logging_level=logging.WARNING)
     except SystemExit:  # of the handler that Ray has set meanwhile
         told.set()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
-    here = settings.load()
     with opened(here) as redis:
         return _Agent(here, Queue(redis), lease, words.job, words.node, told, words.also).serve()
 

@@ -297,9 +297,15 @@ class Dispatcher:
             self.jobs.stop(job_id(run.id, lease.epoch - 1))  # should it still live: so that it gives its unit back
         refusal = self.jobs.submit(
             job,
-            f'exec "${{FARM_PYTHON:-python3}}" -u -m workers.agent'
+            f'exec "${{FARM_PYTHON:-python3}}" -P -u -m workers.agent'
             f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {leader}{also}",
-            metadata={"study": claim.study, "arm": run.arm, "machine": run.machine, "seeds": str(run.seeds)},
+            metadata={
+                "job_name": f"{run.arm} s{run.seeds} on {run.machine} ({claim.study})",  # the dashboard's column Name
+                "study": claim.study,
+                "arm": run.arm,
+                "machine": run.machine,
+                "seeds": str(run.seeds),
+            },
             resources={f"farm:{parts(run.machine)[0]}": 1},
             cpus=slot.cpus,
             node=leader,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +18,7 @@ from farm.process import is_alive
 from farm.server import make_home
 from farm.serving import Facts
 from farm.settings import Settings
-from workers.environment import environment, others_token, token
+from workers.environment import PACKAGES, ROOT, environment, kept, others_token, token
 
 START_SECONDS = 120.0
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
@@ -29,22 +30,32 @@ REASONS: dict[int, type[FarmError]] = {kind.exit_code: kind for kind in (FarmErr
 def foreground(here: Settings, **options: object) -> NoReturn:
     """Become the farm of `here`; `options` are those of serve.serve. A Ray to attach to has a secret of its own."""
     check_installed()
-    command = _command(options)
-    os.execve(command[0], command, environment(here, others_token() if options.get("attach") else token(here.home)))
+    command, is_ours = _command(options), not options.get("attach")
+    os.execve(command[0], command, environment(here, token(here.home) if is_ours else others_token(), is_ours=is_ours))
 
 
-def member(here: Settings, head: str, **options: object) -> NoReturn:
-    """Become a machine that trains for the farm whose head is `head`; `options` are those of join.join."""
+def member(here: Settings, head: str, secret: str | None = None, **options: object) -> NoReturn:
+    """Become a machine that trains for the farm whose head is `head`; `options` are those of join.join.
+
+    `secret` is what its Ray asks for; without it, that is in a file which this environment names.
+    """
     check_installed()
     command = [sys.executable, "-m", "workers.join", f"--head={head}", "--options", json.dumps(options)]
-    os.execve(command[0], command, environment(here, others_token()))
+    variables = environment(here, kept(here.home, secret) if secret else others_token(), is_ours=False)
+    if secret:
+        variables.pop("RAY_AUTH_TOKEN", None)  # it would go before the file
+    os.execve(command[0], command, variables)
 
 
 def check_installed() -> None:
-    """Make sure that this is more than the light client.
+    """Make sure that this is more than the light client, and that nothing on PYTHONPATH stands before its packages.
 
     Raises: BadSetting
     """
+    for name in PACKAGES:
+        place = Path(import_module(name).__file__ or "").resolve()
+        if place.parent.parent != ROOT:
+            raise BadSetting(f"{place} hides farm's own package {name!r}.", remedy="Take its folder out of PYTHONPATH.")
     missing = [name for name in ("torch", "ray", "tiktoken", "safetensors") if find_spec(name) is None]
     if missing:
         raise BadSetting(
@@ -95,7 +106,6 @@ def _start(here: Settings, options: dict[str, object], log_path: Path) -> subpro
             stdout=log,
             stderr=log,
             start_new_session=True,
-            cwd=here.home,
             env=environment(here, token(here.home)) | AT_ONCE,
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.job_submission import JobDetails, JobSubmissionClient
+from requests import PreparedRequest
 
 from farm.errors import first_line
 
@@ -13,19 +14,26 @@ _AWAY = (RuntimeError, ConnectionError, OSError)  # what the client raises: Runt
 
 
 def job_id(run_id: str, epoch: int) -> str:
-    """The Ray submission id of an attempt; the dashboard's Jobs tab shows it."""
+    """The Ray submission id of an attempt; the dashboard's Jobs page shows it."""
     return f"farm-{run_id}-a{epoch}"
 
 
+NO_PROXY = {"http": "", "https": ""}  # the dashboard is the farm's own: a proxy of this shell's has no part in it
+
+
 class _Client(JobSubmissionClient):
-    """Ray's own, which would wait for ever."""
+    """Ray's own, which would wait for ever, call a proxy, and let a ~/.netrc replace the secret."""
 
     def __init__(self, url: str, secret: str, seconds: float):
-        self._seconds = seconds
+        self._seconds, self._secret = seconds, secret
         super().__init__(url, headers={"Authorization": f"Bearer {secret}"})
 
     def _do_request(self, *words: Any, **options: Any) -> Any:
-        return super()._do_request(*words, timeout=self._seconds, **options)
+        return super()._do_request(*words, timeout=self._seconds, proxies=NO_PROXY, auth=self._signed, **options)
+
+    def _signed(self, request: PreparedRequest) -> PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._secret}"
+        return request
 
 
 class Jobs:

@@ -32,9 +32,9 @@ from farm.node import Head, Node
 from farm.queue import Queue
 from farm.server import make_home, session
 from farm.settings import Settings
-from workers import admission, clusterfile, hardware, spot
+from workers import addresses, admission, clusterfile, hardware, spot
 from workers.dispatcher import JOIN_LABEL
-from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
+from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.raylet import has_ended, raylet
 
 TURN_SECONDS = 0.5
@@ -102,7 +102,7 @@ def join(
     if not is_name(name):
         raise BadSetting(f"--name {name!r} is no name.", remedy="Use at most 64 of a-z, 0-9, '.', '_' and '-'.")
     if host is not None:
-        admission.check_own_address(host)
+        addresses.check_own(host)
     with session(here) as redis:
         queue = Queue(redis)
         offer = _offer(queue, here, machine, units)
@@ -361,7 +361,9 @@ def main() -> int:
     farewell = Farewell()
     farewell.listen()
     try:
-        join(settings.load(), words.head, **words.options, farewell=farewell)
+        here = settings.load()
+        stand_apart(here.home)
+        join(here, words.head, **words.options, farewell=farewell)
     except FarmError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -14,13 +14,14 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,22 @@ from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 
 from farm import serving, settings
-from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line
+from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
 from farm.machine import Machine, layered
 from farm.node import Head
 from farm.process import identity
 from farm.queue import Queue
 from farm.run import State
-from farm.server import address, doubts, make_home, revive, session
+from farm.server import LOOPBACK, address, doubts, make_home, revive, session, shown
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
-from workers import autoscale, clusterfile, hardware
+from workers import autoscale, clusterfile, hardware, sharing
+from workers.admission import PORT
 from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
-from workers.dispatcher import Dispatcher
-from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS
+from workers.dispatcher import Dispatcher, nodes
+from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.jobs import Jobs, job_id
 from workers.raylet import has_ended, raylet
 from workers.roster import Roster
@@ -54,6 +56,7 @@ from workers.roster import Roster
 TURN_SECONDS = 0.25
 AGAIN_SECONDS = 5.0  # after a Redis that is full or refuses, or a Ray that does not answer
 REGISTER_SECONDS = 10.0
+MEMBER_SECONDS = 45.0  # for a machine that joined to stop its Ray: it is given 30 s
 TARGETS = "prometheus-targets.json"
 
 log = logging.getLogger("farm")
@@ -64,7 +67,7 @@ def serve(
     *,
     units: dict[str, int] | None = None,
     cpus: int | None = None,
-    host: str = "127.0.0.1",
+    shared: str | None = None,
     dashboard_port: int | None = None,
     attach: str | None = None,
     autoscaling_config: str | None = None,
@@ -74,13 +77,14 @@ def serve(
     """Run the farm of `here` until `stop` is set, then drain what trains and stop all that was started.
 
     `units` are runs at a time per machine class (default: what this node can do), `cpus` the cores they share.
+    `shared` is the address of this machine at which others may join; without it Redis and Ray listen on loopback only.
     `attach` is the address of a Ray that runs already; then this node offers nothing and only dispatches.
     `autoscaling_config` is the file that this Ray's autoscaler was started with: what waits becomes its demand.
 
     Raises: Conflict: another farm holds this home. Unreachable: Redis or Ray did not start. BadSetting
     """
     with _alone(here.home):
-        _serve(here, units, cpus, host, dashboard_port, attach, autoscaling_config, ready, stop)
+        _serve(here, units, cpus, shared, dashboard_port, attach, autoscaling_config, ready, stop)
 
 
 @contextmanager
@@ -102,7 +106,7 @@ def _serve(
     here: Settings,
     units: dict[str, int] | None,
     cpus: int | None,
-    host: str,
+    shared: str | None,
     dashboard_port: int | None,
     attach: str | None,
     autoscaling_config: str | None,
@@ -115,7 +119,11 @@ def _serve(
     fleet = clusterfile.fleet(clusterfile.load(Path(autoscaling_config))) if autoscaling_config else None
     offered = {machine.name: count for machine, count in classes}
     token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-    with session(here) as redis, _ray(offered, cpus, host, dashboard_port, attach) as dashboard, _targets(here.home):
+    with ExitStack() as stack:
+        redis = stack.enter_context(session(here))
+        ours = functools.partial(_ray, here.home, offered, cpus, shared, dashboard_port)
+        dashboard = stack.enter_context(_attached(attach) if attach else ours())
+        stack.enter_context(_targets(here.home))
         queue = Queue(redis)
         queue.install()
         for doubt in doubts(redis):
@@ -123,16 +131,21 @@ def _serve(
         head = _head(store)
         _refuse_anothers(queue, head)
         queue.publish(head)
+        place = address(redis)
+        if shared:
+            opened = sharing.opened(here, shared, head.ray, token_path, head.storage)
+            place = shown(stack.enter_context(opened).redis)
         facts = Facts(
             pid=os.getpid(),
             process=identity(os.getpid()) or "",
-            redis=address(redis),
+            redis=place,
             dashboard=dashboard,
             units=offered,
             storage=str(here.storage),
             started=time.time(),
             log=str(here.home / "serve.log"),
             token_path=str(token_path),
+            shared=shared,
         )
         jobs = Jobs(dashboard, token_path)
         _register(queue, classes)
@@ -140,11 +153,14 @@ def _serve(
         serving.announce(here, facts)
         try:
             with _scaled(queue, fleet) as autoscaler:
-                _dispatch(here, queue, jobs, classes, autoscaler, None if attach else raylet(os.getpid()), stop)
+                node = None if attach else raylet(os.getpid())
+                _dispatch(here, queue, jobs, classes, autoscaler, node, shared, stop)
             if attach:
                 log.info("the Ray at %s goes on without this dispatcher, and so do its runs", attach)
             else:
+                members = _dismissed(queue)
                 _drain(queue, jobs)
+                _see_off(members)
         finally:
             serving.withdraw(here, facts.pid)
 
@@ -180,42 +196,98 @@ def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -
 
 
 @contextmanager
+def _attached(place: str) -> Iterator[str]:
+    """The Ray at `place`, which somebody else started. Yields the dashboard's URL."""
+    try:
+        context = ray.init(place, log_to_driver=False, logging_level=logging.WARNING)
+    except Exception as error:
+        raise Unreachable(
+            f"no Ray answers at {place}: {first_line(error)}", remedy="Is it up, and the token the right one?"
+        ) from error
+    try:
+        yield f"http://{context.dashboard_url}"
+    finally:
+        _shut_down()
+
+
+@contextmanager
 def _ray(
-    units: dict[str, int], cpus: int | None, host: str, dashboard_port: int | None, attach: str | None
+    home: Path, units: dict[str, int], cpus: int | None, shared: str | None, dashboard_port: int | None
 ) -> Iterator[str]:
-    """A Ray head of our own, or the one at `attach`. Yields the dashboard's URL."""
-    folder = tempfile.mkdtemp(prefix="farm-ray-")  # short: Unix sockets in it have at most 107 characters
-    if not attach:
-        os.environ["RAY_TMPDIR"] = folder  # inherited by all that Ray starts: there it finds this Ray and no other
+    """A Ray head of our own, at the address `shared` or on loopback. Yields the dashboard's URL.
+
+    Raises: Unreachable: it did not start; its logs are in `home`.
+    """
+    folder = tempfile.mkdtemp(prefix="farm-ray-")
+    os.environ["RAY_TMPDIR"] = folder  # inherited by all that Ray starts: there it finds this Ray and no other
     start: dict[str, Any] = {
         "num_cpus": cpus or hardware.cores(),
         "resources": {f"farm:{name}": float(count) for name, count in units.items()},
         "labels": {"farm-machine": next(iter(units), "none")},
         "include_dashboard": True,
-        "dashboard_host": host,
+        "dashboard_host": LOOPBACK,
         "dashboard_port": dashboard_port,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
-    if host.startswith("127.") and sys.platform == "linux":
+    if shared:
+        start["_node_ip_address"] = shared
+        os.environ["RAY_GCS_SERVER_PORT"] = str(_gcs_port())
+    elif sys.platform == "linux":
         start["_node_ip_address"] = _loopback(folder)
     _free_the_agents_port()
     try:
-        context = ray.init(
-            attach or "local", log_to_driver=False, logging_level=logging.WARNING, **({} if attach else start)
-        )
-    except (RayError, RuntimeError, ConnectionError, OSError) as error:
-        reason = first_line(error)
-        raise Unreachable(f"Ray did not start: {reason}", remedy=f"Its logs are under {folder}.") from error
+        context = ray.init("local", log_to_driver=False, logging_level=logging.WARNING, **start)
+        write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
+    except Exception as error:  # a bare one where it waited for too long
+        kept = _kept_logs(folder, home)
+        raise Unreachable(f"Ray did not start: {_reason(error)}", remedy=f"Its logs are under {kept}.") from error
     except SystemExit:  # told to stop meanwhile
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    if not attach:
-        write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
     try:
         yield f"http://{context.dashboard_url}"
     finally:
         _shut_down()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says went wrong: its first line, or where that announces a log, the last line of the log."""
+    said = first_line(error)
+    return last_line(str(error)) if said.rstrip().endswith(":") else said
+
+
+def _gcs_port() -> int:
+    """Ray's usual port, so that an invitation outlives a restart; 0, which is any, where another Ray has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
+        try:
+            probe.bind(("", PORT))
+        except OSError:
+            return 0
+    return PORT
+
+
+def _kept_logs(folder: str, home: Path) -> Path:
+    """End what a Ray that did not start has left, and move its logs into `home`, since nobody looks after `folder`."""
+    mine = [child for child in psutil.Process().children(recursive=True) if folder in " ".join(_words(child))]
+    for child in mine:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(mine, timeout=5)
+    kept = home / "ray-logs"
+    shutil.rmtree(kept, ignore_errors=True)
+    for logs in Path(folder).glob("**/session_*/logs"):
+        if not logs.parent.is_symlink():
+            shutil.copytree(logs, kept, ignore_dangling_symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return kept
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def _shut_down() -> None:
@@ -271,9 +343,10 @@ def _dispatch(
     classes: list[tuple[Machine, int]],
     autoscaler: Autoscaler | None,
     node: psutil.Process | None,
+    shared: str | None,
     stop: threading.Event,
 ) -> None:
-    """Until `stop` is set. `node` is the raylet that this process started.
+    """Until `stop` is set. `node` is the raylet that this process started, `shared` where other machines reach Redis.
 
     Raises: Unreachable: that has ended.
     """
@@ -287,6 +360,8 @@ def _dispatch(
             if time.monotonic() - registered > REGISTER_SECONDS:
                 _register(queue, classes)
                 registered = time.monotonic()
+                if shared:  # a command may have revived Redis before this process missed it
+                    sharing.reopened(here, shared)
             roster.turn()
             for job in dispatcher.turn():
                 log.info("started %s", job)
@@ -294,7 +369,7 @@ def _dispatch(
                 autoscaler.turn(dispatcher.over_budget)
         except Unreachable as error:
             log.warning("%s; trying again", error)
-            _revived(here)
+            _revived(here, shared)
         except (FarmError, RayError, ConnectionError) as error:
             log.warning("%s; trying again", first_line(error))
             stop.wait(AGAIN_SECONDS)
@@ -313,12 +388,34 @@ def _scaled(queue: Queue, fleet: Fleet | None) -> Iterator[Autoscaler | None]:
             autoscaler.rest()
 
 
-def _revived(here: Settings) -> None:
+def _revived(here: Settings, shared: str | None) -> None:
     """See to it that our own Redis runs; one that cannot be started is tried again at the next turn."""
     try:
         revive(here)
+        if shared:
+            sharing.reopened(here, shared)
     except (FarmError, OSError) as error:
         log.warning("%s", error)
+
+
+def _dismissed(queue: Queue) -> set[str]:
+    """Tell the machines that joined to leave; their Ray ids."""
+    try:
+        members = {node.id for node in queue.roster() if node.joined}
+        for member in members:
+            queue.drain(member, f"farm down on {platform.node()}")
+    except FarmError as error:
+        log.warning("the machines that joined were not told to leave: %s", error)
+        return set()
+    return members
+
+
+def _see_off(members: set[str]) -> None:
+    """Wait until the Ray of each machine that joined has stopped: without a head it would try for ten minutes."""
+    deadline = time.monotonic() + MEMBER_SECONDS
+    with suppress(RayError, RuntimeError, OSError):
+        while members & {node.id for node in nodes()} and time.monotonic() < deadline:
+            time.sleep(TURN_SECONDS)
 
 
 def _drain(queue: Queue, jobs: Jobs) -> None:
@@ -354,10 +451,14 @@ def main() -> int:
         signal.signal(signal.SIGINT, interrupt)
         offered = ", ".join(f"{name} x {count}" for name, count in facts.units.items())
         log.info("up: %s; dashboard %s; storage %s", offered or "no machine class", facts.dashboard, facts.storage)
+        if facts.shared:
+            log.info("shared at %s: `farm status` has the lines to type on other machines", facts.shared)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until Ray has its own
     try:
-        serve(settings.load(), **options, ready=listen, stop=stop)
+        here = settings.load()
+        stand_apart(here.home)
+        serve(here, **options, ready=listen, stop=stop)
     except FarmError as error:
         log.error("%s", error)
         return error.exit_code

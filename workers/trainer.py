@@ -84,7 +84,10 @@ class _Controller(TrainController):
 
 
 class _Shown(StateManagerCallback):
-    """Fills the dashboard's Train tab. The actor that stands for the controller there is the job's own."""
+    """Lists the run in GET /api/train/v2/runs/v1, for which the dashboard has no page.
+
+    The actor that stands for the controller there is the job's own.
+    """
 
     def __init__(self, job: str):
         super().__init__(datasets={})

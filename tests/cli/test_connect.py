@@ -43,6 +43,17 @@ def url(laptop: Farm) -> str | None:
     return settings.load(laptop.environment, files=()).redis_url
 
 
+def test_a_farm_in_another_home_of_the_head_is_found_there(laptop: Farm, head: Sshd) -> None:
+    (head.home / ".farm").rename(head.home / "else where")
+    answer = laptop("connect", "127.0.0.1", "--ssh", head.command)
+    assert "127.0.0.1 has no farm of its own in ~/.farm." in answer.err
+    assert "or its home: --home FOLDER" in answer.err
+    words = ("connect", "127.0.0.1", "--home", f"{head.home}/else where", "--ssh", head.command)
+    with laptop.start(*words) as process:
+        assert said(process).startswith("open: ")
+        assert ended(process, signal.SIGTERM) == 143
+
+
 @contextmanager
 def opened(laptop: Farm, head: Sshd) -> Iterator[subprocess.Popen]:
     with laptop.start("connect", "127.0.0.1", "--ssh", head.command) as process:

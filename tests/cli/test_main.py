@@ -26,7 +26,7 @@ from farm.settings import Settings
 
 from .conftest import ROOT, Farm
 
-SERVING = ["--machine", "--cpus", "--host", "--dashboard-port"]
+SERVING = ["--machine", "--cpus", "--shared", "--host", "--dashboard-port"]
 # Adding a command or an option is a decision: it is written here as well.
 FROZEN: dict[str, list[str]] = {
     "demo": ["--json"],
@@ -34,8 +34,8 @@ FROZEN: dict[str, list[str]] = {
     "down": ["--json"],
     "status": ["--json"],
     "serve": [*SERVING, "--attach", "--autoscaling-config"],
-    "connect": ["HEAD", "--redis", "--ssh"],
-    "join": ["HEAD", "--machine", "--name", "--host"],
+    "connect": ["HEAD", "--redis", "--home", "--ssh"],
+    "join": ["INVITATION|HEAD", "--machine", "--name", "--host"],
     "drain": ["NODE", "--undo", "--json"],
     "plan": ["STUDY", "--json"],
     "submit": ["STUDY", "--wait", "--dry-run", "-y", "--yes", "--json"],
@@ -135,6 +135,10 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["show", "nope"], 3, "no run 'nope'"),
         (["up", "--machine", "cpu=0"], 2, "is not a number of units"),
         (["up", "--machine", "8xb200"], 2, "unknown machine class '8xb200'"),
+        (["up", "--host", "10.0.0.5"], 2, "listens on loopback only. Write --shared --host 10.0.0.5."),
+        (["up", "--shared"], 2, "no other machine can reach the Redis at redis://127.0.0.1:"),
+        (["serve", "--shared", "--attach", "10.0.0.5:6379"], 2, "not this farm's to share"),
+        (["join", "nothing.json"], 3, "the invitation nothing.json cannot be read: No such file"),
     ],
 )
 def test_an_error_is_one_line_with_its_exit_code(farm: Farm, words: list[str], code: int, says: str) -> None:

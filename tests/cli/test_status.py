@@ -1,14 +1,18 @@
 """`farm status`, `machines`, `doctor`, `down`: what is there and whether it is well."""
 
+import getpass
 import json
 import os
+import shlex
 import time
 
 import pytest
 from redis_servers import KEPT, redis_servers
 from results import study_text
 
+from cli.up import _check_is_so
 from farm import serving
+from farm.errors import Conflict
 from farm.machine import BUILT_IN
 from farm.process import identity
 from farm.serving import Facts
@@ -64,16 +68,36 @@ def test_status_shows_a_farm_that_is_up(farm: Farm) -> None:
 
 def test_up_with_other_options_than_the_farm_that_is_up_has_is_refused(farm: Farm) -> None:
     announce(farm)
-    for words in (["--machine", "cpu=1"], ["--dashboard-port", "9"], ["--host", "127.0.0.1"]):
+    for words in (["--machine", "cpu=1"], ["--dashboard-port", "9"]):
         answer = farm("up", *words)
         assert (answer.code, answer.err.startswith("already up")) == (0, True), words
-    answer = farm("up", "--machine", "cpu-x1", "--host", "0.0.0.0", "--cpus", "1", "--dashboard-port", "8265")
+    answer = farm("up", "--machine", "cpu-x1", "--cpus", "1", "--dashboard-port", "8265")
     assert (answer.code, answer.out) == (6, "")
     assert answer.err == (
-        "error: --machine, --cpus, --host, --dashboard-port not applied: a farm is up already, process"
+        "error: --machine, --cpus, --dashboard-port not applied: a farm is up already, process"
         f" {os.getpid()}, and offers cpu x 1. Stop it first: farm down\n"
     )
     assert "unknown machine class 'nope'" in farm("up", "--machine", "nope").err
+
+
+def test_a_farm_that_is_up_for_this_machine_alone_is_not_said_to_be_shared(farm: Farm) -> None:
+    facts = announce(farm)
+    _check_is_so(facts.model_copy(update={"shared": "10.8.0.1"}), None, None, "10.8.0.1", None)
+    for shared in (None, "10.8.0.2"):
+        with pytest.raises(Conflict, match="--shared not applied: a farm is up already"):
+            _check_is_so(facts.model_copy(update={"shared": shared}), None, None, "10.8.0.1", None)
+
+
+def test_a_shared_farm_says_the_lines_to_type_elsewhere_and_who_has_joined(farm: Farm) -> None:
+    up = announce(farm)
+    serving.announce(settings(farm), up.model_copy(update={"shared": "fd00::5"}))
+    del farm.environment["FARM_REDIS_URL"]
+    rows = {row["what"]: row["value"] for row in farm("status").rows}
+    me, home = getpass.getuser(), farm.folder / "home"
+    where = shlex.quote(f"{me}@[fd00::5]:{home}/invitation.json")
+    assert rows["to train, type there"] == f"scp {where} . && farm join invitation.json"
+    assert rows["to submit, type there"] == f"farm connect {me}@fd00::5 --home {home}"
+    assert rows["joined by"] == "no other machine yet"
 
 
 def test_submit_of_a_class_that_the_farm_that_is_up_does_not_offer_does_not_advise_to_start_one(farm: Farm) -> None:
@@ -92,7 +116,7 @@ def test_status_says_where_the_dashboards_token_is_and_what_trains(farm: Farm) -
     farm.curve(farm.claim(), 5.0, 4.5)
     farm.claim()
     lines = [line.split("\t") for line in farm("status").out.splitlines()]
-    assert ["token", "/ray-token holds what the dashboard asks for"] in lines
+    assert ["log in with", "what this prints: cat /ray-token"] in lines
     assert [value for what, value in lines if what == "trains"] == [
         "tiny: baseline s42.23 on cpu, step 2 of 10, loss 4.5000",
         "tiny: remove-dropout s42.23 on cpu, starting",

@@ -21,7 +21,15 @@ from farm.store import Store
 BIN = Path(sys.executable).parent
 HEAD, FARM_PORT, RAY_PORT, RAYS_REDIS_PORT = "10.77.0.1", 6380, 6379, 6381
 TOO_SLOW = ("Deadline Exceeded", "timed out during startup")  # what Ray says after 30 s
-NUMBERS = {"head": 1, "home": 2, "rented": 3, "laptop": 4, "spare": 5}  # the last of each address
+NUMBERS = {
+    "head": 1,
+    "home": 2,
+    "rented": 3,
+    "laptop": 4,
+    "spare": 5,
+    "rental": 6,
+    "attic": 7,
+}  # the last of each address
 
 CLASSES = """
 [machines.home]
@@ -103,6 +111,11 @@ class Cluster:
         node = self.host(name, self._of_a_node())
         node.start("farm", "join", f"{HEAD}:{RAY_PORT}", "--machine", machine, log=self.folder / f"{name}.log")
         return node
+
+    @property
+    def rental(self) -> dict[str, str]:
+        """The variables of a machine that is to have a farm of its own."""
+        return self._of_anyone() | {"FARM_REDIS_URL": ""}
 
     @contextmanager
     def without_redis(self, *hosts: Host) -> Iterator[None]:

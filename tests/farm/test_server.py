@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from waiting import wait_until
 
 from farm.errors import BadSetting, Refused, StorageFull, Unreachable
-from farm.server import Server, connect, find_binary, revive, session, shown, translated
+from farm.server import Server, address, connect, find_binary, glance, listen, revive, session, shown, translated
 from farm.settings import Settings
 
 # What another command of the farm does: hold a session until its stdin closes.
@@ -410,3 +410,31 @@ def test_a_server_that_dies_in_a_session_is_revived_for_all_that_know_it(here: S
 def test_a_shared_server_is_not_ours_to_revive(here: Settings) -> None:
     revive(here.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
     assert not here.home.exists()
+
+
+def test_a_shared_server_listens_on_one_more_address_until_it_is_not_shared(here: Settings) -> None:
+    with session(here):
+        there = listen(here, "127.0.0.9")
+        with connect(there) as client:
+            assert address(client) == shown(there)
+            assert urlsplit(there).hostname == "127.0.0.9"
+            assert urlsplit(there).password, "never without"
+        with pytest.raises(Refused, match="refused the credentials"):
+            connect(shown(there))
+        assert urlsplit(listen(here, None)).hostname == "127.0.0.1"
+        with pytest.raises(Unreachable), glance(here.model_copy(update={"redis_url": there})) as client:
+            client.ping()
+
+
+def test_an_address_whose_port_somebody_else_has_is_named(here: Settings) -> None:
+    with session(here), socket.socket() as other:
+        other.bind(("127.0.0.9", urlsplit(Server(here.home / "redis").url).port))
+        other.listen()
+        with pytest.raises(BadSetting, match=r"Redis cannot listen on 127\.0\.0\.9:\d+: .*Stop the program"):
+            listen(here, "127.0.0.9")
+        assert urlsplit(listen(here, None)).hostname == "127.0.0.1", "it is still there"
+
+
+def test_an_ipv6_address_is_shown_in_brackets() -> None:
+    with pytest.raises(Unreachable, match=r"redis://\[::1\]:1/0"):
+        connect("redis://[::1]:1/0")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from farm.errors import BadSetting
-from farm.settings import load
+from farm.settings import FOUND, load, passed_on
 
 
 @pytest.fixture
@@ -121,3 +121,35 @@ def test_a_misspelt_variable_is_refused(files: tuple[Path, Path], typed: str, me
     with pytest.raises(BadSetting, match=f"the variable {typed} is no setting.*Did you mean {meant}"):
         load({typed: "x"}, files)
     assert load({"FARM_PYTHON": "/usr/bin/python3"}, files) == load({}, files)
+
+
+def test_what_a_command_found_is_found_by_what_it_starts(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its own working folder has a farm.toml, too; and a tunnel that is opened later is none of its business."""
+    files[1].write_text('storage = "/there"\n[machines.pair]\naccelerators = 2\nusd_per_hour = 0.5\n')
+    here = load({"FARM_HOME": str(tmp_path / "home")}, files)
+    files[1].write_text('redis_url = "redis://other"\n[machines.pair]\naccelerators = 9\n[machines.more]\n')
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "tunnel.json").write_text('{"head": "far", "url": "redis://far"}')
+    assert load(passed_on(here), files) == here
+    assert load(passed_on(here) | {"FARM_REDIS_URL": "redis://told"}, files).redis_url == "redis://told"
+
+
+def test_a_bucket_and_a_shared_redis_are_passed_on(tmp_path: Path) -> None:
+    told = {"FARM_HOME": str(tmp_path), "FARM_STORAGE": "s3://bucket/farm", "FARM_REDIS_URL": "redis://:pw@head/0"}
+    here = load(told, ())
+    assert load(passed_on(here), ()) == here
+    assert "pw" not in passed_on(here)[FOUND]
+
+
+def test_settings_that_were_not_passed_on_by_a_farm_are_refused() -> None:
+    with pytest.raises(BadSetting, match=r"the variable FARM_SETTINGS is not farm's\. Unset it"):
+        load({FOUND: "yes"}, ())
+
+
+def test_an_invitation_names_the_redis_and_a_storage_that_this_machine_may_call_otherwise(tmp_path: Path) -> None:
+    told = {"FARM_HOME": str(tmp_path), "FARM_REDIS_URL": "redis://own"}
+    redis = {"redis_url": "redis://invited"}
+    here = load(told, (), under={"storage": "/theirs"}, over=redis)
+    assert (here.redis_url, str(here.storage)) == ("redis://invited", "/theirs")
+    mounted = told | {"FARM_STORAGE": "/mounted"}
+    assert str(load(mounted, (), under={"storage": "/theirs"}, over=redis).storage) == "/mounted"

@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -248,10 +250,56 @@ def walk_farm() -> type[Farm]:
     return Farm
 
 
+class Stranger:
+    """Another cluster, a proxy, another Redis: what a shell may name, and what nobody is to call for this farm."""
+
+    def __init__(self, listener: socket.socket):
+        self.callers: list[object] = []
+        self.place = f"127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=self._listen, args=(listener,), daemon=True).start()
+
+    def _listen(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                caller, _ = listener.accept()
+                with suppress(OSError), caller:
+                    caller.settimeout(1.0)
+                    self.callers.append(caller.recv(1000))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        url = f"http://{self.place}"
+        own = dict.fromkeys(("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "http_proxy", "HTTP_PROXY", "ALL_PROXY"), url)
+        own |= {"RAY_REDIS_ADDRESS": self.place, "RAY_AUTH_TOKEN": "0" * 64, "no_proxy": ""}
+        return own | {"RAY_JOB_HEADERS": '{"Authorization": "Bearer wrong"}', "RAY_OVERRIDE_RESOURCES": '{"CPU": 0}'}
+
+
 @pytest.fixture(scope="session")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    """A farm that is up. It is taken down at the end, and nothing of it may be left."""
+def stranger() -> Iterator[Stranger]:
+    """A listener that must stay silent."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Stranger(listener)
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+SHADOWS = ("model", "farm", "cli", "workers", "torch", "ray")
+
+
+@pytest.fixture(scope="session")
+def farm(tmp_path_factory: pytest.TempPathFactory, stranger: Stranger) -> Iterator[Farm]:
+    """A farm that is up. It is taken down at the end, and nothing of it may be left.
+
+    Its commands are typed in a folder full of modules named as those that it needs, in a shell full of variables that
+    name somebody else, where temporary files have a long path.
+    """
     farm = Farm(tmp_path_factory.mktemp("farm"))
+    for name in SHADOWS:
+        (farm.home / f"{name}.py").write_text(f"raise ImportError('{name}.py of the working folder')\n")
+    (farm.home / ".netrc").write_text("default login somebody password else\n")
+    (farm.home / ".netrc").chmod(0o600)
+    temporary = farm.home / ("t" * 60)
+    temporary.mkdir()
+    farm.environment |= stranger.variables | {"TMPDIR": str(temporary)}
     farm.run("up")
     facts = serving.facts(farm.settings)
     assert facts is not None

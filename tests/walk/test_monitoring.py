@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,17 +92,42 @@ def live(farm):
         queue.cancel(run_id)
 
 
-def test_the_jobs_tab_has_a_row_named_after_the_run_with_its_log(live):
+def test_what_farm_status_says_of_the_login_is_what_the_dashboard_asks_for(live):
+    """Its dialog advises `ray get-auth-token`, which knows no token but that of a Ray in ~/.ray."""
+    said = {row["what"]: row["value"] for row in rows(live.farm.run("status").stdout)}
+    command = said["log in with"].removeprefix("what this prints: ")
+    token = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert (login(live.facts.dashboard, token), login(live.facts.dashboard, "0" * 64)) == (200, 403)
+
+
+def login(dashboard: str, token: str) -> int:
+    """What the dashboard answers to whoever pastes `token` into its dialog."""
+    header = {"Authorization": f"Bearer {token.strip()}"}
+    request = urllib.request.Request(f"{dashboard}/api/authenticate", method="POST", headers=header)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    head, *body = [line.split("\t") for line in text.splitlines()]
+    return [dict(zip(head, cells, strict=True)) for cells in body]
+
+
+def test_the_jobs_page_has_a_row_named_after_the_run_with_its_log(live):
     job = live.farm.dashboard(f"/api/jobs/farm-{live.run_id}-a1")
     assert job["status"] == "RUNNING"
     wanted = {"study": "live", "arm": "baseline", "machine": "cpu-x1", "seeds": "42.23"}
+    wanted |= {"job_name": "baseline s42.23 on cpu-x1 (live)"}
     assert wanted.items() <= job["metadata"].items()
     log = live.farm.dashboard(f"/api/jobs/farm-{live.run_id}-a1/logs")["logs"]
     assert f"{live.run_id} attempt 1: 1 x 2 x 4 sequences a step on cpu-x1" in log
     assert "Starting at step 0." in log
 
 
-def test_the_train_tab_has_the_run_and_its_worker(live):
+def test_rays_api_lists_the_run_and_its_worker(live):
     runs = {run["name"]: run for run in live.farm.dashboard("/api/train/v2/runs/v1")["train_runs"]}
     run = runs[f"{live.run_id}-a1"]
     assert run["status"] == "RUNNING"

@@ -13,7 +13,15 @@ from waiting import wait_until
 
 from farm.run import State
 from farm.server import Server
+from farm.settings import load
 
+PAIR = """
+[machines.pair]
+accelerators = 2
+memory = "1GiB"
+threads = 1
+usd_per_hour = 0.5
+"""
 AGENTS_PORT = 52365  # which every Ray wants on 127.0.0.1 unless told otherwise
 
 
@@ -39,13 +47,18 @@ def servers(home: Path) -> list[psutil.Process]:
 
 @pytest.mark.usefixtures("crowded")
 def test_two_ups_at_once_are_one_farm_which_trains_and_outlives_its_redis(walk_farm, tmp_path):
-    farm = walk_farm(tmp_path)
-    both = [subprocess.Popen([*farm.command, "up"], env=farm.environment, cwd=tmp_path) for _ in range(2)]
+    farm, typed = walk_farm(tmp_path), tmp_path / "typed"
+    typed.mkdir()
+    (typed / "farm.toml").write_text(PAIR)
+    up = [*farm.command, "up", "--machine", "cpu-x1", "--machine", "pair"]
+    both = [subprocess.Popen(up, env=farm.environment, cwd=typed) for _ in range(2)]
     targets = tmp_path / "prometheus-targets.json"
     try:
         assert [process.wait(timeout=200) for process in both] == [0, 0]
         wait_until(targets.exists, "what Prometheus may scrape is listed", 30)
         wait_until(lambda: len(servers(tmp_path)) == 1, "one of the two farms has left")
+        with farm.queue() as queue:
+            assert queue.machines()["pair"] == load({}, (typed / "farm.toml",)).machines["pair"], "as it says there"
         (run_id,) = farm.submit("crowded")
         redis = Server(tmp_path / "redis")
         assert redis.pid is not None

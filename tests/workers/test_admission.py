@@ -49,6 +49,8 @@ def refused(*, own: Provenance = SOFTWARE, head: Head = HEAD) -> str:
 def test_an_address_without_a_port_has_rays() -> None:
     assert admission.address("10.0.0.5") == "10.0.0.5:6379"
     assert admission.address("head:7000") == "head:7000"
+    assert admission.address("fd00::5") == "[fd00::5]:6379"
+    assert admission.address("[fd00::5]:7000") == "[fd00::5]:7000"
 
 
 @pytest.mark.parametrize("head", ["", ":6379", "head:", "head:ray", "head:70000", "redis://head:6379"])

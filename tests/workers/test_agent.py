@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model.corpora import open_split
 from results import result, study_text, tiny_study
 from waiting import wait_until
 from worlds import planned

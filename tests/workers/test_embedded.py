@@ -1,8 +1,10 @@
 """`farm up` when it cannot, or when somebody else does the same. What it starts is real, as far as it gets."""
 
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -100,6 +102,25 @@ def test_ctrl_c_while_it_starts_leaves_nothing_up(here: Settings) -> None:
     assert not server.is_running()
     with _alone(here.home):  # nobody holds it any more
         pass
+
+
+def test_a_ray_that_does_not_start_says_why_and_leaves_its_logs_and_no_folder(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Ray raises for a port that is taken is no error of its own kind, and neither is a bare Exception."""
+    with (
+        tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+    ):
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)  # it was looked up before
+        with pytest.raises(Unreachable) as caught:
+            embedded.up(here, dashboard_port=taken.getsockname()[1])
+        assert str(caught.value).startswith("The farm did not start: Ray did not start: ")
+        assert f"{taken.getsockname()[1]}" in str(caught.value)
+        assert f"Its logs are under {here.home}/ray-logs" in str(caught.value)
+        assert list((here.home / "ray-logs").glob("gcs_server*"))
+        assert list(Path(folder).iterdir()) == []
 
 
 def test_a_farm_whose_ray_has_died_ends_and_says_so(here: Settings) -> None:

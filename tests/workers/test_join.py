@@ -26,7 +26,7 @@ from workers.serve import _refuse_anothers
 
 @pytest.fixture
 def here(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A machine of the farm behind `redis_url`, whose storage it shares."""
+    """A machine of the farm behind `redis_url`, whose storage and secret it shares."""
     (tmp_path / "storage").mkdir()
     (tmp_path / "token").write_text("a secret")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
@@ -121,7 +121,7 @@ def test_a_name_that_is_none(here: Settings) -> None:
 )
 def test_an_address_that_is_not_this_machines(here: Settings, host: str, reason: str) -> None:
     said = refused(BadSetting, here, host=host)
-    assert said.startswith(f"--host '{host}' is no address of ")
+    assert said.startswith(f"--host '{host}' is not an address of ")
     assert reason in said
     assert "Leave it out" in said
 
