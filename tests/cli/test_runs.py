@@ -362,3 +362,15 @@ def test_watch_in_a_pipe_has_a_header_with_or_without_runs(farm: Farm) -> None:
     head, *lines = farm("watch").out.splitlines()
     assert head == "run\tstate\tstep\ttrain_loss\ttest_loss"
     assert [line.split("\t")[1] for line in lines] == ["succeeded"] * 3
+
+
+def test_show_counts_the_failures_of_all_of_a_run_s_life(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    farm.fail(claim)
+    shown = {row["what"]: row["value"] for row in farm("show", claim.run.id).rows}
+    assert shown["attempts"] == "1 begun, 1 failed"
+    farm("retry", claim.run.id)
+    farm.claim()
+    shown = {row["what"]: row["value"] for row in farm("show", claim.run.id).rows}
+    assert shown["attempts"] == "2 begun, 1 failed (0 since the last retry)"
