@@ -8,6 +8,7 @@ from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm import study as study_
+from farm.advice import advice
 from farm.errors import Refused, Unreachable
 from farm.forecast import Estimate, Forecast, forecast
 from farm.machine import Machine
@@ -41,6 +42,8 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
     render.emit(sheet(found), as_json=as_json)
     for remark in remarks(found):
         say(remark)
+    for warning in advice(parsed, known):
+        say(f"warning: {warning}")
     limit = parsed.policy.usd_limit
     if limit is not None and found.usd is not None and found.usd > limit:
         say(f"more than policy.usd_limit, ${render.dollars(limit)}: no run starts once that is spent")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from farm.errors import BadStudy
+from farm.processor import InstructionSet
 from farm.recipe import Frozen, Positive, Precision
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -47,6 +48,7 @@ class Machine(Frozen):
     accelerators: int = Field(1, ge=1, le=1024)
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(2**32, ge=1)
     bf16: bool = True
+    instruction_set: InstructionSet | None = Field(None, description="of the CPU, as its node says; None: unknown")
     usd_per_hour: float | None = Field(None, ge=0)
     tokens_per_second: Positive | None = Field(None, description="of the 163M baseline, whole machine")
     microbatch: int | None = Field(None, ge=1, description="largest to use here, when a person knows better")
@@ -121,7 +123,8 @@ BUILT_IN = {
 }
 
 
-OPEN = ("usd_per_hour", "tokens_per_second", "microbatch", "threads")  # what a node cannot find out about itself
+# What a node cannot find out about itself, and what a person who declares a class rarely knows.
+OPEN = ("usd_per_hour", "tokens_per_second", "microbatch", "threads", "instruction_set")
 
 
 def layered(*tables: Mapping[str, Machine]) -> dict[str, Machine]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-Kernels = Literal["farm", "torch"]
+Kernels = Literal["auto", "farm", "torch"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -100,7 +100,7 @@ class Train(Frozen):
     reduction: Literal["fast", "canonical"] = "fast"
     canonical_microbatch: int | None = Field(None, ge=1, description="fixed microbatch on every machine")
     compile: bool = False
-    kernels: Kernels = Field("farm", description="on a CPU: farm's products, attention and dropout, or torch's")
+    kernels: Kernels = Field("auto", description="on a CPU: farm's, torch's, or what is faster on its instruction set")
 
     @model_validator(mode="after")
     def _canonical_needs_its_microbatch(self) -> Self:

@@ -1,9 +1,15 @@
 """What a finished run says of itself."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from farm.planner import Plan
-from farm.recipe import Frozen, Kernels, Recipe, Seeds
+from farm.processor import InstructionSet
+from farm.recipe import Frozen, Recipe, Seeds
+
+# What computes on a CPU: each does one thing more than the one before in farm's own way. On a GPU it is torch.
+Computed = Literal["torch", "torch+dropout", "farm"]
 
 
 class Hardware(Frozen):
@@ -16,6 +22,7 @@ class Hardware(Frozen):
     driver: str | None = None
     cuda: str | None = None
     cpu: str
+    instruction_set: InstructionSet | None = Field(None, description="of the CPU; None where the system does not tell")
     cores: int
     threads: int = Field(description="torch threads per worker; they change the last bits")
 
@@ -68,7 +75,7 @@ class Result(Frozen):
     tokens_per_second: float = Field(description="tokens / train_seconds")
     peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
-    kernels: Kernels = Field(description="those that computed: recipe.train.kernels, where the machine has them")
+    kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose anew")
     usd: float | None = None
     hardware: Hardware
     provenance: Provenance
@@ -89,5 +96,5 @@ class Outcome(Frozen):
     best_step: int | None = None
     peak_bytes: int | None = None
     threads: int | None = None
-    kernels: Kernels | None = None
+    kernels: tuple[Computed, ...] | None = None
     fingerprints: Fingerprints | None = None

@@ -224,7 +224,7 @@ class Study(Frozen):
         return [run for *_, run in sorted(members, key=lambda m: m[:3])]
 
     def machine(self, name: str, known: dict[str, Machine]) -> Machine:
-        """The class `name`: what the study declares, else what is `known`, else built in; and what was probed there.
+        """The class `name`: what the study declares, else what is `known`, else built in; and what its nodes found out.
 
         A mixed group is made of its classes.
 
@@ -233,8 +233,9 @@ class Study(Frozen):
         if is_mixed(name):
             return mixed(tuple(self.machine(part, known) for part in parts(name)))
         found = find(name, BUILT_IN | known | self.machines)
-        measured = known[name].probes if name in known else {}
-        return found.model_copy(update={"probes": measured | found.probes})
+        seen = known.get(name, found)
+        has = found.instruction_set or seen.instruction_set
+        return found.model_copy(update={"probes": seen.probes | found.probes, "instruction_set": has})
 
 
 def load(path: Path) -> Study:

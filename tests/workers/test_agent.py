@@ -319,7 +319,7 @@ def an_outcome(run: Run) -> Outcome:
         test_tokens=256,
         best_loss=3.0,
         best_step=run.recipe.steps,
-        kernels="farm",
+        kernels=("farm",),
         fingerprints=Fingerprints(initial="a", data="b", final="c"),
     )
 
