@@ -100,7 +100,7 @@ class Train(Frozen):
     reduction: Literal["fast", "canonical"] = "fast"
     canonical_microbatch: int | None = Field(None, ge=1, description="fixed microbatch on every machine")
     compile: bool = False
-    kernels: Kernels = Field("auto", description="on a CPU: farm's, torch's, or what is faster on its instruction set")
+    kernels: Kernels = Field("auto", description="on a CPU: farm's, torch's, or by its instruction set")
 
     @model_validator(mode="after")
     def _canonical_needs_its_microbatch(self) -> Self:

@@ -8,8 +8,7 @@ from farm.planner import Plan
 from farm.processor import InstructionSet
 from farm.recipe import Frozen, Recipe, Seeds
 
-# What computes on a CPU: each does one thing more than the one before in farm's own way. On a GPU it is torch.
-Computed = Literal["torch", "torch+dropout", "farm"]
+Computed = Literal["farm", "torch"]  # whose kernels; on a GPU torch's
 
 
 class Hardware(Frozen):

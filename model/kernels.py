@@ -1,20 +1,18 @@
 """Matrix products, attention and dropout on a CPU, where ours are faster than torch.nn.functional's; else torch's own.
 
-Three things that torch leaves behind, each with its numbers in docs/log.md: `bernoulli_` draws one mask entry at a
-time; and on a processor with AVX-512, oneDNN multiplies float32 matrices about twice as fast as MKL (seen on AMD), and
-torch's fused attention is slow in bfloat16. With AVX2 torch wins the last two, so that only dropout is ours there. The
-results differ from torch's by rounding, masks altogether: so which kernels a run asks for is a field of its recipe, and
-which computed it is in its result.
+Three things that torch leaves behind, each with its numbers in docs/log.md: on a processor with AVX-512, oneDNN
+multiplies float32 matrices about twice as fast as MKL (seen on AMD), and torch's fused attention is slow in bfloat16;
+and `bernoulli_` draws one mask entry at a time. With AVX2 torch wins the first two, which decides. The results
+differ from torch's by rounding, masks altogether: so which kernels a run asks for is a field of its recipe, and which
+computed it is in its result.
 
 Letters: N rows, K and M columns, B sequences, T positions, C channels, H heads, D channels of a head, G = B * H.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,35 +29,32 @@ SIXTEEN_BITS = 2**16
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-CHOICES: tuple[Computed, ...] = get_args(Computed)
-# What `auto` is, by what was measured: side by side, AVX2 on a Zen 3, AVX512-BF16 on a Zen 5. That the other two with
-# AVX-512 do as the latter is a guess. Where nothing was measured, as on ARM, torch's are used.
-AUTO: Mapping[InstructionSet, Computed] = MappingProxyType(
-    {"AVX2": "torch+dropout", "AVX-512": "farm", "AVX512-BF16": "farm", "AMX": "farm"}
-)
+# Where `auto` is farm's: with AVX-512, as a Zen 5 (AVX512-BF16) showed, side by side; that the others do
+# the same is a guess. A Zen 3 (AVX2) showed the opposite. Where nothing was measured, as on ARM, it is torch's.
+FARMS: frozenset[InstructionSet] = frozenset({"AVX-512", "AVX512-BF16", "AMX"})
 
-_chosen: ContextVar[Computed] = ContextVar("_chosen", default="torch")
+_farms: ContextVar[bool] = ContextVar("_farms", default=False)
 
 
 def resolved(kernels: Kernels, processor: InstructionSet | None) -> Computed:
-    """What `kernels` of a recipe means on a CPU with these instructions; None: nobody knows which."""
-    wanted: Computed = kernels if kernels != "auto" else AUTO.get(processor, "torch") if processor else "torch"
-    return "torch+dropout" if wanted == "farm" and not ONEDNN else wanted
+    """Whose kernels a recipe's `kernels` means on a CPU with these instructions; None: nobody knows which."""
+    is_wanted = processor in FARMS if kernels == "auto" else kernels == "farm"
+    return "farm" if is_wanted and ONEDNN else "torch"
 
 
 @contextmanager
 def chosen(kernels: Computed) -> Iterator[None]:
     """Around training: compute by these kernels on the CPU. Without it, torch's are used."""
-    before = _chosen.set(kernels)
+    before = _farms.set(kernels == "farm")
     try:
         yield
     finally:
-        _chosen.reset(before)
+        _farms.reset(before)
 
 
 def in_use(device: torch.device) -> Computed:
     """The kernels that compute on `device` now."""
-    return _chosen.get() if device.type == "cpu" else "torch"
+    return "farm" if device.type == "cpu" and _farms.get() else "torch"
 
 
 class Linear(nn.Linear):
@@ -73,7 +68,7 @@ class Dropout(nn.Dropout):
     """torch's, by the chosen kernels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and self.p and _ours(input, "torch+dropout"):
+        if self.training and self.p and _ours(input):
             return _Dropout.apply(input, self.p)
         return super().forward(input)
 
@@ -88,8 +83,8 @@ def causal_attention(qkv_BTX: Tensor, heads: int, dropout: float = 0.0) -> Tenso
 
     X = 3C: query, key and value side by side, heads within each. `dropout` is the share of the weights that is dropped.
     """
-    is_float32 = qkv_BTX.dtype is torch.float32  # there torch's fused kernel is faster, but it has no dropout
-    if _ours(qkv_BTX, "torch+dropout" if is_float32 else "farm") and (dropout or not is_float32):
+    fused_is_fast = qkv_BTX.dtype is torch.float32 and not dropout
+    if _ours(qkv_BTX) and not fused_is_fast:
         return _Attention.apply(qkv_BTX, heads, dropout)
     B, T, X = qkv_BTX.shape
     q_BHTD, k_BHTD, v_BHTD = qkv_BTX.view(B, T, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -97,16 +92,14 @@ def causal_attention(qkv_BTX: Tensor, heads: int, dropout: float = 0.0) -> Tenso
     return y_BHTD.transpose(1, 2).reshape(B, T, X // 3)
 
 
-def _ours(x: Tensor, least: Computed) -> bool:
-    """Whether to compute on `x` in our own way, as `least` and the choices after it do."""
+def _ours(x: Tensor) -> bool:
     kinds = (torch.float32, torch.bfloat16)
-    is_chosen = CHOICES.index(_chosen.get()) >= CHOICES.index(least)
-    return is_chosen and not torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype in kinds
+    return not torch.compiler.is_compiling() and _farms.get() and x.device.type == "cpu" and x.dtype in kinds
 
 
 def _by_onednn(x: Tensor) -> bool:
     """In bfloat16 torch asks oneDNN by itself; under autocast the operands are still to be cast."""
-    return _ours(x, "farm") and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
+    return _ours(x) and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def _onednn(a: Tensor, b_MK: Tensor, bias_M: Tensor | None = None) -> Tensor:

@@ -273,20 +273,20 @@ def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, gr
 
 
 def agreed(asked: Kernels, group: Group) -> Computed:
-    """The CPU kernels that every rank computes by: of what they would choose by themselves, what all of them have."""
+    """The CPU kernels that every rank computes by: farm's only where each rank by itself would choose them."""
     if group.device.type != "cpu":
         return "torch"
-    choice = torch.tensor(kernels.CHOICES.index(kernels.resolved(asked, instruction_set())))
+    are_farms = torch.tensor(kernels.resolved(asked, instruction_set()) == "farm", dtype=torch.int32)
     if group.world > 1:
-        dist.all_reduce(choice, op=dist.ReduceOp.MIN)
-    return kernels.CHOICES[int(choice)]
+        dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
+    return "farm" if are_farms else "torch"
 
 
 def _other_kernels(trainer: Trainer) -> str:
     before, now = trainer.kernels[-2:]
+    asked, has = trainer.recipe.train.kernels, instruction_set() or "unknown instructions"
     return (
-        f"from step {trainer.step} on by the kernels {now!r}, before by {before!r}: another processor chooses"
-        f" otherwise (train.kernels = {trainer.recipe.train.kernels!r}, {instruction_set() or 'instructions unknown'})."
+        f"{now}'s kernels compute from step {trainer.step} on, {before}'s did before: kernels = {asked!r} with {has}."
     )
 
 

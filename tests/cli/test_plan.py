@@ -1,6 +1,7 @@
 """`farm plan`: what a study would take, with and without Redis."""
 
 import json
+from pathlib import Path
 
 import pytest
 from results import result, study_text, tiny_study
@@ -79,3 +80,14 @@ def test_repetitions_cost_hours_but_resolve_nothing_more() -> None:
     assert second.runs == 2 * first.runs
     assert second.hours == pytest.approx(2 * (first.hours or 0))
     assert second.estimates[1].resolves_sd == first.estimates[1].resolves_sd
+
+
+def test_a_plan_and_a_submit_warn_of_bf16_where_a_node_only_emulates_it(farm: Farm) -> None:
+    file = farm.file()
+    Path(file).write_text(study_text().replace('precision = "fp32"', 'precision = "bf16"'))
+    assert "emulates" not in farm("plan", file).err, "nothing is known of a class that no node has described"
+    farm.queue.register(BUILT_IN["cpu"].model_copy(update={"instruction_set": "AVX2"}), "node-1", 60)
+    for command in ("plan", "submit"):
+        said = farm(command, file).err
+        assert "warning: cpu only emulates bf16 (its processor has AVX2" in said
+        assert "times as long on an AMD Zen 3" in said
