@@ -1,7 +1,7 @@
 """Which CPU kernels are faster on this processor, and what does bf16 cost here?
 
-`auto` should never lose to `torch` by more than the noise. By processor time, which other work hardly moves. Where bf16 is
-emulated, a step of the larger shape in it takes minutes, so that it is left out.
+`auto` should never lose to `torch` by more than the noise. By processor time, which other work hardly moves. Where bf16
+is emulated, a step of the larger shape in it takes minutes, so that it is left out.
 """
 
 import tempfile
