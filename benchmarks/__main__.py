@@ -5,7 +5,7 @@ from importlib import import_module
 
 import torch
 
-ON_CPU = ("throughput", "reduction", "through_ray", "memory", "checkpoints", "commands", "start", "queue")
+ON_CPU = ("throughput", "kernels", "reduction", "through_ray", "memory", "checkpoints", "commands", "start", "queue")
 NAMES = (*ON_CPU, "cuda")
 
 

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from farm.planner import Plan
+from farm.processor import instruction_set
 from farm.run import Run
 
 ROUNDS = 5
@@ -113,7 +114,8 @@ def speeds(turns: Sequence[Turn], tokens_per_step: int) -> list[float]:
 def heading(title: str) -> None:
     """Say what is measured and on what."""
     load = os.getloadavg()[0]
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores of {_cpu()}"
+    cpu = f"{os.cpu_count()} cores of {_cpu()} ({instruction_set() or 'instruction set unknown'})"
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     print(f"\n## {title}\n\n{where}, torch {torch.__version__}, load {load:.1f} before\n")
 
 

@@ -40,12 +40,20 @@ def corpus(folder: Path, vocab: int, tokens: int = 2**20) -> Path:
 
 
 def case(
-    folder: Path, *, vocab: int, width: int, layers: int = 4, context: int = 128, batch: int = 8, **train_: Any
+    folder: Path,
+    *,
+    vocab: int,
+    width: int,
+    layers: int = 4,
+    context: int = 128,
+    batch: int = 8,
+    dropout: float = 0.0,
+    **train_: Any,
 ) -> Run:
     """What every side trains: GPT-2 as `transformers` has it by default, but for its dropout and tied head."""
     shape = {"vocab": vocab, "context": context, "width": width, "layers": layers, "heads": max(4, width // 64)}
     tables = {
-        "model": shape | {"dropout": 0.0, "qkv_bias": True},
+        "model": shape | {"dropout": dropout, "qkv_bias": True},
         "train": {"batch": batch, "tokens": STEPS * batch * context} | train_,
         "data": {"source": str(folder), "repeat": True},
         "evaluation": {"offset": 0, "sequences": 8},

@@ -8,6 +8,7 @@ from cli.access import machines, queue, slots, study_file
 from cli.options import Json, StudyFile
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
+from farm.advice import advice
 from farm.budget import dollars
 from farm.errors import Refused, Unreachable
 from farm.forecast import ClassTotal, Estimate, Forecast, forecast
@@ -42,10 +43,13 @@ def plan(study: StudyFile, as_json: Json = False) -> None:
     """
     settings = settings_.load()
     parsed = study_file(study, settings)
-    found = forecast(parsed, *what_is_known(settings))
+    known, results, at_a_time = what_is_known(settings)
+    found = forecast(parsed, known, results, at_a_time)
     render.emit(sheet(found, as_json), as_json=as_json)
     for remark in remarks(found):
         say(remark)
+    for warning in advice(parsed, known):
+        say(f"warning: {warning}")
     limit = parsed.policy.usd_limit
     if limit is not None and found.usd is not None and found.usd > limit:
         then = "its runs stop and wait" if parsed.policy.usd_limit_action == "stop" else "no run starts"

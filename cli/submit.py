@@ -18,6 +18,7 @@ from cli.runs import outlook
 from cli.table import show_table
 from farm import serving
 from farm import settings as settings_
+from farm.advice import advice
 from farm.budget import dollars, spending, unpriced
 from farm.errors import Guard
 from farm.forecast import forecast, least_limit, plans
@@ -157,7 +158,7 @@ def guard_waiting(study: Study, nodes: dict[str, int], queue: Queue) -> None:
 
 
 def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], is_up: bool) -> Iterator[str]:
-    """What a submitter should know: classes that no node offers, and classes that a limit does not see.
+    """What a submitter should know: classes that no node offers or that a limit does not see, and what is slow there.
 
     `is_up`: whether a farm is up on this machine.
     """
@@ -169,6 +170,7 @@ def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], i
         yield f"no live node of class {', '.join(waiting)}: those runs wait. {JOIN}, or {here}"
     if study.policy.usd_limit is not None and (free := unpriced(study, known)):
         yield f"{', '.join(free)}: no usd_per_hour is declared, so policy.usd_limit does not see what runs there cost"
+    yield from advice(study, known)
 
 
 def wait_for(settings: Settings, queue: Queue, study: str) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from farm.errors import BadStudy, nearest
+from farm.processor import InstructionSet
 from farm.recipe import Frozen, Model, Positive, Precision, Unset, digest, identity
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -95,6 +96,9 @@ class Machine(Frozen):
         2**32, ge=1, description="of each accelerator: bytes, or a size with its unit"
     )
     bf16: bool = Field(True, description="whether it has bf16")
+    instruction_set: Annotated[InstructionSet | None, Unset] = Field(
+        None, description="of the CPU, as its node says; unset, unknown"
+    )
     usd_per_hour: Annotated[float | None, Unset] = Field(None, ge=0, description="dollars an hour of the whole machine")
     price_source: Annotated[str | None, Unset] = Field(None, min_length=1, max_length=80, description="who says so")
     price_date: Annotated[Date | None, Unset] = Field(
@@ -230,7 +234,8 @@ BUILT_IN = {
 
 PRICE = ("usd_per_hour", "price_source", "price_date")  # one thing: a price without them is somebody else's
 HEARSAY = (*PRICE, "tokens_per_second")  # what is true of the class somewhere, and may not be here
-OPEN = ("tokens_per_second", "microbatch", "threads")  # what a node cannot find out about itself, and its price
+# What a node cannot find out about itself, and its price; and what a person who declares a class rarely knows.
+OPEN = ("tokens_per_second", "microbatch", "threads", "instruction_set")
 
 
 def layered(*tables: Mapping[str, Machine]) -> dict[str, Machine]:

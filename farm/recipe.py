@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-Kernels = Literal["farm", "torch"]
+Kernels = Literal["auto", "farm", "torch"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -134,7 +134,9 @@ class Train(Frozen):
         None, ge=1, description="fixed microbatch on every machine"
     )
     compile: bool = Field(False, description="whether torch.compile is used")
-    kernels: Kernels = Field("farm", description="on a CPU: farm's products, attention and dropout, or torch's")
+    kernels: Kernels = Field(
+        "auto", description="products, attention and dropout on a CPU: farm's, torch's, or by its instruction set"
+    )
 
     @model_validator(mode="after")
     def _canonical_needs_its_microbatch(self) -> Self:

@@ -1,10 +1,15 @@
 """What a finished run says of itself."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from farm.machine import Price
 from farm.planner import Plan
-from farm.recipe import Frozen, Kernels, Recipe, Seeds
+from farm.processor import InstructionSet
+from farm.recipe import Frozen, Recipe, Seeds
+
+Computed = Literal["farm", "torch"]  # whose kernels; on a GPU torch's
 
 
 class Hardware(Frozen):
@@ -17,6 +22,7 @@ class Hardware(Frozen):
     driver: str | None = None
     cuda: str | None = None
     cpu: str
+    instruction_set: InstructionSet | None = Field(None, description="of the CPU; None where the system does not tell")
     cores: int
     threads: int = Field(description="torch threads per worker; they change the last bits")
 
@@ -78,7 +84,7 @@ class Result(Frozen):
     tokens_per_second: float = Field(description="tokens / train_seconds")
     peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
-    kernels: Kernels = Field(description="those that computed: recipe.train.kernels, where the machine has them")
+    kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose anew")
     usd: float | None = None
     prices: tuple[Price, ...] = Field((), description="behind `usd`; several for a mixed group")
     hardware: Hardware
@@ -100,5 +106,5 @@ class Outcome(Frozen):
     best_step: int | None = None
     peak_bytes: int | None = None
     threads: int | None = None
-    kernels: Kernels | None = None
+    kernels: tuple[Computed, ...] | None = None
     fingerprints: Fingerprints | None = None

@@ -225,7 +225,7 @@ class Study(Frozen):
         return [run for *_, run in sorted(members, key=lambda m: m[:3])]
 
     def machine(self, name: str, known: dict[str, Machine]) -> Machine:
-        """The class `name`: what the study declares, else what is `known`, else built in; and what was probed there.
+        """The class `name`: what the study declares, else what is `known`, else built in; and what its nodes found out.
 
         A mixed group is made of its classes.
 

@@ -1,9 +1,10 @@
-"""Matrix products, attention and dropout on a CPU, faster than torch.nn.functional has them; elsewhere, torch's own.
+"""Matrix products, attention and dropout on a CPU, where ours are faster than torch.nn.functional's; else torch's own.
 
-Three things that torch leaves behind there, each with its numbers in docs/log.md: oneDNN multiplies float32 matrices
-about twice as fast as MKL does on an AMD processor; torch's fused attention is slow in bfloat16 and has no dropout; and
-`bernoulli_` draws one mask entry at a time. The results differ from torch's by rounding only, but they differ: so which
-kernels a run uses is a field of its recipe, and which it could use is in its result.
+Three things that torch leaves behind, each with its numbers in docs/log.md: on a processor with AVX-512, oneDNN
+multiplies float32 matrices about twice as fast as MKL (seen on AMD), and torch's fused attention is slow in bfloat16;
+and `bernoulli_` draws one mask entry at a time. With AVX2 torch wins the first two, which decides. The results
+differ from torch's by rounding, masks altogether: so which kernels a run asks for is a field of its recipe, and which
+computed it is in its result.
 
 Letters: N rows, K and M columns, B sequences, T positions, C channels, H heads, D channels of a head, G = B * H.
 """
@@ -18,27 +19,40 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from farm.processor import InstructionSet
 from farm.recipe import Kernels
+from farm.result import Computed
 
 GROUP_NUMBERS = 2**19  # attention weights that are worked on at a time: 2 MiB in float32, which a core's cache holds
 SIXTEEN_BITS = 2**16
 # What torch's own compiler emits for a linear layer on a CPU. It is not public, so it is asked for by name.
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
+
+# Where `auto` is farm's: with AVX-512, as a Zen 5 (AVX512-BF16) showed, side by side; that the others do
+# the same is a guess. A Zen 3 (AVX2) showed the opposite. Where nothing was measured, as on ARM, it is torch's.
+FARMS: frozenset[InstructionSet] = frozenset({"AVX-512", "AVX512-BF16", "AMX"})
+
 _farms: ContextVar[bool] = ContextVar("_farms", default=False)
 
 
+def resolved(kernels: Kernels, processor: InstructionSet | None) -> Computed:
+    """Whose kernels a recipe's `kernels` means on a CPU with these instructions; None: nobody knows which."""
+    is_wanted = processor in FARMS if kernels == "auto" else kernels == "farm"
+    return "farm" if is_wanted and ONEDNN else "torch"
+
+
 @contextmanager
-def chosen(kernels: Kernels) -> Iterator[None]:
-    """Around training: compute by these kernels where the machine has them. Without it, torch's are used."""
-    before = _farms.set(kernels == "farm" and ONEDNN)
+def chosen(kernels: Computed) -> Iterator[None]:
+    """Around training: compute by these kernels on the CPU. Without it, torch's are used."""
+    before = _farms.set(kernels == "farm")
     try:
         yield
     finally:
         _farms.reset(before)
 
 
-def in_use(device: torch.device) -> Kernels:
+def in_use(device: torch.device) -> Computed:
     """The kernels that compute on `device` now."""
     return "farm" if device.type == "cpu" and _farms.get() else "torch"
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +29,9 @@ from farm import planner
 from farm.errors import BadCorpus, Nonfinite, NotFound
 from farm.ledger import Line, Writer
 from farm.planner import Plan
-from farm.recipe import Recipe
-from farm.result import Fingerprints, Outcome, Tokens
+from farm.processor import instruction_set
+from farm.recipe import Kernels, Recipe
+from farm.result import Computed, Fingerprints, Outcome, Tokens
 from farm.run import Run
 from farm.study import load
 from model import checkpoint, kernels, optim
@@ -61,21 +63,25 @@ def train(
     observe: Callable[[Line], None],
     saved: Callable[[int, Path, str], None],
     scoring: Callable[[], None] = lambda: None,
+    note: Callable[[str, str], None] = lambda event, detail: None,
     tokens: Tokens | None = None,
 ) -> Outcome:
     """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
 
     Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
     `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
-    the disk, and `scoring` before each batch of the evaluation at the end.
+    the disk, and `scoring` before each batch of the evaluation at the end. `note(event, detail)` is told on rank 0 what
+    a person should know of this run.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull
     """
     group = join(plan)
-    with _conditions(run.recipe, group.device):
+    with _conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
         trainer = Trainer(run, plan, group, cache, tokens)
         if resume:
             trainer.restore(resume)
+            if group.leads and len(trainer.kernels) > 1:
+                note("other-kernels", _other_kernels(trainer))
         trainer.make_ready()
         with (
             _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
@@ -119,6 +125,7 @@ class Trainer:
         self.parameters = list(self.gpt.parameters())
         self.optimiser = optim.adamw(self.gpt, recipe.train)
         self.loss_scale = LossScale.of(recipe.train.precision)
+        self.kernels: tuple[Computed, ...] = (kernels.in_use(group.device),)  # all that computed this run, in order
         self.reducer = reducer(recipe, plan, group, self.gpt)
         self.meter = Meter(plan, group)
         on_cuda = group.device.type == "cuda"
@@ -195,6 +202,7 @@ class Trainer:
             "loss_scale": asdict(self.loss_scale),
             "initial_fingerprint": self.initial_fingerprint,
             "tokens": self.tokens.model_dump(),
+            "kernels": self.kernels,
         }
         return State(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
 
@@ -222,6 +230,7 @@ class Trainer:
         self.step, self.sums = contents.step, Sums(**progress["sums"])
         self.loss_scale = LossScale(**progress["loss_scale"])
         self.initial_fingerprint = progress["initial_fingerprint"]
+        self.kernels = tuple(name for name, _ in groupby((*progress["kernels"], *self.kernels)))
         optim.restore(self.gpt, self.optimiser, contents.moments, updates=self.step - self.sums.skipped)
 
 
@@ -270,16 +279,34 @@ def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, gr
         yield ledger
 
 
+def agreed(asked: Kernels, group: Group) -> Computed:
+    """The CPU kernels that every rank computes by: farm's only where each rank by itself would choose them."""
+    if group.device.type != "cpu":
+        return "torch"
+    are_farms = torch.tensor(kernels.resolved(asked, instruction_set()) == "farm", dtype=torch.int32)
+    if group.world > 1:
+        dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
+    return "farm" if are_farms else "torch"
+
+
+def _other_kernels(trainer: Trainer) -> str:
+    before, now = trainer.kernels[-2:]
+    asked, has = trainer.recipe.train.kernels, instruction_set() or "unknown instructions"
+    return (
+        f"{now}'s kernels compute from step {trainer.step} on, {before}'s did before: kernels = {asked!r} with {has}."
+    )
+
+
 @contextmanager
-def _conditions(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Precision of matrix products, deterministic kernels, random state: as training needs them, then as they were."""
+def _conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
+    """Kernels, precision of matrix products, random state: as training needs them, then as they were."""
     if device.type == "cpu":
         _keep_freed_memory()
     on_cuda = device.type == "cuda"
     with (
         torch.random.fork_rng([device] if on_cuda else []),
         matmuls(recipe.train.precision),
-        kernels.chosen(recipe.train.kernels),
+        kernels.chosen(by),
         _deterministic() if on_cuda else nullcontext(),
     ):
         yield
@@ -369,7 +396,7 @@ def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:
         best_step=trainer.sums.best_step,
         peak_bytes=_peak_bytes(trainer.group),
         threads=torch.get_num_threads(),
-        kernels=kernels.in_use(trainer.group.device),
+        kernels=trainer.kernels,
         **score,
     )
 
@@ -419,6 +446,7 @@ def main() -> None:
         control=lambda: Signal.STOP if told else Signal.CONTINUE,
         observe=lambda line: print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr),
         saved=lambda step, path, sha256: print(f"step {step} saved in {path}", file=sys.stderr),
+        note=lambda event, detail: print(f"{event}: {detail}", file=sys.stderr),
     )
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(outcome.model_dump_json())

@@ -77,7 +77,7 @@ def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result
         "tokens_per_second": 1000.0,
         "peak_bytes": 2**20,
         "checkpoint_seconds_stalled": 0.01,
-        "kernels": "farm",
+        "kernels": ("farm",),
         "usd": 0.0,
         "hardware": Hardware(
             host="here",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from farm.errors import BadSetting
 from farm.machine import BUILT_IN, Machine, Mixed, without_hearsay
+from farm.processor import instruction_set
 from farm.result import Hardware, Provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,9 +71,16 @@ def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | N
             f"--machine {name} is {wanted.accelerators} x {wanted.accelerator}; this machine has {len(gpus())} GPUs.",
             remedy="Leave --machine out to offer what is here.",
         )
-    machine = declared.get(name) or detect(name)
+    machine = _described(declared.get(name) or detect(name))
     _check_room(machine, units, cpus or cores())
     return machine
+
+
+def _described(machine: Machine) -> Machine:
+    """`machine` with the instructions of this node's processor, unless a person declared them or it is no CPU."""
+    if not machine.is_cpu or machine.instruction_set:
+        return machine
+    return machine.model_copy(update={"instruction_set": instruction_set()})
 
 
 def _check_room(machine: Machine, units: int, cpus: int) -> None:
@@ -105,9 +113,9 @@ def detect(name: str | None = None) -> Machine:
     found, known = gpus(), BUILT_IN.get(name or "")
     memory = int(memory_bytes() * 0.8)
     if known is not None and known.is_cpu:
-        return without_hearsay(known).model_copy(update={"memory": memory // known.accelerators})
+        return _described(without_hearsay(known).model_copy(update={"memory": memory // known.accelerators}))
     if not found:
-        return Machine(name=name or "cpu", memory=memory)
+        return _described(Machine(name=name or "cpu", memory=memory))
     return Machine(
         name=name or _class_name(found),
         accelerator=found[0].name,
@@ -130,8 +138,8 @@ def local_classes() -> list[tuple[Machine, int]]:
     if gpus():
         return [(detect(), 1)]
     memory = int(memory_bytes() * 0.8)
-    single = without_hearsay(BUILT_IN["cpu-x1"]).model_copy(update={"memory": memory // cores()})
-    pair = without_hearsay(BUILT_IN["cpu-x2"]).model_copy(update={"memory": memory // max(2, cores())})
+    single = _described(without_hearsay(BUILT_IN["cpu-x1"]).model_copy(update={"memory": memory // cores()}))
+    pair = _described(without_hearsay(BUILT_IN["cpu-x2"]).model_copy(update={"memory": memory // max(2, cores())}))
     return [(single, cores()), (pair, max(1, cores() // 2)), (detect("cpu"), 1)]
 
 
@@ -147,6 +155,7 @@ def hardware(machine: Machine, threads: int) -> Hardware:
         driver=found[0].driver if found else None,
         cuda=_cuda() if found else None,
         cpu=_cpu_name(),
+        instruction_set=instruction_set(),
         cores=cores(),
         threads=threads,
     )

@@ -53,12 +53,13 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
             observe=home.add if home else lambda line: None,
             saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
             scoring=home.pulse if home else lambda: None,
+            note=home.note if home else lambda event, detail: None,
             tokens=task.tokens,
         )
     finally:
         if home:
             home.close()
-    return outcome.model_dump(mode="json")
+    return outcome.model_dump()
 
 
 def _here(task: Task) -> Task:
@@ -116,6 +117,7 @@ class _Home:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._points: list[Point] = []
+        self._notes: list[tuple[str, str]] = []
         self._checkpoint: Checkpoint | None = None
         self._newest: Point | None = None
         self._gauges = Gauges(task.run, task.study, get_device())
@@ -153,6 +155,11 @@ class _Home:
         with self._lock:
             self._checkpoint = Checkpoint(step=step, epoch=self._task.lease.epoch, path=place, sha256=sha256)
 
+    def note(self, event: str, detail: str) -> None:
+        print(f"{event}: {detail}")
+        with self._lock:
+            self._notes.append((event, detail))
+
     def pulse(self) -> None:
         """Tell the agent that work advances where no step shows it."""
         if time.monotonic() - self._pulsed >= LOOK_SECONDS:
@@ -185,6 +192,7 @@ class _Home:
         with self._lock:
             points, self._points = self._points, []
             checkpoint, self._checkpoint = self._checkpoint, None
+            notes, self._notes = self._notes, []
         if points:
             self._newest = points[-1]
             self._print(points[-1])
@@ -195,12 +203,16 @@ class _Home:
                 queue.record(self._task.lease, points)
             if checkpoint:
                 queue.checkpoint(self._task.lease, checkpoint)
+            while notes:
+                queue.note(self._task.lease, *notes[0])
+                del notes[0]
         except LeaseLost:
             self._lost.set()
         except FarmError:
             with self._lock:
                 self._points = points + self._points
                 self._checkpoint = self._checkpoint or checkpoint
+                self._notes = notes + self._notes
 
     def _print(self, point: Point) -> None:
         """A line in the log, now and then."""

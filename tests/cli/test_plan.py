@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from pathlib import Path
 
 import pytest
 from results import result, study_text, tiny_study
@@ -239,3 +240,14 @@ def test_an_arm_that_is_tested_differently_is_said_before_it_is_trained(farm: Fa
         assert "warning: arm short: tested differently from the baseline (context 32 and 16)" in said
     common = text.replace("sequences = 8", "sequences = 8\ncontext = 16")
     assert "tested differently" not in farm("plan", "-", reads=common).err
+
+
+def test_a_plan_and_a_submit_warn_of_bf16_where_a_node_only_emulates_it(farm: Farm) -> None:
+    file = farm.file()
+    Path(file).write_text(study_text().replace('precision = "fp32"', 'precision = "bf16"'))
+    assert "emulates" not in farm("plan", file).err, "nothing is known of a class that no node has described"
+    farm.queue.register(BUILT_IN["cpu"].model_copy(update={"instruction_set": "AVX2"}), "node-1", 60)
+    for command in ("plan", "submit"):
+        said = farm(command, file).err
+        assert "warning: cpu only emulates bf16 (its processor has AVX2" in said
+        assert "times as long on an AMD Zen 3" in said

@@ -62,7 +62,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "reduction": "fast",
         "canonical_microbatch": None,
         "compile": False,
-        "kernels": "farm",
+        "kernels": "auto",
     },
     "data": {
         "source": "hf:gpjt/fineweb-gpt2-tokens",

@@ -1,15 +1,21 @@
 """Farm's CPU kernels give what torch's give, up to rounding; and the same bits every time."""
 
 from itertools import product as combinations
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from worlds import VOCAB, attempt, corpus, planned, tiny
+from worlds import STEPS, VOCAB, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
+from farm.processor import InstructionSet, instruction_set
+from farm.run import Run
 from model import kernels
-from model.kernels import Dropout, Linear, causal_attention, chosen, in_use, product
+from model import train as training
+from model.kernels import Dropout, Linear, causal_attention, chosen, in_use, product, resolved
 from model.loss import summed_loss
 
 CPU = torch.device("cpu")
@@ -28,6 +34,21 @@ def test_this_machine_has_them():
         with chosen("torch"):
             assert in_use(CPU) == "torch"
         assert in_use(torch.device("cuda")) == "torch"
+
+
+def test_auto_is_what_was_faster_with_these_instructions():
+    table = {has: resolved("auto", has) for has in (*get_args(InstructionSet), None)}
+    assert {has for has, found in table.items() if found == "farm"} == {"AVX-512", "AVX512-BF16", "AMX"}
+
+
+@pytest.mark.parametrize("has", [*get_args(InstructionSet), None])
+def test_a_name_means_itself_on_any_processor(has):
+    assert [resolved(name, has) for name in ("farm", "torch")] == ["farm", "torch"]
+
+
+def test_without_onednn_torchs_compute_and_the_run_says_so(monkeypatch):
+    monkeypatch.setattr(kernels, "ONEDNN", False)
+    assert {resolved(name, "AVX-512") for name in ("auto", "farm", "torch")} == {"torch"}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +205,7 @@ def test_a_run_learns_the_same_with_either_and_says_which_it_had(precision, tmp_
         run = tiny(tokens, model={"dropout": 0.0, "width": 64}, train={"kernels": kind, "precision": precision})
         outcomes[kind], told = attempt(run, planned(run, 1, 8), tmp_path / kind)
         losses[kind] = told.losses
-        assert outcomes[kind].kernels == kind
+        assert outcomes[kind].kernels == (kind,)
     assert losses["farm"] == pytest.approx(losses["torch"], rel=1e-5 if precision == "fp32" else 5e-3)
     fingerprints = [outcome.fingerprints for outcome in outcomes.values()]
     assert fingerprints[0].initial == fingerprints[1].initial
@@ -199,3 +220,63 @@ def test_compiled_blocks_train_as_the_others_do(tmp_path):
         _, told[compiled] = attempt(run, planned(run, 1, 8), tmp_path / f"compiled-{compiled}")
     assert told[True].losses == pytest.approx(told[False].losses, rel=1e-5)
     assert told[True].losses != told[False].losses, "else nothing was compiled"
+
+
+WIDE = {"model": {"width": 64}}  # since the libraries add up short products in the same order
+
+
+@pytest.mark.parametrize("kind", ["auto", "farm", "torch"])
+def test_within_one_choice_a_run_that_was_stopped_ends_on_the_bits_of_one_that_never_was(kind, tmp_path):
+    run = tiny(corpus(tmp_path), **WIDE, train={"kernels": kind})
+    plan = planned(run, 1, 8)
+    never, told = attempt(run, plan, tmp_path / "never")
+    stopped, before = attempt(run, plan, tmp_path / "stopped", signals=stop_after(2))
+    resumed, after = attempt(run, plan, tmp_path / "stopped", resume=newest(tmp_path, stopped), epoch=2)
+    assert before.timeless + after.timeless == told.timeless
+    assert resumed.fingerprints == never.fingerprints
+    assert resumed.kernels == never.kernels == (resolved(kind, instruction_set()),)
+    assert before.notes == after.notes == []
+
+
+def newest(folder: Path, stopped) -> Path:
+    return folder / "stopped" / "1" / str(stopped.checkpoint)
+
+
+def test_a_run_that_goes_on_where_auto_chooses_otherwise_says_so_and_so_does_its_outcome(tmp_path, monkeypatch):
+    run = tiny(corpus(tmp_path), **WIDE, train={"kernels": "auto"})
+    plan = planned(run, 1, 8)
+    monkeypatch.setattr(training, "instruction_set", lambda: "AVX512-BF16")
+    stopped, before = attempt(run, plan, tmp_path / "stopped", signals=stop_after(2))
+    assert (stopped.kernels, before.notes) == (("farm",), [])
+    monkeypatch.setattr(training, "instruction_set", lambda: "AVX2")
+    resumed, after = attempt(run, plan, tmp_path / "stopped", resume=newest(tmp_path, stopped), epoch=2)
+    assert resumed.finished
+    assert resumed.kernels == ("farm", "torch")
+    ((event, detail),) = after.notes
+    assert event == "other-kernels"
+    assert detail == "torch's kernels compute from step 2 on, farm's did before: kernels = 'auto' with AVX2."
+
+
+def by_unlike_processors(run: Run, world: int, folder: Path, sets: list[InstructionSet]) -> tuple:
+    training.instruction_set = lambda: sets[dist.get_rank()]
+    outcome, told = attempt(run, planned(run, world), folder)
+    return outcome.kernels, outcome.fingerprints, told.losses
+
+
+def test_all_ranks_of_a_group_compute_by_one_choice_which_each_would_make_alone(tmp_path):
+    """Ranks that computed by their own would add up gradients of unlike kernels: bits that no one machine has."""
+    run = canonical(corpus(tmp_path), **WIDE, train={"kernels": "auto"})
+    alike = in_world(2, by_unlike_processors, run, 2, tmp_path / "alike", ["AVX-512", "AMX"])
+    unlike = in_world(2, by_unlike_processors, run, 2, tmp_path / "unlike", ["AVX-512", "AVX2"])
+    assert [kernels for kernels, *_ in alike] == [("farm",)] * 2
+    assert [kernels for kernels, *_ in unlike] == [("torch",)] * 2
+    plain = tiny_torch(run)
+    never, told = attempt(plain, planned(plain, 1), tmp_path / "torch")
+    assert unlike[0][1].final == never.fingerprints.final
+    assert unlike[0][2] == told.losses
+    assert alike[0][1].final != never.fingerprints.final
+    assert len(told.losses) == STEPS
+
+
+def tiny_torch(run: Run) -> Run:
+    return run.model_copy(update={"recipe": run.recipe.patched({"train": {"kernels": "torch"}})})

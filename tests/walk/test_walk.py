@@ -14,6 +14,7 @@ import pytest
 
 from farm import ledger, serving
 from farm.run import State
+from model.kernels import resolved
 from workers.jobs import Jobs, job_id
 from workers.task import PULSE_FILE
 
@@ -129,7 +130,7 @@ def test_a_result_says_what_trained_it(walked):
         assert result.ended > result.started
         assert result.seconds > result.train_seconds > 0
         assert result.peak_bytes > 2**20
-        assert result.kernels == "farm"
+        assert result.kernels == (resolved("auto", hardware.instruction_set),)
         assert 0 < result.checkpoint_seconds_stalled < result.seconds
 
 

@@ -406,7 +406,7 @@ def an_outcome(run: Run) -> Outcome:
         test_tokens=256,
         best_loss=3.0,
         best_step=run.recipe.steps,
-        kernels="farm",
+        kernels=("farm",),
         fingerprints=Fingerprints(initial="a", tokens=Tokens(head="b", trained="b", tested="b"), final="c"),
     )
 

@@ -6,6 +6,7 @@ import pytest
 
 from farm.errors import BadSetting
 from farm.machine import BUILT_IN, Machine
+from farm.processor import instruction_set
 from workers import hardware
 from workers.hardware import ROOT, _class_name, _gpu
 
@@ -73,7 +74,7 @@ def test_a_class_with_gpus_that_are_not_here_is_not_offered():
 
 def test_a_class_that_is_declared_is_offered_as_declared_and_another_as_detected():
     declared = Machine(name="home", memory=2**30)
-    assert hardware.offer("home", {"home": declared}) is declared
+    assert hardware.offer("home", {"home": declared}).memory == 2**30
     assert hardware.offer("attic", {}).memory == hardware.detect().memory
 
 
@@ -109,3 +110,11 @@ def test_more_runs_at_a_time_than_have_room_are_not_offered(name, units, cpus, w
 )
 def test_as_many_runs_as_have_room_are_offered(name, units, cpus):
     assert hardware.offer(name, {"home": Machine(name="home")}, units, cpus).name == name
+
+
+def test_a_cpu_class_is_offered_with_the_instructions_of_its_processor():
+    has = instruction_set()
+    assert hardware.detect().instruction_set == has
+    assert {machine.instruction_set for machine, _ in hardware.local_classes()} == {has}
+    assert hardware.offer("home", {"home": Machine(name="home")}).instruction_set == has
+    assert hardware.hardware(BUILT_IN["cpu-x1"], threads=1).instruction_set == has
