@@ -3,4 +3,4 @@
 -- KEYS[1] prefix    reads: aside
 -- returns {name, where its value is now, ...}
 
-return redis.call('TYPE', key('aside')).ok == 'hash' and redis.call('HGETALL', key('aside')) or {}
+return redis.call('HGETALL', key('aside'))
