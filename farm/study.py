@@ -434,7 +434,8 @@ def _quoted(text: str, error: Exception) -> str:
     if not found or int(found[1]) > len(lines):
         return ""
     wrong = lines[int(found[1]) - 1].strip()
-    right = meant.syntax(wrong)
+    is_twice = "overwrite" in str(error) or "twice" in str(error)
+    right = "it is in the file already: leave one out" if is_twice else meant.syntax(wrong)
     return f": {wrong[:60]}" + (f"; {right}" if right else "")
 
 

@@ -96,6 +96,8 @@ OTHER_VALUES = {
     HEAD.replace('"s"', '"My Study"'): 'write name = "my-study".',
     HEAD + 'design = "grid"': 'write design = "factorial".',
     HEAD + '[policy]\nusd_limit = "$5"': "write usd_limit = 5.0.",
+    HEAD + "[policy]\nusd_limit = 0": "policy.usd_limit: must be more than 0, not 0.",
+    HEAD + '[policy]\nusd_limit = "off"': 'write usd_limit = "none".',
     HEAD + '[policy]\ncheckpoint_seconds = "10 min"': "write checkpoint_seconds = 600.0.",
     HEAD + '[machines.x]\nmemory = "24"': 'write memory = "24GiB".',
     HEAD + '[stacks]\ns = "a, b"': 'write s = ["a", "b"].',
@@ -180,6 +182,8 @@ SYNTAX = {
     "[interventions.no dropout]": "write [interventions.no-dropout].",
     "study:": "TOML writes [study].",
     '{"study": {}}': "this looks like JSON, and a study is TOML.",
+    'name = "s"\nname = "s"\nx = 1': 'name = "s"; it is in the file already: leave one out.',
+    "[study]": "[study]; it is in the file already: leave one out.",
     "import torch": "(at line 2, column 8): import torch. See",
 }
 
