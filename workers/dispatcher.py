@@ -14,12 +14,12 @@ from ray.job_submission import JobStatus
 
 from farm import node as facts
 from farm.budget import Spending, price, spending
-from farm.errors import FarmError, LeaseLost, last_line
+from farm.errors import FarmError, LeaseLost
 from farm.machine import MIXED, Machine, is_mixed, parts
 from farm.queue import Claim, Queue, Status
 from farm.run import Lease
 from farm.study import Study
-from workers.jobs import Jobs, job_id
+from workers.jobs import Jobs, job_id, last_words
 
 log = logging.getLogger("farm")
 
@@ -265,7 +265,7 @@ class Dispatcher:
                 elif info and info.status is JobStatus.STOPPED:
                     self.queue.release(lease, "its job was stopped before it began")
                 elif info and info.status is JobStatus.FAILED:
-                    self.queue.fail(lease, "agent-died", last_line(info.message or ""), status.step, retryable=True)
+                    self.queue.fail(lease, "agent-died", last_words(info), status.step, retryable=True)
             except LeaseLost:
                 continue
 

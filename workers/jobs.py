@@ -1,5 +1,6 @@
 """Ray's jobs, one an attempt. A Ray that does not answer, or says no, is an answer here and no exception."""
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from ray.job_submission import JobDetails, JobSubmissionClient
 from requests import PreparedRequest
 
-from farm.errors import first_line
+from farm.errors import first_line, last_line
 
 ANSWER_SECONDS = 30.0  # for Ray's dashboard: it may be alive, take the call and never answer
 _AWAY = (RuntimeError, ConnectionError, OSError)  # what the client raises: RuntimeError for every word of Ray's
@@ -16,6 +17,15 @@ _AWAY = (RuntimeError, ConnectionError, OSError)  # what the client raises: Runt
 def job_id(run_id: str, epoch: int) -> str:
     """The Ray submission id of an attempt; the dashboard's Jobs page shows it."""
     return f"farm-{run_id}-a{epoch}"
+
+
+def last_words(info: JobDetails) -> str:
+    """Why a job failed: the last thing that it said itself, or how it ended if it had said nothing yet."""
+    said, code = last_line(info.message or ""), info.driver_exit_code
+    if not said.startswith("Running entrypoint for job ") or code is None:  # that line is Ray's own
+        return said
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"it {ended} before it said anything"
 
 
 NO_PROXY = {"http": "", "https": ""}  # the dashboard is the farm's own: a proxy of this shell's has no part in it

@@ -5,11 +5,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray.job_submission import JobDetails, JobStatus, JobType
 
-from workers.jobs import Jobs, job_id
+from workers.jobs import Jobs, job_id, last_words
 
 VERSION = {"version": "4", "ray_version": ray.__version__, "ray_commit": "", "session_name": "s"}
 
@@ -47,6 +49,28 @@ def stuck(tmp_path: Path) -> Iterator[Jobs]:
 
 def test_a_job_is_named_after_its_run_and_epoch() -> None:
     assert job_id("cpu-x1-baseline-s42.23-1f3a9c2e", 3) == "farm-cpu-x1-baseline-s42.23-1f3a9c2e-a3"
+
+
+FAILED = "Job entrypoint command failed with exit code {}, last available logs (truncated to 20,000 chars):\n"
+RAYS_OWN = "Running entrypoint for job farm-a-a1: exec python3 -m workers.agent --run a\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "words"),
+    [
+        (-9, "", "it was killed by SIGKILL before it said anything"),
+        (1, "", "it ended with exit code 1 before it said anything"),
+        (1, "Traceback ...\nImportError: no module named farm\n", "ImportError: no module named farm"),
+    ],
+)
+def test_the_last_words_of_a_job_are_its_own_and_not_ray_s(code: int, said: str, words: str) -> None:
+    message = FAILED.format(code) + RAYS_OWN + said
+    assert last_words(failed(message=message, driver_exit_code=code)) == words
+    assert last_words(failed(message="Unexpected error occurred: no room", driver_exit_code=None)).endswith("no room")
+
+
+def failed(**more: Any) -> JobDetails:
+    return JobDetails(type=JobType.SUBMISSION, status=JobStatus.FAILED, entrypoint="", **more)
 
 
 def test_a_dashboard_that_never_answers_is_not_waited_for(stuck: Jobs) -> None:
