@@ -22,12 +22,12 @@ COLUMNS = (
     Column("runs", "runs", render.count, is_number=True),
     Column("plan", "world x micro x accum", render.text),
     Column("gib", "GiB", render.text, is_number=True, is_spare=True),
-    Column("hours", "hours", render.hours, is_number=True),
-    Column("wall_clock_hours", "wall clock", render.clock, is_number=True),
-    Column("usd", "$", render.dollars, is_number=True),
+    Column("hours", "hours", render.hours, is_number=True, digits=4),
+    Column("wall_clock_hours", "wall clock", render.clock, is_number=True, digits=4),
+    Column("usd", "$", render.dollars, is_number=True, digits=4),
     Column("basis", "hours are", render.text, is_spare=True),
-    Column("resolves_sd", "resolves SD", render.known(lambda value: f"{value:.2f}"), is_number=True),
-    Column("resolves_nats", "nats", render.loss, is_number=True, is_spare=True),
+    Column("resolves_sd", "resolves SD", render.known(lambda value: f"{value:.2f}"), is_number=True, digits=4),
+    Column("resolves_nats", "nats", render.loss, is_number=True, is_spare=True, digits=6),
 )
 ALL_ARMS, ALL_MACHINES = "(all arms)", "(all machines)"  # no arm and no machine can be called so
 OLD_DAYS = 180  # of a price

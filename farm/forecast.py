@@ -241,7 +241,9 @@ def _scaled(recipe: Recipe, results: Sequence[Result]) -> Speed:
     own = recipe.model.flops_per_token
     speeds = [result.tokens_per_second * result.recipe.model.flops_per_token / own for result in nearest]
     others = sorted({name for result in nearest for name in unlike(result.recipe, recipe)})
-    return Speed(mean(speeds), "scaled", f"scaled from runs with another {' and '.join(others)}" if others else None)
+    return Speed(
+        mean(speeds), "scaled", f"scaled from runs with other settings: {', '.join(others)}" if others else None
+    )
 
 
 def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[str, Speed]:

@@ -16,6 +16,8 @@ from farm.study import load, parse
 
 from .conftest import ROOT, Farm
 
+ROUNDED = ("gib", "hours", "wall_clock_hours", "usd", "resolves_sd")
+
 
 def test_a_plan_says_runs_split_and_what_can_be_resolved(farm: Farm) -> None:
     answer = farm("plan", farm.file(machines=("cpu", "cpu-x2")), "--json")
@@ -99,6 +101,12 @@ def test_hours_and_dollars_come_from_a_declaration_when_nothing_was_measured() -
     assert found.wall_clock_hours == pytest.approx(3.18, abs=0.01), "the published battery's own wall clock"
     assert found.usd == pytest.approx(37.65, abs=0.1)
     assert found.estimates[0].basis == "declared"
+
+
+def test_numbers_in_a_pipe_are_rounded_to_what_is_meant(farm: Farm) -> None:
+    answer = farm("plan", str(ROOT / "examples" / "interventions.toml"))
+    decimals = [len(value.partition(".")[2]) for row in answer.rows for key, value in row.items() if key in ROUNDED]
+    assert max(decimals) == 4
 
 
 def test_another_recipe_s_speed_is_scaled_by_the_arithmetic_of_a_token() -> None:

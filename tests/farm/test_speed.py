@@ -33,7 +33,7 @@ def expected(recipe: Recipe, results: list[Result], machine: Machine = BUILT_IN[
 def test_a_precision_s_own_runs_come_before_a_ratio() -> None:
     wider = at("fp32", train={"batch": 16})
     speed = expected(at("fp32"), [seen(at("fp16"), 1000.0), seen(wider, 100.0)])
-    assert speed == Speed(100.0, "scaled", "scaled from runs with another batch")
+    assert speed == Speed(100.0, "scaled", "scaled from runs with other settings: batch")
 
 
 def test_another_precision_s_runs_count_by_the_ratio_and_the_plan_says_whose_that_is() -> None:
@@ -78,7 +78,7 @@ def test_runs_that_are_most_alike_speak_for_the_speed() -> None:
     results = [seen(without, 1300.0, "cpu"), seen(other, 1000.0, "cpu")]
     assert expected(at("fp32"), results, BUILT_IN["cpu"]) == Speed(1000.0, "scaled")
     alone = expected(at("fp32"), results[:1], BUILT_IN["cpu"])
-    assert (alone.basis, alone.note) == ("scaled", "scaled from runs with another dropout")
+    assert (alone.basis, alone.note) == ("scaled", "scaled from runs with other settings: dropout")
 
 
 def test_attention_s_share_grows_with_the_context() -> None:
