@@ -109,6 +109,7 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     accelerators = f"{hardware.accelerators} x {hardware.accelerator}"
     yield "hardware", f"{accelerators}, {hardware.cpu}, {hardware.cores} cores, on {hardware.host}"
     commit = f", commit {software.commit[:12]}{' (changed)' if software.dirty else ''}" if software.commit else ""
+    yield "kernels", ", then ".join(result.kernels)
     yield "software", f"farm {software.farm}{commit}, python {software.python}, torch {software.torch}"
     yield "init", result.fingerprints.initial
     yield "trained on", result.fingerprints.tokens.trained

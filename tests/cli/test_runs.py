@@ -221,6 +221,7 @@ def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
     assert told["run"] == claim.run.id
     assert told["state"] == "succeeded"
     assert told["test loss"].startswith("3.250000")
+    assert told["kernels"] == "farm"
     assert told["attempt 1"] == "running on attic"
     assert told["curve"] == "█▇▆▅▄▃▂▁"
     assert told["folder"] == str(farm.store.folder(claim.run.id))
