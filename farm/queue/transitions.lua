@@ -274,7 +274,7 @@ local function verdict(step, retryable, crashes, attempts, limit)
   elseif crashes >= POISON then
     return POISON .. ' crashes at step ' .. whole(step)
   elseif attempts >= tonumber(limit) then
-    return 'all ' .. attempts .. ' attempts spent'
+    return attempts == 1 and 'the only attempt is spent' or 'all ' .. attempts .. ' attempts are spent'
   end
 end
 

@@ -413,6 +413,14 @@ def test_q6_a_failure_is_tried_again_until_the_attempts_are_spent(queue: Queue) 
         (3, "at 3", 3),
     ]
     assert queue.claim("cpu", "worker", 60).run != claim.run  # type: ignore[union-attr]
+    assert queue.events(claim.run.id)[-1].detail == "all 3 attempts are spent"
+
+
+def test_q6_one_attempt_is_spent_in_the_singular(queue: Queue) -> None:
+    study_of(queue, policy={"attempts": 1})
+    claim = started(queue)
+    assert queue.fail(claim.lease, "worker-died", "killed", 1, True) == State.FAILED
+    assert queue.events(claim.run.id)[-1].detail == "the only attempt is spent"
 
 
 def test_q6_what_cannot_be_retried_fails_at_once(queue: Queue) -> None:
