@@ -346,7 +346,8 @@ REFUSED = {
     ),
     "a table twice": (
         HEAD + HEAD,
-        "not TOML: Cannot declare ('study',) twice (at line 4, column 7): [study]; it is in the file already: leave one out. See examples/demo.toml.",
+        "not TOML: Cannot declare ('study',) twice (at line 4, column 7): [study]; it is in the file already: "
+        "leave one out. See examples/demo.toml.",
     ),
 }
 
