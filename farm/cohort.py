@@ -92,7 +92,7 @@ def _strangers(results: Sequence[Result], use: Use) -> dict[str, str]:
             had.setdefault(use.tokens(result), []).append(result)
         for tokens, members in had.items():
             if tokens != usual:
-                why = _other_tokens(use.data(members[0]), [(tokens, members), (usual, had[usual])])
+                why = _other_tokens(use.data(members[0]), [(tokens, members), (usual, had[usual])], ", not ")
                 found |= {result.run_id: why for result in members}
     return found
 
@@ -104,9 +104,9 @@ def _usual(results: Sequence[Result], use: Use) -> str:
     return max(count, key=lambda tokens: (count[tokens], newest[tokens]))
 
 
-def _other_tokens(data: dict[str, Any], had: Sequence[tuple[str, Sequence[Result]]]) -> str:
+def _other_tokens(data: dict[str, Any], had: Sequence[tuple[str, Sequence[Result]]], between: str = " and ") -> str:
     """That a split held other tokens for some results than for others, with both fingerprints and their dates."""
-    seen = " and ".join(f"{tokens[:SHORT]} ({_dates(results)})" for tokens, results in had)
+    seen = between.join(f"{tokens[:SHORT]} ({_dates(results)})" for tokens, results in had)
     return f"the {data['split']} split of {data['source']} held other tokens: {seen}"
 
 
