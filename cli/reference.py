@@ -44,8 +44,8 @@ both = ["remove-dropout", "schedule"]
 
 A key that is left out has its default, and all defaults together are the published baseline. An intervention says only
 what it changes in the baseline. Where no value is an answer, too, the word `"{NONE}"` unsets what the baseline sets:
-`train.clip_grad_norm = "{NONE}"` trains an arm without clipping over a baseline that clips. (A tag of a repo that is
-called {NONE} is therefore named by its commit.) Names are 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or
+`train.clip_grad_norm = "{NONE}"` trains an arm without clipping over a baseline that clips. (So a tag that
+is called {NONE} has to be given as its commit.) Names are 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or
 a digit.
 """
 
