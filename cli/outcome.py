@@ -84,10 +84,10 @@ def _leftover(study: Study, put: Put, statuses: Iterable[Status]) -> Iterator[st
     going = [status for status in left if not status.state.is_final]
     if going:
         what = f"{_runs(len(going))} of an earlier form of {study.name} ({_arms(going)})"
-        yield f"{what} {_are(len(going))} queued or running still; to stop: farm cancel {study.name} --dropped"
+        yield f"{what} {_are(len(going))} still queued or running; to stop: farm cancel {study.name} --dropped"
     elif left:
         what = f"{_runs(len(left))} of an earlier form of {study.name} ({_arms(left)})"
-        yield f"{what} stay in its tables until: farm forget {study.name} --dropped"
+        yield f"{what} {'stays' if len(left) == 1 else 'stay'} in its tables until: farm forget {study.name} --dropped"
 
 
 def _arms(statuses: Iterable[Status]) -> str:

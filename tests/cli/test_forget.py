@@ -221,10 +221,10 @@ def test_a_cancelled_study_can_be_queued_again(farm: Farm) -> None:
 def test_a_study_that_shrank_says_what_is_left_of_it(farm: Farm) -> None:
     submit(farm)
     said = submit(farm, "tiny", SHRUNK)
-    assert "1 run of an earlier form of tiny (gradient-clipping x 1) is queued or running still" in said
+    assert "1 run of an earlier form of tiny (gradient-clipping x 1) is still queued or running" in said
     assert "farm cancel tiny --dropped" in said
     assert [row["now"] for row in farm("cancel", "tiny", "--dropped").rows] == ["cancelled"]
     assert farm.queue.counts()[State.QUEUED] == 2
-    assert "stay in its tables until: farm forget tiny --dropped" in submit(farm, "tiny", SHRUNK)
+    assert "(gradient-clipping x 1) stays in its tables until: farm forget tiny --dropped" in submit(farm, "tiny", SHRUNK)
     assert farm("forget", "tiny", "--dropped", "-y").code == 0
     assert "earlier form" not in submit(farm, "tiny", SHRUNK)
