@@ -225,6 +225,8 @@ def test_a_study_that_shrank_says_what_is_left_of_it(farm: Farm) -> None:
     assert "farm cancel tiny --dropped" in said
     assert [row["now"] for row in farm("cancel", "tiny", "--dropped").rows] == ["cancelled"]
     assert farm.queue.counts()[State.QUEUED] == 2
-    assert "(gradient-clipping x 1) stays in its tables until: farm forget tiny --dropped" in submit(farm, "tiny", SHRUNK)
+    assert "(gradient-clipping x 1) stays in its tables until: farm forget tiny --dropped" in submit(
+        farm, "tiny", SHRUNK
+    )
     assert farm("forget", "tiny", "--dropped", "-y").code == 0
     assert "earlier form" not in submit(farm, "tiny", SHRUNK)
