@@ -144,6 +144,7 @@ EXAMPLES = {
     "[machines.NAME].accelerator": '"H100-SXM5-80GB"',
     "[machines.NAME].accelerators": "8",
     "[machines.NAME].memory": '"80GiB"',
+    "[machines.NAME].instruction_set": '"AVX-512"',
     "[machines.NAME].usd_per_hour": "23.92",
     "[machines.NAME].price_source": '"list price of VENDOR"',
     "[machines.NAME].price_date": '"2026-11-20"',

@@ -34,7 +34,7 @@ def write(path: Path, invitation: Invitation) -> None:
     """Put it at `path`, in full or not at all, readable by its owner only."""
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(invitation.model_dump_json(indent=2) + "\n")
     draft.replace(path)
 
@@ -59,7 +59,7 @@ def read(word: str) -> Invitation:
 
 def _private(path: Path) -> str:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             mode, text = os.fstat(file.fileno()).st_mode, file.read()
     except UnicodeDecodeError:
         return ""

@@ -25,7 +25,7 @@ _WITH_BF16 = frozenset({"AVX512-BF16", "AMX", "ARM-BF16"})
 def instruction_set() -> InstructionSet | None:
     """The widest that this machine has; None where the system does not tell, as on macOS."""
     try:
-        return read(Path("/proc/cpuinfo").read_text(), platform.machine())
+        return read(Path("/proc/cpuinfo").read_text(encoding="utf-8"), platform.machine())
     except OSError:
         return None
 

@@ -25,7 +25,12 @@ def _is_text(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name in CHILDREN:
         return _named(call).keys() & {"text", "universal_newlines"} != set()
-    if name not in TEXT_CALLS or ast.unparse(call.func) in ("os.open", "request.urlopen", "tarfile.open"):
+    if name not in TEXT_CALLS or ast.unparse(call.func) in (
+        "os.open",
+        "request.urlopen",
+        "direct.open",
+        "tarfile.open",
+    ):
         return False
     if name == "read_text" and call.args:  # Path.read_text("utf-8")
         return False

@@ -48,7 +48,11 @@ def opened(here: Settings, host: str, ray: str, token: Path, storage: str) -> It
     """
     path = here.home / invitation.FILE
     there = Invitation(
-        head=platform.node(), ray=ray, token=token.read_text().strip(), redis=reopened(here, host), storage=storage
+        head=platform.node(),
+        ray=ray,
+        token=token.read_text(encoding="utf-8").strip(),
+        redis=reopened(here, host),
+        storage=storage,
     )
     try:
         invitation.write(path, there)

@@ -14,7 +14,7 @@ from redis_servers import KEPT, Serve, redis_servers
 from results import tiny_study
 from waiting import wait_until
 
-from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable
+from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable, Unreadable
 from farm.queue import Queue
 from farm.run import State
 from farm.server import connect, doubts, translated
@@ -152,7 +152,7 @@ def test_all_other_answers_have_their_line(serve: Serve, tmp_path: Path) -> None
         cases: list[tuple[Callable[[Redis], object], type[FarmError], str]] = [
             (lambda client: client.time(), BadSetting, "lacks a command that the farm needs: unknown command"),
             (lambda client: client.eval("return redis.call('TIME')", 0), BadSetting, "lacks a command"),
-            (lambda client: client.lpush("text", 1), BadSetting, "holds something else under the farm's keys"),
+            (lambda client: client.lpush("text", 1), Unreadable, "holds something else under the farm's keys"),
             (lambda client: client.execute_command("GETRANGE", "text", "a", "b"), FarmError, "refused: "),
         ]
         client.set("text", "1")

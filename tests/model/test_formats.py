@@ -98,7 +98,7 @@ def test_safetensors_that_are_named_bin_are_read(tmp_path: Path) -> None:
 
 @given(
     arrays.arrays(np.uint16, st.integers(16, 600), elements=st.integers(0, 65535)).filter(
-        lambda tokens: tokens[1::2].max() > 15 and tokens[::2].any()
+        lambda tokens: tokens[1 : len(tokens) // 4 * 4 : 2].max() > 15 and tokens[: len(tokens) // 4 * 4 : 2].any()
     )
 )
 def test_tokens_are_not_taken_for_anything_else(tmp_path_factory: pytest.TempPathFactory, tokens: np.ndarray) -> None:

@@ -363,7 +363,7 @@ class Ragged(Batches):
 
 
 def ragged(run: Run, world: int, folder: Path) -> tuple[Line, dict[str, np.ndarray]]:
-    trainer = Trainer(run, planned(run, world), join(planned(run, world)), folder, "0" * 64)
+    trainer = Trainer(run, planned(run, world), join(planned(run, world)), folder, SOME_TOKENS)
     trainer.batches.__class__ = Ragged
     trainer.make_ready()
     line = trainer.update(trainer.compute(Signal.CONTINUE, False))

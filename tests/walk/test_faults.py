@@ -7,7 +7,7 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from farm import ledger
+from farm import ledger, study
 from farm.run import State
 
 from .conftest import study_text
@@ -150,9 +150,11 @@ def test_a_spent_limit_stops_what_trains_and_a_raised_one_lets_it_go_on(hurt):
 
 
 def test_q11_a_corpus_that_is_not_there_pauses_its_study_until_it_is(farm, tmp_path):
-    path, corpus = farm.home / "nowhere.toml", tmp_path / "corpus"
-    path.write_text(study_text("nowhere").replace("builtin:python-reference", str(corpus)))
-    farm.run("submit", str(path), "--wait", code=1)
+    """Past `farm submit`, which looks first: as from a machine that does not see the nodes' folders."""
+    corpus = tmp_path / "corpus"
+    with farm.queue() as queue:
+        queue.put(study.parse(study_text("nowhere").replace("builtin:python-reference", str(corpus))))
+    farm.run("watch", "nowhere", code=1)
     (row,) = farm.json("runs", "nowhere", "--json")
     assert (row["state"], row["attempts"]) == ("queued", 0)
     assert row["why"].startswith(f"paused: bad-corpus: {corpus} does not exist here.")

@@ -27,7 +27,7 @@ def test_what_fails_for_a_while_ends_no_farm(fails: str, says: str, tmp_path, ca
             queue.put(tiny_study())
             if fails == "redis":
                 redis.config_set("maxmemory", "1")
-            loop = threading.Thread(target=serve._dispatch, args=(here, queue, None, classes, None, None, stop))
+            loop = threading.Thread(target=serve._dispatch, args=(here, queue, None, classes, None, None, None, stop))
             loop.start()
             try:
                 wait_until(lambda: "trying again" in caplog.text, "it says what fails", 30)
