@@ -17,9 +17,9 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet
-from farm import server, serving, tunnel
+from farm import compiler, server, serving, tunnel
 from farm import settings as settings_
-from farm.errors import FarmError, first_line
+from farm.errors import FarmError, NoCompiler, first_line
 from farm.machine import BUILT_IN
 from farm.settings import Settings
 from farm.store import Store
@@ -60,6 +60,8 @@ def examine(cluster: Path | None = None) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name, needed in PACKAGES.items():
         yield from _checked(name, lambda name=name, needed=needed: [_package(name, needed)])  # type: ignore[misc]
+    if find_spec("torch"):
+        yield from _checked("compiler", _compiler)
     try:
         settings = settings_.load()
     except FarmError as error:
@@ -91,6 +93,16 @@ def _package(name: str, needed: bool) -> Finding:
         if needed:
             return Finding(name, "failed", f"not installed: pip install {name}")
         return Finding(name, "warning", "not installed: this machine can submit and read, not train")
+
+
+def _compiler() -> Iterator[Finding]:
+    """What train.compile would use here."""
+    from workers.gpus import gpus
+
+    try:
+        yield Finding("compiler", "ok", compiler.found(compiler.ON_CUDA if gpus() else compiler.ON_CPU))
+    except NoCompiler as missing:
+        yield Finding("compiler", "warning", str(missing))
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

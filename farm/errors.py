@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+_FRAME = re.compile(r'  File "')
+_ERROR = re.compile(r"[A-Za-z_][\w.]*(?=: |:?$)")
+_CAUSED = "The above exception was the direct cause of the following exception:"
+_COMPLAINT = re.compile(r"\berror: ")  # a compiler's
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0e-\x1f\x7f]")
 
 
@@ -117,6 +121,10 @@ class Nonfinite(FarmError):
     """The loss or a gradient is not a number: the same seeds would do it again."""
 
 
+class NoCompiler(FarmError):
+    """This node has no compiler for train.compile."""
+
+
 class CheckpointInvalid(FarmError):
     """The checkpoint is damaged or belongs to another run."""
 
@@ -162,6 +170,31 @@ def last_line(said: str) -> str:
     """What a process said last, which is where most say why they end; without the colours that it said it in."""
     lines = [line.strip() for line in _CONTROL.sub("", said).splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
+
+
+def reason(said: str) -> str:
+    """The line of the error in a traceback, which hints and notes may follow: that of the cause, if there is a chain.
+
+    An error that only announces what comes after it is told with that. Without a traceback, the last line.
+    """
+    lines = [line.rstrip() for line in _CONTROL.sub("", said).splitlines() if line.strip()]
+    errors = [at for at, line in enumerate(lines) if _ERROR.match(line) and _frames_end(lines, at)]
+    while len(errors) > 1 and _CAUSED in lines[errors[-2] : errors[-1]]:
+        del errors[-1]
+    if not errors:
+        return last_line(said)
+    line, *rest = lines[errors[-1] :]
+    if line.endswith(":") and rest:
+        return f"{line} {rest[0].strip()}"
+    rest = rest[: next((at for at, other in enumerate(rest) if other == _CAUSED), None)]
+    complaint = next((other.strip() for other in rest if _COMPLAINT.search(other)), None)
+    return f"{line}: {complaint}" if complaint else line
+
+
+def _frames_end(lines: list[str], at: int) -> bool:
+    """Whether the frames of a traceback end before line `at`."""
+    indented = next((back for back in range(at - 1, -1, -1) if not lines[back].startswith(" ")), -1)
+    return any(_FRAME.match(line) for line in lines[indented + 1 : at])
 
 
 def first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from farm.errors import DoesNotFit, FarmError
+from farm.errors import DoesNotFit, FarmError, reason
 from farm.planner import Plan
 from farm.recipe import Recipe, Seeds
 from farm.result import Tokens
@@ -95,8 +95,8 @@ def trial_fits(recipe: Recipe, microbatch: int, world: int = 1) -> bool:
     except subprocess.TimeoutExpired:
         raise FarmError(f"the trial of microbatch {microbatch} has not ended after {TRIAL_SECONDS} s.") from None
     if done.returncode not in (0, OUT_OF_MEMORY):
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        raise FarmError(f"the trial of microbatch {microbatch} ended with code {done.returncode}: {lines[-1].strip()}")
+        said = reason(done.stderr)
+        raise FarmError(f"the trial of microbatch {microbatch} ended with code {done.returncode}: {said}")
     return done.returncode == 0
 
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from farm import planner
+from farm import compiler, planner
 from farm.errors import BadCorpus, Nonfinite, NotFound
 from farm.ledger import Line, Writer
 from farm.planner import Plan
@@ -73,7 +73,7 @@ def train(
     the disk, and `scoring` before each batch of the evaluation at the end. `note(event, detail)` is told on rank 0 what
     a person should know of this run.
 
-    Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull
+    Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
     """
     group = join(plan)
     with _conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
@@ -120,6 +120,7 @@ class Trainer:
         self.initial_fingerprint = fingerprint(self.gpt)
         self.gpt.to(group.device)
         if recipe.train.compile:
+            compiler.found(compiler.ON_CUDA if group.device.type == "cuda" else compiler.ON_CPU)
             for block in self.gpt.blocks:  # all alike, so that one compilation serves every layer
                 block.compile()
         self.parameters = list(self.gpt.parameters())

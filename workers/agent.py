@@ -30,6 +30,7 @@ from farm.errors import (
     StorageUnusable,
     Unreachable,
     WorkerDied,
+    first_line,
 )
 from farm.folder import Folder
 from farm.forecast import speeds
@@ -191,7 +192,7 @@ class _Agent:
             return self._fail(error)
         except Exception as error:
             traceback.print_exc()
-            return self._fail(WorkerDied(f"{type(error).__name__}: {error}"))
+            return self._fail(WorkerDied(f"{type(error).__name__}: {first_line(error)}"))
 
     def _leave(self) -> None:
         """Send the end of the log after the rest, and remove the copies here of what is in the bucket now.

@@ -17,6 +17,7 @@ from pathlib import Path
 from farm.errors import BadSetting
 from farm.server import make_home
 from farm.settings import Settings, passed_on
+from workers import gpus
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cli", "farm", "model", "workers")
@@ -28,6 +29,7 @@ RAY = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the agent holds no GPU but may look at them
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi, farm and Ray count; by itself CUDA counts the fastest first
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS),
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Train's controller polls; Ray's default of 2 s costs 5 s a run
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # for GET /api/train/v2/runs/v1; the dashboard has no page for it
@@ -66,6 +68,7 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     own |= dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy())
     own |= {"RAY_METRICS_OUTPUT_ROOT": str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
+    own |= {} if (shown := gpus.resolved()) is None else {gpus.VISIBLE: shown}
     return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | passed_on(here)
 
 

@@ -9,43 +9,15 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from farm.errors import BadSetting
 from farm.machine import BUILT_IN, Machine, Mixed, without_hearsay
 from farm.processor import instruction_set
 from farm.result import Hardware, Provenance
+from workers.gpus import VISIBLE, Gpu, gpus, hidden
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("farm", "model", "workers")
-
-
-class Gpu(NamedTuple):
-    """One NVIDIA GPU as its driver reports it."""
-
-    name: str
-    memory_bytes: int
-    driver: str
-    compute_capability: float
-
-
-@cache
-def gpus() -> tuple[Gpu, ...]:
-    """The node's GPUs, from nvidia-smi, which sees them all whatever CUDA_VISIBLE_DEVICES says."""
-    fields = "name,memory.total,driver_version,compute_cap"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        text = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(_gpu(line) for line in text.splitlines() if line.count(",") == 3)
-
-
-def _gpu(line: str) -> Gpu:
-    name, memory, driver, capability = (part.strip() for part in line.split(","))
-    return Gpu(name, int(float(memory)) * 2**20, driver, float(capability))
 
 
 def cores() -> int:
@@ -68,12 +40,35 @@ def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | N
     wanted = declared.get(name) or BUILT_IN.get(name)
     if wanted is not None and not wanted.is_cpu and len(gpus()) < wanted.accelerators:
         raise BadSetting(
-            f"--machine {name} is {wanted.accelerators} x {wanted.accelerator}; this machine has {len(gpus())} GPUs.",
+            f"--machine {name} is {wanted.accelerators} x {wanted.accelerator}; this machine has {_count()}.",
             remedy="Leave --machine out to offer what is here.",
         )
     machine = _described(declared.get(name) or detect(name))
     _check_room(machine, units, cpus or cores())
     return machine
+
+
+def seen() -> str:
+    """What GPUs this node has, in words."""
+    found = gpus()
+    if not found:
+        return f"no GPU{_hidden()}"
+    size = f"{found[0].memory_bytes / 2**30:.0f} GiB each" if found[0].memory_bytes else "of unknown memory"
+    return f"{len(found)} x {found[0].name}, {size}{_hidden()}"
+
+
+def _count() -> str:
+    found = len(gpus())
+    return f"{found} GPU{'s' * (found != 1)}{_hidden()}"
+
+
+def _hidden() -> str:
+    """The end of a phrase about GPUs: which there are besides."""
+    named, others = os.environ.get(VISIBLE), hidden()
+    if not others:
+        return ""
+    why = "CUDA shows a process one MIG slice" if named is None else f"{VISIBLE}={named}"
+    return f" to use and {others} hidden ({why})"
 
 
 def _described(machine: Machine) -> Machine:
@@ -109,6 +104,8 @@ def detect(name: str | None = None) -> Machine:
     """This node as a machine class: the built-in one that matches, or a new one called `name`.
 
     What it costs and how fast it is stay open: what others declared of the class must not be covered.
+
+    Raises: BadSetting: its GPUs do not tell their memory.
     """
     found, known = gpus(), BUILT_IN.get(name or "")
     memory = int(memory_bytes() * 0.8)
@@ -120,21 +117,38 @@ def detect(name: str | None = None) -> Machine:
         name=name or _class_name(found),
         accelerator=found[0].name,
         accelerators=len(found),
-        memory=min(gpu.memory_bytes for gpu in found),
+        memory=min(map(_memory, found)),
         bf16=all(gpu.compute_capability >= 8.0 for gpu in found),
     )
 
 
+def _memory(gpu: Gpu) -> int:
+    """Raises: BadSetting"""
+    if gpu.memory_bytes is None:
+        raise BadSetting(
+            f"nvidia-smi does not say how much memory {gpu.name} ({gpu.handle}) has.",
+            remedy="Declare a class: accelerator, accelerators and memory under [machines.NAME] in farm.toml, then"
+            " --machine NAME.",
+        )
+    return gpu.memory_bytes
+
+
 def _class_name(found: tuple[Gpu, ...]) -> str:
-    """`8xa100m40` for eight A100 of 40 GB; `1xrtx3090` for one RTX 3090."""
-    words = found[0].name.lower().replace("nvidia", "").replace("geforce", "").replace("-", " ").split()
-    model = "".join(words[:2]) if words[0] in ("rtx", "gtx") else words[0]
-    gigabytes = round(found[0].memory_bytes / 2**30 / 8) * 8
-    return f"{len(found)}x{model}" + ("" if words[0] in ("rtx", "gtx") else f"m{gigabytes}")
+    """`8xa100m40` for eight A100 of 40 GB; `1xrtx3090` for one RTX 3090; `1xa100-3g.20gb` for a MIG slice."""
+    card, _, profile = found[0].name.lower().partition(" mig ")
+    words = card.replace("nvidia", "").replace("geforce", "").replace("-", " ").split()
+    is_rtx = words[0] in ("rtx", "gtx")
+    name = f"{len(found)}x{''.join(words[:2]) if is_rtx else words[0]}"
+    if profile:
+        return f"{name}-{profile.replace('+', '-')}"
+    return name if is_rtx else f"{name}m{round(_memory(found[0]) / 2**30 / 8) * 8}"
 
 
 def local_classes() -> list[tuple[Machine, int]]:
-    """The classes that an embedded farm offers on this node, with the units of each."""
+    """The classes that an embedded farm offers on this node, with the units of each.
+
+    Raises: BadSetting: as `detect`.
+    """
     if gpus():
         return [(detect(), 1)]
     memory = int(memory_bytes() * 0.8)
@@ -151,7 +165,7 @@ def hardware(machine: Machine, threads: int) -> Hardware:
         host=platform.node(),
         accelerator=machine.accelerator if isinstance(machine, Mixed) else seen,
         accelerators=machine.accelerators,
-        memory_bytes=found[0].memory_bytes if found else memory_bytes(),
+        memory_bytes=(found[0].memory_bytes or machine.memory) if found else memory_bytes(),
         driver=found[0].driver if found else None,
         cuda=_cuda() if found else None,
         cpu=_cpu_name(),

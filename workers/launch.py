@@ -6,7 +6,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from farm.errors import FarmError, WorkerDied, last_line
+from farm.errors import FarmError, WorkerDied, reason
 from farm.machine import Machine
 from farm.result import Outcome
 from workers.task import Task
@@ -73,7 +73,7 @@ def _mixed_scaling(task: Task, machine: Machine) -> ScalingConfig:
 
 
 def _cause(error: BaseException) -> FarmError:
-    """The FarmError that a worker raised, dug out of Ray's wrappers; else WorkerDied with what was said last."""
+    """The FarmError that a worker raised, dug out of Ray's wrappers; else WorkerDied with the line of the error."""
     failures = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
         inner: BaseException | None = failures[rank]
@@ -82,5 +82,5 @@ def _cause(error: BaseException) -> FarmError:
                 return inner
             inner = getattr(inner, "cause", None) or inner.__cause__
     first = next(iter(failures.values()), error)
-    said = last_line(str(first) or type(first).__name__)
+    said = reason(str(first) or type(first).__name__)
     return WorkerDied(f"A training process ended: {said}", remedy="The log has its traceback.")

@@ -7,7 +7,7 @@ from farm.machine import Machine, Mixed, probe_key
 from farm.queue import Queue
 from farm.recipe import Recipe
 from model.probe import largest_microbatch
-from workers import hardware
+from workers.gpus import gpus
 
 LIMIT = 1024  # sequences: a larger microbatch keeps no accelerator busier
 NODE = "probe"  # what it registers as: facts and probes stay, and by this name nobody offers to train
@@ -50,6 +50,6 @@ def _check_alone(machine: Machine) -> None:
 
     Raises: FarmError
     """
-    found = len(hardware.gpus())
+    found = len(gpus())
     if found != machine.accelerators:
         raise FarmError(f"class {machine.name} takes {machine.accelerators} of the {found} GPUs seen here.")

@@ -188,7 +188,12 @@ def _refuse_anothers(queue: Queue, head: Head) -> None:
 
 
 def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -> list[tuple[Machine, int]]:
-    local = [] if attach else hardware.local_classes()
+    try:
+        local = [] if attach else hardware.local_classes()
+    except BadSetting:  # a GPU of unknown memory, of which a declared class says more
+        if units is None:
+            raise
+        local = []
     classes = layered(here.machines, {machine.name: machine for machine, _ in local})
     if units is None:
         return [(classes[machine.name], count) for machine, count in local]

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import time
+from pathlib import Path
 
 import pytest
 from redis_servers import KEPT, redis_servers
@@ -151,6 +152,19 @@ def test_a_healthy_machine_passes_the_doctor(farm: Farm) -> None:
     assert answer.code == 0
     assert verdicts["server"] == verdicts["storage"] == "ok"
     assert verdicts["dashboard"] == "warning", "no farm is up"
+
+
+def test_the_doctor_looks_for_the_compiler_that_torch_would_use(farm: Farm, tmp_path: Path) -> None:
+    for name, verdict, says in (
+        ("mine", "ok", f"{tmp_path}/mine"),
+        ("none", "warning", f"has no {tmp_path}/none, which C"),
+    ):
+        (tmp_path / "mine").touch(0o755)
+        farm.environment.update(CXX=f"{tmp_path}/{name}", CC=f"{tmp_path}/{name}")
+        answer = farm("doctor")
+        (found,) = [row for row in answer.rows if row["check"] == "compiler"]
+        assert (answer.code, found["verdict"]) == (0, verdict)
+        assert says in found["detail"]
 
 
 def test_the_doctor_names_what_is_broken_and_fails(farm: Farm) -> None:

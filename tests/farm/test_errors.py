@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from farm import errors
-from farm.errors import DoesNotFit, FarmError, StorageFull, last_line, nearest
+from farm.errors import DoesNotFit, FarmError, StorageFull, last_line, nearest, reason
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FarmError)]
 
@@ -72,3 +72,103 @@ def test_what_a_process_said_last_is_quoted_without_its_colours() -> None:
     said = "INFO -- starting\n\x1b[37mLocal node IP\x1b[39m: \x1b[1m10.0.0.6\x1b[22m\a\n\x1b[0m\n"
     assert last_line(said) == "Local node IP: 10.0.0.6"
     assert last_line(" \n") == "it said nothing"
+
+
+DYNAMO = """Traceback (most recent call last):
+  File "/farm/model/train.py", line 153, in compute
+    loss_sum = self.reducer.forward(batch.x_BT, batch.y_BT, scale)
+               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "/venv/torch/_inductor/cpp_builder.py", line 108, in cpp_compiler_search
+    raise exc.InvalidCxxCompiler
+torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found in cpp.cxx: (None, 'g++')
+
+Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace (please do this especially if you're reporting a bug to PyTorch).
+For even more developer context, set TORCH_LOGS="+dynamo"
+"""
+NO_COMPILER = next(line for line in DYNAMO.splitlines() if "InductorError" in line)
+USER_CODE = DYNAMO.replace(
+    "\n\nSet",
+    """
+
+from user code:
+   File "/farm/model/gpt.py", line 61, in hidden
+    x_BTC = block(x_BTC)
+
+Set""",
+)
+CUDA = """Traceback (most recent call last):
+  File "/farm/model/train.py", line 155, in compute
+    (loss_sum * scale).backward()
+torch.AcceleratorError: CUDA error: device-side assert triggered
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+For debugging consider passing CUDA_LAUNCH_BLOCKING=1
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
+"""
+CHAIN = """Traceback (most recent call last):
+  File "a.py", line 1, in read
+    open(path)
+FileNotFoundError: [Errno 2] No such file or directory: 'x'
+with a note
+"""
+AFTER = """Traceback (most recent call last):
+  File "a.py", line 3, in load
+    raise RuntimeError("cannot load")
+RuntimeError: cannot load
+"""
+DIRECT = "\nThe above exception was the direct cause of the following exception:\n\n"
+MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
+COMPILER = """Traceback (most recent call last):
+  File "/venv/torch/_inductor/cpp_builder.py", line 600, in _run_compile_cmd
+    raise exc.CppCompileError(cmd, output) from e
+torch._inductor.exc.CppCompileError: C++ compile error
+
+Command:
+g++ /tmp/x/main.cpp -shared -o main.so
+
+Output:
+/tmp/x/main.cpp:3:10: fatal error: omp.h: No such file or directory
+compilation terminated.
+"""
+ANNOUNCED = """Traceback (most recent call last):
+  File "a.py", line 1, in f
+    g()
+torch._dynamo.exc.BackendCompilerFailed: backend='inductor' raised:
+RuntimeError: Failed to find C compiler. Please specify via CC environment variable.
+
+Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace
+"""
+MISSING = "FileNotFoundError: [Errno 2] No such file or directory: 'x'"
+IN_RAY = "\x1b[36mray::run()\x1b[39m (pid=7, ip=10.0.0.5)\n" + AFTER.partition("\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [
+        (USER_CODE, NO_COMPILER),
+        (DYNAMO, NO_COMPILER),
+        (CUDA, "torch.AcceleratorError: CUDA error: device-side assert triggered"),
+        (CHAIN, MISSING),
+        (CHAIN + DIRECT + AFTER, MISSING),
+        (CHAIN + DIRECT + AFTER + DIRECT + AFTER, MISSING),
+        (CHAIN + MEANWHILE + AFTER, "RuntimeError: cannot load"),
+        (CHAIN + MEANWHILE + AFTER + DIRECT + CUDA, "RuntimeError: cannot load"),
+        ("step 4 loss 2.1\n" + AFTER, "RuntimeError: cannot load"),
+        (IN_RAY, "RuntimeError: cannot load"),
+        (AFTER.replace(": cannot load", ""), "RuntimeError"),
+        (AFTER + "\n", "RuntimeError: cannot load"),
+        (
+            COMPILER,
+            "torch._inductor.exc.CppCompileError: C++ compile error: /tmp/x/main.cpp:3:10: fatal error: omp.h: No such"
+            " file or directory",
+        ),
+        (
+            ANNOUNCED,
+            "torch._dynamo.exc.BackendCompilerFailed: backend='inductor' raised: RuntimeError: Failed to find C"
+            " compiler. Please specify via CC environment variable.",
+        ),
+        ("The actor died.\n  It was killed: no memory.", "It was killed: no memory."),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_reason_is_the_line_of_the_error_and_not_the_last(said: str, is_told: str) -> None:
+    assert reason(said) == is_told

@@ -31,7 +31,7 @@ from worlds import (
     tiny,
 )
 
-from farm.errors import BadCorpus, DoesNotFit, Nonfinite
+from farm.errors import BadCorpus, DoesNotFit, NoCompiler, Nonfinite
 from farm.ledger import Line, read
 from farm.result import Outcome
 from farm.run import Policy, Run
@@ -528,3 +528,14 @@ def test_it_runs_under_plain_torchrun_and_goes_on_from_there(tokens, tmp_path):
     again = Outcome.model_validate_json(torchrun(study, tmp_path / "run", tmp_path / "cache").stdout)
     assert (again.fingerprints, again.test_loss) == (outcome.fingerprints, outcome.test_loss)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["1", "2"]
+
+
+def test_without_a_compiler_a_compiled_run_ends_before_its_first_step_and_for_good(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    run = tiny(tokens, train={"compile": True})
+    with pytest.raises(NoCompiler, match=r"has no /nowhere/g\+\+, which CXX names") as caught:
+        attempt(run, planned(run, 1, 1), tmp_path)
+    assert not caught.value.retryable
+    assert not list(tmp_path.rglob("ledger.jsonl"))

@@ -1,4 +1,4 @@
-"""What a node says of itself. A GPU can only be described here by what its driver's tool prints."""
+"""What a node says of itself. tests/workers/test_gpus.py has what it says of its GPUs."""
 
 import subprocess
 
@@ -8,27 +8,25 @@ from farm.errors import BadSetting
 from farm.machine import BUILT_IN, Machine
 from farm.processor import instruction_set
 from workers import hardware
-from workers.hardware import ROOT, _class_name, _gpu
+from workers.gpus import Gpu
+from workers.hardware import ROOT, _class_name
 
-A100 = "NVIDIA A100-SXM4-40GB, 40960, 535.183.01, 8.0"
-RTX = "NVIDIA GeForce RTX 3090, 24576, 550.90.07, 8.6"
-T4 = "Tesla T4, 15360, 535.183.01, 7.5"
-H100 = "NVIDIA H100 80GB HBM3, 81559, 550.90.07, 9.0"
+A100 = "NVIDIA A100-SXM4-40GB", 40960
+RTX = "NVIDIA GeForce RTX 3090", 24576
+T4 = "Tesla T4", 15360
+H100 = "NVIDIA H100 80GB HBM3", 81559
+
+
+def gpu(name: str, mebibytes: int) -> Gpu:
+    return Gpu("0", name, mebibytes * 2**20, driver="550.90.07", compute_capability=8.0)
 
 
 @pytest.mark.parametrize(
-    ("line", "count", "name"),
+    ("card", "count", "name"),
     [(A100, 8, "8xa100m40"), (H100, 8, "8xh100m80"), (RTX, 1, "1xrtx3090"), (T4, 1, "1xteslam16")],
 )
-def test_a_node_is_named_after_its_accelerators(line, count, name):
-    assert _class_name((_gpu(line),) * count) == name
-
-
-def test_what_the_driver_prints_becomes_bytes():
-    gpu = _gpu(A100)
-    assert gpu.memory_bytes == 40 * 2**30
-    assert gpu.driver == "535.183.01"
-    assert gpu.compute_capability == 8.0
+def test_a_node_is_named_after_its_accelerators(card, count, name):
+    assert _class_name((gpu(*card),) * count) == name
 
 
 def test_a_node_without_a_gpu_is_a_cpu():
@@ -79,7 +77,7 @@ def test_a_class_that_is_declared_is_offered_as_declared_and_another_as_detected
 
 
 def test_a_cpu_class_stays_one_on_a_node_with_gpus(monkeypatch):
-    monkeypatch.setattr(hardware, "gpus", lambda: (_gpu(A100),) * 8)
+    monkeypatch.setattr(hardware, "gpus", lambda: (gpu(*A100),) * 8)
     pair = hardware.offer("cpu-x2", {})
     assert pair.is_cpu
     assert (pair.accelerators, pair.threads) == (2, 1)

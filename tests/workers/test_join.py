@@ -101,7 +101,7 @@ def test_a_machine_registers_the_price_of_its_label_else_of_its_settings_and_nev
 def test_a_class_with_gpus_that_are_not_here(here: Settings) -> None:
     count = len(hardware.gpus())
     if count < 8:
-        assert f"this machine has {count} GPUs" in refused(BadSetting, here, machine="8xa100m40")
+        assert f"this machine has {count} GPU" in refused(BadSetting, here, machine="8xa100m40")
 
 
 @pytest.mark.usefixtures("head")

@@ -1,0 +1,38 @@
+"""The compiler that torch.compile needs on this node, where it turns a model's blocks into programs."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from farm.errors import NoCompiler
+
+
+class Need(NamedTuple):
+    """A language, the variable that names its compiler, and the programs that are tried where it is not set."""
+
+    language: str
+    variable: str
+    programs: tuple[str, ...]
+
+
+ON_CPU = Need("C++", "CXX", ("clang++" if sys.platform == "darwin" else "g++",))  # torch's own
+ON_CUDA = Need("C", "CC", ("gcc", "clang"))  # Triton's
+
+
+def found(need: Need, variables: Mapping[str, str] = os.environ) -> str:
+    """The path of the compiler that will be used.
+
+    Raises: NoCompiler
+    """
+    named = variables.get(need.variable)
+    for program in (named,) if named else need.programs:
+        if path := shutil.which(program, path=variables.get("PATH", "")):
+            return path
+    looked = f"{named}, which {need.variable} names" if named else " nor ".join(need.programs)
+    raise NoCompiler(
+        f"train.compile needs a {need.language} compiler, and {platform.node()} has no {looked}.",
+        remedy=f"Install {need.programs[0]} there, let {need.variable} name one, or set train.compile = false.",
+    )
