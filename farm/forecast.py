@@ -204,7 +204,7 @@ def _estimate(
         steps=arm.recipe.steps,
         plan=split,
         hours=total,
-        usd=None if total is None or machine.usd_per_hour is None else total * machine.usd_per_hour,
+        usd=_dollars(total, machine.usd_per_hour),
         basis=speed.basis if speed else None,
         note=speed.note if speed else None,
         resolves_sd=effect,
@@ -261,6 +261,13 @@ def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> floa
 def _resolves(arm: Arm, baseline: Arm, machine: str) -> float | None:
     """The smallest effect that this arm's seeds show against the baseline's on the same machine."""
     return detectable_effect(len(arm.seeds), len(baseline.seeds) if machine in baseline.machines else 0)
+
+
+def _dollars(hours: float | None, usd_per_hour: float | None) -> float | None:
+    """None where a factor is unknown; a machine that costs nothing costs nothing for any time."""
+    if usd_per_hour == 0:
+        return 0.0
+    return None if hours is None or usd_per_hour is None else hours * usd_per_hour
 
 
 def _total(parts: Iterable[float | None]) -> float | None:

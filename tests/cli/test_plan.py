@@ -23,7 +23,7 @@ def test_a_plan_says_runs_split_and_what_can_be_resolved(farm: Farm) -> None:
     answer = farm("plan", farm.file(machines=("cpu", "cpu-x2")), "--json")
     told = json.loads(answer.out)
     assert told["schema"] == "farm.plan/1"
-    assert told["total"] == {"runs": 18, "wall_clock_hours": None, "usd": None}
+    assert told["total"] == {"runs": 18, "wall_clock_hours": None, "usd": 0.0}
     assert [(one["machine"], one["runs"], one["hours"]) for one in told["classes"]] == [
         ("cpu", 9, None),
         ("cpu-x2", 9, None),
@@ -39,7 +39,7 @@ def test_a_plan_says_runs_split_and_what_can_be_resolved(farm: Farm) -> None:
 def test_what_is_unknown_is_a_dash_with_its_reason(farm: Farm) -> None:
     answer = farm("plan", farm.file(init=(42,)))
     assert "9 runs" not in answer.err
-    assert "cpu: 3 runs, hours unknown, $ unknown" in answer.err
+    assert "cpu: 3 runs, hours unknown, $0.00 at $0.00/h" in answer.err, "it is free for any time"
     assert "hours of cpu: unknown until a run finished there" in answer.err
     assert "add seeds" in answer.err
 
