@@ -47,7 +47,7 @@ Cluster = Annotated[
 def doctor(cluster: Cluster = None, as_json: Json = False) -> None:
     """Check Redis, storage, Ray and versions.
 
-    Ends with exit code 1 if something is broken; a warning is no fault.
+    Ends with exit code 1 if something is broken; warnings do not fail the check.
     """
     findings = [*examine(cluster)]
     render.emit(Sheet("farm.doctor/1", COLUMNS, [finding._asdict() for finding in findings]), as_json=as_json)

@@ -85,5 +85,5 @@ def _runs(queue: Queue, node: Node) -> set[str]:
 def _told(queue: Queue, runs: set[str]) -> list[str]:
     for run_id in sorted(runs):
         status = queue.status(run_id)
-        say(f"{run_id} has let go at step {status.step:,}: {status.state}")
+        say(f"{run_id} stopped and was released at step {status.step:,}: {status.state}")
     return sorted(runs)

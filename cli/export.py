@@ -60,7 +60,7 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
 def _check_free(folder: Path) -> None:
     """Raises: Conflict"""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise Conflict(f"{folder} is there already, and nothing was changed.", remedy="Name another folder.")
+        raise Conflict(f"{folder} already exists; nothing was changed.", remedy="Name another folder.")
 
 
 def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":

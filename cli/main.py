@@ -153,7 +153,7 @@ def _explained(error: Exception) -> tuple[int, *tuple[str, ...]]:
         return _usage(error)
     if isinstance(error, OSError):
         return 1, f"{error.filename or 'farm'}: {error.strerror or error}."
-    return 1, f"{type(error).__name__}: {error}. This is a fault in farm; -v shows where."
+    return 1, f"{type(error).__name__}: {error}. This is a bug in farm; rerun with -v for the traceback."
 
 
 def _usage(error: Any) -> tuple[int, str]:
@@ -179,7 +179,9 @@ app = typer.Typer(cls=Farm, name="farm", rich_markup_mode=None, pretty_exception
 
 @app.callback()
 def farm(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """A training farm for GPT-2 ablations: studies in, a ranking that can be believed out."""

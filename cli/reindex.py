@@ -19,7 +19,7 @@ COLUMNS = (
 def reindex(as_json: Json = False) -> None:
     """Bring back into Redis every run whose directory is in the storage.
 
-    For a Redis that was lost. What it still knows stays as it is, so that it can be done again at any time. A run that
+    Use after losing Redis. Known runs are left alone, so it is safe to repeat. A run that
     was training is queued again, under a new epoch. What was forgotten stays so. Records that cannot be read are named,
     and the exit code is 1 then; all others are brought back.
     """

@@ -85,7 +85,7 @@ def _place(
         with_whom = [("joined by", joined)] if facts.shared else []
         return [("farm", f"up for {duration(ago(facts.started))}"), *_facts(settings, facts).items(), *with_whom]
     if settings.redis_url:
-        there = ", ".join(f"{name} x {count}" for name, count in nodes.items()) or "none: nothing trains now"
+        there = ", ".join(f"{name} x {count}" for name, count in nodes.items()) or "none (nothing can train right now)"
         return [("farm", "not served from this machine"), ("redis", shown(settings.redis_url)), ("nodes", there)]
     return [("farm", "down"), ("home", settings.home), ("storage", settings.storage)]
 

@@ -50,10 +50,10 @@ def submit(
     """Queue every run of a study that is not known yet.
 
     Submitting twice queues nothing twice, and what has a result under another name is not trained again. An arm may
-    have another recipe than before while none of its runs has a result. Every run is planned first: one that fits
-    nowhere refuses the whole study, as does data that this machine sees and no run could train on. Refused with exit
-    code 7, unless -y says that it is meant: a study that would cost more than its policy.usd_limit, and to --wait for
-    machine classes that no node offers and no autoscaler starts.
+    have another recipe than before while none of its runs has a result. Every run is planned first: if
+    any run fits no machine, or this machine sees that no run could train on the data, the whole study is rejected.
+    Exits with 7 unless -y is given if the forecast exceeds policy.usd_limit, or if --wait could never end because no
+    node offers a machine class and no autoscaler can start one.
     """
     settings = settings_.load()
     parsed = study_file(study, settings)

@@ -47,7 +47,7 @@ _ANSWERS = (
     _Answer(
         r"\bREADONLY\b|read only replica",
         Unreachable,
-        "takes no writes now",
+        "is not accepting writes",
         "It is a replica: let FARM_REDIS_URL name the primary.",
     ),
     _Answer(
@@ -59,11 +59,11 @@ _ANSWERS = (
     _Answer(
         r"\bNOREPLICAS\b",
         Unreachable,
-        "takes no writes now, since too few replicas follow it",
+        "is not accepting writes, since too few replicas follow it",
         "Start them, or set min-replicas-to-write 0 there.",
     ),
     _Answer(
-        r"\bBUSY\b", Unreachable, "takes no writes now", "It runs a long script: wait, or `redis-cli SCRIPT KILL`."
+        r"\bBUSY\b", Unreachable, "is not accepting writes", "It runs a long script: wait, or `redis-cli SCRIPT KILL`."
     ),
     _Answer(
         r"\b(MOVED|ASK|CROSSSLOT|TRYAGAIN|CLUSTERDOWN)\b|non local key",

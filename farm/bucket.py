@@ -260,7 +260,7 @@ class Bucket:
                 "They need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there.",
             )
         if code == "NoSuchBucket":
-            return self._unusable("is in no bucket that exists.", "Make it, or name another.")
+            return self._unusable("names a bucket that does not exist.", "Make it, or name another.")
         if code == "NotImplemented":
             return self._unusable(f"cannot do {error.operation_name} as farm needs it.", "Use another S3 server.")
         return self._unusable(

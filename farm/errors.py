@@ -79,7 +79,7 @@ class BadCorpus(FarmError):
 
 
 class NotFound(FarmError):
-    """There is nothing of that name."""
+    """Nothing has that name."""
 
     exit_code = 3
 

@@ -84,7 +84,7 @@ def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: 
         return "idle: it offers no machine class"
     turn = next((name for name in waiting if set(parts(name)) & node.units.keys()), None)
     if turn and is_mixed(turn):
-        return "; ".join([*said, f"idle: kept for {turn}, which waits until all its classes are free at once"])
+        return "; ".join([*said, f"idle: reserved for {turn}, which needs all its classes free at the same time"])
     if turn:
         count = sum(waiting.get(name, 0) for name in node.units)
         return "; ".join([*said, f"about to start one of {count} queued"])

@@ -423,7 +423,7 @@ class Queue:
         return list(_readable(_status, self._call("statuses", "study" if study else "all", study or "")))
 
     def running(self) -> list[Status]:
-        """The runs that hold a lease, next deadline first: a small part of `statuses`, for who asks often."""
+        """The runs that hold a lease, next deadline first: a small part of `statuses`, for frequent callers."""
         return list(_readable(_status, self._call("statuses", "running", "")))
 
     def status(self, run_id: str) -> Status:
@@ -585,7 +585,7 @@ class Queue:
         return sorted(found, key=lambda node: (node.name, node.id))
 
     def drain(self, node_id: str, reason: str) -> str:
-        """Let no run start on a node any more; returns why, which is the reason of who said so first."""
+        """Stop runs from starting on a node; returns the first reason given."""
         return self._call("drain", node_id, reason)
 
     def rest(self, node_id: str, reason: str, seconds: float) -> None:

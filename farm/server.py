@@ -85,7 +85,7 @@ class Server:
         return self._card().get("pid")
 
     def is_running(self) -> bool:
-        """Whether our server lives at its URL, be it still loading.
+        """Whether our server lives at its URL, even if it is still loading.
 
         Raises: Unreachable: its process is there, but mute.
         """
@@ -229,7 +229,7 @@ def _told_of_the_tunnel(settings: Settings, url: str) -> Iterator[None]:
 
 @contextmanager
 def glance(settings: Settings) -> Iterator[Redis]:
-    """As `session`, for who would rather have nothing than wait: tries once, checks nothing and starts nothing.
+    """As `session`, for callers that prefer no answer to waiting: tries once, checks nothing and starts nothing.
 
     Raises: Unreachable, Refused, BadSetting
     """
@@ -335,7 +335,7 @@ def _mismatch(client: Redis, error: Exception) -> FarmError | None:
         reason = said.partition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".") or said
         if "mismatch" in reason or "not valid for" in reason:
             return Refused(
-                f"the certificate of {place} is another host's: {reason}.",
+                f"the certificate of {place} is for a different host: {reason}.",
                 remedy="Write the name that it was made for in FARM_REDIS_URL.",
             )
         return Refused(

@@ -122,7 +122,7 @@ def no_node(machine: str, nodes: Mapping[str, int]) -> str:
     """That no node trains `machine` nor will by itself, and which classes have one."""
     up = ", ".join(sorted(name for name, count in nodes.items() if count))
     what = f"no node of class {machine}"
-    return f"{what}, and none starts by itself; there are: {up}" if up else f"{what}, nor of any other"
+    return f"{what}, and no autoscaler can start one; available: {up}" if up else f"{what} (no nodes at all)"
 
 
 def _backs_off(status: Status, now: float) -> bool:

@@ -49,7 +49,7 @@ class Reducer(Protocol):
         """Around forward and backward of this rank's microbatch number `turn`."""
 
     def finish(self) -> None:
-        """Every parameter.grad shall hold the sum over microbatches and ranks."""
+        """Leaves in every parameter.grad the sum over microbatches and ranks."""
 
 
 def join(plan: Plan) -> Group:

@@ -62,7 +62,7 @@ def check_head(place: str, published: Head) -> None:
         ) from None
     except (RayError, OSError) as error:
         said = first_line(error).rstrip(".")
-        raise Unreachable(f"what listens at {place} is no head of a Ray: {said}.", remedy=hint) from None
+        raise Unreachable(f"the server at {place} is not a Ray head: {said}.", remedy=hint) from None
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def _check_listens(place: str, hint: str) -> None:
     except OSError as error:
         raise Unreachable(f"nothing answers at {place}: {error.strerror or error}.", remedy=hint) from None
     if answer[3:] != bytes([HTTP2_SETTINGS]):
-        raise Unreachable(f"what listens at {place} is no head of a Ray.", remedy=hint)
+        raise Unreachable(f"the server at {place} is not a Ray head.", remedy=hint)
 
 
 def check_software(published: Head, own: Provenance) -> None:

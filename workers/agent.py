@@ -216,7 +216,7 @@ class _Agent:
 
     def _attempt(self, run: Run, study: str) -> int:
         if result := self.store.result(run.id):
-            print("An earlier attempt recorded the result but could not say so.")
+            print("An earlier attempt saved the result but could not report it.")
             self.closing.finish(result)
             return 0
         stored = until_heard(lambda: self.queue.study(study))

@@ -75,7 +75,7 @@ class Closing:
         until_heard(lambda: self._queue.pause(self._lease, reason, node))
 
     def cancel(self) -> None:
-        """The queue shall know that the run, which was cancelled, has stopped."""
+        """Tell the queue that the cancelled run has stopped."""
         until_heard(lambda: self._queue.acknowledge_cancel(self._lease))
 
     def acknowledge(self) -> None:

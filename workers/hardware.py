@@ -34,8 +34,8 @@ def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | N
     """The class `name` as this node may offer it: as `declared`, else as detected; `units` runs of it at a time, which
     share `cpus` (default: all cores).
 
-    Raises: BadSetting: it has GPUs that this node lacks. Offered all the same, its facts would be wrong for everybody.
-    Or so many runs have no room at a time.
+    Raises: BadSetting: it has GPUs that this node lacks, and offering it anyway would register wrong facts for the
+    whole class; or this node has no room for so many runs at a time.
     """
     wanted = declared.get(name) or BUILT_IN.get(name)
     if wanted is not None and not wanted.is_cpu and len(gpus()) < wanted.accelerators:

@@ -65,7 +65,10 @@ class Jobs:
         cpus: float,
         node: str,
     ) -> str | None:
-        """Have `entrypoint` run on the Ray node `node`, holding `resources` and `cpus`. Returns why Ray took it not."""
+        """Have `entrypoint` run on the Ray node `node`, holding `resources` and `cpus`.
+
+        Returns Ray's reason for refusing, or None.
+        """
         try:
             self._client.submit_job(
                 entrypoint=entrypoint,

@@ -165,7 +165,7 @@ def _published(queue: Queue) -> Head:
     head = queue.head()
     if head is None:
         raise Unreachable(
-            "no head has ever used this Redis, so there is nothing to join.",
+            "no farm has used this Redis yet, so there is nothing to join.",
             remedy="Start it first, on the head: farm serve --attach HEAD:6379; or is FARM_REDIS_URL another farm's?",
         )
     return head

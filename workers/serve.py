@@ -360,7 +360,7 @@ def _dispatch(
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
         if node and has_ended(node):
-            raise Unreachable("Ray on this machine has ended.", remedy="What trained goes on after: farm up")
+            raise Unreachable("Ray on this machine has ended.", remedy="Run `farm up` to resume training.")
         try:
             if time.monotonic() - registered > REGISTER_SECONDS:
                 _register(queue, classes)

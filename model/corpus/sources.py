@@ -86,7 +86,7 @@ def under_path(data: Data, split: str) -> list[Path]:
 def _the_file(source: Path) -> list[Path]:
     if not kind(source.name):
         known = ", ".join([*TOKEN_SUFFIXES, *TEXT_SUFFIXES, *(f".jsonl{codec}" for codec in CODECS)])
-        raise BadCorpus(f"{source} is no corpus: its name ends in none of {known}.")
+        raise BadCorpus(f"{source} is not a corpus file; expected one of {known}.")
     return [source]
 
 

@@ -39,7 +39,7 @@ def test_it_waits_for_what_runs_there_and_says_what_became_of_it(farm: Farm) -> 
         farm.queue.release(here.lease, "drained")
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert f"{here.run.id} has let go at step 1: queued" in err
+    assert f"{here.run.id} stopped and was released at step 1: queued" in err
     assert json.loads(out)["data"]["released"] == [here.run.id]
 
 

@@ -278,7 +278,7 @@ def test_a_folder_that_holds_something_stays_as_it_is(farm: Farm) -> None:
     for name in ("taken", "file"):
         answer = farm("export", "cpu-base", name)
         assert (answer.code, answer.out) == (6, "")
-        assert "is there already, and nothing was changed" in answer.err
+        assert "already exists; nothing was changed" in answer.err
     assert {path.name: path.read_bytes() for path in taken.iterdir()} == before
     assert (farm.folder / "file").read_text() == "mine"
 

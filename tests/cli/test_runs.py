@@ -26,7 +26,7 @@ def test_no_runs_is_no_error(farm: Farm) -> None:
 
 def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     study = farm.put(init=(42, 22))
-    assert {row["why"] for row in farm("runs").rows} == {"no node of class cpu, nor of any other"}
+    assert {row["why"] for row in farm("runs").rows} == {"no node of class cpu (no nodes at all)"}
     farm.queue.register(study.machine("cpu", {}), "node-1", 60)
     farm.finish(farm.claim(), 3.25)
     running = farm.claim()
@@ -132,7 +132,7 @@ def test_watch_ends_with_7_when_a_limit_is_spent_and_says_which_one_would_do(far
     )
     assert farm("submit", poor(farm, 2.51)).code == 0, "what was said to do, does"
     assert {row["why"] for row in farm("runs").rows if row["state"] == "queued"} == {
-        "no node of class cpu, nor of any other"
+        "no node of class cpu (no nodes at all)"
     }
 
 
@@ -290,7 +290,7 @@ def test_watch_says_what_the_runs_wait_for(farm: Farm) -> None:
     farm.put(init=(42, 22))
     with farm.start("watch", "tiny") as process:
         assert process.stderr is not None
-        while "no node of class cpu, nor of any other" not in (line := process.stderr.readline()):
+        while "no node of class cpu (no nodes at all)" not in (line := process.stderr.readline()):
             assert line
         assert line.startswith("queued     baseline s42.23 on cpu: ")
         farm.finish_all("cpu")

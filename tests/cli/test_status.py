@@ -128,7 +128,7 @@ def test_status_on_a_machine_that_only_submits_shows_the_nodes_and_no_password(f
     assert "@" in farm.environment["FARM_REDIS_URL"]
     rows = {row["what"]: row["value"] for row in farm("status").rows}
     assert rows["farm"] == "not served from this machine"
-    assert rows["nodes"] == "none: nothing trains now"
+    assert rows["nodes"] == "none (nothing can train right now)"
     assert "@" not in rows["redis"]
     farm.queue.register(BUILT_IN["cpu"], "node-1", 60)
     assert {row["what"]: row["value"] for row in farm("status").rows}["nodes"] == "cpu x 1"

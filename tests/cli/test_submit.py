@@ -54,11 +54,11 @@ def test_a_class_without_a_node_is_queued_with_a_warning(farm: Farm) -> None:
 def test_to_wait_for_a_class_that_no_node_offers_is_refused_and_nothing_is_queued(farm: Farm) -> None:
     answer = farm("submit", farm.file(), "--wait")
     assert answer.code == 7
-    assert "no node of class cpu, nor of any other. Start one here with: farm up" in answer.err
+    assert "no node of class cpu (no nodes at all). Start one here with: farm up" in answer.err
     assert answer.err.count("\n") == 1
     assert farm.queue.put_count() == 0
     farm.queue.register(BUILT_IN["cpu-x1"], "node-1", 60)
-    assert "there are: cpu-x1. Join one with: farm join HEAD" in farm("submit", farm.file(), "--wait").err
+    assert "available: cpu-x1. Join one with: farm join HEAD" in farm("submit", farm.file(), "--wait").err
 
 
 def test_a_study_that_is_done_needs_no_node_to_wait_for(farm: Farm) -> None:

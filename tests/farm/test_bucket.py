@@ -91,9 +91,9 @@ def test_a_server_that_does_not_answer_costs_what_the_patience_allows(
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_uri: str) -> None:
-    with pytest.raises(StorageUnusable, match=r"s3://not-there/x is in no bucket that exists\. Make it"):
+    with pytest.raises(StorageUnusable, match=r"s3://not-there/x names a bucket that does not exist\. Make it"):
         Bucket("s3://not-there/x").check()
-    with pytest.raises(StorageUnusable, match="is in no bucket that exists"):
+    with pytest.raises(StorageUnusable, match="names a bucket that does not exist"):
         Bucket("s3://not-there/x").find("a")
 
 

@@ -129,7 +129,7 @@ def test_q2_no_mixed_group_is_claimed_for_a_drained_node(queue: Queue) -> None:
 
 def test_a_node_that_is_kept_for_a_mixed_group_says_so() -> None:
     group = "1xrtx3090+8xa100m40"
-    kept = f"idle: kept for {group}, which waits until all its classes are free at once"
+    kept = f"idle: reserved for {group}, which needs all its classes free at the same time"
     assert doing(HOME, [], {group: 2}, []) == kept
     assert doing(HOME, [], {group: 2, "1xrtx3090": 3}, []) == kept
     assert doing(HOME, [], {"1xrtx3090": 3, group: 2}, []) == "about to start one of 3 queued"

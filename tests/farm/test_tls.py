@@ -58,7 +58,7 @@ def test_a_certificate_of_an_unknown_authority(port: int, password: str, tmp_pat
 def test_a_certificate_of_another_host(port: int, password: str, authority: Authority) -> None:
     refused = refusal(f"rediss://:{password}@127.0.0.1:{port}/0", authority.file)
     assert isinstance(refused, Refused)
-    assert "is another host's: " in str(refused)
+    assert "is for a different host: " in str(refused)
     assert password not in str(refused)
 
 

@@ -81,9 +81,9 @@ def test_a_long_message_loses_its_middle_and_keeps_what_to_do() -> None:
 def test_no_living_node_is_the_first_thing_to_know_and_which_there_are() -> None:
     run = queued(not_before=NOW + 12)
     assert reasons([run], {"cpu-x1": 3, "1xrtx3090": 1, "gone": 0}, NOW) == {
-        run.run.id: "no node of class cpu, and none starts by itself; there are: 1xrtx3090, cpu-x1"
+        run.run.id: "no node of class cpu, and no autoscaler can start one; available: 1xrtx3090, cpu-x1"
     }
-    assert reasons([run], {}, NOW) == {run.run.id: "no node of class cpu, nor of any other"}
+    assert reasons([run], {}, NOW) == {run.run.id: "no node of class cpu (no nodes at all)"}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_only_queued_runs_wait() -> None:
 def test_a_mixed_group_needs_all_its_classes_at_once() -> None:
     run = queued("cpu-x1+cpu-x2")
     assert reasons([run], {"cpu-x1": 1}, NOW) == {
-        run.run.id: "no node of class cpu-x2, and none starts by itself; there are: cpu-x1"
+        run.run.id: "no node of class cpu-x2, and no autoscaler can start one; available: cpu-x1"
     }
     assert reasons([run], {"cpu-x1": 1, "cpu-x2": 1}, NOW) == {
         run.run.id: "next in line, for a free cpu-x1 and cpu-x2 on nodes of their own at once"

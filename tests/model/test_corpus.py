@@ -304,7 +304,7 @@ def test_what_is_missing_is_said_with_what_is_there_and_what_to_put(tmp_path):
         BadCorpus, match=r"no train split; it holds readme.md. Put train.safetensors, train.bin, or text"
     ):
         open_split(Data(source=str(tmp_path)), "train", tmp_path)
-    with pytest.raises(BadCorpus, match=r"readme.md is no corpus"):
+    with pytest.raises(BadCorpus, match=r"readme.md is not a corpus file"):
         open_split(Data(source=str(tmp_path / "readme.md")), "train", tmp_path)
 
 

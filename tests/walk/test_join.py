@@ -111,7 +111,7 @@ def test_machines_join_train_and_leave_and_no_run_is_hurt(cluster):
         assert doing(farm)["home"].startswith(f"{run_id} at step ")
         said = farm.run("drain", "home").stderr
         assert home.left() == 0, home.said
-    assert f"{run_id} has let go at step " in said
+    assert f"{run_id} stopped and was released at step " in said
     assert "is empty; it leaves" in said
     assert "leaving: farm drain on " in home.said
 

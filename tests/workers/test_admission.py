@@ -83,7 +83,7 @@ def web_server() -> Iterator[str]:
 def check_stranger(place: str) -> None:
     """Something else listens at `place`: found out at once, where Ray itself would try for 40 s."""
     began = time.monotonic()
-    with pytest.raises(Unreachable, match=f"what listens at {place} is no head of a Ray"):
+    with pytest.raises(Unreachable, match=f"the server at {place} is not a Ray head"):
         admission.check_head(place, HEAD)
     assert time.monotonic() - began < 10
 

@@ -53,7 +53,7 @@ def test_an_agent_waits_for_a_redis_that_is_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("storage", "says"),
     [
-        ("s3://not-there/farm", "s3://not-there/farm is in no bucket that exists. Make it, or name another."),
+        ("s3://not-there/farm", "s3://not-there/farm names a bucket that does not exist. Make it, or name another."),
         ("/proc/farm", "the storage /proc/farm cannot hold records: No such file or directory. Set FARM_STORAGE to a"),
     ],
 )

@@ -44,7 +44,9 @@ def test_why_it_did_not_start_comes_with_its_own_exit_code_and_no_time_stamp(her
 def test_a_bucket_that_this_machine_cannot_use_is_named_at_start(here: Settings, s3_uri: str) -> None:
     with pytest.raises(Unreachable) as caught:
         embedded.up(here.model_copy(update={"storage": "s3://not-there/farm"}))
-    assert str(caught.value).startswith("The farm did not start: s3://not-there/farm is in no bucket that exists. Make")
+    assert str(caught.value).startswith(
+        "The farm did not start: s3://not-there/farm names a bucket that does not exist. Make"
+    )
 
 
 def test_a_redis_of_another_farm_is_named_at_start(here: Settings, queue: Queue, redis_url: str) -> None:
@@ -134,6 +136,6 @@ def test_a_farm_whose_ray_has_died_ends_and_says_so(here: Settings) -> None:
         assert not left, "Redis and Ray's other processes end with it"
         assert serving.facts(here) is None
         said = (here.home / "serve.log").read_text()
-        assert "ERROR Ray on this machine has ended. What trained goes on after: farm up" in said
+        assert "ERROR Ray on this machine has ended. Run `farm up` to resume training." in said
     finally:
         embedded.down(here)
