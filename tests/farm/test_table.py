@@ -7,6 +7,7 @@ import pytest
 from results import result, study_text, tiny_study
 
 from farm import cohort
+from farm.forecast import baseline_sd
 from farm.queue import Queue
 from farm.result import Result
 from farm.run import Run
@@ -277,3 +278,21 @@ def test_a_mixed_group_says_so_and_is_ranked_with_nobody_else() -> None:
     ]
     assert row(table, "remove-dropout", "cpu-x1+cpu-x2").delta == pytest.approx(row(table, "remove-dropout").delta)
     assert table.twins == (), "what differs is no one machine's doing"
+
+
+def test_the_plan_s_noise_is_the_table_s_whatever_the_order_of_repetitions() -> None:
+    """Three results of two seeds, one of them repeated: the last repetition must not win."""
+    first, second = (run for run in runs(init=(42, 22)) if run.arm == "baseline")
+    again = first.model_copy(update={"rerun": 1})
+    results = [result(first, 3.0), result(again, 3.2), result(second, 3.4)]
+    expected = statistics.stdev([3.1, 3.4])
+    for order in (results, results[::-1], [results[1], results[0], results[2]]):
+        assert baseline_sd(first.recipe, "cpu", order) == pytest.approx(expected, abs=1e-12)
+        assert row(rank(order), "baseline").test_loss_sd == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_plan_s_noise_is_that_of_one_corpus() -> None:
+    results = finished([run for run in runs() if run.arm == "baseline"])
+    apart = [strange(r, tested="9" * 64) if r.seeds.init == 67 else r for r in results]
+    kept = [r.test_loss for r in results if r.seeds.init != 67]
+    assert baseline_sd(results[0].recipe, "cpu", apart) == pytest.approx(statistics.stdev(kept), abs=1e-12)
