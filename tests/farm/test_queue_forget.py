@@ -271,3 +271,16 @@ def test_a_study_of_ten_thousand_runs_can_be_replaced(queue: Queue) -> None:
     queue.sweep()
     assert queue.redis.info("cpu")["used_cpu_user"] - before < 5, "of the processor, which others use as well"
     assert (len(queue.statuses()), queue.forgotten_count()) == (2, 10_000)
+
+
+def test_a_run_whose_recipe_comes_back_has_all_its_attempts_again(queue: Queue) -> None:
+    """Its arm was changed, and changed back before the sweep that forgets it."""
+    before, after = a_study(), a_study(dropout=0.2)
+    queue.put(before)
+    (arm,) = ids(before, "remove-dropout")
+    failing = next(claim for claim in claims(queue) if claim.run.id == arm)
+    queue.fail(failing.lease, "worker-died", "killed", 5, retryable=True)
+    assert queue.status(arm).attempts == 1
+    queue.put(after)
+    assert arm in queue.put(before).new
+    assert (queue.status(arm).state, queue.status(arm).attempts) == (State.QUEUED, 0)
