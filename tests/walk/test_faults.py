@@ -12,7 +12,7 @@ from farm.run import State
 
 from .conftest import study_text
 
-STEPS = 1500  # about 10 s of training: time to be hurt in
+STEPS = 900  # 5 s of training (Zen 5) to 25 (Zen 3): time to be hurt in
 GONE_SECONDS = 30.0  # for Ray to notice that a driver is gone and end its workers
 
 
