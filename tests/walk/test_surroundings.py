@@ -7,7 +7,7 @@ from farm.run import State
 
 
 def test_a_folder_full_of_other_peoples_modules_trains(farm):
-    (run_id,) = farm.submit("shadowed")
+    (run_id,) = farm.submit("shadowed", first_rerun=7)  # not the runs of another module
     farm.wait_for(run_id, State.SUCCEEDED)
     assert (farm.home / "model.py").exists()
     assert "of the working folder" not in (farm.store.folder(run_id) / "1" / "log.txt").read_text()
