@@ -38,8 +38,8 @@ def test_arms_are_ranked_by_mean_with_sd_over_n_minus_1_and_delta_to_the_baselin
     assert [(row.rank, row.arm) for row in table.rows] == [
         (1, "remove-dropout"),
         (2, "baseline"),
-        (3, "gradient-clipping"),
-    ]
+        (2, "gradient-clipping"),
+    ], "what the noise does not tell from the baseline shares its rank"
     best, losses = row(table, "remove-dropout"), list(LOSSES["remove-dropout"].values())
     assert best.n == 3
     assert best.test_loss_mean == pytest.approx(statistics.mean(losses), abs=1e-12)
@@ -49,7 +49,7 @@ def test_arms_are_ranked_by_mean_with_sd_over_n_minus_1_and_delta_to_the_baselin
     assert best.hours == pytest.approx(0.01)
     assert best.tokens_per_second == 1000.0
     assert len(best.runs) == 3
-    assert best.verdict is None
+    assert [row.verdict for row in table.rows] == ["better", None, "unresolved"]
 
 
 def test_one_seed_has_no_sd() -> None:
@@ -69,7 +69,7 @@ def test_each_machine_has_its_own_ranking_against_its_own_baseline() -> None:
     members = runs(("cpu", "cpu-x2"))
     shifted = [r for run in members for r in finished([run], 0.5 if run.machine == "cpu-x2" else 0.0)]
     table = rank(shifted)
-    assert [(r.machine, r.rank) for r in table.rows] == [(m, k) for m in ("cpu", "cpu-x2") for k in (1, 2, 3)]
+    assert [(r.machine, r.rank) for r in table.rows] == [(m, k) for m in ("cpu", "cpu-x2") for k in (1, 2, 2)]
     assert row(table, "remove-dropout", "cpu-x2").delta == pytest.approx(row(table, "remove-dropout").delta, abs=1e-12)
     without = rank([r for r in shifted if (r.arm, r.machine) != ("baseline", "cpu-x2")])
     assert row(without, "remove-dropout", "cpu-x2").delta is None
@@ -166,7 +166,7 @@ def test_an_arm_that_saw_other_tokens_is_set_aside_with_both_fingerprints_and_da
     assert apart.aside.startswith(f"the {split} split of builtin:python-reference held other tokens: {'9' * 12}")
     usual = {"head": "c", "trained": "d", "tested": "e"}[field] * 12
     assert f"{'9' * 12} (1970-01-05), not {usual} (1970-01-01)" in apart.aside
-    assert [(r.arm, r.rank) for r in table.rows if r.rank] == [("baseline", 1), ("gradient-clipping", 2)]
+    assert [(r.arm, r.rank) for r in table.rows if r.rank] == [("baseline", 1), ("gradient-clipping", 1)]
 
 
 def test_where_the_baseline_itself_saw_both_most_of_its_runs_decide() -> None:
@@ -273,8 +273,8 @@ def test_a_mixed_group_says_so_and_is_ranked_with_nobody_else() -> None:
     members = runs(("cpu", "cpu-x1+cpu-x2"))
     table = rank([r for run in members for r in finished([run], -0.5 if "+" in run.machine else 0.0)])
     assert [(r.machine, r.mixed, r.rank) for r in table.rows] == [
-        *(("cpu", False, place) for place in (1, 2, 3)),
-        *(("cpu-x1+cpu-x2", True, place) for place in (1, 2, 3)),
+        *(("cpu", False, place) for place in (1, 2, 2)),
+        *(("cpu-x1+cpu-x2", True, place) for place in (1, 2, 2)),
     ]
     assert row(table, "remove-dropout", "cpu-x1+cpu-x2").delta == pytest.approx(row(table, "remove-dropout").delta)
     assert table.twins == (), "what differs is no one machine's doing"
