@@ -64,16 +64,14 @@ class Tested(NamedTuple):
 def judge(rankings: Sequence[tuple[Losses, Mapping[str, Losses]]], margin: float | None) -> list[dict[str, Comparison]]:
     """What each ranking (a baseline, and its arms by name) says of those of its arms that can be tested at all."""
     found: list[dict[str, Comparison]] = [{} for _ in rankings]
-    families = [
-        (index, family) for index, (baseline, arms) in enumerate(rankings) for family in _families(baseline, arms)
-    ]
-    count = sum(len(family.arms) for _, family in families)
-    for index, family in families:
+    tested = [(index, family) for index, (baseline, arms) in enumerate(rankings) for family in families(baseline, arms)]
+    count = sum(len(family.arms) for _, family in tested)
+    for index, family in tested:
         found[index] |= _compared(family, *rankings[index], count, margin)
     return found
 
 
-def _families(baseline: Losses, arms: Mapping[str, Losses]) -> list[Family]:
+def families(baseline: Losses, arms: Mapping[str, Losses]) -> list[Family]:
     """Arms that share two seed pairs or more with the baseline are compared pair by pair, the others as two sets.
 
     A single run, of the arm or of the baseline, joins the pairs if they leave as many degrees of freedom as the set on
@@ -97,11 +95,11 @@ def _families(baseline: Losses, arms: Mapping[str, Losses]) -> list[Family]:
     if blocks and bool(paired.objects(_differences(baseline, arms, blocks))):
         single += [name for name in blocks if shared[name] == 1]
         blocks = [name for name in blocks if shared[name] > 1]
-        families = [Family("paired-own", tuple(blocks)), Family("welch", tuple(welch))]
+        found = [Family("paired-own", tuple(blocks)), Family("welch", tuple(welch))]
     else:
-        families = [Family("paired", tuple(blocks)), Family("welch", tuple(welch))]
-    families += [Family("prediction", tuple(single)), *(Family("prediction", (name,)) for name in lone)]
-    return [family for family in families if family.arms]
+        found = [Family("paired", tuple(blocks)), Family("welch", tuple(welch))]
+    found += [Family("prediction", tuple(single)), *(Family("prediction", (name,)) for name in lone)]
+    return [family for family in found if family.arms]
 
 
 def _shared(one: Losses, other: Losses) -> list[Seeds]:

@@ -4,17 +4,55 @@ An effect is in SDs of a difference of two runs of one seed pair. In each simula
 above its half-width less its luck; the smallest effect with a power of 80 % is the 80th percentile of that.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from farm.recipe import Seeds
 from farm.verdict import dunnett, paired, unpaired
-from farm.verdict.inference import ALPHA
+from farm.verdict.inference import ALPHA, Family, families
 
 POWER = 0.8
 STUDIES = 4_000
 MOST_PAIRS = 1_000  # beyond, a difference is as good as none
 EXACT_FROM = 25  # pairs: from here the distribution of many degrees of freedom serves
 ARMS = 60  # simulated at most: more only change the level, which is given
+
+
+Planned = Collection[Seeds]  # what an arm will have trained on a machine
+
+
+def resolvable(plans: Sequence[tuple[Planned, Mapping[str, Planned]]]) -> list[dict[str, float]]:
+    """The smallest difference that each arm of each ranking will show with a power of 80 %, in SDs of one run.
+
+    A ranking is the baseline's seeds and each arm's. Equal variances, and no gain from blocks: runs that share their
+    seeds' luck show smaller differences. Arms that no test will reach are left out.
+    """
+    found: list[dict[str, float]] = [{} for _ in plans]
+    losses = [
+        (dict.fromkeys(baseline, 0.0), {name: dict.fromkeys(seeds, 0.0) for name, seeds in arms.items()})
+        for baseline, arms in plans
+    ]
+    tested = [(index, family) for index, sides in enumerate(losses) for family in families(*sides)]
+    count = sum(len(family.arms) for _, family in tested)
+    for index, family in tested:
+        level = ALPHA * len(family.arms) / count
+        for name in family.arms:
+            effect = _planned(family, level, plans[index][0], plans[index][1], name)
+            found[index] |= {} if effect is None else {name: effect}
+    return found
+
+
+def _planned(family: Family, level: float, baseline: Planned, arms: Mapping[str, Planned], name: str) -> float | None:
+    n, m, k = len(arms[name]), len(baseline), len(family.arms)
+    if family.method == "welch":
+        return smallest_of_sets(n, m, k, level)
+    if family.method == "prediction":
+        return smallest_of_one(max(n, m), k, level)
+    shared = {arm: len(set(arms[arm]) & set(baseline)) for arm in family.arms}
+    pairs = shared[name] if shared[name] > 1 else max(shared.values())  # a single run borrows the others' noise
+    effect = smallest_effect(pairs, k, level)
+    return None if effect is None else effect * (2 * pairs / shared[name]) ** 0.5
 
 
 @lru_cache(maxsize=4096)
