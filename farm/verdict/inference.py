@@ -149,8 +149,9 @@ def _interval(one: Tested, p: float) -> tuple[float, float]:
 
 
 def _word(one: Tested, p: float, margin: float | None) -> Word:
-    """`same` by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657): the interval at twice the
-    level lies within the margin. It comes first, for what is smaller than the margin is no improvement, however sure.
+    """`same` by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657), simultaneous like intervals.
+
+    It comes first, for what is smaller than the margin is no improvement, however sure.
     """
     if margin is not None and abs(one.delta) + one.narrow < margin:
         return "same"
@@ -166,7 +167,7 @@ def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[
     found = paired.pooled(_differences(baseline, arms, list(arms)))
     df, R = float(found.df), found.correlation
     error = [max(float(one), _rounding(baseline)) for one in found.error]
-    edges = [dunnett.critical(R, df, share) for share in (level, 2 * level)]
+    edges = [dunnett.critical(R, df, level, sides) for sides in (2, 1)]
     p = dunnett.p_values([delta / e for delta, e in zip(found.delta, error, strict=True)], R, df)
     return [
         Tested(float(delta), edges[0] * e, edges[1] * e, chance, e * float(n) ** 0.5)
@@ -178,8 +179,10 @@ def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
     from scipy.stats import t
 
     found, k = paired.own(_differences(baseline, arms, list(arms))), len(arms)
+    level *= paired.AFTER_A_LOOK
     error = [max(float(one), _rounding(baseline)) for one in found.error]
-    p = holm([2 * float(t.sf(abs(d) / e, df)) for d, e, df in zip(found.delta, error, found.df, strict=True)])
+    alone = [2 * float(t.sf(abs(d) / e, df)) for d, e, df in zip(found.delta, error, found.df, strict=True)]
+    p = [min(1.0, one / paired.AFTER_A_LOOK) for one in holm(alone)]
     return [
         Tested(
             float(delta),
@@ -222,7 +225,7 @@ def _prediction(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
     error = max(spread * (1 + 1 / n) ** 0.5, _rounding(baseline))
     deltas = [mean(list(losses.values())) - mean(list(baseline.values())) for losses in arms.values()]
     R = unpaired.one_run_correlation(n, k)
-    edges = [dunnett.critical(R, n - 1, share) for share in (level, 2 * level)]
+    edges = [dunnett.critical(R, n - 1, level, sides) for sides in (2, 1)]
     p = dunnett.p_values([delta / error for delta in deltas], R, n - 1)
     noise = max(spread, _rounding(baseline)) * 2**0.5
     return [Tested(delta, edges[0] * error, edges[1] * error, one, noise) for delta, one in zip(deltas, p, strict=True)]

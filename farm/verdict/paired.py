@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 ROUNDING = 2e-15  # relative to a loss: a standard error below it is the rounding of the losses themselves
 OBJECTS = 0.1  # p of the test of equal variances below which variances are not pooled
+AFTER_A_LOOK = 0.8  # of the level is left for the arms' own variances, since the data chose them (docs/log.md)
 DOUBTED_FROM = 4  # pairs: fewer say too little of a variance for a test to say anything
 
 
