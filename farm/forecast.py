@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from farm.budget import price
-from farm.cohort import by_seeds, sort, unranked
+from farm.cohort import by_seeds, sort, trained_apart, unranked
 from farm.errors import BadStudy, DoesNotFit
 from farm.machine import Machine, Mixed, Price, parts
 from farm.planner import Plan, check_precision, hours, plan
@@ -293,7 +293,7 @@ def _spread(results: Sequence[Result]) -> float | None:
 
 def _resolvable(arms: Sequence[Arm]) -> dict[tuple[str, str], float]:
     """(arm, machine) -> the smallest effect that the study shows there, in SDs of one run; only where it is tested."""
-    apart, (baseline, *others) = unranked(arms), arms
+    apart, (baseline, *others) = unranked(arms) | trained_apart(arms), arms
     names = list(dict.fromkeys(name for arm in arms for name in arm.machines))
     planned = [
         (

@@ -7,7 +7,9 @@ import pytest
 from results import result, study_text, tiny_study
 
 from farm import cohort
-from farm.forecast import baseline_sd
+from farm.advice import advice
+from farm.forecast import baseline_sd, forecast
+from farm.machine import BUILT_IN
 from farm.queue import Queue
 from farm.result import Result
 from farm.run import Run
@@ -214,6 +216,58 @@ def test_without_a_common_test_another_corpus_is_another_evaluation() -> None:
         "other-corpus": "source builtin:python-reference and /data/other",
         "short": "context 32 and 16",
     }
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [
+        ({"train": {"batch": 16}}, "trained with other batch: 16, not 8"),
+        ({"train": {"reduction": "canonical", "canonical_microbatch": 4}}, "other reduction: canonical, not fast"),
+    ],
+)
+def test_rows_of_other_batches_or_reductions_are_never_ranked_together(patch: dict, says: str) -> None:
+    study = tomllib.loads(study_text())
+    study["interventions"]["otherwise"] = patch
+    built = build(study)
+    results = [result(run, LOSSES.get(run.arm, LOSSES["baseline"])[run.seeds.init]) for run in built.runs()]
+    apart = row(rank(results), "otherwise")
+    assert (apart.rank, apart.delta, apart.verdict) == (None, None, None)
+    assert says in (apart.aside or "")
+    assert row(rank(results), "remove-dropout").verdict == "better"
+    assert set(cohort.trained_apart(built.arms())) == {"otherwise"}
+    assert any("arm otherwise: trained otherwise than the baseline" in text for text in advice(built, BUILT_IN))
+    assert {one.resolves_sd is None for one in forecast(built, BUILT_IN).estimates if one.arm == "otherwise"} == {True}
+
+
+def test_other_kernels_are_set_aside_on_their_machine_and_compared_across_machines() -> None:
+    members = runs(("cpu-x1", "cpu-x2"))
+    results = [
+        r.model_copy(update={"kernels": ("torch",)}) if r.machine == "cpu-x2" or r.run_id == members[4].id else r
+        for r in finished(members)
+    ]
+    table = rank(results)
+    (apart,) = [row for row in table.rows if row.aside]
+    assert (apart.n, apart.aside) == (1, "trained with other kernels: torch, not farm")
+    assert table.twins, "another machine may have other kernels: that is part of what hardware does"
+
+
+def test_no_baseline_failed_ones_and_ties_are_judged_for_what_they_are() -> None:
+    others = [r for r in finished(runs()) if r.arm != "baseline"]
+    assert {r.verdict for r in rank(others).rows} == {None}
+    assert [r.rank for r in rank(others).rows] == [1, 2], "what tells two arms apart needs no baseline"
+    tied = rank([r.model_copy(update={"test_loss": 3.6}) for r in finished(runs())], margin=0.01)
+    assert {(r.rank, r.verdict) for r in tied.rows} == {(1, None), (1, "same")}
+    alone = rank(finished(runs(init=(42,))))
+    assert {(r.rank, r.verdict, r.method) for r in alone.rows if r.arm != "baseline"} == {(1, "unresolved", None)}
+
+
+def test_what_is_unresolved_says_what_would_resolve_it_and_at_what_price() -> None:
+    priced = [r.model_copy(update={"usd": 2.0}) for r in finished(runs())]
+    arm = row(rank(priced), "gradient-clipping")
+    assert arm.verdict == "unresolved"
+    assert arm.needs_seeds
+    assert (arm.needs_runs, arm.needs_usd) == (2 * arm.needs_seeds, 4.0 * arm.needs_seeds)
+    assert arm.needs_hours == pytest.approx(0.02 * arm.needs_seeds)
 
 
 def test_runs_that_saw_other_tokens_are_no_twins() -> None:

@@ -250,7 +250,7 @@ def test_more_pairs_are_priced_with_the_runs_that_they_lack() -> None:
 
 def test_the_simulation_judges_as_the_table_does() -> None:
     """Study by study: the same intervals, whichever variances the test of equal ones chose."""
-    sds, studies, seen_methods = np.r_[1, np.where(np.arange(4) % 2, 1, 6)], 10, set()
+    sds, studies, seen_methods = np.r_[1, np.where(np.arange(4) % 2, 1, 3)], 12, set()
     draws = np.random.default_rng(9).standard_normal((studies, 7, 5)) * sds
     seen = validate.pairs(7, sds, studies, np.random.default_rng(9))
     for index, study in enumerate(draws):
