@@ -37,8 +37,8 @@ def pooled(differences: Any) -> Differences:
     has = _has(differences)
     n, common = has.sum(0), has.T.astype(float) @ has
     delta, left = _centred(differences, has)
-    cross = np.einsum("...bi,...bj->...ij", left, left)
-    squares = np.einsum("...ii->...i", cross)
+    cross = np.swapaxes(left, -1, -2) @ left
+    squares = np.diagonal(cross, axis1=-2, axis2=-1)
     weight = common * (1 - 1 / n[:, None] - 1 / n[None, :] + common / np.outer(n, n))
     usable = weight > 1e-9
     spread = np.where(usable, cross**2 / np.where(usable, weight, 1.0), 0.0).sum((-1, -2))

@@ -13,10 +13,10 @@ from farm.verdict import dunnett, paired, unpaired
 from farm.verdict.inference import ALPHA, Family, families
 
 POWER = 0.8
-STUDIES = 4_000
+STUDIES = 2_000
 MOST_PAIRS = 1_000  # beyond, a difference is as good as none
-EXACT_FROM = 25  # pairs: from here the distribution of many degrees of freedom serves
-ARMS = 60  # simulated at most: more only change the level, which is given
+EXACT_FROM = 16  # pairs: from here the distribution of many degrees of freedom serves
+ARMS = 12  # simulated at most: a larger family is several of these, each with its share of the level
 
 
 Planned = Collection[Seeds]  # what an arm will have trained on a machine
@@ -65,7 +65,8 @@ def smallest_effect(pairs: int, arms: int, level: float = ALPHA) -> float | None
 
     if pairs < 2:
         return None
-    arms, level = min(arms, ARMS), round(level, 12)
+    if arms > ARMS:
+        arms, level = ARMS, level * ARMS / arms
     if pairs >= EXACT_FROM:
         return _of_many(pairs, arms, level)
     differences = _noise(pairs, arms)
@@ -100,7 +101,9 @@ def smallest_of_one(baseline: int, arms: int, level: float = ALPHA) -> float | N
     generator, factor = np.random.default_rng(0), (1 + 1 / baseline) ** 0.5
     luck = factor * generator.standard_normal(STUDIES)
     spread = np.sqrt(generator.chisquare(baseline - 1, STUDIES) / (baseline - 1))
-    edge = dunnett.critical(unpaired.one_run_correlation(baseline, min(arms, ARMS)), baseline - 1, level)
+    if arms > ARMS:
+        arms, level = ARMS, level * ARMS / arms
+    edge = dunnett.critical(unpaired.one_run_correlation(baseline, arms), baseline - 1, level)
     return float(np.quantile(edge * factor * spread + luck, POWER))
 
 
