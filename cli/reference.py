@@ -121,6 +121,7 @@ EXAMPLES = {
     "[study].machines": '["8xa100m40", "1xrtx3090"]',
     "[study].seeds": "{ init = [42, 22, 67], train = [23] }",
     "[study].resolution": "5",
+    "[study].margin": "0.005",
     "[study].reruns": "1",
     "[study].first_rerun": "1",
     "[baseline] and [interventions.NAME].machines": '["cpu-x1"]',

@@ -98,6 +98,9 @@ class Head(Frozen):
     )
     machines: Machines = Field(description="the classes that train every arm; A+B is one group of two machines")
     seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
+    margin: Annotated[float | None, Unset] = Field(
+        None, gt=0, description="nats: the smallest difference in test loss that matters; with it, arms can be `same`"
+    )
     reruns: int = Field(0, ge=0, le=4999, description="repetitions of every run with the same seeds")
     first_rerun: int = Field(0, ge=0, le=4999, description="where they are counted from; above 0 to train all anew")
 

@@ -37,7 +37,7 @@ FROZEN: dict[str, list[str]] = {
     "connect": ["HEAD", "--redis", "--home", "--ssh"],
     "join": ["INVITATION|HEAD", "--machine", "--name", "--host"],
     "drain": ["NODE", "--undo", "--json"],
-    "plan": ["STUDY", "--json"],
+    "plan": ["STUDY", "--sd", "--noise", "--json"],
     "submit": ["STUDY", "--wait", "--dry-run", "-y", "--yes", "--json"],
     "runs": ["STUDY", "--arm", "--json"],
     "show": ["RUN", "--json"],

@@ -26,10 +26,11 @@ def test_json_has_the_schema_and_every_field(farm: Farm) -> None:
     told = json.loads(farm("table", "tiny", "--json").out)
     assert told["schema"] == "farm.table/1"
     wanted = {"arm", "machine", "n", "test_loss_mean", "test_loss_sd", "delta", "verdict", "tokens_per_second"}
-    wanted |= {"hours", "init_hash", "runs"}
+    wanted |= {"hours", "init_hash", "runs", "ci_low", "ci_high", "p", "method", "margin", "needs_seeds", "needs_usd"}
     for row in told["data"]:
         assert row.keys() >= wanted
-        assert (row["n"], row["verdict"], len(row["runs"])) == (3, None, 3)
+        assert (row["n"], len(row["runs"])) == (3, 3)
+    assert [row["verdict"] for row in told["data"]] == ["better", None, "worse"]
     assert [row["arm"] for row in told["data"]] == ["remove-dropout", "baseline", "gradient-clipping"]
     assert told["data"][0]["delta"] == pytest.approx(-0.05)
     assert farm("table", "tiny", "--format", "json").out == farm("table", "tiny", "--json").out
@@ -112,13 +113,13 @@ def test_the_hardware_stands_below_what_failed(farm: Farm) -> None:
     assert said.index("failed: ") < said.index("hardware twins: ")
 
 
-def test_tsv_is_rounded_to_what_is_meant_and_has_no_column_that_is_always_empty(farm: Farm) -> None:
+def test_tsv_is_rounded_to_what_is_meant(farm: Farm) -> None:
     farm.put(init=(42, 22))
     farm.finish_all(shift=1 / 3)
     for row in farm("table", "tiny").rows:
-        assert all(len(row[key].partition(".")[2]) <= 6 for key in ("test_loss_mean", "test_loss_sd", "delta"))
+        assert all(len(row[key].partition(".")[2]) <= 6 for key in ("test_loss_sd", "delta", "ci_low", "p"))
         assert row["tokens_per_second"] == "1000"
-        assert "verdict" not in row
+        assert bool(row["ci_low"]) == bool(row["p"]) == bool(row["method"]) == (row["arm"] != "baseline")
 
 
 def test_fewer_seeds_than_asked_are_said(farm: Farm) -> None:
