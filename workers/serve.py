@@ -39,7 +39,7 @@ from farm.node import Head
 from farm.process import identity
 from farm.queue import Queue
 from farm.run import State
-from farm.server import LOOPBACK, address, doubts, make_home, revive, session, shown
+from farm.server import LOOPBACK, address, doubts, flaws, make_home, named, revive, session, shown
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
@@ -126,7 +126,7 @@ def _serve(
         stack.enter_context(_targets(here.home))
         queue = Queue(redis)
         queue.install()
-        for doubt in doubts(redis):
+        for doubt in [*doubts(redis), *flaws(redis)]:
             log.warning("Redis: %s", doubt)
         head = _head(store)
         _refuse_anothers(queue, head)
@@ -139,6 +139,7 @@ def _serve(
             pid=os.getpid(),
             process=identity(os.getpid()) or "",
             redis=place,
+            server=named(redis),
             dashboard=dashboard,
             units=offered,
             storage=str(here.storage),
