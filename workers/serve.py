@@ -32,7 +32,7 @@ from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 
-from farm import serving, settings
+from farm import clerk, serving, settings
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
 from farm.machine import Machine, layered
 from farm.node import Head
@@ -150,6 +150,7 @@ def _serve(
         )
         jobs = Jobs(dashboard, token_path)
         _register(queue, classes)
+        stack.enter_context(_clerk(queue))
         ready(facts)
         serving.announce(here, facts)
         try:
@@ -164,6 +165,19 @@ def _serve(
                 _see_off(members)
         finally:
             serving.withdraw(here, facts.pid)
+
+
+@contextmanager
+def _clerk(queue: Queue) -> Iterator[None]:
+    """Someone who does for submitters what they ask for, whatever the dispatcher waits for."""
+    stop = threading.Event()
+    thread = threading.Thread(target=clerk.listen, args=(queue, stop), name="clerk", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(AGAIN_SECONDS)
 
 
 def _head(store: Store) -> Head:
