@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -679,14 +680,22 @@ def _until(condition: Any, seconds: float) -> bool:
 
 
 def make_home(folder: Path) -> None:
-    """Make the home of a farm, or a folder in it.
+    """Make the home of a farm, or a folder in it, and see that it can be written in.
 
-    Raises: BadSetting
+    Raises: BadSetting: says why not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadSetting(f"home: cannot make {folder}: {error.strerror}.", remedy="Set FARM_HOME elsewhere.") from None
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"here")
+    except OSError as error:  # read-only, another user's, or full
+        raise BadSetting(
+            f"home: cannot write in {folder}: {error.strerror}.",
+            remedy="Make it writable, free some space, or set FARM_HOME to another folder.",
+        ) from None
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from farm.server import (
     flaws,
     glance,
     listen,
+    make_home,
     named,
     revive,
     session,
@@ -240,6 +241,14 @@ def test_a_home_that_cannot_be_made_is_a_bad_setting(tmp_path: Path) -> None:
     bad = Settings(home=tmp_path / "file" / "home", storage=tmp_path)
     with pytest.raises(BadSetting, match=r"cannot make .*Set FARM_HOME"), session(bad):
         pass
+
+
+def test_a_home_that_cannot_be_written_in_is_a_bad_setting(tmp_path: Path) -> None:
+    """/proc/self is there, and takes no file even from root, as a folder mounted read-only."""
+    with pytest.raises(BadSetting, match=r"cannot write in /proc/self: .*FARM_HOME"):
+        make_home(Path("/proc/self"))
+    make_home(tmp_path / "home")
+    assert not [*(tmp_path / "home").iterdir()], "it left nothing"
 
 
 def says(binary: Path, version: str) -> Path:
