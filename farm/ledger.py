@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from math import ceil, fsum, isfinite, nan
 from pathlib import Path
 from types import TracebackType
@@ -220,7 +220,7 @@ def files(run_folder: Path) -> dict[int, Path]:
     return {int(path.parent.name): path for path in run_folder.glob(f"*/{FILE}") if path.parent.name.isdecimal()}
 
 
-def plain(path: Path) -> BinaryIO:
+def plain(path: Path) -> BufferedReader:
     """Open a file that farm wrote: never through a symbolic link, and nothing that could block the reader.
 
     Raises: OSError: it is a link, a folder, a pipe or a device; or as `open`.

@@ -186,9 +186,13 @@ class Store:
         return Ledgers({epoch: path for epoch, path in found.items() if epoch in kept})
 
     def log(self, run_id: str, epoch: int) -> Path | None:
-        """What an attempt printed so far, if it is on record."""
+        """What an attempt printed so far, if it is on record.
+
+        Raises: CheckpointInvalid: it leads out of the storage root.
+        """
         path = self.attempt_folder(run_id, epoch) / LOG
         self._bring(f"{_of(run_id)}/{epoch}", LOG)
+        self.path(str(path.relative_to(self.root)))
         return path if path.exists() else None
 
     def bring(self, run_id: str, file: str) -> None:
@@ -234,8 +238,9 @@ class Store:
             raise Conflict(f"{self.uri}/{recipe} is of another run.", remedy="Rename the arm.")
         self.end(attempt)
         folder = self.attempt_folder(run.id, attempt.epoch)
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        if self.bucket:
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def end(self, attempt: Attempt) -> None:

@@ -47,6 +47,7 @@ from model.checkpoint import valid
 from model.corpus.checks import prepare
 from workers import hardware
 from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, Closing, briefly, result_of, until_heard
+from workers.curve import complete
 from workers.environment import STOP_WAIT_SECONDS, stand_apart
 from workers.group import HOLD_SECONDS, Also, held, places
 from workers.heartbeat import keep
@@ -139,8 +140,8 @@ class _Agent:
             self.closing.acknowledge()
             return 0
         try:
+            self._check_same()  # first: the check would make a folder where the storage is not mounted
             self.store.check()
-            self._check_same()
             self.store.forget_stale_copies()
         except (StorageUnusable, StorageFull) as error:
             return self._refuse(error)
@@ -363,22 +364,30 @@ class _Agent:
                 lambda: self.closing.record(result_of(self.store, run, split, machine, attempt, outcome))
             )
             self._end(attempt, "succeeded")
+            self._complete_curve(run)
             if not self.closing.finish(result):
                 self._end(attempt, "cancelled")
         elif isinstance(self.end, Cancelled):
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "cancelled")
+            self._complete_curve(run)
             self.closing.acknowledge()
             print(f"Cancelled at step {outcome.step}.")
         elif self.end is None and self.draining.is_set():
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "released")
+            self._complete_curve(run)
             reason = self.closing.release("drained")
             print(f"Given back: {reason}. Step {outcome.step} is saved and the run is queued again.")
         else:
             self._end(attempt, "lost", self.end)
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
         return 0
+
+    def _complete_curve(self, run: Run) -> None:
+        """Send what of the ledger's steps never reached Redis, which was full or away when training ended."""
+        with suppress(FarmError, OSError):  # a curve is only to be looked at: the ledger is the record
+            complete(self.queue, self.lease, self.store.lines(run.id), run.recipe.tokens_per_step)
 
     def _end(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
         self.closing.end(attempt, outcome, self._step(), error)
@@ -492,7 +501,11 @@ class _Agent:
 
     def _tell(self, word: str) -> None:
         try:
-            Folder(self.folder).put(STOP_FILE, word.encode())  # whole: half a word would end training with an error
+            here = (
+                Folder(self.store.root) if self.store.bucket else self.store.records
+            )  # which makes no lost storage anew
+            place = self.folder.relative_to(self.store.root)
+            here.put(f"{place}/{STOP_FILE}", word.encode())  # whole: half a word would end training with an error
         except (FarmError, OSError) as error:
             print(f"Training could not be told to stop: {error}")
 

@@ -16,11 +16,11 @@ from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
-from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, WorkerDied
+from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, StorageUnusable, WorkerDied
 from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
 from farm.node import Head, Node
-from farm.queue import Claim, Queue
+from farm.queue import Claim, Point, Queue
 from farm.result import Fingerprints, Outcome, Provenance, Tokens
 from farm.run import Attempt, Checkpoint, Run, State
 from farm.server import Server
@@ -576,3 +576,40 @@ def test_an_agent_imports_no_torch() -> None:
     """Each of a run's processes would import it anew: 1.5 s of a core and 200 MB, in the way of the one that trains."""
     code = "import sys, workers.agent; assert 'ray.train' in sys.modules; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_curve_is_completed_from_the_ledger_when_a_run_ends(queue: Queue, tmp_path: Path) -> None:
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path, storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    attempt_of(agent, claim, (1500,))
+    queue.record(claim.lease, [Point(step=1, loss=3.0, lr=1e-3, grad_norm=1.0, tokens_per_second=1.0)])
+    agent._complete_curve(claim.run)
+    assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 1501))
+
+
+def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Path) -> None:
+    """By whoever had it open, nor by an agent that starts meanwhile: renamed back, it would lie inside the new one."""
+    storage = tmp_path / "storage"
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    store = Store(storage)
+    queue.publish(Head(host="head", ray="h:1", software=SOFTWARE, sources="/s", storage=store.uri, marker=store.mark()))
+    here = Settings(home=tmp_path / "home", storage=storage)
+    agent = _Agent(here, queue, claim.lease, "job", "node")
+    attempt_of(agent, claim, (3,))
+    storage.rename(tmp_path / "renamed")
+    plan = planned(claim.run, 1, claim.run.recipe.train.batch)
+    agent._tell("STOP")
+    contents = Contents(4, {"w": np.full(9, 4, np.float32)}, {}, {})
+    with pytest.raises(OSError, match="No such file"):
+        write(agent.folder / "checkpoints", Identity.of(claim.run, plan), contents)
+    with pytest.raises(StorageUnusable, match="is not there any more. Mount it again"):
+        store.keep(tiny_study())
+    assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
+    assert not storage.exists()
+    assert queue.status(claim.run.id).state is State.QUEUED
+    (tmp_path / "renamed").rename(storage)
+    store.keep(tiny_study())
