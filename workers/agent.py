@@ -243,6 +243,8 @@ class _Agent:
         )
         self.store.begin(run, attempt, study)
         self.attempt = attempt
+        if source:
+            self._complete_curve(run, source)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
             task = self._task(run, study, split, attempt, threads, places(machine, self.node, self.also))
@@ -384,10 +386,13 @@ class _Agent:
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
         return 0
 
-    def _complete_curve(self, run: Run) -> None:
-        """Send what of the ledger's steps never reached Redis, which was full or away when training ended."""
+    def _complete_curve(self, run: Run, source: Checkpoint | None = None) -> None:
+        """Send what of the ledger's steps never reached Redis, which was full or away when training ended: all of them,
+        or those up to the checkpoint that this attempt goes on from."""
         with suppress(FarmError, OSError):  # a curve is only to be looked at: the ledger is the record
-            complete(self.queue, self.lease, self.store.lines(run.id), run.recipe.tokens_per_step)
+            ledgers = self.store.ledgers(run.id)
+            lines = ledgers.until(source.epoch, source.step) if source else ledgers.newest()
+            complete(self.queue, self.lease, lines, run.recipe.tokens_per_step)
 
     def _end(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
         self.closing.end(attempt, outcome, self._step(), error)

@@ -157,7 +157,7 @@ def test_a_last_line_that_is_no_step_is_passed_over_and_one_in_the_middle_is_dam
     assert reached(path.read_bytes()) == (4, 1.0)
     with path.open("ab") as file:
         file.write(STEP + b"\n")
-    with pytest.raises(CheckpointInvalid, match="line 6 of .* is damaged"):
+    with pytest.raises(CheckpointInvalid, match=r"line 6 of .* is damaged"):
         read(tmp_path)
     assert len(Ledgers(files(tmp_path)).until(1, 4)) == 4, "a checkpoint before the damage is whole"
     with pytest.raises(CheckpointInvalid, match=r"line 6 of .* is damaged: .*; it ends at step 4, before step 5\."):

@@ -578,13 +578,15 @@ def test_an_agent_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_curve_is_completed_from_the_ledger_when_a_run_ends(queue: Queue, tmp_path: Path) -> None:
+def test_a_curve_is_completed_from_the_ledger_when_it_begins_and_ends(queue: Queue, tmp_path: Path) -> None:
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     agent = _Agent(Settings(home=tmp_path, storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
     attempt_of(agent, claim, (1500,))
     queue.record(claim.lease, [Point(step=1, loss=3.0, lr=1e-3, grad_norm=1.0, tokens_per_second=1.0)])
+    agent._complete_curve(claim.run, Checkpoint(step=700, epoch=1, path="", sha256=""))
+    assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 701)), "no gap where one was killed"
     agent._complete_curve(claim.run)
     assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 1501))
 
@@ -606,7 +608,7 @@ def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Pat
     contents = Contents(4, {"w": np.full(9, 4, np.float32)}, {}, {})
     with pytest.raises(OSError, match="No such file"):
         write(agent.folder / "checkpoints", Identity.of(claim.run, plan), contents)
-    with pytest.raises(StorageUnusable, match="is not there any more. Mount it again"):
+    with pytest.raises(StorageUnusable, match=r"is not there any more\. Mount it again"):
         store.keep(tiny_study())
     assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
     assert not storage.exists()
