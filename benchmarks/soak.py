@@ -348,7 +348,7 @@ def is_a(process: psutil.Process, what: str, records: str) -> bool:
     return {
         "agent": "workers.agent" in words and not words[0].endswith("sh"),
         "serve": "workers.serve" in words,
-        "redis": name == "redis-server" or "redis-server" in words[:1],
+        "redis": name in ("redis-server", "valkey-server"),
         "raylet": name == "raylet",
         "gcs": name == "gcs_server",
         "dashboard": said.endswith("dashboard.py") or "/dashboard/dashboard.py" in said,
