@@ -48,7 +48,7 @@ class _Design(NamedTuple):
     blocks: int
 
 
-def effects(arms: Mapping[str, Sequence[str]], losses: Mapping[str, Losses]) -> Effects:
+def estimate(arms: Mapping[str, Sequence[str]], losses: Mapping[str, Losses]) -> Effects:
     """The effects of the interventions in `arms` (arm -> its interventions) on the `losses` of the same arms.
 
     Intervals are simultaneous: the largest |t| of several estimates (Tukey 1953; for orthogonal ones the studentized
