@@ -4,7 +4,7 @@ VENV   ?= .venv
 SHELL  := bash
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-cluster lint types tests docs bench soak clean
+.PHONY: demo test test-cluster lint types tests docs bench soak validate clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -36,6 +36,10 @@ docs: $(VENV)/test
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
+
+# The verdicts on simulated studies whose truth is known: docs/validation.md. About a minute; `make tests` has it in small.
+validate: $(VENV)/test
+	nice $(BIN)/python -m benchmarks.validate
 
 # Runs that are hurt at random, beside a twin left alone: make soak SEED=7 RUNS=8 FAULTS=6 KINDS=kill-agent,kill-redis
 soak: export SEED := $(SEED)
