@@ -10,7 +10,9 @@ Q4  renew, checkpoint, record, finish, fail, release, recall and pause with a de
     nothing.
 Q5  finish is final; repeating it with the same result is fine; a different result is a Conflict.
 Q6  fail requeues with back-off until attempts are spent, then the run is failed with every cause kept. Three crashes
-    at the same step = failed (poison); progress resets the count.
+    at the same step = failed (poison), if the training caused them and an agent that lived said so. A lease that ran
+    out, a machine, Ray, a network or a storage that failed cost an attempt and are never poison. Progress beyond that
+    step resets the count, and so does a release of a lease that had begun.
 Q7  release returns the run unharmed and is no attempt. Where somebody recalled the lease, theirs is the reason.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
@@ -377,7 +379,7 @@ class Queue:
         """
         detail = {"cause": cause, "message": message[:MESSAGE_CHARACTERS], "step": step, "retryable": retryable}
         backoff = _milliseconds(self.backoff_seconds), _milliseconds(self.backoff_limit_seconds)
-        answer = self._held(lease, "fail", uuid4().hex, step, int(retryable), json.dumps(detail), *backoff)
+        answer = self._held(lease, "fail", uuid4().hex, step, int(retryable), cause, json.dumps(detail), *backoff)
         return State(answer[1])
 
     def release(self, lease: Lease, reason: str) -> str:

@@ -1,4 +1,5 @@
 -- release: give the run back unharmed, to the place it had; no attempt is counted (Q7).
+-- Where an agent had taken it up, crashes are counted anew (Q6).
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events
 -- ARGV    id, epoch, token, reason, unless the lease was recalled for another
@@ -12,6 +13,9 @@ if not holds(id, epoch) then
 end
 reason = get(id, 'recalled') or reason
 set(id, 'closed_by', token)
+if get(id, 'renewed') then
+  forget_crashes(id)
+end
 if get(id, 'cancelling') then
   settle(id, 'cancelled', 'released: ' .. reason)
 else

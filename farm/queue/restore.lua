@@ -20,7 +20,7 @@ for i = 18, #ARGV do
   local cause = cjson.decode(text)
   redis.call('RPUSH', key('causes', id), ARGV[i])
   attempts = attempts + 1
-  final = verdict(cause.step, cause.retryable, crashes_at(id, cause.step), attempts, limit)
+  final = verdict(cause.step, cause.retryable, crashes_at(id, cause.step, cause.cause), attempts, limit)
   if final and tonumber(of) < tonumber(epoch) then
     attempts, final = 0, nil
     redis.call('HDEL', key('run', id), 'crash_step', 'crashes')
