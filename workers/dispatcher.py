@@ -168,8 +168,10 @@ class Dispatcher:
         jobs: Jobs,
         look: Callable[[], list[RayNode]] = nodes,
         declared: Mapping[str, Machine] = MappingProxyType({}),
+        marker: str = "",
     ):
         self.queue, self.jobs, self.look = queue, jobs, look
+        self.marker = marker  # of the storage: where Redis is not its index, no run is claimed
         self.declared = declared  # machine classes that the settings name, for what they cost
         self.limited: dict[str, Study] = {}  # those that have a policy.usd_limit
         self.spent: dict[str, Spending] = {}  # of those, when last counted
@@ -285,7 +287,7 @@ class Dispatcher:
         return None
 
     def _lease(self, slot: Slot) -> Claim | None:
-        return self.queue.claim(slot.machine, self.name, START_SECONDS, slot.node, self.over_budget)
+        return self.queue.claim(slot.machine, self.name, START_SECONDS, slot.node, self.over_budget, self.marker)
 
     def _submit(self, claim: Claim, slot: Slot) -> str | None:
         """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""

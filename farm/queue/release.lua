@@ -2,12 +2,12 @@
 -- Where an agent had taken it up, crashes are counted anew (Q6).
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events
--- ARGV    id, epoch, token, reason, unless the lease was recalled for another
+-- ARGV    id, epoch, token, reason, unless the lease was recalled for another, an epoch that its directory holds or 0
 -- returns {'ok', reason}, {'lost'} (Q4)
 --
 -- A call whose reply got lost is repeated with the same token, and answered again.
 
-local id, epoch, token, reason = unpack(ARGV)
+local id, epoch, token, reason, above = unpack(ARGV)
 if not holds(id, epoch) then
   return { get(id, 'closed_by') == token and 'ok' or 'lost', get(id, 'released') or reason }
 end
@@ -23,4 +23,5 @@ else
   set(id, 'released', reason)
   tell('released', id, epoch, reason)
 end
+lift(id, above)
 return { 'ok', reason }

@@ -23,6 +23,9 @@
 --   superseded      zset    runs whose arm has another recipe now, by the ms since when: in no study, and forgotten by a
 --                           sweep once they are final
 --   forgotten       hash    id of a forgotten run -> its last epoch: put again, it begins above that
+--   storage         hash    marker of the storage whose records this Redis is the index of, and its own name as that; gone
+--                           when Redis was emptied, and no run is claimed until the records were read again
+--   indexing        set     tokens of those who read records into this Redis now
 --   aside           hash    name of a key that had a wrong type -> where its value is now
 --   workers         none    is never there; every verb that is not for submitters looks, and they may not
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
@@ -269,6 +272,21 @@ local function reach(id, step)
   if last and tonumber(step) > last then
     forget_crashes(id)
   end
+end
+
+-- Its directory knows `epoch`: no lease of the run is below or at that any more, and the next one is above.
+local function lift(id, epoch)
+  if tonumber(get(id, 'epoch')) >= tonumber(epoch) then
+    return
+  end
+  if get(id, 'cancelling') then
+    settle(id, 'cancelled', 'its directory holds epoch ' .. epoch)
+  elseif get(id, 'state') == 'running' then
+    requeue(id, 0)
+    set(id, 'released', 'its directory holds epoch ' .. epoch)
+  end
+  set(id, 'epoch', epoch)
+  tell('lifted', id, epoch, 'its directory holds that epoch')
 end
 
 -- Three crashes at one step that the training caused are poison; getting further than the last one resets the count, and
