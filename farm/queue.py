@@ -633,8 +633,8 @@ class Queue:
     ) -> bool:
         """Bring back a run as its directory tells it, unless the queue knows as much; whether it was brought back.
 
-        What the queue knows with an epoch below, or without its result, becomes what the directory tells; the lease that
-        it may be under ends. One that has succeeded or was cancelled stays so, and goes on above that epoch.
+        What the queue knows with an epoch below, or without its result, becomes what the directory tells; the lease
+        that it may be under ends. One that has succeeded or was cancelled stays so, and goes on above that epoch.
 
         `causes`: of every failure, oldest first. A queued run whose attempts they spend, or that may not be tried again
         after them (Q6), has failed. `released`: epochs of attempts that were given back.

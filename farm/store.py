@@ -168,7 +168,7 @@ class Store:
         """Have the folder of this epoch for `owner` alone. Returns 0, or the epoch that the directory holds
         and that bars it, which is this one or a later; then nothing was written.
 
-        A Redis that was emptied, or restored from an older copy, hands out epochs again; so do two that share a storage.
+        A Redis that was emptied, or restored from an older copy, hands out epochs again; so do two of one storage.
         """
         newest = max(self._epochs(run_id), default=0)
         name = f"{_of(run_id)}/{epoch}/{LEASE}"
@@ -362,8 +362,8 @@ class Store:
         return [found[0] for name in self.begun() if (found := self._run(name))]
 
     def reindex(self, queue: Queue, is_own: bool = False) -> Reindexed:
-        """Bring back into the queue what it does not know of these directories, but for what was forgotten; from then on
-        its Redis is their index. Of runs that it knows with less than the directories hold, that is made up for.
+        """Bring back into the queue what it does not know of these directories, but for what was forgotten; from then
+        on its Redis is their index. Of runs that it knows with less than the directories hold, that is made up for.
 
         `is_own`: Redis is the index of this storage even if that holds no record, and so might be the wrong one.
 
@@ -380,9 +380,9 @@ class Store:
                 return done
 
     def _reindex(self, queue: Queue) -> Reindexed:
-        """A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose failures
-        were final has failed, and so has one whose study is not known: an agent could not train it. Any other is
-        queued, to go on from its newest checkpoint under a new epoch. What cannot be read is passed over, and told.
+        """A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose
+        failures were final has failed, and so has one whose study is not known: an agent could not train it. Any other
+        is queued, to go on from its newest checkpoint under a new epoch. What cannot be read is passed over, and told.
         """
         unread: list[str] = []
         studies = self._studies(unread)

@@ -15,7 +15,7 @@ log = logging.getLogger("farm")
 
 
 class Indexed:
-    """The Redis of `queue` as the index of `store`, which `head` describes. A dispatcher claims no run before turn()."""
+    """The Redis of `queue` as the index of `store`, which `head` describes. No run is claimed before begin()."""
 
     def __init__(self, queue: Queue, store: Store, head: Head):
         self._queue, self._store, self._head = queue, store, head

@@ -317,6 +317,7 @@ def test_q8_the_result_of_a_cancelled_run_does_not_count_and_that_of_its_retry_d
     store.end(attempt(outcome="succeeded"))
     store.withdraw(RUN.id, 1)
     assert store.result(RUN.id) is None
+    store.records.remove(f"runs/{RUN.id}/1/attempt.json")
     assert restored(store, queue, attempt(outcome="succeeded", ended=1010.0)).state == State.CANCELLED
     store.record(result(RUN, 2.0, epoch=2))
     assert store.result(RUN.id) == result(RUN, 2.0, epoch=2)
