@@ -398,14 +398,15 @@ class Queue:
         answer = self._held(lease, "fail", uuid4().hex, step, int(retryable), cause, json.dumps(detail), *backoff)
         return State(answer[1])
 
-    def release(self, lease: Lease, reason: str, above: int = 0) -> str:
+    def release(self, lease: Lease, reason: str, above: int = 0, is_silent: bool = False) -> str:
         """Give a run back unharmed, and say why: for `reason`, unless the lease was recalled for another (Q7).
 
-        `above`: an epoch that its directory holds; the next lease is above that.
+        `above`: an epoch that its directory holds; the next lease is above that. `is_silent`: only if no agent has
+        taken it up; where one has meanwhile, it is lost for the caller.
 
         Raises: LeaseLost
         """
-        return self._held(lease, "release", uuid4().hex, reason, above)[1]
+        return self._held(lease, "release", uuid4().hex, reason, above, int(is_silent))[1]
 
     def recall(self, lease: Lease, reason: str) -> None:
         """Have it on record why a lease is wanted back. Its holder is told by other means, and will release it.
@@ -413,6 +414,14 @@ class Queue:
         Raises: LeaseLost
         """
         self._held(lease, "recall", reason)
+
+    def attend(self, dispatcher: str, seconds: float) -> None:
+        """A dispatcher is there, and will have said so again before `seconds` are over; 0: it has gone."""
+        self._call("attend", dispatcher, round(seconds * 1000))
+
+    def attending(self, seconds: float) -> set[str]:
+        """The dispatchers that are there, of which each may be silent for `seconds`."""
+        return set(self._call("attending", _milliseconds(seconds)))
 
     def pause(self, lease: Lease, reason: str, node: str | None = None) -> None:
         """Give a run back unharmed, and let none of its study start that reads the same corpus (Q11): on `node`, or

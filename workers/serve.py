@@ -51,6 +51,7 @@ from workers.dispatcher import Dispatcher, nodes
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.index import Indexed
 from workers.jobs import Jobs, job_id
+from workers.presence import present
 from workers.raylet import has_ended, raylet
 from workers.roster import Roster
 
@@ -150,13 +151,14 @@ def _serve(
             shared=shared,
         )
         jobs = Jobs(dashboard, token_path)
+        name = stack.enter_context(present(queue))
         _register(queue, classes)
         ready(facts)
         serving.announce(here, facts)
         try:
             with _scaled(queue, fleet) as autoscaler:
                 node = None if attach else raylet(os.getpid())
-                _dispatch(here, queue, jobs, indexed, head.marker, classes, autoscaler, node, shared, stop)
+                _dispatch(here, queue, jobs, indexed, head.marker, name, classes, autoscaler, node, shared, stop)
             if attach:
                 log.info("the Ray at %s goes on without this dispatcher, and so do its runs", attach)
             else:
@@ -338,6 +340,7 @@ def _dispatch(
     jobs: Jobs,
     indexed: Indexed,
     marker: str,
+    name: str,
     classes: list[tuple[Machine, int]],
     autoscaler: Autoscaler | None,
     node: psutil.Process | None,
@@ -349,7 +352,7 @@ def _dispatch(
     Raises: Unreachable: that has ended.
     """
     roster = Roster(queue, jobs)
-    dispatcher = Dispatcher(queue, jobs, roster.look, here.machines, marker)
+    dispatcher = Dispatcher(queue, jobs, roster.look, here.machines, marker, name)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
         if node and has_ended(node):

@@ -2,14 +2,18 @@
 -- Where an agent had taken it up, crashes are counted anew (Q6).
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events
--- ARGV    id, epoch, token, reason, unless the lease was recalled for another, an epoch that its directory holds or 0
+-- ARGV    id, epoch, token, reason, unless the lease was recalled for another, an epoch that its directory holds or
+--         0, '1' if not once an agent has taken it up
 -- returns {'ok', reason}, {'lost'} (Q4)
 --
 -- A call whose reply got lost is repeated with the same token, and answered again.
 
-local id, epoch, token, reason, above = unpack(ARGV)
+local id, epoch, token, reason, above, is_for_silent = unpack(ARGV)
 if not holds(id, epoch) then
   return { get(id, 'closed_by') == token and 'ok' or 'lost', get(id, 'released') or reason }
+end
+if is_for_silent == '1' and get(id, 'renewed') then
+  return { 'lost' }
 end
 reason = get(id, 'recalled') or reason
 set(id, 'closed_by', token)

@@ -26,6 +26,7 @@
 --   storage         hash    marker of the storage whose records this Redis is the index of, and its own name as that; gone
 --                           when Redis was emptied, and no run is claimed until the records were read again
 --   indexing        set     tokens of those who read records into this Redis now
+--   dispatchers     zset    names of dispatchers, which claims have as their worker, by the ms until which each is there
 --   aside           hash    name of a key that had a wrong type -> where its value is now
 --   workers         none    is never there; every verb that is not for submitters looks, and they may not
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
