@@ -349,6 +349,37 @@ class QueueModel(RuleBasedStateMachine):
             run = self.runs[claim.run.id]
             run.goes_back()
 
+    @rule(claim=claims, beyond=st.integers(-2, 3))
+    def make_way(self, claim: Claim | None, beyond: int) -> None:
+        """Its directory holds an epoch that Redis knew nothing of."""
+        held = max(0, claim.lease.epoch + beyond) if claim else 0
+        if self._is_live(claim, lambda: self.queue.release(claim.lease, "reason", above=held)):
+            run = self.runs[claim.run.id]
+            run.goes_back()
+            run.epoch = max(run.epoch, held)
+
+    @rule(claim=claims)
+    def release_silent(self, claim: Claim | None) -> None:
+        """By a dispatcher that has heard of no agent: one that an agent took up meanwhile is not its to give back."""
+        run = self.runs.get(claim.run.id) if claim else None
+        if run is not None and run.holds(claim) and run.renewed:
+            with pytest.raises(LeaseLost):
+                self.queue.release(claim.lease, "reason", is_silent=True)
+        elif self._is_live(claim, lambda: self.queue.release(claim.lease, "reason", is_silent=True)):
+            self.runs[claim.run.id].goes_back()
+
+    @rule(data=st.data(), beyond=st.integers(-1, 2))
+    def omit(self, data: st.DataObject, beyond: int) -> None:
+        """A reindex comes across a run whose directory holds another epoch, and cannot be read."""
+        if self.runs:
+            run_id = data.draw(st.sampled_from(sorted(self.runs)))
+            run, held = self.runs[run_id], max(0, self.runs[run_id].epoch + beyond)
+            self.queue.omit(run_id, held)
+            if held > run.epoch:
+                if run.state == State.RUNNING:
+                    run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
+                run.epoch = held
+
     @rule(claim=claims)
     def recall(self, claim: Claim | None) -> None:
         self._is_live(claim, lambda: self.queue.recall(claim.lease, "reason"))
