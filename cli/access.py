@@ -10,7 +10,7 @@ from farm import serving
 from farm import settings as settings_
 from farm import study as study_
 from farm.bucket import BRIEF
-from farm.errors import FarmError, NotFound, nearest
+from farm.errors import Conflict, FarmError, NotFound, nearest
 from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
@@ -116,8 +116,8 @@ def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str
     """
     from cli.render import say
 
-    store = Store(settings.storage, patience=BRIEF)
-    if settings.redis_url is not None and not (store.bucket or store.is_local):
+    store = _seen(settings)
+    if store is None:
         return
     try:
         write(store)
@@ -126,6 +126,27 @@ def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str
         say(f"warning: {otherwise}: {reason}")
     except FarmError as error:
         say(f"warning: {otherwise}: {error}")
+
+
+def refuse_unindexed(settings: Settings, queue: Queue) -> None:
+    """Raises: Conflict: this Redis was emptied, and knows less than the storage, as far as that is seen from here."""
+    store = _seen(settings) if queue.index() is None else None
+    begun: list[str] = []
+    if store:
+        with suppress(FarmError, OSError):
+            begun = store.begun()
+    known = {status.id for status in queue.statuses()} if begun else set()
+    if store and (lost := [run_id for run_id in begun if run_id not in known]):
+        raise Conflict(
+            f"Redis is new or was emptied, and {store.uri} holds {len(lost)} run{'s' * (len(lost) != 1)}"
+            " that it does not know: nothing was queued.",
+            remedy="Run farm reindex first; farm up and farm serve do so by themselves.",
+        )
+
+
+def _seen(settings: Settings) -> Store | None:
+    store = Store(settings.storage, patience=BRIEF)
+    return None if settings.redis_url is not None and not (store.bucket or store.is_local) else store
 
 
 def complete_study(incomplete: str) -> list[str]:

@@ -19,9 +19,10 @@ COLUMNS = (
 def reindex(as_json: Json = False) -> None:
     """Bring back into Redis every run whose directory is in the storage.
 
-    Use after losing Redis. Known runs are left alone, so it is safe to repeat. A run that
-    was training is queued again, under a new epoch. What was forgotten stays so. Records that cannot be read are named,
-    and the exit code is 1 then; all others are brought back.
+    Use after losing Redis, or restoring it from an older copy. Runs that it knows as well as their directories do are
+    left alone, so it is safe to repeat. A run that was training is queued again, under a new epoch. From then on this
+    Redis is the storage's index, and another that was starts no run any more. What was forgotten stays so. Records that
+    cannot be read are named, and the exit code is 1 then; all others are brought back.
     """
     settings = settings_.load()
     store = Store(settings.storage)

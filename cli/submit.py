@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import corpus, render
-from cli.access import machines, offered, on_record, queue, slots, study_file
+from cli.access import machines, offered, on_record, queue, refuse_unindexed, slots, study_file
 from cli.ending import ended
 from cli.options import Json, StudyFile, Yes
 from cli.outcome import remarks
@@ -58,6 +58,7 @@ def submit(
     settings = settings_.load()
     parsed = study_file(study, settings)
     with queue(settings) as open_queue:
+        refuse_unindexed(settings, open_queue)
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
         corpus.check(parsed, settings, corpus.of_runs(parsed, open_queue.preview(parsed).new))
@@ -83,6 +84,7 @@ def submit(
 
 def queued(queue: Queue, settings: Settings, study: Study) -> Put:
     """Queue the study, and record it; where that fails, an agent records it again. Raises: Conflict."""
+    refuse_unindexed(settings, queue)
     put = queue.put(study)
 
     def record(store: Store) -> None:

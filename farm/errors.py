@@ -152,6 +152,12 @@ class WorkerDied(FarmError):
     retryable = True
 
 
+class MachineDied(FarmError):
+    """The machine, or Ray on it, went away under the training."""
+
+    retryable = True
+
+
 class Hung(FarmError):
     """Training made no progress for too long."""
 

@@ -10,7 +10,9 @@ Q4  renew, checkpoint, record, finish, fail, release, recall and pause with a de
     nothing.
 Q5  finish is final; repeating it with the same result is fine; a different result is a Conflict.
 Q6  fail requeues with back-off until attempts are spent, then the run is failed with every cause kept. Three crashes
-    at the same step = failed (poison); progress resets the count.
+    at the same step = failed (poison), if the training caused them and an agent that lived said so. A lease that ran
+    out, a machine, Ray, a network or a storage that failed cost an attempt and are never poison. Progress beyond that
+    step resets the count, and so does a release of a lease that had begun.
 Q7  release returns the run unharmed and is no attempt. Where somebody recalled the lease, theirs is the reason.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
@@ -204,6 +206,13 @@ class Pause(NamedTuple):
     corpus: str  # Recipe.corpus
     node: str | None  # Ray's id of the only node where none starts; None: nowhere
     reason: str
+
+
+class Index(NamedTuple):
+    """What a Redis says of itself: the storage whose records it has, and its own name as their index."""
+
+    marker: str  # Store.mark
+    name: str
 
 
 class Supply(Frozen):
@@ -402,14 +411,23 @@ class Queue:
     # What a worker says
 
     def claim(
-        self, machine: str, worker: str, seconds: float, node: str = "", passing: Collection[str] = ()
+        self,
+        machine: str,
+        worker: str,
+        seconds: float,
+        node: str = "",
+        passing: Collection[str] = (),
+        marker: str = "",
     ) -> Claim | None:
         """Lease the next run for a machine class, for `seconds`; None when there is none (Q2, Q3).
 
         `node`: where it will run, if that is known, or `node+node` for a mixed group; None is the answer when one of
         them was drained or rests. Passed over are the runs of the studies `passing`, and those paused (Q11).
+        `marker`: of the storage that the run will be recorded in; None is the answer where this Redis is not its index.
         """
-        said, *details = self._call("claim", uuid4().hex, machine, worker, _milliseconds(seconds), node, *passing)
+        said, *details = self._call(
+            "claim", uuid4().hex, machine, worker, _milliseconds(seconds), node, marker, *passing
+        )
         if said == "none":
             return None
         run_id, epoch, deadline, spec, study, checkpoint = details
@@ -418,7 +436,7 @@ class Queue:
             return Claim(lease=lease, run=_run(spec), study=study, checkpoint=_checkpoint(checkpoint))
         except UNREADABLE as error:
             self.fail(lease, "unreadable", f"what Redis holds of it: {_why(error)}", 0, retryable=False)
-            return self.claim(machine, worker, seconds, node, passing)
+            return self.claim(machine, worker, seconds, node, passing, marker)
 
     def sweep(self) -> list[str]:
         """End every expired lease; their runs are queued again, or failed, or cancelled (Q3)."""
@@ -473,15 +491,18 @@ class Queue:
         """
         detail = {"cause": cause, "message": message[:MESSAGE_CHARACTERS], "step": step, "retryable": retryable}
         backoff = _milliseconds(self.backoff_seconds), _milliseconds(self.backoff_limit_seconds)
-        answer = self._held(lease, "fail", uuid4().hex, step, int(retryable), json.dumps(detail), *backoff)
+        answer = self._held(lease, "fail", uuid4().hex, step, int(retryable), cause, json.dumps(detail), *backoff)
         return State(answer[1])
 
-    def release(self, lease: Lease, reason: str) -> str:
+    def release(self, lease: Lease, reason: str, above: int = 0, is_silent: bool = False) -> str:
         """Give a run back unharmed, and say why: for `reason`, unless the lease was recalled for another (Q7).
+
+        `above`: an epoch that its directory holds; the next lease is above that. `is_silent`: only if no agent has
+        taken it up; where one has meanwhile, it is lost for the caller.
 
         Raises: LeaseLost
         """
-        return self._held(lease, "release", uuid4().hex, reason)[1]
+        return self._held(lease, "release", uuid4().hex, reason, above, int(is_silent))[1]
 
     def recall(self, lease: Lease, reason: str) -> None:
         """Have it on record why a lease is wanted back. Its holder is told by other means, and will release it.
@@ -489,6 +510,14 @@ class Queue:
         Raises: LeaseLost
         """
         self._held(lease, "recall", reason)
+
+    def attend(self, dispatcher: str, seconds: float) -> None:
+        """A dispatcher is there, and will have said so again before `seconds` are over; 0: it has gone."""
+        self._call("attend", dispatcher, round(seconds * 1000))
+
+    def attending(self, seconds: float) -> set[str]:
+        """The dispatchers that are there, of which each may be silent for `seconds`."""
+        return set(self._call("attending", _milliseconds(seconds)))
 
     def pause(self, lease: Lease, reason: str, node: str | None = None) -> None:
         """Give a run back unharmed, and let none of its study start that reads the same corpus (Q11): on `node`, or
@@ -705,11 +734,15 @@ class Queue:
         checkpoint: Checkpoint | None = None,
         result: Result | None = None,
         held_seconds: float = 0.0,
+        released: Collection[int] = (),
     ) -> bool:
-        """Bring back a run as its directory tells it, unless the queue knows it; whether it was brought back.
+        """Bring back a run as its directory tells it, unless the queue knows as much; whether it was brought back.
+
+        What the queue knows with an epoch below, or without its result, becomes what the directory tells; the lease
+        that it may be under ends. One that has succeeded or was cancelled stays so, and goes on above that epoch.
 
         `causes`: of every failure, oldest first. A queued run whose attempts they spend, or that may not be tried again
-        after them (Q6), has failed.
+        after them (Q6), has failed. `released`: epochs of attempts that were given back.
         """
         steps = [cause.step for cause in causes] + [checkpoint.step if checkpoint else 0]
         at = (canonical_json(checkpoint), checkpoint.step, checkpoint.epoch) if checkpoint else ("", "", "")
@@ -723,13 +756,37 @@ class Queue:
             round(held_seconds * 1000),
             *at,
             stamped(canonical_json(result)) if result else "",
-            *(_cause_text(cause) for cause in causes),
+            *_history(causes, released),
         )
         return bool(answer)
 
     def omit(self, run_id: str, epoch: int) -> None:
         """A run of the directories stays out, forgotten or not readable: should it be put, it begins above `epoch`."""
         self._call("omit", run_id, epoch)
+
+    def index(self) -> Index | None:
+        """Whose index this Redis is; None for one that is new or was emptied."""
+        marker, name = self._call("index")
+        return Index(marker, name) if marker and name else None
+
+    def begin_index(self, marker: str) -> str:
+        """Somebody begins to read the records of the storage `marker` into this Redis; returns a token of that.
+
+        Raises: Conflict: it is the index of another storage.
+        """
+        token = uuid4().hex
+        said, *_ = self._call("indexing", token, marker)
+        if said == "conflict":
+            raise Conflict(
+                "this Redis is that of a farm with another storage.",
+                remedy="Let FARM_STORAGE name that one, or FARM_REDIS_URL a Redis of your own.",
+            )
+        return token
+
+    def end_index(self, token: str, marker: str) -> Index | None:
+        """All those records are in this Redis, which is their index now; None if it was emptied in between."""
+        said, *name = self._call("indexed", token, marker, uuid4().hex[:16])
+        return Index(marker, name[0]) if said == "ok" else None
 
     # What cannot be read
 
@@ -976,6 +1033,13 @@ def _cause(text: str) -> Cause:
 def _cause_text(cause: Cause) -> str:
     detail = json.dumps(cause.model_dump(exclude={"at", "epoch"}))
     return f"{_milliseconds(cause.at)} {cause.epoch} {detail}"
+
+
+def _history(causes: Sequence[Cause], released: Collection[int]) -> list[str]:
+    """As restore.lua reads it: failures, oldest first, and between them the attempts that were given back."""
+    told = [(cause.epoch, _cause_text(cause)) for cause in causes]
+    told += [(epoch, f"0 {epoch} released") for epoch in released]
+    return [text for _, text in sorted(told, key=lambda one: one[0])]
 
 
 def _event(stream_id: str, fields: list[str]) -> Event:

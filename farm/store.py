@@ -1,12 +1,14 @@
 """The run directory, which is the record. Redis is only the index: `Store.reindex` rebuilds it.
 
     <storage>/.farm-storage                  the storage's own name, random, written once
+    <storage>/.farm-index                    the name of the Redis that is its index: two farms must not share one
     <storage>/studies/<name>.json            the study as it was submitted last
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
     <storage>/runs/<id>/forgotten.json       up to which epoch it was forgotten: no reindex brings those back
     <storage>/runs/<id>/cancelled.json       up to which epoch it was cancelled: a result of those does not count
     <storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl log.txt checkpoints/step-00000040/
+    <storage>/runs/<id>/<epoch>/lease.json   whose attempt it is, created exclusively before all else
 
 The storage is a folder that every node sees, or a bucket. A worker whose lease is gone writes only in its own epoch's
 folder. Training always writes to a local folder. Where the storage is a bucket, that is a working copy of the same
@@ -33,7 +35,7 @@ from farm.bucket import PATIENT, Bucket, Patience
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
 from farm.ledger import Ledgers, Line, storage_errors
-from farm.queue import Cause, Queue
+from farm.queue import Cause, Index, Queue
 from farm.recipe import canonical_json
 from farm.result import Result
 from farm.run import Attempt, Checkpoint, Run, State
@@ -45,7 +47,7 @@ STEP = re.compile(r"step-(\d{8,})")
 LOG = "log.txt"
 CANCELLED, FORGOTTEN = "cancelled.json", "forgotten.json"
 STALE_SECONDS = 86400.0
-MARKER = ".farm-storage"
+MARKER, INDEX, LEASE = ".farm-storage", ".farm-index", "lease.json"
 ORPHANS = "reindexed"  # the study of runs whose directories name none; nobody ever submitted it
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
@@ -149,6 +151,34 @@ class Store:
         content = self.records.get(MARKER)
         return None if content is None else content.decode().strip()
 
+    def indexer(self) -> str | None:
+        """The name of the Redis that took this storage for its own last; None before any did."""
+        content = self.records.get(INDEX)
+        return None if content is None else content.decode().strip()
+
+    def take(self, index: Index) -> None:
+        """Record that this Redis is the storage's index from now on; another that was starts no run any more."""
+        self.records.put(INDEX, index.name.encode())
+
+    def has_records(self) -> bool:
+        """Whether a farm ever wrote here."""
+        return bool(self.records.names("runs") or self.records.names("studies"))
+
+    def occupy(self, run_id: str, epoch: int, owner: str) -> int:
+        """Have the folder of this epoch for `owner` alone. Returns 0, or the epoch that the directory holds
+        and that bars it, which is this one or a later; then nothing was written.
+
+        A Redis that was emptied, or restored from an older copy, hands out epochs again; so do two of one storage.
+        """
+        newest = max(self._epochs(run_id), default=0)
+        name = f"{_of(run_id)}/{epoch}/{LEASE}"
+        content = _json({"owner": owner})
+        if newest > epoch or (newest == epoch and self.records.get(name) != content):
+            return max(newest, epoch)
+        if self.records.create(name, content) or self.records.get(name) == content:  # its answer may have got lost
+            return 0
+        return epoch
+
     def brought(self, relative: str) -> Path:
         """A folder of the storage, such as a checkpoint's, on this machine.
 
@@ -230,13 +260,15 @@ class Store:
     def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
         """Record that an attempt began, and the run if this is its first; returns the attempt's folder.
 
-        Raises: Conflict: the directory is another run's. StorageFull
+        Raises: Conflict: the directory is another run's, or that attempt is on record. StorageFull
         """
         recipe = f"{_of(run.id)}/recipe.toml"
         self.records.create(recipe, _recipe(run, study))
         if self.run(run.id).digest != run.digest:
             raise Conflict(f"{self.uri}/{recipe} is of another run.", remedy="Rename the arm.")
-        self.end(attempt)
+        name, content = _attempt(run.id, attempt.epoch), _attempt_text(attempt)
+        if not self.records.create(name, content) and self.records.get(name) != content:
+            raise Conflict(f"{self.uri}/{name} is there already: it stays.", remedy="Run: farm reindex")
         folder = self.attempt_folder(run.id, attempt.epoch)
         if self.bucket:
             with storage_errors(folder):
@@ -248,8 +280,7 @@ class Store:
 
         Raises: StorageFull
         """
-        content = _json({"schema": SCHEMA} | attempt.model_dump(mode="json"))
-        self.records.put(_attempt(attempt.run_id, attempt.epoch), content)
+        self.records.put(_attempt(attempt.run_id, attempt.epoch), _attempt_text(attempt))
 
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
@@ -271,7 +302,10 @@ class Store:
 
         Raises: StorageFull
         """
-        self.records.put(f"{_of(run_id)}/{CANCELLED}", _json({"epoch": epoch}))
+        name = f"{_of(run_id)}/{CANCELLED}"
+        with suppress(CheckpointInvalid):  # half a word is none
+            epoch = max(epoch, self._parsed(name, _epoch) or 0)  # a Redis that was emptied may know less
+        self.records.put(name, _json({"epoch": epoch}))
 
     def forget(self, run_id: str, epoch: int, files: bool = False) -> None:
         """Record that a run was forgotten up to this epoch, so that no reindex brings it back. `files`: remove its
@@ -343,33 +377,53 @@ class Store:
         step, seconds = ledger.reached(content)
         return step, seconds if took is None else took
 
+    def begun(self) -> list[str]:
+        """The ids of the runs that have a directory."""
+        return [name for name in self.records.names("runs") if RUN_ID.fullmatch(name)]
+
     def runs(self) -> list[Run]:
         """Every run that has a directory, by id."""
-        names = [name for name in self.records.names("runs") if RUN_ID.fullmatch(name)]
-        return [found[0] for name in names if (found := self._run(name))]
+        return [found[0] for name in self.begun() if (found := self._run(name))]
 
-    def reindex(self, queue: Queue) -> Reindexed:
-        """Bring back into the queue what it does not know of these directories, but for what was forgotten.
+    def reindex(self, queue: Queue, is_own: bool = False) -> Reindexed:
+        """Bring back into the queue what it does not know of these directories, but for what was forgotten; from then
+        on its Redis is their index. Of runs that it knows with less than the directories hold, that is made up for.
 
-        A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose failures
-        were final has failed, and so has one whose study is not known: an agent could not train it. Any other is
-        queued, to go on from its newest checkpoint under a new epoch. What cannot be read is passed over, and told.
+        `is_own`: Redis is the index of this storage even if that holds no record, and so might be the wrong one.
+
+        Raises: Conflict: it is the index of another.
+        """
+        if not is_own and not self.has_records():
+            return Reindexed(0, ())
+        marker = self.mark()
+        while True:
+            token = queue.begin_index(marker)
+            done = self._reindex(queue)
+            if index := queue.end_index(token, marker):  # else it was emptied meanwhile
+                self.take(index)
+                return done
+
+    def _reindex(self, queue: Queue) -> Reindexed:
+        """A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose
+        failures were final has failed, and so has one whose study is not known: an agent could not train it. Any other
+        is queued, to go on from its newest checkpoint under a new epoch. What cannot be read is passed over, and told.
         """
         unread: list[str] = []
         studies = self._studies(unread)
-        known = studies.keys() | queue.studies().keys()
-        begun = [name for name in self.records.names("runs") if RUN_ID.fullmatch(name)]
+        there = queue.studies()  # as they were submitted last, which may be since Redis was emptied
+        known = studies.keys() | there.keys()
+        begun = self.begun()
         leaving = {run_id for run_id in begun if self._is_left_out(queue, run_id, unread)}
         brought = 0
         for run_id in (run_id for run_id in begun if run_id not in leaving):
             try:
-                brought += self._restore(queue, run_id, studies, known, unread)
+                brought += self._restore(queue, run_id, studies | there, known, unread)
             except (CheckpointInvalid, OSError) as error:
                 unread.append(_told(error))
                 leaving.add(run_id)
                 queue.omit(run_id, max(self._epochs(run_id), default=0))
         for study in studies.values():
-            if all(run.id in leaving for run in study.runs()):
+            if there.get(study.name, study) != study or all(run.id in leaving for run in study.runs()):
                 continue
             try:
                 put = queue.put(study, leaving)
@@ -440,6 +494,7 @@ class Store:
             checkpoint=self._newest_checkpoint(run_id),
             result=result,
             held_seconds=sum(seconds for _, seconds in reached.values()),
+            released=[past.epoch for past in attempts if past.outcome == "released"],
         )
 
     def _cancelled(self, run_id: str) -> int:
@@ -527,6 +582,10 @@ def _of(run_id: str) -> str:
 
 def _attempt(run_id: str, epoch: int) -> str:
     return f"{_of(run_id)}/{epoch}/attempt.json"
+
+
+def _attempt_text(attempt: Attempt) -> bytes:
+    return _json({"schema": SCHEMA} | attempt.model_dump(mode="json"))
 
 
 def _is_torn(text: str) -> bool:

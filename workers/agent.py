@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import platform
+import secrets
 import signal
 import sys
 import threading
@@ -142,11 +143,14 @@ class _Agent:
         try:
             self._check_same()  # first: the check would make a folder where the storage is not mounted
             self.store.check()
+            taken = self._occupy()
             self.store.forget_stale_copies()
         except (StorageUnusable, StorageFull) as error:
             return self._refuse(error)
         except FarmError as error:
             return self._fail(error)
+        if taken:
+            return self._make_way(taken)
         with copied_to(self.folder / LOG), self._heart(status.run):
             code = self._closed(status.run, status.study)
         self._leave()
@@ -162,6 +166,19 @@ class _Agent:
         self.resumed = status.checkpoint.step if status.checkpoint else 0
         self.lease = until_heard(lambda: self.queue.renew(self.lease, self.resumed, job=self.job, node=nodes))
         return status
+
+    def _occupy(self) -> int:
+        """0, or the epoch in the run directory that bars this one: nothing that an attempt wrote is written over."""
+        owner = f"{self.job} {self.lease.worker} {secrets.token_hex(8)}"
+        return until_heard(lambda: self.store.occupy(self.lease.run_id, self.lease.epoch, owner))
+
+    def _make_way(self, taken: int) -> int:
+        """The run goes back unharmed and begins again above what its directory holds: its Redis knew less."""
+        reason = f"its directory holds attempt {taken}, and Redis handed out {self.lease.epoch} again"
+        print(f"Given back: {reason}.")
+        with suppress(LeaseLost):
+            self.closing.release(reason, above=taken)
+        return 0
 
     def _refuse(self, error: FarmError) -> int:
         """The fault is this node's: the run goes back unharmed, and none starts here for a while. Otherwise a node with

@@ -75,9 +75,12 @@ class Closing:
         state: State = until_heard(lambda: self._queue.fail(self._lease, *what))
         print(f"The run is {state}.")
 
-    def release(self, reason: str) -> str:
-        """The run goes back unharmed. Returns why: for `reason`, unless its lease was recalled for another."""
-        return until_heard(lambda: self._queue.release(self._lease, reason))
+    def release(self, reason: str, above: int = 0) -> str:
+        """The run goes back unharmed. Returns why: for `reason`, unless its lease was recalled for another.
+
+        `above`: an epoch that its directory holds.
+        """
+        return until_heard(lambda: self._queue.release(self._lease, reason, above))
 
     def pause(self, reason: str, node: str | None) -> None:
         """The run goes back unharmed, and none that would meet the same starts: on `node`, or anywhere."""

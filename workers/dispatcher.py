@@ -1,9 +1,7 @@
 """Claims a run for every free slot and submits one Ray job per lease. Stateless, so any number of them may run."""
 
 import logging
-import socket
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
@@ -20,6 +18,7 @@ from farm.queue import Claim, Queue, Status
 from farm.run import Lease
 from farm.study import Study
 from workers.jobs import Jobs, job_id, last_words
+from workers.presence import ABSENT_SECONDS, new_name
 
 log = logging.getLogger("farm")
 
@@ -168,15 +167,18 @@ class Dispatcher:
         jobs: Jobs,
         look: Callable[[], list[RayNode]] = nodes,
         declared: Mapping[str, Machine] = MappingProxyType({}),
+        marker: str = "",
+        name: str | None = None,
     ):
         self.queue, self.jobs, self.look = queue, jobs, look
+        self.marker = marker  # of the storage: where Redis is not its index, no run is claimed
         self.declared = declared  # machine classes that the settings name, for what they cost
         self.limited: dict[str, Study] = {}  # those that have a policy.usd_limit
         self.spent: dict[str, Spending] = {}  # of those, when last counted
         self.asked: set[str] = set()  # jobs that were asked to stop, since their study has spent its limit
         self.resting_until = 0.0
         self.looks_at = self.counts_at = self.counted_at = 0.0
-        self.name = f"dispatcher-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self.name = name or new_name()
 
     @property
     def over_budget(self) -> frozenset[str]:
@@ -247,8 +249,9 @@ class Dispatcher:
     def bury(self) -> None:
         """End the leases whose agent has not said a word and never will, rather than wait until they run out.
 
-        One whose node is gone or drained, or whose job was stopped, is given back; one whose job failed has cost the
-        run an attempt. Ray's word is taken for a death only, and only until the agent has renewed; from then on leases
+        One whose node is gone or drained, or whose job was stopped, is given back; so is one that Ray has no job for,
+        unless another dispatcher is there that may be about to submit it. One whose job failed has cost the run an
+        attempt. Ray's word is taken for a death only, and only until the agent has renewed; from then on leases
         decide.
         """
         if time.monotonic() < self.looks_at:
@@ -256,16 +259,21 @@ class Dispatcher:
         self.looks_at = time.monotonic() + LOOK_SECONDS
         silent = [status for status in self.queue.running() if status.job is None]
         alive = {node.id for node in self.look()} if silent else set()
+        others = (
+            self.queue.attending(ABSENT_SECONDS) - {self.name} if silent else set()
+        )  # in a turn nothing is under way
         for status in silent:
-            lease = _lease_of(status)
-            info = self.jobs.info(job_id(status.run.id, status.epoch))
+            lease, job = _lease_of(status), job_id(status.run.id, status.epoch)
+            info = self.jobs.info(job)
             try:
                 if info and not alive.issuperset(status.nodes):
-                    self.queue.release(lease, "its node was gone or drained before it began")
+                    self.queue.release(lease, "its node was gone or drained before it began", is_silent=True)
                 elif info and info.status is JobStatus.STOPPED:
-                    self.queue.release(lease, "its job was stopped before it began")
+                    self.queue.release(lease, "its job was stopped before it began", is_silent=True)
                 elif info and info.status is JobStatus.FAILED:
                     self.queue.fail(lease, "agent-died", last_words(info), status.step, retryable=True)
+                elif info is None and status.worker not in others and self.jobs.is_unknown(job):
+                    self.queue.release(lease, f"{status.worker} claimed it, and Ray has no job of it", is_silent=True)
             except LeaseLost:
                 continue
 
@@ -285,7 +293,7 @@ class Dispatcher:
         return None
 
     def _lease(self, slot: Slot) -> Claim | None:
-        return self.queue.claim(slot.machine, self.name, START_SECONDS, slot.node, self.over_budget)
+        return self.queue.claim(slot.machine, self.name, START_SECONDS, slot.node, self.over_budget, self.marker)
 
     def _submit(self, claim: Claim, slot: Slot) -> str | None:
         """Hand the lease to an agent on the slot's node; give it back if Ray does not take the job."""

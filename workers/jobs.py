@@ -90,6 +90,14 @@ class Jobs:
             return first_line(error)
         return None
 
+    def is_unknown(self, job: str) -> bool:
+        """Whether Ray says that it has no such job; False when it cannot be asked."""
+        try:
+            answer = self._client._do_request("GET", f"/api/jobs/{job}")
+        except _AWAY:
+            return False
+        return answer.status_code == 404 and "does not exist" in answer.text
+
     def info(self, job: str) -> JobDetails | None:
         """What Ray knows of `job`; None when it does not know it, or cannot be asked."""
         try:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError, RayError, RaySystemError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from farm.errors import FarmError, WorkerDied, reason
+from farm.errors import FarmError, MachineDied, WorkerDied, reason
 from farm.machine import Machine
 from farm.result import Outcome
 from workers.task import Task
@@ -14,6 +14,7 @@ from workers.trainer import Torch, Trainer
 
 # A worker needs no CPU of its own: the job holds the node's class unit and CPUs. Ray wants some resource in a bundle.
 SLIVER = 0.001
+NODE_DIED = "because its node has died"  # what Ray says of an actor; it has no class for that
 
 
 def fit(task: Task, machine: Machine, node: str, storage: str, job: str) -> Outcome:
@@ -72,8 +73,15 @@ def _mixed_scaling(task: Task, machine: Machine) -> ScalingConfig:
     )
 
 
+def _is_of_the_node(failure: BaseException) -> bool:
+    if isinstance(failure, RayActorError):
+        return isinstance(failure, ActorUnavailableError) or failure.preempted or NODE_DIED in str(failure)
+    return isinstance(failure, NodeDiedError | RaySystemError)
+
+
 def _cause(error: BaseException) -> FarmError:
-    """The FarmError that a worker raised, dug out of Ray's wrappers; else WorkerDied with the line of the error."""
+    """The FarmError that a worker raised, dug out of Ray's wrappers; else WorkerDied with the line of the error, or
+    MachineDied where it is Ray's: a worker that was lost with its node, or no worker at all."""
     failures = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
         inner: BaseException | None = failures[rank]
@@ -83,4 +91,6 @@ def _cause(error: BaseException) -> FarmError:
             inner = getattr(inner, "cause", None) or inner.__cause__
     first = next(iter(failures.values()), error)
     said = reason(str(first) or type(first).__name__)
+    if not failures or all(map(_is_of_the_node, failures.values())):
+        return MachineDied(f"Ray lost the training: {said}", remedy="The log has its traceback.")
     return WorkerDied(f"A training process ended: {said}", remedy="The log has its traceback.")

@@ -49,7 +49,9 @@ from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, nodes
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
+from workers.index import Indexed
 from workers.jobs import Jobs, job_id
+from workers.presence import present
 from workers.raylet import has_ended, raylet
 from workers.roster import Roster
 
@@ -129,7 +131,8 @@ def _serve(
         for doubt in [*doubts(redis), *flaws(redis)]:
             log.warning("Redis: %s", doubt)
         head = _head(store)
-        _refuse_anothers(queue, head)
+        indexed = Indexed(queue, store, head)
+        indexed.begin()
         queue.publish(head)
         place = address(redis)
         if shared:
@@ -149,6 +152,7 @@ def _serve(
             shared=shared,
         )
         jobs = Jobs(dashboard, token_path)
+        name = stack.enter_context(present(queue))
         _register(queue, classes)
         stack.enter_context(_clerk(queue))
         ready(facts)
@@ -156,7 +160,7 @@ def _serve(
         try:
             with _scaled(queue, fleet) as autoscaler:
                 node = None if attach else raylet(os.getpid())
-                _dispatch(here, queue, jobs, classes, autoscaler, node, shared, stop)
+                _dispatch(here, queue, jobs, indexed, head.marker, name, classes, autoscaler, node, shared, stop)
             if attach:
                 log.info("the Ray at %s goes on without this dispatcher, and so do its runs", attach)
             else:
@@ -189,17 +193,6 @@ def _head(store: Store) -> Head:
         storage=store.uri,
         marker=store.mark(),
     )
-
-
-def _refuse_anothers(queue: Queue, head: Head) -> None:
-    """Raises: BadSetting: the Redis is that of a farm with another storage: runs would be lost between the two."""
-    there = queue.head()
-    if there and there.marker != head.marker:
-        raise BadSetting(
-            f"this Redis is that of the farm on {there.host} with the storage {there.storage};"
-            f" here it is {head.storage}.",
-            remedy="Let FARM_STORAGE name that one, or FARM_REDIS_URL a Redis of your own.",
-        )
 
 
 def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -> list[tuple[Machine, int]]:
@@ -360,6 +353,9 @@ def _dispatch(
     here: Settings,
     queue: Queue,
     jobs: Jobs,
+    indexed: Indexed,
+    marker: str,
+    name: str,
     classes: list[tuple[Machine, int]],
     autoscaler: Autoscaler | None,
     node: psutil.Process | None,
@@ -371,7 +367,7 @@ def _dispatch(
     Raises: Unreachable: that has ended.
     """
     roster = Roster(queue, jobs)
-    dispatcher = Dispatcher(queue, jobs, roster.look, here.machines)
+    dispatcher = Dispatcher(queue, jobs, roster.look, here.machines, marker, name)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
         if node and has_ended(node):
@@ -383,6 +379,7 @@ def _dispatch(
                 if shared:  # a command may have revived Redis before this process missed it
                     sharing.reopened(here, shared)
             roster.turn()
+            indexed.turn()
             for job in dispatcher.turn():
                 log.info("started %s", job)
             if autoscaler:

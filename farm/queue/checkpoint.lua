@@ -10,6 +10,7 @@ local id, epoch, step, written = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(A
 if not holds(id, epoch) then
   return { 'lost' }
 end
+reach(id, step)
 local at, by = unpack(redis.call('HMGET', key('run', id), 'checkpoint_step', 'checkpoint_epoch'))
 at, by = tonumber(at or -1), tonumber(by or 0)
 if step > at or (step == at and written > by) then

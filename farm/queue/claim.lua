@@ -2,9 +2,11 @@
 -- The runs of some studies are passed over, and those whose corpus is paused (Q11); they keep their places.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, delayed, claim, causes, counts, events, drained,
---                   resting, paused
--- ARGV    token, machine class, worker, lease in ms, Ray node ids joined by '+' or '', studies to pass over...
--- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained or resting node
+--                   resting, paused, storage
+-- ARGV    token, machine class, worker, lease in ms, Ray node ids joined by '+' or '', marker of the storage whose index
+--         this Redis is to be or '', studies to pass over...
+-- returns {'claimed', id, epoch, deadline, spec, study, checkpoint or false}, {'none'}: also for a drained or resting node,
+--         and where this Redis is no index of that storage: then its runs may have epochs that it knows nothing of
 --
 -- A claim whose reply got lost is repeated with the same token and answered the same.
 
@@ -40,6 +42,10 @@ if given then
   end
 end
 
+if ARGV[6] ~= '' and redis.call('HGET', key('storage'), 'marker') ~= ARGV[6] then
+  return { 'none' }
+end
+
 for each in node:gmatch('[^+]+') do
   if redis.call('HEXISTS', key('drained'), each) == 1 or redis.call('EXISTS', key('resting', each)) == 1 then
     return { 'none' }
@@ -55,7 +61,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed', machine), '-inf',
   end
 end
 
-local id = take(key('queue', machine), barred(6, node))
+local id = take(key('queue', machine), barred(7, node))
 if not id then
   return { 'none' }
 end

@@ -1,11 +1,19 @@
--- omit: a run stays out, but its directory knows epochs of it: put, it begins above them. One that is there stays.
+-- omit: a run stays out, but its directory knows epochs of it: put, it begins above them. One that is there stays, and
+--       goes on above them.
 --
--- KEYS[1] prefix    writes: forgotten; reads: run
+-- KEYS[1] prefix    reads and writes: forgotten, run, leases, queue, counts, events
 -- ARGV    id, its last epoch
 -- returns 1 if that is news, else 0
 
 refuse_submitters()
-if get(ARGV[1], 'state') then
+local id, epoch = unpack(ARGV)
+if get(id, 'state') then
+  lift(id, epoch)
   return 0
 end
-return redis.call('HSETNX', key('forgotten'), ARGV[1], ARGV[2])
+local known = tonumber(redis.call('HGET', key('forgotten'), id) or -1)
+if known >= tonumber(epoch) then
+  return 0
+end
+redis.call('HSET', key('forgotten'), id, epoch)
+return known < 0 and 1 or 0

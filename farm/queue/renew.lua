@@ -15,6 +15,7 @@ if not get(id, 'renewed') then
   tell('started', id, epoch, node ~= '' and node or get(id, 'worker'))
   redis.call('HDEL', key('run', id), 'released')
 end
+reach(id, step)
 local deadline = now + tonumber(length)
 redis.call('ZADD', key('leases'), deadline, id)
 set(id, 'deadline', deadline, 'length', length, 'step', step, 'renewed', 1)

@@ -23,6 +23,10 @@
 --   superseded      zset    runs whose arm has another recipe now, by the ms since when: in no study, and forgotten by a
 --                           sweep once they are final
 --   forgotten       hash    id of a forgotten run -> its last epoch: put again, it begins above that
+--   storage         hash    marker of the storage whose records this Redis is the index of, and its own name as that; gone
+--                           when Redis was emptied, and no run is claimed until the records were read again
+--   indexing        set     tokens of those who read records into this Redis now
+--   dispatchers     zset    names of dispatchers, which claims have as their worker, by the ms until which each is there
 --   aside           hash    name of a key that had a wrong type -> where its value is now
 --   workers         none    is never there; every verb that writes looks, and submitters may not
 --   taken:<token>   string  a clerk does what that asking is for; for a minute, as the next
@@ -48,6 +52,10 @@
 local EVENTS = 200 -- of a run
 local FINAL = { succeeded = true, failed = true, cancelled = true }
 local POISON = 3 -- crashes at the same step
+-- Causes that tell of a machine, its Ray, a network or a storage, and not of what was trained: they cost an attempt, and
+-- are never poison.
+local CIRCUMSTANCES = { ['lease-expired'] = true, ['lease-lost'] = true, ['agent-died'] = true, ['machine-died'] = true,
+  unreachable = true, ['storage-full'] = true, ['storage-unusable'] = true }
 
 local prefix = KEYS[1]
 
@@ -256,8 +264,39 @@ local function requeue(id, delay)
   end
 end
 
--- Three crashes at one step are poison; getting further than the last crash resets the count.
-local function crashes_at(id, step)
+local function forget_crashes(id)
+  redis.call('HDEL', key('run', id), 'crash_step', 'crashes')
+end
+
+-- Under its lease the run has got to `step`: beyond the step where it crashed, that was no poison.
+local function reach(id, step)
+  local last = tonumber(get(id, 'crash_step') or nil)
+  if last and tonumber(step) > last then
+    forget_crashes(id)
+  end
+end
+
+-- Its directory knows `epoch`: no lease of the run is below or at that any more, and the next one is above.
+local function lift(id, epoch)
+  if tonumber(get(id, 'epoch')) >= tonumber(epoch) then
+    return
+  end
+  if get(id, 'cancelling') then
+    settle(id, 'cancelled', 'its directory holds epoch ' .. epoch)
+  elseif get(id, 'state') == 'running' then
+    requeue(id, 0)
+    set(id, 'released', 'its directory holds epoch ' .. epoch)
+  end
+  set(id, 'epoch', epoch)
+  tell('lifted', id, epoch, 'its directory holds that epoch')
+end
+
+-- Three crashes at one step that the training caused are poison; getting further than the last one resets the count, and
+-- so does a lease that was taken up and given back.
+local function crashes_at(id, step, cause)
+  if CIRCUMSTANCES[cause] then
+    return 0
+  end
   local last = tonumber(get(id, 'crash_step') or -1)
   if step > last then
     set(id, 'crash_step', step, 'crashes', 1)
@@ -279,13 +318,14 @@ local function verdict(step, retryable, crashes, attempts, limit)
   end
 end
 
--- An attempt failed: cancelled if that was asked for, failed if there is no sense in another try, else queued again.
+-- An attempt failed for the cause of that name and JSON: cancelled if that was asked for, failed if there is no sense in another try, else queued again.
 -- `delay` is a function from attempts spent to ms of back-off.
-local function count_failure(id, cause, step, retryable, delay)
+local function count_failure(id, name, cause, step, retryable, delay)
   redis.call('RPUSH', key('causes', id), whole(now) .. ' ' .. get(id, 'epoch') .. ' ' .. cause)
+  reach(id, step)
   redis.call('HDEL', key('run', id), 'released')
   local attempts = redis.call('HINCRBY', key('run', id), 'attempts', 1)
-  local final = verdict(step, retryable, crashes_at(id, step), attempts, get(id, 'limit'))
+  local final = verdict(step, retryable, crashes_at(id, step, name), attempts, get(id, 'limit'))
   if get(id, 'cancelling') then
     settle(id, 'cancelled', 'failed while being cancelled')
   elseif final then
@@ -346,7 +386,7 @@ local function expire(id)
     local where = node and (' on ' .. node) or ''
     local cause = { cause = 'lease-expired', step = step, retryable = true,
       message = 'worker ' .. worker .. where .. ' was not heard of for ' .. get(id, 'length') / 1000 .. ' s' }
-    count_failure(id, cjson.encode(cause), step, true, function() return 0 end)
+    count_failure(id, cause.cause, cjson.encode(cause), step, true, function() return 0 end)
   elseif get(id, 'cancelling') then
     settle(id, 'cancelled', 'its lease expired')
   else -- whoever claimed it died before the agent was up: that costs a lease, not an attempt

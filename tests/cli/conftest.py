@@ -84,6 +84,10 @@ class Farm:
         self.queue.put(study)
         return study
 
+    def serve(self) -> None:
+        """What a farm does first when it starts: its Redis is the index of its storage from then on."""
+        self.store.reindex(self.queue, is_own=True)
+
     def claim(self, machine: str = "cpu") -> Claim:
         """Lease the next run, and say where it is."""
         claim = self.queue.claim(machine, "worker", 60)

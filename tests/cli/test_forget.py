@@ -66,6 +66,7 @@ def test_a_dry_run_says_what_would_be_replaced(farm: Farm) -> None:
 
 
 def test_with_results_the_conflict_names_the_way_out(farm: Farm) -> None:
+    farm.serve()
     submit(farm)
     farm.finish_all()
     path = farm.folder / "tiny.toml"
@@ -219,6 +220,7 @@ def test_a_cancelled_study_can_be_queued_again(farm: Farm) -> None:
 
 
 def test_a_study_that_shrank_says_what_is_left_of_it(farm: Farm) -> None:
+    farm.serve()
     submit(farm)
     said = submit(farm, "tiny", SHRUNK)
     assert "1 run of an earlier form of tiny (gradient-clipping x 1) is still queued or running" in said

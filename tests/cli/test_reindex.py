@@ -107,3 +107,35 @@ def test_logs_and_show_read_from_a_bucket_and_leave_no_copy(
     assert shown["folder"] == f"{s3_uri}/runs/{claim.run.id}"
     assert shown["attempt 1"] == "running on w"
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_submit_to_a_redis_that_was_emptied_queues_nothing_until_the_records_are_read(
+    farm: Farm, redis: Redis
+) -> None:
+    farm.file(init=(42,))
+    assert farm("submit", "tiny.toml").code == 0
+    claim = farm.claim()
+    farm.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+    farm.store.record(result(claim.run, 3.25))
+    redis.flushdb()
+    for words in (("submit", "tiny.toml"), ("submit", "tiny.toml", "--dry-run")):
+        refused = farm(*words)
+        assert (refused.code, farm.queue.statuses()) == (6, [])
+        assert "holds 1 run that it does not know: nothing was queued. Run farm reindex first" in refused.err
+    assert farm("reindex").code == 0
+    submitted = farm("submit", "tiny.toml")
+    assert submitted.code == 0
+    assert "1 already finished" in submitted.err
+
+
+def test_who_does_not_see_the_storage_may_submit_before_the_records_are_read(farm: Farm, redis: Redis) -> None:
+    """No run is claimed until a farm has read them, and it makes up for what the queue did not know."""
+    farm.file(init=(42,))
+    run = farm.put(init=(42,)).runs()[0]
+    farm.store.begin(run, Attempt(run_id=run.id, epoch=6, worker="w", started=1.0), "tiny")
+    redis.flushdb()
+    farm.environment["FARM_STORAGE"] = str(farm.folder / "not-here")
+    assert farm("submit", "tiny.toml").code == 0
+    assert farm.queue.claim("cpu", "worker", 60, marker=farm.store.mark()) is None
+    farm.serve()
+    assert farm.queue.status(run.id).epoch == 6

@@ -454,12 +454,57 @@ def test_q6_a_crash_before_that_step_is_neither_progress_nor_the_same(queue: Que
     assert crash(queue, 40) == State.FAILED
 
 
-def test_q6_workers_that_die_without_a_word_are_poison_too(queue: Queue) -> None:
-    study_of(queue, policy={"attempts": 10})
-    for _ in range(3):
+def test_q6_workers_that_die_without_a_word_cost_attempts_and_are_no_poison(queue: Queue) -> None:
+    study_of(queue, policy={"attempts": 6})
+    for _ in range(5):
         claim = started(queue)
         lapse(queue, claim.lease, step=5)
-    assert state(queue, claim) == State.FAILED
+    assert (state(queue, claim), queue.status(claim.run.id).attempts) == (State.QUEUED, 5)
+    lapse(queue, started(queue).lease, step=5)
+    assert queue.events(claim.run.id)[-1].detail == "all 6 attempts are spent"
+
+
+@pytest.mark.parametrize(
+    "cause", ["agent-died", "machine-died", "lease-lost", "unreachable", "storage-full", "storage-unusable"]
+)
+def test_q6_what_the_training_did_not_cause_is_no_poison_and_hides_none(queue: Queue, cause: str) -> None:
+    study_of(queue, policy={"attempts": 10})
+    for _ in range(3):
+        assert queue.fail(started(queue).lease, cause, "said", 40, True) == State.QUEUED
+    assert [crash(queue, 40), crash(queue, 40)] == [State.QUEUED] * 2
+    assert queue.fail(started(queue).lease, cause, "said", 40, True) == State.QUEUED
+    assert crash(queue, 40) == State.FAILED
+
+
+def onward(queue: Queue) -> None:
+    """A lease that gets beyond the step of the crash, and runs out."""
+    lapse(queue, started(queue).lease, step=41)
+
+
+def onward_and_saved(queue: Queue) -> None:
+    claim = started(queue)
+    queue.checkpoint(claim.lease, checkpoint_at(41, claim.lease.epoch))
+    lapse(queue, claim.lease, step=40)
+
+
+def drained(queue: Queue) -> None:
+    queue.release(started(queue).lease, "drained")
+
+
+@pytest.mark.parametrize("between", [onward, onward_and_saved, drained])
+def test_q6_progress_and_a_drain_in_between_count_crashes_anew(queue: Queue, between: Callable[[Queue], None]) -> None:
+    study_of(queue, policy={"attempts": 10})
+    assert [crash(queue, 40), crash(queue, 40)] == [State.QUEUED] * 2
+    between(queue)
+    assert queue.counts()[State.FAILED] == 0
+    assert [crash(queue, 40), crash(queue, 40), crash(queue, 40)] == [State.QUEUED, State.QUEUED, State.FAILED]
+
+
+def test_q6_a_lease_that_nobody_took_up_tells_nothing_of_the_training(queue: Queue) -> None:
+    study_of(queue, policy={"attempts": 10})
+    assert [crash(queue, 40), crash(queue, 40)] == [State.QUEUED] * 2
+    queue.release(claimed(queue).lease, "Ray took no job")
+    assert crash(queue, 40) == State.FAILED
 
 
 def test_q6_the_back_off_doubles_up_to_its_limit_and_keeps_the_place(redis: Redis) -> None:

@@ -81,19 +81,35 @@ class Expected:
     def holds(self, claim: Claim) -> bool:
         return self.state == State.RUNNING and self.epoch == claim.lease.epoch
 
-    def fails(self, step: int, retryable: bool) -> None:
+    def reaches(self, step: int) -> None:
+        if step > self.crash_step:
+            self.crash_step, self.crashes = -1, 0
+
+    def fails(self, step: int, retryable: bool, is_crash: bool = True) -> None:
         self.causes.append(step)
         self.attempts += 1
-        if step > self.crash_step:
+        self.reaches(step)
+        if not is_crash:
+            pass
+        elif step > self.crash_step:
             self.crash_step, self.crashes = step, 1
         elif step == self.crash_step:
             self.crashes += 1
         if self.cancelling:
             self.leaves(State.CANCELLED)
-        elif not retryable or self.attempts >= self.limit or (step == self.crash_step and self.crashes >= POISON):
+        elif not retryable or self.attempts >= self.limit or (is_crash and self._is_poison(step)):
             self.leaves(State.FAILED)
         else:
             self.leaves(State.QUEUED)
+
+    def _is_poison(self, step: int) -> bool:
+        return step == self.crash_step and self.crashes >= POISON
+
+    def goes_back(self) -> None:
+        """Released, by its agent or by who claimed it."""
+        if self.renewed:
+            self.crash_step, self.crashes = -1, 0
+        self.leaves(State.CANCELLED if self.cancelling else State.QUEUED)
 
     def leaves(self, state: State) -> None:
         self.state, self.renewed = state, False
@@ -105,7 +121,7 @@ class Expected:
 
     def expires(self) -> None:
         if self.renewed:
-            self.fails(self.step, True)
+            self.fails(self.step, True, is_crash=False)
         else:
             self.leaves(State.CANCELLED if self.cancelling else State.QUEUED)
 
@@ -278,12 +294,14 @@ class QueueModel(RuleBasedStateMachine):
     def renew(self, claim: Claim | None, step: int) -> None:
         if self._is_live(claim, lambda: self.queue.renew(claim.lease, step, seconds=LONG), Cancelled):
             self.runs[claim.run.id].renewed, self.runs[claim.run.id].step = True, step
+            self.runs[claim.run.id].reaches(step)
 
     @rule(claim=claims, step=st.integers(0, 3))
     def die(self, claim: Claim | None, step: int) -> None:
         """The worker renews once more and is not heard of again."""
         if self._is_live(claim, lambda: self.queue.renew(claim.lease, step, seconds=MOMENT), Cancelled):
             self.runs[claim.run.id].renewed, self.runs[claim.run.id].step = True, step
+            self.runs[claim.run.id].reaches(step)
             self._sweep(claim.run.id)
 
     @rule(claim=claims, step=st.integers(0, 9))
@@ -291,6 +309,7 @@ class QueueModel(RuleBasedStateMachine):
         pointer = Checkpoint(step=step, epoch=claim.lease.epoch if claim else 1, path="x", sha256="y")
         if self._is_live(claim, lambda: self.queue.checkpoint(claim.lease, pointer)):
             run = self.runs[claim.run.id]
+            run.reaches(step)
             if run.checkpoint is None or step > run.checkpoint:
                 run.checkpoint, run.step = step, max(step, run.step)
 
@@ -313,17 +332,53 @@ class QueueModel(RuleBasedStateMachine):
             run.leaves(State.SUCCEEDED)
             run.result, run.step = said, said.steps
 
-    @rule(claim=claims, step=st.integers(0, 3), retryable=st.sampled_from([True, True, False]))
-    def fail(self, claim: Claim | None, step: int, retryable: bool) -> None:
-        if self._is_live(claim, lambda: self.queue.fail(claim.lease, "cause", "message", step, retryable)):
-            self.runs[claim.run.id].fails(step, retryable)
+    @rule(
+        claim=claims,
+        cause=st.sampled_from(["worker-died", "worker-died", "machine-died"]),
+        step=st.integers(0, 3),
+        retryable=st.sampled_from([True, True, False]),
+    )
+    def fail(self, claim: Claim | None, cause: str, step: int, retryable: bool) -> None:
+        if self._is_live(claim, lambda: self.queue.fail(claim.lease, cause, "message", step, retryable)):
+            self.runs[claim.run.id].fails(step, retryable, is_crash=cause == "worker-died")
             self.runs[claim.run.id].step = step
 
     @rule(claim=claims)
     def release(self, claim: Claim | None) -> None:
         if self._is_live(claim, lambda: self.queue.release(claim.lease, "reason")):
             run = self.runs[claim.run.id]
-            run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
+            run.goes_back()
+
+    @rule(claim=claims, beyond=st.integers(-2, 3))
+    def make_way(self, claim: Claim | None, beyond: int) -> None:
+        """Its directory holds an epoch that Redis knew nothing of."""
+        held = max(0, claim.lease.epoch + beyond) if claim else 0
+        if self._is_live(claim, lambda: self.queue.release(claim.lease, "reason", above=held)):
+            run = self.runs[claim.run.id]
+            run.goes_back()
+            run.epoch = max(run.epoch, held)
+
+    @rule(claim=claims)
+    def release_silent(self, claim: Claim | None) -> None:
+        """By a dispatcher that has heard of no agent: one that an agent took up meanwhile is not its to give back."""
+        run = self.runs.get(claim.run.id) if claim else None
+        if run is not None and run.holds(claim) and run.renewed:
+            with pytest.raises(LeaseLost):
+                self.queue.release(claim.lease, "reason", is_silent=True)
+        elif self._is_live(claim, lambda: self.queue.release(claim.lease, "reason", is_silent=True)):
+            self.runs[claim.run.id].goes_back()
+
+    @rule(data=st.data(), beyond=st.integers(-1, 2))
+    def omit(self, data: st.DataObject, beyond: int) -> None:
+        """A reindex comes across a run whose directory holds another epoch, and cannot be read."""
+        if self.runs:
+            run_id = data.draw(st.sampled_from(sorted(self.runs)))
+            run, held = self.runs[run_id], max(0, self.runs[run_id].epoch + beyond)
+            self.queue.omit(run_id, held)
+            if held > run.epoch:
+                if run.state == State.RUNNING:
+                    run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
+                run.epoch = held
 
     @rule(claim=claims)
     def recall(self, claim: Claim | None) -> None:

@@ -8,7 +8,7 @@ from redis import Redis
 from results import result, study_text, tiny_study
 
 from farm import study as study_
-from farm.errors import CheckpointInvalid
+from farm.errors import CheckpointInvalid, Conflict, LeaseLost
 from farm.queue import Queue
 from farm.run import Attempt, Run, State
 from farm.store import Store
@@ -124,6 +124,113 @@ def test_what_was_adopted_from_a_forgotten_run_is_kept_by_whoever_has_it(store: 
     assert store.reindex(queue) == (3, ())
     assert queue.status(new.id).result == adopted
     assert DROPOUT.id not in states(queue)
+
+
+# Emptied, restored from an older copy, shared
+
+
+def test_what_was_put_anew_before_the_records_were_read_becomes_what_they_tell(store: Store, queue: Queue) -> None:
+    """Redis was emptied, and a submit came first: results count, epochs go on above the directories', and so does the
+    lease that one of them is under already."""
+    store.keep(STUDY)
+    begun(store, BASELINE, epoch=6, loss=3.0)
+    begun(store, DROPOUT, epoch=4)
+    begun(store, CLIPPING, epoch=2)
+    store.end(Attempt(run_id=CLIPPING.id, epoch=2, worker="w", started=1.0, outcome="failed", retryable=False))
+    queue.put(STUDY)
+    leases = {claim.run.id: claim.lease for _ in range(2) if (claim := queue.claim("cpu", "worker", 60))}
+    assert leases[DROPOUT.id].epoch == 1
+    assert store.reindex(queue) == (3, ())
+    assert states(queue) == {BASELINE.id: "succeeded", DROPOUT.id: "queued", CLIPPING.id: "failed"}
+    for lease in leases.values():
+        with pytest.raises(LeaseLost):
+            queue.renew(lease, 1)
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    assert (claim.run, claim.lease.epoch) == (DROPOUT, 5)
+    assert queue.status(BASELINE.id).result == result(BASELINE, 3.0, epoch=6)
+    assert sum(queue.counts().values()) == queue.put_count() == 3
+    assert store.reindex(queue) == (0, ())
+
+
+def test_a_redis_from_before_a_run_finished_learns_of_its_result(store: Store, queue: Queue) -> None:
+    queue.put(STUDY)
+    claims = [queue.claim("cpu", "worker", 60) for _ in range(3)]
+    for claim in filter(None, claims):
+        queue.release(claim.lease, "drained")
+    begun(store, BASELINE, epoch=1, loss=3.0)
+    assert store.reindex(queue) == (1, ())
+    assert states(queue)[BASELINE.id] == State.SUCCEEDED
+
+
+def test_what_was_cancelled_since_stays_so_and_its_retry_begins_above(store: Store, queue: Queue) -> None:
+    begun(store, DROPOUT, epoch=4)
+    begun(store, BASELINE, epoch=7)
+    store.forget(BASELINE.id, 7)
+    store.keep(STUDY)
+    queue.put(STUDY)
+    queue.cancel(DROPOUT.id)
+    store.reindex(queue)
+    assert states(queue)[DROPOUT.id] == State.CANCELLED
+    queue.retry(DROPOUT.id)
+    epochs = {claim.run: claim.lease.epoch for _ in range(3) if (claim := queue.claim("cpu", "worker", 60))}
+    assert epochs == {DROPOUT: 5, BASELINE: 8, CLIPPING: 1}, "a forgotten one as well"
+
+
+def test_a_study_that_was_submitted_since_stays_as_it_is(store: Store, queue: Queue) -> None:
+    store.keep(STUDY)
+    changed = study_.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2"))
+    queue.put(changed)
+    store.reindex(queue)
+    assert queue.study("tiny") == changed
+    assert set(states(queue)) == {run.id for run in changed.runs()}
+
+
+def test_no_run_is_claimed_for_a_storage_until_its_records_were_read(store: Store, queue: Queue) -> None:
+    store.keep(STUDY)
+    queue.put(STUDY)
+    marker = store.mark()
+    assert queue.claim("cpu", "worker", 60, marker=marker) is None
+    store.reindex(queue)
+    assert queue.claim("cpu", "worker", 60, marker=marker) is not None
+    assert queue.claim("cpu", "worker", 60, marker="another") is None
+
+
+def test_a_redis_that_is_emptied_while_records_are_read_is_no_index(queue: Queue) -> None:
+    token = queue.begin_index("marker")
+    queue.redis.delete(*queue.redis.keys(f"{queue.prefix}*"))
+    assert (queue.end_index(token, "marker"), queue.index()) == (None, None)
+
+
+def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, queue: Queue, tmp_path: Path) -> None:
+    store.keep(STUDY)
+    store.reindex(queue)
+    other = Store(tmp_path / "other")
+    assert other.reindex(queue) == (0, ()), "it holds nothing, so that it marks nothing"
+    begun(other, DROPOUT)
+    with pytest.raises(Conflict, match="that of a farm with another storage"):
+        other.reindex(queue)
+    assert DROPOUT.id in states(queue)
+    assert queue.status(DROPOUT.id).epoch == 0
+
+
+def test_an_epoch_is_occupied_once(store: Store) -> None:
+    assert store.occupy(DROPOUT.id, 2, "one") == 0
+    assert store.occupy(DROPOUT.id, 2, "one") == 0, "its answer got lost"
+    assert [store.occupy(DROPOUT.id, epoch, "two") for epoch in (1, 2, 3)] == [2, 2, 0]
+    begun(store, BASELINE, epoch=1)
+    assert store.occupy(BASELINE.id, 1, "one") == 1
+
+
+def test_an_attempt_that_is_on_record_is_not_written_over(store: Store) -> None:
+    begun(store, DROPOUT)
+    with pytest.raises(Conflict, match=r"1/attempt\.json is there already: it stays"):
+        store.begin(DROPOUT, Attempt(run_id=DROPOUT.id, epoch=1, worker="another", started=2000.0))
+    assert [past.worker for past in store.attempts(DROPOUT.id)] == ["w"]
+    store.withdraw(DROPOUT.id, 6)
+    store.withdraw(DROPOUT.id, 0)
+    store.record(result(DROPOUT, 3.0, epoch=5))
+    assert store.result(DROPOUT.id) is None, "nor what was withdrawn"
 
 
 # Not readable

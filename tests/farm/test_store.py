@@ -270,18 +270,27 @@ def test_poison_is_known_again_and_so_is_how_near_to_it_a_run_is(store: Store, q
     store.keep(tiny_study())
     for epoch in (1, 2, 3):
         store.begin(run, failed(run, epoch, 4), "tiny")
-    other = Queue(redis, "farm:near:", backoff_seconds=0.001)
     store.reindex(queue)
     assert queue.status(run.id).state == State.FAILED
-    store.end(attempt(run, 2))  # killed: its ledger says where
-    ledger_of(store, run, 2, steps=4)
-    store.end(attempt(run, 3, outcome="released", ended=1010.0))
-    store.reindex(other)
-    assert [(cause.cause, cause.step) for cause in other.status(run.id).causes] == [("x", 4), ("lease-expired", 4)]
-    while (claim := other.claim("cpu", "worker", 60)) and claim.run.id != run.id:
+    store.end(attempt(run, 3))  # killed: its ledger says where
+    ledger_of(store, run, 3, steps=4)
+    store.begin(run, attempt(run, 4))
+    near, drained = (Queue(redis, f"farm:{name}:", backoff_seconds=0.001) for name in ("near", "drained"))
+    store.reindex(near)
+    causes = [("x", 4), ("x", 4), ("lease-expired", 4)]
+    assert [(cause.cause, cause.step) for cause in near.status(run.id).causes] == causes
+    assert crashed(near, run) == State.FAILED, "the third crash there"
+    store.end(attempt(run, 4, outcome="released", ended=1010.0))
+    store.reindex(drained)
+    assert crashed(drained, run) == State.QUEUED, "which a drain has made the first"
+
+
+def crashed(queue: Queue, run: Run) -> State:
+    """What becomes of the run when it crashes once more at the same step."""
+    while (claim := queue.claim("cpu", "worker", 60)) and claim.run.id != run.id:
         pass
     assert claim is not None
-    assert other.fail(claim.lease, "x", "y", 4, retryable=True) == State.FAILED, "the third crash there"
+    return queue.fail(claim.lease, "x", "y", 4, retryable=True)
 
 
 def test_a_failure_that_was_final_before_a_retry_does_not_count(store: Store, queue: Queue) -> None:
@@ -309,6 +318,7 @@ def test_q8_the_result_of_a_cancelled_run_does_not_count_and_that_of_its_retry_d
     store.end(attempt(outcome="succeeded"))
     store.withdraw(RUN.id, 1)
     assert store.result(RUN.id) is None
+    store.records.remove(f"runs/{RUN.id}/1/attempt.json")
     assert restored(store, queue, attempt(outcome="succeeded", ended=1010.0)).state == State.CANCELLED
     store.record(result(RUN, 2.0, epoch=2))
     assert store.result(RUN.id) == result(RUN, 2.0, epoch=2)
@@ -347,6 +357,10 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
     study = tiny_study()
     queue.put(study)
     run = study.runs()[0]
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    assert claim.run == run
+    queue.release(claim.lease, "drained")
     store.begin(run, attempt(run), "tiny")
     store.end(attempt(run, outcome="cancelled"))
     assert store.reindex(queue) == (0, ())

@@ -367,17 +367,16 @@ def test_q7_whatever_an_agent_does_when_it_is_drained_it_releases_in_time(
     """Before the first step at once; afterwards before Ray loses its patience, though nothing hears the agent here."""
     claim, store = getting_ready(queue, tmp_path), Store(tmp_path / "storage")
     folder = store.attempt_folder(claim.run.id, 1)
-    folder.mkdir(parents=True)
-    if phase != "gets ready":
-        with Writer(folder / ledger.FILE, epoch=1) as written:
-            written.append(Line(1, 64, 3.0, 1e-3, 1.0, False, False, 0.1))
-    if phase == "trains and cannot be told":
-        (folder / "stop").mkdir()
     seconds = "600" if phase == "gets ready" else "0.5"
     command = [sys.executable, "-c", CHILD, str(tmp_path), redis_url, claim.lease.model_dump_json(), seconds]
     with subprocess.Popen(command) as agent:
         try:
             wait_until(lambda: store.attempts(claim.run.id), "the attempt has begun", 60)
+            if phase == "trains and cannot be told":
+                (folder / "stop").mkdir()
+            if phase != "gets ready":
+                with Writer(folder / ledger.FILE, epoch=1) as written:
+                    written.append(Line(1, 64, 3.0, 1e-3, 1.0, False, False, 0.1))
             agent.terminate()
             assert agent.wait(timeout=20) == 0
         finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 from results import study_text, tiny_study
+from waiting import wait_until
 
 from farm.errors import LeaseLost
 from farm.machine import BUILT_IN, Machine
@@ -17,6 +18,7 @@ from farm.run import Lease, State
 from farm.study import Study, build, parse
 from workers.dispatcher import COUNT_SECONDS, Busy, Dispatcher, RayNode, Slot, cpus, free, holds, together
 from workers.jobs import Jobs, job_id
+from workers.presence import present
 
 KNOWN = BUILT_IN
 LAPTOP = RayNode("laptop", 2, {"cpu-x1": 2, "cpu-x2": 1})
@@ -105,8 +107,18 @@ class Dashboard(BaseHTTPRequestHandler):
 
     stopped: list[str] = []
     is_away = False
+    jobs: set[str] = set()
 
     def do_GET(self) -> None:
+        job = self.path.removeprefix("/api/jobs/")
+        if job != self.path and (self.is_away or job not in self.jobs):
+            self.send_response(503 if self.is_away else 404)
+            self.end_headers()
+            self.wfile.write(f"Job {job} does not exist".encode())
+            return
+        if job != self.path:
+            self._answer({"type": "SUBMISSION", "status": "PENDING", "submission_id": job, "entrypoint": "agent"})
+            return
         self._answer({"version": "4", "ray_version": ray.__version__, "ray_commit": "", "session_name": "s"})
 
     def do_POST(self) -> None:
@@ -124,7 +136,7 @@ class Dashboard(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def dashboard(tmp_path: Path) -> Iterator[tuple[Jobs, type[Dashboard]]]:
-    handler = type("Here", (Dashboard,), {"stopped": []})
+    handler = type("Here", (Dashboard,), {"stopped": [], "jobs": set()})
     token = tmp_path / "token"
     token.write_text("secret")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -323,3 +335,55 @@ def test_what_cannot_be_read_stops_no_dispatcher(queue: Queue):
     claim, slot = dispatcher._claim()
     assert (claim.study, slot.node) == ("later", "n")
     assert dispatcher.over_budget == {"tiny"}
+
+
+def silent(queue: Queue, worker: str) -> Lease:
+    """A lease that no agent has taken up."""
+    queue.put(parse(study_text("tiny", init=(42,))))
+    claim = queue.claim("cpu", worker, 120)
+    assert claim is not None
+    return claim.lease
+
+
+def test_what_a_dead_dispatcher_claimed_and_did_not_submit_is_given_back_at_once(queue: Queue, dashboard):
+    with present(queue) as worker:
+        wait_until(lambda: worker in queue.attending(1), "it is there")
+        lease = silent(queue, worker)
+        of_limits(queue, dashboard[0]).bury()
+        assert queue.status(lease.run_id).state == "running", "it may be about to submit it"
+    of_limits(queue, dashboard[0]).bury()
+    status = queue.status(lease.run_id)
+    assert (status.state, status.attempts, status.causes) == ("queued", 0, ())
+    assert status.released == f"{worker} claimed it, and Ray has no job of it"
+
+
+def test_what_was_submitted_just_before_a_dispatcher_died_is_left_to_its_job(queue: Queue, dashboard):
+    jobs, handler = dashboard
+    lease = silent(queue, "dead")
+    handler.jobs.add(job_id(lease.run_id, lease.epoch))
+    Dispatcher(queue, jobs, look=lambda: [RayNode("n", 1, {"cpu": 1})]).bury()
+    assert queue.status(lease.run_id).state == "running"
+
+
+def test_a_ray_that_cannot_be_asked_knows_nothing_of_a_lease(queue: Queue, dashboard):
+    jobs, handler = dashboard
+    lease = silent(queue, "dead")
+    handler.is_away = True
+    of_limits(queue, jobs).bury()
+    assert queue.status(lease.run_id).state == "running"
+
+
+def test_what_a_dispatcher_submitted_to_a_ray_that_was_lost_is_given_back(queue: Queue, dashboard):
+    dispatcher = of_limits(queue, dashboard[0])
+    queue.attend(dispatcher.name, 60)
+    lease = silent(queue, dispatcher.name)
+    dispatcher.bury()
+    assert queue.status(lease.run_id).state == "queued"
+
+
+def test_a_lease_that_an_agent_takes_up_meanwhile_stays_its(queue: Queue):
+    lease = silent(queue, "dead")
+    queue.renew(lease, 0, job="job")
+    with pytest.raises(LeaseLost):
+        queue.release(lease, "nobody holds it", is_silent=True)
+    queue.renew(lease, 1)

@@ -21,7 +21,6 @@ from farm.store import Store
 from workers import hardware
 from workers import join as membership
 from workers.join import Farewell, _Member, _offer, _wanted, _Watch, join
-from workers.serve import _refuse_anothers
 
 
 @pytest.fixture
@@ -182,12 +181,6 @@ def test_a_machine_keeps_its_name_until_it_has_left(queue: Queue, monkeypatch: p
             with pytest.raises(Conflict, match="another machine has joined as 'node'"):
                 queue.enroll("node", "token", "another", 0.1)
     queue.enroll("node", "token", "another", 0.1)
-
-
-def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, head: Head) -> None:
-    _refuse_anothers(queue, head.model_copy(update={"host": "its new head"}))
-    with pytest.raises(BadSetting, match="that of the farm on head with the storage /farm/storage; here it is /mine"):
-        _refuse_anothers(queue, head.model_copy(update={"marker": "mine", "storage": "/mine"}))
 
 
 def test_a_ray_that_ray_stop_has_ended_is_not_waited_for(tmp_path: Path) -> None:
