@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 
-STOPPED_LOOKS = 10  # in a row: a debugger may stop a process for a moment, and a machine that sleeps stops all
+STOPPED_LOOKS = 20  # in a row: a debugger may stop a process for a moment, and a machine that sleeps stops all
 # What stands in the command line of each: agents replace theirs by a title once they are up.
 OF_THE_HEAD = {
     "GCS": ("/gcs/gcs_server",),
