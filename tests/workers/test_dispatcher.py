@@ -118,7 +118,7 @@ class Dashboard(BaseHTTPRequestHandler):
             self.send_error(503)
             return
         if not self.path.endswith("/stop"):
-            self._answer({"submission_id": "as asked"})
+            self._answer({"job_id": None, "submission_id": "as asked"})
             return
         self.stopped.append(self.path.removeprefix("/api/jobs/").removesuffix("/stop"))
         self._answer({"stopped": True})
