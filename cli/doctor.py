@@ -108,11 +108,12 @@ def _compiler() -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     with queue(settings) as open_queue:
         total = sum(open_queue.counts().values())
-        doubts = server.doubts(open_queue.redis)
+        doubts = [*server.doubts(open_queue.redis), *server.flaws(open_queue.redis)]
+        program = server.named(open_queue.redis)
     place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
     if head := _head(settings):
         place = f"of {head}, through the tunnel of farm connect"
-    yield Finding("server", "ok", f"Redis {place}; {total:,} runs known")
+    yield Finding("server", "ok", f"{program} {place}; {total:,} runs known")
     for doubt in doubts:
         yield Finding("server", "warning", doubt)
 

@@ -15,7 +15,11 @@ EXAMPLES = {
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),
     "doctor": ("farm doctor", "farm doctor --cluster cluster.yaml"),
     "reindex": ("farm reindex", "FARM_STORAGE=s3://bucket/farm farm reindex"),
-    "plan": ("farm plan examples/interventions.toml", "farm plan my-study.toml --json", "farm plan - < my-study.toml"),
+    "plan": (
+        "farm plan examples/interventions.toml",
+        "farm plan my-study.toml --sd 0.012",
+        "farm plan - < my-study.toml",
+    ),
     "submit": ("farm submit my-study.toml --wait", "farm submit my-study.toml --dry-run", "farm submit - < study.toml"),
     "cancel": ("farm cancel my-study", "farm cancel cpu-x1-baseline-s42.23-1f3a9c2e"),
     "retry": ("farm retry my-study", "farm retry my-study --cancelled", "farm retry cpu-x1-baseline-s42.23-1f3a9c2e"),
@@ -29,6 +33,7 @@ EXAMPLES = {
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
     "watch": ("farm watch my-study", "farm watch cpu-x1-baseline-s42 --json"),
     "table": ("farm table", "farm table my-study --format md", "farm table my-study --json"),
+    "effects": ("farm effects", "farm effects my-study --json"),
     "compare": (
         "farm compare cpu-x1-baseline-s42 cpu-x2-baseline-s42",
         "farm compare cpu-x1-baseline-s42 cpu-x1-baseline-s22 --json",

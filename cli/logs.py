@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from cli import render
 from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import clean, say
 from farm import settings as settings_
 from farm.errors import NotFound
+from farm.ledger import plain
 from farm.queue import Queue, Status
 from farm.store import Store, opened
 
@@ -63,7 +63,7 @@ class Tail:
 
     def drain(self, final: bool = False) -> None:
         """Print what is new; with `final`, also a last line without an end."""
-        with self.path.open("rb") as file:
+        with plain(self.path) as file:
             file.seek(self.position)
             while chunk := file.read(CHUNK_BYTES):
                 whole = chunk if len(chunk) == CHUNK_BYTES and b"\n" not in chunk else chunk[: chunk.rfind(b"\n") + 1]
@@ -84,7 +84,7 @@ class Tail:
         if self.as_json:
             data = {"epoch": int(self.path.parent.name), "line": line}
             return json.dumps({"schema": "farm.logs/1", "data": data})
-        return clean(line) if render.is_terminal() else line
+        return clean(line)  # in a pipe, too: what reads it may be a terminal
 
 
 def _follow(queue: Queue, store: Store, status: Status, as_json: bool) -> None:

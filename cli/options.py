@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 
-def _study_names(incomplete: str) -> list[str]:
+def study_names(incomplete: str) -> list[str]:
     from cli.access import complete_study
 
     return complete_study(incomplete)
@@ -19,7 +19,7 @@ def _runs(incomplete: str) -> list[str]:
 
 
 def _names(incomplete: str) -> list[str]:
-    return [*_study_names(incomplete), *_runs(incomplete)]
+    return [*study_names(incomplete), *_runs(incomplete)]
 
 
 def _arms(context: typer.Context, incomplete: str) -> list[str]:
@@ -35,10 +35,10 @@ StudyFile = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study file (TOML); - is standard input.", show_default=False)
 ]
 StudyName = Annotated[
-    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=_study_names)
+    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=study_names)
 ]
 StudyOrAll = Annotated[
-    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, all.", autocompletion=_study_names)
+    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, all.", autocompletion=study_names)
 ]
 ArmName = Annotated[
     str | None, typer.Option("--arm", metavar="ARM", help="Only the runs of this arm.", autocompletion=_arms)

@@ -1,17 +1,21 @@
 """`farm plan STUDY`"""
 
+import math
 from collections.abc import Iterator
 from datetime import date
+from typing import Annotated
+
+import typer
 
 from cli import corpus, render
 from cli.access import machines, queue, slots, study_file
-from cli.options import Json, StudyFile
+from cli.options import Json, StudyFile, study_names
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.advice import advice
 from farm.budget import dollars
-from farm.errors import Refused, Unreachable
-from farm.forecast import ClassTotal, Estimate, Forecast, forecast
+from farm.errors import BadStudy, Refused, Unreachable
+from farm.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, noise_of
 from farm.machine import Machine
 from farm.result import Result
 from farm.settings import Settings
@@ -33,18 +37,34 @@ ALL_ARMS, ALL_MACHINES = "(all arms)", "(all machines)"  # no arm and no machine
 OLD_DAYS = 180  # of a price
 
 
-def plan(study: StudyFile, as_json: Json = False) -> None:
+Sd = Annotated[
+    float | None,
+    typer.Option("--sd", metavar="NATS", help="Take this SD of one run's test loss, instead of a measured one."),
+]
+NoiseOf = Annotated[
+    str | None,
+    typer.Option(
+        "--noise",
+        metavar="STUDY",
+        help="Take the SD that the baseline of this earlier study shows.",
+        autocompletion=study_names,
+    ),
+]
+
+
+def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: Json = False) -> None:
     """What a study would take: plans, hours, dollars, and the smallest effect it resolves.
 
     Queues nothing, and works without Redis. Hours are added for each machine class; classes work side by side, so the
-    wall clock is that of the longest. An effect is in standard deviations of one run: a two-sided test at 0.05 finds it
-    with 80 % power. Ends with exit code 2, as farm submit would, if this machine sees that no run could train on the
-    data.
+    wall clock is that of the longest. The smallest effect is one that the table will call better or worse with 80 %
+    power, all its arms counted: in standard deviations of one run's test loss, and in nats where that is measured (by
+    the baseline's finished runs, or those of --noise) or stated (--sd). Ends with exit code 2, as farm submit would, if
+    this machine sees that no run could train on the data.
     """
     settings = settings_.load()
     parsed = study_file(study, settings)
     known, results, at_a_time = what_is_known(settings)
-    found = forecast(parsed, known, results, at_a_time)
+    found = forecast(parsed, known, results, at_a_time, noise_said(sd, noise_from, settings))
     render.emit(sheet(found, as_json), as_json=as_json)
     for remark in remarks(found):
         say(remark)
@@ -68,6 +88,22 @@ def what_is_known(settings: Settings) -> tuple[dict[str, Machine], list[Result],
     except (Unreachable, Refused) as error:
         say(f"warning: planning without what nodes registered and runs measured: {error}")
         return machines(settings, None), [], {}
+
+
+def noise_said(sd: float | None, study: str | None, settings: Settings) -> Noise | None:
+    """The noise that a person states or that an earlier study shows; None: neither was asked for.
+
+    Raises: BadStudy: it is not a positive number, or both were given. NotFound: there is no such study.
+    """
+    if sd is not None and not (0 < sd < math.inf):
+        raise BadStudy(f"--sd = {sd:g} is not a spread.", remedy="State a positive number of nats, such as --sd 0.012.")
+    if sd is not None and study is not None:
+        raise BadStudy("--sd and --noise are two answers to one question.", remedy="Leave one out.")
+    if study is None:
+        return None if sd is None else lambda machine: sd
+    with queue(settings) as open_queue:
+        open_queue.study(study)
+        return noise_of([status.result for status in open_queue.statuses(study) if status.result])
 
 
 def sheet(found: Forecast, as_json: bool = False) -> Sheet:
@@ -121,9 +157,9 @@ def remarks(found: Forecast) -> Iterator[str]:
         yield f"$ of {', '.join(dear)}: unknown until usd_per_hour is declared for the class"
     others = [estimate for estimate in found.estimates if estimate.arm != "baseline"]
     if any(estimate.resolves_sd is None for estimate in others):
-        yield "no effect can be resolved where arm and baseline have fewer than 3 seeds together: add seeds"
+        yield "no effect can be resolved where arm and baseline have one seed pair each: add seeds"
     elif others and all(estimate.resolves_nats is None for estimate in others):
-        yield "effects in nats: unknown until two seeds of the baseline have finished"
+        yield "effects in nats: unknown until two seeds of the baseline have finished; --sd states a noise"
 
 
 def class_line(one: ClassTotal) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from farm.design import fraction
 from farm.machine import Machine
 from farm.recipe import NONE, Data, Evaluation, Model, Schedule, Train
 from farm.run import Policy
-from farm.study import Change, Head, Stack
+from farm.study import Change, Head, Stack, Sweep
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from what the program knows; a test fails when it is stale. Do not edit. -->"
@@ -58,9 +59,16 @@ DESIGNS = """
 | `stack` | the named stacks alone; where none is named, the ladder that adds one intervention after the other |
 | `leave-one-out` | all interventions together, and all but each |
 | `factorial` | every combination |
-| `fraction` | the combinations of an even number of them, a half fraction |
+| `fraction` | the combinations of an even number of them, a half fraction; or, with `resolution`, a smaller one |
 
-Seeds are always two numbers. `{ init = [1, 2], train = [7, 8] }` is every combination, four pairs;
+A fraction tells the effects of single interventions apart at resolution 3, keeps them clear of interactions of two at
+4, and tells those interactions apart, too, at 5. It has, with the baseline:
+
+| interventions | resolution 3 | resolution 4 | resolution 5 |
+|---|---|---|---|
+{fractions}
+
+Seeds are always two numbers. `{{ init = [1, 2], train = [7, 8] }}` is every combination, four pairs;
 `[[1, 7], [2, 8]]` is these two pairs. Runs of one pair begin from the same weights and see the same data.
 """
 
@@ -77,6 +85,13 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("train.schedule", "`[baseline.train.schedule]`, or `train.schedule = { ... }`.", Schedule),
     ("data", "`[baseline.data]`, or `data.KEY`: what it is trained on.", Data),
     ("evaluation", "`[baseline.evaluation]`, or `evaluation.KEY`: the test at the end.", Evaluation),
+    (
+        "[sweeps.NAME]",
+        "An arm for each of several values: `[sweeps.lr]` with `train.learning_rate = [2e-4, 8e-4]` trains `lr-0.0002`"
+        " and `lr-0.0008`. What is no list is set in all of them. Exactly one field has a list, unless `grid = true`"
+        " crosses several. A value that the baseline has already makes no arm, and stacks may name a sweep's arms.",
+        Sweep,
+    ),
     (
         "[stacks]",
         'Several interventions at once, `NAME = ["one", "another"]`, or a table `[stacks.NAME]` with these keys. Two'
@@ -105,6 +120,8 @@ EXAMPLES = {
     "[study].question": '"Does dropout help when every token is seen once?"',
     "[study].machines": '["8xa100m40", "1xrtx3090"]',
     "[study].seeds": "{ init = [42, 22, 67], train = [23] }",
+    "[study].resolution": "5",
+    "[study].margin": "0.005",
     "[study].reruns": "1",
     "[study].first_rerun": "1",
     "[baseline] and [interventions.NAME].machines": '["cpu-x1"]',
@@ -138,6 +155,8 @@ EXAMPLES = {
     "evaluation.offset": "0",
     "evaluation.sequences": "512",
     "evaluation.context": "256",
+    "[sweeps.NAME].machines": '["cpu-x1"]',
+    "[sweeps.NAME].seeds": "[[42, 23], [22, 23]]",
     "[stacks].of": '["remove-dropout", "schedule"]',
     "[stacks].machines": '["8xa100m40"]',
     "[stacks].seeds": "{ init = [42] }",
@@ -164,8 +183,17 @@ def study() -> str:
     parts = [STUDY]
     for title, said, model in SECTIONS:
         parts.append(f"\n## {_heading(title)}\n" + (f"\n{said}\n" if said else "") + f"\n{_table(title, model)}")
-        parts += [DESIGNS] if model is Head else []
+        parts += [DESIGNS.format(fractions=_fractions())] if model is Head else []
     return "".join(parts)
+
+
+def _fractions() -> str:
+    """A row for each number of interventions: the arms of the fraction of each resolution."""
+    names = tuple("abcdefgh")
+    return "\n".join(
+        f"| {k} | {' | '.join(f'{len(fraction(names[:k], resolution))} arms' for resolution in (3, 4, 5))} |"
+        for k in range(3, len(names) + 1)
+    )
 
 
 def _heading(title: str) -> str:
@@ -182,7 +210,7 @@ def keys(title: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str, st
     schema = model.model_json_schema()
     for name, field in schema["properties"].items():
         path = f"{title}.{name}"
-        if path in HIDDEN or (model is Change and name in TABLES):
+        if path in HIDDEN or (issubclass(model, Change) and name in TABLES):
             continue
         default = "required" if name in schema.get("required", ()) else f"`{_default(name, field)}`"
         example = EXAMPLES.get(path) or _other(field)
@@ -203,7 +231,7 @@ def _type(field: Mapping[str, Any]) -> str:
 
 def _one_type(kind: Mapping[str, Any]) -> str:
     if words := kind.get("enum") or ([kind["const"]] if "const" in kind else []):
-        return ", ".join(f'`"{word}"`' for word in words)
+        return ", ".join(f"`{json.dumps(word)}`" for word in words)
     if kind.get("type") == "array":
         many = f"{kind['maxItems']} numbers" if "prefixItems" in kind else f"{_one_type(kind['items'])}s"
         return f"a list of {many.replace('texts', 'names')}"

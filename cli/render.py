@@ -22,6 +22,8 @@ from farm.machine import Price
 UNKNOWN = "-"
 PROSE_CHARACTERS = 30  # that a column of prose gets at least
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001  # a spreadsheet takes the wide ones for the others
+_NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?([eE][+-]?\d+)?|[+-]?(inf|nan)")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -262,7 +264,7 @@ def raw(value: Any, digits: int | None = None) -> str:
 
 def _tsv(sheet: Sheet) -> str:
     rows = [[column.key for column in sheet.columns]]
-    rows += [[raw(row[column.key], column.digits) for column in sheet.columns] for row in sheet.data]
+    rows += [[_safe(row[column.key], column.digits) for column in sheet.columns] for row in sheet.data]
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
@@ -274,10 +276,10 @@ def _csv(sheet: Sheet) -> str:
     return out.getvalue()
 
 
-def _safe(value: Any) -> str:
-    """A cell that no spreadsheet takes for a formula; a negative number stays a number."""
-    shown = raw(value)
-    is_formula = shown.lstrip()[:1] in ("=", "+", "-", "@") and not isinstance(value, int | float)
+def _safe(value: Any, digits: int | None = None) -> str:
+    """A cell that no spreadsheet takes for a formula; a negative number stays a number, also one that is a text."""
+    shown = raw(value, digits)
+    is_formula = shown.lstrip()[:1] in _FORMULA and not _NUMBER.fullmatch(shown)
     return f"'{shown}" if is_formula else shown
 
 

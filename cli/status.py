@@ -114,7 +114,7 @@ def _facts(settings: Settings, facts: Facts) -> dict[str, Any]:
         "dashboard": facts.dashboard,
         **token,
         "units": offered,
-        "redis": facts.redis,
+        "redis": facts.redis + (f", {facts.server}" if facts.server else ""),
         "storage": facts.storage,
         "pid": facts.pid,
         "log": facts.log,

@@ -134,7 +134,7 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
     if usd is not None and usd > spent.limit:
         so_far = f", {dollars(spent.usd)} of it spent already," if spent.usd else ""
         stops = study.policy.usd_limit_action == "stop"
-        told = "; ".join(map(class_line, forecast(study, known, results, slots(queue)).classes))
+        told = "; ".join(map(class_line, forecast(study, known, results, slots(queue), is_resolving=False).classes))
         raise Guard(
             f"{study.name} would take {dollars(usd)}{so_far} and its policy.usd_limit is {dollars(spent.limit)}"
             f" ({told}).",

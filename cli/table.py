@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,22 +27,39 @@ def _init(same: bool | None) -> str:
     return render.UNKNOWN if same is None else "same" if same else "other"
 
 
+def _difference(seen: dict[str, Any]) -> str:
+    """A difference with the half-width of its interval; with both where Holm's rule cut one side at 0."""
+    delta, low, high = seen["delta"], seen["ci_low"], seen["ci_high"]
+    if low is None or delta is None:
+        return render.signed(delta)
+    below, above = f"{delta - low:.4f}", f"{high - delta:.4f}"
+    return f"{render.signed(delta)} ± {below}" if below == above else f"{render.signed(delta)} -{below} +{above}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 HEAD = (
     Column("rank", "#", render.count, is_number=True),
     Column("arm", "arm"),
     Column("machine", "machine", _machine),
 )
-LOSSES = (
-    Column("test_loss_mean", "test loss", render.loss, is_number=True, digits=6),
-    Column("test_loss_sd", "SD", render.loss, is_number=True, digits=6),
-    Column("delta", "vs baseline", render.signed, is_number=True, digits=6),
-    Column("pairs", "pairs", render.count, is_number=True),
-    Column("tokens_per_second", "tokens/s", render.whole, is_number=True, is_spare=True, digits=0),
-)
+MEAN = Column("test_loss_mean", "test loss", render.loss, is_number=True, digits=6)
+SD = Column("test_loss_sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
+VERDICT = Column("verdict", "verdict", render.text)
+PAIRS = Column("pairs", "pairs", render.count, is_number=True, is_spare=True)
+SPEED = Column("tokens_per_second", "tokens/s", render.whole, is_number=True, is_spare=True, digits=0)
 COLUMNS = (
     *HEAD,
     Column("seeds", "n", is_number=True),
-    *LOSSES,
+    MEAN,
+    SD,
+    Column("difference", "vs baseline", is_number=True),
+    VERDICT,
+    Column("p", "p", render.known(_p), is_number=True, is_spare=True),
+    PAIRS,
+    SPEED,
     Column("hours", "time/run", render.known(lambda hours: render.duration(hours * 3600)), True, is_spare=True),
     Column("usd", "$/run", render.dollars, is_number=True, is_spare=True),
     Column("same_init", "init", _init, is_spare=True),
@@ -52,7 +69,20 @@ ALL = (
     *HEAD,
     Column("n", "n"),
     Column("asked", "asked"),
-    *LOSSES,
+    MEAN,
+    SD,
+    Column("delta", "delta", digits=6),
+    Column("ci_low", "ci low", digits=6),
+    Column("ci_high", "ci high", digits=6),
+    Column("p", "p", digits=6),
+    VERDICT,
+    Column("method", "method"),
+    Column("margin", "margin"),
+    Column("needs_seeds", "needs seeds"),
+    Column("needs_hours", "needs hours", digits=4),
+    Column("needs_usd", "needs $", digits=4),
+    PAIRS,
+    SPEED,
     Column("hours", "hours", digits=4),
     Column("usd", "$/run", digits=4),
     Column("same_init", "init"),
@@ -62,6 +92,13 @@ ALL = (
     Column("aside", "not ranked because"),
     Column("runs", "runs", render.listing),
 )
+# How an arm was told from the baseline, for people.
+METHODS = {
+    "paired": "paired differences, one for each seed pair; the arms' variances pooled, Dunnett's distribution",
+    "paired-own": "paired differences, one for each seed pair; each arm's own variance, since they are unequal; Holm",
+    "welch": "two sets of runs that share no seed pairs: Welch's t with Cochran and Cox's critical value; Holm",
+    "prediction": "one run against a set of runs: a prediction interval, which takes the run to be as noisy as the set",
+}
 
 
 def table(
@@ -72,9 +109,11 @@ def table(
 ) -> None:
     """Rank the arms of a study by test loss.
 
-    Each machine has its own ranking against its own baseline. SD is over seeds, divided by n - 1. A difference to the
-    baseline is the mean over the pairs of seeds that both have. Runs that were tested or trained on other tokens than
-    the baseline's, though their recipes say the same, are not ranked. -v lists every pair of hardware twins.
+    Each machine has its own ranking against its own baseline. A difference to the baseline has its 95 % interval, and a
+    verdict: better, worse, same (within study.margin) or unresolved, and then what would resolve it. Intervals and
+    verdicts hold together for all comparisons of the table; what the noise cannot tell apart shares a rank. SD is over
+    seeds, divided by n - 1. Runs that were tested or trained on other tokens than the baseline's, though their recipes
+    say the same, are not ranked. -v lists every pair of hardware twins.
     """
     every = context.find_root().obj["verbose"]
     with queue() as open_queue:
@@ -90,9 +129,9 @@ def show_table(
     queue: Queue, study: str, form: Format | None = None, *, as_json: bool = False, every: bool = False
 ) -> None:
     """Print the table of a study; `every` pair of hardware twins on a line of its own. Raises: NotFound."""
-    queue.study(study)
+    margin = queue.study(study).study.margin
     statuses = queue.statuses(study)
-    ranked = rank([status.result for status in statuses if status.result], statuses)
+    ranked = rank([status.result for status in statuses if status.result], statuses, margin)
     if not ranked.rows:
         say(f"{study}: no run has finished yet")
     _show(study, ranked, form, as_json, every)
@@ -117,9 +156,8 @@ def _show(study: str | None, ranked: Table, form: Format | None, as_json: bool, 
 
 
 def _sheet(columns: tuple[Column, ...], rows: list[Row] | tuple[Row, ...], title: str = "") -> Sheet:
-    return Sheet(
-        "farm.table/1", columns, [row.model_dump(mode="json") | {"seeds": _seeds(row)} for row in rows], title=title
-    )
+    data = [row.model_dump(mode="json") | {"seeds": _seeds(row)} for row in rows]
+    return Sheet("farm.table/1", columns, [row | {"difference": _difference(row)} for row in data], title=title)
 
 
 def _seeds(row: Row) -> str:
@@ -142,9 +180,7 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
         yield "  evaluation.source and evaluation.context of the baseline give all arms the same test"
     for reason, rows in _aside(ranked).items():
         yield f"not ranked: {', '.join(rows)}: {reason}"
-    for row in ranked.rows:
-        if not row.aside and not row.pairs and any(_is_baseline_of(other, row) for other in ranked.rows):
-            yield f"{row.arm} on {row.machine} shares no seeds with the baseline: no difference is shown"
+    yield from _verdict_lines(ranked)
     for name in sorted({row.machine for row in ranked.rows if row.mixed}):
         yield f"mixed: {name} trains one run over several machine classes; its rows are ranked among themselves only"
     for name in sorted({row.machine for row in ranked.rows if row.usd}):
@@ -170,8 +206,65 @@ def _aside(ranked: Table) -> dict[str, list[str]]:
     return found
 
 
-def _is_baseline_of(other: Row, row: Row) -> bool:
-    return other.arm == BASELINE and (other.evaluation, other.machine) == (row.evaluation, row.machine)
+def _verdict_lines(ranked: Table) -> Iterator[str]:
+    """How the verdicts were reached, and what would resolve the rows that have none."""
+    judged = [row for row in ranked.rows if row.verdict]
+    tested = [row for row in judged if row.method]
+    if tested:
+        every = f", for all {len(tested)} comparisons at once" if len(tested) > 1 else ""
+        yield f"± is the half-width of a 95 % interval{every}"
+    for method, text in METHODS.items():
+        rows = [row for row in tested if row.method == method]
+        if rows and (len(rows) == len(tested)):
+            yield f"method: {text}"
+        elif rows:
+            yield f"method for {_named(rows)}: {text}"
+    for row in ranked.rows:
+        if row.one_run_resolves is not None and any(_is_one_run(other, row) for other in tested):
+            yield (
+                f"baseline on {row.machine}: SD {row.test_loss_sd:.4f} over {row.n} runs; one more of its runs lies"
+                f" within {row.one_run_resolves:.4f} of its mean in 95 of 100 cases"
+            )
+    for row in tested:
+        if row.check and (row.check.p < 0.05) != (row.p is not None and row.p < 0.05):
+            yield (
+                f"check of {row.arm} on {row.machine}, without any assumed distribution and for it alone: bootstrap"
+                f" {row.check.ci_low:+.4f} to {row.check.ci_high:+.4f}, sign flips p = {_p(row.check.p)}"
+            )
+    why: dict[str, list[Row]] = {}
+    for row in judged:
+        if row.verdict == "unresolved":
+            why.setdefault(_needs(row), []).append(row)
+    for text, rows in why.items():
+        yield f"unresolved: {_named(rows)}: {text}"
+    for key in dict.fromkeys((row.evaluation, row.machine) for row in ranked.rows if not row.aside):
+        arms = [row for row in ranked.rows if (row.evaluation, row.machine) == key and not row.aside]
+        if not any(row.arm == BASELINE for row in arms):
+            yield f"no baseline on {key[1]}: nothing to compare {_named(arms)} with"
+
+
+def _named(rows: list[Row]) -> str:
+    return ", ".join(f"{row.arm} on {row.machine}" for row in rows)
+
+
+def _is_one_run(row: Row, baseline: Row) -> bool:
+    there = (row.evaluation, row.machine) == (baseline.evaluation, baseline.machine)
+    return there and row.method == "prediction" and row.n == 1
+
+
+def _needs(row: Row) -> str:
+    """What would resolve a row, in words."""
+    if row.method is None:
+        if row.delta is None:
+            return "it shares no seed pair with the baseline, and neither has a second run; add seed pairs"
+        return "a single seed pair shows no noise to compare the difference with; add seed pairs"
+    if row.needs_seeds is None:
+        return "no number of seed pairs below 1,000 would show a difference as small as this"
+    many = f"{row.needs_seeds:,} more seed pair{'s' * (row.needs_seeds != 1)}"
+    money = "$ unknown" if row.needs_usd is None else f"${render.dollars(row.needs_usd)}"
+    runs = f"{row.needs_runs:,} run{'s' * (row.needs_runs != 1)}"
+    price = f"{runs}, {render.clock(row.needs_hours)}, {money}"
+    return f"{many} would show a difference as large as this with 80 % power: {price}"
 
 
 def _twin_lines(twins: Twins, every: bool) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from farm.cohort import trained_apart
 from farm.machine import Machine, Mixed
 from farm.processor import emulates_bf16
 from farm.study import Study
@@ -15,6 +16,8 @@ def advice(study: Study, known: dict[str, Machine]) -> Iterator[str]:
 
     Raises: BadStudy: a machine class is unknown.
     """
+    for odd, difference in trained_apart(study.arms()).items():
+        yield f"arm {odd}: trained otherwise than the baseline ({difference}), and never ranked with it"
     slow: dict[str, list[str]] = {}
     for arm in study.arms():
         for name in arm.machines if arm.recipe.train.precision == "bf16" else ():

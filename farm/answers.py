@@ -72,7 +72,7 @@ _ANSWERS = (
         "The farm keeps its keys together: let FARM_REDIS_URL name a server with cluster-enabled no.",
     ),
     _Answer(
-        r"\bNOPERM\b|The user executing the script|has no permissions",
+        r"\bNOPERM\b|The user executing the script|has no permissions|ACL failure in script",
         Refused,
         "does not let this user do that",
         "Ask for a credential.",
@@ -98,6 +98,7 @@ _ANSWERS = (
     ),
 )
 _IN_A_SCRIPT = re.compile(r".*user_script: ?\d*:? ?|\d+: (?=The user executing)", re.DOTALL)
+_WHERE = re.compile(r" script: \S* ?on @user_script:\d+\.?$")  # as Redis 7 and Valkey end it
 _OUR_FAULT = re.compile(r"attempt to |malformed|Error compiling script")  # a script that went wrong by itself
 
 
@@ -112,7 +113,7 @@ def explained(error: RedisError, place: str) -> FarmError | None:
         found = next((one for one in _ANSWERS if re.search(one.pattern, said)), None)
     if found is None:
         return None
-    text = _IN_A_SCRIPT.sub("", said).lstrip("-").rstrip(".")
+    text = _IN_A_SCRIPT.sub("", _WHERE.sub("", said)).lstrip("-").rstrip(".")
     return found.kind(f"Redis at {place} {found.fact}: {text}.", remedy=found.remedy)
 
 

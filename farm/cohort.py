@@ -1,5 +1,6 @@
 """Which results may be compared: those that were tested on the same tokens in the same way, and trained on the tokens
-that their recipes say. What the table ranks and what `farm compare` subtracts follow from this one page.
+that their recipes say; on one machine, those that were trained with the same batch, reduction and kernels, too. What
+the table ranks and what `farm compare` subtracts follow from this one page.
 """
 
 from collections import Counter
@@ -27,6 +28,13 @@ TRAINING = Use(lambda result: result.recipe.trained, lambda result: result.finge
 BEGINNING = Use(lambda result: result.recipe.begun, lambda result: result.fingerprints.tokens.head)
 USES = (TEST, TRAINING, BEGINNING)
 
+# What the arms of one machine must share: how a step is cut and added up, which is no part of what is being studied.
+CONDITIONS: dict[str, Callable[[Result], str]] = {
+    "batch": lambda result: f"{result.recipe.train.batch:,}",
+    "reduction": lambda result: result.recipe.train.reduction,
+    "kernels": lambda result: " and ".join(result.kernels),
+}
+
 
 class Sorted(NamedTuple):
     """Results of one evaluation: those that may be ranked together, and run id -> why another may not."""
@@ -36,7 +44,8 @@ class Sorted(NamedTuple):
 
 
 def sort(results: Sequence[Result]) -> Sorted:
-    """Tell the results that may be ranked together from those that saw other tokens though their recipes say the same.
+    """Tell the results that may be ranked together from those that saw other tokens though their recipes say the same,
+    and from those that trained under other conditions than the baseline of their machine.
 
     `results` are of one evaluation. What the baseline was tested and trained on is right; where its own runs disagree,
     what most of them had, and of two that are equally frequent the newer.
@@ -44,6 +53,9 @@ def sort(results: Sequence[Result]) -> Sorted:
     together, aside = list(results), dict[str, str]()
     for use in USES:
         aside |= _strangers(together, use)
+        together = [result for result in together if result.run_id not in aside]
+    for name, of in CONDITIONS.items():
+        aside |= _otherwise(together, name, of)
         together = [result for result in together if result.run_id not in aside]
     return Sorted(together, aside)
 
@@ -55,6 +67,9 @@ def apart(first: Result, second: Result) -> str | None:
     for use in USES:
         if use.data(first) == use.data(second) and use.tokens(first) != use.tokens(second):
             return _other_tokens(use.data(first), [(use.tokens(result), [result]) for result in (first, second)])
+    for name, of in CONDITIONS.items() if first.machine == second.machine else ():
+        if of(first) != of(second):
+            return f"trained with other {name}: {of(first)} and {of(second)}"
     return None
 
 
@@ -69,6 +84,19 @@ def unranked(arms: Iterable[Arm]) -> dict[str, str]:
     baseline, *others = arms
     found = {arm.name: unlike(baseline.recipe, arm.recipe) for arm in others}
     return {name: difference for name, difference in found.items() if difference}
+
+
+def trained_apart(arms: Iterable[Arm]) -> dict[str, str]:
+    """The arms that will not be ranked with the baseline because of how they train -> in what they differ."""
+    baseline, *others = arms
+    found: dict[str, str] = {}
+    for arm in others:
+        one, other = baseline.recipe.train, arm.recipe.train
+        differ = [f"batch {one.batch:,} and {other.batch:,}"] if one.batch != other.batch else []
+        differ += [f"reduction {one.reduction} and {other.reduction}"] if one.reduction != other.reduction else []
+        differ += [f"kernels {one.kernels} and {other.kernels}"] if one.kernels != other.kernels else []
+        found |= {arm.name: ", ".join(differ)} if differ else {}
+    return found
 
 
 def by_seeds(results: Iterable[Result]) -> dict[Seeds, float]:
@@ -86,7 +114,7 @@ def _strangers(results: Sequence[Result], use: Use) -> dict[str, str]:
         groups.setdefault(canonical_json(use.data(result)), []).append(result)
     found: dict[str, str] = {}
     for group in groups.values():
-        usual = _usual([result for result in group if result.arm == BASELINE] or group, use)
+        usual = _most([result for result in group if result.arm == BASELINE] or group, use.tokens)
         had = {usual: [result for result in group if use.tokens(result) == usual]}
         for result in group:
             had.setdefault(use.tokens(result), []).append(result)
@@ -97,11 +125,27 @@ def _strangers(results: Sequence[Result], use: Use) -> dict[str, str]:
     return found
 
 
-def _usual(results: Sequence[Result], use: Use) -> str:
-    """The tokens that most of `results` had; of two that are equally frequent the newer."""
-    count = Counter(map(use.tokens, results))
-    newest = {use.tokens(result): result.ended for result in sorted(results, key=lambda result: result.ended)}
-    return max(count, key=lambda tokens: (count[tokens], newest[tokens]))
+def _otherwise(results: Sequence[Result], name: str, of: Callable[[Result], str]) -> dict[str, str]:
+    """Run id -> why, for the results that trained otherwise than the baseline of their machine."""
+    machines: dict[str, list[Result]] = {}
+    for result in results:
+        machines.setdefault(result.machine, []).append(result)
+    found: dict[str, str] = {}
+    for group in machines.values():
+        usual = _most([result for result in group if result.arm == BASELINE] or group, of)
+        found |= {
+            result.run_id: f"trained with other {name}: {of(result)}, not {usual}"
+            for result in group
+            if of(result) != usual
+        }
+    return found
+
+
+def _most(results: Sequence[Result], of: Callable[[Result], str]) -> str:
+    """What most of `results` had; of two that are equally frequent the newer."""
+    count = Counter(map(of, results))
+    newest = {of(result): result.ended for result in sorted(results, key=lambda result: result.ended)}
+    return max(count, key=lambda had: (count[had], newest[had]))
 
 
 def _other_tokens(data: dict[str, Any], had: Sequence[tuple[str, Sequence[Result]]], between: str = " and ") -> str:

@@ -9,8 +9,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from farm.errors import StorageUnusable
-from farm.ledger import storage_errors
+from farm.errors import CheckpointInvalid, StorageUnusable
+from farm.ledger import plain, storage_errors
 
 
 class Folder:
@@ -18,15 +18,21 @@ class Folder:
 
     def __init__(self, root: Path):
         self.root = root
+        self._was_there = root.is_dir()
 
     @property
     def uri(self) -> str:
         return str(self.root)
 
     def get(self, name: str) -> bytes | None:
-        """A record, or None where there is none."""
+        """A record, or None where there is none.
+
+        Raises: CheckpointInvalid: it leads out of the storage.
+        """
+        self._inside(self.root / name)
         try:
-            return (self.root / name).read_bytes()
+            with plain(self.root / name) as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -66,8 +72,10 @@ class Folder:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def names(self, folder: str) -> list[str]:
-        """What lies directly below `folder`, in order; nothing where it is not there."""
+        """What lies directly below `folder`, in order; nothing where it is not there or leads out of the storage."""
         path = self.root / folder
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            return []
         return sorted(name for name in os.listdir(path) if not name.startswith(".")) if path.is_dir() else []
 
     def check(self) -> None:
@@ -85,11 +93,46 @@ class Folder:
                 remedy="Set FARM_STORAGE to a folder that every node may write, on a file system with hard links.",
             ) from None
 
+    def made(self, folder: str) -> Path:
+        """A folder of the storage, with those above it. The storage itself is made only by who never saw it: one that
+        is gone was renamed or unmounted, and another in its place would hide what it holds.
+
+        Raises: StorageUnusable: it is gone. CheckpointInvalid: it leads out of the storage. StorageFull
+        """
+        path = self.root / folder
+        self._inside(path)
+        with storage_errors(path):
+            if not self._was_there:
+                self.root.mkdir(parents=True, exist_ok=True)
+                self._was_there = True
+            for part in (*reversed(path.relative_to(self.root).parents), path.relative_to(self.root)):
+                if part.parts:
+                    self._make(self.root / part)
+        if not self.root.is_dir():
+            raise self._gone()
+        return path
+
+    def _make(self, path: Path) -> None:
+        try:
+            path.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise self._gone() from None
+
+    def _gone(self) -> StorageUnusable:
+        return StorageUnusable(
+            f"the storage {self.root} is not there any more.",
+            remedy="Mount it again, or give it back its name.",
+            is_away=True,
+        )
+
     def _made(self, name: str) -> Path:
         path = self.root / name
-        with storage_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        self.made(str(path.parent.relative_to(self.root)))
         return path
+
+    def _inside(self, path: Path) -> None:
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise CheckpointInvalid(f"{path} leads out of the storage {self.root}.", remedy="Remove the link.")
 
 
 def _draft(path: Path, content: bytes) -> Path:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from farm.budget import price
-from farm.cohort import by_seeds, sort
+from farm.cohort import by_seeds, sort, trained_apart, unranked
 from farm.errors import BadStudy, DoesNotFit
 from farm.machine import Machine, Mixed, Price, parts
 from farm.planner import Plan, check_precision, hours, plan
@@ -17,10 +17,13 @@ from farm.recipe import Frozen, Precision, Recipe
 from farm.result import Result
 from farm.run import Run
 from farm.speed import Basis, Speed, declared, from_precision, unlike
-from farm.stats import detectable_effect, mean, sd
+from farm.stats import mean, sd
 from farm.study import BASELINE, Arm, Draft, Study
+from farm.verdict.power import resolvable
 
 T = TypeVar("T")
+
+Noise = Callable[[str], float | None]  # machine class -> SD of one run in nats, where it is known
 
 NO_SLOTS: Mapping[str, int] = MappingProxyType({})
 
@@ -40,8 +43,9 @@ class Estimate(Frozen):
         description="behind the hours: this recipe here, another recipe here, a declaration, or an assumed ratio"
     )
     note: str | None = Field(None, description="what the hours rest on, where that needs saying")
-    resolves_sd: float | None = Field(description="smallest effect in SDs of one run: two-sided 0.05, power 80 %")
-    resolves_nats: float | None = Field(description="the same in nats, by the SD of finished baseline runs")
+    resolves_sd: float | None = Field(description="smallest effect, in SDs of one run, that is found with 80 % power")
+    resolves_nats: float | None = Field(description="the same in nats, by the noise")
+    noise: float | None = Field(description="SD of one run in nats: of finished baseline runs, or as stated")
 
 
 class ClassTotal(Frozen):
@@ -68,17 +72,30 @@ class Forecast(Frozen):
 
 
 def forecast(
-    study: Study, known: dict[str, Machine], results: Sequence[Result] = (), slots: Mapping[str, int] = NO_SLOTS
+    study: Study,
+    known: dict[str, Machine],
+    results: Sequence[Result] = (),
+    slots: Mapping[str, int] = NO_SLOTS,
+    noise: Noise | None = None,
+    *,
+    is_resolving: bool = True,
 ) -> Forecast:
     """Plan every run of `study`, with `known` machine classes and the speeds and noise that `results` show.
 
-    `slots`: machine class -> runs that can train there at a time now.
+    `slots`: machine class -> runs that can train there at a time now. `noise`: machine class -> SD of one run, where it
+    is not to be that of the study's own baseline in `results`. What the study resolves takes a second to find; a caller
+    that asks for the price alone leaves it out.
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
     baseline = study.arms()[0]
     planned = plans(study, known, results)
-    estimates = tuple(_estimate(arm, machine, split, study, baseline, results) for arm, machine, split in planned)
+    noise = noise or (lambda machine: baseline_sd(baseline.recipe, machine, results))
+    effects = _resolvable(study.arms()) if is_resolving else {}
+    estimates = tuple(
+        _estimate(arm, machine, split, study, effects.get((arm.name, machine.name)), noise(machine.name), results)
+        for arm, machine, split in planned
+    )
     machines = {machine.name: machine for _, machine, _ in planned}
     classes = tuple(_class_total(machine, estimates, slots) for _, machine in sorted(machines.items()))
     clocks = [one.wall_clock_hours for one in classes if one.wall_clock_hours is not None]
@@ -120,7 +137,9 @@ def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Ma
     theirs = [status for status in there.values() if status.study == study.name]
     results = [status.result for status in there.values() if status.result]
     try:
-        estimates = {(one.arm, one.machine): one for one in forecast(study, dict(known), results).estimates}
+        estimates = {
+            (one.arm, one.machine): one for one in forecast(study, dict(known), results, is_resolving=False).estimates
+        }
     except (BadStudy, DoesNotFit):  # on a class that is known no more, or not here
         estimates = {}
 
@@ -188,14 +207,18 @@ def _tried(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[
 
 
 def _estimate(
-    arm: Arm, machine: Machine, split: Plan, study: Study, baseline: Arm, results: Sequence[Result]
+    arm: Arm,
+    machine: Machine,
+    split: Plan,
+    study: Study,
+    effect: float | None,
+    noise: float | None,
+    results: Sequence[Result],
 ) -> Estimate:
     count = len(arm.seeds) * (study.study.reruns + 1)
     speed = speed_of(arm.recipe, machine, results)
     one = hours(arm.recipe, machine, speed.tokens_per_second) if speed else None
     total = None if one is None else one * count
-    effect = None if arm.name == BASELINE else _resolves(arm, baseline, machine.name)
-    noise = baseline_sd(baseline.recipe, machine.name, results)
     return Estimate(
         arm=arm.name,
         machine=machine.name,
@@ -209,6 +232,7 @@ def _estimate(
         note=speed.note if speed else None,
         resolves_sd=effect,
         resolves_nats=None if effect is None or noise is None else effect * noise,
+        noise=noise,
     )
 
 
@@ -254,13 +278,32 @@ def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[
 
 def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:
     """The SD of the test loss over seeds of finished runs of `recipe` there, as the table has it."""
-    same = [r for r in results if r.machine == machine and r.recipe.digest == recipe.digest]
-    return sd(list(by_seeds(sort(same).together).values()))
+    return _spread([r for r in results if r.machine == machine and r.recipe.digest == recipe.digest])
 
 
-def _resolves(arm: Arm, baseline: Arm, machine: str) -> float | None:
-    """The smallest effect that this arm's seeds show against the baseline's on the same machine."""
-    return detectable_effect(len(arm.seeds), len(baseline.seeds) if machine in baseline.machines else 0)
+def noise_of(results: Sequence[Result]) -> Noise:
+    """The noise that the baseline of a study with these `results` shows on each machine."""
+    baseline = [result for result in results if result.arm == BASELINE]
+    return lambda machine: _spread([result for result in baseline if result.machine == machine])
+
+
+def _spread(results: Sequence[Result]) -> float | None:
+    return sd(list(by_seeds(sort(results).together).values()))
+
+
+def _resolvable(arms: Sequence[Arm]) -> dict[tuple[str, str], float]:
+    """(arm, machine) -> the smallest effect that the study shows there, in SDs of one run; only where it is tested."""
+    apart, (baseline, *others) = unranked(arms) | trained_apart(arms), arms
+    names = list(dict.fromkeys(name for arm in arms for name in arm.machines))
+    planned = [
+        (
+            baseline.seeds if machine in baseline.machines else (),
+            {arm.name: arm.seeds for arm in others if machine in arm.machines and arm.name not in apart},
+        )
+        for machine in names
+    ]
+    found = zip(names, resolvable(planned), strict=True)
+    return {(arm, machine): effect for machine, effects in found for arm, effect in effects.items()}
 
 
 def _dollars(hours: float | None, usd_per_hour: float | None) -> float | None:

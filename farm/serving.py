@@ -20,6 +20,7 @@ class Facts(Frozen):
     pid: int = Field(ge=1)
     process: str = Field(description="farm.process.identity of it")
     redis: str = Field(description="URL without the password")
+    server: str | None = Field(None, description="the program that answers there, such as Valkey 9.1.2")
     dashboard: str = Field(description="URL of Ray's dashboard")
     units: dict[str, int] = Field(description="machine class -> runs that train at a time")
     storage: str

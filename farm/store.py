@@ -32,7 +32,7 @@ from farm import ledger
 from farm.bucket import PATIENT, Bucket, Patience
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
-from farm.ledger import Line, storage_errors
+from farm.ledger import Ledgers, Line, storage_errors
 from farm.queue import Cause, Queue
 from farm.recipe import canonical_json
 from farm.result import Result
@@ -167,21 +167,32 @@ class Store:
 
     def checkpoints(self, run_id: str) -> Iterator[Path]:
         """The folders of a run's checkpoints, highest step first, each brought to this machine when it is asked for."""
-        for _, _, name in self._checkpoints(run_id):
-            yield self.brought(name)
+        for _, _, name in self.saved(run_id):
+            with suppress(CheckpointInvalid):
+                yield self.brought(name)
 
     def lines(self, run_id: str) -> list[Line]:
         """Every step of the run as the storage knows it.
 
         Raises: as ledger.read
         """
+        return self.ledgers(run_id).newest()
+
+    def ledgers(self, run_id: str) -> Ledgers:
+        """The ledgers of the run's attempts that the storage has, brought to this machine."""
         self.bring(run_id, ledger.FILE)
-        return ledger.read(self.folder(run_id))
+        kept = set(self._epochs(run_id))  # a copy of what the storage lost is no record
+        found = ledger.files(self.folder(run_id))
+        return Ledgers({epoch: path for epoch, path in found.items() if epoch in kept})
 
     def log(self, run_id: str, epoch: int) -> Path | None:
-        """What an attempt printed so far, if it is on record."""
+        """What an attempt printed so far, if it is on record.
+
+        Raises: CheckpointInvalid: it leads out of the storage root.
+        """
         path = self.attempt_folder(run_id, epoch) / LOG
         self._bring(f"{_of(run_id)}/{epoch}", LOG)
+        self.path(str(path.relative_to(self.root)))
         return path if path.exists() else None
 
     def bring(self, run_id: str, file: str) -> None:
@@ -227,8 +238,9 @@ class Store:
             raise Conflict(f"{self.uri}/{recipe} is of another run.", remedy="Rename the arm.")
         self.end(attempt)
         folder = self.attempt_folder(run.id, attempt.epoch)
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        if self.bucket:
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def end(self, attempt: Attempt) -> None:
@@ -310,12 +322,24 @@ class Store:
         found = [self._parsed(name, read_json(Attempt)) for name in names]
         return [attempt for attempt in found if attempt]
 
+    def readable_attempts(self, run_id: str) -> tuple[list[Attempt], list[str]]:
+        """Every attempt that began and whose record can be read, by epoch; and what is wrong with the others."""
+        found, unread = [], []
+        for epoch in self._epochs(run_id):
+            try:
+                found.append(self._parsed(_attempt(run_id, epoch), read_json(Attempt)))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(_told(error))
+        return [attempt for attempt in found if attempt], unread
+
     def reached(self, attempt: Attempt) -> tuple[int, float]:
         """The step that an attempt had reached, and the seconds it took: one that was killed, those of its steps."""
         took = attempt.ended and attempt.ended - attempt.started
         if took is not None and attempt.step is not None:
             return attempt.step, took
-        content = self.records.get(f"{_of(attempt.run_id)}/{attempt.epoch}/{ledger.FILE}") or b""
+        content = b""
+        with suppress(CheckpointInvalid, OSError):  # a ledger that cannot be read says nothing
+            content = self.records.get(f"{_of(attempt.run_id)}/{attempt.epoch}/{ledger.FILE}") or b""
         step, seconds = ledger.reached(content)
         return step, seconds if took is None else took
 
@@ -389,7 +413,8 @@ class Store:
         if found is None:
             return False
         run, study = found
-        result, attempts = self.result(run_id), self._readable_attempts(run_id, unread)
+        result, (attempts, bad) = self.result(run_id), self.readable_attempts(run_id)
+        unread += bad
         if result is None and _is_torn((self.records.get(_result(run_id)) or b"{}").decode()):
             name = f"{self.uri}/{_result(run_id)}"
             unread.append(f"{name} is cut off, so it is no result: {run_id} goes on from its newest checkpoint.")
@@ -417,28 +442,19 @@ class Store:
             held_seconds=sum(seconds for _, seconds in reached.values()),
         )
 
-    def _readable_attempts(self, run_id: str, unread: list[str]) -> list[Attempt]:
-        found = []
-        for epoch in self._epochs(run_id):
-            try:
-                found.append(self._parsed(_attempt(run_id, epoch), read_json(Attempt)))
-            except (CheckpointInvalid, OSError) as error:
-                unread.append(_told(error))
-        return [attempt for attempt in found if attempt]
-
     def _cancelled(self, run_id: str) -> int:
         """The epoch up to which a run was cancelled; -1 if it never was."""
         found = self._parsed(f"{_of(run_id)}/{CANCELLED}", _epoch)
-        attempts = [past.epoch for past in self._readable_attempts(run_id, []) if past.outcome == "cancelled"]
+        attempts = [past.epoch for past in self.readable_attempts(run_id)[0] if past.outcome == "cancelled"]
         return max([-1 if found is None else found, *attempts])
 
     def _newest_checkpoint(self, run_id: str) -> Checkpoint | None:
-        for step, epoch, name in self._checkpoints(run_id):
+        for step, epoch, name in self.saved(run_id):
             if (manifest := self.records.get(f"{name}/manifest.json")) is not None:
                 return Checkpoint(step=step, epoch=epoch, path=name, sha256=hashlib.sha256(manifest).hexdigest())
         return None
 
-    def _checkpoints(self, run_id: str) -> list[tuple[int, int, str]]:
+    def saved(self, run_id: str) -> list[tuple[int, int, str]]:
         """Step, epoch and name of every checkpoint, whole or not, highest step first."""
         folders = [(epoch, f"{_of(run_id)}/{epoch}/checkpoints") for epoch in self._epochs(run_id)]
         found = [

@@ -8,8 +8,9 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from io import BytesIO
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, Self
 
@@ -17,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, mo
 
 from farm import meant
 from farm.bucket import URI
+from farm.design import Design, subsets, sweep
 from farm.errors import BadStudy, nearest
 from farm.faults import Fault, explain, full_stop, without
 from farm.machine import BUILT_IN, Machine, find, is_mixed, layered, mixed, parts, without_hearsay
@@ -90,11 +92,15 @@ class Head(Frozen):
 
     name: Name = Field(description="what commands call it")
     question: str = Field("", description="what it is to find out, for people")
-    design: Literal["one-at-a-time", "stack", "leave-one-out", "factorial", "fraction"] = Field(
-        "one-at-a-time", description="which interventions are trained together"
+    design: Design = Field("one-at-a-time", description="which interventions are trained together")
+    resolution: Annotated[Literal[3, 4, 5] | None, Unset] = Field(
+        None, description="of a fraction: 5 keeps interactions of two apart, 4 keeps them from single effects"
     )
     machines: Machines = Field(description="the classes that train every arm; A+B is one group of two machines")
     seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
+    margin: Annotated[float | None, Unset] = Field(
+        None, gt=0, description="nats: the smallest difference in test loss that matters; with it, arms can be `same`"
+    )
     reruns: int = Field(0, ge=0, le=4999, description="repetitions of every run with the same seeds")
     first_rerun: int = Field(0, ge=0, le=4999, description="where they are counted from; above 0 to train all anew")
 
@@ -112,6 +118,12 @@ class Change(Frozen):
     @property
     def patch(self) -> dict[str, Any]:
         return {key: value for key in Recipe.model_fields if (value := getattr(self, key))}
+
+
+class Sweep(Change):
+    """An intervention for each value in a list, or, as a grid, for each combination of the values in several."""
+
+    grid: bool = Field(False, description="cross the lists of several fields")
 
 
 def _stack(value: Any) -> Any:
@@ -136,6 +148,7 @@ class Study(Frozen):
     study: Head
     baseline: Change = Change()
     interventions: dict[Name, Change] = {}
+    sweeps: dict[Name, Sweep] = {}
     stacks: dict[Name, Annotated[Stack, BeforeValidator(_stack)]] = {}
     machines: dict[Name, Machine] = {}
     policy: Policy = Policy()
@@ -162,30 +175,46 @@ class Study(Frozen):
         return self
 
     def arms(self) -> list[Arm]:
-        """Baseline first, then what the design asks for, then the named stacks.
+        """Baseline first, then what the design asks for (see farm.design), the sweeps, and the named stacks.
 
-        one-at-a-time: each intervention alone. stack: the named stacks alone or, when none is named, the ladder that
-        adds one intervention after the other. leave-one-out: all of them, and all but each. factorial: every subset.
-        fraction: the subsets of even size, a half fraction of resolution k for k interventions (Box, Hunter & Hunter
-        2005, section 6.2).
+        A value of a sweep that is the baseline's already makes no arm: the baseline is there.
         """
         baseline = Recipe().patched(self.baseline.patch)
         arms = [self.arm(BASELINE, (), baseline, self.baseline)]
         for name, changes, override in self.subsets():
-            arms.append(self.arm(name, changes, baseline.patched(self.patch(changes)), override))
+            recipe = baseline.patched(self.patch(changes))
+            if recipe != baseline or name not in self.swept:
+                arms.append(self.arm(name, changes, recipe, override))
         return arms
+
+    @cached_property
+    def swept(self) -> dict[str, tuple[str, Change]]:
+        """What the sweeps expand to, by arm: the sweep's name, and the intervention. Raises: ValueError"""
+        found: dict[str, tuple[str, Change]] = {}
+        for name, swept in self.sweeps.items():
+            for arm, patch in sweep(name, swept.patch, grid=swept.grid).items():
+                found[arm] = (name, Change.model_validate(patch | {"machines": swept.machines, "seeds": swept.seeds}))
+        return found
+
+    def change(self, name: str) -> Change:
+        """An intervention, written as such or as part of a sweep. Raises: KeyError: neither."""
+        return self.interventions[name] if name in self.interventions else self.swept[name][1]
+
+    def place(self, change: str) -> str:
+        """Where in the file an intervention is written."""
+        return f"interventions.{change}" if change in self.interventions else f"sweeps.{self.swept[change][0]}"
 
     def subsets(self) -> Iterator[tuple[str, tuple[str, ...], Change | Stack]]:
         """Every arm but the baseline: its name, its interventions, and where it departs from [study].
 
         Raises: ValueError: too many of them, or their names become too long.
         """
-        names = tuple(self.interventions)
-        for subset in _design(self.study.design, names, bool(self.stacks)):
-            if len(subset) == 1:
-                yield subset[0], subset, self.interventions[subset[0]]
-            else:
-                yield _subset_name(self.study.design, subset, names), subset, Change()
+        head, names = self.study, tuple(self.interventions)
+        chosen = subsets(head.design, names, has_stacks=bool(self.stacks), resolution=head.resolution)
+        for name, subset in chosen.items():
+            yield name, subset, self.interventions[name] if len(subset) == 1 else Change()
+        for name, (_, change) in self.swept.items():
+            yield name, (name,), change
         for name, stack in self.stacks.items():
             yield name, stack.of, stack
 
@@ -198,7 +227,7 @@ class Study(Frozen):
         """Several interventions as one patch."""
         patch: dict[str, Any] = {}
         for change in changes:
-            patch = merged(patch, self.interventions[change].patch)
+            patch = merged(patch, self.change(change).patch)
         return patch
 
     def runs(self) -> list[Run]:
@@ -251,6 +280,7 @@ class Findings:
         self.arms: list[Arm] = []
         self.partial: list[Arm] = []
         self.sources: dict[str, str] = {}  # corpora, and where each was named first
+        self.changes: dict[str, Change] = {}  # interventions, and what the sweeps expand to as far as they make sense
 
     def examine(self, study: Study) -> None:
         """Add what is wrong with the recipes of `study`, with its stacks and with its names."""
@@ -262,22 +292,37 @@ class Findings:
         if faults:
             self.doubtful.add(BASELINE)
         self._note_sources(BASELINE, baseline)
-        for name, change in study.interventions.items():
+        self.changes = self._swept(study) | study.interventions
+        for name, change in self.changes.items():
             recipe, faults = _laid_over(baseline, change.patch)
             self._note_sources(name, recipe)
             wrong = [fault for fault in faults if len(fault.place) > 1]
-            self.lines += [fault.below(f"interventions.{name}") for fault in wrong]
+            self.lines += [fault.below(study.place(name)) for fault in wrong]
             self.doubtful |= {name} if wrong else set()
         if BASELINE in study.interventions:
             self.lines.append("interventions.baseline: the baseline is not an intervention")
+        if study.study.resolution and study.study.design != "fraction":
+            self.lines.append(
+                f"study.resolution: is that of a fraction, and study.design is {study.study.design!r}; leave it out"
+            )
         self._examine_arms(study, baseline)
+
+    def _swept(self, study: Study) -> dict[str, Change]:
+        try:
+            swept = study.swept
+        except ValueError as error:
+            self.lines.append(str(error))
+            return {}
+        for name in swept.keys() & study.interventions.keys():
+            self.lines.append(f"sweeps.{swept[name][0]}: another arm is called {name} already")
+        return {name: change for name, (_, change) in swept.items()}
 
     def _examine_arms(self, study: Study, baseline: Recipe) -> None:
         seen = {BASELINE}
         try:
             subsets = list(study.subsets())
         except ValueError as error:
-            self.lines.append(str(error))
+            self._say(str(error))
             subsets = [(name, (name,), change) for name, change in study.interventions.items()]
         for name, changes, override in subsets:
             if name in seen or (name in study.stacks and name in study.interventions):
@@ -290,12 +335,12 @@ class Findings:
 
     def _can_be_laid_together(self, study: Study, name: str, changes: tuple[str, ...]) -> bool:
         """Whether all of an arm's interventions are there, each in order, and do not fight over a field."""
-        strangers = [change for change in changes if change not in study.interventions]
+        strangers = [change for change in changes if change not in self.changes]
         for stranger in strangers:
-            self._say(f"stacks.{name}: no intervention {stranger!r}{_nearest(stranger, study.interventions)}")
+            self._say(f"stacks.{name}: no intervention {stranger!r}{_nearest(stranger, self.changes)}")
         if strangers or self.doubtful & {"", *changes}:
             return False
-        fights = list(_fights({change: study.interventions[change].patch for change in changes}))
+        fights = list(_fights({change: self.changes[change].patch for change in changes}))
         for fight in fights:
             if not any(line.endswith(fight) for line in self.lines):  # an arm that holds both interventions, too
                 self._say(f"arm {name}: {fight}")
@@ -307,13 +352,13 @@ class Findings:
         if BASELINE in self.doubtful:
             return
         recipe, faults = _laid_over(baseline, study.patch(changes))
-        where = f"interventions.{changes[0]}" if len(changes) == 1 else f"stacks.{name}"
+        where = study.place(changes[0]) if len(changes) == 1 else f"stacks.{name}"
         for fault in faults:
             if not any(said.endswith(fault.line) for said in self.lines):
                 self._say(fault.below(where))
-        if not faults and recipe == baseline:
+        if not faults and recipe == baseline and name in study.interventions.keys() | study.stacks.keys():
             self._say(f"{where}: changes nothing, every value is the baseline's already")
-        elif not faults:
+        elif not faults and recipe != baseline:
             self.arms.append(study.arm(name, changes, recipe, override))
 
     def _note_sources(self, arm: str, recipe: Recipe) -> None:
@@ -512,39 +557,6 @@ def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
     if path != STANDARD_INPUT:
         return path.open("rb")
     return nullcontext(sys.stdin.buffer if sys.stdin else BytesIO())  # None: closed by the caller
-
-
-def _design(design: str, names: tuple[str, ...], has_stacks: bool) -> list[tuple[str, ...]]:
-    """The subsets of interventions that a design trains, besides the empty one and the named stacks."""
-    k = len(names)
-    if design in ("factorial", "fraction") and k > 12:
-        raise ValueError(f"study.design: {design} over {k} interventions is {2**k:,} arms; name at most 12")
-    match design:
-        case "one-at-a-time":
-            return [(name,) for name in names]
-        case "stack":
-            return [] if has_stacks else [names[: i + 1] for i in range(k)]
-        case "leave-one-out":
-            return [names] + [names[:i] + names[i + 1 :] for i in range(k) if k > 1] if names else []
-        case "factorial":
-            return [subset for size in range(1, k + 1) for subset in combinations(names, size)]
-        case _:
-            return [subset for size in range(2, k + 1, 2) for subset in combinations(names, size)]
-
-
-def _subset_name(design: str, subset: tuple[str, ...], names: tuple[str, ...]) -> str:
-    if design == "stack":
-        name = f"plus-{subset[-1]}"
-    elif design == "leave-one-out":
-        left_out = [name for name in names if name not in subset]
-        name = f"without-{left_out[0]}" if left_out else "all"
-    else:
-        name = ".".join(subset)
-    if len(name) > 64:
-        raise ValueError(
-            f"study.design: the arm {name!r} has {len(name)} characters, 64 are allowed; shorten the names"
-        )
-    return name
 
 
 def _leaves(patch: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

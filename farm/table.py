@@ -1,13 +1,14 @@
 """Results -> ranked rows: every arm against the baseline of its own machine, and nothing left out.
 
 What may not be compared is not ranked: other evaluations have a table of their own, and runs that saw other tokens than
-their recipes' namesakes are set aside, with the reason (see farm.cohort). The verdict is still open: see `Row.verdict`.
+their recipes' namesakes are set aside, with the reason (see farm.cohort). farm.verdict says what a difference is
+worth; ranks are shared where the noise allows no other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, groupby
 from math import ceil, log10
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -19,6 +20,10 @@ from farm.result import Result
 from farm.run import Run, State
 from farm.stats import mean, sd
 from farm.study import BASELINE
+from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
+from farm.verdict.needs import Cost, Needs, needs
+from farm.verdict.ranks import ranks
+from farm.verdict.unpaired import one_run_resolves
 
 
 class Row(Frozen):
@@ -27,17 +32,34 @@ class Row(Frozen):
     evaluation: str = Field(description="version behind the losses")
     machine: str
     mixed: bool = Field(description="trained over several machine classes at once: says nothing about any of them")
-    rank: int | None = Field(description="1 is the best of its evaluation and machine; None: set aside")
+    rank: int | None = Field(
+        description="1 is the best of its evaluation and machine; shared within the noise; None: set aside"
+    )
     arm: str
     n: int = Field(description="different seeds")
     asked: int = Field(description="different seeds that the study asks for")
     test_loss_mean: float = Field(description="nats per token")
     test_loss_sd: float | None = Field(description="over seeds, divided by n - 1; None when n is 1")
     delta: float | None = Field(
-        description="mean over the shared seeds of the loss less the baseline's; None without any"
+        description="loss less the baseline's: over the shared seeds, or of both means, as `method` says"
     )
-    pairs: int = Field(description="seeds that the baseline on this machine has too: those behind delta")
-    verdict: str | None = None
+    ci_low: float | None = Field(None, description="95 % interval of delta, simultaneous over the table's comparisons")
+    ci_high: float | None = None
+    p: float | None = Field(None, description="of no difference, adjusted for the table's comparisons")
+    method: Method | None = Field(None, description="how delta was tested; None: nothing tells the noise")
+    margin: float | None = Field(None, description="study.margin: the smallest difference that matters, in nats")
+    verdict: Word | None = Field(None, description="None: the baseline, or nothing to compare with")
+    needs_seeds: int | None = Field(
+        None, description="seed pairs to add, to find a difference as large as delta with a power of 80 %"
+    )
+    needs_runs: int | None = Field(None, description="the runs of arm and baseline that these pairs lack")
+    needs_hours: float | None = Field(None, description="of the machine, for these runs")
+    needs_usd: float | None = Field(None, description="for these runs; None when a price is unknown")
+    check: Check | None = Field(None, description="bootstrap and sign flips, unadjusted, from six pairs")
+    one_run_resolves: float | None = Field(
+        None, description="of the baseline: how far one more of its runs lies from its mean in 95 of 100 cases"
+    )
+    pairs: int = Field(description="seeds that the baseline on this machine has too")
     tokens_per_second: float = Field(description="mean over runs")
     hours: float = Field(description="wall clock of one run, all its attempts, mean over runs")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
@@ -108,28 +130,43 @@ class Table(Frozen):
         return list(dict.fromkeys(row.evaluation for row in self.rows))
 
 
-def rank(results: Iterable[Result], statuses: Iterable[Status] = ()) -> Table:
-    """Rank `results` by mean test loss within each evaluation and machine; list the `statuses` without one.
+class _Ranking(NamedTuple):
+    """The arms of one evaluation on one machine, by name, and the losses of each."""
+
+    arms: dict[str, list[Result]]
+    losses: dict[str, Losses]
+
+
+def rank(results: Iterable[Result], statuses: Iterable[Status] = (), margin: float | None = None) -> Table:
+    """Rank `results` by test loss within each evaluation and machine; list the `statuses` without one.
 
     The order is that of the differences to the baseline over shared seeds, so that an arm that lacks a seed is neither
-    favoured nor punished for it.
+    favoured nor punished for it. All comparisons of the table share one error rate. `margin` is the smallest difference
+    that matters.
     """
     results, statuses = list(results), list(statuses)
     asked = _asked(results, statuses)
     first = {result.evaluation for result in results if result.arm == BASELINE}
     results.sort(key=lambda r: (r.evaluation not in first, r.evaluation, r.machine))
-    rows: list[Row] = []
     twins: list[Twins] = []
     samples: list[Result] = []
+    rankings: list[_Ranking] = []
+    below: list[list[Row]] = []  # what is set aside, ranking by ranking
     for _, members in groupby(results, key=lambda r: r.evaluation):
         cohort = sort(list(members))
         machines = [list(group) for _, group in groupby(cohort.together, key=lambda r: r.machine)]
         aside = [result for result in results if result.run_id in cohort.aside]
         for machine in dict.fromkeys(result.machine for result in [*cohort.together, *aside]):
-            rows += _ranked([r for r in cohort.together if r.machine == machine], asked)
-            rows += _set_aside([r for r in aside if r.machine == machine], cohort.aside, asked)
+            rankings.append(_ranking([r for r in cohort.together if r.machine == machine]))
+            below.append(_set_aside([r for r in aside if r.machine == machine], cohort.aside, asked))
         twins += _twins(machines)
         samples.append((cohort.together or aside)[0])
+    judged = judge([_sides(ranking) for ranking in rankings], margin)
+    rows = [
+        row
+        for ranking, seen, apart in zip(rankings, judged, below, strict=True)
+        for row in [*_ranked(ranking, seen, margin, asked), *apart]
+    ]
     return Table(
         rows=tuple(rows),
         twins=tuple(twins),
@@ -147,15 +184,62 @@ def _asked(results: Sequence[Result], statuses: Sequence[Status]) -> dict[tuple[
     return {key: len(found) for key, found in seeds.items()}
 
 
-def _ranked(cohort: Sequence[Result], asked: Mapping[tuple[str, str], int]) -> list[Row]:
-    """The rows of one evaluation on one machine, best first."""
+def _ranking(cohort: Sequence[Result]) -> _Ranking:
     arms = _by_arm(cohort)
-    baseline = arms.get(BASELINE, [])
-    rows = [_row(members, baseline, asked) for members in arms.values()]
-    reference = mean(list(by_seeds(baseline).values())) if baseline else 0.0
-    place = {row.arm: row.test_loss_mean if row.delta is None else reference + row.delta for row in rows}
-    rows.sort(key=lambda row: (place[row.arm], row.arm))
-    return [row.model_copy(update={"rank": number}) for number, row in enumerate(rows, start=1)]
+    return _Ranking(arms, {name: by_seeds(members) for name, members in arms.items()})
+
+
+def _sides(ranking: _Ranking) -> tuple[Losses, dict[str, Losses]]:
+    """The baseline's losses, and those of every other arm."""
+    others = {name: losses for name, losses in ranking.losses.items() if name != BASELINE}
+    return ranking.losses.get(BASELINE, {}), others
+
+
+def _ranked(
+    ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None, asked: Mapping[tuple[str, str], int]
+) -> list[Row]:
+    """The rows of one evaluation on one machine, best first."""
+    baseline = ranking.arms.get(BASELINE, [])
+    rows = {name: _row(members, baseline, asked) for name, members in ranking.arms.items()}
+    if BASELINE in rows:
+        rows = {name: _with_verdict(row, rows[BASELINE], ranking, seen, margin) for name, row in rows.items()}
+        rows[BASELINE] = _with_noise(rows[BASELINE])
+    reference = rows[BASELINE].test_loss_mean if baseline else 0.0
+    place = {name: row.test_loss_mean if row.delta is None else reference + row.delta for name, row in rows.items()}
+    order = sorted(rows, key=lambda name: (place[name], name))
+    ranked = ranks(order, BASELINE, ranking.losses, {name: row.verdict for name, row in rows.items()})
+    order.sort(key=lambda name: ranked[name])
+    return [rows[name].model_copy(update={"rank": ranked[name]}) for name in order]
+
+
+def _with_noise(baseline: Row) -> Row:
+    spread = baseline.test_loss_sd
+    resolves = None if spread is None else one_run_resolves(spread, baseline.n)
+    return baseline.model_copy(update={"one_run_resolves": resolves})
+
+
+def _with_verdict(
+    row: Row, baseline: Row, ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None
+) -> Row:
+    """`row` with what its comparison with the baseline says, if it is not the baseline itself."""
+    if row.arm == BASELINE:
+        return row
+    found = seen.get(row.arm)
+    if found is None:
+        return row.model_copy(update={"verdict": "unresolved", "margin": margin})
+    update = {name: getattr(found, name) for name in ("delta", "ci_low", "ci_high", "p", "method", "check")}
+    update |= {"verdict": found.word, "margin": margin}
+    if found.word == "unresolved":
+        update |= _needed(row, baseline, ranking, found)
+    return row.model_copy(update=update)
+
+
+def _needed(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
+    own, other = Cost(row.hours, row.usd), Cost(baseline.hours, baseline.usd)
+    more: Needs | None = needs(found, ranking.losses[row.arm], ranking.losses[BASELINE], own, other)
+    if more is None:
+        return {}
+    return {"needs_seeds": more.pairs, "needs_runs": more.runs, "needs_hours": more.hours, "needs_usd": more.usd}
 
 
 def _set_aside(

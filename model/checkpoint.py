@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from farm.errors import CheckpointInvalid
-from farm.ledger import storage_errors
+from farm.ledger import plain, storage_errors
 from farm.planner import Plan
 from farm.run import Run
 
@@ -72,7 +73,7 @@ def write(root: Path, identity: Identity, contents: Contents) -> Saved:
     draft = root / f"tmp-{folder.name}"
     try:
         with storage_errors(draft):
-            root.mkdir(parents=True, exist_ok=True)
+            root.mkdir(exist_ok=True)  # no parents: a storage that is gone must not be made anew
             _forget([draft])
             draft.mkdir()
             sha256 = _write_files(draft, identity, contents)
@@ -108,11 +109,15 @@ def verified(folder: Path) -> dict[str, Any]:
     Raises: CheckpointInvalid
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        with plain(folder / "manifest.json") as file:
+            manifest = json.loads(file.read())
         if manifest["format"] != FORMAT or set(manifest["files"]) != set(FILES):
             raise CheckpointInvalid(f"{folder}: not a {FORMAT} checkpoint.")
+        if not isinstance(manifest["step"], int):
+            raise CheckpointInvalid(f"{folder}: its step is {manifest['step']!r}.")
+        Identity(manifest["run"], manifest["world"], manifest["reduction"])
         for name, expected in manifest["files"].items():
-            with open(folder / name, "rb") as file:
+            with plain(folder / name) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected["sha256"]:
                 raise CheckpointInvalid(f"{folder / name}: sha256 {found[:12]}, not {expected['sha256'][:12]}.")
@@ -130,13 +135,19 @@ def newest_valid(roots: Iterable[Path], run: Run, plan: Plan) -> Saved | None:
 def first_valid(folders: Iterable[Path], run: Run, plan: Plan) -> Saved | None:
     """The first checkpoint of `folders` that `read` would take; no further one is asked for."""
     for folder in folders:
-        try:
-            manifest = verified(folder)
-            _check_owner(folder, manifest, Identity.of(run, plan))
-        except CheckpointInvalid:
-            continue
-        return Saved(manifest["step"], folder, hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest())
+        with suppress(CheckpointInvalid):
+            return valid(folder, run, plan)
     return None
+
+
+def valid(folder: Path, run: Run, plan: Plan) -> Saved:
+    """The checkpoint in `folder`, which `read` would take.
+
+    Raises: CheckpointInvalid: as `read`
+    """
+    manifest = verified(folder)
+    _check_owner(folder, manifest, Identity.of(run, plan))
+    return Saved(manifest["step"], folder, hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest())
 
 
 def _check_owner(folder: Path, manifest: dict[str, Any], wanted: Identity) -> None:

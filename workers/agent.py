@@ -23,6 +23,7 @@ from farm import ledger, settings
 from farm.errors import (
     BadCorpus,
     Cancelled,
+    CheckpointInvalid,
     FarmError,
     Hung,
     LeaseLost,
@@ -42,10 +43,11 @@ from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
 from farm.settings import Settings
 from farm.store import LOG, Store
-from model.checkpoint import first_valid
+from model.checkpoint import valid
 from model.corpus.checks import prepare
 from workers import hardware
 from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, Closing, briefly, result_of, until_heard
+from workers.curve import complete
 from workers.environment import STOP_WAIT_SECONDS, stand_apart
 from workers.group import HOLD_SECONDS, Also, held, places
 from workers.heartbeat import keep
@@ -138,8 +140,8 @@ class _Agent:
             self.closing.acknowledge()
             return 0
         try:
+            self._check_same()  # first: the check would make a folder where the storage is not mounted
             self.store.check()
-            self._check_same()
             self.store.forget_stale_copies()
         except (StorageUnusable, StorageFull) as error:
             return self._refuse(error)
@@ -227,7 +229,6 @@ class _Agent:
         source = self._newest(run, split)
         self.resumed = source.step if source else 0
         split = self._continued(source, split, machine)
-        self.store.bring(run.id, ledger.FILE)  # after the choice: no checkpoint is ahead of its ledger
         leader = machine.parts[0] if isinstance(machine, Mixed) else machine
         threads = leader.threads or max(1, hardware.cores() // leader.accelerators)
         attempt = Attempt(
@@ -242,6 +243,8 @@ class _Agent:
         )
         self.store.begin(run, attempt, study)
         self.attempt = attempt
+        if source:
+            self._complete_curve(run, source)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
             task = self._task(run, study, split, attempt, threads, places(machine, self.node, self.also))
@@ -315,22 +318,42 @@ class _Agent:
         self.closing.pause(reason, node)
 
     def _newest(self, run: Run, split: Plan) -> Checkpoint | None:
-        """The newest checkpoint of any attempt that is whole and belongs to this run; says so when it is not the one
-        that the queue points at."""
-        found = first_valid(self.store.checkpoints(run.id), run, split)
+        """The newest checkpoint of any attempt that can be gone on from: it is whole, it belongs to this run, there is
+        a ledger of every step up to it and the record of its attempt. What is passed over is said, and why."""
+        ledgers: ledger.Ledgers | None = None
+        attempts, unread = self.store.readable_attempts(run.id)
+        for reason in unread:
+            self._note("attempt-invalid", f"{reason} What that attempt took is not counted.")
         expected = until_heard(lambda: self.queue.status(run.id)).checkpoint
-        if expected and (found is None or found.step < expected.step):
-            used = found.step if found else 0
-            detail = f"{expected.path} is damaged or gone: going on from step {used}"
-            self._note("checkpoint-invalid", detail)
-        if found is None:
-            return None
-        epoch, path = int(found.path.parent.parent.name), found.path.relative_to(self.store.root)
-        return Checkpoint(step=found.step, epoch=epoch, path=str(path), sha256=found.sha256)
+        passed = set()
+        for step, epoch, name in self.store.saved(run.id):
+            try:
+                saved = valid(self.store.brought(name), run, split)
+                if saved.step != step:
+                    raise CheckpointInvalid(f"{name} is of step {saved.step}.")
+                if not any(past.epoch == epoch for past in attempts):
+                    raise CheckpointInvalid(f"attempt {epoch} has no record that can be read.")
+                ledgers = ledgers or self.store.ledgers(run.id)  # after the first: none is ahead of its ledger
+                ledgers.until(epoch, step)
+            except CheckpointInvalid as invalid:
+                self._note("checkpoint-invalid", f"{name} is passed over: {invalid}")
+                passed.add(name)
+                continue
+            self._say_lost(expected, passed, step)
+            if beyond := ledgers.beyond(epoch):
+                self._note("ledger-cut", f"{beyond}. What is behind step {step} there does not count.")
+            return Checkpoint(step=step, epoch=epoch, path=name, sha256=saved.sha256)
+        self._say_lost(expected, passed, 0)
+        return None
+
+    def _say_lost(self, expected: Checkpoint | None, passed: set[str], step: int) -> None:
+        """Say so where the checkpoint that the queue points at is not there any more."""
+        if expected and expected.step > step and expected.path not in passed:
+            self._note("checkpoint-invalid", f"{expected.path} is gone: going on from step {step}")
 
     def _continued(self, source: Checkpoint | None, split: Plan, machine: Machine) -> Plan:
         """`split`, or the plan of the attempt that this one goes on from."""
-        for past in self.store.attempts(self.lease.run_id):
+        for past in self.store.readable_attempts(self.lease.run_id)[0]:
             if source and past.epoch == source.epoch:
                 return continued(Plan.model_validate(past.plan), split, machine)
         return split
@@ -343,22 +366,33 @@ class _Agent:
                 lambda: self.closing.record(result_of(self.store, run, split, machine, attempt, outcome))
             )
             self._end(attempt, "succeeded")
+            self._complete_curve(run)
             if not self.closing.finish(result):
                 self._end(attempt, "cancelled")
         elif isinstance(self.end, Cancelled):
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "cancelled")
+            self._complete_curve(run)
             self.closing.acknowledge()
             print(f"Cancelled at step {outcome.step}.")
         elif self.end is None and self.draining.is_set():
             self._is_settled(LAST_SECONDS)
             self._end(attempt, "released")
+            self._complete_curve(run)
             reason = self.closing.release("drained")
             print(f"Given back: {reason}. Step {outcome.step} is saved and the run is queued again.")
         else:
             self._end(attempt, "lost", self.end)
             print(f"Stopped at step {outcome.step}: {self.end or 'the lease is gone'}")
         return 0
+
+    def _complete_curve(self, run: Run, source: Checkpoint | None = None) -> None:
+        """Send what of the ledger's steps never reached Redis, which was full or away when training ended: all of them,
+        or those up to the checkpoint that this attempt goes on from."""
+        with suppress(FarmError, OSError):  # a curve is only to be looked at: the ledger is the record
+            ledgers = self.store.ledgers(run.id)
+            lines = ledgers.until(source.epoch, source.step) if source else ledgers.newest()
+            complete(self.queue, self.lease, lines, run.recipe.tokens_per_step)
 
     def _end(self, attempt: Attempt, outcome: str, error: BaseException | None = None) -> None:
         self.closing.end(attempt, outcome, self._step(), error)
@@ -472,7 +506,11 @@ class _Agent:
 
     def _tell(self, word: str) -> None:
         try:
-            Folder(self.folder).put(STOP_FILE, word.encode())  # whole: half a word would end training with an error
+            here = (
+                Folder(self.store.root) if self.store.bucket else self.store.records
+            )  # which makes no lost storage anew
+            place = self.folder.relative_to(self.store.root)
+            here.put(f"{place}/{STOP_FILE}", word.encode())  # whole: half a word would end training with an error
         except (FarmError, OSError) as error:
             print(f"Training could not be told to stop: {error}")
 

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from farm import ledger
-from farm.errors import Cancelled, Conflict, FarmError, StorageFull, StorageUnusable, Unreachable, WorkerDied
+from farm.errors import (
+    Cancelled,
+    CheckpointInvalid,
+    Conflict,
+    FarmError,
+    StorageFull,
+    StorageUnusable,
+    Unreachable,
+    WorkerDied,
+)
 from farm.machine import Machine
 from farm.planner import Plan
 from farm.queue import Queue
@@ -122,7 +131,10 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
 
     Raises: WorkerDied: the ledger or the outcome is not that of a finished run. Nonfinite: no loss in it counts.
     """
-    lines = store.lines(run.id)
+    try:
+        lines = store.lines(run.id)
+    except CheckpointInvalid as damaged:  # while this attempt trained: the next goes on from where it is whole
+        raise WorkerDied(f"The ledger of the run was damaged while it trained: {damaged}") from None
     totals = ledger.totals(lines)
     if totals.steps != run.recipe.steps:
         raise WorkerDied(f"The ledger holds {totals.steps} steps, the recipe has {run.recipe.steps}.")
@@ -133,7 +145,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
     if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
         raise WorkerDied("Training finished, but did not say how it computed.")
     ended = time.time()
-    before = [store.reached(past) for past in store.attempts(run.id) if past.epoch != attempt.epoch]
+    before = [store.reached(past) for past in store.readable_attempts(run.id)[0] if past.epoch != attempt.epoch]
     seconds = ended - attempt.started + sum(took for _, took in before)
     folder = store.attempt_folder(run.id, attempt.epoch).relative_to(store.root)
     return Result(

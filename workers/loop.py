@@ -1,6 +1,5 @@
 """What every Ray worker process of an attempt runs: model.train, with its losses sent home."""
 
-import math
 import platform
 import threading
 import time
@@ -27,6 +26,7 @@ from model.corpus.checks import prepare
 from model.reduce import join
 from model.train import Signal, train
 from workers import hardware
+from workers.curve import point
 from workers.gauges import Gauges
 from workers.task import PULSE_FILE, STOP_FILE, Task
 
@@ -138,17 +138,9 @@ class _Home:
             return Signal.CONTINUE
 
     def add(self, line: Line) -> None:
-        if not math.isfinite(line.loss_sum):  # a skipped step: the ledger has it, a curve cannot show it
-            return
-        point = Point(
-            step=line.step,
-            loss=line.loss_sum / line.tokens,
-            lr=line.lr,
-            grad_norm=line.grad_norm,
-            tokens_per_second=self._task.run.recipe.tokens_per_step / max(line.seconds, 1e-9),
-        )
-        with self._lock:
-            self._points.append(point)
+        if made := point(line, self._task.run.recipe.tokens_per_step):
+            with self._lock:
+                self._points.append(made)
 
     def saved(self, step: int, path: Path, sha256: str) -> None:
         place = f"{self._task.place}/{path.relative_to(self._task.folder)}"

@@ -29,14 +29,14 @@ from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 
-from farm import serving, settings
+from farm import clerk, serving, settings
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
 from farm.machine import Machine, layered
 from farm.node import Head
 from farm.process import identity
 from farm.queue import Queue
 from farm.run import State
-from farm.server import LOOPBACK, address, doubts, make_home, revive, session, shown
+from farm.server import LOOPBACK, address, doubts, flaws, make_home, named, revive, session, shown
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
@@ -127,7 +127,7 @@ def _serve(
         stack.enter_context(_targets(here.home))
         queue = Queue(redis)
         queue.install()
-        for doubt in doubts(redis):
+        for doubt in [*doubts(redis), *flaws(redis)]:
             log.warning("Redis: %s", doubt)
         head = _head(store)
         _refuse_anothers(queue, head)
@@ -140,6 +140,7 @@ def _serve(
             pid=os.getpid(),
             process=identity(os.getpid()) or "",
             redis=place,
+            server=named(redis),
             dashboard=dashboard,
             units=offered,
             storage=str(here.storage),
@@ -150,6 +151,7 @@ def _serve(
         )
         jobs = Jobs(dashboard, token_path, answering=Answering(dashboard, _cluster_id()))
         _register(queue, classes)
+        stack.enter_context(_clerk(queue))
         ready(facts)
         serving.announce(here, facts)
         stack.enter_context(keeper.watching(queue, folder, facts, head.ray))
@@ -169,6 +171,19 @@ def _serve(
 
 def _cluster_id() -> str:
     return worker._global_node.cluster_id.hex()  # type: ignore[attr-defined]  # None until Ray is up
+
+
+@contextmanager
+def _clerk(queue: Queue) -> Iterator[None]:
+    """Someone who does for submitters what they ask for, whatever the dispatcher waits for."""
+    stop = threading.Event()
+    thread = threading.Thread(target=clerk.listen, args=(queue, stop), name="clerk", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(AGAIN_SECONDS)
 
 
 def _head(store: Store) -> Head:

@@ -4,6 +4,7 @@
 -- ARGV    id
 -- returns {'ok', state}, {'missing'}
 
+refuse_submitters()
 local id = ARGV[1]
 if not get(id, 'state') then
   return { 'missing' }

@@ -103,6 +103,7 @@ local answer = { 'put', states, old, again, adopted, twins }
 if mode == 'preview' then
   return answer
 end
+refuse_submitters()
 
 for i = 1, #old, 2 do
   local id = old[i]

@@ -24,7 +24,9 @@
 --                           sweep once they are final
 --   forgotten       hash    id of a forgotten run -> its last epoch: put again, it begins above that
 --   aside           hash    name of a key that had a wrong type -> where its value is now
---   workers         none    is never there; every verb that is not for submitters looks, and they may not
+--   workers         none    is never there; every verb that writes looks, and submitters may not
+--   taken:<token>   string  a clerk does what that asking is for; for a minute, as the next
+--   said:<token>    string  what came of it, JSON (farm.clerk)
 --   claim:<token>   string  what a claim was answered, while its lease lasts: "<epoch> <id>"
 --   studies         hash    study name -> study, JSON
 --   study:<name>    zset    run ids of the study in the order they were put
@@ -72,8 +74,7 @@ local function tell(event, id, epoch, detail)
   redis.call('XADD', key('events', id), 'MAXLEN', '~', EVENTS, '*', 'event', event, 'epoch', epoch, 'detail', detail)
 end
 
--- The first thing that a verb does that is not for submitters: by their ACL they may not even look at `workers`, so it
--- ends here, before anything is written.
+-- What a verb does before it writes: submitters may write nothing, and may not even look at `workers`, so it ends here.
 local function refuse_submitters()
   redis.call('EXISTS', key('workers'))
 end
@@ -208,7 +209,7 @@ local function erase(id)
   count('forgotten', 1)
 end
 
--- A queued run at once, a running one at its next renewal (Q8). Touches no lease: submitters cancel, too.
+-- A queued run at once, a running one at its next renewal (Q8). Touches no lease.
 local function cancel(id)
   local state = get(id, 'state')
   if state == 'queued' then

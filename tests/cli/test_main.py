@@ -37,7 +37,7 @@ FROZEN: dict[str, list[str]] = {
     "connect": ["HEAD", "--redis", "--home", "--ssh"],
     "join": ["INVITATION|HEAD", "--machine", "--name", "--host"],
     "drain": ["NODE", "--undo", "--json"],
-    "plan": ["STUDY", "--json"],
+    "plan": ["STUDY", "--sd", "--noise", "--json"],
     "submit": ["STUDY", "--wait", "--dry-run", "-y", "--yes", "--json"],
     "runs": ["STUDY", "--arm", "--json"],
     "show": ["RUN", "--json"],
@@ -47,6 +47,7 @@ FROZEN: dict[str, list[str]] = {
     "retry": ["RUN|STUDY", "--cancelled", "--json"],
     "forget": ["RUN|STUDY", "--arm", "--dropped", "--files", "-y", "--yes", "--json"],
     "table": ["STUDY", "--format", "--json"],
+    "effects": ["STUDY", "--json"],
     "compare": ["RUN", "RUN", "--json"],
     "export": ["RUN", "DIR", "--json"],
     "machines": ["--probe", "--json"],
@@ -267,6 +268,7 @@ def test_a_narrow_terminal_breaks_no_number_and_says_what_it_left_out(farm: Farm
     table = [line for line in shown.splitlines() if "remove-dropout" in line or "gradient-clipping" in line]
     assert len(table) == 2
     assert all("cpu" in line and "." in line for line in table), "a row is one line"
+    assert all("±" in line and ("better" in line or "worse" in line) for line in table), "what it is all for stays"
     assert "too narrow for: " in shown
     assert "init; all of it: --json" in shown
     assert "too narrow" not in on_terminal(farm, ["table", "tiny"])

@@ -11,8 +11,8 @@ from farm.forecast import forecast
 from farm.machine import BUILT_IN, Machine, Price
 from farm.node import Node
 from farm.queue import Supply
-from farm.stats import detectable_effect
 from farm.study import load, parse
+from farm.verdict.power import smallest_effect
 
 from .conftest import ROOT, Farm
 
@@ -31,7 +31,7 @@ def test_a_plan_says_runs_split_and_what_can_be_resolved(farm: Farm) -> None:
     by_key = {(row["arm"], row["machine"]): row for row in told["data"]}
     pair = by_key["remove-dropout", "cpu-x2"]
     assert (pair["world"], pair["world"] * pair["microbatch"] * pair["accumulation"]) == (2, 8)
-    assert pair["resolves_sd"] == pytest.approx(detectable_effect(3, 3))
+    assert pair["resolves_sd"] == pytest.approx(smallest_effect(3, 2, 0.025) * 2**0.5), "two arms, two machines"
     assert pair["resolves_nats"] is None
     assert by_key["baseline", "cpu"]["resolves_sd"] is None
 
@@ -52,7 +52,32 @@ def test_measured_speed_and_noise_replace_what_was_unknown(farm: Farm) -> None:
     assert rows[0]["hours"] == pytest.approx(3 * 2560 / 1000 / 3600)
     losses = [3.69 + seed / 1000 for seed in (42, 22, 67)]
     spread = (sum((x - sum(losses) / 3) ** 2 for x in losses) / 2) ** 0.5
-    assert rows[1]["resolves_nats"] == pytest.approx(detectable_effect(3, 3) * spread)
+    assert rows[1]["resolves_nats"] == pytest.approx(smallest_effect(3, 2) * 2**0.5 * spread)
+    assert rows[1]["noise"] == pytest.approx(spread)
+    (stated,) = {row["resolves_nats"] for row in plan_rows(farm, "--sd", "0.012") if row["arm"] != "baseline"}
+    assert stated == pytest.approx(smallest_effect(3, 2) * 2**0.5 * 0.012)
+
+
+def plan_rows(farm: Farm, *words: str, name: str = "tiny") -> list[dict]:
+    return json.loads(farm("plan", farm.file(name=name), "--json", *words).out)["data"]
+
+
+def test_the_noise_of_an_earlier_study_serves_a_new_one(farm: Farm) -> None:
+    farm.put(name="earlier")
+    for loss in (3.50, 3.60, 3.70):
+        claims = [farm.claim() for _ in range(3)]
+        for claim in claims:
+            farm.finish(claim, loss)
+    Path(farm.file(name="later")).write_text(study_text(name="later").replace("width = 16", "width = 8"))
+    told = json.loads(farm("plan", str(farm.folder / "later.toml"), "--noise", "earlier", "--json").out)["data"]
+    assert told[1]["noise"] == pytest.approx(0.1)
+    assert farm("plan", farm.file(), "--noise", "never").code == 3
+
+
+@pytest.mark.parametrize("words", [["--sd", "nan"], ["--sd", "-0.1"], ["--sd", "0"], ["--sd", "1", "--noise", "x"]])
+def test_a_noise_that_is_none_is_refused_by_name(farm: Farm, words: list[str]) -> None:
+    answer = farm("plan", farm.file(), *words)
+    assert (answer.code, "--sd" in answer.err) == (2, True)
 
 
 def test_plan_works_without_redis_and_says_so(farm: Farm) -> None:

@@ -27,12 +27,13 @@ def test_the_page_is_fresh(page: str) -> None:
 def test_every_key_of_a_study_is_there() -> None:
     """Those of the tables that a study holds, and those of a recipe, which an intervention holds as plain tables."""
     told = {title for title, *_ in SECTIONS}
-    assert {f"[{name}]" for name in ("study", "stacks", "policy")} | TABLES <= told
-    assert Study.model_fields.keys() == {"study", "baseline", "interventions", "stacks", "machines", "policy"}
+    assert {f"[{name}]" for name in ("study", "stacks", "policy")} | {"[sweeps.NAME]"} | TABLES <= told
+    tables = {"study", "baseline", "interventions", "sweeps", "stacks", "machines", "policy"}
+    assert Study.model_fields.keys() == tables
     for title, _, model in SECTIONS:
         left_out = {path.rpartition(".")[2] for path in HIDDEN if path.startswith(f"{title}.")}
         names = {row[0].strip("`") for row in keys(title, model)}
-        assert names == model.model_fields.keys() - left_out - (TABLES if model is Change else set())
+        assert names == model.model_fields.keys() - left_out - (TABLES if issubclass(model, Change) else set())
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row[0].__name__}.{row[1].strip('`')}" for row in ROWS])

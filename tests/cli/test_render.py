@@ -25,15 +25,28 @@ def test_tsv_keeps_one_row_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x07" not in out
 
 
-@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)"])
-def test_csv_cells_are_never_formulas_but_numbers_stay_numbers(capsys: pytest.CaptureFixture[str], start: str) -> None:
-    rows = list(csv.reader(io.StringIO(printed(capsys, Format.CSV, start))))
-    assert rows[1] == [f"'{start}", "-0.5"]
+READERS = {Format.CSV: csv.excel, Format.TSV: csv.excel_tab}
 
 
-def test_a_formula_cannot_hide_behind_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = list(csv.reader(io.StringIO(printed(capsys, Format.CSV, "\x00=1+1", "\t=1+1"))))
-    assert [row[0][0] for row in rows[1:]] == ["'", "'"]
+def rows(capsys: pytest.CaptureFixture[str], form: Format, *names: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(printed(capsys, form, *names)), READERS[form]))[1:]
+
+
+@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("start", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "=cmd|' /C calc'!A0", "＝1+1", "-"])  # noqa: RUF001
+def test_no_cell_is_a_formula(capsys: pytest.CaptureFixture[str], form: Format, start: str) -> None:
+    assert rows(capsys, form, start) == [[f"'{start}", "-0.5"]]
+
+
+@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("number", ["-1", "+0.5", "-1e-05", "-1,234.5"])
+def test_a_number_that_is_a_text_stays_a_number(capsys: pytest.CaptureFixture[str], form: Format, number: str) -> None:
+    assert rows(capsys, form, number) == [[number, "-0.5"]]
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_a_formula_cannot_hide_behind_control_characters(capsys: pytest.CaptureFixture[str], form: Format) -> None:
+    assert [row[0][0] for row in rows(capsys, form, "\x00=1+1", "\t=1+1", "\r=1+1")] == ["'"] * 3
 
 
 def test_markdown_and_latex_escape_their_marks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,6 +261,20 @@ def test_logs_are_those_of_the_newest_attempt(farm: Farm) -> None:
     assert told[0] == {"epoch": 1, "line": "first"}
 
 
+def test_logs_in_a_pipe_have_no_escapes_and_no_link_is_followed(farm: Farm) -> None:
+    farm.put(init=(42,))
+    log = farm.store.attempt_folder(farm.claim().run.id, 1) / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("\x1b[31mred\x1b[0m\x1b]0;title\x07\n", encoding="utf-8")
+    assert farm("logs", "cpu-baseline").out == "red]0;title\n"
+    outside = farm.store.root.parent / "secret"
+    log.rename(outside)
+    log.symlink_to(outside)
+    answer = farm("logs", "cpu-baseline")
+    assert (answer.code, answer.out) == (1, "")
+    assert "outside the storage root" in answer.err
+
+
 def test_logs_f_follows_over_a_retry_until_the_run_is_final(farm: Farm) -> None:
     farm.put(init=(42,))
     claim = farm.claim()

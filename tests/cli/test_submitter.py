@@ -1,57 +1,79 @@
 """A person with the credential of docs/cluster.md: to plan, submit, look and cancel, and nothing else."""
 
 import shlex
+import threading
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import pytest
-from redis import Redis
-from results import tiny_study
+from redis.exceptions import NoPermissionError
+from redis_servers import KEPT, OLD_SERVER, redis_servers
+from results import study_text, tiny_study
+from waiting import wait_until
 
+from farm import clerk, study
+from farm.errors import BadStudy, Conflict, NotFound, Unreachable
 from farm.machine import BUILT_IN
 from farm.node import Node
-from farm.queue import Supply
-from farm.run import Attempt
+from farm.queue import Queue, Supply
+from farm.run import Attempt, State
+from farm.server import connect
 
 from .conftest import ROOT, Farm
 
 NODE = Node(id="node-1", name="attic", host="host-1", address="10.0.0.6", units={"cpu": 1})
 
 
-def documented(redis: Redis) -> list[str]:
-    """The words that an administrator pastes, with `%R~` in the third line where the server knows it."""
-    text = (ROOT / "docs" / "cluster.md").read_text()
-    lines = text[text.index("ACL SETUSER alice") :].partition("```")[0].split("\\\n")
-    if int(redis.info("server")["redis_version"].split(".")[0]) >= 7:
-        lines[2] = lines[2].replace("~", "%R~")
-    return shlex.split(" ".join(lines))
+def documented() -> list[str]:
+    """The words that an administrator pastes."""
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    return shlex.split(text[text.index("ACL SETUSER alice") :].partition("```")[0].replace("\\\n", " "))
 
 
-@pytest.fixture
-def alice(farm: Farm, redis: Redis, redis_url: str) -> Iterator[Farm]:
+class Clerk:
+    """What a farm that is up has for submitters."""
+
+    def __init__(self, queue: Queue):
+        self.queue, self.stop = queue, threading.Event()
+        self.thread = threading.Thread(target=clerk.listen, args=(queue, self.stop))
+        self.thread.start()
+        wait_until(lambda: queue.redis.pubsub_numsub(queue.asked)[0][1], "it listens")
+
+    def leave(self) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+@pytest.fixture(params=["the newest server", "Redis 6.2"])
+def alice(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
     """A farm with a node, a result and a running run, and its commands as the submitter types them."""
-    farm.queue.install()
-    farm.queue.register(BUILT_IN["cpu"], "node-1", 60)
-    farm.queue.sight([NODE], 60)
-    farm.queue.provide({"8xa100m40": Supply(most=1)}, 60)
-    farm.put(name="before")
-    farm.finish(farm.claim(), 3.25)
-    farm.claim()
-    redis.execute_command(*documented(redis))
-    place = urlsplit(redis_url)
-    farm.environment["FARM_REDIS_URL"] = f"redis://alice:ALICES-PASSWORD@{place.hostname}:{place.port}/0"
-    try:
-        yield farm
-    finally:
-        redis.execute_command("ACL", "DELUSER", "alice")
+    monkeypatch.chdir(tmp_path)
+    with redis_servers(tmp_path) as serve:
+        url = serve(*KEPT, binary=OLD_SERVER if request.param == "Redis 6.2" else None)
+        with connect(url) as redis:
+            farm = Farm(tmp_path, redis, url)
+            farm.queue.install()
+            farm.queue.register(BUILT_IN["cpu"], "node-1", 60)
+            farm.queue.sight([NODE], 60)
+            farm.queue.provide({"8xa100m40": Supply(most=1)}, 60)
+            farm.put(name="before")
+            farm.finish(farm.claim(), 3.25)
+            farm.claim()
+            redis.execute_command(*documented())
+            farm.environment["FARM_REDIS_URL"] = url.replace("//", "//alice:ALICES-PASSWORD@")
+            there = Clerk(farm.queue)
+            try:
+                yield farm
+            finally:
+                there.leave()
 
 
 def test_all_that_a_submitter_does_works(alice: Farm) -> None:
-    study = alice.file(init=(1,))
+    file = alice.file(init=(1,))
     for words in (
-        ["plan", study],
-        ["submit", study, "--dry-run"],
-        ["submit", study],
+        ["plan", file],
+        ["submit", file, "--dry-run"],
+        ["submit", file],
         ["runs"],
         ["runs", "before"],
         ["show", alice.queue.running()[0].run.id],
@@ -83,8 +105,75 @@ def test_nothing_else_does(alice: Farm, words: list[str]) -> None:
     assert alice.queue.statuses() == before
 
 
-def test_scripts_that_redis_forgot_are_all_back_when_the_farm_goes_on(alice: Farm, redis: Redis) -> None:
-    redis.script_flush()
+BY_HAND = """
+HSET farm:machines cpu x | HSET farm:run:RUN state succeeded | HDEL farm:studies before | HINCRBY farm:counts queued 9
+ZADD farm:queue:cpu -9 RUN | ZADD farm:leases 0 RUN | ZREM farm:leases RUN | DEL farm:leases
+SET farm:said:x y | SET farm:result:RUN y | XADD farm:events:RUN * event x | SADD farm:classes x | INCR farm:sequence
+RPUSH farm:causes:RUN x | PFADD farm:said:x x | SETEX farm:head 1 x | RENAME farm:leases farm:queue:cpu
+EXPIRE farm:leases 1 | SORT farm:leases STORE farm:queue:cpu | COPY farm:leases farm:queue:cpu | MOVE farm:leases 1
+EVAL return 0 | SCRIPT LOAD x | SCRIPT FLUSH | FLUSHALL | FLUSHDB | CONFIG GET requirepass | ACL LIST
+KEYS * | SHUTDOWN NOSAVE | CLIENT KILL TYPE normal | PUBLISH other x | SUBSCRIBE farm:asked | PSUBSCRIBE * | MONITOR
+GET farm:claim:x | HGETALL farm:joined:x | GET other | EXISTS farm:workers
+"""
+
+
+def test_by_hand_nothing_can_be_written(alice: Farm) -> None:
+    run_id = alice.queue.running()[0].id
+    redis = alice.queue.redis
+    before = {key: redis.dump(key) for key in redis.scan_iter()}
+    with connect(alice.environment["FARM_REDIS_URL"]) as hers:
+        for words in BY_HAND.replace("RUN", run_id).replace("\n", "|").split("|"):
+            if words.strip():
+                command = words.split() + ["0"] * words.strip().startswith("EVAL ")
+                with pytest.raises(NoPermissionError):
+                    hers.execute_command(*command)
+    assert {key: redis.dump(key) for key in redis.scan_iter()} == before
+
+
+def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm) -> None:
+    with connect(alice.environment["FARM_REDIS_URL"]) as hers:
+        queue = Queue(hers)
+        with pytest.raises(NotFound, match="no run 'x'"):
+            queue.cancel("x")
+        other = study_text("before").replace("batch = 8", "batch = 4")
+        with pytest.raises(Conflict, match="has results of another"):
+            queue.put(study.parse(other))
+        with pytest.raises(BadStudy, match="the farm cannot read that study"):
+            queue._ask(None, "put", "{}")  # type: ignore[arg-type]
+        for nonsense in ("", "{", "[]", '{"verb":"forget"}', '{"token":"../x","verb":"cancel","name":"x"}', "\xff"):
+            assert hers.publish(queue.asked, nonsense) == 1
+        first, *rest = [run.id for run in tiny_study(init=(5,)).runs()]
+        assert sorted(queue.put(tiny_study(init=(5,)), leaving={first}).new) == sorted(rest)
+        assert queue.cancel(rest[0]) is State.CANCELLED
+
+
+def test_two_clerks_do_once_what_was_asked_once(alice: Farm) -> None:
+    second = Clerk(alice.queue)
+    try:
+        with connect(alice.environment["FARM_REDIS_URL"]) as hers:
+            for seed in range(100, 110):
+                assert len(Queue(hers).put(tiny_study(f"s{seed}", init=(seed,))).new) == 3
+    finally:
+        second.leave()
+
+
+def test_where_no_farm_is_up_a_submitter_is_told_so(alice: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.queue.CLERK_SECONDS", 0.1)
+    alice.queue.redis.client_kill_filter(_type="pubsub")
+    alice.queue.redis.execute_command("ACL", "SETUSER", "alice", "resetchannels", "&farm:asked")
+    alone = Queue(alice.queue.redis, prefix="elsewhere:")
+    with pytest.raises(Unreachable, match="no farm is up that takes what submitters ask for"):
+        alone._ask(None, "cancel", "x")  # type: ignore[arg-type]
+
+
+def test_a_clerk_is_back_after_its_connection_was_lost(alice: Farm) -> None:
+    alice.queue.redis.client_kill_filter(_type="pubsub")
+    with connect(alice.environment["FARM_REDIS_URL"]) as hers:
+        assert len(Queue(hers).put(tiny_study("later", init=(9,))).new) == 3
+
+
+def test_scripts_that_redis_forgot_are_all_back_when_the_farm_goes_on(alice: Farm) -> None:
+    alice.queue.redis.script_flush()
     answer = alice("runs")
     assert (answer.code, "has not loaded the scripts of this version" in answer.err) == (4, True)
     assert alice.queue.claim("cpu", "worker", 60)

@@ -5,9 +5,10 @@ import io
 import json
 
 import pytest
-from results import result
+from results import result, study_text
 
 from farm.machine import Price
+from farm.study import parse
 
 from .conftest import Farm
 
@@ -26,10 +27,11 @@ def test_json_has_the_schema_and_every_field(farm: Farm) -> None:
     told = json.loads(farm("table", "tiny", "--json").out)
     assert told["schema"] == "farm.table/1"
     wanted = {"arm", "machine", "n", "test_loss_mean", "test_loss_sd", "delta", "verdict", "tokens_per_second"}
-    wanted |= {"hours", "init_hash", "runs"}
+    wanted |= {"hours", "init_hash", "runs", "ci_low", "ci_high", "p", "method", "margin", "needs_seeds", "needs_usd"}
     for row in told["data"]:
         assert row.keys() >= wanted
-        assert (row["n"], row["verdict"], len(row["runs"])) == (3, None, 3)
+        assert (row["n"], len(row["runs"])) == (3, 3)
+    assert [row["verdict"] for row in told["data"]] == ["better", None, "worse"]
     assert [row["arm"] for row in told["data"]] == ["remove-dropout", "baseline", "gradient-clipping"]
     assert told["data"][0]["delta"] == pytest.approx(-0.05)
     assert farm("table", "tiny", "--format", "json").out == farm("table", "tiny", "--json").out
@@ -112,13 +114,13 @@ def test_the_hardware_stands_below_what_failed(farm: Farm) -> None:
     assert said.index("failed: ") < said.index("hardware twins: ")
 
 
-def test_tsv_is_rounded_to_what_is_meant_and_has_no_column_that_is_always_empty(farm: Farm) -> None:
+def test_tsv_is_rounded_to_what_is_meant(farm: Farm) -> None:
     farm.put(init=(42, 22))
     farm.finish_all(shift=1 / 3)
     for row in farm("table", "tiny").rows:
-        assert all(len(row[key].partition(".")[2]) <= 6 for key in ("test_loss_mean", "test_loss_sd", "delta"))
+        assert all(len(row[key].partition(".")[2]) <= 6 for key in ("test_loss_sd", "delta", "ci_low", "p"))
         assert row["tokens_per_second"] == "1000"
-        assert "verdict" not in row
+        assert bool(row["ci_low"]) == bool(row["p"]) == bool(row["method"]) == (row["arm"] != "baseline")
 
 
 def test_fewer_seeds_than_asked_are_said(farm: Farm) -> None:
@@ -150,3 +152,61 @@ def test_rows_that_saw_other_tokens_are_named_with_the_reason(farm: Farm) -> Non
     assert "999999999999 (1970-01-01), not eeeeeeeeeeee (1970-01-01)" in answer.err
     compared = farm("compare", "cpu-baseline", "cpu-remove").err
     assert "the test losses cannot be compared: the validation split of" in compared
+
+
+def put_noisy(farm: Farm, init: tuple[int, ...], name: str = "tiny") -> None:
+    """Finish a study whose arms differ by -0.05 and 0.004, with a noise of about 0.01."""
+    farm.put(name=name, init=init)
+    shift = {"baseline": 0.0, "remove-dropout": -0.05, "gradient-clipping": 0.004}
+    while farm.queue.queued().get("cpu"):
+        claim = farm.claim()
+        run = claim.run
+        noise = (run.seeds.init * len(run.arm) * 7919 % 21 - 10) / 1000
+        farm.finish(claim, 3.69 + shift[run.arm] + noise)
+
+
+def test_people_read_the_interval_the_verdict_the_method_and_what_is_missing(farm: Farm) -> None:
+    put_noisy(farm, (1, 2, 3, 4, 5))
+    shown = farm("table", "tiny", "--format", "md").out
+    rows = json.loads(farm("table", "tiny", "--json").out)["data"]
+    arm = next(row for row in rows if row["arm"] == "remove-dropout")
+    half = arm["ci_high"] - arm["delta"]
+    assert arm["verdict"] == "better"
+    assert f"| {arm['delta']:+.4f} ± {half:.4f} | better |" in shown
+    assert "- ± is the half-width of a 95 % interval, for all 2 comparisons at once" in shown
+    assert "- method: paired differences" in shown
+    other = next(row for row in rows if row["arm"] == "gradient-clipping")
+    assert (other["verdict"], other["margin"]) == ("unresolved", None)
+    assert f"gradient-clipping on cpu: {other['needs_seeds']:,} more seed pairs would show" in shown
+    assert f"{other['needs_runs']:,} runs" in shown
+
+
+def test_a_margin_in_the_study_makes_arms_the_same(farm: Farm) -> None:
+    text = study_text(init=(1, 2, 3)).replace('name = "tiny"', 'name = "tiny"\nmargin = 0.2')
+    farm.queue.put(parse(text))
+    shift = {"baseline": 0.0, "remove-dropout": -0.01, "gradient-clipping": 0.01}
+    while farm.queue.queued().get("cpu"):
+        claim = farm.claim()
+        farm.finish(claim, 3.69 + shift[claim.run.arm] + claim.run.seeds.init * len(claim.run.arm) / 1e4)
+    rows = json.loads(farm("table", "tiny", "--json").out)["data"]
+    assert {(row["rank"], row["verdict"], row["margin"]) for row in rows if row["arm"] != "baseline"} == {
+        (1, "same", 0.2)
+    }
+
+
+@pytest.mark.parametrize("margin", ["-0.1", "0.0", "nan", "inf", '"small"'])
+def test_a_margin_that_is_none_is_refused_by_name(farm: Farm, margin: str) -> None:
+    text = study_text().replace('name = "tiny"', f'name = "tiny"\nmargin = {margin}')
+    answer = farm("plan", "-", reads=text)
+    assert (answer.code, "study.margin" in answer.err) == (2, True)
+
+
+def test_a_single_run_says_what_one_run_resolves(farm: Farm) -> None:
+    farm.put(init=(1, 2, 3))
+    claims = [farm.claim() for _ in range(9)]
+    for claim in claims:
+        if claim.run.arm == "baseline" or claim.run.seeds.init == 1:
+            farm.finish(claim, 3.69 + claim.run.seeds.init / 100)
+    said = farm("table", "tiny").err
+    assert "method: one run against a set of runs: a prediction interval" in said
+    assert "baseline on cpu: SD 0.0100 over 3 runs; one more of its runs lies within 0.0497 of its mean" in said

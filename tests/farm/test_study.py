@@ -2,7 +2,10 @@
 
 import pickle
 import random
+import re
 from contextlib import suppress
+from itertools import combinations
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,6 +137,114 @@ def test_each_arm_of_a_factorial_design_holds_exactly_its_interventions() -> Non
         assert (arm.recipe.model.dropout == 0.0) == ("a" in arm.changes)
         assert (arm.recipe.train.clip_grad_norm == 3.5) == ("b" in arm.changes)
         assert (arm.recipe.train.learning_rate == 1e-3) == ("c" in arm.changes)
+
+
+SEVEN = "".join(
+    f"[interventions.{name}]\n{patch}\n"
+    for name, patch in {
+        "a": "model.dropout = 0.0",
+        "b": "train.clip_grad_norm = 3.5",
+        "c": "train.learning_rate = 1e-3",
+        "d": "train.eps = 1e-9",
+        "e": "train.weight_decay = 0.0",
+        "f": "model.qkv_bias = true",
+        "g": "model.tie_weights = true",
+    }.items()
+)
+
+
+@pytest.mark.parametrize(
+    ("k", "resolution", "count"), [(3, 3, 4), (5, 5, 16), (5, 4, 16), (5, 3, 8), (6, 5, 32), (7, 4, 16), (7, 5, 64)]
+)
+def test_a_fraction_has_its_resolution_and_holds_the_baseline(k: int, resolution: int, count: int) -> None:
+    """Resolution from its definition: no product of fewer than R columns is constant (Box & Hunter 1961)."""
+    text = (
+        head(design='"fraction"', resolution=str(resolution))
+        + "[interventions."
+        + "[interventions.".join(SEVEN.split("[interventions.")[1 : k + 1])
+    )
+    arms = parse(text).arms()
+    assert (arms[0].changes, len(arms), len({arm.recipe for arm in arms})) == ((), count, count)
+    signs = [[1 if name in arm.changes else -1 for name in "abcdefg"[:k]] for arm in arms]
+    for size in range(1, resolution):
+        for columns in combinations(range(k), size):
+            assert len({prod(row[column] for column in columns) for row in signs}) == 2, columns
+
+
+def test_a_resolution_is_that_of_a_fraction() -> None:
+    assert faults(head(design='"factorial"', resolution="4") + THREE) == [
+        "study.resolution: is that of a fraction, and study.design is 'factorial'; leave it out."
+    ]
+
+
+def test_arms_of_many_long_names_are_named_by_a_digit_for_each() -> None:
+    long = re.sub(r"interventions\.(\w)", r"interventions.\1-with-a-long-name", SEVEN)
+    found = arms(head(design='"fraction"', resolution="4") + long)
+    assert len(found) == len(set(found)) == 16
+    assert "mix-1110100" in found or all(re.fullmatch("baseline|mix-[01]{7}", name) for name in found)
+
+
+def test_a_sweep_is_an_arm_for_each_value_but_the_baselines() -> None:
+    text = HEAD + "[sweeps.lr]\ntrain.learning_rate = [2e-4, 4e-4, 8e-4]\nmodel.dropout = 0.1\nseeds = [[1, 2]]\n"
+    found = parse(text).arms()
+    assert [(arm.name, arm.recipe.train.learning_rate) for arm in found] == [
+        ("baseline", 4e-4),
+        ("lr-0.0002", 2e-4),
+        ("lr-0.0008", 8e-4),
+    ]
+    assert [arm.seeds for arm in found[1:]] == [(Seeds(init=1, train=2),)] * 2
+
+
+def test_a_grid_crosses_its_lists_and_its_arms_may_be_stacked() -> None:
+    text = (
+        HEAD
+        + THREE
+        + (
+            "[sweeps.g]\ngrid = true\ntrain.learning_rate = [2e-4, 8e-4]\n"
+            "train.schedule = [{ kind = 'constant' }, { kind = 'warmup-cosine', warmup = 0.05, floor = 0.1 }]\n"
+            "[stacks]\nboth = ['g-0.0008-constant', 'a']\n"
+        )
+    )
+    found = {arm.name: arm for arm in parse(text).arms()}
+    assert [name for name in found if name.startswith("g-")] == [
+        "g-0.0002-constant",
+        "g-0.0002-warmup-cosine-0.05-0.1",
+        "g-0.0008-constant",
+        "g-0.0008-warmup-cosine-0.05-0.1",
+    ]
+    both = found["both"].recipe
+    assert (both.train.learning_rate, both.model.dropout) == (8e-4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (
+            "train.learning_rate = 2e-4",
+            "sweeps.s: no field has a list of values; write train.learning_rate = [2e-4, 4e-4].",
+        ),
+        ("train.learning_rate = []", "sweeps.s.train.learning_rate: the list is empty."),
+        ("train.learning_rate = [1e-3, 1e-3]", "sweeps.s.train.learning_rate: the list names a value twice."),
+        (
+            "train.learning_rate = [1e-3]\nmodel.dropout = [0.0]",
+            "sweeps.s: model.dropout and train.learning_rate have a list each;"
+            " write grid = true to cross them, or make them two sweeps.",
+        ),
+        (
+            "model.dropout = [0.3, 2.0]",
+            "sweeps.s.model.dropout: must be less than 1, not 2.0; for 2 % write dropout = 0.02.",
+        ),
+        ("grid = true\nmodel.dropot = [0.3]", "sweeps.s.model.dropot: unknown key; did you mean 'dropout'?"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_says_where(sweep: str, said: str) -> None:
+    (fault,) = faults(f"{HEAD}[sweeps.s]\n{sweep}\n")
+    assert fault == said
+
+
+def test_a_sweeps_arm_has_a_name_of_its_own() -> None:
+    text = HEAD + "[interventions.'s-0.3']\nmodel.dropout = 0.2\n[sweeps.s]\nmodel.dropout = [0.3]\n"
+    assert faults(text) == ["sweeps.s: another arm is called s-0.3 already."]
 
 
 def test_two_interventions_that_agree_on_a_field_may_be_stacked() -> None:

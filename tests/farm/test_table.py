@@ -7,7 +7,9 @@ import pytest
 from results import result, study_text, tiny_study
 
 from farm import cohort
-from farm.forecast import baseline_sd
+from farm.advice import advice
+from farm.forecast import baseline_sd, forecast
+from farm.machine import BUILT_IN
 from farm.queue import Queue
 from farm.result import Result
 from farm.run import Run
@@ -38,8 +40,8 @@ def test_arms_are_ranked_by_mean_with_sd_over_n_minus_1_and_delta_to_the_baselin
     assert [(row.rank, row.arm) for row in table.rows] == [
         (1, "remove-dropout"),
         (2, "baseline"),
-        (3, "gradient-clipping"),
-    ]
+        (2, "gradient-clipping"),
+    ], "what the noise does not tell from the baseline shares its rank"
     best, losses = row(table, "remove-dropout"), list(LOSSES["remove-dropout"].values())
     assert best.n == 3
     assert best.test_loss_mean == pytest.approx(statistics.mean(losses), abs=1e-12)
@@ -49,7 +51,7 @@ def test_arms_are_ranked_by_mean_with_sd_over_n_minus_1_and_delta_to_the_baselin
     assert best.hours == pytest.approx(0.01)
     assert best.tokens_per_second == 1000.0
     assert len(best.runs) == 3
-    assert best.verdict is None
+    assert [row.verdict for row in table.rows] == ["better", None, "unresolved"]
 
 
 def test_one_seed_has_no_sd() -> None:
@@ -69,7 +71,7 @@ def test_each_machine_has_its_own_ranking_against_its_own_baseline() -> None:
     members = runs(("cpu", "cpu-x2"))
     shifted = [r for run in members for r in finished([run], 0.5 if run.machine == "cpu-x2" else 0.0)]
     table = rank(shifted)
-    assert [(r.machine, r.rank) for r in table.rows] == [(m, k) for m in ("cpu", "cpu-x2") for k in (1, 2, 3)]
+    assert [(r.machine, r.rank) for r in table.rows] == [(m, k) for m in ("cpu", "cpu-x2") for k in (1, 2, 2)]
     assert row(table, "remove-dropout", "cpu-x2").delta == pytest.approx(row(table, "remove-dropout").delta, abs=1e-12)
     without = rank([r for r in shifted if (r.arm, r.machine) != ("baseline", "cpu-x2")])
     assert row(without, "remove-dropout", "cpu-x2").delta is None
@@ -166,7 +168,7 @@ def test_an_arm_that_saw_other_tokens_is_set_aside_with_both_fingerprints_and_da
     assert apart.aside.startswith(f"the {split} split of builtin:python-reference held other tokens: {'9' * 12}")
     usual = {"head": "c", "trained": "d", "tested": "e"}[field] * 12
     assert f"{'9' * 12} (1970-01-05), not {usual} (1970-01-01)" in apart.aside
-    assert [(r.arm, r.rank) for r in table.rows if r.rank] == [("baseline", 1), ("gradient-clipping", 2)]
+    assert [(r.arm, r.rank) for r in table.rows if r.rank] == [("baseline", 1), ("gradient-clipping", 1)]
 
 
 def test_where_the_baseline_itself_saw_both_most_of_its_runs_decide() -> None:
@@ -214,6 +216,58 @@ def test_without_a_common_test_another_corpus_is_another_evaluation() -> None:
         "other-corpus": "source builtin:python-reference and /data/other",
         "short": "context 32 and 16",
     }
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [
+        ({"train": {"batch": 16}}, "trained with other batch: 16, not 8"),
+        ({"train": {"reduction": "canonical", "canonical_microbatch": 4}}, "other reduction: canonical, not fast"),
+    ],
+)
+def test_rows_of_other_batches_or_reductions_are_never_ranked_together(patch: dict, says: str) -> None:
+    study = tomllib.loads(study_text())
+    study["interventions"]["otherwise"] = patch
+    built = build(study)
+    results = [result(run, LOSSES.get(run.arm, LOSSES["baseline"])[run.seeds.init]) for run in built.runs()]
+    apart = row(rank(results), "otherwise")
+    assert (apart.rank, apart.delta, apart.verdict) == (None, None, None)
+    assert says in (apart.aside or "")
+    assert row(rank(results), "remove-dropout").verdict == "better"
+    assert set(cohort.trained_apart(built.arms())) == {"otherwise"}
+    assert any("arm otherwise: trained otherwise than the baseline" in text for text in advice(built, BUILT_IN))
+    assert {one.resolves_sd is None for one in forecast(built, BUILT_IN).estimates if one.arm == "otherwise"} == {True}
+
+
+def test_other_kernels_are_set_aside_on_their_machine_and_compared_across_machines() -> None:
+    members = runs(("cpu-x1", "cpu-x2"))
+    results = [
+        r.model_copy(update={"kernels": ("torch",)}) if r.machine == "cpu-x2" or r.run_id == members[4].id else r
+        for r in finished(members)
+    ]
+    table = rank(results)
+    (apart,) = [row for row in table.rows if row.aside]
+    assert (apart.n, apart.aside) == (1, "trained with other kernels: torch, not farm")
+    assert table.twins, "another machine may have other kernels: that is part of what hardware does"
+
+
+def test_no_baseline_failed_ones_and_ties_are_judged_for_what_they_are() -> None:
+    others = [r for r in finished(runs()) if r.arm != "baseline"]
+    assert {r.verdict for r in rank(others).rows} == {None}
+    assert [r.rank for r in rank(others).rows] == [1, 2], "what tells two arms apart needs no baseline"
+    tied = rank([r.model_copy(update={"test_loss": 3.6}) for r in finished(runs())], margin=0.01)
+    assert {(r.rank, r.verdict) for r in tied.rows} == {(1, None), (1, "same")}
+    alone = rank(finished(runs(init=(42,))))
+    assert {(r.rank, r.verdict, r.method) for r in alone.rows if r.arm != "baseline"} == {(1, "unresolved", None)}
+
+
+def test_what_is_unresolved_says_what_would_resolve_it_and_at_what_price() -> None:
+    priced = [r.model_copy(update={"usd": 2.0}) for r in finished(runs())]
+    arm = row(rank(priced), "gradient-clipping")
+    assert arm.verdict == "unresolved"
+    assert arm.needs_seeds
+    assert (arm.needs_runs, arm.needs_usd) == (2 * arm.needs_seeds, 4.0 * arm.needs_seeds)
+    assert arm.needs_hours == pytest.approx(0.02 * arm.needs_seeds)
 
 
 def test_runs_that_saw_other_tokens_are_no_twins() -> None:
@@ -273,8 +327,8 @@ def test_a_mixed_group_says_so_and_is_ranked_with_nobody_else() -> None:
     members = runs(("cpu", "cpu-x1+cpu-x2"))
     table = rank([r for run in members for r in finished([run], -0.5 if "+" in run.machine else 0.0)])
     assert [(r.machine, r.mixed, r.rank) for r in table.rows] == [
-        *(("cpu", False, place) for place in (1, 2, 3)),
-        *(("cpu-x1+cpu-x2", True, place) for place in (1, 2, 3)),
+        *(("cpu", False, place) for place in (1, 2, 2)),
+        *(("cpu-x1+cpu-x2", True, place) for place in (1, 2, 2)),
     ]
     assert row(table, "remove-dropout", "cpu-x1+cpu-x2").delta == pytest.approx(row(table, "remove-dropout").delta)
     assert table.twins == (), "what differs is no one machine's doing"

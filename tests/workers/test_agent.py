@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,11 +16,11 @@ from waiting import wait_until
 from worlds import planned
 
 from farm import ledger, study
-from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, WorkerDied
+from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, StorageUnusable, WorkerDied
 from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
 from farm.node import Head, Node
-from farm.queue import Claim, Queue
+from farm.queue import Claim, Point, Queue
 from farm.result import Fingerprints, Outcome, Provenance, Tokens
 from farm.run import Attempt, Checkpoint, Run, State
 from farm.server import Server
@@ -180,32 +181,117 @@ def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Pa
     )
 
 
+def attempt_of(agent: _Agent, claim: Claim, checkpoints: tuple[int, ...], begun: tuple[int, int] | None = None) -> None:
+    """What an attempt leaves that wrote `checkpoints` and stopped after the last. `begun`: the epoch and step it went
+    on from."""
+    plan = planned(claim.run, 1, claim.run.recipe.train.batch)
+    past = Attempt(run_id=claim.run.id, epoch=claim.lease.epoch, worker="w", plan=plan.model_dump(), started=1.0)
+    folder = agent.store.begin(claim.run, past)
+    from_epoch, from_step = begun or (None, 0)
+    with Writer(folder / FILE, claim.lease.epoch, from_epoch, from_step) as written:
+        for step in range(from_step + 1, checkpoints[-1] + 1):
+            written.append(Line(step, 64, 3.0, 1e-3, 1.0, False, False, 0.1))
+    for step in checkpoints:
+        contents = Contents(step, {"w": np.full(9, step, np.float32)}, {}, {})
+        write(folder / "checkpoints", Identity.of(claim.run, plan), contents)
+        agent.mirror.settle(0)
+
+
+def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, int] | None, list[tuple[str, str]]]:
+    """The epoch and step that the run goes on from when it is claimed again, and what is said about it."""
+    queue.release(claim.lease, "drained")
+    again = queue.claim("cpu", "worker", 60)
+    assert again is not None
+    plan = planned(claim.run, 1, claim.run.recipe.train.batch)
+    found = _Agent(here, queue, again.lease, "job", "node")._newest(claim.run, plan)
+    told = [(event.event, event.detail) for event in queue.events(claim.run.id) if event.epoch == again.lease.epoch]
+    said = [(event, detail) for event, detail in told if event.endswith(("-invalid", "-cut"))]
+    return found and (found.epoch, found.step), said
+
+
 @pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_a_damaged_checkpoint_is_noted_and_the_next_older_taken(
+def test_every_damaged_checkpoint_is_noted_and_the_next_older_taken(
     kind: str, queue: Queue, tmp_path: Path, s3_uri: str
 ) -> None:
     storage = s3_uri if kind == "s3" else tmp_path / "storage"
     first, second = (Settings(home=tmp_path / node, storage=storage) for node in ("node-1", "node-2"))
     queue.put(tiny_study())
-    claim = queue.claim("cpu", "worker", 60)
-    assert claim is not None
-    plan = planned(claim.run, 1, claim.run.recipe.train.batch)
-    agent = _Agent(first, queue, claim.lease, "job", "node")
-    for step in (3, 5):
-        contents = Contents(step, {"w": np.full(9, step, np.float32)}, {}, {})
-        saved = write(agent.folder / "checkpoints", Identity.of(claim.run, plan), contents)
-        agent.mirror.settle(0)
-    pointer = Checkpoint(step=5, epoch=1, path=f"runs/{claim.run.id}/1/checkpoints/{saved.path.name}", sha256="")
-    queue.checkpoint(claim.lease, pointer)
-    agent.store.records.put(f"{pointer.path}/weights.safetensors", b"flipped")
-    queue.release(claim.lease, "drained")
-    again = queue.claim("cpu", "worker", 60)
-    assert again is not None
-    found = _Agent(second, queue, again.lease, "job", "node")._newest(claim.run, plan)
-    assert found is not None
-    assert (found.step, found.epoch) == (3, 1)
-    (noted,) = [event for event in queue.events(claim.run.id) if event.event == "checkpoint-invalid"]
-    assert "step-00000005 is damaged or gone: going on from step 3" in noted.detail
+    for epoch, checkpoints in ((1, (2, 3)), (2, (5, 7))):
+        claim = queue.claim("cpu", "worker", 60)
+        assert claim is not None
+        agent = _Agent(first, queue, claim.lease, "job", "node")
+        attempt_of(agent, claim, checkpoints, begun=(1, 3) if epoch == 2 else None)
+        if epoch == 1:
+            queue.release(claim.lease, "drained")
+    place = f"runs/{claim.run.id}/2/checkpoints"
+    queue.checkpoint(claim.lease, Checkpoint(step=3, epoch=1, path=f"{place}/step-00000003", sha256=""))
+    for name in ("step-00000007/weights.safetensors", "step-00000005/state.json"):
+        agent.store.records.put(f"{place}/{name}", b"flipped")
+    went_on, said = resumption(queue, claim, second)
+    assert went_on == (1, 3)
+    assert [(event, detail.split(":")[0]) for event, detail in said] == [
+        ("checkpoint-invalid", f"{place}/step-00000007 is passed over"),
+        ("checkpoint-invalid", f"{place}/step-00000005 is passed over"),
+    ], "though the queue, which had heard of neither, points at an older one"
+
+
+def spoilt(how: str, run_folder: Path) -> None:
+    """Attempt 1 ended at step 3, and attempt 2 went on from there to step 7 with checkpoints at 5 and 7."""
+    first, second = run_folder / "1", run_folder / "2"
+    steps = (second / FILE).read_bytes().splitlines(keepends=True)  # a header, and steps 4 to 7
+    match how:
+        case "attempt 1 deleted":
+            shutil.rmtree(first)
+        case "ledger of attempt 1 deleted":
+            (first / FILE).unlink()
+        case "ledger of attempt 2 emptied":
+            (second / FILE).write_bytes(b"")
+        case "ledger of attempt 2 is a folder":
+            (second / FILE).unlink()
+            (second / FILE).mkdir()
+        case "record of attempt 2 damaged":
+            (second / "attempt.json").write_bytes(b"{")
+        case "a bad tail":
+            (second / FILE).write_bytes(b"".join(steps) + b"12\n")
+        case "a bad middle":
+            (second / FILE).write_bytes(b"".join([*steps[:3], b'{"step": 6}\n', *steps[4:]]))
+        case "a checkpoint that leads out":
+            (second / "checkpoints" / "step-00000009").symlink_to("/etc")
+        case "weights that lead out":
+            weights = second / "checkpoints" / "step-00000007" / "weights.safetensors"
+            weights.rename(run_folder.parent / "elsewhere")
+            weights.symlink_to(run_folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("how", "goes_on", "events"),
+    [
+        ("attempt 1 deleted", None, ["checkpoint-invalid"] * 2),
+        ("ledger of attempt 1 deleted", None, ["checkpoint-invalid"] * 3),
+        ("ledger of attempt 2 emptied", (1, 3), ["checkpoint-invalid"] * 2),
+        ("ledger of attempt 2 is a folder", (1, 3), ["checkpoint-invalid"] * 2),
+        ("record of attempt 2 damaged", (1, 3), ["attempt-invalid", *["checkpoint-invalid"] * 2]),
+        ("a bad tail", (2, 7), ["ledger-cut"]),
+        ("a bad middle", (2, 5), ["checkpoint-invalid", "ledger-cut"]),
+        ("a checkpoint that leads out", (2, 7), ["checkpoint-invalid"]),
+        ("weights that lead out", (2, 5), ["checkpoint-invalid"]),
+    ],
+)
+def test_a_run_goes_on_only_where_checkpoint_ledger_and_record_are_whole(
+    how: str, goes_on: tuple[int, int] | None, events: list[str], queue: Queue, tmp_path: Path
+) -> None:
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+    queue.put(tiny_study())
+    for begun, checkpoints in ((None, (3,)), ((1, 3), (5, 7))):
+        claim = queue.claim("cpu", "worker", 60)
+        assert claim is not None
+        attempt_of(_Agent(here, queue, claim.lease, "job", "node"), claim, checkpoints, begun)
+        if begun is None:
+            queue.release(claim.lease, "drained")
+    spoilt(how, tmp_path / "storage" / "runs" / claim.run.id)
+    went_on, said = resumption(queue, claim, here)
+    assert went_on == goes_on, said
+    assert [event for event, _ in said] == events, said
 
 
 def test_q7_a_group_without_all_its_units_gives_the_run_back(queue: Queue, tmp_path: Path) -> None:
@@ -490,3 +576,42 @@ def test_an_agent_imports_no_torch() -> None:
     """Each of a run's processes would import it anew: 1.5 s of a core and 200 MB, in the way of the one that trains."""
     code = "import sys, workers.agent; assert 'ray.train' in sys.modules; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_curve_is_completed_from_the_ledger_when_it_begins_and_ends(queue: Queue, tmp_path: Path) -> None:
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = _Agent(Settings(home=tmp_path, storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    attempt_of(agent, claim, (1500,))
+    queue.record(claim.lease, [Point(step=1, loss=3.0, lr=1e-3, grad_norm=1.0, tokens_per_second=1.0)])
+    agent._complete_curve(claim.run, Checkpoint(step=700, epoch=1, path="", sha256=""))
+    assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 701)), "no gap where one was killed"
+    agent._complete_curve(claim.run)
+    assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 1501))
+
+
+def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Path) -> None:
+    """By whoever had it open, nor by an agent that starts meanwhile: renamed back, it would lie inside the new one."""
+    storage = tmp_path / "storage"
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    store = Store(storage)
+    queue.publish(Head(host="head", ray="h:1", software=SOFTWARE, sources="/s", storage=store.uri, marker=store.mark()))
+    here = Settings(home=tmp_path / "home", storage=storage)
+    agent = _Agent(here, queue, claim.lease, "job", "node")
+    attempt_of(agent, claim, (3,))
+    storage.rename(tmp_path / "renamed")
+    plan = planned(claim.run, 1, claim.run.recipe.train.batch)
+    agent._tell("STOP")
+    contents = Contents(4, {"w": np.full(9, 4, np.float32)}, {}, {})
+    with pytest.raises(OSError, match="No such file"):
+        write(agent.folder / "checkpoints", Identity.of(claim.run, plan), contents)
+    with pytest.raises(StorageUnusable, match=r"is not there any more\. Mount it again"):
+        store.keep(tiny_study())
+    assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
+    assert not storage.exists()
+    assert queue.status(claim.run.id).state is State.QUEUED
+    (tmp_path / "renamed").rename(storage)
+    store.keep(tiny_study())

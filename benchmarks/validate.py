@@ -1,0 +1,207 @@
+"""`make validate`: the verdicts tried on simulated studies whose truth is known; writes docs/validation.md.
+
+`make test` runs the same cells on fewer studies. Everything is seeded: a cell gives the same figures on every machine.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import t
+
+from farm.verdict import dunnett, paired, power, unpaired
+from farm.verdict.inference import ALPHA
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "validation.md"
+STUDIES = 20_000
+ARMS = (1, 3, 8)
+SEEDS = range(2, 11)
+
+# SDs of a run: the baseline's, then the arms'.
+VARIANCES: dict[str, Callable[[int], np.ndarray]] = {
+    "equal": lambda k: np.ones(k + 1),
+    "one arm x2": lambda k: np.r_[1, 2, np.ones(k - 1)],
+    "one arm x4": lambda k: np.r_[1, 4, np.ones(k - 1)],
+    "every second arm x4": lambda k: np.r_[1, np.where(np.arange(k) % 2, 1, 4)],
+    "all arms x4": lambda k: np.r_[1, np.full(k, 4)],
+    "baseline x4": lambda k: np.r_[4, np.ones(k)],
+}
+# Of one run nothing tells how noisy it is. The last is outside the promise, and shown for what it costs.
+ONE_RUN = {"equal": 1.0, "arms x0.5": 0.5, "arms x2 (outside the promise)": 2.0}
+
+
+class Seen(NamedTuple):
+    """Simulated studies without any effect: what their tests said. Arrays are (studies, arms)."""
+
+    delta: np.ndarray
+    half: np.ndarray  # of the simultaneous 95 % intervals
+    narrow: np.ndarray  # of those of the equivalence test
+
+    @property
+    def wrong(self) -> float:
+        """Share of studies that call any arm better or worse; one less it is the simultaneous coverage."""
+        return float((np.abs(self.delta) > self.half).any(-1).mean())
+
+    @property
+    def wrong_same(self) -> float:
+        """Share of studies that call any arm `same` when all differ by just a margin that is wide for their noise."""
+        return float((self.delta + self.narrow < 0).any(-1).mean())
+
+    def found(self, effect: float) -> float:
+        """Share of studies that find the first arm better or worse when it differs by `effect`."""
+        return float((np.abs(self.delta[:, 0] + effect) > self.half[:, 0]).mean())
+
+
+class Cell(NamedTuple):
+    """One kind of study, and how often its verdicts are wrong or miss what is there."""
+
+    kind: str
+    seeds: str
+    arms: int
+    variances: str
+    wrong: float
+    wrong_same: float
+    power: float | None  # at the effect for which the planner promises 80 %; equal variances only
+    is_promised: bool = True
+
+
+def pairs(n: int, sds: np.ndarray, studies: int, generator: np.random.Generator) -> Seen:
+    """Arms and baseline on the same `n` seed pairs, judged as farm.verdict.inference judges one study."""
+    runs = generator.standard_normal((studies, n, len(sds))) * sds
+    differences, k = runs[..., 1:] - runs[..., :1], len(sds) - 1
+    together, alone = paired.pooled(differences), paired.own(differences)
+    objects = paired.objects(differences)[:, None]
+
+    def half(sides: int) -> np.ndarray:
+        pooled = dunnett.critical_blocks(k, together.df, ALPHA, sides)[:, None] * together.error
+        return np.where(objects, t.isf(ALPHA * paired.AFTER_A_LOOK / sides / k, n - 1) * alone.error, pooled)
+
+    return Seen(together.delta, half(2), half(1))
+
+
+def sets(n: int, m: int, sds: np.ndarray, studies: int, generator: np.random.Generator) -> Seen:
+    """Arms of `n` runs against `m` of the baseline, no seeds shared."""
+    k = len(sds) - 1
+    baseline = generator.standard_normal((studies, 1, m)) * sds[0]
+    arms = generator.standard_normal((studies, k, n)) * sds[1:, None]
+    found = unpaired.means(arms, baseline)
+    half = [unpaired.critical(found, level / k) * found.error for level in (ALPHA, 2 * ALPHA)]
+    return Seen(found.delta, half[0], half[1])
+
+
+def single(m: int, k: int, sd: float, studies: int, generator: np.random.Generator) -> Seen:
+    """Arms of one run each against `m` of the baseline."""
+    baseline = generator.standard_normal((studies, m))
+    delta = sd * generator.standard_normal((studies, k)) - baseline.mean(1, keepdims=True)
+    error = baseline.std(1, ddof=1, keepdims=True) * (1 + 1 / m) ** 0.5 * np.ones((1, k))
+    edges = [dunnett.critical(unpaired.one_run_correlation(m, k), m - 1, ALPHA, sides) for sides in (2, 1)]
+    return Seen(delta, edges[0] * error, edges[1] * error)
+
+
+def cells(studies: int = STUDIES, arms: Sequence[int] = ARMS, seeds: Sequence[int] = SEEDS) -> Iterator[Cell]:
+    """Every kind of study: paired, unpaired and single runs, with 1 to 10 seeds, equal and unequal variances."""
+    for k, n in product(arms, seeds):
+        for name, of in VARIANCES.items():
+            if k == 1 and name == "every second arm x4":
+                continue
+            pair = partial(pairs, n, of(k), studies)
+            effect = None if name != "equal" else (power.smallest_effect(n, k) or 0) * 2**0.5
+            yield _cell("paired", f"{n}", k, name, pair, effect)
+            for m in sorted({n, 10}):
+                effect = None if name != "equal" else power.smallest_of_sets(n, m, k)
+                yield _cell("unpaired", f"{n} and {m}", k, name, partial(sets, n, m, of(k), studies), effect)
+    for k, m in product(arms, seeds):
+        for name, sd in ONE_RUN.items():
+            effect = None if name != "equal" else power.smallest_of_one(m, k)
+            cell = _cell("one run", f"1 and {m}", k, name, partial(single, m, k, sd, studies), effect)
+            yield cell._replace(is_promised=sd <= 1)
+
+
+def _cell(
+    kind: str, seeds: str, k: int, name: str, studies: Callable[[np.random.Generator], Seen], effect: float | None
+) -> Cell:
+    seed = [ord(letter) for letter in f"{kind} {seeds} {k} {name}"]
+    seen = studies(np.random.default_rng(seed))
+    found = None if effect is None else seen.found(effect)
+    return Cell(kind, seeds, k, name, seen.wrong, seen.wrong_same, found)
+
+
+def allowed(share: float, studies: int) -> float:
+    """The largest share of so many studies that a true `share` shows, but for one cell in some thousand."""
+    return share + 3.3 * (share * (1 - share) / studies) ** 0.5
+
+
+def broken(cell: Cell, studies: int) -> list[str]:
+    """The promises that a cell does not hold, beyond what chance explains."""
+    if not cell.is_promised:
+        return []
+    most = allowed(ALPHA, studies)
+    found = [f"wrong in {cell.wrong:.2%} of studies"] if cell.wrong > most else []
+    found += [f"`same` is wrong in {cell.wrong_same:.2%} of studies"] if cell.wrong_same > most else []
+    if cell.power is not None and abs(cell.power - power.POWER) > 0.05:
+        found.append(f"power {cell.power:.1%}")
+    return found
+
+
+def page(found: Sequence[Cell], studies: int) -> str:
+    """docs/validation.md"""
+    faults = [(cell, fault) for cell in found for fault in broken(cell, studies)]
+    promised = [cell for cell in found if cell.is_promised]
+    powers = [cell.power for cell in promised if cell.power is not None]
+    lines = [HEAD.format(studies=studies, cells=len(found), most=allowed(ALPHA, studies))]
+    lines.append(
+        f"Worst of all cells within the promise: {max(cell.wrong for cell in promised):.1%} of studies wrong,"
+        f" `same` wrong in {max(cell.wrong_same for cell in promised):.1%}, power {min(powers):.0%} to"
+        f" {max(powers):.0%} where 80 % is promised. "
+        + ("Every promise is kept.\n" if not faults else f"{len(faults)} promises are broken, below.\n")
+    )
+    lines += [f"* {cell.kind}, {cell.seeds} seeds, {cell.arms} arms, {cell.variances}: {why}" for cell, why in faults]
+    for kind in dict.fromkeys(cell.kind for cell in found):
+        lines += [f"\n## {TITLES[kind]}\n", "| seeds | arms | variances | wrong | covered | `same` wrong | power |"]
+        lines.append("|---|---:|---|---:|---:|---:|---:|")
+        for cell in found:
+            if cell.kind == kind:
+                shown = "" if cell.power is None else f"{cell.power:.1%}"
+                lines.append(
+                    f"| {cell.seeds} | {cell.arms} | {cell.variances} | {cell.wrong:.1%} | {1 - cell.wrong:.1%}"
+                    f" | {cell.wrong_same:.1%} | {shown} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+TITLES = {
+    "paired": "Paired: arms and baseline on the same seed pairs",
+    "unpaired": "Unpaired: no seeds shared, runs of the arm and of the baseline",
+    "one run": "One run of each arm, and runs of the baseline",
+}
+HEAD = """# The verdicts on studies whose truth is known
+
+<!-- Made by `make validate`. Do not edit. -->
+
+{cells} kinds of study, {studies:,} simulated studies of each, seeded. *Wrong*: studies without any effect that call at
+least one arm better or worse; at most 5 % is promised, and {most:.2%} is what chance allows one cell. *Covered*: all
+intervals of a study at once hold the true differences; 95 % is promised, and at few seeds more is given, since nothing
+less protects against unequal variances. *`same` wrong*: studies that call an arm `same` although every arm differs by
+the margin. *Power*: how often an effect is found for which `farm plan` promises 80 %.
+
+The variances are of single runs: `x4` is four times the SD of the others.
+"""
+
+
+def main() -> None:
+    """Write the page; exit code 1 if a promise is broken."""
+    found = []
+    for cell in cells():
+        found.append(cell)
+        faults = broken(cell, STUDIES)
+        sys.stderr.write(f"{cell.kind}, {cell.seeds} seeds, {cell.arms} arms, {cell.variances}: {faults or 'ok'}\n")
+    PAGE.write_text(page(found, STUDIES), encoding="utf-8")
+    sys.exit(any(broken(cell, STUDIES) for cell in found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""`farm effects [STUDY]`"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cli import render
+from cli.access import newest_study, queue
+from cli.options import Json, StudyName
+from cli.render import Column, Sheet, say
+from farm.cohort import by_seeds, sort
+from farm.errors import NotFound
+from farm.result import Result
+from farm.study import Study
+from farm.verdict.effects import Effects, estimate
+
+COLUMNS = (
+    Column("effect", "effect"),
+    Column("machine", "machine"),
+    Column("size", "nats", render.known(lambda size: f"{size:+.4f}"), is_number=True, digits=6),
+    Column("ci_low", "95 % from", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
+    Column("ci_high", "to", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
+    Column("p", "p", render.known(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"), is_number=True, digits=6),
+    Column("aliases", "or else", render.listing),
+)
+
+
+def effects(study: StudyName = None, as_json: Json = False) -> None:
+    """What each intervention does, and each two of them together, averaged over all others.
+
+    An effect is the mean loss of the arms with an intervention less that of the arms without. That of two together is
+    half of what the one adds to the effect of the other: below 0 they help each other. Intervals and p hold together
+    for all effects on a machine. "or else" names what the design cannot tell from the effect; a study with design =
+    "fraction" and resolution = 5, or "factorial", tells all pairs apart.
+    """
+    with queue() as open_queue:
+        name = study or newest_study(open_queue)
+        if name is None:
+            raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+        found = open_queue.study(name)
+        results = [status.result for status in open_queue.statuses(name) if status.result]
+    told = {key: _effects(found, members) for key, members in _cohorts(results)}
+    rows = [row for key, seen in told.items() for row in _rows(key, seen)]
+    if as_json:
+        methods = [
+            {"evaluation": key[0], "machine": key[1], "method": seen.method, "df": seen.df, "noise": seen.noise}
+            for key, seen in told.items()
+        ]
+        render.emit_json("farm.effects/1", rows, study=name, methods=methods)
+        return
+    render.emit(Sheet("farm.effects/1", COLUMNS, rows, title=name))
+    for remark in _remarks(found, told):
+        say(remark)
+
+
+def _cohorts(results: list[Result]) -> Iterator[tuple[tuple[str, str], list[Result]]]:
+    """(evaluation, machine) -> the results that may be compared."""
+    for evaluation in dict.fromkeys(result.evaluation for result in results):
+        together = sort([result for result in results if result.evaluation == evaluation]).together
+        for machine in sorted({result.machine for result in together}):
+            yield (evaluation, machine), [result for result in together if result.machine == machine]
+
+
+def _effects(study: Study, results: list[Result]) -> Effects:
+    crossed = {arm.name: arm.changes for arm in study.arms() if study.interventions.keys() >= set(arm.changes)}
+    members = {name: [result for result in results if result.arm == name] for name in crossed}
+    return estimate(crossed, {name: by_seeds(found) for name, found in members.items() if found})
+
+
+def _rows(key: tuple[str, str], seen: Effects) -> Iterator[dict[str, Any]]:
+    for effect in seen.effects:
+        shown = effect.model_dump(mode="json")
+        yield {"effect": ":".join(effect.of), "evaluation": key[0], "machine": key[1], **shown}
+
+
+def _remarks(study: Study, told: dict[tuple[str, str], Effects]) -> Iterator[str]:
+    if not any(seen.effects for seen in told.values()):
+        yield "no effect yet: it takes results of arms with an intervention and of arms without"
+    for (_, machine), seen in told.items():
+        if seen.method == "least-squares":
+            yield f"{machine}: noise of one run {seen.noise:.4f}, from {seen.df:g} degrees of freedom"
+        elif seen.method == "lenth":
+            yield (
+                f"{machine}: no run is left over to tell the noise, so Lenth's pseudo standard error, {seen.noise:.4f},"
+                " stands for it: it takes most effects to be nothing"
+            )
+        elif seen.effects:
+            yield f"{machine}: nothing tells the noise; add seed pairs"
+    if study.sweeps:
+        yield "sweeps are not crossed with anything, and are not here: see farm table"

@@ -1,0 +1,136 @@
+"""Designs of experiments: which interventions are trained together, and what a sweep expands to.
+
+Fractions come from pydoe, which is imported only where one of a given resolution is asked for.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import combinations, product
+from typing import Any, Literal
+
+Design = Literal["one-at-a-time", "stack", "leave-one-out", "factorial", "fraction"]
+Subset = tuple[str, ...]
+MAX_CROSSED = 12  # interventions: 2**12 arms
+MAX_NAME = 64  # characters, of an arm
+MAX_SWEPT = 1000  # arms of one sweep
+
+
+def subsets(design: Design, names: Subset, *, has_stacks: bool, resolution: int | None = None) -> dict[str, Subset]:
+    """The sets of interventions that a design trains, by the names of their arms; the empty one is left out.
+
+    one-at-a-time: each alone. stack: none where stacks are named, else the ladder that adds one after the other.
+    leave-one-out: all of them, and all but each. factorial: every set. fraction: see `fraction`.
+
+    Raises: ValueError: too many interventions to cross, or names that become too long.
+    """
+    k = len(names)
+    match design:
+        case "one-at-a-time":
+            return {name: (name,) for name in names}
+        case "stack":
+            ladder = [names[: i + 1] for i in range(0 if has_stacks else k)]
+            return {_checked(f"plus-{rung[-1]}" if len(rung) > 1 else rung[0]): rung for rung in ladder}
+        case "leave-one-out":
+            left = {f"without-{name}": names[:i] + names[i + 1 :] for i, name in enumerate(names) if k > 1}
+            found = {"all": names} | left if names else {}
+            return {subset[0] if len(subset) == 1 else _checked(name): subset for name, subset in found.items()}
+        case "factorial" | "fraction":
+            if k > MAX_CROSSED:
+                raise ValueError(
+                    f"study.design: {design} over {k} interventions is {2**k:,} arms; name at most {MAX_CROSSED}"
+                )
+            every = [subset for size in range(k + 1) for subset in combinations(names, size)]
+            chosen = every if design == "factorial" else fraction(names, resolution)
+            return _named([subset for subset in chosen if subset], names)
+
+
+def fraction(names: Subset, resolution: int | None = None) -> list[Subset]:
+    """A regular two-level fraction 2^(k-p) of the factorial over k `names` that holds the baseline, the empty set.
+
+    The smallest of a `resolution` R: there no effect of r interventions is aliased with one of fewer than R - r. With
+    none given the half fraction, whose resolution is k: the sets of even size (Box, Hunter & Hunter 2005, section 6.2).
+    """
+    k = len(names)
+    if resolution is None or k < 2:
+        return [subset for size in range(0, k + 1, 2) for subset in combinations(names, size)]
+    from pydoe import fracfact_by_res
+
+    levels = fracfact_by_res(k, resolution)
+    # A column times -1 gives another fraction of the same family: the one in which row 0 changes nothing.
+    chosen = [tuple(names[i] for i in range(k) if row[i] != levels[0][i]) for row in levels]
+    return sorted(chosen, key=lambda subset: (len(subset), [names.index(name) for name in subset]))
+
+
+def sweep(name: str, patch: Mapping[str, Any], *, grid: bool) -> dict[str, dict[str, Any]]:
+    """The arms of a sweep: each list in `patch` is a field's values; several lists are crossed by `grid`.
+
+    {"train": {"learning_rate": [2e-4, 4e-4]}} named "lr" gives arms lr-0.0002 and lr-0.0004. What is no list is set in
+    all of them.
+
+    Raises: ValueError: there is no list, an empty one or one that names a value twice; several without `grid`.
+    """
+    leaves = list(_leaves(patch))
+    swept = {path: value for path, value in leaves if isinstance(value, list)}
+    here = f"sweeps.{name}"
+    if not swept:
+        raise ValueError(f"{here}: no field has a list of values; write train.learning_rate = [2e-4, 4e-4]")
+    if len(swept) > 1 and not grid:
+        paths = " and ".join(".".join(path) for path in swept)
+        raise ValueError(f"{here}: {paths} have a list each; write grid = true to cross them, or make them two sweeps")
+    for path, values in swept.items():
+        if not values or any(value in values[:i] for i, value in enumerate(values)):
+            what = "names a value twice" if values else "is empty"
+            raise ValueError(f"{here}.{'.'.join(path)}: the list {what}")
+    combined = list(product(*swept.values()))
+    if len(combined) > MAX_SWEPT:
+        raise ValueError(f"{here}: {len(combined):,} arms; a sweep has at most {MAX_SWEPT:,}")
+    arms = {}
+    for combination in combined:
+        chosen = dict(zip(swept, combination, strict=True))
+        tree: dict[str, Any] = {}
+        for path, value in leaves:
+            _put(tree, path, chosen.get(path, value))
+        arms[_checked(f"{name}-" + "-".join(map(_word, combination)), f"sweeps.{name}")] = tree
+    return arms
+
+
+def _named(chosen: list[Subset], names: Subset) -> dict[str, Subset]:
+    """`one.another`; where some are too long for that, mix-101, a digit for each of `names`."""
+    if all(len(".".join(subset)) <= MAX_NAME for subset in chosen):
+        return {".".join(subset): subset for subset in chosen}
+    return {
+        subset[0] if len(subset) == 1 else "mix-" + "".join("01"[name in subset] for name in names): subset
+        for subset in chosen
+    }
+
+
+def _checked(name: str, place: str = "study.design") -> str:
+    if len(name) > MAX_NAME:
+        raise ValueError(
+            f"{place}: the arm {name!r} has {len(name)} characters, {MAX_NAME} are allowed; shorten the names"
+        )
+    return name
+
+
+def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
+def _word(value: Any) -> str:
+    """A value as part of a name: 0.0002, true, warmup-cosine; of a table or a list, its values in a row."""
+    if isinstance(value, Mapping):
+        return "-".join(map(_word, value.values()))
+    if isinstance(value, list):
+        return "-".join(map(_word, value))
+    text = f"{value:.15g}" if isinstance(value, float) else str(value).lower()
+    return re.sub(r"[^a-z0-9.-]", "-", text)

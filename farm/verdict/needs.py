@@ -1,0 +1,41 @@
+"""What would settle an arm that is not resolved: more seed pairs, the runs that they lack, and their price."""
+
+from typing import NamedTuple
+
+from farm.recipe import Frozen
+from farm.verdict.inference import Comparison, Losses
+from farm.verdict.power import pairs_for
+
+
+class Cost(NamedTuple):
+    """Of one run."""
+
+    hours: float
+    usd: float | None
+
+
+class Needs(Frozen):
+    """Seed pairs to add so that a true difference as large as the one seen is found with a power of 80 %."""
+
+    pairs: int
+    runs: int  # of the arm and of the baseline
+    hours: float  # of the machine, for all of them
+    usd: float | None  # None when a price is unknown
+
+
+def needs(seen: Comparison, arm: Losses, baseline: Losses, own: Cost, other: Cost) -> Needs | None:
+    """None where a thousand pairs would not do. One pair at least: what is unresolved needs something.
+
+    Pairs that lack only one side come first: they cost one run.
+    """
+    wanted = pairs_for(abs(seen.delta) / seen.noise, seen.arms, seen.level)
+    if wanted is None:
+        return None
+    have = sum(seeds in baseline for seeds in arm)
+    more = max(1, wanted - have)
+    with_baseline = min(more, len(baseline) - have)
+    with_arm = min(more - with_baseline, len(arm) - have)
+    arms, baselines = more - with_arm, more - with_baseline
+    prices = [(arms, own.usd), (baselines, other.usd)]
+    usd = None if any(n and price is None for n, price in prices) else sum(n * (price or 0.0) for n, price in prices)
+    return Needs(pairs=more, runs=arms + baselines, hours=arms * own.hours + baselines * other.hours, usd=usd)

@@ -1,0 +1,27 @@
+"""`farm effects`: rows, and what is said where there are none."""
+
+import json
+
+from .conftest import Farm
+
+
+def test_effects_are_those_of_the_finished_runs(farm: Farm) -> None:
+    farm.put()
+    farm.finish_all()
+    told = json.loads(farm("effects", "tiny", "--json").out)
+    (method,) = told["methods"]
+    assert (told["schema"], method["method"]) == ("farm.effects/1", "least-squares")
+    table = {row["arm"]: row["delta"] for row in json.loads(farm("table", "tiny", "--json").out)["data"]}
+    for row in told["data"]:
+        assert abs(row["size"] - table[row["effect"]]) < 1e-12
+        assert row["ci_low"] < row["size"] < row["ci_high"]
+    assert {row["effect"] for row in told["data"]} == {"remove-dropout", "gradient-clipping"}
+    assert "noise of one run" in farm("effects", "tiny").err
+
+
+def test_without_results_it_says_what_it_takes(farm: Farm) -> None:
+    assert farm("effects").code == 3
+    farm.put()
+    answer = farm("effects", "tiny")
+    assert (answer.code, answer.rows) == (0, [])
+    assert "no effect yet" in answer.err
