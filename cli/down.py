@@ -18,6 +18,8 @@ def down(as_json: Json = False) -> None:
     if was is not None:
         from workers import embedded
 
+        for what in serving.missing(settings, was):
+            say(f"missing: {what}")
         say(f"stopping the farm of process {was.pid}; what trains saves a checkpoint first")
         stopped = embedded.down(settings)
     say(f"stopped the farm of process {was.pid}" if was and stopped else f"no farm is up at {settings.home}")

@@ -32,6 +32,7 @@ def status(as_json: Json = False) -> None:
     """What is up, what waits, what trains."""
     settings = settings_.load()
     facts = serving.facts(settings)
+    missing = serving.missing(settings, facts) if facts else []
     with queue(settings) as open_queue:
         counts = {str(state): count for state, count in open_queue.counts().items()}
         waiting = open_queue.queued()
@@ -42,7 +43,7 @@ def status(as_json: Json = False) -> None:
         members = [node for node in open_queue.roster() if node.joined]
         held = _held(settings, open_queue)
     known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
-    known |= {"unreadable": flaws, "joined": [node.name for node in members]}
+    known |= {"unreadable": flaws, "joined": [node.name for node in members], "missing": missing}
     if as_json:
         render.emit_json("farm.status/1", {"up": facts is not None, "farm": facts, "home": str(settings.home)} | known)
         return
@@ -51,7 +52,7 @@ def status(as_json: Json = False) -> None:
     lines += [("held", text) for text in held]
     newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
     lines += [("studies", ", ".join(newest_last) or "none"), *(("trains", text) for text in trained)]
-    lines += [("unreadable", text) for text in flaws]
+    lines += [*(("missing", text) for text in missing), *(("unreadable", text) for text in flaws)]
     _emit("farm.status/1", lines)
     if facts is None and not settings.redis_url:
         say("no farm is up here; start one with: farm up")

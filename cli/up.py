@@ -32,6 +32,8 @@ def up(
     if facts is not None:
         _check_is_so(facts, offered, cpus, address, dashboard_port)
         say("already up")
+        for what in serving.missing(settings, facts):
+            say(f"missing: {what}")
     else:
         from workers import embedded
 

@@ -22,7 +22,8 @@ from workers.presence import ABSENT_SECONDS, new_name
 
 log = logging.getLogger("farm")
 
-REST_SECONDS = 5.0  # after Ray refused a job: each try costs an epoch
+REST_SECONDS = 5.0  # after Ray refused a job, and twice as long each further time: each try costs an epoch
+MOST_REST_SECONDS = 120.0
 COUNT_SECONDS = 10.0  # between looks at what limited studies have spent, unless one reaches its limit before
 TOLD_SECONDS = 60.0  # what was counted is believed for so long
 LOOK_SECONDS = 2.0  # between looks at jobs that have not said a word
@@ -176,6 +177,7 @@ class Dispatcher:
         self.limited: dict[str, Study] = {}  # those that have a policy.usd_limit
         self.spent: dict[str, Spending] = {}  # of those, when last counted
         self.asked: set[str] = set()  # jobs that were asked to stop, since their study has spent its limit
+        self.refused = 0  # jobs in a row
         self.resting_until = 0.0
         self.looks_at = self.counts_at = self.counted_at = 0.0
         self.name = name or new_name()
@@ -191,11 +193,24 @@ class Dispatcher:
         self.bury()
         self._count_dollars()
         submitted: list[str] = []
-        if time.monotonic() < self.resting_until:
+        if time.monotonic() < self.resting_until or self._is_away():
             return submitted
         while (claim := self._claim()) and (job := self._submit(*claim)):
             submitted.append(job)
         return submitted
+
+    def _is_away(self) -> bool:
+        """Whether Ray takes no jobs, once it has refused one: that is asked without a lease, which costs no epoch."""
+        if not self.refused or not (why := self.jobs.away()):
+            return False
+        log.warning("Ray takes no job: %s", why)
+        self._rest()
+        return True
+
+    def _rest(self) -> None:
+        """Each time twice as long."""
+        self.resting_until = time.monotonic() + min(MOST_REST_SECONDS, REST_SECONDS * 2 ** min(self.refused, 9))
+        self.refused += 1
 
     def _count_dollars(self) -> None:
         """Find the studies that have spent their limit, and stop what runs of those."""
@@ -321,8 +336,9 @@ class Dispatcher:
         if refusal:
             log.warning("%s: Ray took no job: %s", run.id, refusal)
             self._give_back(claim, f"Ray took no job: {refusal}")
-            self.resting_until = time.monotonic() + REST_SECONDS
+            self._rest()
             return None
+        self.refused = 0
         self._expect(claim)
         return job
 

@@ -1,10 +1,14 @@
 """Ray's jobs, one an attempt. A Ray that does not answer, or says no, is an answer here and no exception."""
 
+import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 from ray.job_submission import JobDetails, JobSubmissionClient
 from requests import PreparedRequest
 
@@ -31,14 +35,44 @@ def last_words(info: JobDetails) -> str:
 NO_PROXY = {"http": "", "https": ""}  # the dashboard is the farm's own: a proxy of this shell's has no part in it
 
 
+class Answering:
+    """Who answers at a dashboard's address. Called before each word to it: another program may have its port by now,
+    to which our secret would go."""
+
+    def __init__(self, url: str, cluster_id: str):
+        self._port, self._mark = urlsplit(url).port, f"--cluster-id-hex={cluster_id}"
+        self._process: psutil.Process | None = None
+
+    def __call__(self) -> None:
+        """Raises: ConnectionError: not the dashboard of that cluster, as far as this machine's process table tells."""
+        if self._process is None or not self._listens(self._process):
+            self._process = next(filter(self._listens, psutil.process_iter()), None)
+        if self._process is None:
+            raise ConnectionError(
+                f"no process of this machine that listens at port {self._port} is this Ray's dashboard,"
+                " so that its token is sent to nobody"
+            )
+
+    def _listens(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            if not process.is_running() or process.uids().effective not in (0, os.geteuid()):
+                return False
+            if self._mark not in process.cmdline():
+                return False
+            heard = (one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+            return any(one.laddr.port == self._port for one in heard)
+        return False
+
+
 class _Client(JobSubmissionClient):
     """Ray's own, which would wait for ever, call a proxy, and let a ~/.netrc replace the secret."""
 
-    def __init__(self, url: str, secret: str, seconds: float):
-        self._seconds, self._secret = seconds, secret
+    def __init__(self, url: str, secret: str, seconds: float, answering: Callable[[], None]):
+        self._seconds, self._secret, self._answering = seconds, secret, answering
         super().__init__(url, headers={"Authorization": f"Bearer {secret}"})
 
     def _do_request(self, *words: Any, **options: Any) -> Any:
+        self._answering()
         return super()._do_request(*words, timeout=self._seconds, proxies=NO_PROXY, auth=self._signed, **options)
 
     def _signed(self, request: PreparedRequest) -> PreparedRequest:
@@ -49,11 +83,28 @@ class _Client(JobSubmissionClient):
 class Jobs:
     """The jobs of the Ray whose dashboard is at `url`; `token` is the file with its secret.
 
+    `answering` raises ConnectionError where another answers there: then nothing is sent.
+
     Raises: ConnectionError: nobody answers there.
     """
 
-    def __init__(self, url: str, token: Path, seconds: float = ANSWER_SECONDS):
-        self._client = _Client(url, token.read_text(encoding="utf-8").strip(), seconds)
+    def __init__(
+        self,
+        url: str,
+        token: Path,
+        seconds: float = ANSWER_SECONDS,
+        *,
+        answering: Callable[[], None] = lambda: None,
+    ):
+        self._client = _Client(url, token.read_text(encoding="utf-8").strip(), seconds, answering)
+
+    def away(self) -> str | None:
+        """Why no job can be submitted now, as far as can be told without one; None if nothing speaks against it."""
+        try:
+            self._client.get_version()
+        except _AWAY as error:
+            return first_line(error)
+        return None
 
     def submit(
         self,

@@ -12,11 +12,9 @@ import json
 import logging
 import os
 import platform
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +23,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray._private import parameter, worker
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
@@ -43,16 +40,16 @@ from farm.server import LOOPBACK, address, doubts, flaws, make_home, named, revi
 from farm.serving import Facts
 from farm.settings import Settings
 from farm.store import Store
-from workers import autoscale, clusterfile, hardware, sharing
+from workers import autoscale, clusterfile, folders, hardware, sharing
 from workers.admission import PORT
 from workers.autoscale import Autoscaler
 from workers.clusterfile import Fleet
 from workers.dispatcher import Dispatcher, nodes
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.index import Indexed
-from workers.jobs import Jobs, job_id
+from workers.jobs import Answering, Jobs, job_id
+from workers.keeper import Keeper
 from workers.presence import present
-from workers.raylet import has_ended, raylet
 from workers.roster import Roster
 
 TURN_SECONDS = 0.25
@@ -75,6 +72,7 @@ def serve(
     autoscaling_config: str | None = None,
     ready: Callable[[Facts], None] = lambda facts: None,
     stop: threading.Event,
+    keeper: Keeper,
 ) -> None:
     """Run the farm of `here` until `stop` is set, then drain what trains and stop all that was started.
 
@@ -82,11 +80,12 @@ def serve(
     `shared` is the address of this machine at which others may join; without it Redis and Ray listen on loopback only.
     `attach` is the address of a Ray that runs already; then this node offers nothing and only dispatches.
     `autoscaling_config` is the file that this Ray's autoscaler was started with: what waits becomes its demand.
+    `keeper` watches over all that is started, and begins again in this process' place when a part of Ray fails.
 
     Raises: Conflict: another farm holds this home. Unreachable: Redis or Ray did not start. BadSetting
     """
     with _alone(here.home):
-        _serve(here, units, cpus, shared, dashboard_port, attach, autoscaling_config, ready, stop)
+        _serve(here, units, cpus, shared, dashboard_port, attach, autoscaling_config, ready, stop, keeper)
 
 
 @contextmanager
@@ -114,6 +113,7 @@ def _serve(
     autoscaling_config: str | None,
     ready: Callable[[Facts], None],
     stop: threading.Event,
+    keeper: Keeper,
 ) -> None:
     store = Store(here.storage)
     store.check()
@@ -123,8 +123,9 @@ def _serve(
     token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     with ExitStack() as stack:
         redis = stack.enter_context(session(here))
+        folder = None if attach else stack.enter_context(folders.held())
         ours = functools.partial(_ray, here.home, offered, cpus, shared, dashboard_port)
-        dashboard = stack.enter_context(_attached(attach) if attach else ours())
+        dashboard = stack.enter_context(ours(folder) if folder else _attached(attach or ""))
         stack.enter_context(_targets(here.home))
         queue = Queue(redis)
         queue.install()
@@ -151,16 +152,16 @@ def _serve(
             token_path=str(token_path),
             shared=shared,
         )
-        jobs = Jobs(dashboard, token_path)
-        name = stack.enter_context(present(queue))
+        jobs = Jobs(dashboard, token_path, answering=Answering(dashboard, _cluster_id()))
+        name = keeper.dispatcher = stack.enter_context(present(queue))
         _register(queue, classes)
         stack.enter_context(_clerk(queue))
         ready(facts)
         serving.announce(here, facts)
+        stack.enter_context(keeper.watching(queue, folder, facts, head.ray))
         try:
             with _scaled(queue, fleet) as autoscaler:
-                node = None if attach else raylet(os.getpid())
-                _dispatch(here, queue, jobs, indexed, head.marker, name, classes, autoscaler, node, shared, stop)
+                _dispatch(here, queue, jobs, indexed, head.marker, name, classes, autoscaler, keeper, shared, stop)
             if attach:
                 log.info("the Ray at %s goes on without this dispatcher, and so do its runs", attach)
             else:
@@ -168,7 +169,12 @@ def _serve(
                 _drain(queue, jobs)
                 _see_off(members)
         finally:
+            keeper.rest()  # from now on the parts end because they are told to
             serving.withdraw(here, facts.pid)
+
+
+def _cluster_id() -> str:
+    return worker._global_node.cluster_id.hex()  # type: ignore[attr-defined]  # None until Ray is up
 
 
 @contextmanager
@@ -225,14 +231,13 @@ def _attached(place: str) -> Iterator[str]:
 
 @contextmanager
 def _ray(
-    home: Path, units: dict[str, int], cpus: int | None, shared: str | None, dashboard_port: int | None
+    home: Path, units: dict[str, int], cpus: int | None, shared: str | None, dashboard_port: int | None, folder: Path
 ) -> Iterator[str]:
-    """A Ray head of our own, at the address `shared` or on loopback. Yields the dashboard's URL.
+    """A Ray head of our own in `folder`, at the address `shared` or on loopback. Yields the dashboard's URL.
 
     Raises: Unreachable: it did not start; its logs are in `home`.
     """
-    folder = tempfile.mkdtemp(prefix="farm-ray-")
-    os.environ["RAY_TMPDIR"] = folder  # inherited by all that Ray starts: there it finds this Ray and no other
+    os.environ["RAY_TMPDIR"] = str(folder)  # inherited by all that Ray starts: there it finds this Ray and no other
     start: dict[str, Any] = {
         "num_cpus": cpus or hardware.cores(),
         "resources": {f"farm:{name}": float(count) for name, count in units.items()},
@@ -246,22 +251,18 @@ def _ray(
         start["_node_ip_address"] = shared
         os.environ["RAY_GCS_SERVER_PORT"] = str(_gcs_port())
     elif sys.platform == "linux":
-        start["_node_ip_address"] = _loopback(folder)
+        start["_node_ip_address"] = _loopback(str(folder))
     _free_the_agents_port()
     try:
         context = ray.init("local", log_to_driver=False, logging_level=logging.WARNING, **start)
         write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
     except Exception as error:  # a bare one where it waited for too long
-        kept = _kept_logs(folder, home)
+        kept = folders.keep_logs(folder, home)
         raise Unreachable(f"Ray did not start: {_reason(error)}", remedy=f"Its logs are under {kept}.") from error
-    except SystemExit:  # told to stop meanwhile
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     try:
         yield f"http://{context.dashboard_url}"
     finally:
         _shut_down()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:
@@ -279,28 +280,6 @@ def _gcs_port() -> int:
         except OSError:
             return 0
     return PORT
-
-
-def _kept_logs(folder: str, home: Path) -> Path:
-    """End what a Ray that did not start has left, and move its logs into `home`, since nobody looks after `folder`."""
-    mine = [child for child in psutil.Process().children(recursive=True) if folder in " ".join(_words(child))]
-    for child in mine:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(mine, timeout=5)
-    kept = home / "ray-logs"
-    shutil.rmtree(kept, ignore_errors=True)
-    for logs in Path(folder).glob("**/session_*/logs"):
-        if not logs.parent.is_symlink():
-            shutil.copytree(logs, kept, ignore_dangling_symlinks=True, dirs_exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    return kept
-
-
-def _words(process: psutil.Process) -> list[str]:
-    with suppress(psutil.Error):
-        return process.cmdline()
-    return []
 
 
 def _shut_down() -> None:
@@ -358,20 +337,17 @@ def _dispatch(
     name: str,
     classes: list[tuple[Machine, int]],
     autoscaler: Autoscaler | None,
-    node: psutil.Process | None,
+    keeper: Keeper,
     shared: str | None,
     stop: threading.Event,
 ) -> None:
-    """Until `stop` is set. `node` is the raylet that this process started, `shared` where other machines reach Redis.
-
-    Raises: Unreachable: that has ended.
-    """
+    """Until `stop` is set. `shared` is where other machines reach Redis."""
     roster = Roster(queue, jobs)
     dispatcher = Dispatcher(queue, jobs, roster.look, here.machines, marker, name)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
-        if node and has_ended(node):
-            raise Unreachable("Ray on this machine has ended.", remedy="Run `farm up` to resume training.")
+        if keeper.is_restarting.is_set():
+            continue
         try:
             if time.monotonic() - registered > REGISTER_SECONDS:
                 _register(queue, classes)
@@ -451,13 +427,25 @@ def _drain(queue: Queue, jobs: Jobs) -> None:
         log.warning("not drained: %s; the runs go on when their leases run out", error)
 
 
+def _leave(here: Settings) -> int:
+    """Stop what a process has left that could not wait for its Ray: Redis ends with whoever holds it last."""
+    with _alone(here.home), session(here):
+        pass
+    serving.withdraw(here, os.getpid())
+    return 0
+
+
 def main() -> int:
     """The farm of FARM_HOME in this process, for workers.embedded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--options", type=json.loads, default={})
-    options = parser.parse_args().options
+    parser.add_argument("--ended", type=json.loads, default=[], help="when the Rays before this one ended")
+    parser.add_argument("--leave", action="store_true", help="only tidy up after a Ray that could not be stopped")
+    words = parser.parse_args()
+    options = words.options
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop, interrupted = threading.Event(), threading.Event()
+    keeper: Keeper | None = None
 
     def interrupt(*_: object) -> None:
         interrupted.set()
@@ -475,9 +463,14 @@ def main() -> int:
     try:
         here = settings.load()
         stand_apart(here.home)
-        serve(here, **options, ready=listen, stop=stop)
+        if words.leave:
+            return _leave(here)
+        keeper = Keeper(here, options, words.ended)
+        serve(here, **keeper.now(options), ready=listen, stop=stop, keeper=keeper)
     except FarmError as error:
         log.error("%s", error)
+        if keeper and words.ended and not stop.is_set():
+            keeper.once_more()
         return error.exit_code
     return 130 if interrupted.is_set() else 0
 

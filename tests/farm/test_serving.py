@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from farm import serving
 from farm.process import identity
-from farm.serving import Facts
+from farm.serving import Facts, Health
 from farm.settings import Settings
 
 
@@ -65,3 +66,18 @@ def test_withdrawing_leaves_the_facts_of_another_farm(home: Settings) -> None:
     assert serving.facts(home) is not None
     serving.withdraw(home, os.getpid())
     assert not serving.path(home).exists()
+
+
+def test_what_fails_is_that_of_the_farm_that_is_up_and_silence_is_said_too(home: Settings) -> None:
+    mine, now = facts(os.getpid()), time.time()
+    assert serving.missing(home, mine) == []
+    serving.report(home, Health(pid=mine.pid, looked=now, missing=("the GCS has ended",), doing="started again"))
+    assert serving.missing(home, mine) == ["the GCS has ended", "started again"]
+    serving.report(home, Health(pid=mine.pid, looked=now - 100, missing=()))
+    assert serving.missing(home, mine) == [
+        f"process {mine.pid}, which serves, has not looked after its parts for 100 s"
+    ]
+    serving.report(home, Health(pid=mine.pid + 1, looked=now, missing=("of another",)))
+    assert serving.missing(home, mine) == []
+    serving.well(home)
+    assert serving.missing(home, mine) == []

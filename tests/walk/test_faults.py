@@ -7,8 +7,9 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from farm import ledger, study
+from farm import ledger, serving, study
 from farm.run import State
+from workers import parts
 
 from .conftest import study_text
 
@@ -85,6 +86,30 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_say
         events = {event.event: event for event in queue.events(run_id)}
     assert newest.name in str(events["checkpoint-invalid"])
     assert hurt.farm.store.attempts(run_id)[1].resumed_from.path.endswith(whole.name)
+    same_numbers(hurt, run_id)
+
+
+@pytest.mark.parametrize("ends", [("GCS",), ("raylet",), ("dashboard", "log monitor")], ids=" and ".join)
+def test_q7_a_ray_that_loses_a_part_is_started_again_and_costs_neither_attempts_nor_bits(hurt, ends):
+    """One run that trains, and one that is submitted before the farm has missed anything."""
+    farm, run_id = hurt.farm, hurt.begin()
+    farm.wait_for_checkpoint(run_id)
+    facts = serving.facts(farm.settings)
+    ray = parts.census(psutil.Process(facts.pid))
+    assert set(ray) == set(parts.PARTS)
+    for name in ends:
+        ray[name].kill()
+    late = hurt.begin()
+    wait_until(lambda: serving.missing(farm.settings, facts), "farm status can say what is missing", 30)
+    said = farm.run("status", seconds=30).stdout
+    assert "Ray on this machine is being started again" in said
+    for name in ends:
+        assert f"the {name} (process {ray[name].pid}) has ended" in said
+    for status in (farm.wait_for(run_id, State.SUCCEEDED), farm.wait_for(late, State.SUCCEEDED)):
+        assert (status.attempts, status.causes) == (0, ())
+    assert serving.facts(farm.settings).pid == facts.pid
+    assert serving.missing(farm.settings, facts) == []
+    assert farm.store.attempts(run_id)[-1].resumed_from.step > 0
     same_numbers(hurt, run_id)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """Takes the word to stop a job, as Ray's does."""
+    """Takes the word to start or stop a job, as Ray's does."""
 
     stopped: list[str] = []
     is_away = False
@@ -111,7 +112,7 @@ class Dashboard(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         job = self.path.removeprefix("/api/jobs/")
-        if job != self.path and (self.is_away or job not in self.jobs):
+        if self.is_away or (job != self.path and job not in self.jobs):
             self.send_response(503 if self.is_away else 404)
             self.end_headers()
             self.wfile.write(f"Job {job} does not exist".encode())
@@ -124,6 +125,9 @@ class Dashboard(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if self.is_away:
             self.send_error(503)
+            return
+        if not self.path.endswith("/stop"):
+            self._answer({"job_id": None, "submission_id": "as asked"})
             return
         self.stopped.append(self.path.removeprefix("/api/jobs/").removesuffix("/stop"))
         self._answer({"stopped": True})
@@ -387,3 +391,22 @@ def test_a_lease_that_an_agent_takes_up_meanwhile_stays_its(queue: Queue):
     with pytest.raises(LeaseLost):
         queue.release(lease, "nobody holds it", is_silent=True)
     queue.renew(lease, 1)
+
+
+def test_a_ray_that_takes_no_job_costs_one_epoch_and_is_asked_ever_more_seldom(queue: Queue, dashboard) -> None:
+    jobs, there = dashboard
+    put(queue, "waits", "cpu-x1")
+    dispatcher = of(queue, LAPTOP)
+    dispatcher.jobs, there.is_away = jobs, True
+    rests = []
+    for _ in range(20):
+        dispatcher.resting_until = 0.0
+        dispatcher.turn()
+        rests.append(round(dispatcher.resting_until - time.monotonic()))
+    assert rests[:6] == [5, 10, 20, 40, 80, 120]
+    assert set(rests[5:]) == {120}
+    (status,) = queue.statuses("waits")
+    assert (status.epoch, status.attempts) == (1, 0)
+    there.is_away, dispatcher.resting_until = False, 0.0
+    assert dispatcher.turn() == [job_id(status.id, 2)]
+    assert dispatcher.refused == 0

@@ -7,11 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import psutil
 import pytest
 from waiting import wait_until
 
-from farm import serving
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable
 from farm.node import Head
 from farm.queue import Queue
@@ -19,7 +17,6 @@ from farm.result import Provenance
 from farm.server import Server
 from farm.settings import Settings
 from workers import embedded
-from workers.raylet import raylet
 from workers.serve import _alone
 
 
@@ -123,19 +120,3 @@ def test_a_ray_that_does_not_start_says_why_and_leaves_its_logs_and_no_folder(
         assert f"Its logs are under {here.home}/ray-logs" in str(caught.value)
         assert list((here.home / "ray-logs").glob("gcs_server*"))
         assert list(Path(folder).iterdir()) == []
-
-
-def test_a_farm_whose_ray_has_died_ends_and_says_so(here: Settings) -> None:
-    facts = embedded.up(here)
-    try:
-        started = psutil.Process(facts.pid).children(recursive=True)
-        node = raylet(facts.pid)
-        assert node is not None
-        node.kill()
-        _, left = psutil.wait_procs([psutil.Process(facts.pid), *started], timeout=30)
-        assert not left, "Redis and Ray's other processes end with it"
-        assert serving.facts(here) is None
-        said = (here.home / "serve.log").read_text()
-        assert "ERROR Ray on this machine has ended. Run `farm up` to resume training." in said
-    finally:
-        embedded.down(here)

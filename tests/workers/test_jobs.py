@@ -1,6 +1,9 @@
 """Ray's jobs where Ray does not answer; tests/walk has those of a Ray that does."""
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +14,7 @@ import pytest
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobType
 
-from workers.jobs import Jobs, job_id, last_words
+from workers.jobs import Answering, Jobs, job_id, last_words
 
 VERSION = {"version": "4", "ray_version": ray.__version__, "ray_commit": "", "session_name": "s"}
 
@@ -78,3 +81,35 @@ def test_a_dashboard_that_never_answers_is_not_waited_for(stuck: Jobs) -> None:
     assert stuck.info("farm-a-a1") is None
     refusal = stuck.submit("farm-a-a1", "true", metadata={}, resources={}, cpus=0.0, node="node")
     assert "timed out" in str(refusal)
+
+
+def test_the_token_goes_to_nobody_who_only_has_the_dashboards_port(tmp_path: Path) -> None:
+    """A dashboard has died, and a program of somebody else's has its port: it hears nothing at all."""
+    (tmp_path / "token").write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        url = f"http://127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="its token is sent to nobody"):
+            Jobs(url, tmp_path / "token", answering=Answering(url, "0" * 56))
+        other.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            other.accept()
+
+
+LISTENER = (
+    "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+)
+
+
+def test_the_dashboard_of_the_cluster_is_known_by_its_cluster_and_its_port() -> None:
+    words = [sys.executable, "-c", LISTENER, "--cluster-id-hex=c0ffee"]
+    with subprocess.Popen(words, stdin=-1, stdout=-1, text=True) as dashboard:
+        assert dashboard.stdout is not None
+        url = f"http://127.0.0.1:{int(dashboard.stdout.readline())}"
+        answering = Answering(url, "c0ffee")
+        answering()
+        with pytest.raises(ConnectionError):
+            Answering(url, "another")()
+        dashboard.kill()
+        dashboard.wait()
+        with pytest.raises(ConnectionError):
+            answering()

@@ -11,6 +11,7 @@ from farm.queue import Queue
 from farm.server import Server, connect
 from farm.settings import Settings
 from workers import serve
+from workers.keeper import Keeper
 
 
 @pytest.mark.parametrize(("fails", "says"), [("ray", "Ray has not been started"), ("redis", "cannot write")])
@@ -27,7 +28,8 @@ def test_what_fails_for_a_while_ends_no_farm(fails: str, says: str, tmp_path, ca
             queue.put(tiny_study())
             if fails == "redis":
                 redis.config_set("maxmemory", "1")
-            loop = threading.Thread(target=serve._dispatch, args=(here, queue, None, classes, None, None, None, stop))
+            words = (here, queue, None, classes, None, Keeper(here, {}), None, stop)
+            loop = threading.Thread(target=serve._dispatch, args=words)
             loop.start()
             try:
                 wait_until(lambda: "trying again" in caplog.text, "it says what fails", 30)
