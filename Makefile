@@ -19,8 +19,8 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
-# What trains or starts a Ray has the cores to itself; all else is spread over them, a file at a time.
-BUSY = tests/model tests/workers tests/walk tests/cluster
+# What starts a Ray or waits for a clock has the cores to itself; all else is spread over them, a file at a time.
+BUSY = tests/workers tests/walk tests/cluster
 
 tests: $(VENV)/test $(BIN)/prometheus
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(BUSY:%=--ignore=%)
