@@ -92,7 +92,9 @@ class Farm:
     def start(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "cli.main", *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.environment, cwd=self.home, stdout=pipe, stderr=pipe, encoding="utf-8")
+        return subprocess.Popen(
+            command, env=self.environment, cwd=self.home, stdout=pipe, stderr=pipe, encoding="utf-8"
+        )
 
     def type(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:
         """`farm WORDS`, and what it says for people. Raises: RuntimeError: another exit code than `codes`."""
