@@ -7,10 +7,13 @@ from results import tiny_study
 from waiting import wait_until
 
 from farm.machine import Machine
+from farm.node import Head
 from farm.queue import Queue
 from farm.server import Server, connect
 from farm.settings import Settings
-from workers import serve
+from farm.store import Store
+from workers import hardware, serve
+from workers.index import Indexed
 from workers.keeper import Keeper
 
 
@@ -26,9 +29,14 @@ def test_what_fails_for_a_while_ends_no_farm(fails: str, says: str, tmp_path, ca
             here = Settings(home=tmp_path, storage=tmp_path, redis_url=url)
             queue = Queue(redis)
             queue.put(tiny_study())
+            store = Store(tmp_path)
+            software = hardware.provenance()
+            head = Head(host="here", ray="ray", software=software, sources="/", storage=store.uri, marker=store.mark())
+            indexed = Indexed(queue, store, head)
+            indexed.begin()
             if fails == "redis":
                 redis.config_set("maxmemory", "1")
-            words = (here, queue, None, classes, None, Keeper(here, {}), None, stop)
+            words = (here, queue, None, indexed, head.marker, "me", classes, None, Keeper(here, {}), None, stop)
             loop = threading.Thread(target=serve._dispatch, args=words)
             loop.start()
             try:
