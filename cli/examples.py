@@ -33,6 +33,7 @@ EXAMPLES = {
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
     "watch": ("farm watch my-study", "farm watch cpu-x1-baseline-s42 --json"),
     "table": ("farm table", "farm table my-study --format md", "farm table my-study --json"),
+    "noise": ("farm noise", "farm noise my-study --json"),
     "effects": ("farm effects", "farm effects my-study --json"),
     "compare": (
         "farm compare cpu-x1-baseline-s42 cpu-x2-baseline-s42",

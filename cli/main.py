@@ -36,6 +36,7 @@ COMMANDS = {
     "retry": "Queue a failed or cancelled run again, or the failed ones of a study.",
     "forget": "Drop finished, failed or cancelled runs, so that no table, list or study has them any more.",
     "table": "Rank the arms of a study by test loss.",
+    "noise": "How much the test loss varies with a rerun, other hardware, and other seeds.",
     "effects": "What each intervention does, and each two of them together, averaged over all others.",
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
@@ -47,7 +48,7 @@ GROUPS = {  # of `farm --help`
     "Set a farm up": "demo up down status serve join connect drain machines doctor reindex",
     "Ask": "plan submit cancel retry forget",
     "Watch": "runs show logs watch",
-    "Conclude": "table effects compare",
+    "Conclude": "table noise effects compare",
     "Evaluate and share": "export",
 }
 

@@ -47,6 +47,7 @@ FROZEN: dict[str, list[str]] = {
     "retry": ["RUN|STUDY", "--cancelled", "--json"],
     "forget": ["RUN|STUDY", "--arm", "--dropped", "--files", "-y", "--yes", "--json"],
     "table": ["STUDY", "--format", "--json"],
+    "noise": ["STUDY", "--json"],
     "effects": ["STUDY", "--json"],
     "compare": ["RUN", "RUN", "--json"],
     "export": ["RUN", "DIR", "--json"],

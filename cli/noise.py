@@ -1,0 +1,90 @@
+"""`farm noise [STUDY]`"""
+
+from collections.abc import Iterator
+
+from cli import render
+from cli.access import newest_study, queue
+from cli.options import Json, StudyName
+from cli.render import Column, Sheet, say
+from farm.cohort import sort
+from farm.errors import NotFound
+from farm.machine import is_mixed
+from farm.result import Result
+from farm.verdict.noise import Hardware, Noise, Run, ladder
+
+COLUMNS = (
+    Column("rung", "what changes"),
+    Column("sd", "SD", render.loss, is_number=True, digits=6),
+    Column("ci_low", "95 % from", render.loss, is_number=True, digits=6),
+    Column("ci_high", "to", render.loss, is_number=True, digits=6),
+    Column("df", "df", render.known(lambda df: f"{df:.1f}"), is_number=True, is_spare=True, digits=1),
+    Column("runs", "runs", render.count, is_number=True, is_spare=True),
+    Column("why", "note", render.text, is_prose=True),
+    Column("evaluation", "evaluation", is_spare=True),
+)
+
+
+def noise(study: StudyName = None, as_json: Json = False) -> None:
+    """How much the test loss varies with a rerun, other hardware, and other seeds.
+
+    Each line is the SD of one run's loss, in nats, when only this changes; the noise of a plain rerun is part of each.
+    The mean of each arm on each machine is removed first, and all arms are taken to be equally noisy. Where the runs
+    cannot tell something, there is no number, and the note says why. Below it, the effect of every two machine classes
+    that trained the same recipes and seeds, and whether the order of the arms is the same on both.
+    """
+    with queue() as open_queue:
+        name = study or newest_study(open_queue)
+        if name is None:
+            raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+        open_queue.study(name)
+        results = [status.result for status in open_queue.statuses(name) if status.result]
+    told = {evaluation: ladder(runs) for evaluation, runs in _comparable(results)}
+    rows = [{"evaluation": key} | rung.model_dump(mode="json") for key, seen in told.items() for rung in seen.rungs]
+    if as_json:
+        hardware = [
+            {"evaluation": key} | pair.model_dump(mode="json") for key, seen in told.items() for pair in seen.hardware
+        ]
+        render.emit_json("farm.noise/1", rows, study=name, hardware=hardware)
+        return
+    render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=name))
+    for remark in _remarks(name, told):
+        say(remark)
+
+
+def _comparable(results: list[Result]) -> Iterator[tuple[str, list[Run]]]:
+    """Evaluation -> its runs that may be compared.
+
+    A mixed group is no machine class, and a training that several arms adopted counts once.
+    """
+    for evaluation in dict.fromkeys(result.evaluation for result in results):
+        once: dict[str, Result] = {}
+        for result in sort([result for result in results if result.evaluation == evaluation]).together:
+            if not is_mixed(result.machine):
+                once.setdefault(result.adopted or result.run_id, result)
+        yield evaluation, [_run(result) for result in once.values()]
+
+
+def _run(result: Result) -> Run:
+    return Run(result.arm, result.machine, result.seeds, result.rerun, result.test_loss)
+
+
+def _remarks(study: str, told: dict[str, Noise]) -> Iterator[str]:
+    if not told:
+        yield f"{study}: no run has finished yet"
+    for seen in told.values():
+        for rung in seen.rungs:
+            if rung.sd == 0:
+                yield f"{rung.rung}: the runs agree to within the rounding of a 64-bit number, so there is no interval"
+        for pair in seen.hardware:
+            yield _hardware(pair)
+
+
+def _hardware(pair: Hardware) -> str:
+    left, right = pair.machines
+    many = f"{pair.pairs} pair{'s' * (pair.pairs != 1)} of runs"
+    edges = (
+        "one pair gives no interval" if pair.ci_low is None else f"95 % from {pair.ci_low:+.4f} to {pair.ci_high:+.4f}"
+    )
+    effect = f"hardware: {right} less {left}: {pair.difference:+.4f} ({edges}), {many}"
+    p = "" if pair.interaction_p is None else f" (p = {pair.interaction_p:.3f} that arms react alike)"
+    return f"{effect}; the arms' order is the same on both: {pair.survives}{p}"
