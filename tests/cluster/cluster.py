@@ -103,7 +103,8 @@ class Cluster:
         self.head.kill([*self._redis(FARM_PORT), *self._redis(RAYS_REDIS_PORT)])
 
     def _redis(self, port: int) -> list[int]:
-        servers = [process for process in self.head.processes() if process.name().startswith("redis-server")]
+        names = ("redis-server", "valkey-server")
+        servers = [process for process in self.head.processes() if process.name().startswith(names)]
         return [process.pid for process in servers if f":{port}" in "".join(process.cmdline())]
 
     def join(self, name: str, machine: str) -> Host:
