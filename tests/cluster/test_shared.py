@@ -49,7 +49,8 @@ def test_one_machine_shares_another_joins_both_train_and_one_word_ends_it(cluste
     secrets = [json.loads(copy.read_text())["token"], json.loads(copy.read_text())["redis"].split("@")[0][-32:]]
     shown = [word for host in (rental, attic) for process in host.processes() for word in process.cmdline()]
     assert not [word for word in shown if any(secret in word for secret in secrets)], "what ps shows to everybody"
-    stranger = there["redis"]
+    stranger, _, server = there["redis"].partition(", ")
+    assert server.startswith(("Redis ", "Valkey "))
     assert "refused the credentials" in attic.run("env", f"FARM_REDIS_URL={stranger}", "farm", "runs", code=4).stderr
 
     study = folder / "two-machines.toml"

@@ -152,7 +152,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
         ("train.txt", b"fine \xff\xfe", "is not UTF-8: .* position 5"),
         ("train.txt", POINTER, "git-lfs pointer.*git lfs pull"),
         ("train.parquet", POINTER, "it is a git-lfs pointer"),
-        ("train.jsonl", gzip.compress(b'{"text": "x"}'), r"it is compressed \(gzip\)"),
+        ("train.jsonl", gzip.compress(b'{"text": "x"}', mtime=0), r"it is compressed \(gzip\)"),
         ("train.parquet", b"PAR1 not", ": Parquet"),
         ("train.jsonl.gz", b'{"text": "x"}', ": incorrect header|Truncated|zlib"),
     ],

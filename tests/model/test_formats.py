@@ -63,7 +63,7 @@ OF_FOUR = "the second to fourth of every four values are 0 or nearly so, as wher
         (npy(TOKENS.astype("<u2")), r"a numpy array \(.npy\), not tokens. Write bare tokens"),
         (npy(TOKENS), r"a numpy array \(.npy\)"),
         (zipped(), "a zip archive"),
-        (gzip.compress(U2), r"compressed \(gzip\)"),
+        (gzip.compress(U2, mtime=0), r"compressed \(gzip\)"),
         (pa.compress(U2, codec="zstd", asbytes=True), r"compressed \(zstd\)"),
         (b"PAR1" + U2, "it is parquet, not tokens"),
         (POINTER, "a git-lfs pointer, .*git lfs pull"),
