@@ -561,7 +561,7 @@ def _check(client: Redis) -> list[str]:
     """What cannot be seen. A submitter's credential may not look, and need not; services forbid INFO or CONFIG."""
     client.ping()
     server, kept = _told(lambda: client.info("server")), _told(lambda: client.info("persistence"))
-    if server.get("redis_mode") == "cluster":
+    if "cluster" in (server.get("redis_mode"), server.get("server_mode")):  # Redis' word for it, and Valkey's
         raise BadSetting(
             f"Redis at {address(client)} is a node of a Redis Cluster, and the farm keeps its keys together.",
             remedy="Let FARM_REDIS_URL name a server with cluster-enabled no.",

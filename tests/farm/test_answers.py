@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
-from redis_servers import KEPT, Serve, redis_servers
+from redis_servers import KEPT, OLD_SERVER, Serve, redis_servers
 from results import tiny_study
 from waiting import wait_until
 
@@ -100,8 +100,8 @@ def test_q3_without_info_a_lease_has_its_length_once_more_and_a_renewed_one_live
 
 
 def test_protected_mode_names_the_password_that_it_wants(serve: Serve) -> None:
-    """It sees a client that does not come from 127.0.0.1."""
-    port = urlsplit(serve(*KEPT, "protected-mode yes", bind="")).port
+    """It sees a client that does not come from 127.0.0.1. By a server of 6.2: Valkey 9 lets this one in."""
+    port = urlsplit(serve(*KEPT, "protected-mode yes", bind="", binary=OLD_SERVER)).port
     with from_elsewhere(port) as near, pytest.raises(Refused, match=r"in protected mode: .*Set requirepass"):
         connect(f"redis://127.0.0.1:{near}/0")
 
@@ -195,13 +195,14 @@ def test_a_replica_is_a_doubt_since_it_can_be_read(serve: Serve) -> None:
 
 
 def test_a_redis_that_loads_says_so(serve: Serve) -> None:
-    with plain(serve(*KEPT)) as client:
+    """By a server of 6.2: one of Valkey 9 answers nothing at all for as long as it is slowed down like this."""
+    with plain(serve(*KEPT, binary=OLD_SERVER)) as client:
         with client.pipeline(transaction=False) as pipe:
             for number in range(3000):
                 pipe.set(number, "x")
             pipe.execute()
         client.shutdown(nosave=True)
-    url = serve(*KEPT, "key-load-delay 1000")
+    url = serve(*KEPT, "key-load-delay 1000", binary=OLD_SERVER)
     with plain(url) as client:
         error = refusal(client, Redis.ping)
     assert isinstance(error, Unreachable)

@@ -87,7 +87,7 @@ def test_a_server_that_does_not_answer_costs_what_the_patience_allows(
         began = time.monotonic()
         with pytest.raises(StorageUnusable, match=r"cannot be reached at .* \(ReadTimeoutError\)"):
             Bucket(bucket.uri, BRIEF._replace(read_seconds=0.2)).put("a", b"")
-        assert time.monotonic() - began < 5, "once, and not for half a minute"
+        assert time.monotonic() - began < 20, "once, and not for half a minute"
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_uri: str) -> None:
