@@ -14,6 +14,7 @@ from farm.errors import Conflict, FarmError, NotFound, nearest
 from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
+from farm.result import Result
 from farm.server import glance, session, translated
 from farm.settings import Settings
 from farm.store import Store
@@ -86,6 +87,17 @@ def newest_study(queue: Queue) -> str | None:
         others = ", ".join(names[1:6]) + (", ..." if len(names) > 6 else "")
         say(f"study {names[0]}" + (f" (others: {others})" if others else ""))
     return names[0] if names else None
+
+
+def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
+    """The study `name`, or the newest, and the results that it has.
+
+    Raises: NotFound: there is no such study, or none at all.
+    """
+    name = name or newest_study(queue)
+    if name is None:
+        raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+    return queue.study(name), [status.result for status in queue.statuses(name) if status.result]
 
 
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from cli import render
-from cli.access import newest_study, queue
+from cli.access import finished, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
-from farm.cohort import by_seeds, sort
-from farm.errors import NotFound
+from farm.cohort import by_evaluation, by_seeds
 from farm.result import Result
 from farm.study import Study
 from farm.verdict.effects import Effects, estimate
@@ -19,7 +18,7 @@ COLUMNS = (
     Column("size", "nats", render.known(lambda size: f"{size:+.4f}"), is_number=True, digits=6),
     Column("ci_low", "95 % from", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
     Column("ci_high", "to", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
-    Column("p", "p", render.known(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"), is_number=True, digits=6),
+    Column("p", "p", render.probability, is_number=True, digits=6),
     Column("aliases", "or else", render.listing),
 )
 
@@ -33,11 +32,7 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     "fraction" and resolution = 5, or "factorial", tells all pairs apart.
     """
     with queue() as open_queue:
-        name = study or newest_study(open_queue)
-        if name is None:
-            raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
-        found = open_queue.study(name)
-        results = [status.result for status in open_queue.statuses(name) if status.result]
+        found, results = finished(open_queue, study)
     told = {key: _effects(found, members) for key, members in _cohorts(results)}
     rows = [row for key, seen in told.items() for row in _rows(key, seen)]
     if as_json:
@@ -45,17 +40,16 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
             {"evaluation": key[0], "machine": key[1], "method": seen.method, "df": seen.df, "noise": seen.noise}
             for key, seen in told.items()
         ]
-        render.emit_json("farm.effects/1", rows, study=name, methods=methods)
+        render.emit_json("farm.effects/1", rows, study=found.name, methods=methods)
         return
-    render.emit(Sheet("farm.effects/1", COLUMNS, rows, title=name))
+    render.emit(Sheet("farm.effects/1", COLUMNS, rows, title=found.name))
     for remark in _remarks(found, told):
         say(remark)
 
 
 def _cohorts(results: list[Result]) -> Iterator[tuple[tuple[str, str], list[Result]]]:
     """(evaluation, machine) -> the results that may be compared."""
-    for evaluation in dict.fromkeys(result.evaluation for result in results):
-        together = sort([result for result in results if result.evaluation == evaluation]).together
+    for evaluation, together in by_evaluation(results):
         for machine in sorted({result.machine for result in together}):
             yield (evaluation, machine), [result for result in together if result.machine == machine]
 

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 
 from cli import render
-from cli.access import newest_study, queue
+from cli.access import finished, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
-from farm.cohort import sort
-from farm.errors import NotFound
+from farm.cohort import by_evaluation
 from farm.machine import is_mixed
 from farm.result import Result
 from farm.verdict.noise import Hardware, Noise, Run, ladder
@@ -33,21 +32,17 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     that trained the same recipes and seeds, and whether the order of the arms is the same on both.
     """
     with queue() as open_queue:
-        name = study or newest_study(open_queue)
-        if name is None:
-            raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
-        open_queue.study(name)
-        results = [status.result for status in open_queue.statuses(name) if status.result]
+        found, results = finished(open_queue, study)
     told = {evaluation: ladder(runs) for evaluation, runs in _comparable(results)}
     rows = [{"evaluation": key} | rung.model_dump(mode="json") for key, seen in told.items() for rung in seen.rungs]
     if as_json:
         hardware = [
             {"evaluation": key} | pair.model_dump(mode="json") for key, seen in told.items() for pair in seen.hardware
         ]
-        render.emit_json("farm.noise/1", rows, study=name, hardware=hardware)
+        render.emit_json("farm.noise/1", rows, study=found.name, hardware=hardware)
         return
-    render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=name))
-    for remark in _remarks(name, told):
+    render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=found.name))
+    for remark in _remarks(found.name, told):
         say(remark)
 
 
@@ -56,9 +51,9 @@ def _comparable(results: list[Result]) -> Iterator[tuple[str, list[Run]]]:
 
     A mixed group is no machine class, and a training that several arms adopted counts once.
     """
-    for evaluation in dict.fromkeys(result.evaluation for result in results):
+    for evaluation, together in by_evaluation(results):
         once: dict[str, Result] = {}
-        for result in sort([result for result in results if result.evaluation == evaluation]).together:
+        for result in together:
             if not is_mixed(result.machine):
                 once.setdefault(result.adopted or result.run_id, result)
         yield evaluation, [_run(result) for result in once.values()]

@@ -130,6 +130,7 @@ text = known(lambda value: line(str(value)))
 count = known(lambda value: f"{value:,}")
 loss = known(lambda value: f"{value:.4f}")
 whole = known(lambda value: f"{value:,.0f}")
+probability = known(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}")
 signed = known(lambda value: "0.0000" if round(value, 4) == 0 else f"{value:+.4f}")  # a sign is a claim
 dollars = known(lambda value: f"{value:,.2f}")
 gib = known(lambda value: f"{value / 2**30:.1f}")

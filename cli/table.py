@@ -36,10 +36,6 @@ def _difference(seen: dict[str, Any]) -> str:
     return f"{render.signed(delta)} ± {below}" if below == above else f"{render.signed(delta)} -{below} +{above}"
 
 
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
 HEAD = (
     Column("rank", "#", render.count, is_number=True),
     Column("arm", "arm"),
@@ -57,7 +53,7 @@ COLUMNS = (
     SD,
     Column("difference", "vs baseline", is_number=True),
     VERDICT,
-    Column("p", "p", render.known(_p), is_number=True, is_spare=True),
+    Column("p", "p", render.probability, is_number=True, is_spare=True),
     PAIRS,
     SPEED,
     Column("hours", "time/run", render.known(lambda hours: render.duration(hours * 3600)), True, is_spare=True),
@@ -229,7 +225,8 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
         if row.check and (row.check.p < 0.05) != (row.p is not None and row.p < 0.05):
             yield (
                 f"check of {row.arm} on {row.machine}, without any assumed distribution and for it alone: bootstrap"
-                f" {row.check.ci_low:+.4f} to {row.check.ci_high:+.4f}, sign flips p = {_p(row.check.p)}"
+                f" {row.check.ci_low:+.4f} to {row.check.ci_high:+.4f},"
+                f" sign flips p = {render.probability(row.check.p)}"
             )
     why: dict[str, list[Row]] = {}
     for row in judged:

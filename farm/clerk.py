@@ -50,9 +50,7 @@ def answer(queue: Queue, text: str) -> None:
         if not queue.redis.set(queue.taken(ask), 1, nx=True, ex=queue.KEPT_SECONDS):
             return
     try:
-        said = (
-            Reply(put=queue.put(_study(ask), ask.leaving)) if ask.verb == "put" else Reply(state=queue.cancel(ask.name))
-        )
+        said = _done(queue, ask)
     except FarmError as error:
         said = Reply(error=type(error).__name__, message=error.message, remedy=error.remedy)
     with translated(queue.redis):

@@ -4,7 +4,7 @@ the table ranks and what `farm compare` subtracts follow from this one page.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ BEGINNING = Use(lambda result: result.recipe.begun, lambda result: result.finger
 USES = (TEST, TRAINING, BEGINNING)
 
 # What the arms of one machine must share: how a step is cut and added up, which is no part of what is being studied.
+# The names are those of a recipe's fields, which say what was asked for; of kernels the result says what they were.
 CONDITIONS: dict[str, Callable[[Result], str]] = {
     "batch": lambda result: f"{result.recipe.train.batch:,}",
     "reduction": lambda result: result.recipe.train.reduction,
@@ -58,6 +59,12 @@ def sort(results: Sequence[Result]) -> Sorted:
         aside |= _otherwise(together, name, of)
         together = [result for result in together if result.run_id not in aside]
     return Sorted(together, aside)
+
+
+def by_evaluation(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
+    """Each evaluation with those of its results that may be ranked together."""
+    for evaluation in dict.fromkeys(result.evaluation for result in results):
+        yield evaluation, sort([result for result in results if result.evaluation == evaluation]).together
 
 
 def apart(first: Result, second: Result) -> str | None:
@@ -91,12 +98,14 @@ def trained_apart(arms: Iterable[Arm]) -> dict[str, str]:
     baseline, *others = arms
     found: dict[str, str] = {}
     for arm in others:
-        one, other = baseline.recipe.train, arm.recipe.train
-        differ = [f"batch {one.batch:,} and {other.batch:,}"] if one.batch != other.batch else []
-        differ += [f"reduction {one.reduction} and {other.reduction}"] if one.reduction != other.reduction else []
-        differ += [f"kernels {one.kernels} and {other.kernels}"] if one.kernels != other.kernels else []
+        both = {name: [getattr(one.recipe.train, name) for one in (baseline, arm)] for name in CONDITIONS}
+        differ = [f"{name} {_shown(one)} and {_shown(other)}" for name, (one, other) in both.items() if one != other]
         found |= {arm.name: ", ".join(differ)} if differ else {}
     return found
+
+
+def _shown(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def by_seeds(results: Iterable[Result]) -> dict[Seeds, float]:

@@ -74,7 +74,7 @@ class Folder:
     def names(self, folder: str) -> list[str]:
         """What lies directly below `folder`, in order; nothing where it is not there or leads out of the storage."""
         path = self.root / folder
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if self._leads_out(path):
             return []
         return sorted(name for name in os.listdir(path) if not name.startswith(".")) if path.is_dir() else []
 
@@ -130,8 +130,11 @@ class Folder:
         self.made(str(path.parent.relative_to(self.root)))
         return path
 
+    def _leads_out(self, path: Path) -> bool:
+        return not path.resolve().is_relative_to(self.root.resolve())
+
     def _inside(self, path: Path) -> None:
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if self._leads_out(path):
             raise CheckpointInvalid(f"{path} leads out of the storage {self.root}.", remedy="Remove the link.")
 
 

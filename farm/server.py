@@ -130,6 +130,8 @@ class Server:
         process = subprocess.Popen(
             [str(binary), "-"],
             cwd=self.folder,
+            # Who revives it may be a process of a Ray; all that carry its RAY_TMPDIR end with that Ray.
+            env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -665,9 +667,11 @@ def free_port() -> int:
 
 
 def _is_gone(pid: int) -> bool:
+    if is_alive(pid):
+        return False
     with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # if it is our child, somebody must bury it
-    return not is_alive(pid)
+        os.waitpid(pid, os.WNOHANG)  # if it is our child, somebody must bury it; it is dead, so this does
+    return True
 
 
 def _until(condition: Any, seconds: float) -> bool:

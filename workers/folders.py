@@ -55,16 +55,12 @@ def end(folder: Path) -> None:
 
 
 def _of(folder: Path) -> Iterator[psutil.Process]:
-    """What runs with RAY_TMPDIR set to `folder`, but for a Redis that one of them has revived, and for this process."""
+    """What runs with RAY_TMPDIR set to `folder`, but for this process."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_ours = process.pid != os.getpid() and process.uids().real == os.getuid()
-            if is_ours and process.environ().get("RAY_TMPDIR") == str(folder) and not _is_redis(process):
+            if is_ours and process.environ().get("RAY_TMPDIR") == str(folder):
                 yield process
-
-
-def _is_redis(process: psutil.Process) -> bool:
-    return process.name().startswith("redis-server")
 
 
 def agents(folder: Path) -> list[psutil.Process]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from farm.recipe import Frozen, Seeds
 from farm.verdict import dunnett
 from farm.verdict.inference import ALPHA, Losses
+from farm.verdict.paired import ROUNDING
 
 ZERO = 1e-9  # relative: below it a column is in the span of those before
 FEWEST = 3  # contrasts that Lenth's method takes
@@ -67,7 +68,7 @@ def estimate(arms: Mapping[str, Sequence[str]], losses: Mapping[str, Losses]) ->
     df = len(runs) - design.columns.shape[1]
     if df > 0:
         left = y - design.columns @ fitted
-        noise = max(float(left @ left / df) ** 0.5, 2e-15 * float(abs(y).max()))
+        noise = max(float(left @ left / df) ** 0.5, ROUNDING * float(abs(y).max()))
         covariance = 4 * np.linalg.inv(design.columns.T @ design.columns)[design.blocks :, design.blocks :]
         errors = np.sqrt(np.diagonal(covariance))
         found = _tested(design, sizes, noise * errors, covariance / np.outer(errors, errors), df)

@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 from farm.recipe import Frozen, Seeds
+from farm.stats import mean, sd
 from farm.verdict.inference import ALPHA
 
 Name = Literal["rerun", "hardware", "train seed", "init seed", "both seeds"]
@@ -253,7 +254,7 @@ def _pairs(cells: Sequence[Run]) -> Iterable[Hardware]:
         yield Hardware(
             machines=machines,
             pairs=len(twins),
-            difference=sum(differences) / len(differences),
+            difference=mean(differences),
             ci_low=low,
             ci_high=high,
             interaction_p=_interaction(twins),
@@ -263,13 +264,12 @@ def _pairs(cells: Sequence[Run]) -> Iterable[Hardware]:
 
 def _mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Student's t. Twins are taken to be independent: hardware changes rounding, and training amplifies it."""
-    import numpy as np
     from scipy.stats import t
 
-    n = len(values)
-    if n < 2:
+    n, spread = len(values), sd(values)
+    if spread is None:
         return None, None
-    center, half = float(np.mean(values)), float(t.isf(ALPHA / 2, n - 1)) * float(np.std(values, ddof=1)) / n**0.5
+    center, half = mean(values), float(t.isf(ALPHA / 2, n - 1)) * spread / n**0.5
     return center - half, center + half
 
 

@@ -517,3 +517,19 @@ def test_an_address_whose_port_somebody_else_has_is_named(here: Settings) -> Non
 def test_an_ipv6_address_is_shown_in_brackets() -> None:
     with pytest.raises(Unreachable, match=r"redis://\[::1\]:1/0"):
         connect("redis://[::1]:1/0")
+
+
+def test_a_server_carries_no_variable_of_the_ray_that_its_starter_belongs_to(tmp_path: Path, monkeypatch) -> None:
+    """A dispatcher revives Redis, and what carries RAY_TMPDIR ends with its Ray. The real one says what it got."""
+    real, seen = find_binary(), tmp_path / "seen"
+    wrapper = tmp_path / "bin" / "redis-server"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nenv > {seen}\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/farm-ray-1")
+    server = Server(tmp_path / "redis")
+    server.start()
+    server.stop()
+    assert "PATH=" in seen.read_text()
+    assert "RAY_" not in seen.read_text()
