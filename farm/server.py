@@ -667,11 +667,10 @@ def free_port() -> int:
 
 
 def _is_gone(pid: int) -> bool:
-    if is_alive(pid):
-        return False
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # if it is our child, somebody must bury it; it is dead, so this does
-    return True
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid  # our child: buried, which must wait for the last of its threads
+    except ChildProcessError:
+        return not is_alive(pid)
 
 
 def _until(condition: Any, seconds: float) -> bool:
