@@ -48,6 +48,14 @@ def files(store: Store) -> list[str]:
     return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
 
 
+def test_an_attempt_that_is_on_record_is_not_written_over_by_another_of_its_epoch(store: Store) -> None:
+    store.begin(RUN, attempt())
+    store.begin(RUN, attempt())  # its answer had got lost
+    with pytest.raises(Conflict, match=r"attempt\.json is there already: it stays"):
+        store.begin(RUN, attempt().model_copy(update={"worker": "another"}))
+    assert store.attempts(RUN.id) == [attempt()]
+
+
 def test_an_attempt_is_on_record_from_its_beginning_to_its_end(store: Store) -> None:
     folder = store.begin(RUN, attempt(), "tiny")
     assert folder == store.attempt_folder(RUN.id, 1)
