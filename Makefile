@@ -30,7 +30,7 @@ tests: $(VENV)/test $(BIN)/prometheus
 test-cluster: $(VENV)/test
 	$(BIN)/python -m pytest tests/cluster
 
-# The pages that are made from the program: docs/study.md and docs/commands.md.
+# The pages that are made from the program: docs/study.md, docs/commands.md and docs/rooms.md.
 docs: $(VENV)/test
 	$(BIN)/python -m cli.reference
 
