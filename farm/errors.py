@@ -66,6 +66,12 @@ class BadSetting(FarmError):
     exit_code = 2
 
 
+class BadImport(FarmError):
+    """What is to be imported makes no sense."""
+
+    exit_code = 2
+
+
 class DoesNotFit(FarmError):
     """No plan runs this recipe on this machine."""
 

@@ -3,6 +3,7 @@
     <storage>/.farm-storage                  the storage's own name, random, written once
     <storage>/.farm-index                    the name of the Redis that is its index: two farms must not share one
     <storage>/studies/<name>.json            the study as it was submitted last
+    <storage>/imported/<name>.json           the losses that were imported into the study
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
     <storage>/runs/<id>/forgotten.json       up to which epoch it was forgotten: no reindex brings those back
@@ -34,6 +35,7 @@ from farm import ledger
 from farm.bucket import PATIENT, Bucket, Patience
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
+from farm.imported import Imported
 from farm.ledger import Ledgers, Line, storage_errors
 from farm.queue import Cause, Index, Queue
 from farm.recipe import canonical_json
@@ -162,7 +164,7 @@ class Store:
 
     def has_records(self) -> bool:
         """Whether a farm ever wrote here."""
-        return bool(self.records.names("runs") or self.records.names("studies"))
+        return any(self.records.names(folder) for folder in ("runs", "studies", "imported"))
 
     def occupy(self, run_id: str, epoch: int, owner: str) -> int:
         """Have the folder of this epoch for `owner` alone. Returns 0, or the epoch that the directory holds
@@ -256,6 +258,20 @@ class Store:
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""
         self.records.put(_study(study.name), stamped(canonical_json(study)).encode())
+
+    def keep_imported(self, imported: Imported) -> None:
+        """Record what was imported into a study, over what was there; without any run, remove the record."""
+        if imported.runs:
+            self.records.put(_of_import(imported.study), stamped(canonical_json(imported)).encode())
+        else:
+            self.records.remove(_of_import(imported.study))
+
+    def imported(self, study: str) -> Imported:
+        """What was imported into a study.
+
+        Raises: CheckpointInvalid: the record is damaged.
+        """
+        return self._parsed(_of_import(study), read_json(Imported)) or Imported(study=study)
 
     def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
         """Record that an attempt began, and the run if this is its first; returns the attempt's folder.
@@ -434,7 +450,17 @@ class Store:
             for run_id in set(begun).intersection(put.new):
                 if self._cancelled(run_id) >= 0:
                     queue.cancel(run_id)
+        self._bring_imported(queue, unread)
         return Reindexed(brought, tuple(unread))
+
+    def _bring_imported(self, queue: Queue, unread: list[str]) -> None:
+        for name in self.records.names("imported"):
+            try:
+                imported = self._parsed(f"imported/{name}", read_json(Imported))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(_told(error))
+            else:
+                queue.bring(imported)
 
     def _studies(self, unread: list[str]) -> dict[str, Study]:
         found = {}
@@ -567,6 +593,10 @@ def _recipe(run: Run, study: str | None) -> bytes:
 
 def _study(name: str) -> str:
     return f"studies/{name}.json"
+
+
+def _of_import(study: str) -> str:
+    return f"imported/{study}.json"
 
 
 def _result(run_id: str) -> str:
