@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from farm import harness, rows
 from farm import study as study_
 from farm.errors import BadImport
+from farm.faults import full_stop
 from farm.harness import Folder
 from farm.imported import ImportedRun
 from farm.machine import BUILT_IN, is_name, parts
@@ -65,6 +66,9 @@ def read(paths: Sequence[Path], name: str | None = None) -> Read:
             raise BadImport(f"{path}: {missing}.", remedy="Name a list of losses, or a folder of run folders.")
     name = name or _slug(paths[0])
     found = _arms(folders)
+    if not runs and not found.arms:
+        first, *more = [f"{note.source}: {full_stop(note.text)}" for note in found.left_out]
+        raise BadImport(first, also=tuple(more))
     runs = [run.model_copy(update={"recipe": found.told.get((run.arm, run.machine))}) for run in runs]
     text = _text(name, found.arms, runs, [str(path) for path in paths])
     study_.parse(text, "the study file")  # a name that is too long, or a stranger thing

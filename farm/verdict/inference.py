@@ -18,8 +18,8 @@ RESAMPLES = 9_999
 
 Method = Literal["paired", "paired-own", "welch", "prediction"]
 Word = Literal["better", "worse", "same", "unresolved"]
-# Of an arm on a machine, repetitions averaged, by block: the seed pair, or the id of an imported run whose seeds are not
-# known.
+# Of an arm on a machine, repetitions averaged, by block: the seed pair, or the id of an imported run whose seeds nobody
+# knows.
 Losses = Mapping[Any, float]
 
 

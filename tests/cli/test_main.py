@@ -50,6 +50,7 @@ FROZEN: dict[str, list[str]] = {
     "noise": ["STUDY", "--json"],
     "effects": ["STUDY", "--json"],
     "compare": ["RUN", "RUN", "--json"],
+    "import": ["PATH", "--study", "--output", "--json"],
     "export": ["RUN", "DIR", "--json"],
     "machines": ["--probe", "--json"],
     "reindex": ["--json"],
