@@ -86,10 +86,11 @@ def _remarks(study: str, told: dict[str, Noise]) -> Iterator[str]:
             if rung.sd == 0:
                 yield f"{rung.rung}: the runs agree to within the rounding of a 64-bit number, so there is no interval"
         for pair in seen.hardware:
-            yield _hardware(pair)
+            yield hardware_line(pair)
 
 
-def _hardware(pair: Hardware) -> str:
+def hardware_line(pair: Hardware) -> str:
+    """The effect of the second of two machine classes, and whether the ranking survives it."""
     left, right = pair.machines
     many = f"{pair.pairs} pair{'s' * (pair.pairs != 1)} of runs"
     edges = (

@@ -8,6 +8,7 @@ import typer
 
 from cli import render
 from cli.access import newest_study, queue
+from cli.noise import hardware_line
 from cli.options import Json, StudyName
 from cli.render import Column, Format, Sheet, say
 from farm.imported import EVALUATION as IMPORTED
@@ -75,6 +76,7 @@ ALL = (
     Column("p", "p", digits=6),
     VERDICT,
     Column("method", "method"),
+    Column("rung", "tested against"),
     Column("margin", "margin"),
     Column("needs_seeds", "needs seeds"),
     Column("needs_hours", "needs hours", digits=4),
@@ -91,6 +93,13 @@ ALL = (
     Column("aside", "not ranked because"),
     Column("runs", "runs", render.listing),
 )
+# The noise that a difference was tested against, for people.
+RUNGS = {
+    "init seed": "the noise of the init seed; the train seed never changes, and what it does is not in the intervals",
+    "train seed": "the noise of the train seed; the init seed never changes, and what it does is not in the intervals",
+    "both seeds": "the noise of both seeds together",
+    None: "noise of which nobody can say what it is of, since the seeds of some runs are not known",
+}
 IMPORTS_APART = (
     "they are ranked among themselves, and never with runs of this farm, since nothing checks that they were trained"
     " and tested alike"
@@ -234,6 +243,10 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
             yield f"method: {text}"
         elif rows:
             yield f"method for {_named(rows)}: {text}"
+    for rung, text in RUNGS.items():
+        rows = [row for row in tested if row.rung == rung]
+        if rows:
+            yield f"tested against{'' if len(rows) == len(tested) else f' for {_named(rows)}'}: {text}"
     for row in ranked.rows:
         if row.one_run_resolves is not None and any(_is_one_run(other, row) for other in tested):
             yield (
@@ -288,5 +301,7 @@ def _twin_lines(twins: Twins, every: bool) -> Iterator[str]:
     left, right = twins.machines
     count = f"{len(twins.pairs)} pair{'s' * (len(twins.pairs) != 1)} of runs"
     yield f"hardware twins: {left} and {right}, {count}: {twins.agreement} (max |Δ| {twins.max_difference:.3g})"
+    if twins.max_difference and twins.hardware.ci_low is not None:
+        yield hardware_line(twins.hardware)
     for pair in twins.pairs if every else ():
         yield f"  {pair.arm} s{pair.seeds}: {right} - {left} = {pair.difference:+.3g}"

@@ -261,7 +261,7 @@ class Queue:
         try:
             return self._put("put", study, leaving)
         except Refused as refused:
-            said = self._ask(refused, "put", stamped(canonical_json(study)), tuple(sorted(leaving)))
+            said = self._ask(refused, "put", stamped(study.model_dump_json()), tuple(sorted(leaving)))
             assert said.put is not None
             return said.put
 
@@ -281,7 +281,7 @@ class Queue:
             "put",
             mode,
             study.name,
-            stamped(canonical_json(study)),
+            stamped(study.model_dump_json()),
             len(arms),
             *(text for arm in arms.items() for text in arm),
             *(text for run in spelled for text in run),

@@ -247,7 +247,7 @@ class Store:
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""
-        self.records.put(_study(study.name), stamped(canonical_json(study)).encode())
+        self.records.put(_study(study.name), stamped(study.model_dump_json()).encode())
 
     def keep_imported(self, imported: Imported) -> None:
         """Record what was imported into a study, over what was there; without any run, remove the record."""

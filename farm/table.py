@@ -25,6 +25,8 @@ from farm.stats import mean, sd
 from farm.study import BASELINE
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
 from farm.verdict.needs import Cost, Needs, needs
+from farm.verdict.noise import Hardware, SeedsRung, hardware, seeds_rung
+from farm.verdict.noise import Run as Twin
 from farm.verdict.ranks import ranks
 from farm.verdict.unpaired import one_run_resolves
 
@@ -51,6 +53,9 @@ class Row(Frozen):
     ci_high: float | None = None
     p: float | None = Field(None, description="of no difference, adjusted for the table's comparisons")
     method: Method | None = Field(None, description="how delta was tested; None: nothing tells the noise")
+    rung: SeedsRung | None = Field(
+        None, description="the noise that delta was tested against: of which seeds; None: not tested, or seeds unknown"
+    )
     margin: float | None = Field(None, description="study.margin: the smallest difference that matters, in nats")
     verdict: Word | None = Field(None, description="None: the baseline, or nothing to compare with")
     needs_seeds: int | None = Field(
@@ -106,6 +111,9 @@ class Twins(Frozen):
     evaluation: str
     machines: tuple[str, str]
     pairs: tuple[Pair, ...]
+    hardware: Hardware = Field(
+        description="the effect of the machine, with its interval, and whether arms differ in it"
+    )
 
     @property
     def max_difference(self) -> float:
@@ -285,9 +293,20 @@ def _with_verdict(
         return row.model_copy(update={"verdict": "unresolved", "margin": margin})
     update = {name: getattr(found, name) for name in ("delta", "ci_low", "ci_high", "p", "method", "check")}
     update |= {"verdict": found.word, "margin": margin}
+    update |= {"rung": _rung(found.method, ranking.losses[row.arm], ranking.losses[BASELINE])}
     if found.word == "unresolved":
         update |= _needed(row, baseline, ranking, found)
     return row.model_copy(update=update)
+
+
+def _rung(method: Method, arm: Losses, baseline: Losses) -> SeedsRung | None:
+    """Which seeds change among the runs that the noise of a comparison comes from."""
+    if method == "welch":
+        return seeds_rung(arm, baseline)
+    if method == "prediction":
+        return seeds_rung(arm if len(arm) > len(baseline) else baseline)
+    shared = [block for block in arm if block in baseline]
+    return seeds_rung(shared if len(shared) > 1 else baseline)  # a single run borrows the noise of the others' pairs
 
 
 def _needed(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
@@ -370,7 +389,23 @@ def _twins(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
         if pairs:
             machines = (left[0].machine, right[0].machine)
             pairs.sort(key=lambda pair: (pair.arm, pair.seeds, pair.runs))
-            yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs))
+            both = [
+                (result.recipe.digest, result, there[key]) for result in left if (key := _twin_key(result)) in there
+            ]
+            effect = _effect(both)
+            yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs), hardware=effect)
+
+
+def _effect(pairs: Iterable[tuple[str, Result | ImportedRun, Result | ImportedRun]]) -> Hardware:
+    """What the second machine does to the loss of the first; each pair with what names its recipe."""
+    runs = [
+        Twin(recipe, run.machine, run.seeds, run.rerun, run.test_loss)
+        for recipe, *both in pairs
+        for run in both
+        if run.seeds
+    ]
+    (found,) = hardware(runs)
+    return found
 
 
 def _imported_twins(runs: Sequence[ImportedRun]) -> Iterable[Twins]:
@@ -386,7 +421,8 @@ def _imported_twins(runs: Sequence[ImportedRun]) -> Iterable[Twins]:
             for key in sorted(one.keys() & other.keys())
         ]
         if pairs:
-            yield Twins(evaluation=IMPORTED, machines=(left, right), pairs=tuple(pairs))
+            effect = _effect((key[0], one[key], other[key]) for key in one.keys() & other.keys())
+            yield Twins(evaluation=IMPORTED, machines=(left, right), pairs=tuple(pairs), hardware=effect)
 
 
 def _losses(one: ImportedRun, other: ImportedRun) -> tuple[float, float]:

@@ -38,7 +38,7 @@ FROZEN: dict[str, list[str]] = {
     "join": ["INVITATION|HEAD", "--machine", "--name", "--host"],
     "drain": ["NODE", "--undo", "--json"],
     "plan": ["STUDY", "--sd", "--noise", "--json"],
-    "submit": ["STUDY", "--wait", "--dry-run", "-y", "--yes", "--json"],
+    "submit": ["STUDY", "--wait", "--twin", "--dry-run", "-y", "--yes", "--json"],
     "runs": ["STUDY", "--arm", "--json"],
     "show": ["RUN", "--json"],
     "logs": ["RUN", "-f", "--follow", "--json"],
