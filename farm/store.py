@@ -33,7 +33,7 @@ from pydantic import BaseModel, ValidationError
 
 from farm import ledger
 from farm.bucket import PATIENT, Bucket, Patience
-from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
+from farm.errors import BadResult, CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
 from farm.imported import Imported
 from farm.ledger import Ledgers, Line, storage_errors
@@ -291,8 +291,10 @@ class Store:
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
 
-        Raises: Conflict: another result is there. StorageFull
+        Raises: BadResult: it cannot be that of its recipe. Conflict: another result is there. StorageFull
         """
+        if faults := result.faults:
+            raise BadResult(f"the result of {result.run_id} was not recorded: {'; '.join(faults)}.")
         name, content = _result(result.run_id), _json({"schema": SCHEMA} | result.model_dump(mode="json"))
         if self.records.create(name, content):
             return
@@ -348,9 +350,9 @@ class Store:
     def result(self, run_id: str) -> Result | None:
         """The result of a run, or None while it has none that counts; one that is cut off is none.
 
-        Raises: CheckpointInvalid: result.json is damaged.
+        Raises: CheckpointInvalid: result.json is damaged, or cannot be that of its recipe.
         """
-        found = self._parsed(_result(run_id), lambda text: None if _is_torn(text) else read_json(Result)(text))
+        found = self._parsed(_result(run_id), lambda text: None if _is_torn(text) else _sound(text))
         return found if found and found.epoch > self.cancelled(run_id) else None
 
     def attempts(self, run_id: str) -> list[Attempt]:
@@ -497,6 +499,13 @@ def _recipe(run: Run, study: str | None) -> bytes:
 
 def _study(name: str) -> str:
     return f"studies/{name}.json"
+
+
+def _sound(text: str) -> Result:
+    result = read_json(Result)(text)
+    if result.faults:
+        raise ValueError("; ".join(result.faults))
+    return result
 
 
 def _of_import(study: str) -> str:
