@@ -123,6 +123,7 @@ EXAMPLES = {
     "[study].seeds": "{ init = [42, 22, 67], train = [23] }",
     "[study].resolution": "5",
     "[study].margin": "0.005",
+    "[study].twins": "true",
     "[study].reruns": "1",
     "[study].first_rerun": "1",
     "[baseline] and [interventions.NAME].machines": '["cpu-x1"]',
