@@ -13,6 +13,7 @@ from farm import study as study_
 from farm.errors import CheckpointInvalid, Conflict, LeaseLost, Nonfinite, WorkerDied
 from farm.queue import Queue
 from farm.recipe import FurtherEvaluation, Recipe
+from farm.reindex import reindex
 from farm.run import Attempt
 from farm.score import MOST_BLOCKS, block_sizes, blocks, standard_error
 from farm.store import Store
@@ -227,12 +228,12 @@ def test_scores_come_back_from_the_records(store: Store, queue: Queue, redis: Re
     store.begin(RUN, Attempt(run_id=RUN.id, epoch=1, worker="w", started=1000.0), "tiny")
     store.keep_score(SCORE, VALUES)
     store.record(RESULT)
-    store.reindex(queue)
+    reindex(store, queue)
     assert queue.scores() == {RUN.id: (SCORE,)}
     redis.delete(f"{queue.prefix}scores:{RUN.id}")
     store.keep_score(WIKI, [1.0, 5.0])
     store.records.put(f"runs/{RUN.id}/scores/x-00000000.json", b'{"colour": "red"}')
-    done = store.reindex(queue)
+    done = reindex(store, queue)
     assert queue.scores() == {RUN.id: (SCORE, WIKI)}, "of a run that the queue knew, too"
     assert "x-00000000.json is damaged" in done.unread[0]
 
