@@ -251,6 +251,14 @@ def test_the_table_ranks_by_the_studys_score_and_by_any_other_that_is_asked_for(
     assert (refused.code, "no evaluation 'wikki'; did you mean 'wiki'?" in refused.err) == (3, True)
 
 
+@pytest.mark.parametrize("command", ["noise", "effects"])
+def test_what_else_is_concluded_is_of_the_studys_score_too(farm: Farm, command: str) -> None:
+    scored(farm, study_text(init=(42, 22)).replace("[study]", '[study]\nscore = "wiki"', 1) + EVALUATIONS)
+    rows = json.loads(farm(command, "tiny", "--json").out)["data"]
+    assert rows
+    assert all(row["evaluation"].startswith("wiki@") for row in rows)
+
+
 def test_other_scores_are_columns(farm: Farm) -> None:
     scored(farm)
     assert farm("table", "tiny", "--scores", "all").rows[0]["score:wiki"].startswith("5.5003")
