@@ -15,6 +15,7 @@ from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
 from farm.result import Result
+from farm.seen import seen
 from farm.server import glance, session, translated
 from farm.settings import Settings
 from farm.store import Store
@@ -91,7 +92,7 @@ def newest_study(queue: Queue) -> str | None:
 
 
 def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
-    """The study `name`, or the newest, and the results that it has.
+    """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them.
 
     Raises: NotFound: there is no such study, or none at all.
     """
@@ -103,7 +104,9 @@ def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
             f"study {name!r} holds imported losses only, and this asks for runs of the farm's.",
             remedy=f"See them with: farm table {name}",
         )
-    return queue.study(name), [status.result for status in queue.statuses(name) if status.result]
+    study, scores = queue.study(name), queue.scores(name, "study")
+    results = [status.result for status in queue.statuses(name) if status.result]
+    return study, list(seen(results, scores, study.study.score, study.evaluations).results)
 
 
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:
@@ -111,8 +114,8 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
 
     What a dispatcher sees; without one, what the nodes say of themselves.
     """
-    if seen := queue.roster():
-        return offering(seen)
+    if roster := queue.roster():
+        return offering(roster)
     nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
     up = serving.facts(settings)
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes
@@ -134,7 +137,7 @@ def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str
     """
     from cli.render import say
 
-    store = seen(settings)
+    store = within_sight(settings)
     if store is None:
         return
     try:
@@ -151,7 +154,7 @@ def recording(settings: Settings) -> Store:
 
     Raises: StorageUnusable: it is not seen from here.
     """
-    store = seen(settings)
+    store = within_sight(settings)
     if store is None:
         raise StorageUnusable(
             f"the farm's storage {settings.storage} is not seen from this machine: nothing was changed.",
@@ -162,7 +165,7 @@ def recording(settings: Settings) -> Store:
 
 def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     """Raises: Conflict: this Redis was emptied, and knows less than the storage, as far as that is seen from here."""
-    store = seen(settings) if queue.index() is None else None
+    store = within_sight(settings) if queue.index() is None else None
     begun: list[str] = []
     if store:
         with suppress(FarmError, OSError):
@@ -176,7 +179,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
         )
 
 
-def seen(settings: Settings) -> Store | None:
+def within_sight(settings: Settings) -> Store | None:
     """The storage, where it is seen from here: a folder that is not there is another machine's."""
     store = Store(settings.storage, patience=BRIEF)
     return None if settings.redis_url is not None and not (store.bucket or store.is_local) else store

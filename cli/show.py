@@ -1,6 +1,6 @@
 """`farm show RUN`"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from farm.errors import Conflict, FarmError
 from farm.imported import PREFIX, ImportedRun
 from farm.queue import Event, Point, Queue, Status
 from farm.run import Attempt
+from farm.score import Score
 from farm.settings import Settings
 from farm.store import Store
 
@@ -31,6 +32,7 @@ def show(run: RunName, as_json: Json = False) -> None:
             _show_imported(*elsewhere, as_json)
             return
         status = open_queue.status(run)
+        scores = open_queue.scores(status.run.id, "run").get(status.run.id, ())
         curve, events = open_queue.curve(status.run.id), open_queue.events(status.run.id)
         why = explained(status, waits(settings, open_queue, open_queue.statuses()))
     attempts = kept_attempts(settings, status.run.id)
@@ -38,6 +40,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     if as_json:
         place = Store(settings.storage).place(status.run.id)
         told: dict[str, Any] = {"id": status.run.id, "imported": False, "why": why, "dashboard": link, "folder": place}
+        told |= {"scores": [score.model_dump(mode="json") for score in scores]}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
         told |= {"events": [event.model_dump(mode="json") for event in events]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
@@ -46,6 +49,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     lines = [
         *_life(status, step, why, link),
         *_science(status),
+        *_worth(scores),
         *_past(status, attempts),
         *_history(events),
         *_records(settings, status, curve),
@@ -147,6 +151,14 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     yield "trained on", result.fingerprints.tokens.trained
     yield "tested on", result.fingerprints.tokens.tested
     yield "weights", result.fingerprints.final
+
+
+def _worth(scores: Iterable[Score]) -> Iterator[tuple[str, str]]:
+    for score in scores:
+        error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
+        better = "" if score.direction == "lower" else ", higher is better"
+        what = f"({score.evaluation}, {score.count:,} items, standard error of these{better})"
+        yield "score", f"{score.value:.6f}{error} {score.unit} {what}"
 
 
 def _cost(usd: float | None) -> str:

@@ -84,10 +84,6 @@ class BadCorpus(FarmError):
     exit_code = 2
 
 
-class BadResult(FarmError):
-    """A result does not agree with its recipe."""
-
-
 class NotFound(FarmError):
     """Nothing has that name."""
 

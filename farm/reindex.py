@@ -125,7 +125,9 @@ class _Reading:
         ]
         if state is State.QUEUED and study not in self.recorded.keys() | self.submitted.keys():
             causes.append(_without_study(run_id, study or ORPHANS, epoch))
-        return self.queue.restore(
+        scores, bad = self.store.scores(run_id)
+        self.unread += bad
+        is_new = self.queue.restore(
             run,
             study or ORPHANS,
             state,
@@ -136,6 +138,8 @@ class _Reading:
             held_seconds=sum(seconds for _, seconds in reached.values()),
             released=[past.epoch for past in attempts if past.outcome == "released"],
         )
+        self.queue.keep_scores(run_id, scores)
+        return is_new
 
 
 def _is_superseded(run: Run, study: str | None, studies: Mapping[str, Study]) -> bool:

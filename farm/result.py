@@ -1,10 +1,11 @@
 """What a finished run says of itself."""
 
 from math import isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from farm.errors import Nonfinite, WorkerDied
 from farm.machine import Price
 from farm.planner import Plan
 from farm.processor import InstructionSet
@@ -94,17 +95,57 @@ class Result(Frozen):
     checkpoint: str = Field(description="path of the final checkpoint, relative to the storage root")
 
     @property
+    def definition(self) -> dict[str, Any]:
+        """What it was tested on and how."""
+        return self.recipe.tested
+
+    @property
+    def items(self) -> str:
+        """sha256 of the tokens that it was tested on."""
+        return self.fingerprints.tokens.tested
+
+    @property
     def faults(self) -> list[str]:
-        """In what it cannot be the result of its recipe: steps, tokens, or a loss that is no finite number."""
+        """In what no finished training of its recipe can have had it: steps, tokens, tokens of its test."""
         recipe = self.recipe
-        wanted = {"steps": recipe.steps, "tokens": recipe.steps * recipe.tokens_per_step}
-        found = [
+        wanted = {
+            "steps": recipe.steps,
+            "tokens": recipe.steps * recipe.tokens_per_step,
+            "test_tokens": recipe.evaluation.sequences * recipe.tested_context,
+        }
+        return [
             f"{name} = {getattr(self, name):,}, and its recipe has {count:,}"
             for name, count in wanted.items()
             if getattr(self, name) != count
         ]
-        losses = ("test_loss", "train_loss", "best_loss")
-        return found + [f"{name} is {getattr(self, name)}" for name in losses if not isfinite(getattr(self, name))]
+
+    def check(self) -> None:
+        """Make sure that a finished training of its recipe can have had it.
+
+        Raises: WorkerDied: says what it has, and what its recipe asks for. Nonfinite: a loss is not a finite number.
+        """
+        if faults := self.faults:
+            raise WorkerDied(f"the result of {self.run_id} was not recorded: {'; '.join(faults)}.")
+        for what in ("test_loss", "train_loss", "best_loss"):
+            if not isfinite(value := getattr(self, what)):
+                raise Nonfinite(f"the result of {self.run_id} was not recorded: {what} is {value}.")
+
+
+class Exam(Frozen):
+    """An evaluation that a model is to pass through at the end of its training."""
+
+    name: str
+    recipe: Recipe = Field(description="that it trained by, with this evaluation as its test")
+    items: str = Field(description="sha256 of the tokens that are read")
+
+
+class Scored(Frozen):
+    """What the training processes found by one evaluation."""
+
+    exam: Exam
+    value: float = Field(description="nats per token")
+    tokens: int = Field(description="how many were predicted")
+    values: tuple[float, ...] = Field(description="nats per token of each sequence")
 
 
 class Outcome(Frozen):
@@ -122,3 +163,4 @@ class Outcome(Frozen):
     threads: int | None = None
     kernels: tuple[Computed, ...] | None = None
     fingerprints: Fingerprints | None = None
+    scores: tuple[Scored, ...] = Field((), description="by the test first, then by the study's further evaluations")

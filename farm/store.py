@@ -6,6 +6,8 @@
     <storage>/imported/<name>.json           the losses that were imported into the study
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
+    <storage>/runs/<id>/scores/              what its model is worth, a file an evaluation, created exclusively; beside
+                                             each the values of its items, as safetensors
     <storage>/runs/<id>/forgotten.json       up to which epoch it was forgotten: no reindex brings those back
     <storage>/runs/<id>/cancelled.json       up to which epoch it was cancelled: a result of those does not count
     <storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl log.txt checkpoints/step-00000040/
@@ -23,17 +25,17 @@ import secrets
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from farm import ledger
 from farm.bucket import PATIENT, Bucket, Patience
-from farm.errors import BadResult, CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
+from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
 from farm.imported import Imported
 from farm.ledger import Ledgers, Line, storage_errors
@@ -41,7 +43,11 @@ from farm.recipe import canonical_json
 from farm.result import Result
 from farm.run import Attempt, Checkpoint, Run
 from farm.schema import SCHEMA, check, stamped, unstamped
+from farm.score import Score, packed, sha256, unpacked
 from farm.study import Study
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
 STEP = re.compile(r"step-(\d{8,})")
@@ -291,10 +297,9 @@ class Store:
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
 
-        Raises: BadResult: it cannot be that of its recipe. Conflict: another result is there. StorageFull
+        Raises: Conflict: another result is there. WorkerDied: no finished training can have had it. StorageFull
         """
-        if faults := result.faults:
-            raise BadResult(f"the result of {result.run_id} was not recorded: {'; '.join(faults)}.")
+        result.check()
         name, content = _result(result.run_id), _json({"schema": SCHEMA} | result.model_dump(mode="json"))
         if self.records.create(name, content):
             return
@@ -303,6 +308,57 @@ class Store:
             self.records.put(name, content)
         elif there != result:
             raise Conflict(f"{self.uri}/{name} holds another result already: it stays.")
+
+    def keep_score(self, score: Score, values: Sequence[float]) -> None:
+        """Write a score of a run with the values of its items, once; the same again is fine, and so is one in place of
+        a score that does not count: of other weights than the result's.
+
+        Raises: Conflict: another score by that evaluation is there. StorageFull
+        """
+        content, record = packed(values), _json({"schema": SCHEMA} | score.model_dump(mode="json"))
+        assert (sha256(content), len(values)) == (score.values, score.count), "these are the values of another score"
+        self.records.create(f"{_scores(score.run_id)}/{_values(score)}", content)  # first: half a score is none
+        place = f"{_scores(score.run_id)}/{score.file}.json"
+        if self.records.create(place, record):
+            return
+        there = self._score(place)
+        if there == score:
+            return
+        result = self.result(score.run_id)
+        if there and result and there.weights == result.fingerprints.final:
+            raise Conflict(f"{self.uri}/{place} holds another score already: it stays.")
+        self.records.put(place, record)
+
+    def scores(self, run_id: str) -> tuple[list[Score], list[str]]:
+        """The scores of a run that count, which are those of its result's weights, by evaluation; and what is wrong
+        with records that cannot be read. One that is cut off is none.
+        """
+        found, unread = [], []
+        names = [name for name in self.records.names(_scores(run_id)) if name.endswith(".json")]
+        result = self.result(run_id) if names else None
+        for name in names if result else ():
+            try:
+                found.append(self._score(f"{_scores(run_id)}/{name}"))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(told(error))
+        return [one for one in found if one and result and one.weights == result.fingerprints.final], unread
+
+    def values(self, score: Score) -> "np.ndarray":
+        """The value of each item of a score, in their order, as float64.
+
+        Raises: CheckpointInvalid: they are gone, or not those that the score was made from.
+        """
+        place = f"{_scores(score.run_id)}/{_values(score)}"
+        content = self.records.get(place)
+        try:
+            if content is None or sha256(content) != score.values:
+                raise ValueError("gone" if content is None else "its sha256 is not that in the score")
+            return unpacked(content)
+        except ValueError as error:
+            raise CheckpointInvalid(f"{self.uri}/{place} is damaged: {error}.", remedy="Score the run again.") from None
+
+    def _score(self, place: str) -> Score | None:
+        return self._parsed(place, lambda text: None if _is_torn(text) else read_json(Score)(text))
 
     def withdraw(self, run_id: str, epoch: int) -> None:
         """Record that a run was cancelled under this epoch; 0: before its first. What it recorded as its result until
@@ -336,6 +392,9 @@ class Store:
     def adopt(self, result: Result, run: Run, study: str) -> None:
         """Have a run that never trained keep the result that it adopted, since the run that trained it is forgotten."""
         self.records.create(f"{_of(run.id)}/recipe.toml", _recipe(run, study))
+        for score in self.scores(result.adopted or run.id)[0]:
+            with suppress(CheckpointInvalid):  # what its items were worth is lost, and so is the score
+                self.keep_score(score.model_copy(update={"run_id": run.id}), self.values(score).tolist())
         self.record(result)
 
     def run(self, run_id: str) -> Run:
@@ -514,6 +573,15 @@ def _of_import(study: str) -> str:
 
 def _result(run_id: str) -> str:
     return f"{_of(run_id)}/result.json"
+
+
+def _scores(run_id: str) -> str:
+    return f"{_of(run_id)}/scores"
+
+
+def _values(score: Score) -> str:
+    """Named by what is in it too: two who score at once must not mix theirs up."""
+    return f"{score.file}.{score.values[:8]}.safetensors"
 
 
 def _of(run_id: str) -> str:

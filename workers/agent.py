@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import TypeVar
 
 import ray
 from redis import Redis
@@ -39,13 +40,14 @@ from farm.forecast import speeds
 from farm.machine import MIXED, Machine, Mixed
 from farm.planner import Plan, Speed, continued, plan
 from farm.queue import Queue, Status
-from farm.result import Outcome, Tokens
+from farm.recipe import FurtherEvaluation
+from farm.result import Outcome
 from farm.run import Attempt, Checkpoint, Lease, Run
 from farm.server import session
 from farm.settings import Settings
 from farm.store import LOG, Store
 from model.checkpoint import valid
-from model.corpus.checks import prepare
+from model.corpus.checks import exams_of, prepare
 from workers import hardware
 from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, Closing, briefly, result_of, until_heard
 from workers.curve import complete
@@ -55,9 +57,11 @@ from workers.heartbeat import keep
 from workers.launch import fit
 from workers.mirror import Mirror
 from workers.probing import probed
+from workers.scores import scores_of
 from workers.task import PULSE_FILE, STOP_FILE, Place, Task
 from workers.transcript import copied_to
 
+Fetched = TypeVar("Fetched")
 NETWORK_SECONDS = 30.0  # for a network that is away for a moment, before the corpus is given up
 REST_SECONDS = 120.0  # of a node whose storage cannot be used: then it is tried again
 STOP_SECONDS = STOP_WAIT_SECONDS - 15.0  # from being told to stop: for a checkpoint, and then to close the lease
@@ -264,7 +268,8 @@ class _Agent:
             self._complete_curve(run, source)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         try:
-            task = self._task(run, study, split, attempt, threads, places(machine, self.node, self.also))
+            group = places(machine, self.node, self.also)
+            task = self._task(run, study, split, attempt, threads, group, stored.evaluations)
             with self.mirror, self._watched():
                 outcome = fit(task, machine, self.node, str(self.folder / "ray"), self.job)
         except BaseException as error:
@@ -281,10 +286,19 @@ class _Agent:
         return speeds(run.recipe, machine, [status.result for status in statuses if status.result])
 
     def _task(
-        self, run: Run, study: str, split: Plan, attempt: Attempt, threads: int, group: tuple[Place, ...]
+        self,
+        run: Run,
+        study: str,
+        split: Plan,
+        attempt: Attempt,
+        threads: int,
+        group: tuple[Place, ...],
+        evaluations: Mapping[str, FurtherEvaluation],
     ) -> Task:
         source = attempt.resumed_from
         print(f"Resuming from step {source.step} of attempt {source.epoch}." if source else "Starting at step 0.")
+        tokens = self._fetched(lambda: prepare(run.recipe, self.cache))
+        exams = self._fetched(lambda: exams_of(run.recipe, evaluations, self.cache))
         return Task(
             run=run,
             study=study,
@@ -295,13 +309,14 @@ class _Agent:
             cache=str(self.cache),
             resume=str(self.store.root / source.path) if source else None,
             resume_epoch=source.epoch if source else None,
-            tokens=self._prepared(run),
+            tokens=tokens,
+            exams=exams,
             threads=threads,
             places=group,
             is_mirrored=self.store.bucket is not None,
         )
 
-    def _prepared(self, run: Run) -> Tokens:
+    def _fetched(self, fetch: Callable[[], Fetched]) -> Fetched:
         """Which tokens the run reads.
 
         Raises: BadCorpus, Unreachable, StorageUnusable, StorageFull: as `unprepared` has it from now on.
@@ -309,7 +324,7 @@ class _Agent:
         deadline = time.monotonic() + NETWORK_SECONDS
         while True:
             try:
-                return prepare(run.recipe, self.cache)
+                return fetch()
             except (BadCorpus, StorageUnusable, StorageFull) as error:
                 self.unprepared = error
                 raise
@@ -379,9 +394,8 @@ class _Agent:
         """Say what became of the attempt: to the run directory first, then to the queue."""
         if outcome.finished:
             self.mirror.settle(PATIENCE_SECONDS)
-            result = until_heard(
-                lambda: self.closing.record(result_of(self.store, run, split, machine, attempt, outcome))
-            )
+            made = until_heard(lambda: result_of(self.store, run, split, machine, attempt, outcome))
+            result = until_heard(lambda: self.closing.record(made, scores_of(made, outcome)))
             self._end(attempt, "succeeded")
             self._complete_curve(run)
             if not self.closing.finish(result):

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from farm import ledger
@@ -21,6 +22,7 @@ from farm.planner import Plan
 from farm.queue import Queue
 from farm.result import Outcome, Provenance, Result
 from farm.run import Attempt, Lease, Run, State
+from farm.score import Score
 from farm.store import Store
 from workers import hardware
 
@@ -60,7 +62,10 @@ class Closing:
     def finish(self, result: Result) -> bool:
         """The run has succeeded. False: it was cancelled in the meantime, and its result is withdrawn (Q8)."""
         try:
-            until_heard(lambda: self._queue.finish(self._lease, result))
+            scores, unread = until_heard(lambda: self._store.scores(result.run_id))
+            for what in unread:
+                print(f"Not told: {what}")
+            until_heard(lambda: self._queue.finish(self._lease, result, scores))
         except Cancelled:
             until_heard(lambda: self._store.withdraw(result.run_id, self._lease.epoch))
             self.cancel()
@@ -101,8 +106,14 @@ class Closing:
         except (FarmError, OSError) as unwritten:
             print(f"Not recorded: {unwritten}")
 
-    def record(self, result: Result) -> Result:
-        """The result as the run directory has it: an attempt that had lost its lease may have recorded first."""
+    def record(self, result: Result, scores: Iterable[tuple[Score, Sequence[float]]] = ()) -> Result:
+        """The result as the run directory has it: an attempt that had lost its lease may have recorded first.
+
+        Scores go first: a run that has its result has them, too.
+        """
+        for score, values in scores:
+            with suppress(Conflict):
+                self._store.keep_score(score, values)
         try:
             self._store.record(result)
         except Conflict:

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from farm.planner import Plan
 from farm.recipe import Frozen
-from farm.result import Tokens
+from farm.result import Exam, Tokens
 from farm.run import Lease, Run
 
 STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
@@ -33,6 +33,7 @@ class Task(Frozen):
     resume: str | None = None
     resume_epoch: int | None = None
     tokens: Tokens = Field(description="that every node must find in its corpus")
+    exams: tuple[Exam, ...] = Field((), description="further evaluations at the end, with the tokens of each")
     threads: int
     places: tuple[Place, ...] = Field((), description="of a mixed group; folder, cache and threads are the first's")
     is_mirrored: bool = Field(description="checkpoints count once they are in the bucket, and the agent says so")

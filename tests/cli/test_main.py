@@ -46,7 +46,7 @@ FROZEN: dict[str, list[str]] = {
     "cancel": ["RUN|STUDY", "--dropped", "--json"],
     "retry": ["RUN|STUDY", "--cancelled", "--json"],
     "forget": ["RUN|STUDY", "--arm", "--dropped", "--files", "-y", "--yes", "--json"],
-    "table": ["STUDY", "--format", "--json"],
+    "table": ["STUDY", "--score", "--scores", "--format", "--json"],
     "noise": ["STUDY", "--json"],
     "effects": ["STUDY", "--json"],
     "compare": ["RUN", "RUN", "--json"],

@@ -14,7 +14,7 @@ from redis import Redis
 from results import result, tiny_study
 
 from farm.budget import exhausted
-from farm.errors import BadResult, CheckpointInvalid, Conflict, FarmError, NotFound
+from farm.errors import CheckpointInvalid, Conflict, FarmError, Nonfinite, NotFound, WorkerDied
 from farm.ledger import SCHEMA, Line
 from farm.machine import BUILT_IN
 from farm.queue import Queue, Status
@@ -381,12 +381,13 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
     [
         ({"steps": 9}, "steps = 9, and its recipe has 10"),
         ({"tokens": 2559}, "tokens = 2,559, and its recipe has 2,560"),
+        ({"test_tokens": 255}, "test_tokens = 255, and its recipe has 256"),
         ({"test_loss": float("nan")}, "test_loss is nan"),
         ({"train_loss": float("inf")}, "train_loss is inf"),
     ],
 )
 def test_a_result_that_cannot_be_that_of_its_recipe_is_refused(store: Store, changes: dict, says: str) -> None:
-    with pytest.raises(BadResult, match=says):
+    with pytest.raises((WorkerDied, Nonfinite), match=says):
         store.record(result(RUN, 3.0).model_copy(update=changes))
     assert store.result(RUN.id) is None
 

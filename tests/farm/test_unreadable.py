@@ -143,12 +143,12 @@ def test_a_key_of_a_wrong_type_is_put_aside_and_what_it_listed_is_listed_again(s
     scene.queue.renew(scene.running.lease, 2)
 
 
-@pytest.mark.parametrize("role", ["run", "causes", "result", "curve", "events"])
+@pytest.mark.parametrize("role", ["run", "causes", "result", "scores", "curve", "events"])
 def test_a_run_with_a_key_of_a_wrong_type_takes_no_other_with_it(scene: Scene, role: str) -> None:
     for run_id in (scene.next, scene.done):
         scene.redis.delete(scene.key(role, run_id))
         scene.redis.sadd(scene.key(role, run_id), "spoilt")
-        scene.queue.curve(run_id), scene.queue.events(run_id)
+        scene.queue.curve(run_id), scene.queue.events(run_id), scene.queue.scores(run_id, "run")
     scene.goes_on()
 
 
