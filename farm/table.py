@@ -391,7 +391,7 @@ def _items_error(ranking: _Ranking, name: str, *, is_paired: bool) -> float | No
     """What of the error of an arm's difference is the test set's, from the blocks of the scores."""
     arm, baseline = ranking.runs.get(name, ()), ranking.runs.get(BASELINE, ())
     counts = {one.score.count if one.score else 0 for one in (*arm, *baseline)}
-    if len(counts) > 1 or 0 in counts:
+    if len(counts) != 1 or 0 in counts:
         return None
     return items_error(_blocks(arm), _blocks(baseline), block_sizes(counts.pop()), is_paired=is_paired)
 
