@@ -11,8 +11,9 @@ from redis_servers import KEPT, OLD_SERVER, redis_servers
 from results import study_text, tiny_study
 from waiting import wait_until
 
-from farm import clerk, study
+from farm import clerk, rows, study
 from farm.errors import BadStudy, Conflict, NotFound, Unreachable
+from farm.imported import Imported
 from farm.machine import BUILT_IN
 from farm.node import Node
 from farm.queue import Queue, Supply
@@ -103,6 +104,18 @@ def test_nothing_else_does(alice: Farm, words: list[str]) -> None:
     answer = alice(*words)
     assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
     assert alice.queue.statuses() == before
+
+
+def test_imported_losses_can_be_seen_and_not_imported(alice: Farm) -> None:
+    alice.store.mark()
+    path = alice.folder / "elsewhere.csv"
+    path.write_text("arm,machine,init_seed,train_seed,test_loss\nbaseline,cpu,1,2,3.5\n")
+    answer = alice("import", str(path))
+    assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
+    assert alice.store.imported("elsewhere").runs == (), "nothing is on record either"
+    alice.queue.bring(Imported(study="elsewhere", runs=rows.read(path).runs))
+    for words in (["table", "elsewhere"], ["runs", "elsewhere"], ["show", "imported-cpu"], ["noise", "elsewhere"]):
+        assert alice(*words).code == 0, words
 
 
 BY_HAND = """
