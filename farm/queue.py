@@ -59,6 +59,7 @@ from farm.recipe import Frozen, Recipe, canonical_json, identity
 from farm.result import Result
 from farm.run import Checkpoint, Lease, Run, State
 from farm.schema import SCHEMA, check, stamped, unstamped
+from farm.score import Score
 from farm.server import translated
 from farm.study import Study
 
@@ -472,8 +473,8 @@ class Queue:
         texts = [(p.step, json.dumps(list(p.model_dump().values()))) for p in sorted(points, key=lambda p: p.step)]
         self._held(lease, "record", CURVE_POINTS, NEWEST_POINTS, *(part for text in texts for part in text))
 
-    def finish(self, lease: Lease, result: Result) -> None:
-        """The run has succeeded (Q5).
+    def finish(self, lease: Lease, result: Result, scores: Iterable[Score] = ()) -> None:
+        """The run has succeeded, and its model is worth that much (Q5).
 
         Raises: LeaseLost. Cancelled. Conflict: it finished with another result, or this is another run's.
         """
@@ -482,7 +483,7 @@ class Queue:
                 f"the result is of {result.run_id} epoch {result.epoch},"
                 f" the lease of {lease.run_id} epoch {lease.epoch}."
             )
-        self._held(lease, "finish", result.steps, stamped(canonical_json(result)))
+        self._held(lease, "finish", result.steps, stamped(canonical_json(result)), *_score_texts(scores))
 
     def fail(self, lease: Lease, cause: str, message: str, step: int, retryable: bool) -> State:
         """An attempt failed at `step`: the run is queued again after a back-off, or failed, or cancelled (Q6).
@@ -626,6 +627,13 @@ class Queue:
         """Dollars by study, of those that have a limit, as a dispatcher counted lately; it knows every price."""
         return json.loads(self._call("spent") or "{}")
 
+    def scores(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> dict[str, tuple[Score, ...]]:
+        """What the models of runs are worth: of one run, of those of a study, or of all, by run id.
+
+        A run that has adopted its result has the scores of the run that trained.
+        """
+        return {run_id: tuple(_readable(_score, texts)) for run_id, texts in self._call("scores", kind, name)}
+
     def curve(self, run_id: str) -> list[Point]:
         """The curve of a run, steps ascending, thinned out evenly when it is long."""
         return [
@@ -760,6 +768,11 @@ class Queue:
         )
         return bool(answer)
 
+    def keep_scores(self, run_id: str, scores: Iterable[Score]) -> None:
+        """Have the scores that the directory of a run holds; nothing changes for a run that has not succeeded."""
+        if texts := _score_texts(scores):
+            self._call("keep_scores", run_id, *texts)
+
     def omit(self, run_id: str, epoch: int) -> None:
         """A run of the directories stays out, forgotten or not readable: should it be put, it begins above `epoch`."""
         self._call("omit", run_id, epoch)
@@ -804,6 +817,8 @@ class Queue:
             found += [_spoilt_study(name, error) for error in _faults(_study, text)]
         for text in self._call("statuses", "all", ""):
             found += [_spoilt_run(json.loads(text)[0], error) for error in _faults(_status, text)]
+        for run_id, texts in self._call("scores", "all", ""):
+            found += [_spoilt_score(run_id, error) for text in texts for error in _faults(_score, text)]
         for name, facts, probes, _ in self._call("machines"):
             found += [_spoilt_machine(name, error) for error in _faults(lambda pair: _machine(*pair), (facts, probes))]
         for answer in self._call("roster"):
@@ -932,6 +947,10 @@ def _spoilt_run(run_id: str, error: Exception) -> Flaw:
     return _flaw(f"run {run_id}", error, f"Drop it with: farm forget {run_id}; then submit its study again.")
 
 
+def _spoilt_score(run_id: str, error: Exception) -> Flaw:
+    return _flaw(f"a score of {run_id}", error, "Bring it back from its directory: farm reindex.")
+
+
 def _spoilt_machine(name: str, error: Exception) -> Flaw:
     return _flaw(f"machine class {name!r}", error, "A node that offers it writes it anew within 10 s.")
 
@@ -1002,6 +1021,15 @@ def _result(text: str, run: Run) -> Result:
     if trained == run.id:
         return found
     return found.model_copy(update={"run_id": run.id, "arm": run.arm, "adopted": trained})
+
+
+def _score(text: str) -> Score:
+    return Score.model_validate_json(unstamped(text))
+
+
+def _score_texts(scores: Iterable[Score]) -> list[str]:
+    """As the scripts read them: the evaluation's id, and the score."""
+    return [part for score in scores for part in (score.evaluation, stamped(canonical_json(score)))]
 
 
 @lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us

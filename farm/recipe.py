@@ -19,6 +19,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MEANING = 1  # of what a recipe leaves out. Raised when a default comes to mean something else: every id changes with it
+CODE = 1  # of model.evaluate. Raised when it comes to compute another number: every score before that is out of date
+CHECKPOINT = "final"  # which weights of a run are scored
+TEST = "test_loss"  # the evaluation that every recipe has
 HEAD_TOKENS = 1024  # at the beginning of what training reads, with a fingerprint of their own
 MAX_TOKENS = 10**15  # more than were ever written, and far from where a float no longer tells whole numbers apart
 NONE = "none"  # unsets an optional field, of which it can therefore never be a value: TOML has no null
@@ -209,6 +212,31 @@ class Evaluation(Frozen):
         return self
 
 
+class FurtherEvaluation(Frozen):
+    """Another slice that the trained model is scored on. What it leaves out is as `evaluation` of the arm has it.
+
+    A revision goes with its source: who names another source has none unless it is said, too.
+    """
+
+    source: Annotated[Annotated[str, AfterValidator(_no_nul)] | None, Unset] = Field(
+        None, description="where the split is; left out, as the test of the arm has it"
+    )
+    revision: Annotated[str | None, Unset] = Field(None, description="of its source, when that is a Hugging Face repo")
+    split: str | None = Field(None, description="the split to score on")
+    offset: int | None = Field(None, ge=0, le=MAX_TOKENS, description="first token of the slice")
+    sequences: int | None = Field(None, ge=1, le=MAX_TOKENS, description="how many")
+    context: Annotated[int | None, Unset] = Field(
+        None, ge=1, le=65536, description="tokens in each; at most model.context of every arm"
+    )
+    precision: Precision | None = Field(None, description="of the arithmetic")
+
+    @model_validator(mode="after")
+    def _revision_needs_its_source(self) -> Self:
+        if self.revision is not None and self.source is None:
+            raise ValueError("revision is of source, which is not set; set both")
+        return self
+
+
 class Recipe(Frozen):
     """Everything that may change the loss, but the seeds. `Recipe()` is the baseline."""
 
@@ -246,6 +274,8 @@ class Recipe(Frozen):
             "sequences": evaluation.sequences,
             "context": self.tested_context,
             "precision": evaluation.precision,
+            "code": CODE,
+            "checkpoint": CHECKPOINT,
         }
 
     @property
@@ -263,7 +293,18 @@ class Recipe(Frozen):
     @property
     def evaluation_version(self) -> str:
         """Name of the evaluation: equal for recipes whose test losses may be compared on the same tokens."""
-        return _version_of(self)
+        return self.evaluation_id(TEST)
+
+    def evaluation_id(self, name: str) -> str:
+        """The same for an evaluation of that name, which this recipe has as its test (see `tested_by`)."""
+        return _evaluation_id(self, name, CODE, CHECKPOINT)
+
+    def tested_by(self, further: FurtherEvaluation) -> "Recipe":
+        """This recipe with another test. Raises: ValidationError: it does not go together."""
+        patch = further.model_dump(exclude_none=True)
+        if further.source is not None:
+            patch["revision"] = further.revision
+        return self.patched({"evaluation": patch})
 
     @property
     def steps(self) -> int:
@@ -299,10 +340,11 @@ def _digest_of(recipe: Recipe) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _version_of(recipe: Recipe) -> str:
-    baseline = Recipe().tested
-    changes = {key: value for key, value in recipe.tested.items() if value != baseline.get(key)}
-    return f"test_loss@{digest(_of_today(changes))[:8]}"
+def _evaluation_id(recipe: Recipe, name: str, code: int, checkpoint: str) -> str:
+    baseline = Recipe().tested | {"code": 1, "checkpoint": "final"}  # as they were when the first scores were made
+    tested = recipe.tested | {"code": code, "checkpoint": checkpoint}
+    changes = {key: value for key, value in tested.items() if value != baseline.get(key)}
+    return f"{name}@{digest(_of_today(changes))[:8]}"
 
 
 def identity(value: Frozen) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What a finished run says of itself."""
 
+from math import isfinite
 from typing import Literal
 
 from pydantic import Field
 
+from farm.errors import Nonfinite, WorkerDied
 from farm.machine import Price
 from farm.planner import Plan
 from farm.processor import InstructionSet
@@ -92,6 +94,34 @@ class Result(Frozen):
     fingerprints: Fingerprints
     checkpoint: str = Field(description="path of the final checkpoint, relative to the storage root")
 
+    def check(self) -> None:
+        """Make sure that a finished training can have had it: all steps of its recipe, and all tokens of its test.
+
+        Raises: WorkerDied: says what it has, and what its recipe asks for.
+        """
+        recipe = self.recipe
+        counts = {
+            "steps": (self.steps, recipe.steps),
+            "tokens": (self.tokens, recipe.steps * recipe.tokens_per_step),
+            "tokens in its test": (self.test_tokens, recipe.evaluation.sequences * recipe.tested_context),
+        }
+        for what, (has, asked) in counts.items():
+            if has != asked:
+                raise WorkerDied(f"a result of {self.run_id} with {has:,} {what}; its recipe has {asked:,}.")
+        for what in ("test_loss", "train_loss", "best_loss"):
+            if not isfinite(value := getattr(self, what)):
+                raise Nonfinite(f"a result of {self.run_id} whose {what} is {value}.")
+
+
+class Scored(Frozen):
+    """What the training processes found by one evaluation."""
+
+    name: str = Field(description="of the evaluation")
+    value: float = Field(description="nats per token")
+    tokens: int = Field(description="how many were predicted")
+    values: tuple[float, ...] = Field(description="nats per token of each sequence")
+    items: str = Field(description="sha256 of the tokens that were read")
+
 
 class Outcome(Frozen):
     """What the training processes hand back to the agent. All but the first two are None unless it finished."""
@@ -108,3 +138,4 @@ class Outcome(Frozen):
     threads: int | None = None
     kernels: tuple[Computed, ...] | None = None
     fingerprints: Fingerprints | None = None
+    scores: tuple[Scored, ...] = Field((), description="by the test first, then by the study's further evaluations")

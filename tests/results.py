@@ -1,5 +1,6 @@
 """Results as a training would hand them in, for tests of what reads them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from farm import study as study_
@@ -7,6 +8,8 @@ from farm.machine import BUILT_IN, mixed, parts
 from farm.planner import plan
 from farm.result import Fingerprints, Hardware, Provenance, Result, Tokens
 from farm.run import Run
+from farm.score import Score, blocks, packed, sha256, standard_error
+from farm.stats import mean
 from farm.study import Study
 
 TINY = """
@@ -97,3 +100,26 @@ def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result
         "checkpoint": f"runs/{run.id}/{epoch}/checkpoints/step-{recipe.steps:08d}",
     }
     return Result.model_validate(values | changes)
+
+
+def score(of: Result, values: Sequence[float], name: str = "test_loss", **changes: Any) -> Score:
+    """What the model of a result is worth by an evaluation whose items have these `values`."""
+    fields = {
+        "run_id": of.run_id,
+        "name": name,
+        "evaluation": of.recipe.evaluation_id(name),
+        "definition": of.recipe.tested,
+        "value": mean(values),
+        "count": len(values),
+        "standard_error": standard_error(values),
+        "blocks": blocks(values),
+        "items": of.fingerprints.tokens.tested,
+        "weights": of.fingerprints.final,
+        "values": sha256(packed(values)),
+        "code": "c" * 64,
+        "hardware": of.hardware,
+        "precision": "fp32",
+        "when": of.ended,
+        "epoch": of.epoch,
+    }
+    return Score.model_validate(fields | changes)

@@ -1,7 +1,7 @@
--- finish: the run has succeeded, with this result, for good (Q5).
+-- finish: the run has succeeded, with this result, for good (Q5), and with these scores.
 --
--- KEYS[1] prefix    reads and writes: leases, run, result, counts, events
--- ARGV    id, epoch, steps, result as canonical JSON
+-- KEYS[1] prefix    reads and writes: leases, run, result, scores, counts, events
+-- ARGV    id, epoch, steps, result as canonical JSON, {evaluation, score as JSON}...
 -- returns {'ok'}; also when it is repeated, {'conflict'}: it finished with another result, {'cancelled'} (Q8),
 --         {'lost'} (Q4)
 
@@ -17,6 +17,7 @@ if get(id, 'cancelling') then
   return { 'cancelled' }
 end
 redis.call('SET', key('result', id), result)
+keep_scores(id, 5)
 set(id, 'step', steps)
 settle(id, 'succeeded', 'step ' .. steps)
 return { 'ok' }

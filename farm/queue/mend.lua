@@ -3,7 +3,7 @@
 -- KEYS[1] prefix    reads and writes: all
 -- returns the names of the keys that were put aside now
 
-local KINDS = { run = 'hash', causes = 'list', result = 'string', curve = 'list', events = 'stream',
+local KINDS = { run = 'hash', causes = 'list', result = 'string', scores = 'hash', curve = 'list', events = 'stream',
   sequence = 'string', order = 'zset', counts = 'hash', queue = 'zset', delayed = 'zset', classes = 'set',
   leases = 'zset', claim = 'string', studies = 'hash', study = 'zset', arms = 'hash', digests = 'hash',
   superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',

@@ -10,6 +10,7 @@
 --                           back (`released`), which deadline was first seen missed when, where INFO is forbidden (`late`)
 --   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
 --   result:<id>     string  the result, canonical JSON
+--   scores:<id>     hash    evaluation -> what its model is worth, JSON
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
 --   events:<id>     stream  what happened to the run, bounded
 --   sequence        string  runs ever put
@@ -204,6 +205,9 @@ local function erase(id)
     end
     if result and get(other, 'adopted') == id then
       redis.call('SET', key('result', other), result)
+      for _, evaluation in ipairs(redis.call('HKEYS', key('scores', id))) do
+        redis.call('HSET', key('scores', other), evaluation, redis.call('HGET', key('scores', id), evaluation))
+      end
       redis.call('HDEL', key('run', other), 'adopted')
     end
   end
@@ -212,7 +216,8 @@ local function erase(id)
   redis.call('ZREM', key('study', study), id)
   redis.call('ZREM', key('order'), id)
   redis.call('ZREM', key('superseded'), id)
-  redis.call('DEL', key('run', id), key('causes', id), key('result', id), key('curve', id), key('events', id))
+  redis.call('DEL', key('run', id), key('causes', id), key('result', id), key('scores', id), key('curve', id),
+    key('events', id))
   count(state, -1)
   count('forgotten', 1)
 end
@@ -232,6 +237,14 @@ local function cancel(id)
     set(id, 'cancelling', 1)
     tell('cancelling', id, get(id, 'epoch'), 'at the next heartbeat')
   end
+end
+
+-- What the model of the run is worth, as ARGV says from `start` on: {evaluation, JSON}...
+local function keep_scores(id, start)
+  for i = start, #ARGV, 2 do
+    redis.call('HSET', key('scores', id), ARGV[i], ARGV[i + 1])
+  end
+  return (#ARGV - start + 1) / 2
 end
 
 local function end_lease(id)

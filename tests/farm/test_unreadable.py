@@ -11,6 +11,7 @@ from farm.errors import LeaseLost, Unreadable
 from farm.machine import BUILT_IN
 from farm.node import Head, Node
 from farm.queue import Claim, Point, Queue, Supply
+from farm.reindex import reindex
 from farm.result import Provenance
 from farm.run import Attempt, State
 from farm.schema import SCHEMA, stamped, unstamped
@@ -142,12 +143,12 @@ def test_a_key_of_a_wrong_type_is_put_aside_and_what_it_listed_is_listed_again(s
     scene.queue.renew(scene.running.lease, 2)
 
 
-@pytest.mark.parametrize("role", ["run", "causes", "result", "curve", "events"])
+@pytest.mark.parametrize("role", ["run", "causes", "result", "scores", "curve", "events"])
 def test_a_run_with_a_key_of_a_wrong_type_takes_no_other_with_it(scene: Scene, role: str) -> None:
     for run_id in (scene.next, scene.done):
         scene.redis.delete(scene.key(role, run_id))
         scene.redis.sadd(scene.key(role, run_id), "spoilt")
-        scene.queue.curve(run_id), scene.queue.events(run_id)
+        scene.queue.curve(run_id), scene.queue.events(run_id), scene.queue.scores(run_id, "run")
     scene.goes_on()
 
 
@@ -170,7 +171,7 @@ def test_a_redis_that_was_emptied_under_a_running_farm_goes_on_empty(scene: Scen
     with pytest.raises(LeaseLost):
         scene.queue.renew(lease, 2)
     assert (scene.queue.sweep(), scene.queue.queued(), scene.queue.claim("cpu", "w", 60)) == ([], {}, None)
-    assert store.reindex(scene.queue).brought == 9
+    assert reindex(store, scene.queue).brought == 9
     assert scene.queue.status(run.id).epoch == lease.epoch
     scene.queue.put(tiny_study("sound", init=(1,)))
     scene.goes_on()
