@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from farm.design import fraction
 from farm.machine import Machine
-from farm.recipe import NONE, Data, Evaluation, Model, Schedule, Train
+from farm.recipe import NONE, Data, Evaluation, FurtherEvaluation, Model, Schedule, Train
 from farm.run import Policy
 from farm.study import Change, Head, Stack, Sweep
 
@@ -99,6 +99,13 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
         Stack,
     ),
     (
+        "[evaluations.NAME]",
+        "Another slice that every trained model is scored on, beside the test at the end, which is called `test_loss`."
+        " What a table leaves out is as the arm's own `evaluation` has it; a revision goes with its source. Evaluations"
+        " change no run: they can be added to a study whose runs have finished, and then `farm eval` scores those.",
+        FurtherEvaluation,
+    ),
+    (
         "[machines.NAME]",
         "A machine class that no node has registered yet, here or in `farm.toml`. What it leaves out, it takes from the"
         " class of that name that is built in (`farm machines` lists them).",
@@ -121,6 +128,7 @@ EXAMPLES = {
     "[study].machines": '["8xa100m40", "1xrtx3090"]',
     "[study].seeds": "{ init = [42, 22, 67], train = [23] }",
     "[study].resolution": "5",
+    "[study].score": '"wiki"',
     "[study].margin": "0.005",
     "[study].reruns": "1",
     "[study].first_rerun": "1",
@@ -160,6 +168,13 @@ EXAMPLES = {
     "[stacks].of": '["remove-dropout", "schedule"]',
     "[stacks].machines": '["8xa100m40"]',
     "[stacks].seeds": "{ init = [42] }",
+    "[evaluations.NAME].source": '"/farm/wiki"',
+    "[evaluations.NAME].revision": '"v1.0"',
+    "[evaluations.NAME].split": '"test"',
+    "[evaluations.NAME].offset": "0",
+    "[evaluations.NAME].sequences": "512",
+    "[evaluations.NAME].context": "256",
+    "[evaluations.NAME].precision": '"bf16"',
     "[machines.NAME].accelerator": '"H100-SXM5-80GB"',
     "[machines.NAME].accelerators": "8",
     "[machines.NAME].memory": '"80GiB"',

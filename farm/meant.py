@@ -72,6 +72,7 @@ KEYS = {
     "evaluation.offset": "evaloffset",
     "study.seeds": "seed seeds randomseed manualseed trainseed initseed",
     "study.machines": "machine gpu gpus device devices hardware accelerator nodes",
+    "study.score": "metric rankby sortby objective",
     "study.reruns": "repeats repetitions replicates",
     "policy.attempts": "retries maxretries maxattempts tries",
     "policy.usd_limit": "budget maxusd usd maxcost budgetusd",
@@ -115,6 +116,7 @@ TABLES = {
     "train": "training optim optimizer optimiser opt trainer hyperparameters",
     "data": "dataset corpus datasets",
     "evaluation": "eval test validation val evaluate",
+    "evaluations": "evals tests scores benchmarks",
 }
 MACHINE = {
     "accelerators": "gpus count numgpus ngpus devices",
@@ -201,7 +203,9 @@ def _of_a_recipe(table: list[str], word: str, known: Sequence[str]) -> str:
 
 
 def _inside(table: list[str]) -> list[str]:
-    """A table's path in a recipe: without [baseline] or [interventions.NAME]."""
+    """A table's path in a recipe: without [baseline] or [interventions.NAME]; [evaluations.NAME] is as its own."""
+    if table[0] == "evaluations":
+        return ["evaluation", *table[2:]]
     return table[1:] if table[0] == "baseline" else table[2:] if table[0] in ("interventions", "stacks") else table
 
 

@@ -222,13 +222,13 @@ class FurtherEvaluation(Frozen):
         None, description="where the split is; left out, as the test of the arm has it"
     )
     revision: Annotated[str | None, Unset] = Field(None, description="of its source, when that is a Hugging Face repo")
-    split: str | None = Field(None, description="the split to score on")
-    offset: int | None = Field(None, ge=0, le=MAX_TOKENS, description="first token of the slice")
-    sequences: int | None = Field(None, ge=1, le=MAX_TOKENS, description="how many")
+    split: Annotated[str | None, Unset] = Field(None, description="the split to score on")
+    offset: Annotated[int | None, Unset] = Field(None, ge=0, le=MAX_TOKENS, description="first token of the slice")
+    sequences: Annotated[int | None, Unset] = Field(None, ge=1, le=MAX_TOKENS, description="how many")
     context: Annotated[int | None, Unset] = Field(
         None, ge=1, le=65536, description="tokens in each; at most model.context of every arm"
     )
-    precision: Precision | None = Field(None, description="of the arithmetic")
+    precision: Annotated[Precision | None, Unset] = Field(None, description="of the arithmetic")
 
     @model_validator(mode="after")
     def _revision_needs_its_source(self) -> Self:

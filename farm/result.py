@@ -1,7 +1,7 @@
 """What a finished run says of itself."""
 
 from math import isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -94,6 +94,16 @@ class Result(Frozen):
     fingerprints: Fingerprints
     checkpoint: str = Field(description="path of the final checkpoint, relative to the storage root")
 
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What it was tested on and how."""
+        return self.recipe.tested
+
+    @property
+    def items(self) -> str:
+        """sha256 of the tokens that it was tested on."""
+        return self.fingerprints.tokens.tested
+
     def check(self) -> None:
         """Make sure that a finished training can have had it: all steps of its recipe, and all tokens of its test.
 
@@ -113,14 +123,21 @@ class Result(Frozen):
                 raise Nonfinite(f"a result of {self.run_id} whose {what} is {value}.")
 
 
+class Exam(Frozen):
+    """An evaluation that a model is to pass through at the end of its training."""
+
+    name: str
+    recipe: Recipe = Field(description="that it trained by, with this evaluation as its test")
+    items: str = Field(description="sha256 of the tokens that are read")
+
+
 class Scored(Frozen):
     """What the training processes found by one evaluation."""
 
-    name: str = Field(description="of the evaluation")
+    exam: Exam
     value: float = Field(description="nats per token")
     tokens: int = Field(description="how many were predicted")
     values: tuple[float, ...] = Field(description="nats per token of each sequence")
-    items: str = Field(description="sha256 of the tokens that were read")
 
 
 class Outcome(Frozen):

@@ -22,7 +22,7 @@ from farm.endpoint import S3_URI
 from farm.errors import BadStudy, nearest
 from farm.faults import Fault, explain, full_stop, without
 from farm.machine import BUILT_IN, Machine, find, is_mixed, layered, mixed, parts, without_hearsay
-from farm.recipe import Frozen, Recipe, Seeds, Unset, merged
+from farm.recipe import TEST, Frozen, FurtherEvaluation, Recipe, Seeds, Unset, merged
 from farm.run import MachineName, Name, Policy, Run
 
 MAX_BYTES = 2**20
@@ -98,6 +98,7 @@ class Head(Frozen):
     )
     machines: Machines = Field(description="the classes that train every arm; A+B is one group of two machines")
     seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
+    score: Name = Field(TEST, description="the evaluation that arms are ranked by: a name of [evaluations]")
     margin: Annotated[float | None, Unset] = Field(
         None, gt=0, description="nats: the smallest difference in test loss that matters; with it, arms can be `same`"
     )
@@ -150,6 +151,7 @@ class Study(Frozen):
     interventions: dict[Name, Change] = {}
     sweeps: dict[Name, Sweep] = {}
     stacks: dict[Name, Annotated[Stack, BeforeValidator(_stack)]] = {}
+    evaluations: dict[Name, FurtherEvaluation] = {}
     machines: dict[Name, Machine] = {}
     policy: Policy = Policy()
 
@@ -306,6 +308,29 @@ class Findings:
                 f"study.resolution: is that of a fraction, and study.design is {study.study.design!r}; leave it out"
             )
         self._examine_arms(study, baseline)
+        self._examine_evaluations(study)
+
+    def _examine_evaluations(self, study: Study) -> None:
+        """Each scores what no other does, and goes together with every arm; what the table ranks by is one of them."""
+        if TEST in study.evaluations:
+            self._say(f"evaluations.{TEST}: is the test that every arm has; write [baseline.evaluation]")
+        if study.study.score not in (known := {TEST, *study.evaluations}):
+            self._say(f"study.score: no evaluation {study.study.score!r}{_nearest(study.study.score, known)}")
+        baseline = next((arm.recipe for arm in self.arms if arm.name == BASELINE), None)
+        seen = {baseline.evaluation_id(TEST): TEST} if baseline else {}
+        for name, further in study.evaluations.items():
+            if further.source is not None:
+                self.sources.setdefault(further.source, f"evaluations.{name}.source")
+            short = [arm for arm in self.arms if (further.context or 0) > arm.recipe.model.context]
+            if short:
+                self._say(
+                    f"evaluations.{name}.context: {further.context} is longer than"
+                    f" model.context = {short[0].recipe.model.context} of arm {short[0].name}"
+                )
+            elif baseline and name != TEST:
+                other = seen.setdefault(baseline.tested_by(further).evaluation_id(TEST), name)
+                if other != name:
+                    self._say(f"evaluations.{name}: scores what {other} does; leave one out")
 
     def _swept(self, study: Study) -> dict[str, Change]:
         try:
@@ -513,6 +538,8 @@ def _what_is_left(data: dict[str, Any], wrong: list[Fault]) -> tuple[Findings, S
     if any(len(place) == 1 for place in places):  # an intervention may be in a table of another name
         rest.pop("stacks", None)
     rest["study"] = {"name": "unnamed", "machines": ["cpu"]} | rest.get("study", {})
+    if any(place[0] == "evaluations" for place in places):  # the one that is meant may be among them
+        rest["study"].pop("score", None)
     try:
         study = Study.model_validate(rest, context=found)
     except (ValidationError, RecursionError):  # it does not come apart here

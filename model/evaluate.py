@@ -1,6 +1,6 @@
 """The test loss: nats per token of the frozen slice, the same number on any number of workers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +16,11 @@ from model.reduce import Group
 
 
 class Score(NamedTuple):
-    """nats per token over `tokens` targets."""
+    """nats per token over `tokens` targets; and of each sequence, in the order of the slice."""
 
     loss: float
     tokens: int
+    values: tuple[float, ...]
 
 
 def evaluate(
@@ -36,30 +37,30 @@ def evaluate(
     same place whatever the number of ranks, its losses are summed in float64, and these sums are added with correct
     rounding: the score does not depend on ranks.
     """
-    batches = evaluation_batches(tokens, recipe, group.rank, group.world, size)
-    sums, targets = _sums(gpt, recipe, batches, group.device, advanced)
-    slots = torch.zeros(group.world, recipe.evaluation.sequences + 1, dtype=torch.float64, device=group.device)
-    slots[group.rank, : len(sums)] = sums
-    slots[group.rank, -1] = targets
-    if group.world > 1:
-        dist.all_reduce(slots)
-    counted = int(slots[:, -1].sum())
-    return Score(exact_sum(slots[:, :-1].flatten().tolist()) / counted, counted)
+    sums, targets = _sums(gpt, recipe, tokens, group, size, advanced)
+    if group.world > 1:  # a sequence has one rank, and zeros of the others
+        dist.all_reduce(sums)
+        dist.all_reduce(targets)
+    counted = int(targets.sum())
+    return Score(exact_sum(sums.tolist()) / counted, counted, tuple((sums / targets).tolist()))
 
 
 @torch.no_grad()
 def _sums(
-    gpt: GPT, recipe: Recipe, batches: Iterable, device: torch.device, advanced: Callable[[], None]
-) -> tuple[torch.Tensor, int]:
-    """The loss of each sequence of `batches`, and how many targets there were."""
+    gpt: GPT, recipe: Recipe, tokens: np.ndarray, group: Group, size: int, advanced: Callable[[], None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of each sequence of this rank's batches, and how many targets it has; 0 for all others."""
     was_training = gpt.training
     gpt.eval()
-    sums, targets = [torch.empty(0, dtype=torch.float64, device=device)], 0
-    with matmuls(recipe.evaluation.precision), autocast(recipe.evaluation.precision, device):
-        for x_BT, y_BT in batches:
+    precision, device, sequences = recipe.evaluation.precision, group.device, recipe.evaluation.sequences
+    sums, targets = torch.zeros(2, sequences, dtype=torch.float64, device=device)
+    batches = evaluation_batches(tokens, recipe, group.rank, group.world, size)
+    with matmuls(precision), autocast(precision, device):
+        for first, (x_BT, y_BT) in zip(range(group.rank * size, sequences, group.world * size), batches, strict=True):
             advanced()
-            targets += int((y_BT >= 0).sum())
+            here = slice(first, first + len(x_BT))
             loss_BT = gpt.losses(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (x_BT, y_BT)))
-            sums.append(loss_BT.sum(dim=1, dtype=torch.float64))
+            sums[here] = loss_BT.sum(dim=1, dtype=torch.float64)
+            targets[here] = torch.from_numpy((y_BT >= 0).sum(axis=1)).to(targets)
     gpt.train(was_training)
-    return torch.cat(sums), targets
+    return sums, targets

@@ -13,12 +13,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,16 +30,17 @@ from farm.errors import BadCorpus, Nonfinite, NotFound
 from farm.ledger import Line, Writer
 from farm.planner import Plan
 from farm.processor import instruction_set
-from farm.recipe import Kernels, Recipe
-from farm.result import Computed, Fingerprints, Outcome, Tokens
+from farm.recipe import TEST, Kernels, Recipe
+from farm.result import Computed, Exam, Fingerprints, Outcome, Scored, Tokens
 from farm.run import Run
 from farm.study import load
 from model import checkpoint, kernels, optim
 from model.checkpoint import Identity
-from model.corpus.checks import prepare
+from model.corpus.checks import exams_of, prepare
 from model.corpus.sources import open_split
 from model.data import Batches
 from model.evaluate import evaluate
+from model.gpt import GPT
 from model.init import fingerprint, initialised
 from model.meter import Meter, Signal, Sums, Totals
 from model.precision import LossScale, autocast, matmuls
@@ -47,6 +48,7 @@ from model.reduce import Group, join, reducer
 from model.saver import Saver, State
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+Fetched = TypeVar("Fetched")
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
@@ -65,18 +67,19 @@ def train(
     scoring: Callable[[], None] = lambda: None,
     note: Callable[[str, str], None] = lambda event, detail: None,
     tokens: Tokens | None = None,
+    exams: Sequence[Exam] = (),
 ) -> Outcome:
     """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
 
     Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
     `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
     the disk, and `scoring` before each batch of the evaluation at the end. `note(event, detail)` is told on rank 0 what
-    a person should know of this run.
+    a person should know of this run. At the end the model is tested, and scored by `exams`.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
     """
     group = join(plan)
-    with _conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
+    with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
         trainer = Trainer(run, plan, group, cache, tokens)
         if resume:
             trainer.restore(resume)
@@ -104,7 +107,7 @@ def train(
                     return _stopped(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
                     saver.begin(trainer.state())
-            return _finished(trainer, saver, scoring)
+            return _finished(trainer, saver, cache, exams, scoring)
 
 
 class Trainer:
@@ -113,16 +116,14 @@ class Trainer:
     def __init__(self, run: Run, plan: Plan, group: Group, cache: Path, tokens: Tokens | None):
         recipe = run.recipe
         self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
-        self.tokens = tokens or _prepared(recipe, cache, group)
+        self.tokens = tokens or _in_turn(lambda: prepare(recipe, cache), group)
         self.test_tokens = open_split(recipe.tested_data, recipe.evaluation.split, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
         self.gpt = initialised(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
         self.gpt.to(group.device)
         if recipe.train.compile:
-            compiler.found(compiler.ON_CUDA if group.device.type == "cuda" else compiler.ON_CPU)
-            for block in self.gpt.blocks:  # all alike, so that one compilation serves every layer
-                block.compile()
+            compile_blocks(self.gpt, group.device)
         self.parameters = list(self.gpt.parameters())
         self.optimiser = optim.adamw(self.gpt, recipe.train)
         self.loss_scale = LossScale.of(recipe.train.precision)
@@ -298,8 +299,15 @@ def _other_kernels(trainer: Trainer) -> str:
     )
 
 
+def compile_blocks(gpt: GPT, device: torch.device) -> None:
+    """Have torch compile the network. Raises: NoCompiler"""
+    compiler.found(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
+    for block in gpt.blocks:  # all alike, so that one compilation serves every layer
+        block.compile()
+
+
 @contextmanager
-def _conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
+def conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
     """Kernels, precision of matrix products, random state: as training needs them, then as they were."""
     if device.type == "cpu":
         _keep_freed_memory()
@@ -339,14 +347,14 @@ def _keep_freed_memory() -> None:
             mallopt(setting, value)
 
 
-def _prepared(recipe: Recipe, cache: Path, group: Group) -> Tokens:
-    """Fetch the data on rank 0 first; the others then find it there."""
+def _in_turn(fetch: Callable[[], Fetched], group: Group) -> Fetched:
+    """Fetch data on rank 0 first; the others then find it there."""
     for leads in (True, False):
         if group.leads is leads:
-            tokens = prepare(recipe, cache)
+            fetched = fetch()
         if group.world > 1:
             dist.barrier()
-    return tokens
+    return fetched
 
 
 def _nonfinite(step: int, totals: Totals) -> Nonfinite:
@@ -367,24 +375,35 @@ def _stopped(trainer: Trainer, saver: Saver) -> Outcome:
     return _outcome(trainer, saver, finished=False)
 
 
-def _finished(trainer: Trainer, saver: Saver, scoring: Callable[[], None]) -> Outcome:
-    """Save, test while the checkpoint is being written, and say how it went."""
+def _finished(
+    trainer: Trainer, saver: Saver, cache: Path, exams: Sequence[Exam], scoring: Callable[[], None]
+) -> Outcome:
+    """Save, test and score while the checkpoint is being written, and say how it went."""
     saver.save(trainer.state())
-    size = trainer.plan.microbatch
-    score = evaluate(trainer.gpt, trainer.recipe, trainer.test_tokens, trainer.group, size, scoring)
-    if not math.isfinite(score.loss):
-        raise Nonfinite(f"the test loss after step {trainer.step} is {score.loss}.", step=trainer.step)
+    test = Exam(name=TEST, recipe=trainer.recipe, items=trainer.tokens.tested)
+    scores = [_scored(trainer, exam, cache, scoring) for exam in (test, *exams)]
     saver.settle()
     return _outcome(
         trainer,
         saver,
         finished=True,
-        test_loss=score.loss,
-        test_tokens=score.tokens,
+        test_loss=scores[0].value,
+        test_tokens=scores[0].tokens,
         fingerprints=Fingerprints(
             initial=trainer.initial_fingerprint, tokens=trainer.tokens, final=fingerprint(trainer.gpt)
         ),
+        scores=tuple(scores),
     )
+
+
+def _scored(trainer: Trainer, exam: Exam, cache: Path, scoring: Callable[[], None]) -> Scored:
+    """Raises: Nonfinite"""
+    tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
+    found = evaluate(trainer.gpt, exam.recipe, tokens, trainer.group, trainer.plan.microbatch, scoring)
+    if not math.isfinite(found.loss):
+        what = "test loss" if exam.name == TEST else f"loss by evaluation {exam.name}"
+        raise Nonfinite(f"the {what} after step {trainer.step} is {found.loss}.", step=trainer.step)
+    return Scored(exam=exam, value=found.loss, tokens=found.tokens, values=found.values)
 
 
 def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:
@@ -436,11 +455,13 @@ def main() -> None:
     (arguments.folder / str(epoch)).mkdir(parents=True, exist_ok=True)
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    cache = arguments.cache.expanduser()
+    group = join(plan)  # which takes this rank's GPU: NCCL's barrier needs to know it
     outcome = train(
         run,
         plan,
         arguments.folder / str(epoch),
-        cache=arguments.cache.expanduser(),
+        cache=cache,
         epoch=epoch,
         resume=found and found.path,
         resume_epoch=found and int(found.path.parent.parent.name),
@@ -448,8 +469,9 @@ def main() -> None:
         observe=lambda line: print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr),
         saved=lambda step, path, sha256: print(f"step {step} saved in {path}", file=sys.stderr),
         note=lambda event, detail: print(f"{event}: {detail}", file=sys.stderr),
+        exams=_in_turn(lambda: exams_of(run.recipe, study.evaluations, cache), group),
     )
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if group.leads:
         print(outcome.model_dump_json())
     if dist.is_initialized():
         dist.destroy_process_group()

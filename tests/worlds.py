@@ -16,7 +16,7 @@ import torch.distributed as dist
 from farm.ledger import Line
 from farm.planner import Plan
 from farm.recipe import Recipe, Seeds
-from farm.result import Outcome, Tokens
+from farm.result import Exam, Outcome, Tokens
 from farm.run import Run
 from model.train import Signal, train
 
@@ -104,6 +104,7 @@ def attempt(
     signals: Callable[[int], Signal] = lambda step: Signal.CONTINUE,
     epoch: int = 1,
     tokens: Tokens = SOME_TOKENS,
+    exams: Sequence[Exam] = (),
 ) -> tuple[Outcome, Told]:
     """Train in this process, which is one of a world or alone. `signals` is given the number of steps seen so far."""
     told = Told()
@@ -122,6 +123,7 @@ def attempt(
         saved=lambda *checkpoint: told.saved.append(checkpoint),
         note=lambda *said: told.notes.append(said),
         tokens=tokens,
+        exams=exams,
     )
     return outcome, told
 

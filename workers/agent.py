@@ -24,7 +24,7 @@ from farm import settings
 from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, WorkerDied, first_line
 from farm.machine import MIXED
 from farm.queue import Queue, Status
-from farm.run import Lease
+from farm.run import Lease, is_evaluating
 from farm.server import session
 from farm.settings import Settings
 from farm.store import Store
@@ -32,9 +32,11 @@ from workers.asks import STOP_SECONDS, Asks
 from workers.closing import LEAST_SECONDS, Closing, until_heard
 from workers.ending import Broken, Done, Stopped, ending
 from workers.environment import stand_apart
+from workers.evaluating import Evaluation
 from workers.group import Also
 from workers.heartbeat import keep
-from workers.training import Post, Training
+from workers.post import Post
+from workers.training import Training
 from workers.transcript import copied_to
 
 
@@ -90,8 +92,9 @@ class Agent:
         self.store = Store(here.storage, here.home / "work")
         self.queue, self.lease, self.job = queue, lease, job
         self.nodes = [node, *(other.node for other in also)]
-        self.work = Training(Post(here, queue, self.store, lease, job, node, also, self.asks))
-        self.closing = Closing(queue, self.store, lease, self.nodes, self.asks)
+        does = Evaluation if is_evaluating(lease.run_id) else Training
+        self.work: Evaluation | Training = does(Post(here, queue, self.store, lease, job, node, also, self.asks))
+        self.closing = Closing(queue, lease, self.nodes, self.asks)
         self.is_done = True  # the work, as far as it has begun
 
     def serve(self) -> int:
@@ -148,7 +151,8 @@ class Agent:
             return Broken(error, "node")
         if barred:
             return barred
-        around.enter_context(copied_to(self.work.log))
+        if self.work.log:
+            around.enter_context(copied_to(self.work.log))
         around.enter_context(self._heart(status))
         return self.work.do(status.run, status.study)
 
@@ -158,9 +162,9 @@ class Agent:
         Raises: LeaseLost, Cancelled
         """
         status = until_heard(lambda: self.queue.status(self.lease.run_id))
-        self.work.resumed = status.checkpoint.step if status.checkpoint else 0
+        self.work.take_over(status)
         nodes = MIXED.join(self.nodes)
-        until_heard(lambda: self.queue.renew(self.lease, self.work.resumed, job=self.job, node=nodes))
+        until_heard(lambda: self.queue.renew(self.lease, self.work.seen, job=self.job, node=nodes))
         return status
 
     def _check_same(self) -> None:

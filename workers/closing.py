@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 from farm import errors
 from farm.errors import FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, Unreachable
 from farm.queue import Queue, Status
+from farm.result import Result
 from farm.run import Attempt, Lease
-from farm.store import Store
+from farm.score import Score
 from workers.asks import Asks
 from workers.ending import Cancelled, Ending, Failed, Lost, Refused, Released, Succeeded
 
@@ -51,6 +52,18 @@ class Leaving(Protocol):
     def settle(self, seconds: float, is_urgent: bool) -> None:
         """Bring into the storage what it wrote, trying for so long; if that is urgent, for no longer."""
 
+    def record(self, end: Ending) -> None:
+        """Leave in the run directory how the attempt has ended."""
+
+    def withdraw(self) -> None:
+        """Record that the run was cancelled: what it came to does not count (Q8)."""
+
+    def deliver(self, product: Result | Score) -> str:
+        """Give the queue what the work came to. Returns what there is to say of it.
+
+        Raises: LeaseLost, Cancelled, Conflict
+        """
+
     def complete(self) -> None:
         """Send the queue what it lacks and is only to be looked at, while the lease is held."""
 
@@ -58,8 +71,8 @@ class Leaving(Protocol):
 class Closing:
     """Carries out how the attempt under `lease` has ended. `nodes` are those that it ran on, its own first."""
 
-    def __init__(self, queue: Queue, store: Store, lease: Lease, nodes: Sequence[str], asks: Asks):
-        self._queue, self._store, self._lease, self._nodes, self._asks = queue, store, lease, nodes, asks
+    def __init__(self, queue: Queue, lease: Lease, nodes: Sequence[str], asks: Asks):
+        self._queue, self._lease, self._nodes, self._asks = queue, lease, nodes, asks
 
     def carry_out(self, end: Ending, work: Leaving) -> Ending:
         """Record the ending, then tell the queue. Returns how the attempt has ended after all: meanwhile the run may
@@ -98,9 +111,8 @@ class Closing:
             work.settle(self._record_seconds() / 2 if is_urgent else LAST_SECONDS, is_urgent)
         try:
             if isinstance(end, Cancelled):
-                self._store.withdraw(self._lease.run_id, self._lease.epoch)
-            if work.attempt:
-                self._store.end(work.attempt.model_copy(update=_last_words(end) | {"step": work.step()}))
+                work.withdraw()
+            work.record(end)
         except (FarmError, OSError) as unwritten:
             print(f"Not recorded: {unwritten}")
         if work.attempt and not isinstance(end, Lost):
@@ -127,14 +139,13 @@ class Closing:
         return end
 
     def _finish(self, end: Succeeded, work: Leaving) -> Ending:
-        """It may have been cancelled in the meantime: then its result is withdrawn (Q8)."""
+        """It may have been cancelled in the meantime."""
         try:
-            until_heard(lambda: self._queue.finish(self._lease, end.product))
+            print(f"Finished: {until_heard(lambda: work.deliver(end.product))}")
         except errors.Cancelled:
-            until_heard(lambda: self._store.withdraw(self._lease.run_id, self._lease.epoch))
-            print("It was cancelled before the farm knew of the result, which is withdrawn.")
+            until_heard(work.withdraw)
+            print("It was cancelled before the farm knew what it came to.")
             return self.carry_out(Cancelled(), work)
-        print(f"Finished: test loss {end.product.test_loss:.6f} nats per token.")
         return end
 
     def _release(self, reason: str, above: int = 0) -> None:
@@ -167,18 +178,6 @@ def _line(end: Ending, step: int) -> str:
         case Lost():
             return f"Stopped{at}: {end.error or end.why or 'the lease is gone'}"
     return f"Failed{at}: {end.error}" if end.error else f"Stopped{at}: what is saved stays."
-
-
-def _last_words(end: Ending) -> dict[str, object]:
-    """What an attempt's record says of its end."""
-    error = end.why if isinstance(end, Lost) and end.why else end.error
-    return {
-        "outcome": end.outcome,
-        "ended": time.time(),
-        "cause": error and error.cause,
-        "message": error and str(error),
-        "retryable": error.retryable if isinstance(end, Failed) and error else None,
-    }
 
 
 def _steps(status: Status) -> bool:

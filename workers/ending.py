@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from farm import errors
 from farm.errors import FarmError, Hung, LeaseLost
 from farm.result import Result
+from farm.score import Score
 
 DRAINED = "drained"  # the reason of a release that was asked for
 Fault = Literal["run", "corpus", "node"]  # whose it is that the work broke; a corpus may be another kind of input
@@ -30,7 +31,7 @@ class Asked:
 class Finished:
     """The work is done, and what came of it is on record."""
 
-    product: Result
+    product: Result | Score
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Succeeded(_Ending):
     """The work is done: the queue gets what came of it."""
 
     outcome = "succeeded"
-    product: Result
+    product: Result | Score
 
 
 @dataclass(frozen=True, kw_only=True)

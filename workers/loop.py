@@ -22,7 +22,7 @@ from farm.queue import Point, Queue
 from farm.run import Checkpoint
 from farm.server import session
 from farm.store import Store
-from model.corpus.checks import prepare
+from model.corpus.checks import items, prepare
 from model.reduce import join
 from model.train import Signal, train
 from workers import hardware
@@ -55,6 +55,7 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
             scoring=home.pulse if home else lambda: None,
             note=home.note if home else lambda event, detail: None,
             tokens=task.tokens,
+            exams=task.exams,
         )
     finally:
         if home:
@@ -94,11 +95,18 @@ def _brought(task: Task, is_first: bool) -> Task:
         if (here_too := prepare(task.run.recipe, cache)) != task.tokens:
             trains = here_too.trained != task.tokens.trained
             source = (task.run.recipe.data if trains else task.run.recipe.tested_data).source
-            raise BadCorpus(f"{source} has other tokens on {platform.node()} than where the group is led.")
+            raise _other_tokens(source)
+        for exam in task.exams:
+            if items(exam.recipe, cache) != exam.items:
+                raise _other_tokens(exam.recipe.tested_data.source)
     if task.resume:
         relative = str(Path(task.resume).relative_to(task.folder.removesuffix(task.place)))
         update["resume"] = str(store.brought(relative) if is_first else store.root / relative)
     return task.model_copy(update=update)
+
+
+def _other_tokens(source: str) -> BadCorpus:
+    return BadCorpus(f"{source} has other tokens on {platform.node()} than where the group is led.")
 
 
 class _Home:

@@ -2,72 +2,42 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from farm import ledger
 from farm.errors import (
-    BadCorpus,
     CheckpointInvalid,
     Conflict,
     FarmError,
     LeaseLost,
     StorageFull,
-    StorageUnusable,
-    Unreachable,
 )
 from farm.folder import Folder
 from farm.forecast import speeds
 from farm.machine import Machine, Mixed
 from farm.planner import Plan, Speed, continued, plan
-from farm.queue import Queue
-from farm.result import Outcome, Result, Tokens
-from farm.run import Attempt, Checkpoint, Lease, Run
-from farm.settings import Settings
-from farm.store import LOG, Store
+from farm.queue import Status
+from farm.result import Outcome, Result
+from farm.run import Attempt, Checkpoint, Run
+from farm.score import Score
+from farm.store import LOG
+from farm.study import Study
 from model.checkpoint import valid
-from model.corpus.checks import prepare
+from model.corpus.checks import exams_of, prepare
 from workers import hardware
-from workers.asks import Asks
 from workers.closing import LAST_SECONDS, PATIENCE_SECONDS, until_heard
 from workers.curve import complete
-from workers.ending import Barred, Broken, Done, Finished, Stopped
-from workers.group import HOLD_SECONDS, Also, held, places
+from workers.ending import Barred, Broken, Done, Ending, Failed, Finished, Lost, Stopped
+from workers.group import HOLD_SECONDS, held, places
 from workers.launch import fit
 from workers.mirror import Mirror
 from workers.outcome import result_of
+from workers.post import Post, Unprepared, fetched
 from workers.probing import probed
+from workers.scores import scores_of
 from workers.task import PULSE_FILE, STOP_FILE, Task
-
-NETWORK_SECONDS = 30.0  # for a network that is away for a moment, before the corpus is given up
-
-
-class Post(NamedTuple):
-    """Where an agent works, and for whom."""
-
-    here: Settings
-    queue: Queue
-    store: Store
-    lease: Lease
-    job: str
-    node: str
-    also: Sequence[Also]  # the other places of a mixed group
-    asks: Asks
-
-    def note(self, event: str, detail: str) -> None:
-        """Say something about this attempt, in its log and among its events if Redis hears it."""
-        print(f"{event}: {detail}")
-        with suppress(FarmError):
-            self.queue.note(self.lease, event, detail)
-
-
-class _Unprepared(Exception):
-    """The corpus will not do, or cannot be had."""
-
-    def __init__(self, error: FarmError):
-        self.error = error
 
 
 class Training:
@@ -89,6 +59,10 @@ class Training:
         """Where what the attempt prints is kept."""
         return self.folder / LOG
 
+    def take_over(self, status: Status) -> None:
+        """The run goes on from its newest checkpoint, as far as the queue knows."""
+        self.seen = self.resumed = status.checkpoint.step if status.checkpoint else 0
+
     def occupy(self) -> Barred | None:
         """Have the attempt's folder for this agent alone: nothing that an attempt wrote is written over.
 
@@ -109,7 +83,7 @@ class Training:
         try:
             with held(self._post.also) as is_whole:
                 return self._do(run, study) if is_whole else self._without_group()
-        except _Unprepared as unprepared:
+        except Unprepared as unprepared:
             return Broken(unprepared.error, "node" if isinstance(unprepared.error, StorageFull) else "corpus")
 
     def tell(self, is_lost: bool) -> bool:
@@ -152,6 +126,27 @@ class Training:
         longer."""
         self._is_settled(seconds, is_urgent)
 
+    def record(self, end: Ending) -> None:
+        """Leave in the run directory how the attempt has ended, if it had begun."""
+        if self.attempt:
+            self._store.end(self.attempt.model_copy(update=_last_words(end) | {"step": self.step()}))
+
+    def withdraw(self) -> None:
+        """Record that the run was cancelled under this lease: a result of it does not count (Q8)."""
+        self._store.withdraw(self._lease.run_id, self._lease.epoch)
+
+    def deliver(self, product: Result | Score) -> str:
+        """Give the queue the result, and the scores beside it. Returns what there is to say of it.
+
+        Raises: LeaseLost, Cancelled, Conflict
+        """
+        assert isinstance(product, Result)
+        scores, unread = self._store.scores(product.run_id)
+        for what in unread:
+            print(f"Not told: {what}")
+        self._queue.finish(self._lease, product, scores)
+        return f"test loss {product.test_loss:.6f} nats per token."
+
     def complete(self, source: Checkpoint | None = None) -> None:
         """Send what of the ledger's steps never reached Redis, which was full or away when training ended: all of them,
         or those up to the checkpoint that this attempt goes on from."""
@@ -189,7 +184,7 @@ class Training:
         self.resumed = source.step if source else 0
         split = self._continued(source, split, machine)
         attempt = self._begin(run, study, machine, split, source)
-        task = self._task(run, study, split, attempt, machine)
+        task = self._task(run, stored, split, attempt, machine)
         with self.mirror, self._watched():
             outcome = fit(task, machine, self._post.node, str(self.folder / "ray"), self._post.job)
         return Finished(self._recorded(run, split, machine, attempt, outcome)) if outcome.finished else Stopped()
@@ -217,9 +212,14 @@ class Training:
         """The result as the run directory has it, once all that it speaks of is there, too. An attempt that had lost
         its lease may have recorded first."""
         self.mirror.settle(PATIENCE_SECONDS)
-        return until_heard(lambda: self._record(result_of(self._store, run, split, machine, attempt, outcome)))
+        made = until_heard(lambda: result_of(self._store, run, split, machine, attempt, outcome))
+        return until_heard(lambda: self._record(made, outcome))
 
-    def _record(self, result: Result) -> Result:
+    def _record(self, result: Result, outcome: Outcome) -> Result:
+        """Scores go first: a run that has its result has them, too."""
+        for score, values in scores_of(result, outcome):
+            with suppress(Conflict):
+                self._store.keep_score(score, values)
         try:
             self._store.record(result)
         except Conflict:
@@ -233,12 +233,14 @@ class Training:
         statuses = until_heard(self._queue.statuses)
         return speeds(run.recipe, machine, [status.result for status in statuses if status.result])
 
-    def _task(self, run: Run, study: str, split: Plan, attempt: Attempt, machine: Machine) -> Task:
+    def _task(self, run: Run, study: Study, split: Plan, attempt: Attempt, machine: Machine) -> Task:
         source = attempt.resumed_from
         print(f"Resuming from step {source.step} of attempt {source.epoch}." if source else "Starting at step 0.")
+        tokens = fetched(lambda: prepare(run.recipe, self._cache))
+        exams = fetched(lambda: exams_of(run.recipe, study.evaluations, self._cache))
         return Task(
             run=run,
-            study=study,
+            study=study.study.name,
             plan=split,
             lease=self._lease,
             folder=str(self.folder),
@@ -246,28 +248,12 @@ class Training:
             cache=str(self._cache),
             resume=str(self._store.root / source.path) if source else None,
             resume_epoch=source.epoch if source else None,
-            tokens=self._prepared(run),
+            tokens=tokens,
+            exams=exams,
             threads=_threads(machine),
             places=places(machine, self._post.node, self._post.also),
             is_mirrored=self._store.bucket is not None,
         )
-
-    def _prepared(self, run: Run) -> Tokens:
-        """Which tokens the run reads.
-
-        Raises: _Unprepared
-        """
-        deadline = time.monotonic() + NETWORK_SECONDS
-        while True:
-            try:
-                return prepare(run.recipe, self._cache)
-            except (BadCorpus, StorageUnusable, StorageFull) as error:
-                raise _Unprepared(error) from error
-            except Unreachable as error:
-                if time.monotonic() > deadline:
-                    raise _Unprepared(error) from error
-                print(f"Trying again: {error}")
-                time.sleep(NETWORK_SECONDS / 6)
 
     def _newest(self, run: Run, split: Plan) -> Checkpoint | None:
         """The newest checkpoint of any attempt that can be gone on from: it is whole, it belongs to this run, there is
@@ -330,6 +316,18 @@ class Training:
     def _point_at(self, checkpoint: Checkpoint) -> None:
         with suppress(LeaseLost):
             self._queue.checkpoint(self._lease, checkpoint)
+
+
+def _last_words(end: Ending) -> dict[str, object]:
+    """What an attempt's record says of its end."""
+    error = end.why if isinstance(end, Lost) and end.why else end.error
+    return {
+        "outcome": end.outcome,
+        "ended": time.time(),
+        "cause": error and error.cause,
+        "message": error and str(error),
+        "retryable": error.retryable if isinstance(end, Failed) and error else None,
+    }
 
 
 def _threads(machine: Machine) -> int:

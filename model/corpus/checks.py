@@ -1,14 +1,15 @@
 """Whether a recipe can train and test on its corpus, and which tokens it reads of it."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.recipe import HEAD_TOKENS, Recipe
-from farm.result import Tokens
+from farm.recipe import HEAD_TOKENS, FurtherEvaluation, Recipe
+from farm.result import Exam, Tokens
 from model.corpus.formats import TOKEN, Span, span_of
 from model.corpus.kept import identity, remembered
 from model.corpus.sources import locate
@@ -42,6 +43,27 @@ def prepare(recipe: Recipe, cache: Path) -> Tokens:
         scans.append(_scanned(span, used, cache))
         _check_vocabulary(recipe, span, scans[-1])
     return Tokens(head=scans[0].sha256, trained=scans[1].sha256, tested=scans[2].sha256)
+
+
+def exams_of(recipe: Recipe, evaluations: Mapping[str, FurtherEvaluation], cache: Path) -> tuple[Exam, ...]:
+    """What a model that trains by `recipe` is to be scored on, beside its test: fetched and checked as by prepare.
+
+    Raises: as prepare
+    """
+    recipes = {name: recipe.tested_by(further) for name, further in evaluations.items()}
+    return tuple(Exam(name=name, recipe=own, items=items(own, cache)) for name, own in recipes.items())
+
+
+def items(recipe: Recipe, cache: Path) -> str:
+    """As prepare, for the test alone: sha256 of the tokens that it reads."""
+    train = span_of(locate(recipe.data, recipe.data.split, cache, recipe.model.vocab))
+    test = span_of(locate(recipe.tested_data, recipe.evaluation.split, cache, recipe.model.vocab))
+    read = tested(recipe, test)
+    if train.path.resolve() == test.path.resolve():
+        check_apart(recipe, trained(recipe, train), read)
+    scan = _scanned(test, read, cache)
+    _check_vocabulary(recipe, test, scan)
+    return scan.sha256
 
 
 def trained(recipe: Recipe, span: Span) -> range:

@@ -43,6 +43,16 @@ def arms(text: str) -> list[str]:
     return [arm.name for arm in parse(text).arms()]
 
 
+def test_evaluations_change_no_run_and_are_as_the_arms_own_test_where_they_say_nothing() -> None:
+    plain = parse(HEAD + THREE)
+    more = parse(head(score='"wiki"') + THREE + "[evaluations.wiki]\nsource = '/wiki'\nsplit = 'test'\noffset = 0")
+    assert [run.id for run in more.runs()] == [run.id for run in plain.runs()]
+    assert (plain.study.score, more.study.score) == ("test_loss", "wiki")
+    own = more.arms()[0].recipe.tested_by(more.evaluations["wiki"])
+    assert own.evaluation == Recipe().evaluation.model_copy(update={"source": "/wiki", "split": "test", "offset": 0})
+    assert Study.model_validate_json(canonical_json(more)) == more
+
+
 def test_the_study_of_the_design_means_what_the_design_says() -> None:
     study = parse("""
 [study]
@@ -408,6 +418,52 @@ REFUSED = {
         head(design="'stack'")
         + "[interventions.a]\ntrain.schedule = { warmup = 0.1 }\n[interventions.b]\ntrain.schedule = { warmup = 0.2 }",
         "arm plus-b: 'a' sets train.schedule.warmup = 0.1 and 'b' sets it to 0.2; leave one out.",
+    ),
+    "a score that no evaluation makes": (
+        head(score="'wikki'") + "[evaluations.wiki]\nsource = '/wiki'",
+        "study.score: no evaluation 'wikki'; did you mean 'wiki'?",
+    ),
+    "an evaluation with the name of the test": (
+        HEAD + "[evaluations.test_loss]\noffset = 0",
+        "evaluations.test_loss: is the test that every arm has; write [baseline.evaluation].",
+    ),
+    "an evaluation that is the test again": (
+        HEAD + "[evaluations.wiki]\nsequences = 19_200",
+        "evaluations.wiki: scores what test_loss does; leave one out.",
+    ),
+    "an evaluation twice": (
+        HEAD + "[evaluations.wiki]\noffset = 0\n[evaluations.web]\noffset = 0",
+        "evaluations.web: scores what wiki does; leave one out.",
+    ),
+    "an evaluation longer than an arm looks back": (
+        HEAD + "[interventions.a]\nmodel.context = 512\n[evaluations.wiki]\ncontext = 1024",
+        "evaluations.wiki.context: 1024 is longer than model.context = 512 of arm a.",
+    ),
+    "an evaluation of no corpus": (
+        HEAD + "[evaluations.wiki]\nsource = 'builtin:wiki'",
+        "evaluations.wiki.source = 'builtin:wiki' is not a valid corpus source."
+        " Use 'builtin:python-reference', 'hf:OWNER/NAME', 's3://BUCKET/PREFIX', or a full path that every node sees.",
+    ),
+    "a revision without its source": (
+        HEAD + "[evaluations.wiki]\nrevision = 'v1'",
+        "evaluations.wiki: revision is of source, which is not set; set both.",
+    ),
+    "an evaluation's unsafe name": (
+        HEAD + "[evaluations.'../wiki']\noffset = 0",
+        "evaluations.../wiki: must be 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit,"
+        " not '../wiki'; write \"wiki\".",
+    ),
+    "an evaluation's negative offset": (
+        head(score="'wiki'") + "[evaluations.wiki]\noffset = -1",
+        "evaluations.wiki.offset: must be at least 0, not -1.",
+    ),
+    "an evaluation's misspelt key": (
+        HEAD + "[evaluations.wiki]\nsequence = 5",
+        "evaluations.wiki.sequence: unknown key; did you mean 'sequences'?",
+    ),
+    "evaluations as others call them": (
+        HEAD + "[benchmarks.wiki]\nsource = '/wiki'",
+        "benchmarks: unknown key; did you mean [evaluations]?",
     ),
     "a stack of strangers": (
         HEAD + THREE + "[stacks]\nx = ['aa']",

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from worlds import CONTEXT, VOCAB, in_world, planned, tiny
 
-from farm.recipe import Recipe
+from farm.recipe import CODE, Recipe
 from farm.run import Run
 from model.evaluate import Score, evaluate
 from model.init import initialised
@@ -17,6 +17,7 @@ from model.reduce import Group, join
 
 ALONE = Group(0, 1, torch.device("cpu"))
 NOWHERE = Path("/nowhere")
+GOLDEN, GOLDEN_VALUES = 0.0, (0.0, 0.0)
 TOKENS = np.random.default_rng(1).integers(0, VOCAB, 400).astype(np.uint16)
 
 
@@ -51,6 +52,8 @@ def test_a_last_batch_that_is_not_full_counts_for_what_it_holds(size):
     score = scored(run, 1, size)
     assert score.loss == pytest.approx(expected, rel=1e-6)
     assert score.tokens == 13 * CONTEXT
+    each = [float(F.cross_entropy(gpt.logits(x_BT[i : i + 1])[0].detach(), y_BT[i])) for i in range(13)]
+    assert score.values == pytest.approx(each, rel=1e-6), "of each sequence, in the order of the slice"
 
 
 @pytest.mark.parametrize("size", [2, 5])
@@ -59,6 +62,18 @@ def test_every_rank_of_every_world_gets_the_same_bits(size):
     alone = scored(run, 1, size)
     for world in (2, 4, 8):  # of 8 ranks, some get nothing at all
         assert set(in_world(world, scored, run, world, size)) == {alone}
+
+
+def test_the_code_of_an_evaluation_is_what_it_was():
+    """A golden: when it comes to compute another number, farm.recipe.CODE is raised, and old scores are out of date."""
+    run = tiny(NOWHERE, model={"vocab": 2, "layers": 1})
+    gpt = initialised(run.recipe.model, 1)
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+    found = evaluate(gpt, run.recipe, np.arange(400, dtype=np.uint16) // 3 % 2, ALONE, 4)
+    assert (CODE, found.loss) == (1, pytest.approx(GOLDEN, rel=1e-6))
+    assert found.values[:2] == pytest.approx(GOLDEN_VALUES, rel=1e-6)
 
 
 def test_a_loss_that_is_not_a_number_is_in_the_score():

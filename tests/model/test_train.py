@@ -33,10 +33,12 @@ from worlds import (
 
 from farm.errors import BadCorpus, DoesNotFit, NoCompiler, Nonfinite
 from farm.ledger import Line, read
+from farm.recipe import FurtherEvaluation
 from farm.result import Outcome
 from farm.run import Policy, Run
 from model import precision, reduce
 from model.checkpoint import newest_valid, verified
+from model.corpus.checks import exams_of
 from model.corpus.sources import open_split
 from model.data import Batches
 from model.init import initialised
@@ -490,6 +492,41 @@ def test_the_outcome_says_what_it_took(tokens, tmp_path):
     assert np.log(2) < outcome.test_loss < 2 * np.log(67)
 
 
+def scored(run, plan, folder, exams):
+    return attempt(run, plan, folder, exams=exams)[0]
+
+
+def test_a_model_is_scored_by_further_evaluations_which_change_nothing_else(tokens, tmp_path):
+    run = tiny(tokens)
+    cache = tmp_path / "cache"
+    further = {"late": FurtherEvaluation(offset=1000, sequences=3), "short": FurtherEvaluation(context=4)}
+    exams = exams_of(run.recipe, further, cache)
+    outcome, told = attempt(run, planned(run, 1), tmp_path / "more", exams=exams)
+    alone, before = attempt(run, planned(run, 1), tmp_path / "plain")
+    assert told.timeless == before.timeless
+    assert (outcome.fingerprints, outcome.test_loss) == (alone.fingerprints, alone.test_loss)
+    test, late, short = outcome.scores
+    assert alone.scores == (test,)
+    assert (test.exam.name, test.value, test.tokens) == ("test_loss", outcome.test_loss, outcome.test_tokens)
+    assert (late.exam, len(late.values), late.tokens) == (exams[0], 3, 3 * CONTEXT)
+    assert (short.exam, len(short.values), short.tokens) == (exams[1], 13, 13 * 4)
+    assert len({test.value, late.value, short.value}) == 3
+    two = in_world(2, scored, canonical(tokens), planned(canonical(tokens), 2), tmp_path / "two", exams)
+    one = scored(canonical(tokens), planned(canonical(tokens), 1), tmp_path / "one", exams)
+    assert [outcome.scores for outcome in two] == [one.scores] * 2, "to the bit on any number of ranks"
+
+
+def test_a_further_evaluation_that_its_corpus_cannot_serve_is_refused_before_training(tokens, tmp_path):
+    run = tiny(tokens)
+    for further, said in (
+        (FurtherEvaluation(offset=4000), "Lower evaluation.offset"),
+        (FurtherEvaluation(split="train"), "training reads the first 256 tokens"),
+        (FurtherEvaluation(source=str(tmp_path / "none")), "none"),
+    ):
+        with pytest.raises(BadCorpus, match=said):
+            exams_of(run.recipe, {"wiki": further}, tmp_path / "cache")
+
+
 STUDY = """
 [study]
 name = "by-hand"
@@ -503,6 +540,8 @@ source = "{source}"
 [baseline.evaluation]
 offset = 0
 sequences = 13
+[evaluations.late]
+offset = 1000
 """
 
 
@@ -524,6 +563,7 @@ def test_it_runs_under_plain_torchrun_and_goes_on_from_there(tokens, tmp_path):
     assert first.returncode == 0, first.stderr
     outcome = Outcome.model_validate_json(first.stdout)
     assert outcome.finished
+    assert [scored.exam.name for scored in outcome.scores] == ["test_loss", "late"]
     assert len(read(tmp_path / "run")) == STEPS
     again = Outcome.model_validate_json(torchrun(study, tmp_path / "run", tmp_path / "cache").stdout)
     assert (again.fingerprints, again.test_loss) == (outcome.fingerprints, outcome.test_loss)
