@@ -39,6 +39,11 @@ EXAMPLES = {
         "farm compare cpu-x1-baseline-s42 cpu-x2-baseline-s42",
         "farm compare cpu-x1-baseline-s42 cpu-x1-baseline-s22 --json",
     ),
+    "eval": (
+        "farm eval my-study",
+        "farm eval cpu-x1-baseline-s42.23-1f3a9c2e wiki",
+        "farm eval my-study --stale   # what an earlier form of an evaluation scored, too",
+    ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }
 

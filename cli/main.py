@@ -39,6 +39,7 @@ COMMANDS = {
     "noise": "How much the test loss varies with a rerun, other hardware, and other seeds.",
     "effects": "What each intervention does, and each two of them together, averaged over all others.",
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
+    "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "machines": "The machine classes that are known, and what they offer now.",
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
@@ -49,7 +50,7 @@ GROUPS = {  # of `farm --help`
     "Ask": "plan submit cancel retry forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare",
-    "Evaluate and share": "export",
+    "Evaluate and share": "eval export",
 }
 
 

@@ -15,6 +15,7 @@ from farm.queue import Queue
 from farm.run import State
 from farm.study import BASELINE
 from farm.table import Row, Table, Twins, rank
+from farm.unscored import told
 
 
 def _machine(name: str) -> str:
@@ -131,6 +132,8 @@ def show_table(
     if not ranked.rows:
         say(f"{study}: no run has finished yet")
     _show(study, ranked, form, as_json, every)
+    for line in told(queue.evaluations(study)):
+        say(line)
 
 
 def _show(study: str | None, ranked: Table, form: Format | None, as_json: bool, every: bool = False) -> None:

@@ -99,9 +99,7 @@ class Evaluation:
         """
         result = until_heard(lambda: self._store.result(run.of))
         if result is None:
-            raise NotFound(
-                f"{self._store.place(run.of)} holds no result: nothing can be scored.", remedy="farm reindex"
-            )
+            raise NotFound(f"{self._store.place(run.of)} holds no result: there is no model to score.")
         if result.fingerprints.final != run.weights:
             raise CheckpointInvalid(
                 f"the result of {run.of} is of other weights than when this score was asked for.",

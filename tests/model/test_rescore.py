@@ -1,4 +1,4 @@
-"""A stored model scored anew: the bits that the end of its training gave; nothing from a checkpoint that is not whole."""
+"""A stored model scored anew: the bits that the end of its training gave, and nothing from what is not whole."""
 
 from pathlib import Path
 
