@@ -15,6 +15,7 @@ from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
 from farm.result import Result
+from farm.seen import seen
 from farm.server import glance, session, translated
 from farm.settings import Settings
 from farm.store import Store
@@ -90,14 +91,16 @@ def newest_study(queue: Queue) -> str | None:
 
 
 def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
-    """The study `name`, or the newest, and the results that it has.
+    """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them.
 
     Raises: NotFound: there is no such study, or none at all.
     """
     name = name or newest_study(queue)
     if name is None:
         raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
-    return queue.study(name), [status.result for status in queue.statuses(name) if status.result]
+    study, scores = queue.study(name), queue.scores(name, "study")
+    results = [status.result for status in queue.statuses(name) if status.result]
+    return study, list(seen(results, scores, study.study.score, study.evaluations).results)
 
 
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:
@@ -105,8 +108,8 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
 
     What a dispatcher sees; without one, what the nodes say of themselves.
     """
-    if seen := queue.roster():
-        return offering(seen)
+    if roster := queue.roster():
+        return offering(roster)
     nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
     up = serving.facts(settings)
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes

@@ -1,6 +1,6 @@
 """A look at the data of a study before anything is queued."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from cli.render import say
 from farm.cohort import unranked
@@ -22,12 +22,13 @@ def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
     views: dict[str, View] = {}
     faults: dict[str, list[str]] = {}
     remarks: dict[str, None] = {}
-    for arm in arms:
-        key = _what_counts(arm.recipe)
+    for arm, recipe in _read(study, arms):
+        key = _what_counts(recipe)
         if key not in views:
-            views[key] = look(arm.recipe, settings.home / "cache", trains_here=settings.redis_url is None)
+            views[key] = look(recipe, settings.home / "cache", trains_here=settings.redis_url is None)
         for fault in views[key].faults:
-            faults.setdefault(str(fault), []).append(arm.name)
+            names = faults.setdefault(str(fault), [])
+            names += [] if arm in names else [arm]  # several evaluations of it may lack one corpus
         remarks |= dict.fromkeys(views[key].remarks)
     for remark in remarks:
         say(f"data: {remark}")
@@ -58,6 +59,14 @@ def _unranked(study: Study, arms: Collection[Arm]) -> dict[str, list[str]]:
         if name in wanted:
             found.setdefault(difference, []).append(name)
     return found
+
+
+def _read(study: Study, arms: Collection[Arm]) -> Iterator[tuple[str, Recipe]]:
+    """The names of `arms` with all that each reads: its recipe, and that with each further evaluation as its test."""
+    for arm in arms:
+        yield arm.name, arm.recipe
+        for further in study.evaluations.values():
+            yield arm.name, arm.recipe.tested_by(further)
 
 
 def _what_counts(recipe: Recipe) -> str:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice, repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ class Sheet(NamedTuple):
     more: Mapping[str, Any] = MappingProxyType({})
     title: str = ""
     shown: int | None = None  # rows on a terminal, at most
+    faint: Sequence[bool] = ()  # which rows are grey on a terminal; none where it is left out
 
 
 def emit(sheet: Sheet, wanted: Format | None = None, *, as_json: bool = False) -> None:
@@ -243,8 +244,9 @@ def _laid_out(sheet: Sheet, columns: Sequence[Column], *, may_fold: bool = False
             overflow="fold",
             max_width=prose if column.is_prose else None,
         )
-    for row in islice(_shown(sheet._replace(columns=columns)), sheet.shown):
-        table.add_row(*map(Text, row))
+    rows = islice(_shown(sheet._replace(columns=columns)), sheet.shown)
+    for row, is_faint in zip(rows, chain(sheet.faint, repeat(False)), strict=False):
+        table.add_row(*map(Text, row), style="dim" if is_faint else None)
     return table
 
 

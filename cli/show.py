@@ -1,6 +1,6 @@
 """`farm show RUN`"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from farm import settings as settings_
 from farm.errors import FarmError
 from farm.queue import Event, Point, Status
 from farm.run import Attempt
+from farm.score import Score
 from farm.settings import Settings
 from farm.store import Store
 
@@ -27,6 +28,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     settings = settings_.load()
     with queue(settings) as open_queue:
         status = open_queue.status(run)
+        scores = open_queue.scores(status.run.id, "run").get(status.run.id, ())
         curve, events = open_queue.curve(status.run.id), open_queue.events(status.run.id)
         why = explained(status, waits(settings, open_queue, open_queue.statuses()))
     attempts = kept_attempts(settings, status.run.id)
@@ -34,6 +36,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     if as_json:
         place = Store(settings.storage).place(status.run.id)
         told: dict[str, Any] = {"id": status.run.id, "why": why, "dashboard": link, "folder": place}
+        told |= {"scores": [score.model_dump(mode="json") for score in scores]}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
         told |= {"events": [event.model_dump(mode="json") for event in events]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
@@ -42,6 +45,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     lines = [
         *_life(status, step, why, link),
         *_science(status),
+        *_worth(scores),
         *_past(status, attempts),
         *_history(events),
         *_records(settings, status, curve),
@@ -115,6 +119,14 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     yield "trained on", result.fingerprints.tokens.trained
     yield "tested on", result.fingerprints.tokens.tested
     yield "weights", result.fingerprints.final
+
+
+def _worth(scores: Iterable[Score]) -> Iterator[tuple[str, str]]:
+    for score in scores:
+        error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
+        better = "" if score.direction == "lower" else ", higher is better"
+        what = f"({score.evaluation}, {score.count:,} items, standard error of these{better})"
+        yield "score", f"{score.value:.6f}{error} {score.unit} {what}"
 
 
 def _cost(usd: float | None) -> str:

@@ -1,7 +1,7 @@
 """`farm table [STUDY]`"""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +12,10 @@ from cli.options import Json, StudyName
 from cli.render import Column, Format, Sheet, say
 from farm.machine import is_mixed
 from farm.queue import Queue
+from farm.recipe import TEST
+from farm.result import Result
 from farm.run import State
+from farm.seen import known, names, seen
 from farm.study import BASELINE
 from farm.table import Row, Table, Twins, rank
 from farm.unscored import told
@@ -42,8 +45,8 @@ HEAD = (
     Column("arm", "arm"),
     Column("machine", "machine", _machine),
 )
-MEAN = Column("test_loss_mean", "test loss", render.loss, is_number=True, digits=6)
-SD = Column("test_loss_sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
+MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
+SD = Column("sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
 VERDICT = Column("verdict", "verdict", render.text)
 PAIRS = Column("pairs", "pairs", render.count, is_number=True, is_spare=True)
 SPEED = Column("tokens_per_second", "tokens/s", render.whole, is_number=True, is_spare=True, digits=0)
@@ -66,11 +69,16 @@ ALL = (
     *HEAD,
     Column("n", "n"),
     Column("asked", "asked"),
+    Column("test_loss_mean", "test loss", digits=6),
+    Column("test_loss_sd", "SD of test loss", digits=6),
+    Column("score", "score"),
     MEAN,
     SD,
     Column("delta", "delta", digits=6),
     Column("ci_low", "ci low", digits=6),
     Column("ci_high", "ci high", digits=6),
+    Column("seed_error", "error from seeds", digits=6),
+    Column("test_set_error", "error from the test set", digits=6),
     Column("p", "p", digits=6),
     VERDICT,
     Column("method", "method"),
@@ -86,6 +94,7 @@ ALL = (
     Column("init_hash", "init hash"),
     Column("mixed", "mixed"),
     Column("evaluation", "evaluation"),
+    Column("stale", "out of date because"),
     Column("aside", "not ranked because"),
     Column("runs", "runs", render.listing),
 )
@@ -101,16 +110,25 @@ METHODS = {
 def table(
     context: typer.Context,
     study: StudyName = None,
+    score: Annotated[
+        str | None, typer.Option("--score", help="The evaluation to rank by; default: study.score.", metavar="NAME")
+    ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option("--scores", help="Other evaluations, as columns: names with commas, or all.", metavar="NAMES"),
+    ] = None,
     form: Annotated[Format | None, typer.Option("--format", help="How to print it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank the arms of a study by test loss.
+    """Rank the arms of a study by test loss, or by another evaluation that the study names.
 
     Each machine has its own ranking against its own baseline. A difference to the baseline has its 95 % interval, and a
     verdict: better, worse, same (within study.margin) or unresolved, and then what would resolve it. Intervals and
     verdicts hold together for all comparisons of the table; what the noise cannot tell apart shares a rank. SD is over
     seeds, divided by n - 1. Runs that were tested or trained on other tokens than the baseline's, though their recipes
-    say the same, are not ranked. -v lists every pair of hardware twins.
+    say the same, are not ranked; a score that an older evaluation made is out of date, and never ranked with today's.
+    Where the error of the test set is larger than that of the seeds, the table says so. -v lists every pair of hardware
+    twins.
     """
     every = context.find_root().obj["verbose"]
     with queue() as open_queue:
@@ -119,44 +137,112 @@ def table(
             say("no study yet: farm submit STUDY, or see it all at work: farm demo")
             _show(None, rank([]), form, as_json)
             return
-        show_table(open_queue, name, form, as_json=as_json, every=every)
+        show_table(open_queue, name, form, as_json=as_json, every=every, score=score, beside=scores)
 
 
 def show_table(
-    queue: Queue, study: str, form: Format | None = None, *, as_json: bool = False, every: bool = False
+    queue: Queue,
+    study: str,
+    form: Format | None = None,
+    *,
+    as_json: bool = False,
+    every: bool = False,
+    score: str | None = None,
+    beside: str | None = None,
 ) -> None:
-    """Print the table of a study; `every` pair of hardware twins on a line of its own. Raises: NotFound."""
-    margin = queue.study(study).study.margin
+    """Print the table of a study by `score`, with the scores `beside` as columns; `every` pair of hardware twins on a
+    line of its own.
+
+    Raises: NotFound: also an evaluation that nobody knows.
+    """
+    stored, scores = queue.study(study), queue.scores(study, "study")
+    among = names(scores, stored.evaluations)
+    by = known(score or stored.study.score, among)
+    columns = among if beside == "all" else [known(one, among) for one in (beside or "").split(",") if one]
     statuses = queue.statuses(study)
-    ranked = rank([status.result for status in statuses if status.result], statuses, margin)
+    sight = seen([status.result for status in statuses if status.result], scores, by, stored.evaluations)
+    ranked = rank(sight.results, statuses, stored.study.margin)
     if not ranked.rows:
-        say(f"{study}: no run has finished yet")
-    _show(study, ranked, form, as_json, every)
+        say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
+    lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
+    _show(study, ranked, form, as_json, lines, [one for one in columns if one != by])
     for line in told(queue.evaluations(study)):
         say(line)
 
 
-def _show(study: str | None, ranked: Table, form: Format | None, as_json: bool, every: bool = False) -> None:
+def _show(
+    study: str | None,
+    ranked: Table,
+    form: Format | None,
+    as_json: bool,
+    told: Sequence[str] = (),
+    beside: Sequence[str] = (),
+) -> None:
     """For people one table an evaluation, with the remarks below it; for machines one table, the remarks on stderr."""
     if as_json or form is Format.JSON:
         more = {"study": study, "twins": [_twins(t) for t in ranked.twins], "unfinished": ranked.unfinished}
         render.emit_json("farm.table/1", ranked.rows, differences=ranked.differences, **more)
         return
     for_people = form in (Format.MD, Format.LATEX) or (form is None and render.is_terminal())
+    more_columns = tuple(Column(f"score:{name}", name, render.text, is_number=True, is_spare=True) for name in beside)
     if for_people:
         for evaluation in ranked.evaluations:
             rows = [row for row in ranked.rows if row.evaluation == evaluation]
-            render.emit(_sheet(COLUMNS, rows, f"{study}: {evaluation}"), form)
-        render.write_lines(list(remarks(ranked, every)), form)
+            old = ", out of date" if all(row.stale for row in rows) else ""
+            render.emit(_sheet(_people_columns(rows[0], more_columns), rows, f"{study}: {evaluation}{old}"), form)
+        render.write_lines(list(told), form)
         return
-    render.emit(_sheet(ALL, ranked.rows), form)
-    for remark in remarks(ranked, every):
+    render.emit(_sheet((*ALL, *more_columns), ranked.rows, for_people=False), form)
+    for remark in told:
         say(render.line(remark))
 
 
-def _sheet(columns: tuple[Column, ...], rows: list[Row] | tuple[Row, ...], title: str = "") -> Sheet:
+def _people_columns(row: Row, more: tuple[Column, ...]) -> tuple[Column, ...]:
+    """With the score's own name over its column, and others behind the verdict."""
+    mean = MEAN if row.score == TEST else MEAN._replace(heading=row.score)
+    at = COLUMNS.index(VERDICT) + 1
+    columns = (*COLUMNS[:at], *more, *COLUMNS[at:])
+    return tuple(mean if column is MEAN else column for column in columns)
+
+
+def _sheet(columns: tuple[Column, ...], rows: Sequence[Row], title: str = "", for_people: bool = True) -> Sheet:
     data = [row.model_dump(mode="json") | {"seeds": _seeds(row)} for row in rows]
-    return Sheet("farm.table/1", columns, [row | {"difference": _difference(row)} for row in data], title=title)
+    cells = [_cells(row, columns, for_people) for row in rows]
+    data = [row | more | {"difference": _difference(row)} for row, more in zip(data, cells, strict=True)]
+    return Sheet("farm.table/1", columns, data, title=title, faint=[row.stale is not None for row in rows])
+
+
+def _cells(row: Row, columns: Iterable[Column], for_people: bool) -> dict[str, Any]:
+    """The scores beside that of the ranking; for people one that is out of date is in parentheses."""
+    found: dict[str, Any] = {}
+    for name in (column.key.partition(":")[2] for column in columns if column.key.startswith("score:")):
+        cell = row.scores.get(name)
+        value = row.test_loss_mean if name == TEST and not cell else cell and cell.mean
+        text = None if value is None else f"({value:.4f})" if cell and cell.stale else f"{value:.4f}"
+        found[f"score:{name}"] = text if for_people else value
+    return found
+
+
+def _unscored(study: str, by: str, results: Sequence[Result]) -> Iterator[str]:
+    """The finished runs that the evaluation of the ranking has not scored."""
+    if results:
+        runs = Counter((result.arm, result.machine) for result in results)
+        arms = ", ".join(f"{count} of {arm} on {machine}" for (arm, machine), count in runs.items())
+        yield f"no score by {by}: {arms}; to score them: farm eval {study} {by}"
+
+
+def _out_of_date(study: str, ranked: Table) -> Iterator[str]:
+    """What was made by another evaluation than the study has now, and in what that differs."""
+    why: dict[tuple[str, str], list[str]] = {}
+    for row in ranked.rows:
+        old = {name: cell.stale for name, cell in row.scores.items()} | {row.score: row.stale}
+        for name, reason in old.items():
+            if reason:
+                why.setdefault((name, reason), []).append(f"{row.arm} on {row.machine}")
+    for (name, reason), rows in why.items():
+        yield f"out of date: {name} of {', '.join(rows)}: {reason}"
+    if why:
+        yield f"  to score them anew: farm eval {study} --stale"
 
 
 def _seeds(row: Row) -> str:
@@ -180,6 +266,7 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
     for reason, rows in _aside(ranked).items():
         yield f"not ranked: {', '.join(rows)}: {reason}"
     yield from _verdict_lines(ranked)
+    yield from _test_set_lines(ranked)
     for name in sorted({row.machine for row in ranked.rows if row.mixed}):
         yield f"mixed: {name} trains one run over several machine classes; its rows are ranked among themselves only"
     for name in sorted({row.machine for row in ranked.rows if row.usd}):
@@ -221,7 +308,7 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
     for row in ranked.rows:
         if row.one_run_resolves is not None and any(_is_one_run(other, row) for other in tested):
             yield (
-                f"baseline on {row.machine}: SD {row.test_loss_sd:.4f} over {row.n} runs; one more of its runs lies"
+                f"baseline on {row.machine}: SD {row.sd:.4f} over {row.n} runs; one more of its runs lies"
                 f" within {row.one_run_resolves:.4f} of its mean in 95 of 100 cases"
             )
     for row in tested:
@@ -241,6 +328,17 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
         arms = [row for row in ranked.rows if (row.evaluation, row.machine) == key and not row.aside]
         if not any(row.arm == BASELINE for row in arms):
             yield f"no baseline on {key[1]}: nothing to compare {_named(arms)} with"
+
+
+def _test_set_lines(ranked: Table) -> Iterator[str]:
+    """Where the finite test set leaves more doubt than the seeds do: more seeds would not help there."""
+    for row in ranked.rows:
+        if row.test_set_error and row.seed_error is not None and row.test_set_error > row.seed_error:
+            yield (
+                f"test set: of {row.arm} on {row.machine}, the difference is uncertain by {row.test_set_error:.4f}"
+                f" (standard error) for want of more test items, and by {row.seed_error:.4f} for want of more seeds:"
+                " the interval holds for these items alone"
+            )
 
 
 def _named(rows: list[Row]) -> str:

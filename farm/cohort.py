@@ -4,11 +4,11 @@ the table ranks and what `farm compare` subtracts follow from this one page.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from farm.recipe import Recipe, Seeds, canonical_json
+from farm.recipe import Seeds, canonical_json
 from farm.result import Result
 from farm.stats import mean
 from farm.study import BASELINE, Arm
@@ -23,7 +23,7 @@ class Use(NamedTuple):
     tokens: Callable[[Result], str]
 
 
-TEST = Use(lambda result: result.recipe.tested, lambda result: result.fingerprints.tokens.tested)
+TEST = Use(lambda result: result.definition, lambda result: result.items)
 TRAINING = Use(lambda result: result.recipe.trained, lambda result: result.fingerprints.tokens.trained)
 BEGINNING = Use(lambda result: result.recipe.begun, lambda result: result.fingerprints.tokens.head)
 USES = (TEST, TRAINING, BEGINNING)
@@ -37,14 +37,17 @@ CONDITIONS: dict[str, Callable[[Result], str]] = {
 }
 
 
-class Sorted(NamedTuple):
+Kind = TypeVar("Kind", bound=Result)
+
+
+class Sorted(NamedTuple, Generic[Kind]):
     """Results of one evaluation: those that may be ranked together, and run id -> why another may not."""
 
-    together: list[Result]
+    together: list[Kind]
     aside: dict[str, str]
 
 
-def sort(results: Sequence[Result]) -> Sorted:
+def sort(results: Sequence[Kind]) -> Sorted[Kind]:
     """Tell the results that may be ranked together from those that saw other tokens though their recipes say the same,
     and from those that trained under other conditions than the baseline of their machine.
 
@@ -61,7 +64,7 @@ def sort(results: Sequence[Result]) -> Sorted:
     return Sorted(together, aside)
 
 
-def by_evaluation(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
+def by_evaluation(results: Sequence[Kind]) -> Iterator[tuple[str, list[Kind]]]:
     """Each evaluation with those of its results that may be ranked together."""
     for evaluation in dict.fromkeys(result.evaluation for result in results):
         yield evaluation, sort([result for result in results if result.evaluation == evaluation]).together
@@ -70,7 +73,7 @@ def by_evaluation(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]
 def apart(first: Result, second: Result) -> str | None:
     """Why the test losses of two results may not be compared; None if they may."""
     if first.evaluation != second.evaluation:
-        return f"tested differently: {unlike(first.recipe, second.recipe)}"
+        return f"tested differently: {unlike(first.definition, second.definition)}"
     for use in USES:
         if use.data(first) == use.data(second) and use.tokens(first) != use.tokens(second):
             return _other_tokens(use.data(first), [(use.tokens(result), [result]) for result in (first, second)])
@@ -80,16 +83,16 @@ def apart(first: Result, second: Result) -> str | None:
     return None
 
 
-def unlike(first: Recipe, second: Recipe) -> str:
-    """In what the tests of two recipes differ, in words; empty if they do not."""
-    one, other = first.tested, second.tested
-    return ", ".join(f"{key} {one[key]} and {other[key]}" for key in one if one[key] != other[key])
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """In what two evaluations differ, in words; empty if they do not."""
+    keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+    return ", ".join(f"{key} {one.get(key)} and {other.get(key)}" for key in keys)
 
 
 def unranked(arms: Iterable[Arm]) -> dict[str, str]:
     """The arms that the baseline's test cannot be compared with -> in what theirs differs."""
     baseline, *others = arms
-    found = {arm.name: unlike(baseline.recipe, arm.recipe) for arm in others}
+    found = {arm.name: unlike(baseline.recipe.tested, arm.recipe.tested) for arm in others}
     return {name: difference for name, difference in found.items() if difference}
 
 

@@ -100,7 +100,9 @@ class Head(Frozen):
     seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
     score: Name = Field(TEST, description="the evaluation that arms are ranked by: a name of [evaluations]")
     margin: Annotated[float | None, Unset] = Field(
-        None, gt=0, description="nats: the smallest difference in test loss that matters; with it, arms can be `same`"
+        None,
+        gt=0,
+        description="the smallest difference in the score that matters, in its unit; with it, arms can be `same`",
     )
     reruns: int = Field(0, ge=0, le=4999, description="repetitions of every run with the same seeds")
     first_rerun: int = Field(0, ge=0, le=4999, description="where they are counted from; above 0 to train all anew")

@@ -1,5 +1,8 @@
 """Results -> ranked rows: every arm against the baseline of its own machine, and nothing left out.
 
+They are ranked by one score, the test loss or another (see farm.seen). Where higher is better, all is turned round for
+the ranking, which takes less for better, and back again in the rows.
+
 What may not be compared is not ranked: other evaluations have a table of their own, and runs that saw other tokens than
 their recipes' namesakes are set aside, with the reason (see farm.cohort). farm.verdict says what a difference is
 worth; ranks are shared where the noise allows no other.
@@ -15,15 +18,30 @@ from pydantic import Field
 from farm.cohort import SHORT, by_seeds, sort, unlike
 from farm.machine import Price, is_mixed
 from farm.queue import Status
-from farm.recipe import Frozen, Seeds, digest
+from farm.recipe import TEST, Frozen, Seeds, digest
 from farm.result import Result
 from farm.run import Run, State
+from farm.score import Direction, Score, block_sizes
+from farm.seen import ANOTHER_VERSION, Seen, seen
 from farm.stats import mean, sd
 from farm.study import BASELINE
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
+from farm.verdict.items import averaged, items_error
 from farm.verdict.needs import Cost, Needs, needs
 from farm.verdict.ranks import ranks
 from farm.verdict.unpaired import one_run_resolves
+
+
+class Cell(Frozen):
+    """What an arm is worth by one evaluation, over its seeds."""
+
+    evaluation: str
+    unit: str
+    direction: Direction
+    mean: float
+    sd: float | None
+    n: int = Field(description="different seeds that have it")
+    stale: str | None = Field(None, description="in what its evaluation is another than the study has now")
 
 
 class Row(Frozen):
@@ -38,10 +56,21 @@ class Row(Frozen):
     arm: str
     n: int = Field(description="different seeds")
     asked: int = Field(description="different seeds that the study asks for")
-    test_loss_mean: float = Field(description="nats per token")
+    score: str = Field(description="the evaluation that arms are ranked by")
+    unit: str
+    direction: Direction = Field(description="of the score: which is better")
+    mean: float = Field(description="of the score, over seeds")
+    sd: float | None = Field(description="of the score over seeds, divided by n - 1; None when n is 1")
+    stale: str | None = Field(None, description="in what its evaluation is another than the study has now")
+    scores: dict[str, Cell] = Field({}, description="every score of the arm, by evaluation; the test loss too")
+    test_loss_mean: float = Field(description="nats per token; the score, where that is the test loss")
     test_loss_sd: float | None = Field(description="over seeds, divided by n - 1; None when n is 1")
     delta: float | None = Field(
-        description="loss less the baseline's: over the shared seeds, or of both means, as `method` says"
+        description="score less the baseline's: over the shared seeds, or of both means, as `method` says"
+    )
+    seed_error: float | None = Field(None, description="standard error of delta over the seeds")
+    test_set_error: float | None = Field(
+        None, description="standard error of delta that is due to the finite test set; None without its items' values"
     )
     ci_low: float | None = Field(None, description="95 % interval of delta, simultaneous over the table's comparisons")
     ci_high: float | None = None
@@ -133,23 +162,34 @@ class Table(Frozen):
 class _Ranking(NamedTuple):
     """The arms of one evaluation on one machine, by name, and the losses of each."""
 
-    arms: dict[str, list[Result]]
+    arms: dict[str, list[Seen]]
     losses: dict[str, Losses]
 
 
 def rank(results: Iterable[Result], statuses: Iterable[Status] = (), margin: float | None = None) -> Table:
-    """Rank `results` by test loss within each evaluation and machine; list the `statuses` without one.
+    """Rank `results` by test loss, or as an evaluation has `seen` them, within each evaluation and machine; list the
+    `statuses` without one.
 
     The order is that of the differences to the baseline over shared seeds, so that an arm that lacks a seed is neither
     favoured nor punished for it. All comparisons of the table share one error rate. `margin` is the smallest difference
     that matters.
     """
-    results, statuses = list(results), list(statuses)
+    sighted = [one if isinstance(one, Seen) else seen([one]).results[0] for one in results]
+    if any(one.direction == "higher" for one in sighted):
+        return _turned(
+            _rank([one.model_copy(update={"test_loss": -one.test_loss}) for one in sighted], statuses, margin)
+        )
+    return _rank(sighted, statuses, margin)
+
+
+def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None) -> Table:
+    statuses = list(statuses)
     asked = _asked(results, statuses)
     first = {result.evaluation for result in results if result.arm == BASELINE}
-    results.sort(key=lambda r: (r.evaluation not in first, r.evaluation, r.machine))
+    fresh = {result.evaluation for result in results if not result.stale}
+    results.sort(key=lambda r: (r.evaluation not in first & fresh, r.evaluation not in first, r.evaluation, r.machine))
     twins: list[Twins] = []
-    samples: list[Result] = []
+    samples: list[Seen] = []
     rankings: list[_Ranking] = []
     below: list[list[Row]] = []  # what is set aside, ranking by ranking
     for _, members in groupby(results, key=lambda r: r.evaluation):
@@ -171,8 +211,38 @@ def rank(results: Iterable[Result], statuses: Iterable[Status] = (), margin: flo
         rows=tuple(rows),
         twins=tuple(twins),
         unfinished=tuple(_unfinished(status) for status in statuses if status.result is None),
-        differences=tuple(f"{sample.evaluation}: {unlike(samples[0].recipe, sample.recipe)}" for sample in samples[1:]),
+        differences=tuple(_difference(samples[0], sample) for sample in samples[1:]),
     )
+
+
+def _difference(first: Seen, other: Seen) -> str:
+    """In what the evaluation of `other` differs from that of `first`."""
+    how = unlike(first.definition, other.definition) or other.stale or first.stale or ANOTHER_VERSION
+    return f"{other.evaluation}: {how}"
+
+
+def _turned(table: Table) -> Table:
+    """With the numbers as they were before they were turned round, since higher is better."""
+    twins = [one.model_copy(update={"pairs": tuple(_turned_pair(pair) for pair in one.pairs)}) for one in table.twins]
+    return table.model_copy(update={"rows": tuple(map(_turned_row, table.rows)), "twins": tuple(twins)})
+
+
+def _turned_row(row: Row) -> Row:
+    check = row.check and row.check.model_copy(update=_turned_ends(row.check.ci_low, row.check.ci_high))
+    update = {"mean": -row.mean, "delta": _negative(row.delta), "check": check}
+    return row.model_copy(update=update | _turned_ends(row.ci_low, row.ci_high))
+
+
+def _turned_ends(low: float | None, high: float | None) -> dict[str, float | None]:
+    return {"ci_low": _negative(high), "ci_high": _negative(low)}
+
+
+def _turned_pair(pair: Pair) -> Pair:
+    return pair.model_copy(update={"test_losses": tuple(-loss for loss in pair.test_losses)})
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else 0.0 - value  # no -0.0
 
 
 def _asked(results: Sequence[Result], statuses: Sequence[Status]) -> dict[tuple[str, str], int]:
@@ -184,7 +254,7 @@ def _asked(results: Sequence[Result], statuses: Sequence[Status]) -> dict[tuple[
     return {key: len(found) for key, found in seeds.items()}
 
 
-def _ranking(cohort: Sequence[Result]) -> _Ranking:
+def _ranking(cohort: Sequence[Seen]) -> _Ranking:
     arms = _by_arm(cohort)
     return _Ranking(arms, {name: by_seeds(members) for name, members in arms.items()})
 
@@ -204,8 +274,8 @@ def _ranked(
     if BASELINE in rows:
         rows = {name: _with_verdict(row, rows[BASELINE], ranking, seen, margin) for name, row in rows.items()}
         rows[BASELINE] = _with_noise(rows[BASELINE])
-    reference = rows[BASELINE].test_loss_mean if baseline else 0.0
-    place = {name: row.test_loss_mean if row.delta is None else reference + row.delta for name, row in rows.items()}
+    reference = rows[BASELINE].mean if baseline else 0.0
+    place = {name: row.mean if row.delta is None else reference + row.delta for name, row in rows.items()}
     order = sorted(rows, key=lambda name: (place[name], name))
     ranked = ranks(order, BASELINE, ranking.losses, {name: row.verdict for name, row in rows.items()})
     order.sort(key=lambda name: ranked[name])
@@ -213,7 +283,7 @@ def _ranked(
 
 
 def _with_noise(baseline: Row) -> Row:
-    spread = baseline.test_loss_sd
+    spread = baseline.sd
     resolves = None if spread is None else one_run_resolves(spread, baseline.n)
     return baseline.model_copy(update={"one_run_resolves": resolves})
 
@@ -226,12 +296,56 @@ def _with_verdict(
         return row
     found = seen.get(row.arm)
     if found is None:
-        return row.model_copy(update={"verdict": "unresolved", "margin": margin})
+        error = _items_error(ranking.arms[row.arm], ranking.arms[BASELINE], is_paired=True)
+        return row.model_copy(update={"verdict": "unresolved", "margin": margin, "test_set_error": error})
     update = {name: getattr(found, name) for name in ("delta", "ci_low", "ci_high", "p", "method", "check")}
-    update |= {"verdict": found.word, "margin": margin}
+    update |= {"verdict": found.word, "margin": margin, "seed_error": found.error}
+    arms, is_paired = (ranking.arms[row.arm], ranking.arms[BASELINE]), found.method.startswith("paired")
+    update |= {"test_set_error": _items_error(*arms, is_paired=is_paired)}
     if found.word == "unresolved":
         update |= _needed(row, baseline, ranking, found)
     return row.model_copy(update=update)
+
+
+def _items_error(arm: Sequence[Seen], baseline: Sequence[Seen], *, is_paired: bool) -> float | None:
+    """What of the error of their difference is the test set's, from the blocks of their scores."""
+    counts = {one.score.count if one.score else 0 for one in (*arm, *baseline)}
+    if len(counts) > 1 or 0 in counts:
+        return None
+    return items_error(_blocks(arm), _blocks(baseline), block_sizes(counts.pop()), is_paired=is_paired)
+
+
+def _blocks(results: Iterable[Seen]) -> dict[Seeds, list[float]]:
+    groups: dict[Seeds, list[Sequence[float]]] = {}
+    for result in results:
+        if result.score:
+            groups.setdefault(result.seeds, []).append(result.score.blocks)
+    return {seeds: averaged(runs) for seeds, runs in groups.items()}
+
+
+def _cells(members: Sequence[Seen]) -> dict[str, Cell]:
+    """Every score of an arm; of several evaluations of one name the one that most runs have, today's first."""
+    found: dict[str, dict[str, list[tuple[Seen, Score]]]] = {}
+    for member in members:
+        for score in member.scores:
+            found.setdefault(score.name, {}).setdefault(score.evaluation, []).append((member, score))
+    return {name: _cell(max(groups.values(), key=len)) for name, groups in found.items()}
+
+
+def _cell(scored: Sequence[tuple[Seen, Score]]) -> Cell:
+    by_pair: dict[Seeds, list[float]] = {}
+    for member, score in scored:
+        by_pair.setdefault(member.seeds, []).append(score.value)
+    values, (member, score) = [mean(runs) for runs in by_pair.values()], scored[0]
+    return Cell(
+        evaluation=score.evaluation,
+        unit=score.unit,
+        direction=score.direction,
+        mean=mean(values),
+        sd=sd(values),
+        n=len(values),
+        stale=member.outdated.get(score.evaluation),
+    )
 
 
 def _needed(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
@@ -242,9 +356,7 @@ def _needed(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> di
     return {"needs_seeds": more.pairs, "needs_runs": more.runs, "needs_hours": more.hours, "needs_usd": more.usd}
 
 
-def _set_aside(
-    results: Sequence[Result], reasons: Mapping[str, str], asked: Mapping[tuple[str, str], int]
-) -> list[Row]:
+def _set_aside(results: Sequence[Seen], reasons: Mapping[str, str], asked: Mapping[tuple[str, str], int]) -> list[Row]:
     """Rows that are compared with nothing, each with the reason."""
     return [
         _row(members, [], asked).model_copy(update={"aside": reasons[members[0].run_id]})
@@ -252,16 +364,17 @@ def _set_aside(
     ]
 
 
-def _by_arm(results: Iterable[Result]) -> dict[str, list[Result]]:
-    arms: dict[str, list[Result]] = {}
+def _by_arm(results: Iterable[Seen]) -> dict[str, list[Seen]]:
+    arms: dict[str, list[Seen]] = {}
     for result in results:
         arms.setdefault(result.arm, []).append(result)
     return arms
 
 
-def _row(members: Sequence[Result], baseline: Sequence[Result], asked: Mapping[tuple[str, str], int]) -> Row:
+def _row(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tuple[str, str], int]) -> Row:
     first = members[0]
     losses, others = by_seeds(members), by_seeds(baseline)
+    own = list(by_seeds(one.model_copy(update={"test_loss": one.own_test_loss}) for one in members).values())
     shared = [seeds for seeds in losses if seeds in others]
     prices = [result.usd for result in members if result.usd is not None]
     return Row(
@@ -272,8 +385,15 @@ def _row(members: Sequence[Result], baseline: Sequence[Result], asked: Mapping[t
         arm=first.arm,
         n=len(losses),
         asked=asked[first.arm, first.machine],
-        test_loss_mean=mean(list(losses.values())),
-        test_loss_sd=sd(list(losses.values())),
+        score=first.score.name if first.score else TEST,
+        unit=first.unit,
+        direction=first.direction,
+        mean=mean(list(losses.values())),
+        sd=sd(list(losses.values())),
+        stale=first.stale,
+        scores=_cells(members),
+        test_loss_mean=mean(own),
+        test_loss_sd=sd(own),
         delta=mean([losses[seeds] - others[seeds] for seeds in shared]) if shared else None,
         pairs=len(shared),
         tokens_per_second=mean([result.tokens_per_second for result in members]),

@@ -39,6 +39,7 @@ class Comparison(Frozen):
     method: Method
     word: Word
     noise: float  # the SD of a difference between two runs of one seed pair, or that two independent runs would have
+    error: float  # standard error of delta over the seeds
     arms: int  # of its family
     level: float  # the family's share of ALPHA
     check: Check | None = None
@@ -59,6 +60,7 @@ class Tested(NamedTuple):
     narrow: float  # for the equivalence test
     p: float
     noise: float
+    error: float
 
 
 def judge(rankings: Sequence[tuple[Losses, Mapping[str, Losses]]], margin: float | None) -> list[dict[str, Comparison]]:
@@ -133,6 +135,7 @@ def _compared(
             method=family.method,
             word=_word(one, p, margin),
             noise=one.noise,
+            error=one.error,
             arms=size,
             level=level,
             check=_check(own[name], baseline) if family.method.startswith("paired") else None,
@@ -170,7 +173,7 @@ def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[
     edges = [dunnett.critical(R, df, level, sides) for sides in (2, 1)]
     p = dunnett.p_values([delta / e for delta, e in zip(found.delta, error, strict=True)], R, df)
     return [
-        Tested(float(delta), edges[0] * e, edges[1] * e, chance, e * float(n) ** 0.5)
+        Tested(float(delta), edges[0] * e, edges[1] * e, chance, e * float(n) ** 0.5, e)
         for delta, e, chance, n in zip(found.delta, error, p, found.n, strict=True)
     ]
 
@@ -190,6 +193,7 @@ def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
             float(t.isf(level / k, df)) * e,
             chance,
             e * float(n) ** 0.5,
+            e,
         )
         for delta, e, df, chance, n in zip(found.delta, error, found.df, p, found.n, strict=True)
     ]
@@ -210,6 +214,7 @@ def _welch(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[T
             float(unpaired.critical(one, 2 * level / k) * one.error),
             chance,
             float(one.arm * (one.arm_df + 1) + one.baseline * (one.baseline_df + 1)) ** 0.5,
+            float(one.error),
         )
         for one, chance in zip(means, p, strict=True)
     ]
@@ -228,7 +233,10 @@ def _prediction(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
     edges = [dunnett.critical(R, n - 1, level, sides) for sides in (2, 1)]
     p = dunnett.p_values([delta / error for delta in deltas], R, n - 1)
     noise = max(spread, _rounding(baseline)) * 2**0.5
-    return [Tested(delta, edges[0] * error, edges[1] * error, one, noise) for delta, one in zip(deltas, p, strict=True)]
+    return [
+        Tested(delta, edges[0] * error, edges[1] * error, one, noise, error)
+        for delta, one in zip(deltas, p, strict=True)
+    ]
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -47,7 +47,7 @@ FROZEN: dict[str, list[str]] = {
     "retry": ["RUN|STUDY", "--cancelled", "--json"],
     "eval": ["RUN|STUDY", "EVALUATION", "--stale", "--machine", "--json"],
     "forget": ["RUN|STUDY", "--arm", "--dropped", "--files", "-y", "--yes", "--json"],
-    "table": ["STUDY", "--format", "--json"],
+    "table": ["STUDY", "--score", "--scores", "--format", "--json"],
     "noise": ["STUDY", "--json"],
     "effects": ["STUDY", "--json"],
     "compare": ["RUN", "RUN", "--json"],

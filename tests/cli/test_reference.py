@@ -27,8 +27,11 @@ def test_the_page_is_fresh(page: str) -> None:
 def test_every_key_of_a_study_is_there() -> None:
     """Those of the tables that a study holds, and those of a recipe, which an intervention holds as plain tables."""
     told = {title for title, *_ in SECTIONS}
-    assert {f"[{name}]" for name in ("study", "stacks", "policy")} | {"[sweeps.NAME]"} | TABLES <= told
-    tables = {"study", "baseline", "interventions", "sweeps", "stacks", "machines", "policy"}
+    assert {f"[{name}]" for name in ("study", "stacks", "policy")} | {
+        "[sweeps.NAME]",
+        "[evaluations.NAME]",
+    } | TABLES <= told
+    tables = {"study", "baseline", "interventions", "sweeps", "stacks", "evaluations", "machines", "policy"}
     assert Study.model_fields.keys() == tables
     for title, _, model in SECTIONS:
         left_out = {path.rpartition(".")[2] for path in HIDDEN if path.startswith(f"{title}.")}

@@ -119,6 +119,15 @@ def test_data_that_no_run_could_train_on_is_refused_and_nothing_is_queued(farm: 
     assert "error: every arm: /none/such does not exist here. Every node must see data.source" in answer.err
 
 
+def test_a_further_evaluation_that_its_data_cannot_serve_is_refused_too(farm: Farm) -> None:
+    path = farm.folder / "far.toml"
+    path.write_text(study_text(init=(42,)) + "[evaluations.far]\noffset = 50_000_000\n")
+    answer = farm("submit", str(path))
+    assert (answer.code, farm.queue.put_count()) == (2, 0)
+    assert "error: every arm: builtin:python-reference validation has" in answer.err
+    assert "evaluation.offset 50,000,000" in answer.err
+
+
 def test_data_that_went_away_after_a_study_was_queued_does_not_matter_to_what_is_known(farm: Farm) -> None:
     source = farm.folder / "corpus"
     source.mkdir()

@@ -3,9 +3,10 @@
 import csv
 import io
 import json
+from typing import Any
 
 import pytest
-from results import result, study_text
+from results import result, score, study_text
 
 from farm.machine import Price
 from farm.study import parse
@@ -210,3 +211,107 @@ def test_a_single_run_says_what_one_run_resolves(farm: Farm) -> None:
     said = farm("table", "tiny").err
     assert "method: one run against a set of runs: a prediction interval" in said
     assert "baseline on cpu: SD 0.0100 over 3 runs; one more of its runs lies within 0.0497 of its mean" in said
+
+
+EVALUATIONS = """
+[evaluations.wiki]
+offset = 8
+"""
+WIKI = {"baseline": 5.0, "remove-dropout": 5.5, "gradient-clipping": 4.5}
+
+
+def scored(farm: Farm, text: str = study_text(init=(42, 22)) + EVALUATIONS, **changes: Any) -> None:
+    """A study whose runs have finished, each with a score by `wiki` that ranks the arms the other way."""
+    study = parse(text)
+    farm.queue.put(study)
+    while claim := farm.queue.claim("cpu", "worker", 60):
+        run = claim.run
+        found = result(run, LOSSES[run.arm] + run.seeds.init / 1e5)
+        own = run.recipe.tested_by(study.evaluations["wiki"])
+        values = [WIKI[run.arm] + run.seeds.init / 1e5 + i for i in (-1, 0, 1)]
+        made = {"evaluation": own.evaluation_id("wiki"), "definition": own.tested} | changes
+        own_scores = [score(found, [found.test_loss]), score(found, values, "wiki", **made)]
+        farm.queue.finish(claim.lease, found, own_scores)
+
+
+LOSSES = {"baseline": 3.0, "remove-dropout": 2.5, "gradient-clipping": 3.5}
+
+
+def test_the_table_ranks_by_the_studys_score_and_by_any_other_that_is_asked_for(farm: Farm) -> None:
+    scored(farm, study_text(init=(42, 22)).replace("[study]", '[study]\nscore = "wiki"', 1) + EVALUATIONS)
+    by_wiki, by_loss = farm("table", "tiny"), farm("table", "tiny", "--score", "test_loss")
+    assert [row["arm"] for row in by_wiki.rows] == ["gradient-clipping", "baseline", "remove-dropout"]
+    assert [row["arm"] for row in by_loss.rows] == ["remove-dropout", "baseline", "gradient-clipping"]
+    assert (by_wiki.rows[0]["score"], by_wiki.rows[0]["mean"]) == ("wiki", "4.50032")
+    assert by_wiki.rows[0]["test_loss_mean"] == by_loss.rows[2]["test_loss_mean"] == "3.50032"
+    (row, *_) = json.loads(farm("table", "tiny", "--json").out)["data"]
+    assert (row["score"], row["direction"], row["scores"]["wiki"]["n"]) == ("wiki", "lower", 2)
+    assert row["scores"]["test_loss"]["mean"] == row["test_loss_mean"]
+    refused = farm("table", "tiny", "--score", "wikki")
+    assert (refused.code, "no evaluation 'wikki'; did you mean 'wiki'?" in refused.err) == (3, True)
+
+
+@pytest.mark.parametrize("command", ["noise", "effects"])
+def test_what_else_is_concluded_is_of_the_studys_score_too(farm: Farm, command: str) -> None:
+    scored(farm, study_text(init=(42, 22)).replace("[study]", '[study]\nscore = "wiki"', 1) + EVALUATIONS)
+    rows = json.loads(farm(command, "tiny", "--json").out)["data"]
+    assert rows
+    assert all(row["evaluation"].startswith("wiki@") for row in rows)
+
+
+def test_other_scores_are_columns(farm: Farm) -> None:
+    scored(farm)
+    assert farm("table", "tiny", "--scores", "all").rows[0]["score:wiki"].startswith("5.5003")
+    assert farm("table", "tiny", "--scores", "wiki").rows[0]["score:wiki"].startswith("5.5003")
+    shown = farm("table", "tiny", "--scores", "all", "--format", "md").out
+    assert "| verdict | wiki |" in shown
+    assert "| 5.5003 |" in shown
+
+
+def test_a_score_that_is_out_of_date_is_set_off_and_says_why_and_how_to_mend_it(farm: Farm) -> None:
+    text = study_text(init=(42, 22)) + EVALUATIONS
+    scored(farm, text)
+    farm.queue.put(parse(text.replace("offset = 8", "offset = 9")))
+    answer = farm("table", "tiny", "--scores", "all", "--format", "md")
+    assert "| (5.5003) |" in answer.out
+    assert "out of date: wiki of" in answer.out
+    assert "offset was 8, is 9 now" in answer.out
+    assert "farm eval tiny --stale" in answer.out
+    ranked = farm("table", "tiny", "--score", "wiki")
+    assert {row["stale"] for row in ranked.rows} == {"offset was 8, is 9 now"}
+
+
+def test_runs_that_an_evaluation_has_not_scored_are_named(farm: Farm) -> None:
+    scored(farm)
+    farm.queue.put(parse(study_text(init=(42, 22)) + EVALUATIONS + "[evaluations.web]\noffset = 16"))
+    answer = farm("table", "tiny", "--score", "web")
+    assert "no run has a score by web yet" in answer.err
+    assert "no score by web: 2 of baseline on cpu" in answer.err
+    assert "farm eval tiny web" in answer.err
+
+
+def test_show_lists_the_scores_of_a_run(farm: Farm) -> None:
+    scored(farm)
+    run_id = parse(study_text(init=(42, 22))).runs()[0].id
+    said = farm("show", run_id).out
+    assert "5.000420 ± 0.5774 nats per token (wiki@" in said
+    assert [one["name"] for one in json.loads(farm("show", run_id, "--json").out)["data"]["scores"]] == [
+        "test_loss",
+        "wiki",
+    ]
+
+
+def test_the_larger_error_is_named_where_it_is_the_test_sets(farm: Farm) -> None:
+    farm.put(init=(42, 22, 67))
+    while claim := farm.queue.claim("cpu", "worker", 60):
+        run = claim.run
+        spread = 1.0 if run.arm == "remove-dropout" else 0.0
+        found = result(run, LOSSES[run.arm] + run.seeds.init / 1e5)
+        values = [found.test_loss + spread * (-1) ** i for i in range(8)]
+        farm.queue.finish(claim.lease, found, [score(found, values, value=found.test_loss)])
+    answer = farm("table", "tiny")
+    assert "test set: of remove-dropout on cpu, the difference is uncertain by 0.3780" in answer.err
+    assert "test set: of gradient-clipping" not in answer.err
+    rows = {row["arm"]: row for row in json.loads(farm("table", "tiny", "--json").out)["data"]}
+    assert rows["remove-dropout"]["test_set_error"] > rows["remove-dropout"]["seed_error"]
+    assert rows["gradient-clipping"]["test_set_error"] == pytest.approx(0.0, abs=1e-12)
