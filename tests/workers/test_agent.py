@@ -155,7 +155,7 @@ def test_q11_a_tokenizer_that_cannot_be_fetched_pauses_after_a_while(
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tokenizers"))
     monkeypatch.setattr("model.corpus.gpt2.URL", "http://127.0.0.1:9/")
-    monkeypatch.setattr("workers.training.NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr("workers.post.NETWORK_SECONDS", 0.2)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for split in ("train", "validation"):
