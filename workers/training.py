@@ -1,6 +1,7 @@
 """Training, as the work of an agent: from a claimed run to its result on record."""
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,7 @@ class Training:
         self.resumed = 0  # the step that it goes on from
         self.seen = 0  # as `reached` had it last
         self._is_training = False
+        self._recording, self._is_closed = threading.Lock(), False
 
     @property
     def log(self) -> Path:
@@ -128,6 +130,8 @@ class Training:
 
     def record(self, end: Ending) -> None:
         """Leave in the run directory how the attempt has ended, if it had begun."""
+        with self._recording:  # it may begin at this moment
+            self._is_closed = True
         if self.attempt:
             self._store.end(self.attempt.model_copy(update=_last_words(end) | {"step": self.step()}))
 
@@ -201,8 +205,11 @@ class Training:
             resumed_from=source,
             started=time.time(),
         )
-        self._store.begin(run, attempt, study)
-        self.attempt = attempt
+        with self._recording:
+            if self._is_closed:
+                raise FarmError("The attempt was closed before it began.")
+            self._store.begin(run, attempt, study)
+            self.attempt = attempt
         if source:
             self.complete(source)
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +328,41 @@ def test_q7_a_group_without_all_its_units_gives_the_run_back(queue: Queue, tmp_p
     assert (status.state, status.attempts) == (State.QUEUED, 0)
     assert status.released == "no free unit of farm:rented on Ray node 01234567 within 60 s"
     assert queue.status(cancelled.run.id).state is State.CANCELLED
+
+
+def test_q7_an_attempt_that_begins_while_it_is_drained_is_on_record_as_released(queue: Queue, tmp_path: Path) -> None:
+    """And one that was drained before leaves no record behind."""
+
+    class SlowStore(Store):
+        def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
+            folder = super().begin(run, attempt, study)
+            began.set()
+            time.sleep(0.5)
+            return folder
+
+    queue.put(tiny_study())
+    for is_late in (True, False):
+        claim, began = queue.claim("cpu", "worker", 60), threading.Event()
+        assert claim is not None
+        agent = Agent(Settings(home=tmp_path, storage=tmp_path / "s"), queue, claim.lease, "job", "node")
+        agent.work._store = SlowStore(tmp_path / "s")
+        plan, machine = planned(claim.run, 1, claim.run.recipe.train.batch), BUILT_IN["cpu"]
+        begin = partial(agent.work._begin, claim.run, "tiny", machine, plan, None)
+        agent.asks.drain()
+        if is_late:
+            beginning = threading.Thread(target=begin)
+            beginning.start()
+            assert began.wait(10)
+            assert closed(agent, None) == 0
+            beginning.join()
+        else:
+            assert closed(agent, None) == 0
+            with pytest.raises(FarmError, match="closed before it began"):
+                begin()
+        outcomes = [
+            attempt.outcome for attempt in agent.store.attempts(claim.run.id) if attempt.epoch == claim.lease.epoch
+        ]
+        assert outcomes == ["released"] * is_late
 
 
 def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
