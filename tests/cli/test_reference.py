@@ -27,10 +27,8 @@ def test_the_page_is_fresh(page: str) -> None:
 def test_every_key_of_a_study_is_there() -> None:
     """Those of the tables that a study holds, and those of a recipe, which an intervention holds as plain tables."""
     told = {title for title, *_ in SECTIONS}
-    assert {f"[{name}]" for name in ("study", "stacks", "policy")} | {
-        "[sweeps.NAME]",
-        "[evaluations.NAME]",
-    } | TABLES <= told
+    tables = {"[study]", "[stacks]", "[policy]", "[sweeps.NAME]", "[evaluations.NAME]"}
+    assert tables | TABLES <= told
     tables = {"study", "baseline", "interventions", "sweeps", "stacks", "evaluations", "machines", "policy"}
     assert Study.model_fields.keys() == tables
     for title, _, model in SECTIONS:

@@ -175,11 +175,10 @@ MUTATIONS = [
         "the last batch of the test weighs as much as a full one",
         "model/evaluate.py",
         {
-            "sums, targets = [torch.empty": "full, sums, targets = 0, [torch.empty",
-            "targets += int((y_BT >= 0).sum())": "full = max(full, y_BT.size)\n            targets += full",
-            "sums.append(loss_BT.sum(dim=1, dtype=torch.float64))": (
-                "sums.append(loss_BT.sum(dim=1, dtype=torch.float64) * full / y_BT.size)"
+            "sums[here] = loss_BT.sum(dim=1, dtype=torch.float64)": (
+                "sums[here] = loss_BT.sum(dim=1, dtype=torch.float64) * size / len(y_BT)"
             ),
+            "torch.from_numpy((y_BT >= 0).sum(axis=1)).to(targets)": "y_BT.shape[1] * size / len(y_BT)",
         },
         "tests/model/test_evaluate.py::test_a_last_batch_that_is_not_full_counts_for_what_it_holds[4]",
     ),

@@ -23,6 +23,9 @@ INTERVENTIONS = """
 model.dropout = 0.0
 [interventions.higher-rate]
 train.learning_rate = 3e-3
+[evaluations.late]
+offset = 4096
+sequences = 32
 """
 
 
@@ -100,6 +103,22 @@ def test_the_training_learned_something(walked):
     for result in walked.results.values():
         assert 1.5 < result.test_loss < math.log(257)
         assert 1.5 < result.train_loss < math.log(257)
+
+
+def test_every_model_is_scored_by_all_evaluations_on_record_and_in_redis(walked):
+    with walked.farm.queue() as queue:
+        indexed = queue.scores("walk", "study")
+    for run_id, result in walked.results.items():
+        (late, test), unread = walked.farm.store.scores(run_id)
+        assert (sorted(indexed[run_id], key=lambda score: score.name), unread) == ([late, test], [])
+        assert (test.name, test.value, test.evaluation) == ("test_loss", result.test_loss, result.evaluation)
+        assert (late.name, late.count, len(walked.farm.store.values(late))) == ("late", 32, 32)
+        assert walked.farm.store.values(test).mean() == pytest.approx(test.value, rel=1e-12)
+        assert 1.5 < late.value < math.log(257)
+        assert late.value != test.value
+    rows = walked.farm.json("table", "walk", "--score", "late", "--json")
+    assert {row["score"] for row in rows} == {"late"}
+    assert all(row["test_set_error"] > 0 for row in rows if row["delta"] and row["arm"] != "baseline")
 
 
 def test_hardware_twins_agree(walked):
