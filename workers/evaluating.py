@@ -10,6 +10,7 @@ from farm.queue import Status
 from farm.result import Exam, Result
 from farm.run import Attempt, Evaluating, Run
 from farm.score import Score
+from farm.store import Store
 from model.checkpoint import verified
 from model.corpus.checks import items
 from workers import hardware
@@ -90,7 +91,7 @@ class Evaluation:
         return f"{product.name} = {product.value:.6f} {product.unit}."
 
     def leave(self) -> None:
-        """Remove the copy of the checkpoint here, where it lies in a bucket."""
+        """There is nothing to clear away: what it copied is gone already."""
 
     def _result(self, run: Evaluating) -> Result:
         """The result of the run that trained the model, as it was when the score was asked for.
@@ -109,7 +110,7 @@ class Evaluation:
 
     def _scored(self, run: Evaluating, result: Result, machine: Machine, folder: Path) -> Score:
         trained = until_heard(lambda: self._store.run(run.of))
-        checkpoint = self._checkpoint(result)
+        checkpoint = self._checkpoint(result, folder)
         cache = self._post.here.home / "cache"
         exam = Exam(name=run.evaluation, recipe=run.recipe, items=fetched(lambda: items(run.recipe, cache)))
         self._pulse = folder / PULSE_FILE
@@ -145,12 +146,13 @@ class Evaluation:
             return there[0]
         return made
 
-    def _checkpoint(self, result: Result) -> Path:
-        """The final checkpoint, on this node and whole.
+    def _checkpoint(self, result: Result, folder: Path) -> Path:
+        """The final checkpoint, on this node and whole. A copy from a bucket is this attempt's own, in `folder`: another
+        evaluation of the same model may be here at the same time.
 
         Raises: CheckpointInvalid: damaged, or gone.
         """
-        place = self._store.brought(result.checkpoint)
+        place = Store(self._post.here.storage, folder / "copies").brought(result.checkpoint)
         if not (place / "manifest.json").exists():
             raise CheckpointInvalid(
                 f"{self._store.uri}/{result.checkpoint} is gone: the model of {result.run_id} cannot be scored.",
