@@ -147,8 +147,8 @@ class Evaluation:
         return made
 
     def _checkpoint(self, result: Result, folder: Path) -> Path:
-        """The final checkpoint, on this node and whole. A copy from a bucket is this attempt's own, in `folder`: another
-        evaluation of the same model may be here at the same time.
+        """The final checkpoint, on this node and whole. A copy from a bucket is this attempt's own, in `folder`:
+        another evaluation of the same model may be here at the same time.
 
         Raises: CheckpointInvalid: damaged, or gone.
         """
