@@ -15,7 +15,7 @@ def scores(farm, run_id):
     """What is on record of each evaluation, without who made it and when."""
     found, unread = farm.store.scores(run_id)
     assert unread == []
-    return {one.name: one.model_dump(exclude={"when", "epoch", "hardware"}) for one in found}
+    return {one.name: one.model_dump(exclude={"when", "epoch", "hardware", "code"}) for one in found}
 
 
 def test_a_score_that_is_gone_comes_back_to_the_bit_and_a_damaged_model_says_so(farm):
