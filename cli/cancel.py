@@ -12,7 +12,7 @@ from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.errors import Conflict
 from farm.queue import Queue, Status
-from farm.run import State
+from farm.run import Evaluating, State
 from farm.store import Store
 from farm.study import Study
 
@@ -69,6 +69,8 @@ def dropped(study: Study, statuses: Sequence[Status]) -> list[Status]:
 
 def _withdraw(store: Store, cancelled: list[Status]) -> None:
     for status in cancelled:
+        if isinstance(status.run, Evaluating):
+            continue  # a score that is on record stays true
         store.withdraw(status.run.id, status.epoch)
 
 

@@ -43,6 +43,11 @@ EXAMPLES = {
         "farm import losses.csv",
         "farm import losses.csv harness/runs --study published   # losses, and the recipes behind them",
     ),
+    "eval": (
+        "farm eval my-study",
+        "farm eval cpu-x1-baseline-s42.23-1f3a9c2e wiki",
+        "farm eval my-study --stale   # what an earlier form of an evaluation scored, too",
+    ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }
 

@@ -40,6 +40,7 @@ COMMANDS = {
     "noise": "How much the test loss varies with a rerun, other hardware, and other seeds.",
     "effects": "What each intervention does, and each two of them together, averaged over all others.",
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
+    "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "machines": "The machine classes that are known, and what they offer now.",
     "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them anew.",
@@ -51,7 +52,7 @@ GROUPS = {  # of `farm --help`
     "Ask": "plan submit cancel retry forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare",
-    "Evaluate and share": "export import",
+    "Evaluate and share": "eval export import",
 }
 
 

@@ -16,6 +16,7 @@ from farm.node import drained
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.settings import Settings
+from farm.unscored import told
 from farm.waiting import Outlook, cut, held, reasons
 
 COLUMNS = (
@@ -50,10 +51,13 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
         why = waits(settings, open_queue, everything)
         rows = [row(open_queue, status, why) for status in chosen]
         rows += [imported_row(name, run) for name, run in elsewhere]
+        evaluations = told(open_queue.evaluations(study))
     if not rows:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
     if rows or as_json or not render.is_terminal():
         render.emit(Sheet("farm.runs/1", COLUMNS, rows), as_json=as_json)
+    for line in evaluations:
+        say(line)
 
 
 def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:

@@ -3,6 +3,7 @@
 import getpass
 import os
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from farm.run import State
 from farm.server import shown
 from farm.serving import Facts
 from farm.settings import Settings
+from farm.unscored import told
 
 COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 MAX_RUNS, MAX_STUDIES = 8, 5
@@ -39,10 +41,12 @@ def status(as_json: Json = False) -> None:
         studies = list(open_queue.studies())
         trained = _trained(open_queue)
         nodes = offered(settings, open_queue)
+        evaluations = open_queue.evaluations()
         flaws = [str(flaw) for flaw in open_queue.flaws()]
         members = [node for node in open_queue.roster() if node.joined]
         held = _held(settings, open_queue)
     known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
+    known |= {"evaluations": Counter(str(status.state) for status in evaluations)}
     known |= {"unreadable": flaws, "joined": [node.name for node in members], "missing": missing}
     if as_json:
         render.emit_json("farm.status/1", {"up": facts is not None, "farm": facts, "home": str(settings.home)} | known)
@@ -50,6 +54,7 @@ def status(as_json: Json = False) -> None:
     lines = [*_place(settings, facts, nodes, members), *((state, counts.get(state, 0)) for state in map(str, State))]
     lines += [(f"queued for {machine}", count) for machine, count in waiting.items() if count]
     lines += [("held", text) for text in held]
+    lines += [("evaluations", text.removeprefix("evaluations: ")) for text in told(evaluations)]
     newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
     lines += [("studies", ", ".join(newest_last) or "none"), *(("trains", text) for text in trained)]
     lines += [*(("missing", text) for text in missing), *(("unreadable", text) for text in flaws)]

@@ -20,6 +20,7 @@ from farm.run import State
 from farm.seen import known, names, seen
 from farm.study import BASELINE
 from farm.table import Row, Table, Twins, rank
+from farm.unscored import told
 
 
 def _machine(name: str) -> str:
@@ -181,8 +182,10 @@ def show_table(
     ranked = rank(sight.results, statuses, stored.study.margin if stored else None, imported)
     if not ranked.rows:
         say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
-    told = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
-    _show(study, ranked, form, as_json, told, [one for one in columns if one != by])
+    lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
+    _show(study, ranked, form, as_json, lines, [one for one in columns if one != by])
+    for line in told(queue.evaluations(study)):
+        say(line)
 
 
 def _show(

@@ -60,6 +60,8 @@ def answer(queue: Queue, text: str) -> None:
 def _done(queue: Queue, ask: Ask) -> Reply:
     if ask.verb == "put":
         return Reply(put=queue.put(_study(ask), ask.leaving))
+    if ask.verb == "evaluate":
+        return Reply(before=queue.evaluate(ask.name, ask.jobs))
     return Reply(state=queue.cancel(ask.name))
 
 

@@ -58,7 +58,7 @@ from farm.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, Recipe, canonical_json, identity
 from farm.result import Result
-from farm.run import Checkpoint, Lease, Run, State
+from farm.run import OF, Checkpoint, Evaluating, Lease, Run, State
 from farm.schema import SCHEMA, check, stamped, unstamped
 from farm.score import Score
 from farm.server import translated
@@ -124,9 +124,10 @@ class Ask(Frozen):
     """What a user asks for who may write nothing (farm.clerk)."""
 
     token: str = Field(pattern="^[0-9a-f]{32}$", description="of this asking alone; where the answer will be")
-    verb: Literal["put", "cancel"]
-    name: str = Field(description="a run id, or a whole study as JSON")
+    verb: Literal["put", "cancel", "evaluate"]
+    name: str = Field(description="a run id, a whole study as JSON, or the study that wants scores")
     leaving: tuple[str, ...] = ()
+    jobs: tuple[Evaluating, ...] = Field((), description="what is to be scored")
 
 
 class Reply(Frozen):
@@ -134,6 +135,7 @@ class Reply(Frozen):
 
     put: Put | None = None
     state: State | None = None
+    before: dict[str, State | None] | None = Field(None, description="what an evaluate returned")
     error: str | None = Field(None, description="name of the class")
     message: str | None = None
     remedy: str | None = None
@@ -150,7 +152,7 @@ class Claim(Frozen):
     """A lease, and all that is needed to act on it."""
 
     lease: Lease
-    run: Run
+    run: Run = Field(description="or an Evaluating")
     study: str
     checkpoint: Checkpoint | None
 
@@ -158,8 +160,8 @@ class Claim(Frozen):
 class Status(Frozen):
     """Where a run stands. Times are Unix seconds by Redis' clock."""
 
-    run: Run
-    study: str = Field(description="the study that submitted it first")
+    run: Run = Field(description="or an Evaluating, whose result is a score and not shown here")
+    study: str = Field(description="that submitted it first; of an evaluation, that asked for it last")
     state: State
     epoch: int = Field(description="of the current or the last lease; 0 before the first")
     attempts: int = Field(description="failures that count against policy.attempts")
@@ -302,6 +304,37 @@ class Queue:
             replaced=dict(_pairs(replaced)),
         )
 
+    def evaluate(self, study: str, jobs: Sequence[Evaluating]) -> dict[str, State | None]:
+        """Have trained models scored, for `study`: all of them or none. Returns what each job was before, by its id;
+        None: it is new. What was under way stays so, and what was final is queued anew.
+
+        Raises: NotFound: a run has no result. Conflict
+        """
+        spelled = [(*_spelled(job), job.of) for job in jobs]
+        try:
+            said, *details = self._call(
+                "evaluate",
+                study,
+                *(
+                    part
+                    for name, _, machine, arm, priority, limit, spec, corpus, of in spelled
+                    for part in (name, of, machine, arm, priority, limit, spec, corpus)
+                ),
+            )
+        except Refused as refused:
+            reply = self._ask(refused, "evaluate", study, jobs=tuple(jobs))
+            assert reply.before is not None
+            return reply.before
+        if said == "missing":
+            raise NotFound(f"run {details[0]} has not succeeded: it has no model to score.", remedy="See `farm runs`.")
+        states = (State(state) if state else None for state in details[0])
+        return dict(zip((name for name, *_ in spelled), states, strict=True))
+
+    def evaluations(self, study: str | None = None) -> list[Status]:
+        """Every evaluation that was asked for, of all studies or for one, in the order of asking, at one instant."""
+        found = _readable(_status, self._call("statuses", "evaluations", ""))
+        return [status for status in found if study is None or status.study == study]
+
     def cancel(self, run_id: str) -> State:
         """Cancel a run (Q8) and say what it is now: a running one stays so until its worker heard of it.
 
@@ -331,13 +364,20 @@ class Queue:
         """The key that holds the answer."""
         return f"{self.prefix}said:{ask.token}"
 
-    def _ask(self, refused: Refused, verb: Literal["put", "cancel"], name: str, leaving: tuple[str, ...] = ()) -> Reply:
+    def _ask(
+        self,
+        refused: Refused,
+        verb: Literal["put", "cancel", "evaluate"],
+        name: str,
+        leaving: tuple[str, ...] = (),
+        jobs: tuple[Evaluating, ...] = (),
+    ) -> Reply:
         """Have a clerk do it.
 
         Raises: Refused: this user may not even ask. Unreachable: no clerk is there, or it did not answer. And what the
         verb raises.
         """
-        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving)
+        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving, jobs=jobs)
         until, pause = time.monotonic() + CLERK_SECONDS, 0.002
         try:
             while not self._published(ask):
@@ -486,6 +526,15 @@ class Queue:
             )
         self._held(lease, "finish", result.steps, stamped(canonical_json(result)), *_score_texts(scores))
 
+    def deliver(self, lease: Lease, score: Score) -> None:
+        """An evaluation has succeeded: this is its score (Q5).
+
+        Raises: LeaseLost. Cancelled. Conflict: it came to another score, or this is of another run or evaluation.
+        """
+        if not lease.run_id.startswith(f"{score.run_id}{OF}") or score.epoch > lease.epoch:
+            raise Conflict(f"the score is of {score.run_id} by {score.evaluation}, the lease of {lease.run_id}.")
+        self._held(lease, "finish", 0, stamped(canonical_json(score)), *_score_texts([score]))
+
     def fail(self, lease: Lease, cause: str, message: str, step: int, retryable: bool) -> State:
         """An attempt failed at `step`: the run is queued again after a back-off, or failed, or cancelled (Q6).
 
@@ -617,18 +666,26 @@ class Queue:
 
     def counts(self) -> dict[State, int]:
         """How many runs are in each state, at one instant; with `forgotten_count` they add up to `put_count` (Q9)."""
-        _, *pairs = self._call("counts")
-        counted = dict(_pairs(pairs))
-        return {state: int(counted.get(state, 0)) for state in State}
+        counted = self._counted()
+        return {state: counted.get(state, 0) for state in State}
 
     def put_count(self) -> int:
         """How many runs were ever put."""
-        return int(self._call("counts")[0])
+        counted = self._counted()
+        return counted["put"] - counted.get("evaluation put", 0)
 
     def forgotten_count(self) -> int:
         """How many runs were put and are gone."""
-        _, *pairs = self._call("counts")
-        return int(dict(_pairs(pairs)).get("forgotten", 0))
+        return self._counted().get("forgotten", 0)
+
+    def evaluation_counts(self) -> dict[str, int]:
+        """The same of evaluations: how many are in each state, `forgotten`, and in all, `put`, at one instant."""
+        counted = self._counted()
+        return {name: counted.get(f"evaluation {name}", 0) for name in (*State, "forgotten", "put")}
+
+    def _counted(self) -> dict[str, int]:
+        both, *pairs = self._call("counts")
+        return {"put": int(both)} | {name: int(count) for name, count in _pairs(pairs)}
 
     def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
         """How many runs each machine class may claim now, in the order of their next runs: priority, then first in.
@@ -930,7 +987,8 @@ def _spelled(run: Run) -> tuple[Any, ...]:
     10,000 of them cost 90 us each.
     """
     digest, policy = run.digest, run.policy
-    spec = f"{run.model_dump_json()}\n{digest} {SCHEMA}"
+    kind = " evaluation" if isinstance(run, Evaluating) else ""
+    spec = f"{run.model_dump_json()}\n{digest} {SCHEMA}{kind}"
     return run.named(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec, run.recipe.corpus
 
 
@@ -1038,7 +1096,7 @@ def _status(text: str) -> Status:
         released=released or None,
         recalled=recalled or None,
         held_seconds=_seconds(held) if held else 0.0,
-        result=_result(result, run) if result else None,
+        result=_result(result, run) if result and not isinstance(run, Evaluating) else None,
     )
 
 
@@ -1063,8 +1121,9 @@ def _score_texts(scores: Iterable[Score]) -> list[str]:
 @lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us
 def _run(spec: str) -> Run:
     text, _, rest = spec.partition("\n")
-    check(int(rest.partition(" ")[2] or 0))
-    return Run.model_validate_json(text)
+    schema, _, kind = rest.partition(" ")[2].partition(" ")
+    check(int(schema or 0))
+    return (Evaluating if kind else Run).model_validate_json(text)
 
 
 @lru_cache(maxsize=100)  # who guards budgets reads them all every few seconds

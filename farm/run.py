@@ -28,6 +28,9 @@ Name = Annotated[str, AfterValidator(_name)]
 MachineName = Annotated[str, AfterValidator(_machine_name)]
 
 
+OF = "~"  # between a run's id and the evaluation of its model
+
+
 class State(StrEnum):
     """Where a run stands. The last three are final."""
 
@@ -87,8 +90,33 @@ class Run(Frozen):
         return f"{self.machine.replace(MIXED, '_and_')}-{self.arm}-s{self.seeds}{rerun}-{digest[:8]}"
 
 
+class Evaluating(Run):
+    """The scoring of a model that was trained: a job of the queue as a run is, which comes to a score and no result.
+
+    `recipe` is the one that the model was trained by, with this evaluation as its test. One evaluation of one run is
+    one job, however often it is asked for.
+    """
+
+    of: str = Field(description="id of the run that trained the model")
+    evaluation: Name = Field(description="name of the evaluation")
+    weights: str = Field(description="sha256 of the weights that are scored, as the result has it")
+
+    @property
+    def id(self) -> str:
+        """The run's, and what no run's id has: `8xa100m40-baseline-s42.23-1f3a9c2e~wiki-7b1c9f00`."""
+        return self.named("")
+
+    def named(self, digest: str) -> str:
+        return f"{self.of}{OF}{self.recipe.evaluation_id(self.evaluation).replace('@', '-')}"
+
+
+def is_evaluating(job: str) -> bool:
+    """Whether that is the id of an Evaluating and not of a Run."""
+    return OF in job
+
+
 class Lease(Frozen):
-    """The right to train a run until `deadline` (seconds, by Redis' clock). `epoch` is the fencing token."""
+    """The right to work at a run until `deadline` (seconds, by Redis' clock). `epoch` is the fencing token."""
 
     run_id: str
     epoch: int = Field(ge=1)

@@ -57,7 +57,7 @@ def join(plan: Plan) -> Group:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if world != plan.world:
         raise DoesNotFit(f"the plan is for {plan.world} workers, but the process group has {world}.")
-    return Group(rank, world, _device())
+    return Group(rank, world, device())
 
 
 def reducer(recipe: Recipe, plan: Plan, group: Group, gpt: GPT) -> Reducer:
@@ -249,7 +249,7 @@ def _parted(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
     """The accelerator of this process: LOCAL_RANK's under torchrun and Ray, else torch's current one; or the CPU."""
     if not torch.cuda.is_available() or (dist.is_initialized() and dist.get_backend() == "gloo"):
         return torch.device("cpu")

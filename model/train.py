@@ -40,6 +40,7 @@ from model.corpus.checks import exams_of, prepare
 from model.corpus.sources import open_split
 from model.data import Batches
 from model.evaluate import evaluate
+from model.gpt import GPT
 from model.init import fingerprint, initialised
 from model.meter import Meter, Signal, Sums, Totals
 from model.precision import LossScale, autocast, matmuls
@@ -78,7 +79,7 @@ def train(
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
     """
     group = join(plan)
-    with _conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
+    with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
         trainer = Trainer(run, plan, group, cache, tokens)
         if resume:
             trainer.restore(resume)
@@ -122,9 +123,7 @@ class Trainer:
         self.initial_fingerprint = fingerprint(self.gpt)
         self.gpt.to(group.device)
         if recipe.train.compile:
-            compiler.found(compiler.ON_CUDA if group.device.type == "cuda" else compiler.ON_CPU)
-            for block in self.gpt.blocks:  # all alike, so that one compilation serves every layer
-                block.compile()
+            compile_blocks(self.gpt, group.device)
         self.parameters = list(self.gpt.parameters())
         self.optimiser = optim.adamw(self.gpt, recipe.train)
         self.loss_scale = LossScale.of(recipe.train.precision)
@@ -300,8 +299,15 @@ def _other_kernels(trainer: Trainer) -> str:
     )
 
 
+def compile_blocks(gpt: GPT, device: torch.device) -> None:
+    """Have torch compile the network. Raises: NoCompiler"""
+    compiler.found(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
+    for block in gpt.blocks:  # all alike, so that one compilation serves every layer
+        block.compile()
+
+
 @contextmanager
-def _conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
+def conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
     """Kernels, precision of matrix products, random state: as training needs them, then as they were."""
     if device.type == "cpu":
         _keep_freed_memory()

@@ -1,33 +1,24 @@
-"""How an attempt ends: first its record in the run directory, then the word to the queue that closes the lease."""
+"""How an attempt is closed: first its record in the run directory, then the word to the queue that ends the lease."""
 
-import threading
+import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from farm import ledger
-from farm.errors import (
-    Cancelled,
-    CheckpointInvalid,
-    Conflict,
-    FarmError,
-    StorageFull,
-    StorageUnusable,
-    Unreachable,
-    WorkerDied,
-)
-from farm.machine import Machine
-from farm.planner import Plan
-from farm.queue import Queue
-from farm.result import Outcome, Provenance, Result
-from farm.run import Attempt, Lease, Run, State
+from farm import errors
+from farm.errors import FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, Unreachable
+from farm.queue import Queue, Status
+from farm.result import Result
+from farm.run import Attempt, Lease
 from farm.score import Score
-from farm.store import Store
-from workers import hardware
+from workers.asks import Asks
+from workers.ending import Cancelled, Ending, Failed, Lost, Refused, Released, Succeeded
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
-LAST_SECONDS = 20.0  # with a storage, where a drain may wait for it, or little is lost
+LAST_SECONDS = 20.0  # with a storage, where somebody waits for the end, or little is lost
+LEAST_SECONDS = 5.0  # with a storage, where Ray is about to send SIGKILL, or the lease is about to run out
+REST_SECONDS = 120.0  # of a node whose storage cannot be used: then it is tried again
 Said = TypeVar("Said")
 
 
@@ -46,153 +37,149 @@ def until_heard(say: Callable[[], Said]) -> Said:
             time.sleep(1.0)
 
 
-def briefly(do: Callable[[], object], seconds: float) -> None:
-    """Do it, for no longer than `seconds`: a storage may hang, and it goes on by itself."""
-    doing = threading.Thread(target=do, daemon=True)
-    doing.start()
-    doing.join(seconds)
+class Leaving(Protocol):
+    """Work that has ended, as far as its closing goes."""
+
+    attempt: Attempt | None  # as it began; None before that was on record
+    seen: int  # what `reached` said last, to be had without asking the storage
+
+    def step(self) -> int | None:
+        """The newest step of this attempt; None before the first."""
+
+    def reached(self) -> int:
+        """The newest step under this lease: one that it went on from counts."""
+
+    def settle(self, seconds: float, is_urgent: bool) -> None:
+        """Bring into the storage what it wrote, trying for so long; if that is urgent, for no longer."""
+
+    def record(self, end: Ending) -> None:
+        """Leave in the run directory how the attempt has ended."""
+
+    def withdraw(self) -> None:
+        """Record that the run was cancelled: what it came to does not count (Q8)."""
+
+    def deliver(self, product: Result | Score) -> str:
+        """Give the queue what the work came to. Returns what there is to say of it.
+
+        Raises: LeaseLost, Cancelled, Conflict
+        """
+
+    def complete(self) -> None:
+        """Send the queue what it lacks and is only to be looked at, while the lease is held."""
 
 
 class Closing:
-    """The last words of the attempt that holds `lease`. Every one may raise LeaseLost."""
+    """Carries out how the attempt under `lease` has ended. `nodes` are those that it ran on, its own first."""
 
-    def __init__(self, queue: Queue, store: Store, lease: Lease):
-        self._queue, self._store, self._lease = queue, store, lease
+    def __init__(self, queue: Queue, lease: Lease, nodes: Sequence[str], asks: Asks):
+        self._queue, self._lease, self._nodes, self._asks = queue, lease, nodes, asks
 
-    def finish(self, result: Result) -> bool:
-        """The run has succeeded. False: it was cancelled in the meantime, and its result is withdrawn (Q8)."""
-        try:
-            scores, unread = until_heard(lambda: self._store.scores(result.run_id))
-            for what in unread:
-                print(f"Not told: {what}")
-            until_heard(lambda: self._queue.finish(self._lease, result, scores))
-        except Cancelled:
-            until_heard(lambda: self._store.withdraw(result.run_id, self._lease.epoch))
-            self.cancel()
-            print("Cancelled before the farm knew of the result, which is withdrawn.")
-            return False
-        print(f"Finished: test loss {result.test_loss:.6f} nats per token.")
-        return True
+    def carry_out(self, end: Ending, work: Leaving) -> Ending:
+        """Record the ending, then tell the queue. Returns how the attempt has ended after all: meanwhile the run may
+        have been cancelled, or the lease lost.
 
-    def fail(self, error: FarmError, step: int) -> None:
-        """The attempt has failed at `step`."""
-        what = (error.cause, str(error), step, error.retryable)
-        state: State = until_heard(lambda: self._queue.fail(self._lease, *what))
-        print(f"The run is {state}.")
-
-    def release(self, reason: str, above: int = 0) -> str:
-        """The run goes back unharmed. Returns why: for `reason`, unless its lease was recalled for another.
-
-        `above`: an epoch that its directory holds.
+        A storage that is away or full is no hindrance, since the queue knows the ending, too; one that hangs is not
+        waited for once somebody has asked for the end.
         """
-        return until_heard(lambda: self._queue.release(self._lease, reason, above))
-
-    def pause(self, reason: str, node: str | None) -> None:
-        """The run goes back unharmed, and none that would meet the same starts: on `node`, or anywhere."""
-        until_heard(lambda: self._queue.pause(self._lease, reason, node))
-
-    def cancel(self) -> None:
-        """Tell the queue that the cancelled run has stopped."""
-        until_heard(lambda: self._queue.acknowledge_cancel(self._lease))
-
-    def acknowledge(self) -> None:
-        """The same, and in the run directory too if that can be written now."""
-        briefly(self._withdraw, LAST_SECONDS)
-        self.cancel()
-
-    def _withdraw(self) -> None:
+        recorded = self._asks.started(lambda: self._record(end, work))
+        if self._asks.wait(lambda: recorded.done() or bool(self._asks.asked)) and not recorded.done():
+            self._asks.wait(recorded.done, self._record_seconds())
+        if not recorded.done():
+            print("Not recorded: the storage does not answer.")
+        print(_line(end, work.seen))
         try:
-            self._store.withdraw(self._lease.run_id, self._lease.epoch)
+            return self._tell(end, work)
+        except LeaseLost as lost:
+            print(lost)
+            return Lost(error=lost)
+        except FarmError as error:
+            if not isinstance(end, Succeeded):
+                raise
+            return self.carry_out(Failed(error=error), work)  # the queue will not have what the work came to
+
+    def _record_seconds(self) -> float:
+        """How long the record may take when somebody has asked for the end."""
+        if isinstance(self._asks.asked.stop, Hung):
+            return LEAST_SECONDS  # the heart has stopped
+        return min(LAST_SECONDS, max(LEAST_SECONDS, self._asks.seconds_left))
+
+    def _record(self, end: Ending, work: Leaving) -> None:
+        with suppress(OSError):
+            work.reached()
+        is_urgent = bool(self._asks.asked)
+        if work.attempt and not isinstance(end, Succeeded | Lost) and not isinstance(end.error, Hung):
+            work.settle(self._record_seconds() / 2 if is_urgent else LAST_SECONDS, is_urgent)
+        try:
+            if isinstance(end, Cancelled):
+                work.withdraw()
+            work.record(end)
         except (FarmError, OSError) as unwritten:
             print(f"Not recorded: {unwritten}")
+        if work.attempt and not isinstance(end, Lost):
+            work.complete()
 
-    def record(self, result: Result, scores: Iterable[tuple[Score, Sequence[float]]] = ()) -> Result:
-        """The result as the run directory has it: an attempt that had lost its lease may have recorded first.
+    def _tell(self, end: Ending, work: Leaving) -> Ending:
+        """Raises: LeaseLost"""
+        match end:
+            case Succeeded():
+                return self._finish(end, work)
+            case Failed(error=error):
+                what = (error.cause, str(error), work.seen, error.retryable)
+                print(f"The run is {until_heard(lambda: self._queue.fail(self._lease, *what))}.")
+            case Released(reason=reason, above=above):
+                self._release(reason, above)
+            case Refused(error=error, fault="node"):
+                reason = f"on {platform.node()} {error}"
+                until_heard(lambda: self._queue.rest(self._nodes[0], reason, REST_SECONDS))
+                self._release(reason)
+            case Refused(error=error):
+                self._pause(error)
+            case Cancelled():
+                until_heard(lambda: self._queue.acknowledge_cancel(self._lease))
+        return end
 
-        Scores go first: a run that has its result has them, too.
-        """
-        for score, values in scores:
-            with suppress(Conflict):
-                self._store.keep_score(score, values)
+    def _finish(self, end: Succeeded, work: Leaving) -> Ending:
+        """It may have been cancelled in the meantime."""
         try:
-            self._store.record(result)
-        except Conflict:
-            return self._store.result(result.run_id) or result
-        return result
+            print(f"Finished: {until_heard(lambda: work.deliver(end.product))}")
+        except errors.Cancelled:
+            until_heard(work.withdraw)
+            print("It was cancelled before the farm knew what it came to.")
+            return self.carry_out(Cancelled(), work)
+        return end
 
-    def end(self, attempt: Attempt, outcome: str, step: int | None, error: BaseException | None = None) -> None:
-        """Record how the attempt ended; the queue knows it too, so that a storage that is away now is only said."""
-        try:
-            self._store.end(attempt.model_copy(update=_ending(outcome, error) | {"step": step}))
-        except FarmError as unwritten:
-            print(f"Not recorded: {unwritten}")
+    def _release(self, reason: str, above: int = 0) -> None:
+        """For `reason`, unless the lease was recalled for another."""
+        print(f"Given back: {until_heard(lambda: self._queue.release(self._lease, reason, above))}.")
+
+    def _pause(self, error: FarmError) -> None:
+        """What is wrong would hurt every run that reads this corpus: this one goes back unharmed and none starts until
+        somebody has mended it; or none on this node, where another proves at this moment that the corpus will do. For a
+        mixed group units are kept free, which it could not use: it is paused everywhere."""
+        own = until_heard(lambda: self._queue.status(self._lease.run_id))
+        elsewhere = [
+            other for other in until_heard(self._queue.running) if self._nodes[0] not in other.nodes and _steps(other)
+        ]
+        is_good = any(other.run.recipe.corpus == own.run.recipe.corpus for other in elsewhere)
+        reason = f"{error.cause}: {str(error).rstrip('.')} (on {platform.node()})"
+        node = self._nodes[0] if is_good and len(self._nodes) == 1 else None
+        print(f"Paused{' on this node' if node else ''}: {reason}")
+        until_heard(lambda: self._queue.pause(self._lease, reason, node))
 
 
-def _ending(outcome: str, error: BaseException | None) -> dict:
-    cause = error.cause if isinstance(error, FarmError) else type(error).__name__ if error else None
-    retryable = error.retryable if isinstance(error, FarmError) else True
-    return {
-        "outcome": outcome,
-        "ended": time.time(),
-        "cause": cause,
-        "message": str(error) if error else None,
-        "retryable": retryable if outcome == "failed" else None,
-    }
+def _line(end: Ending, step: int) -> str:
+    """The ending as the log has it."""
+    at = f" at step {step}" if step else ""
+    match end:
+        case Succeeded():
+            return "Done."
+        case Cancelled():
+            return f"Cancelled{at}."
+        case Lost():
+            return f"Stopped{at}: {end.error or end.why or 'the lease is gone'}"
+    return f"Failed{at}: {end.error}" if end.error else f"Stopped{at}: what is saved stays."
 
 
-def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
-    """The Result of a finished run: the ledger's sums, the outcome, and what this node knows of itself.
-
-    Raises: WorkerDied: the ledger or the outcome is not that of a finished run. Nonfinite: no loss in it counts.
-    """
-    try:
-        lines = store.lines(run.id)
-    except CheckpointInvalid as damaged:  # while this attempt trained: the next goes on from where it is whole
-        raise WorkerDied(f"The ledger of the run was damaged while it trained: {damaged}") from None
-    totals = ledger.totals(lines)
-    if totals.steps != run.recipe.steps:
-        raise WorkerDied(f"The ledger holds {totals.steps} steps, the recipe has {run.recipe.steps}.")
-    if outcome.test_loss is None or outcome.test_tokens is None or outcome.fingerprints is None:
-        raise WorkerDied("Training finished without a test loss.")
-    if outcome.best_loss is None or outcome.best_step is None:
-        raise WorkerDied("Training finished without a step that counts.")
-    if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
-        raise WorkerDied("Training finished, but did not say how it computed.")
-    ended = time.time()
-    before = [store.reached(past) for past in store.readable_attempts(run.id)[0] if past.epoch != attempt.epoch]
-    seconds = ended - attempt.started + sum(took for _, took in before)
-    folder = store.attempt_folder(run.id, attempt.epoch).relative_to(store.root)
-    return Result(
-        run_id=run.id,
-        arm=run.arm,
-        machine=run.machine,
-        seeds=run.seeds,
-        rerun=run.rerun,
-        recipe=run.recipe,
-        plan=split,
-        epoch=attempt.epoch,
-        evaluation=run.recipe.evaluation_version,
-        test_loss=outcome.test_loss,
-        test_tokens=outcome.test_tokens,
-        train_loss=ledger.train_loss(lines),
-        best_loss=outcome.best_loss,
-        best_step=outcome.best_step,
-        steps=totals.steps,
-        tokens=totals.tokens,
-        skipped_steps=totals.skipped,
-        clipped_steps=totals.clipped,
-        started=attempt.started,
-        ended=ended,
-        seconds=seconds,
-        train_seconds=totals.seconds,
-        tokens_per_second=totals.tokens / totals.seconds,
-        peak_bytes=outcome.peak_bytes or 0,
-        checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
-        kernels=outcome.kernels,
-        prices=machine.prices,
-        usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
-        hardware=hardware.hardware(machine, outcome.threads or 1),
-        provenance=Provenance.model_validate(attempt.provenance),
-        fingerprints=outcome.fingerprints,
-        checkpoint=f"{folder}/{outcome.checkpoint}",
-    )
+def _steps(status: Status) -> bool:
+    """Whether a running run has done a step under its lease: one that resumes begins at its checkpoint's."""
+    return status.job is not None and status.step > (status.checkpoint.step if status.checkpoint else 0)

@@ -15,7 +15,7 @@ from farm.budget import Spending, price, spending
 from farm.errors import FarmError, LeaseLost
 from farm.machine import MIXED, Machine, is_mixed, parts
 from farm.queue import Claim, Queue, Status
-from farm.run import Lease
+from farm.run import Evaluating, Lease
 from farm.study import Study
 from workers.jobs import Jobs, job_id, last_words
 from workers.labels import JOIN_LABEL
@@ -323,7 +323,7 @@ class Dispatcher:
             f'exec "${{FARM_PYTHON:-python3}}" -P -u -m workers.agent'
             f" --run {run.id} --epoch {lease.epoch} --worker {lease.worker} --job {job} --node {leader}{also}",
             metadata={
-                "job_name": f"{run.arm} s{run.seeds} on {run.machine} ({claim.study})",  # the dashboard's column Name
+                "job_name": _title(claim),  # the dashboard's column Name
                 "study": claim.study,
                 "arm": run.arm,
                 "machine": run.machine,
@@ -347,6 +347,12 @@ class Dispatcher:
             self.queue.release(claim.lease, reason)
         except FarmError as lost:
             log.warning("not given back: %s", lost)
+
+
+def _title(claim: Claim) -> str:
+    run = claim.run
+    what = f"{run.evaluation} of " if isinstance(run, Evaluating) else ""
+    return f"{what}{run.arm} s{run.seeds} on {run.machine} ({claim.study})"
 
 
 def _lease_of(status: Status) -> Lease:

@@ -17,7 +17,7 @@ def keep(
     step: Callable[[], int],
     sign: Callable[[], object | None],
     hang_seconds: float,
-    on_end: Callable[[FarmError], None],
+    on_end: Callable[[Cancelled | LeaseLost | Hung], None],
     every_seconds: float = HEARTBEAT_SECONDS,
 ) -> Iterator[None]:
     """Renew `lease` every `every_seconds` from a thread of its own for as long as the block runs.
@@ -48,7 +48,7 @@ def _beat(
     step: Callable[[], int],
     sign: Callable[[], object | None],
     hang_seconds: float,
-    on_end: Callable[[FarmError], None],
+    on_end: Callable[[Cancelled | LeaseLost | Hung], None],
     every_seconds: float,
 ) -> None:
     reached, last, moved = 0, None, time.monotonic()

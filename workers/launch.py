@@ -1,5 +1,9 @@
-"""fit(task) -> Outcome: one DDP group, on one node or on those of a mixed group, through Ray Train."""
+"""fit(task) -> Outcome: one DDP group, on one node or on those of a mixed group, through Ray Train.
 
+And score(task) -> Scored: one process that scores a model that was trained.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -8,8 +12,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from farm.errors import FarmError, MachineDied, WorkerDied, reason
 from farm.machine import Machine
-from farm.result import Outcome
-from workers.task import Task
+from farm.result import Outcome, Scored
+from workers.task import Scoring, Task
 from workers.trainer import Torch, Trainer
 
 # A worker needs no CPU of its own: the job holds the node's class unit and CPUs. Ray wants some resource in a bundle.
@@ -24,22 +28,51 @@ def fit(task: Task, machine: Machine, node: str, storage: str, job: str) -> Outc
 
     Raises: FarmError: what a worker raised, or WorkerDied when a process vanished.
     """
+    name, scaling = f"{task.run.id}-a{task.lease.epoch}", _scaling(task, machine, node)
+    return Outcome.model_validate(_done(_loop, task, name, scaling, machine, storage, job))
+
+
+def score(task: Scoring, machine: Machine, node: str, storage: str, job: str) -> Scored:
+    """Score a model in one process on the Ray node whose id is `node`, with one accelerator of `machine`.
+
+    Raises: FarmError: what the process raised, or WorkerDied when it vanished.
+    """
+    return Scored.model_validate(_done(_score, task, task.name, _on_node(machine, node, 1), machine, storage, job))
+
+
+def _done(
+    loop: Callable[[dict[str, Any]], dict[str, Any]],
+    task: Task | Scoring,
+    name: str,
+    scaling: ScalingConfig,
+    machine: Machine,
+    storage: str,
+    job: str,
+) -> Any:
+    """What rank 0 of the group returns, each of whose processes runs `loop`."""
     trainer = Trainer(
-        _loop,
+        loop,
         job=job,
         train_loop_config={"task": task.model_dump_json()},
-        scaling_config=_scaling(task, machine, node),
+        scaling_config=scaling,
         backend_config=Torch(backend="gloo" if machine.is_cpu else "nccl"),
         run_config=RunConfig(
-            name=f"{task.run.id}-a{task.lease.epoch}",
+            name=name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
     try:
-        return Outcome.model_validate(trainer.fit().return_value)  # type: ignore[attr-defined]
+        return trainer.fit().return_value  # type: ignore[attr-defined]
     except (TrainingFailedError, RayError) as error:
         raise _cause(error) from error
+
+
+def _score(config: dict[str, Any]) -> dict[str, Any]:
+    """workers.scoring's, as the next."""
+    from workers.scoring import score_once
+
+    return score_once(config)
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -52,10 +85,14 @@ def _loop(config: dict[str, Any]) -> dict[str, Any]:
 def _scaling(task: Task, machine: Machine, node: str) -> ScalingConfig:
     if task.places:
         return _mixed_scaling(task, machine)
+    return _on_node(machine, node, task.plan.world)
+
+
+def _on_node(machine: Machine, node: str, workers: int) -> ScalingConfig:
     address = next(facts["NodeManagerAddress"] for facts in ray.nodes() if facts["NodeID"] == node)
     worker = {f"node:{address}": SLIVER} | ({} if machine.is_cpu else {"GPU": 1})
     return ScalingConfig(
-        num_workers=task.plan.world,
+        num_workers=workers,
         use_gpu=not machine.is_cpu,
         resources_per_worker=worker,
         label_selector={"ray.io/node-id": node},  # type: ignore[call-arg]

@@ -1,7 +1,9 @@
-"""What a finished run's model is worth, made of what the training processes handed back and what its result says."""
+"""What a model is worth, made of what the worker processes found and who found it."""
+
+from typing import NamedTuple
 
 from farm.recipe import TEST
-from farm.result import Outcome, Result, Scored
+from farm.result import Hardware, Outcome, Result, Scored
 from farm.score import Score, blocks, packed, sha256, standard_error
 
 
@@ -9,12 +11,24 @@ def scores_of(result: Result, outcome: Outcome) -> list[tuple[Score, tuple[float
     """The scores of the run, each with the values of its items; none where it has another result than this outcome."""
     if outcome.fingerprints is None or outcome.fingerprints.final != result.fingerprints.final:
         return []
-    return [(_score(result, scored), scored.values) for scored in outcome.scores]
+    by = Scorer(result.hardware, result.provenance.code, result.ended, result.epoch)
+    for scored in outcome.scores:
+        assert scored.exam.name != TEST or scored.value == result.test_loss, "the test loss is one of the scores"
+    return [(score_of(result, scored, by), scored.values) for scored in outcome.scores]
 
 
-def _score(result: Result, scored: Scored) -> Score:
+class Scorer(NamedTuple):
+    """Who computed a score, when, and under which lease."""
+
+    hardware: Hardware
+    code: str
+    when: float
+    epoch: int
+
+
+def score_of(result: Result, scored: Scored, by: Scorer) -> Score:
+    """What `by` found the model of `result` to be worth."""
     exam = scored.exam
-    assert exam.name != TEST or scored.value == result.test_loss, "the test loss is the first score"
     return Score(
         run_id=result.run_id,
         name=exam.name,
@@ -27,9 +41,9 @@ def _score(result: Result, scored: Scored) -> Score:
         items=exam.items,
         weights=result.fingerprints.final,
         values=sha256(packed(scored.values)),
-        code=result.provenance.code,
-        hardware=result.hardware,
+        code=by.code,
+        hardware=by.hardware,
         precision=exam.recipe.evaluation.precision,
-        when=result.ended,
-        epoch=result.epoch,
+        when=by.when,
+        epoch=by.epoch,
     )

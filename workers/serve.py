@@ -35,7 +35,6 @@ from farm.machine import Machine, layered
 from farm.node import Head
 from farm.process import identity
 from farm.queue import Queue
-from farm.run import State
 from farm.server import LOOPBACK, address, doubts, flaws, make_home, named, revive, session, shown
 from farm.serving import Facts
 from farm.settings import Settings
@@ -427,7 +426,7 @@ def _drain(queue: Queue, jobs: Jobs) -> None:
                 if why:
                     log.warning("%s could not be asked to stop: %s", job, why)
         deadline, dispatcher = time.monotonic() + STOP_WAIT_SECONDS, Dispatcher(queue, jobs)
-        while time.monotonic() < deadline and queue.counts().get(State.RUNNING, 0):
+        while time.monotonic() < deadline and queue.running():
             dispatcher.bury()
             time.sleep(TURN_SECONDS)
     except (FarmError, RayError, RuntimeError, OSError) as error:

@@ -20,6 +20,20 @@ class Place(Frozen):
     threads: int | None = Field(description="torch threads per worker; None: the node's cores, shared")
 
 
+class Scoring(Frozen):
+    """All that the process needs to know which scores a model."""
+
+    run: Run = Field(description="that trained it")
+    exam: Exam
+    checkpoint: str = Field(description="its folder on this node")
+    weights: str = Field(description="sha256 of them, as the result has it")
+    size: int = Field(description="sequences in a batch, as at the end of training: it may change the last bits")
+    threads: int = Field(description="of torch, for the same reason")
+    cache: str
+    pulse: str = Field(description="the file to touch while it advances")
+    name: str = Field(description="of this attempt")
+
+
 class Task(Frozen):
     """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
 

@@ -77,8 +77,8 @@ set(id, 'epoch', epoch, 'deadline', deadline, 'length', length, 'worker', worker
 if node ~= '' then
   set(id, 'node', node)
 end
-count('queued', -1)
-count('running', 1)
+count(id, 'queued', -1)
+count(id, 'running', 1)
 redis.call('SET', key('claim', token), epoch .. ' ' .. id, 'PX', length)
 tell('claimed', id, epoch, worker)
 return { 'claimed', id, whole(epoch), whole(deadline), spec, study, checkpoint }

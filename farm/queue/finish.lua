@@ -1,4 +1,5 @@
--- finish: the run has succeeded, with this result, for good (Q5), and with these scores.
+-- finish: the run has succeeded, with this result, for good (Q5), and with these scores. Of an evaluation, the result is
+-- its score, and the scores are those of the run that trained.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, result, scores, counts, events
 -- ARGV    id, epoch, steps, result as canonical JSON, {evaluation, score as JSON}...
@@ -17,7 +18,7 @@ if get(id, 'cancelling') then
   return { 'cancelled' }
 end
 redis.call('SET', key('result', id), result)
-keep_scores(id, 5)
+keep_scores(get(id, 'of') or id, 5)
 set(id, 'step', steps)
 settle(id, 'succeeded', 'step ' .. steps)
 return { 'ok' }

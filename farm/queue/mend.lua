@@ -4,7 +4,7 @@
 -- returns the names of the keys that were put aside now
 
 local KINDS = { run = 'hash', causes = 'list', result = 'string', scores = 'hash', curve = 'list', events = 'stream',
-  sequence = 'string', order = 'zset', counts = 'hash', queue = 'zset', delayed = 'zset', classes = 'set',
+  sequence = 'string', order = 'zset', evaluations = 'zset', counts = 'hash', queue = 'zset', delayed = 'zset', classes = 'set',
   leases = 'zset', claim = 'string', studies = 'hash', study = 'zset', arms = 'hash', digests = 'hash',
   superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',
   head = 'string', joined = 'hash', seen = 'zset', sightings = 'hash', drained = 'hash', resting = 'string',
@@ -41,7 +41,12 @@ end
 table.sort(ids, function(one, other)
   return one[2] < other[2] or one[2] == other[2] and one[3] < other[3]
 end)
-local counts = { forgotten = redis.call('HGET', key('counts'), 'forgotten') or 0 }
+local function known(name)
+  return tonumber(redis.call('HGET', key('counts'), name) or nil) or 0
+end
+
+local counts = { forgotten = known('forgotten'), ['evaluation forgotten'] = known('evaluation forgotten') }
+local total, evaluations, asked = #ids, 0, known('evaluation put')
 local last = redis.call('ZREVRANGE', key('order'), 0, 0, 'WITHSCORES')[2] or 0
 local lost = {} -- studies whose list was put aside
 for _, name in ipairs(moved) do
@@ -50,12 +55,16 @@ end
 for _, found in ipairs(ids) do
   local id = found[1]
   local state, machine, study, deadline = unpack(redis.call('HMGET', key('run', id), 'state', 'machine', 'study', 'deadline'))
-  counts[state] = (counts[state] or 0) + 1
-  if not redis.call('ZSCORE', key('order'), id) then
-    last = last + 1
-    redis.call('ZADD', key('order'), last, id)
+  local field, list = state, key('order')
+  if is_evaluation(id) then
+    field, list, evaluations = 'evaluation ' .. state, key('evaluations'), evaluations + 1
   end
-  if lost[study] then
+  counts[field] = (counts[field] or 0) + 1
+  if not redis.call('ZSCORE', list, id) then
+    last = last + 1
+    redis.call('ZADD', list, last, id)
+  end
+  if lost[study] and not is_evaluation(id) then
     append_to_study(study, { id })
   end
   if state == 'queued' and is_sound(id) and machine and not redis.call('ZSCORE', key('delayed', machine), id) then
@@ -65,9 +74,12 @@ for _, found in ipairs(ids) do
     redis.call('ZADD', key('leases'), 'NX', tonumber(deadline or nil) or now, id)
   end
 end
-local put = math.max(tonumber(redis.call('GET', key('sequence')) or nil) or 0, last, #ids + counts.forgotten)
+asked = math.max(asked, evaluations + counts['evaluation forgotten'])
+local runs = total - evaluations
+local put = math.max(tonumber(redis.call('GET', key('sequence')) or nil) or 0, last, asked + runs + counts.forgotten)
 redis.call('SET', key('sequence'), whole(put))
-counts.forgotten = put - #ids -- those whose own keys were put aside, too
+counts.forgotten = put - asked - runs -- those whose own keys were put aside, too
+counts['evaluation put'], counts['evaluation forgotten'] = asked, asked - evaluations
 redis.call('DEL', key('counts'))
 for state, count in pairs(counts) do
   redis.call('HSET', key('counts'), state, count)

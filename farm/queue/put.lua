@@ -155,8 +155,8 @@ end
 resume(places)
 if #new > 0 then
   append(key('order'), new, sequence - #new + 1)
-  count('queued', queued)
-  count('succeeded', #new - queued)
+  count(new[1], 'queued', queued)
+  count(new[1], 'succeeded', #new - queued)
 end
 append_to_study(name, members)
 return answer

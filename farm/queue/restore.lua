@@ -61,7 +61,7 @@ else
   local sequence = redis.call('INCR', key('sequence'))
   set(id, 'spec', spec, 'digest', digest, 'corpus', corpus, 'machine', machine, 'arm', arm, 'study', study,
     'limit', limit, 'score', sequence - tonumber(priority) * 2 ^ 40, 'state', state, 'submitted', now)
-  count(state, 1)
+  count(id, state, 1)
   redis.call('ZADD', key('order'), sequence, id)
   append_to_study(study, { id })
   redis.call('SADD', key('classes'), machine)

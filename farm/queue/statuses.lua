@@ -1,8 +1,8 @@
--- statuses: one run, or all runs, or those of a study, in the order they were put, or those that run, at one instant
--- (Q9).
+-- statuses: one run, or all runs, or those of a study, in the order they were put, or what runs, at one instant (Q9).
+-- Evaluations are not among the runs: all of them are a list of their own.
 --
--- KEYS[1] prefix    reads: order, study, leases, run, causes, result
--- ARGV    'one', 'all', 'study' or 'running'; the run id or the study name
+-- KEYS[1] prefix    reads: order, evaluations, study, leases, run, causes, result
+-- ARGV    'one', 'all', 'study', 'running' or 'evaluations'; the run id or the study name
 -- returns {JSON array per run: id, then FIELDS, then causes and result}
 
 local FIELDS = { 'spec', 'study', 'state', 'epoch', 'attempts', 'step', 'submitted', 'started', 'ended', 'deadline',
@@ -11,7 +11,8 @@ local FIELDS = { 'spec', 'study', 'state', 'epoch', 'attempts', 'step', 'submitt
 local which, name = unpack(ARGV)
 local ids = { name }
 if which ~= 'one' then
-  local list = { all = key('order'), study = key('study', name), running = key('leases') }
+  local list = { all = key('order'), study = key('study', name), running = key('leases'),
+    evaluations = key('evaluations') }
   ids = redis.call('ZRANGE', list[which], 0, -1)
 end
 

@@ -7,15 +7,19 @@
 --                           as `recalled`), the run whose result it has (`adopted`),
 --                           its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
 --                           `cancelling`, `not_before`, the ms under ended leases (`held`), why the last lease was given
---                           back (`released`), which deadline was first seen missed when, where INFO is forbidden (`late`)
+--                           back (`released`), the `evaluations` of its model with spaces between, which deadline was first seen missed when, where INFO is forbidden (`late`)
 --   causes:<id>     list    why attempts failed: "<ms> <epoch> <json>"
 --   result:<id>     string  the result, canonical JSON
 --   scores:<id>     hash    evaluation -> what its model is worth, JSON
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
 --   events:<id>     stream  what happened to the run, bounded
---   sequence        string  runs ever put
+--   sequence        string  runs and evaluations ever put
 --   order           zset    run ids in the order they were put
---   counts          hash    state -> runs in it; `forgotten` -> runs that are gone
+--   evaluations     zset    ids of jobs that score a model, "<run id>~<evaluation>", in the order they were asked for; each
+--                           has run:<id>, causes:<id>, result:<id> (its score) and events:<id> as a run has, with `of`, the
+--                           run that trained the model, and is in queue, delayed and leases as runs are
+--   counts          hash    state -> runs in it; `forgotten` -> runs that are gone; "evaluation <state>" and "evaluation
+--                           forgotten" -> the same of those jobs, "evaluation put" -> how many there ever were
 --   queue:<class>   zset    run ids that may be claimed now, by score: priority, then first in
 --   delayed:<class> zset    run ids that back off, by the ms when they may be claimed again
 --   classes         set     machine classes that runs name
@@ -125,13 +129,18 @@ local function resume(places)
   end
 end
 
-local function count(state, change)
-  redis.call('HINCRBY', key('counts'), state, change)
+local function is_evaluation(id)
+  return id:find('~', 1, true) ~= nil
+end
+
+-- Runs are counted apart from evaluations; `id` tells which it is.
+local function count(id, state, change)
+  redis.call('HINCRBY', key('counts'), is_evaluation(id) and 'evaluation ' .. state or state, change)
 end
 
 local function move(id, state)
-  count(get(id, 'state'), -1)
-  count(state, 1)
+  count(id, get(id, 'state'), -1)
+  count(id, state, 1)
   set(id, 'state', state)
 end
 
@@ -196,8 +205,29 @@ local function add_alike(digest, id)
   remember_alike(digest, ids)
 end
 
--- Gone, but for its last epoch, and for its result where others have adopted that.
+-- Gone, but for its last epoch; whoever scores that model has lost the lease.
+local function erase_evaluation(id)
+  local state, machine, epoch = unpack(redis.call('HMGET', key('run', id), 'state', 'machine', 'epoch'))
+  redis.call('HSET', key('forgotten'), id, epoch)
+  redis.call('ZREM', key('evaluations'), id)
+  redis.call('ZREM', key('queue', machine), id)
+  redis.call('ZREM', key('delayed', machine), id)
+  redis.call('ZREM', key('leases'), id)
+  redis.call('DEL', key('run', id), key('causes', id), key('result', id), key('events', id))
+  count(id, state, -1)
+  count(id, 'forgotten', 1)
+end
+
+-- Gone, but for its last epoch, and for its result where others have adopted that. Nobody scores its model any more.
 local function erase(id)
+  if is_evaluation(id) then
+    return erase_evaluation(id)
+  end
+  for job in (get(id, 'evaluations') or ''):gmatch('%S+') do
+    if get(job, 'state') then
+      erase_evaluation(job)
+    end
+  end
   local state, digest, epoch, study = unpack(redis.call('HMGET', key('run', id), 'state', 'digest', 'epoch', 'study'))
   local rest, result = {}, redis.call('GET', key('result', id))
   for _, other in ipairs(alike(digest)) do
@@ -219,8 +249,8 @@ local function erase(id)
   redis.call('ZREM', key('superseded'), id)
   redis.call('DEL', key('run', id), key('causes', id), key('result', id), key('scores', id), key('curve', id),
     key('events', id))
-  count(state, -1)
-  count('forgotten', 1)
+  count(id, state, -1)
+  count(id, 'forgotten', 1)
 end
 
 -- A queued run at once, a running one at its next renewal (Q8). Touches no lease.

@@ -45,6 +45,7 @@ FROZEN: dict[str, list[str]] = {
     "watch": ["STUDY|RUN", "--json"],
     "cancel": ["RUN|STUDY", "--dropped", "--json"],
     "retry": ["RUN|STUDY", "--cancelled", "--json"],
+    "eval": ["RUN|STUDY", "EVALUATION", "--stale", "--machine", "--json"],
     "forget": ["RUN|STUDY", "--arm", "--dropped", "--files", "-y", "--yes", "--json"],
     "table": ["STUDY", "--score", "--scores", "--format", "--json"],
     "noise": ["STUDY", "--json"],
@@ -180,6 +181,7 @@ def test_reading_and_submitting_need_neither_torch_nor_ray(farm: Farm) -> None:
         ["reindex"],
         ["cancel", "tiny"],
         ["retry", "tiny"],
+        ["eval", "tiny"],
     ]
     commands += [["watch", "tiny"], ["logs", "cpu-b"], ["down"]]
     code = (

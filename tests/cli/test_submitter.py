@@ -17,8 +17,10 @@ from farm.imported import Imported
 from farm.machine import BUILT_IN
 from farm.node import Node
 from farm.queue import Queue, Supply
+from farm.recipe import TEST
 from farm.run import Attempt, State
 from farm.server import connect
+from farm.unscored import unscored
 
 from .conftest import ROOT, Farm
 
@@ -158,6 +160,11 @@ def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm
         first, *rest = [run.id for run in tiny_study(init=(5,)).runs()]
         assert sorted(queue.put(tiny_study(init=(5,)), leaving={first}).new) == sorted(rest)
         assert queue.cancel(rest[0]) is State.CANCELLED
+        (job,) = [job for job, _ in unscored(queue.study("before"), queue.statuses("before"), {}, [TEST]).jobs.values()]
+        assert queue.evaluate("before", [job]) == {job.id: None}
+        with pytest.raises(NotFound, match="has not succeeded: it has no model to score"):
+            queue.evaluate("before", [job.model_copy(update={"of": rest[0]})])
+        assert [status.state for status in queue.evaluations()] == [State.QUEUED]
 
 
 def test_two_clerks_do_once_what_was_asked_once(alice: Farm) -> None:

@@ -187,6 +187,12 @@ class Farm:
             wait_until(lambda: self._is(queue.status(run_id), state), f"{run_id} is {state}", seconds)
             return queue.status(run_id)
 
+    def wait_for_end(self, run_id: str, seconds: float = 400) -> State:
+        """Wait until a run, or an evaluation, has ended, however it does."""
+        with self.queue() as queue:
+            wait_until(lambda: queue.status(run_id).state.is_final, f"{run_id} has ended", seconds)
+            return queue.status(run_id).state
+
     def _is(self, status: Status, state: State) -> bool:
         assert status.state is state or not status.state.is_final, f"{status.run.id} is {status.state}: {status.causes}"
         return status.state is state

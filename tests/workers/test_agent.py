@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,11 @@ from farm.settings import Settings
 from farm.store import Store
 from model.checkpoint import Contents, Identity, write
 from model.corpus.sources import open_split
-from workers.agent import _Agent, opened
-from workers.closing import result_of
+from workers.agent import Agent, opened
+from workers.asks import Asks
+from workers.ending import Asked, Broken, Done, Finished, ending
 from workers.group import Also
+from workers.outcome import result_of
 from workers.task import PULSE_FILE
 
 SOFTWARE = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
@@ -67,7 +70,7 @@ def test_a_node_that_cannot_use_the_storage_gives_the_run_back_and_rests(
     assert claim is not None
     here = Settings(home=tmp_path / "home", storage=storage if "://" in storage else Path(storage))
     queue.sight([Node(id="node", name="gpu-1", host="gpu-1", address="10.0.0.7", units={"cpu": 1})], 60)
-    assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
+    assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
     status = queue.status(claim.run.id)
     assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ()), "the fault is the node's"
     assert status.released is not None
@@ -75,6 +78,17 @@ def test_a_node_that_cannot_use_the_storage_gives_the_run_back_and_rests(
     assert queue.claim("cpu", "worker", 60, node="node") is None, "it would spend the next run's attempts as well"
     assert queue.roster()[0].resting == status.released
     assert queue.claim("cpu", "worker", 60, node="another") is not None
+
+
+def begin(agent: Agent, attempt: Attempt) -> None:
+    """As its work does, once it knows what to do."""
+    agent.store.begin(agent.queue.status(attempt.run_id).run, attempt, "tiny")
+    agent.work.attempt = attempt
+
+
+def closed(agent: Agent, done: Done | None) -> int:
+    """What the agent does once its work has come to that; the exit code."""
+    return agent.closing.carry_out(ending(agent.asks.asked, done), agent.work).code
 
 
 def of_corpus(queue: Queue, source: str) -> Claim:
@@ -88,7 +102,7 @@ def of_corpus(queue: Queue, source: str) -> Claim:
 def attempted(queue: Queue, claim: Claim, home: Path, node: str = "node") -> Store:
     """The storage, after an agent has tried."""
     here = Settings(home=home / "home", storage=home / "storage")
-    assert _Agent(here, queue, claim.lease, "job", node).serve() == 1
+    assert Agent(here, queue, claim.lease, "job", node).serve() == 1
     return Store(home / "storage")
 
 
@@ -132,7 +146,8 @@ def test_q11_a_mixed_group_is_paused_everywhere_since_units_are_kept_for_it(queu
     claim = queue.claim("cpu", "worker", 60, node="node+rented")
     assert claim is not None
     here = Settings(home=tmp_path, storage=tmp_path)
-    _Agent(here, queue, claim.lease, "job", "node", also=[Also("rented", "rented", 2.0)])._pause(BadCorpus("gone"))
+    agent = Agent(here, queue, claim.lease, "job", "node", also=[Also("rented", "rented", 2.0)])
+    closed(agent, Broken(BadCorpus("gone"), "corpus"))
     assert [pause.node for pause in queue.pauses()] == [None]
 
 
@@ -141,7 +156,7 @@ def test_q11_a_tokenizer_that_cannot_be_fetched_pauses_after_a_while(
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tokenizers"))
     monkeypatch.setattr("model.corpus.gpt2.URL", "http://127.0.0.1:9/")
-    monkeypatch.setattr("workers.agent.NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr("workers.post.NETWORK_SECONDS", 0.2)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for split in ("train", "validation"):
@@ -173,7 +188,7 @@ def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Pa
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     here = Settings(home=tmp_path / "home", storage=tmp_path / "ours")
-    assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
+    assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
     released = queue.status(claim.run.id).released
     assert (
         released
@@ -182,7 +197,7 @@ def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Pa
     )
 
 
-def attempt_of(agent: _Agent, claim: Claim, checkpoints: tuple[int, ...], begun: tuple[int, int] | None = None) -> None:
+def attempt_of(agent: Agent, claim: Claim, checkpoints: tuple[int, ...], begun: tuple[int, int] | None = None) -> None:
     """What an attempt leaves that wrote `checkpoints` and stopped after the last. `begun`: the epoch and step it went
     on from."""
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
@@ -195,7 +210,7 @@ def attempt_of(agent: _Agent, claim: Claim, checkpoints: tuple[int, ...], begun:
     for step in checkpoints:
         contents = Contents(step, {"w": np.full(9, step, np.float32)}, {}, {})
         write(folder / "checkpoints", Identity.of(claim.run, plan), contents)
-        agent.mirror.settle(0)
+        agent.work.mirror.settle(0)
 
 
 def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, int] | None, list[tuple[str, str]]]:
@@ -204,7 +219,7 @@ def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, i
     again = queue.claim("cpu", "worker", 60)
     assert again is not None
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
-    found = _Agent(here, queue, again.lease, "job", "node")._newest(claim.run, plan)
+    found = Agent(here, queue, again.lease, "job", "node").work._newest(claim.run, plan)
     told = [(event.event, event.detail) for event in queue.events(claim.run.id) if event.epoch == again.lease.epoch]
     said = [(event, detail) for event, detail in told if event.endswith(("-invalid", "-cut"))]
     return found and (found.epoch, found.step), said
@@ -220,7 +235,7 @@ def test_every_damaged_checkpoint_is_noted_and_the_next_older_taken(
     for epoch, checkpoints in ((1, (2, 3)), (2, (5, 7))):
         claim = queue.claim("cpu", "worker", 60)
         assert claim is not None
-        agent = _Agent(first, queue, claim.lease, "job", "node")
+        agent = Agent(first, queue, claim.lease, "job", "node")
         attempt_of(agent, claim, checkpoints, begun=(1, 3) if epoch == 2 else None)
         if epoch == 1:
             queue.release(claim.lease, "drained")
@@ -286,7 +301,7 @@ def test_a_run_goes_on_only_where_checkpoint_ledger_and_record_are_whole(
     for begun, checkpoints in ((None, (3,)), ((1, 3), (5, 7))):
         claim = queue.claim("cpu", "worker", 60)
         assert claim is not None
-        attempt_of(_Agent(here, queue, claim.lease, "job", "node"), claim, checkpoints, begun)
+        attempt_of(Agent(here, queue, claim.lease, "job", "node"), claim, checkpoints, begun)
         if begun is None:
             queue.release(claim.lease, "drained")
     spoilt(how, tmp_path / "storage" / "runs" / claim.run.id)
@@ -303,15 +318,51 @@ def test_q7_a_group_without_all_its_units_gives_the_run_back(queue: Queue, tmp_p
     assert released is not None
     assert cancelled is not None
     also = [Also("rented", "0123456789abcdef", 2.0)]
-    assert _Agent(here, queue, released.lease, "job", "node", also=also)._give_back() == 0
+    agent = Agent(here, queue, released.lease, "job", "node", also=also)
+    assert closed(agent, agent.work._without_group()) == 0
     queue.cancel(cancelled.run.id)
-    agent = _Agent(here, queue, cancelled.lease, "job", "node", also=also)
-    agent.end = Cancelled("as the heart was told")
-    assert agent._give_back() == 0
+    agent = Agent(here, queue, cancelled.lease, "job", "node", also=also)
+    agent.asks.stop(Cancelled("as the heart was told"))
+    assert closed(agent, agent.work._without_group()) == 0
     status = queue.status(released.run.id)
     assert (status.state, status.attempts) == (State.QUEUED, 0)
     assert status.released == "no free unit of farm:rented on Ray node 01234567 within 60 s"
     assert queue.status(cancelled.run.id).state is State.CANCELLED
+
+
+def test_q7_an_attempt_that_begins_while_it_is_drained_is_on_record_as_released(queue: Queue, tmp_path: Path) -> None:
+    """And one that was drained before leaves no record behind."""
+
+    class SlowStore(Store):
+        def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
+            folder = super().begin(run, attempt, study)
+            began.set()
+            time.sleep(0.5)
+            return folder
+
+    queue.put(tiny_study())
+    for is_late in (True, False):
+        claim, began = queue.claim("cpu", "worker", 60), threading.Event()
+        assert claim is not None
+        agent = Agent(Settings(home=tmp_path, storage=tmp_path / "s"), queue, claim.lease, "job", "node")
+        agent.work._store = SlowStore(tmp_path / "s")
+        plan, machine = planned(claim.run, 1, claim.run.recipe.train.batch), BUILT_IN["cpu"]
+        begin = partial(agent.work._begin, claim.run, "tiny", machine, plan, None)
+        agent.asks.drain()
+        if is_late:
+            beginning = threading.Thread(target=begin)
+            beginning.start()
+            assert began.wait(10)
+            assert closed(agent, None) == 0
+            beginning.join()
+        else:
+            assert closed(agent, None) == 0
+            with pytest.raises(FarmError, match="closed before it began"):
+                begin()
+        outcomes = [
+            attempt.outcome for attempt in agent.store.attempts(claim.run.id) if attempt.epoch == claim.lease.epoch
+        ]
+        assert outcomes == ["released"] * is_late
 
 
 def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
@@ -320,14 +371,14 @@ def test_copies_stay_while_the_run_goes_on_since_its_next_attempt_may_be_here(
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
-    agent = _Agent(Settings(home=tmp_path, storage=s3_uri), queue, claim.lease, "job", "node")
-    agent.folder.mkdir(parents=True)
+    agent = Agent(Settings(home=tmp_path, storage=s3_uri), queue, claim.lease, "job", "node")
+    agent.work.folder.mkdir(parents=True)
     queue.release(claim.lease, "drained")
-    agent._leave()
-    assert agent.folder.exists()
+    agent.work.leave()
+    assert agent.work.folder.exists()
     queue.cancel(claim.run.id)
-    agent._leave()
-    assert not agent.folder.exists()
+    agent.work.leave()
+    assert not agent.work.folder.exists()
 
 
 CHILD = """
@@ -345,7 +396,7 @@ agent.STOP_SECONDS = float(seconds)
 agent.keep = partial(agent.keep, every_seconds=0.1)
 here = Settings(home=Path(home), storage=Path(home) / "storage", redis_url=url)
 with agent.opened(here) as redis:
-    sys.exit(agent._Agent(here, Queue(redis), Lease.model_validate_json(lease), "job", "node").serve())
+    sys.exit(agent.Agent(here, Queue(redis), Lease.model_validate_json(lease), "job", "node").serve())
 """
 
 
@@ -408,11 +459,11 @@ def test_q7_an_agent_that_was_told_to_stop_before_it_had_begun_gives_the_lease_b
     queue: Queue, tmp_path: Path
 ) -> None:
     queue.put(tiny_study())
-    claim, told = queue.claim("cpu", "worker", 60), threading.Event()
+    claim, asks = queue.claim("cpu", "worker", 60), Asks()
     assert claim is not None
-    told.set()
+    asks.drain()
     here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
-    assert _Agent(here, queue, claim.lease, "job", "node", told).serve() == 0
+    assert Agent(here, queue, claim.lease, "job", "node", asks).serve() == 0
     status = queue.status(claim.run.id)
     assert (status.state, status.attempts, status.job) == (State.QUEUED, 0, None)
 
@@ -424,9 +475,9 @@ def test_q7_what_dies_while_it_is_drained_is_released(
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
-    agent = _Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
-    agent.draining.set()
-    agent._fail(error)
+    agent = Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    agent.asks.drain()
+    closed(agent, Broken(error))
     assert queue.status(claim.run.id).attempts == attempts
 
 
@@ -435,16 +486,17 @@ def test_a_line_that_is_slow_after_training_is_no_hang(queue: Queue, tmp_path: P
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
-    agent = _Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    agent = Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
     agent.store.begin(claim.run, an_attempt(claim.run, 1), "tiny")
-    assert agent._sign() is None, "it gets ready"
-    with Writer(agent.folder / FILE, 1) as writer, agent._watched():
-        assert agent._sign() is None, "no step yet"
+    work = agent.work
+    assert work.sign() is None, "it gets ready"
+    with Writer(work.folder / FILE, 1) as writer, work._watched():
+        assert work.sign() is None, "no step yet"
         writer.append(Line(1, 256, 768.0, 1e-3, None, False, False, 0.1))
-        stepped = agent._sign()
-        (agent.folder / PULSE_FILE).touch()
-        assert len({None, stepped, agent._sign()}) == 3, "the evaluation advances"
-    assert agent._sign() is None, "what is left is to send it up"
+        stepped = work.sign()
+        (work.folder / PULSE_FILE).touch()
+        assert len({None, stepped, work.sign()}) == 3, "the evaluation advances"
+    assert work.sign() is None, "what is left is to send it up"
 
 
 def test_q6_an_attempt_that_dies_before_its_first_step_has_died_where_it_resumed(queue: Queue, tmp_path: Path) -> None:
@@ -452,12 +504,12 @@ def test_q6_an_attempt_that_dies_before_its_first_step_has_died_where_it_resumed
     for died in range(1, 4):
         claim = queue.claim("cpu", "worker", 60)
         assert claim is not None
-        agent = _Agent(Settings(home=tmp_path / "h", storage=tmp_path / "s"), queue, claim.lease, "job", "node")
+        agent = Agent(Settings(home=tmp_path / "h", storage=tmp_path / "s"), queue, claim.lease, "job", "node")
         agent._take_over()
         if died == 1:
             queue.checkpoint(claim.lease, Checkpoint(step=5, epoch=1, path="p", sha256=""))
-            agent.resumed = 5
-        assert agent._fail(WorkerDied()) == 1
+            agent.work.resumed = 5
+        assert closed(agent, Broken(WorkerDied())) == 1
         queue.redis.zadd("farm:queue:cpu", {claim.run.id: 0})
         queue.redis.delete("farm:delayed:cpu")
     status = queue.status(claim.run.id)
@@ -465,18 +517,15 @@ def test_q6_an_attempt_that_dies_before_its_first_step_has_died_where_it_resumed
     assert queue.events(claim.run.id)[-1].detail == "3 crashes at step 5"
 
 
-def test_a_hang_is_on_record_too(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_is_on_record_too(queue: Queue, tmp_path: Path) -> None:
     """Or a reindex would train anew what has failed for good."""
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
-    agent = _Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
-    agent.attempt = an_attempt(claim.run, 1)
-    agent.store.begin(claim.run, agent.attempt, "tiny")
-    codes: list[int] = []
-    monkeypatch.setattr("workers.agent.os._exit", codes.append)  # it would end the tests
-    agent._stop(Hung())
-    assert codes == [1]
+    agent = Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    begin(agent, an_attempt(claim.run, 1))
+    agent.asks.stop(Hung())
+    assert closed(agent, None) == 1
     (attempt,) = agent.store.attempts(claim.run.id)
     assert (attempt.outcome, attempt.cause, attempt.retryable) == ("failed", "hung", True)
     assert [cause.cause for cause in queue.status(claim.run.id).causes] == ["hung"]
@@ -521,14 +570,15 @@ def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: 
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
-    run, agent = claim.run, _Agent(here, queue, claim.lease, "job", "node")
+    run, agent = claim.run, Agent(here, queue, claim.lease, "job", "node")
     began = an_attempt(run, 1)
-    agent.store.begin(run, began, "tiny")
-    with Writer(agent.folder / FILE, 1) as writer:
+    begin(agent, began)
+    with Writer(agent.work.folder / FILE, 1) as writer:
         for step in range(1, run.recipe.steps + 1):
             writer.append(Line(step, 256, 768.0, 1e-3, None, False, False, 0.1))
     queue.cancel(run.id)
-    agent._close(run, planned(run, 1, run.recipe.train.batch), BUILT_IN["cpu"], began, an_outcome(run))
+    split = planned(run, 1, run.recipe.train.batch)
+    closed(agent, Finished(agent.work._recorded(run, split, BUILT_IN["cpu"], began, an_outcome(run))))
     assert queue.status(run.id).state is State.CANCELLED
     assert (agent.store.root / "runs" / run.id / "result.json").exists()
     assert agent.store.result(run.id) is None
@@ -546,12 +596,12 @@ def test_q8_a_result_of_before_is_not_told_of_a_run_that_is_being_cancelled(queu
     for is_cancelled in (True, False):
         claim = queue.claim("cpu", "worker", 60)
         assert claim is not None
-        agent = _Agent(here, queue, claim.lease, "job", "node")
+        agent = Agent(here, queue, claim.lease, "job", "node")
         agent.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
         agent.store.record(result(claim.run, 3.0))
         if is_cancelled:
             queue.cancel(claim.run.id)
-        assert agent._closed(claim.run, claim.study) == 0
+        assert closed(agent, agent.work.do(claim.run, claim.study)) == 0
         states.append((queue.status(claim.run.id).state, agent.store.result(claim.run.id) is None))
     assert states == [(State.CANCELLED, True), (State.SUCCEEDED, False)]
 
@@ -561,13 +611,14 @@ def test_a_failure_is_on_record_with_its_step_and_whether_it_may_be_tried_again(
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
-    agent = _Agent(here, queue, claim.lease, "job", "node")
+    agent = Agent(here, queue, claim.lease, "job", "node")
     began = Attempt(run_id=claim.run.id, epoch=1, worker="worker", started=time.time())
     agent.store.begin(claim.run, began, "tiny")
-    with Writer(agent.folder / FILE, 1) as writer:
+    with Writer(agent.work.folder / FILE, 1) as writer:
         writer.append(Line(1, 256, 768.0, 1e-3, None, False, False, 0.1))
-    for error, retryable in ((Nonfinite(), False), (WorkerDied(), True), (KeyError("x"), True)):
-        agent._end(began, "failed", error)
+    agent.work.attempt = began
+    for error, retryable in ((Nonfinite(), False), (WorkerDied(), True)):
+        agent.closing._record(ending(Asked(), Broken(error)), agent.work)
         (attempt,) = agent.store.attempts(claim.run.id)
         assert (attempt.step, attempt.retryable) == (1, retryable)
 
@@ -582,12 +633,12 @@ def test_a_curve_is_completed_from_the_ledger_when_it_begins_and_ends(queue: Que
     queue.put(tiny_study())
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
-    agent = _Agent(Settings(home=tmp_path, storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    agent = Agent(Settings(home=tmp_path, storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
     attempt_of(agent, claim, (1500,))
     queue.record(claim.lease, [Point(step=1, loss=3.0, lr=1e-3, grad_norm=1.0, tokens_per_second=1.0)])
-    agent._complete_curve(claim.run, Checkpoint(step=700, epoch=1, path="", sha256=""))
+    agent.work.complete(Checkpoint(step=700, epoch=1, path="", sha256=""))
     assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 701)), "no gap where one was killed"
-    agent._complete_curve(claim.run)
+    agent.work.complete()
     assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 1501))
 
 
@@ -600,17 +651,17 @@ def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Pat
     store = Store(storage)
     queue.publish(Head(host="head", ray="h:1", software=SOFTWARE, sources="/s", storage=store.uri, marker=store.mark()))
     here = Settings(home=tmp_path / "home", storage=storage)
-    agent = _Agent(here, queue, claim.lease, "job", "node")
+    agent = Agent(here, queue, claim.lease, "job", "node")
     attempt_of(agent, claim, (3,))
     storage.rename(tmp_path / "renamed")
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
-    agent._tell("STOP")
+    agent.work._say("STOP")
     contents = Contents(4, {"w": np.full(9, 4, np.float32)}, {}, {})
     with pytest.raises(OSError, match="No such file"):
-        write(agent.folder / "checkpoints", Identity.of(claim.run, plan), contents)
+        write(agent.work.folder / "checkpoints", Identity.of(claim.run, plan), contents)
     with pytest.raises(StorageUnusable, match=r"is not there any more\. Mount it again"):
         store.keep(tiny_study())
-    assert _Agent(here, queue, claim.lease, "job", "node").serve() == 1
+    assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
     assert not storage.exists()
     assert queue.status(claim.run.id).state is State.QUEUED
     (tmp_path / "renamed").rename(storage)

@@ -14,7 +14,7 @@ from farm.run import Attempt, State
 from farm.settings import Settings
 from farm.store import Store
 from workers import hardware, index
-from workers.agent import _Agent
+from workers.agent import Agent
 from workers.index import Indexed
 
 STUDY = tiny_study(init=(42,))
@@ -118,7 +118,7 @@ def test_an_agent_under_an_epoch_that_is_on_record_makes_way_and_the_next_goes_o
     here = Settings(home=tmp_path / "home", storage=store.root)
     (claim,) = [claim for _ in range(3) if (claim := queue.claim("cpu", "worker", 60)) is not None and claim.run == run]
     assert claim.lease.epoch == 1
-    assert _Agent(here, queue, claim.lease, "job", "node").serve() == 0
+    assert Agent(here, queue, claim.lease, "job", "node").serve() == 0
     status = queue.status(run.id)
     newest = 6 if run == FINISHED else 4
     assert (status.state, status.attempts, status.epoch) == (State.QUEUED, 0, newest)
@@ -129,5 +129,5 @@ def test_an_agent_under_an_epoch_that_is_on_record_makes_way_and_the_next_goes_o
     assert again is not None
     assert (again.run, again.lease.epoch) == (run, newest + 1)
     if run == FINISHED:
-        assert _Agent(here, queue, again.lease, "job", "node").serve() == 0
+        assert Agent(here, queue, again.lease, "job", "node").serve() == 0
         assert queue.status(run.id).state == State.SUCCEEDED

@@ -1,0 +1,130 @@
+"""`farm eval RUN|STUDY [EVALUATION]`"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.access import is_study, machines, queue, select
+from cli.options import Json, RunOrStudy
+from cli.render import Column, Sheet, say
+from farm import settings as settings_
+from farm.errors import Conflict, FarmError, NotFound, nearest
+from farm.queue import Queue, Status
+from farm.recipe import TEST
+from farm.run import State
+from farm.score import Score
+from farm.settings import Settings
+from farm.store import Store
+from farm.study import Study
+from farm.unscored import Unscored, unscored
+
+COLUMNS = (
+    Column("run", "run"),
+    Column("evaluation", "evaluation"),
+    Column("score", "score"),
+    Column("was", "was", render.known(str)),
+    Column("now", "now"),
+    Column("machine", "machine", is_spare=True),
+)
+Name = Annotated[
+    str | None, typer.Argument(metavar="EVALUATION", help="test_loss, or a name of [evaluations]; left out, all.")
+]
+Stale = Annotated[bool, typer.Option("--stale", help="Also what only an earlier form of an evaluation has scored.")]
+On = Annotated[str | None, typer.Option("--machine", metavar="CLASS", help="What scores; left out, each run's class.")]
+
+
+def eval(
+    name: RunOrStudy, evaluation: Name = None, stale: Stale = False, machine: On = None, as_json: Json = False
+) -> None:
+    """Score trained models: queue a job for every score that a run, or the runs of a study, lack.
+
+    A job reads the stored final checkpoint on a free machine of the run's class, and writes the score beside the
+    result. A score by an earlier form of the evaluation (other code, another slice or precision) is stale: --stale
+    replaces those, too. What is asked for twice is scored once.
+    """
+    settings = settings_.load()
+    with queue(settings) as open_queue:
+        statuses = select(open_queue, name)
+        study = open_queue.study(name if is_study(open_queue, name) else statuses[0].study)
+        names = _names(study, evaluation)
+        if machine is not None:
+            study.machine(machine, machines(settings, open_queue))
+        found = unscored(study, statuses, _scores(settings, open_queue, statuses), names, stale=stale, machine=machine)
+        _refuse_unfinished(name, found)
+        jobs = [job for job, _ in found.jobs.values()]
+        before = open_queue.evaluate(study.study.name, jobs) if jobs else {}
+    rows = list(_rows(found, before))
+    if rows or as_json or not render.is_terminal():
+        render.emit(Sheet("farm.eval/1", COLUMNS, rows), as_json=as_json)
+    for remark in _remarks(name, found):
+        say(remark)
+    if rows and not as_json:
+        render.say_next("farm status")
+
+
+def _names(study: Study, evaluation: str | None) -> list[str]:
+    known = [TEST, *study.evaluations]
+    if evaluation is not None and evaluation not in known:
+        raise NotFound(
+            f"study {study.study.name!r} has no evaluation {evaluation!r}{nearest(evaluation, known, listed=True)}",
+            remedy=f"Describe it as [evaluations.{evaluation}] in the study, and submit that again.",
+        )
+    return known if evaluation is None else [evaluation]
+
+
+def _scores(settings: Settings, queue: Queue, statuses: list[Status]) -> dict[str, tuple[Score, ...]]:
+    """What the queue knows by run; and where the run directories are seen from here, only what is on record, too."""
+    known = queue.scores()
+    store = Store(settings.storage) if not isinstance(settings.storage, str) else None
+    if store is None or not store.is_local:
+        return known
+    for status in statuses:
+        if status.result and known.get(status.id):
+            recorded: list[str] = []
+            with suppress(FarmError, OSError):
+                recorded = [one.evaluation for one in store.scores(status.result.adopted or status.id)[0]]
+            known[status.id] = tuple(one for one in known[status.id] if one.evaluation in recorded)
+    return known
+
+
+def _refuse_unfinished(name: str, found: Unscored) -> None:
+    """Raises: Conflict: there is no model yet."""
+    if not found.unfinished or found.jobs or found.there or found.stale:
+        return
+    run_id, state = next(iter(found.unfinished.items()))
+    remedies = {
+        State.QUEUED: f"Wait for it: farm watch {name}",
+        State.RUNNING: f"Wait for it: farm watch {name}",
+        State.FAILED: f"See why: farm show {run_id}. Then: farm retry {name}",
+        State.CANCELLED: f"To train it after all: farm retry {run_id}",
+    }
+    many = len(found.unfinished)
+    what = f"{run_id} is {state}" if many == 1 else f"none of {many} runs has finished"
+    raise Conflict(f"{what}: there is no model to score.", remedy=remedies[state])
+
+
+def _rows(found: Unscored, before: Mapping[str, State | None]) -> Iterator[dict]:
+    for job_id, (job, why) in found.jobs.items():
+        was = before[job_id]
+        yield {
+            "run": job.of,
+            "evaluation": job.evaluation,
+            "score": why,
+            "was": was and str(was),
+            "now": str(was if was in (State.QUEUED, State.RUNNING) else State.QUEUED),
+            "machine": job.machine,
+            "job": job_id,
+        }
+
+
+def _remarks(name: str, found: Unscored) -> Iterator[str]:
+    if not found.jobs:
+        yield f"nothing to score: {found.there} score{'s are' * (found.there != 1) or ' is'} there already"
+    if found.stale:
+        yield f"{found.stale} stale, made by an earlier form of the evaluation: farm eval {name} --stale"
+    if found.unfinished:
+        one = len(found.unfinished) == 1
+        yield f"{len(found.unfinished)} run{' has' if one else 's have'} not finished, and so no model to score"

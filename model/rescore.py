@@ -1,0 +1,55 @@
+"""A trained model scored anew, from its stored checkpoint.
+
+On the machine that trained it this gives the bits that the end of training gave: the same network under the same
+conditions, in batches of the same size. How many ranks there were makes no difference to a score.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from farm.errors import CheckpointInvalid, Nonfinite
+from farm.result import Exam, Scored
+from farm.run import Run
+from model.corpus.sources import open_split
+from model.evaluate import evaluate
+from model.export import trained
+from model.gpt import GPT
+from model.init import fingerprint
+from model.reduce import Group, device
+from model.train import agreed, compile_blocks, conditions
+
+
+def rescore(
+    run: Run,
+    exam: Exam,
+    checkpoint: Path,
+    weights: str,
+    size: int,
+    cache: Path,
+    advanced: Callable[[], None] = lambda: None,
+) -> Scored:
+    """Score the model of `run` in `checkpoint`, whose fingerprint is `weights`, `size` sequences at a time.
+
+    `advanced` is called before each batch.
+
+    Raises: CheckpointInvalid: damaged, of another run, or other weights. Nonfinite. NoCompiler
+    """
+    gpt = trained(checkpoint, run)
+    if (found := fingerprint(gpt)) != weights:
+        raise CheckpointInvalid(f"{checkpoint} holds weights {found[:8]}, the result is of {weights[:8]}.")
+    group = Group(0, 1, device())
+    gpt.to(group.device)
+    with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
+        if run.recipe.train.compile:
+            compile_blocks(gpt, group.device)
+        return scored(gpt, exam, group, size, cache, advanced)
+
+
+def scored(gpt: GPT, exam: Exam, group: Group, size: int, cache: Path, advanced: Callable[[], None]) -> Scored:
+    """Raises: Nonfinite"""
+    tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
+    found = evaluate(gpt, exam.recipe, tokens, group, size, advanced)
+    if not math.isfinite(found.loss):
+        raise Nonfinite(f"the loss by evaluation {exam.name} is {found.loss}.")
+    return Scored(exam=exam, value=found.loss, tokens=found.tokens, values=found.values)
