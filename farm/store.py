@@ -609,7 +609,7 @@ def _told(error: Exception) -> str:
 
 def _is_superseded(run: Run, study: Study) -> bool:
     """Whether the arm of `run` was given another recipe since."""
-    return any(arm.name == run.arm and arm.recipe != run.recipe for arm in study.arms())
+    return any(arm.name == run.arm and arm.recipe.digest != run.recipe.digest for arm in study.arms())
 
 
 def _cause(attempt: Attempt, step: int) -> Cause:

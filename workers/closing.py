@@ -22,7 +22,7 @@ from farm.queue import Queue
 from farm.result import Outcome, Provenance, Result
 from farm.run import Attempt, Lease, Run, State
 from farm.store import Store
-from workers import hardware
+from workers import curve, hardware
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
 LAST_SECONDS = 20.0  # with a storage, where a drain may wait for it, or little is lost
@@ -174,6 +174,8 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         ended=ended,
         seconds=seconds,
         train_seconds=totals.seconds,
+        validation=curve.validated(lines),
+        validation_seconds=totals.validation_seconds,
         tokens_per_second=totals.tokens / totals.seconds,
         peak_bytes=outcome.peak_bytes or 0,
         checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
