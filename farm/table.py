@@ -20,6 +20,7 @@ from farm.result import Result
 from farm.run import Run, State
 from farm.stats import mean, sd
 from farm.study import BASELINE
+from farm.verdict.cost import frontier
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
 from farm.verdict.needs import Cost, Needs, needs
 from farm.verdict.ranks import ranks
@@ -58,6 +59,9 @@ class Row(Frozen):
     check: Check | None = Field(None, description="bootstrap and sign flips, unadjusted, from six pairs")
     one_run_resolves: float | None = Field(
         None, description="of the baseline: how far one more of its runs lies from its mean in 95 of 100 cases"
+    )
+    pareto: bool | None = Field(
+        None, description="whether no arm has both a better rank and no higher train hours; None: set aside"
     )
     pairs: int = Field(description="seeds that the baseline on this machine has too")
     tokens_per_second: float = Field(description="mean over runs")
@@ -209,7 +213,9 @@ def _ranked(
     order = sorted(rows, key=lambda name: (place[name], name))
     ranked = ranks(order, BASELINE, ranking.losses, {name: row.verdict for name, row in rows.items()})
     order.sort(key=lambda name: ranked[name])
-    return [rows[name].model_copy(update={"rank": ranked[name]}) for name in order]
+    cost = {name: mean([result.train_seconds for result in members]) for name, members in ranking.arms.items()}
+    front = frontier({name: (ranked[name], cost[name]) for name in order})
+    return [rows[name].model_copy(update={"rank": ranked[name], "pareto": name in front}) for name in order]
 
 
 def _with_noise(baseline: Row) -> Row:
