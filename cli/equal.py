@@ -58,7 +58,7 @@ def _is_for_people(form: Format | None, as_json: bool) -> bool:
 
 
 def _emit(sheet: Sheet, remarks: Sequence[str], form: Format | None, as_json: bool) -> None:
-    rows = [row | {"seeds": seeds(row), "difference": difference(row), "ratio": _ratio(row)} for row in sheet.data]
+    rows = [row | {"seeds": seeds(row)} | _told(row) for row in sheet.data]
     if as_json or form is Format.JSON:
         render.emit(sheet, as_json=True)
         return
@@ -71,6 +71,11 @@ def _emit(sheet: Sheet, remarks: Sequence[str], form: Format | None, as_json: bo
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def _told(row: dict[str, Any]) -> dict[str, str]:
+    """How it compares with the baseline: a difference of losses, or a ratio of costs."""
+    return {"difference": difference(row)} if "delta" in row else {"ratio": _ratio(row)}
 
 
 def _ratio(row: dict[str, Any]) -> str:

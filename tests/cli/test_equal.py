@@ -51,7 +51,9 @@ def test_a_budget_ranks_and_says_who_never_got_there(farm: Farm) -> None:
 
 def test_a_target_shows_costs_bounds_and_the_speed_up(farm: Farm) -> None:
     trained(farm)
-    shown = farm("table", "tiny", "--target", "3.3", "--format", "md").out
+    answer = farm("table", "tiny", "--target", "3.3", "--format", "md")
+    shown = answer.out
+    assert answer.code == 0, answer.err
     assert "| arm | machine | n | reached | steps | tokens | time | $ | speed-up | verdict |" in shown
     row = next(line for line in shown.splitlines() if "remove-dropout" in line)
     assert " h | " in row
