@@ -32,7 +32,11 @@ EXAMPLES = {
     "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # enough of its start"),
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
     "watch": ("farm watch my-study", "farm watch cpu-x1-baseline-s42 --json"),
-    "table": ("farm table", "farm table my-study --score wiki", "farm table my-study --scores all --format md"),
+    "table": (
+        "farm table my-study --scores all --format md",
+        "farm table my-study --at hours=2   # or usd=10, tokens=1e9",
+        "farm table my-study --target 3.7 --json",
+    ),
     "noise": ("farm noise", "farm noise my-study --json"),
     "effects": ("farm effects", "farm effects my-study --json"),
     "compare": (

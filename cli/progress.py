@@ -4,10 +4,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cli.render import clean, console, duration, loss
-from farm.queue import Queue, Status
+from farm.queue import Point, Queue, Status
 from farm.run import Run, State
 from farm.waiting import SOON, Outlook
 
@@ -94,15 +94,15 @@ class Lines:
         """What, when it changes, is worth a line."""
         if status.state is not State.RUNNING:
             return status.state, status.epoch
-        step, _ = newest(self.queue, status)
+        step = newest(self.queue, status).step
         return status.state, status.epoch, step * TENTHS // status.run.recipe.steps
 
     def _say(self, status: Status) -> None:
         self._say_change(status)
         if status.state is State.RUNNING:
             steps = status.run.recipe.steps
-            step, now = newest(self.queue, status)
-            shown = f", loss {loss(now)}" if now is not None else ""
+            now = newest(self.queue, status)
+            step, shown = now.step, f", {now}" if now.loss is not None else ""
             again = f"attempt {status.epoch}, " if status.epoch > 1 else ""
             self.write(f"running    {label(status.run)}: {again}step {step:,}/{steps:,}{shown}")
 
@@ -155,9 +155,8 @@ class Bars(Lines):
         self.progress.console.print(clean(text))
 
     def _draw(self, status: Status) -> None:
-        step, now = newest(self.queue, status)
-        note = "" if now is None else f"loss {loss(now)}"
-        self._bar(status.run.id, label(status.run), status.run.recipe.steps, step, note)
+        now = newest(self.queue, status)
+        self._bar(status.run.id, label(status.run), status.run.recipe.steps, now.step, str(now))
 
     def _bar(self, key: str, name: str, total: int, done: int, note: str) -> None:
         if key not in self.bars:
@@ -165,10 +164,31 @@ class Bars(Lines):
         self.progress.update(self.bars[key], completed=done, note=note)
 
 
-def newest(queue: Queue, status: Status) -> tuple[int, float | None]:
-    """The step that a running run has reached and its loss: the curve is ahead of the heartbeat."""
+class Newest(NamedTuple):
+    """Where a running run stands, and its losses, as far as they are known."""
+
+    step: int
+    loss: float | None = None
+    validation_loss: float | None = None
+
+    def __str__(self) -> str:
+        """The losses, for people."""
+        held_out = "" if self.validation_loss is None else f", validation {loss(self.validation_loss)}"
+        return "" if self.loss is None else f"loss {loss(self.loss)}{held_out}"
+
+
+def newest(queue: Queue, status: Status) -> Newest:
+    """The step that a running run has reached and its losses: the curve is ahead of the heartbeat."""
     curve = queue.curve(status.run.id)
-    return (max(status.step, curve[-1].step), curve[-1].loss) if curve else (status.step, None)
+    if not curve:
+        return Newest(status.step)
+    held_out = last_validation(curve)
+    return Newest(max(status.step, curve[-1].step), curve[-1].loss, held_out.validation_loss if held_out else None)
+
+
+def last_validation(curve: Sequence[Point]) -> Point | None:
+    """The newest point with a validation loss."""
+    return next((point for point in reversed(curve) if point.validation_loss is not None), None)
 
 
 def _progress() -> Any:

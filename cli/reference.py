@@ -165,6 +165,8 @@ EXAMPLES = {
     "evaluation.offset": "0",
     "evaluation.sequences": "512",
     "evaluation.context": "256",
+    "evaluation.every": "500",
+    "evaluation.validation_sequences": "64",
     "[sweeps.NAME].machines": '["cpu-x1"]',
     "[sweeps.NAME].seeds": "[[42, 23], [22, 23]]",
     "[stacks].of": '["remove-dropout", "schedule"]',

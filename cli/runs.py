@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from cli import render
 from cli.access import machines, offered, queue
 from cli.options import ArmName, Json, StudyOrAll
-from cli.progress import newest
+from cli.progress import Newest, newest
 from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.budget import exhausted
@@ -86,7 +86,7 @@ def outlook(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> Out
 def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
     """One run, as JSON shows it."""
     run = status.run
-    step, train_loss = reached(queue, status)
+    step, train_loss, validation_loss = reached(queue, status)
     return {
         "run": run.id,
         "study": status.study,
@@ -99,6 +99,7 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
         "step": step,
         "steps": run.recipe.steps,
         "train_loss": train_loss,
+        "validation_loss": validation_loss,
         "test_loss": status.result.test_loss if status.result else None,
         "submitted": status.submitted,
         "age_seconds": round(render.ago(status.submitted) or 0, 1),
@@ -121,6 +122,7 @@ def imported_row(study: str, run: ImportedRun) -> dict:
         "step": None,
         "steps": None,
         "train_loss": None,
+        "validation_loss": None,
         "test_loss": run.test_loss,
         "submitted": None,
         "age_seconds": None,
@@ -129,11 +131,14 @@ def imported_row(study: str, run: ImportedRun) -> dict:
     }
 
 
-def reached(queue: Queue, status: Status) -> tuple[int, float | None]:
-    """The step, and the training loss there: of a running run the newest, of a finished one that of its result."""
+def reached(queue: Queue, status: Status) -> Newest:
+    """The step, and the losses there: of a running run the newest, of a finished one those of its result."""
     if status.state is State.RUNNING:
         return newest(queue, status)
-    return status.step, status.result.train_loss if status.result else None
+    if not status.result:
+        return Newest(status.step)
+    curve = status.result.validation
+    return Newest(status.step, status.result.train_loss, curve[-1].loss if curve else None)
 
 
 def explained(status: Status, why: Mapping[str, str], *, trains: bool = True) -> str | None:

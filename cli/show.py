@@ -8,6 +8,7 @@ from urllib.parse import quote
 from cli import render
 from cli.access import queue
 from cli.options import Json, RunName
+from cli.progress import last_validation
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
 from cli.runs import explained, waits
 from farm import serving
@@ -42,6 +43,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         told: dict[str, Any] = {"id": status.run.id, "imported": False, "why": why, "dashboard": link, "folder": place}
         told |= {"scores": [score.model_dump(mode="json") for score in scores]}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
+        told |= {"validation": _validated(status, curve)}
         told |= {"events": [event.model_dump(mode="json") for event in events]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
         return
@@ -83,6 +85,15 @@ def _show_imported(study: str, run: ImportedRun, as_json: bool) -> None:
     lines.append(("recipe", "not imported" if run.recipe is None else run.recipe.digest[:12]))
     lines += [] if run.recipe is None else [(f"  {path}", value) for path, value in _flat(run.recipe.changes())]
     render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
+
+
+def _validated(status: Status, curve: list[Point]) -> dict[str, Any] | None:
+    """The newest validation, of the result or of a run that has none yet."""
+    if status.result and status.result.validation:
+        last = status.result.validation[-1]
+        return {"step": last.step, "loss": last.loss}
+    point = last_validation(curve)
+    return {"step": point.step, "loss": point.validation_loss} if point else None
 
 
 def kept_attempts(settings: Settings, run_id: str) -> list[Attempt]:
@@ -138,6 +149,10 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     if result.adopted:
         yield "result of", f"{result.adopted}: the same recipe, seeds and machine, so nothing was trained here"
     yield "test loss", f"{result.test_loss:.6f} ({result.evaluation}, {result.test_tokens:,} tokens)"
+    if result.validation:
+        last, share = result.validation[-1], result.validation_seconds / result.train_seconds
+        took = f"{len(result.validation)} points; {duration(result.validation_seconds)}, {share:.1%} of the training"
+        yield "validation", f"loss {loss(last.loss)} at step {last.step:,} ({took})"
     yield "train loss", f"{loss(result.train_loss)}; lowest {loss(result.best_loss)} at step {result.best_step:,}"
     yield "plan", f"{result.plan} (world x microbatch x accumulation)"
     yield "took", f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s" + _cost(result.usd)
@@ -198,3 +213,5 @@ def _records(settings: Settings, status: Status, curve: list[Point]) -> Iterator
         losses = [point.loss for point in curve]
         yield "curve", f"{sparkline(losses)}"
         yield "", f"loss {loss(losses[0])} at step {curve[0].step:,} to {loss(losses[-1])} at step {curve[-1].step:,}"
+    if (last := last_validation(curve)) and not status.result:
+        yield "validation", f"loss {loss(last.validation_loss)} at step {last.step:,}"

@@ -13,7 +13,7 @@ from cli.access import offered, queue
 from cli.ending import remedies
 from cli.options import Json
 from cli.progress import label, newest
-from cli.render import Column, Sheet, ago, duration, loss, say
+from cli.render import Column, Sheet, ago, duration, say
 from cli.runs import outlook
 from farm import invitation, serving
 from farm import settings as settings_
@@ -79,8 +79,8 @@ def _trained(queue: Queue) -> list[str]:
 
 
 def _reached(queue: Queue, status: Status) -> str:
-    step, now = newest(queue, status)
-    return "starting" if now is None else f"step {step:,} of {status.run.recipe.steps:,}, loss {loss(now)}"
+    now = newest(queue, status)
+    return "starting" if now.loss is None else f"step {now.step:,} of {status.run.recipe.steps:,}, {now}"
 
 
 def _place(

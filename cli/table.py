@@ -1,7 +1,7 @@
 """`farm table [STUDY]`"""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +11,7 @@ from cli.access import newest_study, queue
 from cli.noise import hardware_line
 from cli.options import Json, StudyName
 from cli.render import Column, Format, Sheet, say
+from farm.equal import Placed
 from farm.imported import EVALUATION as IMPORTED
 from farm.machine import is_mixed
 from farm.queue import Queue
@@ -23,7 +24,7 @@ from farm.table import Row, Table, Twins, rank
 from farm.unscored import told
 
 
-def _machine(name: str) -> str:
+def machine(name: str) -> str:
     """A machine class for people; a mixed group says that it is one."""
     return f"{name} (mixed)" if is_mixed(name) else name
 
@@ -33,7 +34,11 @@ def _init(same: bool | None) -> str:
     return render.UNKNOWN if same is None else "same" if same else "other"
 
 
-def _difference(seen: dict[str, Any]) -> str:
+def _mark(is_so: bool | None) -> str:
+    return "*" if is_so else ""
+
+
+def difference(seen: dict[str, Any]) -> str:
     """A difference with the half-width of its interval; with both where Holm's rule cut one side at 0."""
     delta, low, high = seen["delta"], seen["ci_low"], seen["ci_high"]
     if low is None or delta is None:
@@ -43,7 +48,7 @@ def _difference(seen: dict[str, Any]) -> str:
 
 
 RANK = Column("rank", "#", render.count, is_number=True)
-MACHINE = Column("machine", "machine", _machine)
+MACHINE = Column("machine", "machine", machine)
 MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
 SD = Column("sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
 VERDICT = Column("verdict", "verdict", render.text)
@@ -63,6 +68,7 @@ COLUMNS = (
     SPEED,
     Column("hours", "time/run", render.known(lambda hours: render.duration(hours * 3600)), True, is_spare=True),
     Column("usd", "$/run", render.dollars, is_number=True, is_spare=True),
+    Column("pareto", "pareto", _mark, is_spare=True),
     Column("same_init", "init", _init, is_spare=True),
 )
 # What machines read; JSON has every field, each in full.
@@ -94,6 +100,7 @@ ALL = (
     SPEED,
     Column("hours", "hours", digits=4),
     Column("usd", "$/run", digits=4),
+    Column("pareto", "pareto"),
     Column("same_init", "init"),
     Column("init_hash", "init hash"),
     Column("mixed", "mixed"),
@@ -114,6 +121,8 @@ IMPORTS_APART = (
     "they are ranked among themselves, and never with runs of this farm, since nothing checks that they were trained"
     " and tested alike"
 )
+AT = "Rank by the validation loss that so much training bought."
+TARGET = "Show what it cost to reach this validation loss, and how much sooner than the baseline."
 # How an arm was told from the baseline, for people.
 METHODS = {
     "paired": "paired differences, one for each seed pair; the arms' variances pooled, Dunnett's distribution",
@@ -133,6 +142,8 @@ def table(
         str | None,
         typer.Option("--scores", help="Other evaluations, as columns: names with commas, or all.", metavar="NAMES"),
     ] = None,
+    at: Annotated[str | None, typer.Option(metavar="hours=N|usd=N|tokens=N", help=AT)] = None,
+    target: Annotated[str | None, typer.Option(metavar="LOSS", help=TARGET)] = None,
     form: Annotated[Format | None, typer.Option("--format", help="How to print it.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -143,9 +154,12 @@ def table(
     verdicts hold together for all comparisons of the table; what the noise cannot tell apart shares a rank. SD is over
     seeds, divided by n - 1. Runs that were tested or trained on other tokens than the baseline's, though their recipes
     say the same, are not ranked; a score that an older evaluation made is out of date, and never ranked with today's.
-    Where the error of the test set is larger than that of the seeds, the table says so. -v lists every pair of hardware
-    twins.
+    Where the error of the test set is larger than that of the seeds, the table says so. A * marks the arms that nothing
+    beats in both loss and training time. -v lists every pair of hardware twins.
     """
+    from cli import equal  # made of what is on this page
+
+    question = equal.asked(at, target)
     every = context.find_root().obj["verbose"]
     with queue() as open_queue:
         name = study or newest_study(open_queue)
@@ -153,7 +167,10 @@ def table(
             say("no study yet: farm submit STUDY, or see it all at work: farm demo")
             _show(None, rank([]), form, as_json)
             return
-        show_table(open_queue, name, form, as_json=as_json, every=every, score=score, beside=scores)
+        if question:
+            equal.show(open_queue, name, question, form, as_json=as_json)
+        else:
+            show_table(open_queue, name, form, as_json=as_json, every=every, score=score, beside=scores)
 
 
 def show_table(
@@ -224,9 +241,9 @@ def _people_columns(row: Row, more: tuple[Column, ...]) -> tuple[Column, ...]:
 
 
 def _sheet(columns: tuple[Column, ...], rows: Sequence[Row], title: str = "", for_people: bool = True) -> Sheet:
-    data = [row.model_dump(mode="json") | {"seeds": _seeds(row), "label": _label(row)} for row in rows]
-    cells = [_cells(row, columns, for_people) for row in rows]
-    data = [row | more | {"difference": _difference(row)} for row, more in zip(data, cells, strict=True)]
+    cells = [{"label": _label(row)} | _cells(row, columns, for_people) for row in rows]
+    data = [row.model_dump(mode="json") | more for row, more in zip(rows, cells, strict=True)]
+    data = [row | {"seeds": seeds(row), "difference": difference(row)} for row in data]
     return Sheet("farm.table/1", columns, data, title=title, faint=[row.stale is not None for row in rows])
 
 
@@ -268,9 +285,9 @@ def _label(row: Row) -> str:
     return f"{row.arm} (imported)" if row.imported else row.arm
 
 
-def _seeds(row: Row) -> str:
+def seeds(row: Mapping[str, Any]) -> str:
     """How many seeds are behind a row, and how many the study asks for where it has fewer."""
-    return f"{row.n} of {row.asked}" if row.n < row.asked else str(row.n)
+    return f"{row['n']} of {row['asked']}" if row["n"] < row["asked"] else str(row["n"])
 
 
 def _twins(twins: Twins) -> dict:
@@ -332,11 +349,11 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
         if rows and (len(rows) == len(tested)):
             yield f"method: {text}"
         elif rows:
-            yield f"method for {_named(rows)}: {text}"
+            yield f"method for {named(rows)}: {text}"
     for rung, text in RUNGS.items():
         rows = [row for row in tested if row.rung == rung]
         if rows:
-            yield f"tested against{'' if len(rows) == len(tested) else f' for {_named(rows)}'}: {text}"
+            yield f"tested against{'' if len(rows) == len(tested) else f' for {named(rows)}'}: {text}"
     for row in ranked.rows:
         if row.one_run_resolves is not None and any(_is_one_run(other, row) for other in tested):
             yield (
@@ -355,11 +372,11 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
         if row.verdict == "unresolved":
             why.setdefault(_needs(row), []).append(row)
     for text, rows in why.items():
-        yield f"unresolved: {_named(rows)}: {text}"
+        yield f"unresolved: {named(rows)}: {text}"
     for key in dict.fromkeys((row.evaluation, row.machine) for row in ranked.rows if not row.aside):
         arms = [row for row in ranked.rows if (row.evaluation, row.machine) == key and not row.aside]
         if not any(row.arm == BASELINE for row in arms):
-            yield f"no baseline on {key[1]}: nothing to compare {_named(arms)} with"
+            yield f"no baseline on {key[1]}: nothing to compare {named(arms)} with"
 
 
 def _test_set_lines(ranked: Table) -> Iterator[str]:
@@ -373,7 +390,7 @@ def _test_set_lines(ranked: Table) -> Iterator[str]:
             )
 
 
-def _named(rows: list[Row]) -> str:
+def named(rows: Sequence[Row | Placed]) -> str:
     return ", ".join(f"{row.arm} on {row.machine}" for row in rows)
 
 

@@ -70,13 +70,14 @@ def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
 
 
 def _row(queue: Queue, status: Status) -> dict:
-    step, train_loss = reached(queue, status)
+    step, train_loss, validation_loss = reached(queue, status)
     test_loss = status.result.test_loss if status.result else None
     return {
         "run": status.run.id,
         "state": str(status.state),
         "step": step,
         "train_loss": train_loss,
+        "validation_loss": validation_loss,
         "test_loss": test_loss,
     }
 

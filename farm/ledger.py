@@ -28,6 +28,15 @@ LONGEST_LINE = 1024  # bytes
 TAIL = 0.1  # of the steps: what train_loss is the mean of
 
 
+class Validation(NamedTuple):
+    """The held-out slice after a step: what it cost, and what the model made of it. Not finite reads back as nan."""
+
+    slice: str | None  # the beginning of the fingerprint of its tokens, where that is known
+    tokens: int
+    loss_sum: float  # nats, summed over the tokens
+    seconds: float
+
+
 class Line(NamedTuple):
     """One optimiser step, over the whole batch. A loss or norm that is not finite reads back as nan, or None."""
 
@@ -38,7 +47,8 @@ class Line(NamedTuple):
     grad_norm: float | None
     clipped: bool
     skipped: bool  # fp16 found a gradient that is not finite: the weights did not move
-    seconds: float
+    seconds: float  # of the step, without the validation
+    validation: Validation | None = None  # after it
 
 
 class Totals(NamedTuple):
@@ -49,6 +59,7 @@ class Totals(NamedTuple):
     seconds: float
     clipped: int
     skipped: int
+    validation_seconds: float
 
 
 class Writer:
@@ -72,7 +83,8 @@ class Writer:
 
     def append(self, line: Line) -> None:
         """Add one step. It survives the death of this process at once, and that of the machine after `sync`."""
-        self._write({key: _finite(value) for key, value in line._asdict().items()})
+        more = {"validation": _json(line.validation)} if line.validation else {}
+        self._write(_json(line, without="validation") | more)
 
     def sync(self) -> None:
         """Return when every line is on the disk."""
@@ -117,6 +129,18 @@ class _Header(_Strict):
     from_step: int = Field(ge=0)
 
 
+class _Validation(_Strict):
+    """What a step's line says of the validation after it."""
+
+    slice: str | None
+    tokens: int = Field(ge=1)
+    loss_sum: float | None
+    seconds: float = Field(ge=0)
+
+    def found(self) -> Validation:
+        return Validation(**self.__dict__ | {"loss_sum": nan if self.loss_sum is None else self.loss_sum})
+
+
 class _Step(_Strict):
     """Any other line."""
 
@@ -128,10 +152,11 @@ class _Step(_Strict):
     clipped: bool
     skipped: bool
     seconds: float = Field(ge=0)
+    validation: _Validation | None = None
 
     def line(self) -> Line:
         loss_sum = nan if self.loss_sum is None else self.loss_sum
-        return Line(**self.__dict__ | {"loss_sum": loss_sum})
+        return Line(**self.__dict__ | {"loss_sum": loss_sum, "validation": self.validation and self.validation.found()})
 
 
 class _File(NamedTuple):
@@ -249,9 +274,11 @@ def last_step(path: Path) -> int | None:
 
 
 def reached(content: bytes) -> tuple[int, float]:
-    """The newest step in the content of one ledger file, 0 before the first, and the seconds that its steps took."""
+    """The newest step in the content of one ledger file, 0 before the first, and the seconds of its steps and
+    validations."""
     lines = _parsed(BytesIO(content), "", None).lines
-    return (lines[-1].step if lines else 0), fsum(line.seconds for line in lines)
+    seconds = [line.seconds + (line.validation.seconds if line.validation else 0.0) for line in lines]
+    return (lines[-1].step if lines else 0), fsum(seconds)
 
 
 def totals(lines: list[Line]) -> Totals:
@@ -262,6 +289,7 @@ def totals(lines: list[Line]) -> Totals:
         seconds=fsum(line.seconds for line in lines),
         clipped=sum(line.clipped for line in lines),
         skipped=sum(line.skipped for line in lines),
+        validation_seconds=fsum(line.validation.seconds for line in lines if line.validation),
     )
 
 
@@ -275,6 +303,12 @@ def train_loss(lines: list[Line]) -> float:
     if not counted:
         raise Nonfinite(f"none of the last {len(tail)} steps has a finite loss.")
     return fsum(line.loss_sum for line in counted) / sum(line.tokens for line in counted)
+
+
+def validations(lines: list[Line]) -> list[tuple[Line, Validation]]:
+    """The steps after which the model was validated: all on the slice of the last, since others cannot be compared."""
+    found = [(line, line.validation) for line in lines if line.validation]
+    return [pair for pair in found if pair[1].slice == found[-1][1].slice]
 
 
 @contextmanager
@@ -355,6 +389,10 @@ def _said(error: ValueError) -> str:
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(map(str, found["loc"]))
     return f"{field}: {found['msg']}" if field else found["msg"]
+
+
+def _json(record: Line | Validation, without: str = "") -> dict[str, Any]:
+    return {key: _finite(value) for key, value in record._asdict().items() if key != without}
 
 
 def _finite(value: Any) -> Any:

@@ -70,6 +70,8 @@ KEYS = {
     "data.repeat": "allowrepeat",
     "evaluation.sequences": "evaliters evalbatches maxevalsamples valmaxsteps evalsteps",
     "evaluation.offset": "evaloffset",
+    "evaluation.every": "evalinterval evalevery validationinterval valinterval validationevery valevery",
+    "evaluation.validation_sequences": "validationbatches valbatches valsequences",
     "study.seeds": "seed seeds randomseed manualseed trainseed initseed",
     "study.machines": "machine gpu gpus device devices hardware accelerator nodes",
     "study.score": "metric rankby sortby objective",
@@ -95,8 +97,8 @@ NOTES = {
     "write train.schedule.floor, a share of the peak": "minlr finallr etamin",
     "a schedule ends with the run: leave it out": "lrdecayiters decaysteps tmax",
     "every run is trained with AdamW: leave it out": "optimizer optim optimiser optimizername",
-    "every step is recorded, and the test is at the end: leave it out": "loginterval evalinterval logevery evalevery"
-    " loggingsteps evalstrategy wandb wandblog wandbproject wandbrunname evalonly alwayssavecheckpoint",
+    "every step is recorded, and the test is at the end: leave it out": "loginterval logevery loggingsteps evalstrategy"
+    " wandb wandblog wandbproject wandbrunname evalonly alwayssavecheckpoint",
     "a run keeps its files under the farm's storage: leave it out": "outdir outputdir logdir savedir checkpointdir",
     "a run starts from its seed, and goes on from its checkpoint by itself: leave it out": "initfrom resume resumefrom"
     " fromscratch",
@@ -218,7 +220,7 @@ def value(name: str, given: Any, kind: str, *, is_optional: bool = False, expect
         return f"; for {given:g} % write {name} = {float(Fraction(str(given)) / 100)}" if is_percent else ""
     if name == "usd_limit" and given == 0 and given is not False:
         return ""  # who wants to spend nothing is not told how to spend without limit
-    if _is_nothing(given) and (is_optional or name in ("dropout", "weight_decay")):
+    if _is_nothing(given) and (is_optional or name in ("dropout", "weight_decay", "every")):
         return f'; write {name} = "{NONE}"' if is_optional else f"; write {name} = 0.0"
     form = _form(name, given, kind, expected)
     return f"; write {name} = {form}" if form else ""

@@ -98,6 +98,7 @@ class Point(Frozen):
     lr: float
     grad_norm: float | None = None
     tokens_per_second: float
+    validation_loss: float | None = Field(None, description="nats per token of held-out text, where it was looked at")
 
 
 class Event(Frozen):
@@ -507,7 +508,8 @@ class Queue:
         self._held(lease, "checkpoint", checkpoint.step, checkpoint.epoch, canonical_json(checkpoint))
 
     def record(self, lease: Lease, points: Sequence[Point]) -> None:
-        """Append to the curve. Points already there at these steps or later are replaced.
+        """Append to the curve. Points already there at these steps or later are replaced. A long curve is thinned out,
+        but keeps those with a validation as long as it can.
 
         Raises: LeaseLost
         """

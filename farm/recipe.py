@@ -24,6 +24,8 @@ CHECKPOINT = "final"  # which weights of a run are scored
 TEST = "test_loss"  # the evaluation that every recipe has
 HEAD_TOKENS = 1024  # at the beginning of what training reads, with a fingerprint of their own
 MAX_TOKENS = 10**15  # more than were ever written, and far from where a float no longer tells whole numbers apart
+LEAST_VALIDATED = 8  # sequences: the loss of fewer says little
+WATCHED = ("every", "validation_sequences")  # of `evaluation`: how training is watched, which changes no bit of it
 NONE = "none"  # unsets an optional field, of which it can therefore never be a value: TOML has no null
 Unset = BeforeValidator(lambda value: None if value == NONE else value)
 Betas = Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
@@ -204,6 +206,26 @@ class Evaluation(Frozen):
         None, ge=1, le=65536, description="tokens in each; left out, model.context, which it may not exceed"
     )
     precision: Precision = Field("fp32", description="of the arithmetic in the test")
+    every: float = Field(
+        0.05,
+        ge=0,
+        le=MAX_TOKENS,
+        description="how often training is validated: a share of the run (below 1), or so many steps; 0: never."
+        " It changes no bit of the training, so it is no part of a run's id",
+    )
+    validation_sequences: Annotated[int | None, Unset] = Field(
+        None,
+        ge=1,
+        le=MAX_TOKENS,
+        description="how many, next to the slice of the test; left out, a twentieth of the test's, but no more than 1"
+        " for 400 that are trained on, and 8 at least. No part of a run's id either",
+    )
+
+    @model_validator(mode="after")
+    def _steps_are_whole(self) -> Self:
+        if self.every >= 1 and self.every != int(self.every):
+            raise ValueError(f"evaluation.every = {self.every:g} must be a share below 1 or a whole number of steps")
+        return self
 
     @model_validator(mode="after")
     def _revision_needs_its_source(self) -> Self:
@@ -315,6 +337,24 @@ class Recipe(Frozen):
     def tokens_per_step(self) -> int:
         return self.train.batch * self.model.context
 
+    def validates(self, step: int) -> bool:
+        """Whether training is validated after optimiser step `step`, from 1: at even distances, and after the last."""
+        every = Exact(repr(self.evaluation.every))  # of the decimal that was written, as in `Schedule.rising`
+        if not every:
+            return False
+        distance = every if every >= 1 else every * self.steps
+        return step == self.steps or step // distance > (step - 1) // distance
+
+    @property
+    def validation_sequences(self) -> int:
+        """How many sequences a validation reads, where the split has room for them.
+
+        The default depends on neither `every` nor, where training is long, on its length: curves can be compared.
+        """
+        trained = self.steps * self.tokens_per_step // self.tested_context
+        few = max(LEAST_VALIDATED, min(self.evaluation.sequences // 20, trained // 400))
+        return self.evaluation.validation_sequences or few
+
     @property
     def digest(self) -> str:
         """sha256 of its `identity`."""
@@ -339,6 +379,12 @@ def _digest_of(recipe: Recipe) -> str:
     return digest(identity(recipe))
 
 
+def _unwatched(recipe: Recipe) -> Recipe:
+    """`recipe` without what only says how its training is watched."""
+    watched = {name: Evaluation.model_fields[name].default for name in WATCHED}
+    return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update=watched)})
+
+
 @lru_cache(maxsize=1024)
 def _evaluation_id(recipe: Recipe, name: str, code: int, checkpoint: str) -> str:
     baseline = Recipe().tested | {"code": 1, "checkpoint": "final"}  # as they were when the first scores were made
@@ -351,9 +397,10 @@ def identity(value: Frozen) -> dict[str, Any]:
     """What tells `value` from others of its kind: where it differs from the defaults, and what these mean.
 
     A field that a later version adds with a default of "as before" changes no identity; a default that comes to mean
-    something else raises MEANING.
+    something else raises MEANING. What changes no bit of a training is no part of a recipe's (WATCHED).
     """
-    return _of_today(value.model_dump(mode="json", exclude_defaults=True))
+    told = _unwatched(value) if isinstance(value, Recipe) else value
+    return _of_today(told.model_dump(mode="json", exclude_defaults=True))
 
 
 def _of_today(changes: dict[str, Any]) -> dict[str, Any]:

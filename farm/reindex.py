@@ -146,7 +146,7 @@ def _is_superseded(run: Run, study: str | None, studies: Mapping[str, Study]) ->
     """Whether the arm of `run` was given another recipe since."""
     if study is None or study not in studies:
         return False
-    return any(arm.name == run.arm and arm.recipe != run.recipe for arm in studies[study].arms())
+    return any(arm.name == run.arm and arm.recipe.digest != run.recipe.digest for arm in studies[study].arms())
 
 
 def _cause(attempt: Attempt, step: int) -> Cause:

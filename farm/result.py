@@ -42,11 +42,12 @@ class Provenance(Frozen):
 
 
 class Tokens(Frozen):
-    """sha256 of the tokens that training and the test read."""
+    """sha256 of the tokens that training, the test and validations read."""
 
     head: str = Field(description="of the first 1,024 that training reads: alike for runs of any length")
     trained: str = Field(description="of all that training reads; of the whole split when shuffled")
     tested: str = Field(description="of all that the test reads")
+    validated: str | None = Field(None, description="of all that a validation reads; None: there is none")
 
 
 class Fingerprints(Frozen):
@@ -55,6 +56,15 @@ class Fingerprints(Frozen):
     initial: str
     tokens: Tokens
     final: str
+
+
+class Validated(Frozen):
+    """A point of the validation curve. Tokens and seconds are those of all steps that count, up to this one."""
+
+    step: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    seconds: float = Field(ge=0, description="of training alone: no validation, checkpoint, start or lost work")
+    loss: float = Field(description="nats per token of the slice behind fingerprints.tokens.validated")
 
 
 class Result(Frozen):
@@ -83,6 +93,8 @@ class Result(Frozen):
     ended: float
     seconds: float = Field(description="wall clock over all attempts, lost work included")
     train_seconds: float = Field(description="sum over the steps that count")
+    validation: tuple[Validated, ...] = Field((), description="steps ascending; a long curve is thinned out evenly")
+    validation_seconds: float = Field(0.0, ge=0, description="sum over the validations after steps that count")
     tokens_per_second: float = Field(description="tokens / train_seconds")
     peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")

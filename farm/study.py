@@ -190,7 +190,7 @@ class Study(Frozen):
         arms = [self.arm(BASELINE, (), baseline, self.baseline)]
         for name, changes, override in self.subsets():
             recipe = baseline.patched(self.patch(changes))
-            if recipe != baseline or name not in self.swept:
+            if recipe.digest != baseline.digest or name not in self.swept:
                 arms.append(self.arm(name, changes, recipe, override))
         return arms
 
@@ -409,9 +409,14 @@ class Findings:
         for fault in faults:
             if not any(said.endswith(fault.line) for said in self.lines):
                 self._say(fault.below(where))
-        if not faults and recipe == baseline and name in study.interventions.keys() | study.stacks.keys():
-            self._say(f"{where}: changes nothing, every value is the baseline's already")
-        elif not faults and recipe != baseline:
+        is_same = recipe.digest == baseline.digest
+        if not faults and is_same and name in study.interventions.keys() | study.stacks.keys():
+            self._say(
+                f"{where}: changes nothing, every value is the baseline's already"
+                if recipe == baseline
+                else f"{where}: changes only how training is watched, which changes no loss; write it in [baseline]"
+            )
+        elif not faults and not is_same:
             self.arms.append(study.arm(name, changes, recipe, override))
 
     def _note_sources(self, arm: str, recipe: Recipe) -> None:

@@ -28,6 +28,7 @@ from farm.score import NATS, Direction, Score, block_sizes
 from farm.seen import ANOTHER_VERSION, Seen, seen
 from farm.stats import mean, sd
 from farm.study import BASELINE
+from farm.verdict.cost import frontier
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
 from farm.verdict.items import averaged, items_error
 from farm.verdict.needs import Cost, Needs, needs
@@ -96,6 +97,9 @@ class Row(Frozen):
     check: Check | None = Field(None, description="bootstrap and sign flips, unadjusted, from six pairs")
     one_run_resolves: float | None = Field(
         None, description="of the baseline: how far one more of its runs lies from its mean in 95 of 100 cases"
+    )
+    pareto: bool | None = Field(
+        None, description="whether no arm has both a better rank and no higher train hours; None: set aside"
     )
     pairs: int = Field(description="seeds that the baseline on this machine has too")
     tokens_per_second: float | None = Field(description="mean over runs; None where it is unknown of one")
@@ -349,7 +353,9 @@ def _ranked(ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | N
     order = sorted(rows, key=lambda name: (place[name], name))
     ranked = ranks(order, BASELINE, ranking.losses, {name: row.verdict for name, row in rows.items()})
     order.sort(key=lambda name: ranked[name])
-    return [rows[name].model_copy(update={"rank": ranked[name]}) for name in order]
+    cost = {name: mean([result.train_seconds for result in members]) for name, members in ranking.runs.items()}
+    front = frontier({name: (ranked[name], cost[name]) for name in order if name in cost})  # of imported ones none is
+    return [rows[name].model_copy(update={"rank": ranked[name], "pareto": name in front}) for name in order]
 
 
 def _with_noise(baseline: Row) -> Row:

@@ -46,6 +46,7 @@ from model.meter import Meter, Signal, Sums, Totals
 from model.precision import LossScale, autocast, matmuls
 from model.reduce import Group, join, reducer
 from model.saver import Saver, State
+from model.validation import Validator
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 Fetched = TypeVar("Fetched")
@@ -73,8 +74,8 @@ def train(
 
     Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
     `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
-    the disk, and `scoring` before each batch of the evaluation at the end. `note(event, detail)` is told on rank 0 what
-    a person should know of this run. At the end the model is tested, and scored by `exams`.
+    the disk, and `scoring` before each batch of a validation and of the test at the end. `note(event, detail)` is told
+    on rank 0 what a person should know of this run. At the end the model is tested, and scored by `exams`.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
     """
@@ -98,6 +99,7 @@ def train(
                 if totals.signal is Signal.ABANDON:
                     return Outcome(finished=False, step=trainer.step)
                 line = trainer.update(totals)
+                line = line._replace(validation=trainer.validator.after(line.step, trainer.gpt, scoring))
                 if ledger:
                     ledger.append(line)
                     observe(line)
@@ -130,6 +132,7 @@ class Trainer:
         self.kernels: tuple[Computed, ...] = (kernels.in_use(group.device),)  # all that computed this run, in order
         self.reducer = reducer(recipe, plan, group, self.gpt)
         self.meter = Meter(plan, group)
+        self.validator = Validator(recipe, self.test_tokens, self.tokens.validated, group, plan.microbatch)
         on_cuda = group.device.type == "cuda"
         self.randomness = torch.cuda.default_generators[group.device.index] if on_cuda else torch.default_generator
         self.sums = Sums()
@@ -215,7 +218,8 @@ class Trainer:
         """
         contents = checkpoint.read(folder, self.run, self.plan)
         progress = contents.progress
-        if (before := Tokens(**progress["tokens"])) != self.tokens:
+        before = Tokens(**progress["tokens"])
+        if before.model_copy(update={"validated": self.tokens.validated}) != self.tokens:
             trains = before.trained != self.tokens.trained
             source, split = (
                 (self.recipe.data.source, self.recipe.data.split)

@@ -89,10 +89,15 @@ class Told:
     @property
     def timeless(self) -> list[Line]:
         """The lines without what differs from run to run."""
-        return [line._replace(seconds=0.0) for line in self.lines]
+        return [timeless(line) for line in self.lines]
 
 
-SOME_TOKENS = Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64)
+def timeless(line: Line) -> Line:
+    validation = line.validation and line.validation._replace(seconds=0.0)
+    return line._replace(seconds=0.0, validation=validation)
+
+
+SOME_TOKENS = Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64, validated="0" * 64)
 
 
 def attempt(

@@ -18,6 +18,7 @@ STEP = {
     "learning_rate": "Learning rate of the newest step",
     "grad_norm": "Norm of the gradient before clipping",
     "tokens_per_second": "Tokens per second of the newest step, over all workers",
+    "validation_loss": "Loss on held-out text after the newest validation, nats per token",
 }
 
 
@@ -32,8 +33,8 @@ class Gauges:
         self._memory = _gauge("memory_bytes", "What rank 0 holds. host: resident; gpu: reserved", tags, "kind")
         self._process = psutil.Process()
 
-    def show(self, point: Point) -> None:
-        """Set every gauge to what is so after `point`."""
+    def show(self, point: Point, validation_loss: float | None) -> None:
+        """Set every gauge to what is so after `point`. The newest validation may be some steps before it."""
         values = {
             "step": point.step,
             "steps": self._steps,
@@ -41,6 +42,7 @@ class Gauges:
             "learning_rate": point.lr,
             "grad_norm": point.grad_norm,
             "tokens_per_second": point.tokens_per_second,
+            "validation_loss": validation_loss,
         }
         for name, value in values.items():
             if value is not None:

@@ -128,6 +128,7 @@ class _Home:
         self._notes: list[tuple[str, str]] = []
         self._checkpoint: Checkpoint | None = None
         self._newest: Point | None = None
+        self._validation_loss: float | None = None  # the newest of this attempt
         self._gauges = Gauges(task.run, task.study, get_device())
         self._printed = 0.0
         self._thread = threading.Thread(target=self._send, daemon=True)
@@ -195,9 +196,11 @@ class _Home:
             notes, self._notes = self._notes, []
         if points:
             self._newest = points[-1]
+            validated = [point.validation_loss for point in points if point.validation_loss is not None]
+            self._validation_loss = validated[-1] if validated else self._validation_loss
             self._print(points[-1])
         if self._newest:
-            self._gauges.show(self._newest)
+            self._gauges.show(self._newest, self._validation_loss)
         try:
             if points:
                 queue.record(self._task.lease, points)
@@ -219,4 +222,5 @@ class _Home:
         if time.monotonic() - self._printed > PRINT_SECONDS:
             self._printed = time.monotonic()
             at = f"step {point.step}/{self._task.run.recipe.steps}"
-            print(f"{at}  loss {point.loss:.4f}  lr {point.lr:.3g}  {point.tokens_per_second:,.0f} tokens/s")
+            held_out = "" if self._validation_loss is None else f"  validation {self._validation_loss:.4f}"
+            print(f"{at}  loss {point.loss:.4f}{held_out}  lr {point.lr:.3g}  {point.tokens_per_second:,.0f} tokens/s")

@@ -10,6 +10,7 @@ from farm.result import Outcome, Provenance, Result
 from farm.run import Attempt, Run
 from farm.store import Store
 from workers import hardware
+from workers.curve import validated
 
 
 def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
@@ -57,6 +58,8 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         ended=ended,
         seconds=seconds,
         train_seconds=totals.seconds,
+        validation=validated(lines),
+        validation_seconds=totals.validation_seconds,
         tokens_per_second=totals.tokens / totals.seconds,
         peak_bytes=outcome.peak_bytes or 0,
         checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,

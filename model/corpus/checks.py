@@ -30,19 +30,21 @@ def prepare(recipe: Recipe, cache: Path) -> Tokens:
 
     The pass over them is paid once per file and range.
 
-    Raises: BadCorpus: also a token outside the vocabulary, too few tokens, or a test on what was trained on.
-    Unreachable, StorageFull: as open_split.
+    Raises: BadCorpus: also a token outside the vocabulary, too few tokens, a test on what was trained on, or no room
+    for a validation. Unreachable, StorageFull: as open_split.
     """
     train = span_of(locate(recipe.data, recipe.data.split, cache, recipe.model.vocab))
     test = span_of(locate(recipe.tested_data, recipe.evaluation.split, cache, recipe.model.vocab))
-    learnt, read = trained(recipe, train), tested(recipe, test)
+    learnt, read, watched = trained(recipe, train), tested(recipe, test), validated(recipe, test)
     if train.path.resolve() == test.path.resolve():
         check_apart(recipe, learnt, read)
-    scans = []
-    for span, used in ((train, learnt[:HEAD_TOKENS]), (train, learnt), (test, read)):
-        scans.append(_scanned(span, used, cache))
-        _check_vocabulary(recipe, span, scans[-1])
-    return Tokens(head=scans[0].sha256, trained=scans[1].sha256, tested=scans[2].sha256)
+        check_apart(recipe, learnt, watched or read, "a validation")
+    uses = {"head": (train, learnt[:HEAD_TOKENS]), "trained": (train, learnt), "tested": (test, read)}
+    uses |= {"validated": (test, watched)} if watched else {}
+    scans = {name: _scanned(span, used, cache) for name, (span, used) in uses.items()}
+    for name, (span, _) in uses.items():
+        _check_vocabulary(recipe, span, scans[name])
+    return Tokens(**{name: scan.sha256 for name, scan in scans.items()})
 
 
 def exams_of(recipe: Recipe, evaluations: Mapping[str, FurtherEvaluation], cache: Path) -> tuple[Exam, ...]:
@@ -110,13 +112,55 @@ def tested(recipe: Recipe, span: Span) -> range:
     return range(evaluation.offset, end)
 
 
-def check_apart(recipe: Recipe, learnt: range, read: range) -> None:
+def validated(recipe: Recipe, span: Span) -> range | None:
+    """The tokens that a validation reads, targets included; None if there is none.
+
+    Raises: BadCorpus: so many sequences were asked for, and there is no room for them.
+    """
+    asked, slice_ = recipe.evaluation.validation_sequences, validation_slice(recipe, span.tokens)
+    if slice_ or span.at_most or asked is None or not recipe.evaluation.every:
+        return slice_
+    evaluation, most = recipe.evaluation, max(_rooms(recipe, span.tokens))
+    raise BadCorpus(
+        f"{span}; neither behind the test nor before it is there room for evaluation.validation_sequences = {asked:,}"
+        f" sequences x {recipe.tested_context:,} tokens, which are neither tested nor trained on.",
+        remedy=f"Lower it to {most:,}, or evaluation.sequences = {evaluation.sequences:,}."
+        if most
+        else f"Lower evaluation.sequences = {evaluation.sequences:,}, or set evaluation.every = 0.",
+    )
+
+
+def validation_slice(recipe: Recipe, tokens: int) -> range | None:
+    """Where in a test split of so many `tokens` validations read: directly behind the test if there is room, else
+    directly before it; fewer sequences than usual where only they have room, if none were asked for. None: nowhere.
+    """
+    evaluation, context = recipe.evaluation, recipe.tested_context
+    count, (behind, before) = recipe.validation_sequences, _rooms(recipe, tokens)
+    if evaluation.validation_sequences is None:
+        count = min(count, max(behind, before))
+    if not evaluation.every or not 0 < count <= max(behind, before):
+        return None
+    end = evaluation.offset + evaluation.sequences * context
+    start = end if count <= behind else evaluation.offset - count * context
+    return range(start, start + count * context + 1)
+
+
+def _rooms(recipe: Recipe, tokens: int) -> tuple[int, int]:
+    """How many sequences lie behind the test, and how many before it that are not trained on."""
+    evaluation, context = recipe.evaluation, recipe.tested_context
+    is_shared = recipe.data.named == recipe.tested_data.named
+    learnt = recipe.steps * recipe.tokens_per_step if is_shared else 0
+    behind = tokens - 1 - evaluation.offset - evaluation.sequences * context
+    return max(0, behind // context), max(0, (evaluation.offset - learnt) // context)
+
+
+def check_apart(recipe: Recipe, learnt: range, read: range, reader: str = "the test") -> None:
     """No token may be learnt and then tested. The last of `learnt` is learnt, the first of `read` only read."""
     shuffled = recipe.data.order == "shuffled"
     if read.start < learnt.stop - 1:
         raise BadCorpus(
             f"training reads the first {learnt.stop - 1:,} tokens{' (shuffled: all)' if shuffled else ''} of the file"
-            f" that the test reads from token {read.start:,} on.",
+            f" that {reader} reads from token {read.start:,} on.",
             remedy=f"Use another evaluation.split, or an evaluation.offset of at least {learnt.stop - 1:,}.",
         )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from farm.errors import BadCorpus
 from farm.recipe import Data, Recipe
 from model.corpus import bucket, gpt2, hub, tokenizer
-from model.corpus.checks import check_apart, tested, trained
+from model.corpus.checks import check_apart, tested, trained, validated
 from model.corpus.formats import Span, span_of
 from model.corpus.names import gaps, some
 from model.corpus.sources import check_name, holds_tokens, under_path
@@ -51,6 +51,8 @@ def look(recipe: Recipe, cache: Path, trains_here: bool) -> View:
     test = noted(lambda: _seen(recipe.tested_data, vocab, cache, view.remarks))
     learnt = noted(lambda: trained(recipe, train)) if train else None
     read = noted(lambda: tested(recipe, test)) if test else None
+    if test and read:
+        noted(lambda: validated(recipe, test))
     if train and test and learnt and read and train.path.resolve() == test.path.resolve():
         noted(lambda: check_apart(recipe, learnt, read))
     faults = {str(fault): fault for fault in view.faults}  # both splits may lack the same folder

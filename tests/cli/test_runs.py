@@ -4,12 +4,13 @@ import json
 import time
 
 import pytest
-from results import study_text
+from results import result, study_text
 
 from cli import render
 from cli.runs import runs
 from farm.node import Node
-from farm.queue import Supply
+from farm.queue import Point, Supply
+from farm.result import Validated
 from farm.run import Attempt, State
 
 from .conftest import Farm
@@ -228,6 +229,29 @@ def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
     whole = json.loads(farm("show", "cpu-baseline", "--json").out)["data"]
     assert [event["event"] for event in whole["events"]] == ["queued", "claimed", "started", "succeeded"]
     assert (whole["id"], len(whole["curve"]), whole["result"]["test_loss"]) == (claim.run.id, 8, 3.25)
+
+
+def test_the_newest_validation_loss_is_shown_while_a_run_trains_and_after(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    farm.curve(claim, 10.0, 9.5)
+    assert "validation" not in {row["what"] for row in farm("show", "cpu-baseline").rows}
+    assert json.loads(farm("show", "cpu-baseline", "--json").out)["data"]["validation"] is None
+    seen = Point(step=3, loss=9.4, lr=1e-3, tokens_per_second=9.0, validation_loss=9.6)
+    farm.queue.record(claim.lease, [seen, Point(step=4, loss=9.3, lr=1e-3, tokens_per_second=9.0)])
+    assert {row["what"]: row["value"] for row in farm("show", "cpu-baseline").rows}["validation"] == (
+        "loss 9.6000 at step 3"
+    )
+    assert json.loads(farm("show", "cpu-baseline", "--json").out)["data"]["validation"] == {"step": 3, "loss": 9.6}
+    assert json.loads(farm("runs", "--json").out)["data"][0]["validation_loss"] == 9.6
+    assert "baseline s42.23 on cpu, step 4 of 10, loss 9.3000, validation 9.6000" in farm("status").out
+    points = tuple(Validated(step=step, tokens=256 * step, seconds=step / 4, loss=4 - step / 10) for step in (5, 10))
+    done = result(claim.run, 3.25, epoch=1, validation=points, validation_seconds=0.032, train_seconds=2.5)
+    farm.queue.finish(claim.lease, done)
+    told = {row["what"]: row["value"] for row in farm("show", "cpu-baseline").rows}
+    assert told["validation"] == "loss 3.0000 at step 10 (2 points; 0s, 1.3% of the training)"
+    assert json.loads(farm("watch", "cpu-baseline", "--json").out)["data"][0]["validation_loss"] == 3.0
+    assert json.loads(farm("show", "cpu-baseline", "--json").out)["data"]["validation"] == {"step": 10, "loss": 3.0}
 
 
 def test_show_tells_what_happened_to_a_run_lately(farm: Farm) -> None:

@@ -14,7 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import CheckpointInvalid, Conflict, Nonfinite
-from farm.ledger import FILE, Ledgers, Line, Writer, files, last_step, reached, read, totals, train_loss
+from farm.ledger import (
+    FILE,
+    Ledgers,
+    Line,
+    Validation,
+    Writer,
+    files,
+    last_step,
+    reached,
+    read,
+    totals,
+    train_loss,
+    validations,
+)
 
 
 def line(step: int, **changes) -> Line:
@@ -266,8 +279,8 @@ print(len(read(path.parent.parent)) == step + 1)
 
 def test_totals_add_up_every_step_that_counts() -> None:
     lines = [line(1), line(2, clipped=True), line(3, skipped=True), line(4, clipped=True)]
-    assert totals(lines) == (4, 400, 1.0, 2, 1)
-    assert totals([]) == (0, 0, 0.0, 0, 0)
+    assert totals(lines) == (4, 400, 1.0, 2, 1, 0.0)
+    assert totals([]) == (0, 0, 0.0, 0, 0, 0.0)
 
 
 def test_train_loss_is_a_mean_over_tokens_not_over_steps() -> None:
@@ -289,3 +302,54 @@ def test_train_loss_leaves_out_what_was_skipped_or_is_not_finite() -> None:
     assert train_loss(lines) == 2.0
     with pytest.raises(Nonfinite, match="none of the last 1 steps"):
         train_loss(lines[-1:])
+
+
+SEEN = Validation("e" * 12, 80, 320.0, 0.5)
+
+
+def test_a_validation_is_part_of_its_steps_line(tmp_path: Path) -> None:
+    lines = [line(1), line(2, validation=SEEN), line(3), line(4, validation=SEEN._replace(loss_sum=nan))]
+    path = tmp_path / "1" / FILE
+    path.parent.mkdir()
+    with Writer(path, 1) as writer:
+        for one in lines:
+            writer.append(one)
+    found = read(tmp_path)
+    assert found[:3] == lines[:3]
+    assert [one.step for one, _ in validations(found)] == [2, 4]
+    assert found[3].validation.loss_sum != found[3].validation.loss_sum, "not finite: nan"
+    told = [json.loads(text) for text in path.read_text().splitlines()[1:]]
+    assert told[1]["validation"] == {"slice": "e" * 12, "tokens": 80, "loss_sum": 320.0, "seconds": 0.5}
+    assert "validation" not in told[0], "most steps have none, and their lines stay short"
+    assert reached(path.read_bytes()) == (4, 4 * 0.25 + 2 * 0.5), "what was spent, validations included"
+    assert (totals(found).seconds, totals(found).validation_seconds) == (4 * 0.25, 2 * 0.5)
+
+
+def test_validations_of_another_slice_are_no_points_of_the_same_curve() -> None:
+    lines = [line(1, validation=SEEN._replace(slice="f" * 12)), line(2, validation=SEEN), line(3, validation=SEEN)]
+    assert [one.step for one, _ in validations(lines)] == [2, 3]
+    assert validations([line(1)]) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (b"320.0", b"NaN"),
+        (b'"tokens":80', b'"tokens":0'),
+        (b'"tokens":80', b'"tokens":"80"'),
+        (b'"slice":"eeeeeeeeeeee"', b'"slice":7'),
+        (b'"seconds":0.5', b'"seconds":-0.5'),
+        (b'"seconds":0.5}', b'"seconds":0.5,"more":1}'),
+        (b',"seconds":0.5}', b"}"),
+        (b'{"slice"', b'[{"slice"'),
+    ],
+)
+def test_a_damaged_validation_is_a_damaged_line(damage: bytes, says: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path, 1, range(1, 4), validation=SEEN)
+    head, _, tail = path.read_bytes().rpartition(b"\n{")
+    assert damage in tail
+    path.write_bytes(head + b"\n{" + tail.replace(damage, says, 1))
+    assert [one.step for one in read(tmp_path)] == [1, 2], "the tail is cut"
+    path.write_bytes((head + b"\n").replace(damage, says, 1) + b"{" + tail)
+    with pytest.raises(CheckpointInvalid, match=r"line 2 of .* is damaged"):
+        read(tmp_path)

@@ -361,6 +361,33 @@ def test_a_long_curve_is_thinned_evenly_and_keeps_its_ends(queue: Queue) -> None
     assert max(b - a for a, b in pairwise(steps)) <= 12
 
 
+def test_a_long_curve_keeps_its_validations(queue: Queue) -> None:
+    study_of(queue)
+    claim = started(queue)
+    for start in range(1, 10_001, 500):
+        steps = points(*range(start, start + 500))
+        queue.record(claim.lease, [_validated(point) if point.step % 333 == 0 else point for point in steps])
+    curve = queue.curve(claim.run.id)
+    assert len(curve) <= 2 * CURVE_POINTS
+    assert [point.step for point in curve if point.validation_loss is not None] == list(range(333, 10_001, 333))
+    assert _validated(points(333)[0]) in curve, "with all that was said of it"
+
+
+def test_a_curve_of_validations_alone_is_bounded(queue: Queue) -> None:
+    study_of(queue)
+    claim = started(queue)
+    for start in range(1, 10_001, 500):
+        queue.record(claim.lease, list(map(_validated, points(*range(start, start + 500)))))
+    steps = [point.step for point in queue.curve(claim.run.id)]
+    assert len(steps) <= 2 * CURVE_POINTS
+    assert steps == sorted(set(steps))
+    assert max(b - a for a, b in pairwise(steps)) <= 12
+
+
+def _validated(point: Point) -> Point:
+    return point.model_copy(update={"validation_loss": point.step / 3})
+
+
 # Q5
 
 

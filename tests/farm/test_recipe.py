@@ -81,6 +81,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "sequences": 19_200,
         "context": None,
         "precision": "fp32",
+        "every": 0.05,
+        "validation_sequences": None,
     },
 }
 
@@ -203,6 +205,9 @@ def test_a_recipe_survives_json() -> None:
         (Seeds, {"init": -1}, "greater than or equal to 0"),
         (Seeds, {"train": 2**63}, "less than"),
         (Recipe, {"modle": {}}, "Extra inputs"),
+        (Evaluation, {"every": 1.5}, "must be a share below 1 or a whole number of steps"),
+        (Evaluation, {"every": -1}, "greater than or equal to 0"),
+        (Evaluation, {"validation_sequences": 0}, "greater than or equal to 1"),
         (Evaluation, {"revision": "v1"}, "evaluation.revision is of evaluation.source, which is not set"),
         (Recipe, {"evaluation": Evaluation(context=2048)}, "evaluation.context = 2048 is longer than model.context"),
     ],
@@ -300,3 +305,54 @@ def test_a_share_of_the_steps_is_a_share_of_what_was_written() -> None:
 )
 def test_what_is_left_of_a_step_counts_as_one(warmup: float, steps: int, rising: int) -> None:
     assert Schedule(warmup=warmup).rising(steps) == rising
+
+
+@pytest.mark.parametrize("watched", [{"every": 0}, {"every": 100}, {"validation_sequences": 64}])
+def test_how_training_is_watched_is_no_part_of_the_identity(watched: dict[str, Any]) -> None:
+    """It changes no bit, so studies that differ in it alone share their runs (decision 12)."""
+    recipe = Recipe().patched({"evaluation": watched})
+    assert recipe.digest == Recipe().digest
+    assert recipe.evaluation_version == Recipe().evaluation_version
+    assert recipe.changes() == {"evaluation": watched}, "the record says how it was watched"
+    dropped = recipe.patched({"model": {"dropout": 0.0}})
+    assert dropped.digest == Recipe(model=Model(dropout=0.0)).digest
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "validated"),
+    [
+        (0.05, 220, list(range(11, 221, 11))),
+        (0.05, 4, [1, 2, 3, 4]),
+        (0.3, 10, [3, 6, 9, 10]),
+        (0.07, 100, [*range(7, 99, 7), 100]),
+        (4, 10, [4, 8, 10]),
+        (1, 3, [1, 2, 3]),
+        (1000, 10, [10]),
+        (0, 10, []),
+    ],
+)
+def test_training_is_validated_at_even_distances_and_after_the_last_step(
+    every: float, steps: int, validated: list[int]
+) -> None:
+    recipe = Recipe().patched({"train": {"tokens": steps * 98_304}, "evaluation": {"every": every}})
+    assert [step for step in range(1, steps + 1) if recipe.validates(step)] == validated
+
+
+def test_the_baseline_is_validated_20_times() -> None:
+    recipe = Recipe()
+    assert sum(recipe.validates(step) for step in range(1, recipe.steps + 1)) == 20
+
+
+@pytest.mark.parametrize(
+    ("patch", "sequences"),
+    [
+        ({}, 960),  # a twentieth of the test's 19,200
+        ({"train": {"tokens": 98_304_000}}, 240),  # 1 for 400 of the 96,000 that are trained on
+        ({"train": {"tokens": 1}}, 8),
+        ({"model": {"context": 256}, "train": {"tokens": 98_304_000}}, 960),
+        ({"evaluation": {"validation_sequences": 5}}, 5),
+        ({"evaluation": {"every": 1}}, 960),  # however often: curves stay comparable
+    ],
+)
+def test_a_validation_is_small_beside_the_training(patch: dict[str, Any], sequences: int) -> None:
+    assert Recipe().patched(patch).validation_sequences == sequences

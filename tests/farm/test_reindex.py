@@ -309,3 +309,14 @@ def test_every_record_says_its_schema(store: Store, redis: Redis) -> None:
     names = [f"runs/{BASELINE.id}/{name}" for name in ("recipe.toml", "result.json", "1/attempt.json")]
     for name in [*names, "studies/tiny.json"]:
         assert (store.records.get(name) or b"").lstrip(b"{\n ").replace(b'"', b"").startswith(b"schema"), name
+
+
+def test_a_run_whose_study_is_watched_otherwise_now_is_brought_back(store: Store, queue: Queue) -> None:
+    """It is the same run: how training is watched changes no bit of it."""
+    begun(store, BASELINE)
+    watched = study_.parse(study_text(init=(42,)).replace("sequences = 8\n", "sequences = 8\nevery = 0\n"))
+    store.keep(watched)
+    assert [run.id for run in watched.runs()] == [run.id for run in STUDY.runs()]
+    assert reindex(store, queue).unread == ()
+    status = queue.status(BASELINE.id)
+    assert (status.state, status.epoch) == (State.QUEUED, 1), "restored as begun, not put anew"

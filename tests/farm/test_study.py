@@ -405,6 +405,10 @@ REFUSED = {
         HEAD + "[interventions.a]\nmodel.dropout = 0.1",
         "interventions.a: changes nothing, every value is the baseline's already.",
     ),
+    "a change of how it is watched": (
+        HEAD + "[interventions.a]\nevaluation.every = 100",
+        "interventions.a: changes only how training is watched, which changes no loss; write it in [baseline].",
+    ),
     "an intervention called baseline": (
         HEAD + "[interventions.baseline]\nmodel.dropout = 0.0",
         "interventions.baseline: the baseline is not an intervention.",

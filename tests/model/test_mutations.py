@@ -183,6 +183,12 @@ MUTATIONS = [
         "tests/model/test_evaluate.py::test_a_last_batch_that_is_not_full_counts_for_what_it_holds[4]",
     ),
     Mutation(
+        "a validation leaves dropout off",
+        "model/validation.py",
+        {"        return Validation(": "        gpt.eval()\n        return Validation("},
+        "tests/model/test_train.py::test_a_run_stopped_after_any_step_and_resumed_ends_on_the_same_bits[canonical-1]",
+    ),
+    Mutation(
         "dropout masks depend on the rank",
         "model/train.py",
         {"self._seed_dropout(first + turn)": "self._seed_dropout(self.group.rank * self.recipe.train.batch + turn)"},

@@ -28,12 +28,13 @@ from worlds import (
     planned,
     shared,
     stop_after,
+    timeless,
     tiny,
 )
 
 from farm.errors import BadCorpus, DoesNotFit, NoCompiler, Nonfinite
 from farm.ledger import Line, read
-from farm.recipe import FurtherEvaluation
+from farm.recipe import FurtherEvaluation, Recipe
 from farm.result import Outcome
 from farm.run import Policy, Run
 from model import precision, reduce
@@ -57,12 +58,18 @@ def whole(run: Run, folder: Path, world: int, microbatch: int = 1) -> dict[str, 
     return {"outcome": outcome, "told": told}
 
 
-def stopped_everywhere(run: Run, world: int, folder: Path) -> list[Any]:
-    """Where a run that is stopped after each step and resumed says something else than one that is not."""
+def stopped_everywhere(run: Run, unwatched: Run, world: int, folder: Path) -> list[Any]:
+    """Where a run that is stopped after each step and resumed says something else than one that is not; and where
+    either, validated after step 2 and the last, trains to other bits than one that is never validated."""
     reduce.BUCKET_MIB = 0.002  # many buckets: DDP regroups them after its first backward pass
     plan = planned(run, world)
     never, told = attempt(run, plan, folder / "never")
-    unlike = []
+    plain, trained = attempt(unwatched, plan, folder / "unwatched")
+    unlike: list[Any] = []
+    if (plain.fingerprints, trained.timeless) != (never.fingerprints, without_validations(told.timeless)):
+        unlike.append("validated")
+    if told.lines and [line.step for line in told.lines if line.validation] != [2, STEPS]:
+        unlike.append("not validated")
     for step in range(1, STEPS):
         home = folder / f"after-{step}"
         stopped, before = attempt(run, plan, home, signals=stop_after(step))
@@ -73,11 +80,21 @@ def stopped_everywhere(run: Run, world: int, folder: Path) -> list[Any]:
     return unlike
 
 
+def without_validations(lines: list[Line]) -> list[Line]:
+    return [line._replace(validation=None) for line in lines]
+
+
+def every(run: Run, steps: int) -> Recipe:
+    return run.recipe.patched({"evaluation": {"every": steps}})
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("kind", [tiny, canonical])
 def test_a_run_stopped_after_any_step_and_resumed_ends_on_the_same_bits(kind, world, tokens, tmp_path):
     run = kind(tokens, train={"clip_grad_norm": 0.5, "schedule": {"kind": "warmup-cosine", "warmup": 0.5}})
-    assert in_world(world, stopped_everywhere, run, world, tmp_path) == [[]] * world
+    watched, unwatched = (Run(**dict(run) | {"recipe": every(run, steps)}) for steps in (2, 0))
+    assert run.recipe.model.dropout > 0
+    assert in_world(world, stopped_everywhere, watched, unwatched, world, tmp_path) == [[]] * world
 
 
 def test_one_worker_that_accumulates_twice_as_often_has_the_losses_of_two(tokens, tmp_path):
@@ -190,7 +207,7 @@ def test_a_run_whose_worker_was_killed_goes_on_from_its_newest_checkpoint_to_the
     outcome, later = in_world(world, resumed, run, world, tmp_path / "home", checkpoint.path)[0]
     assert outcome.fingerprints == never.fingerprints
     assert later.timeless == told.timeless[checkpoint.step :]
-    assert [line._replace(seconds=0.0) for line in read(tmp_path / "home")] == told.timeless
+    assert [timeless(line) for line in read(tmp_path / "home")] == told.timeless
 
 
 def saving(run: Run, world: int, folder: Path) -> Any:

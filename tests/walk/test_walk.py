@@ -177,6 +177,10 @@ def test_the_curve_reaches_redis(walked):
             curve = queue.curve(run_id)
             assert curve[-1].step == result.recipe.steps
             assert curve[0].loss > curve[-1].loss
+            validated = {point.step: point.validation_loss for point in curve if point.validation_loss is not None}
+            assert validated == {seen.step: seen.loss for seen in result.validation}
+            assert 0 < result.validation_seconds < result.train_seconds
+            assert result.validation[-1].tokens == result.tokens
 
 
 def test_the_dashboard_has_a_job_for_every_attempt(walked):

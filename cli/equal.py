@@ -1,0 +1,228 @@
+"""`farm table --at` and `--target`: arms at equal cost, by their validation curves."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cli import render
+from cli.render import Column, Format, Sheet, say
+from cli.table import METHODS, difference, machine, named, seeds
+from farm.equal import Bought, Budget, Placed, Reached, at, budget, target, to
+from farm.errors import BadStudy
+from farm.queue import Queue
+from farm.study import BASELINE
+
+AMOUNTS = {"hours": "{:g} h of training", "usd": "${:,.2f} of training", "tokens": "{:,.0f} tokens"}
+
+
+def asked(at: str | None, loss: str | None) -> Budget | float | None:
+    """What a person wants to see instead of the table at the end of all runs, if anything.
+
+    Raises: BadStudy: it is no budget, or no loss; or both are asked for.
+    """
+    if at is not None and loss is not None:
+        raise BadStudy("--at and --target are two questions.", remedy="Ask one at a time.")
+    return budget(at) if at is not None else target(loss) if loss is not None else None
+
+
+def show(queue: Queue, study: str, question: Budget | float, form: Format | None, *, as_json: bool) -> None:
+    """Print the study's arms at that cost, or what they cost until that loss. Raises: NotFound."""
+    margin = queue.study(study).study.margin
+    statuses = queue.statuses(study)
+    results = [status.result for status in statuses if status.result]
+    runs = [status.run for status in statuses]
+    unfinished = len(statuses) - len(results)
+    if isinstance(question, Budget):
+        bought = at(results, runs, question, margin)
+        title = f"{study}: validation loss after {_amount(question)}"
+        data = [row.model_dump(mode="json") for row in bought]
+        sheet = Sheet("farm.table-at/1", _machine_or(form, as_json, AT, ALL_AT), data, title=title)
+        sheet = sheet._replace(more={"study": study, "at": question._asdict()})
+        _emit(sheet, [*_bought(bought, question), *_common(bought, unfinished)], form, as_json)
+    else:
+        reached = to(results, runs, question)
+        title = f"{study}: until validation loss {question:g}"
+        data = [row.model_dump(mode="json") for row in reached]
+        sheet = Sheet("farm.table-target/1", _machine_or(form, as_json, TO, ALL_TO), data, title=title)
+        sheet = sheet._replace(more={"study": study, "target": question})
+        _emit(sheet, [*_reached(reached), *_common(reached, unfinished)], form, as_json)
+
+
+def _machine_or(
+    form: Format | None, as_json: bool, people: tuple[Column, ...], machines: tuple[Column, ...]
+) -> tuple[Column, ...]:
+    return people if _is_for_people(form, as_json) else machines
+
+
+def _is_for_people(form: Format | None, as_json: bool) -> bool:
+    return not as_json and (form in (Format.MD, Format.LATEX) or (form is None and render.is_terminal()))
+
+
+def _emit(sheet: Sheet, remarks: Sequence[str], form: Format | None, as_json: bool) -> None:
+    rows = [row | {"seeds": seeds(row)} | _told(row) for row in sheet.data]
+    if as_json or form is Format.JSON:
+        render.emit(sheet, as_json=True)
+        return
+    render.emit(sheet._replace(data=[row | _flat(row) for row in rows]), form)
+    if _is_for_people(form, as_json):
+        render.write_lines(list(remarks), form)
+        return
+    for remark in remarks:
+        say(render.line(remark))
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def _told(row: dict[str, Any]) -> dict[str, str]:
+    """How it compares with the baseline: a difference of losses, or a ratio of costs."""
+    return {"difference": difference(row)} if "delta" in row else {"ratio": _ratio(row)}
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    """A speed-up with its interval; or with what is known of it."""
+    if (value := row.get("speedup")) is not None:
+        ends = f" ({row['ci_low']:.2f} to {row['ci_high']:.2f})" if row["ci_low"] is not None else ""
+        return f"{value:.2f}x{ends}"
+    least, most = row.get("speedup_at_least"), row.get("speedup_at_most")
+    bounds = [f"{sign} {bound:.2f}x" for sign, bound in ((">", least), ("<", most)) if bound is not None]
+    return " and ".join(bounds) or render.UNKNOWN
+
+
+def _span(show: Any) -> Any:
+    """A cost for people: its value, or the bound that is known."""
+
+    def shown(span: dict[str, float | None] | None) -> str:
+        if span is None:
+            return render.UNKNOWN
+        if span["value"] is not None:
+            return show(span["value"])
+        bounds = [f"{sign} {show(span[key])}" for sign, key in ((">", "at_least"), ("<", "at_most")) if span[key]]
+        return " and ".join(bounds) or render.UNKNOWN
+
+    return shown
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A cost in three cells, for TSV and CSV."""
+    spans = {key: row[key] or {} for key in ("steps", "tokens", "hours", "usd") if key in row}
+    return {f"{key}_{part}": span.get(part) for key, span in spans.items() for part in ("value", "at_least", "at_most")}
+
+
+ARM = (Column("arm", "arm"), Column("machine", "machine", machine))
+RANK = Column("rank", "#", render.count, is_number=True)
+LOSS = Column("validation_loss_mean", "validation loss", render.loss, is_number=True, digits=6)
+SD = Column("validation_loss_sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
+VERDICT = Column("verdict", "verdict", render.text)
+P = Column("p", "p", render.probability, is_number=True, is_spare=True, digits=6)
+N, ASKED = Column("n", "n"), Column("asked", "asked")
+LOW, HIGH = Column("ci_low", "ci low", digits=6), Column("ci_high", "ci high", digits=6)
+END = (Column("evaluation", "evaluation"), Column("aside", "not compared because"), Column("runs", "runs"))
+AT = (
+    RANK,
+    *ARM,
+    Column("seeds", "n", is_number=True),
+    LOSS,
+    SD,
+    Column("difference", "vs baseline", is_number=True),
+    VERDICT,
+    P,
+)
+DELTA = Column("delta", "delta", digits=6)
+METHOD = Column("method", "method")
+SHORT = Column("short", "ended before")
+ALL_AT = (RANK, *ARM, N, ASKED, LOSS, SD, DELTA, LOW, HIGH, P, VERDICT, METHOD, SHORT, *END)
+TO = (
+    *ARM,
+    Column("seeds", "n", is_number=True),
+    Column("reached", "reached", is_number=True),
+    Column("steps", "steps", _span(render.whole), is_number=True),
+    Column("tokens", "tokens", _span(lambda value: f"{value:.3g}"), is_number=True, is_spare=True),
+    Column("hours", "time", _span(render.clock), is_number=True),
+    Column("usd", "$", _span(render.dollars), is_number=True, is_spare=True),
+    Column("ratio", "speed-up", is_number=True),
+    VERDICT,
+)
+ALL_TO = (
+    *ARM,
+    N,
+    ASKED,
+    Column("reached", "reached"),
+    *(
+        Column(f"{key}_{part}", f"{key} {part}", digits=4)
+        for key in ("steps", "tokens", "hours", "usd")
+        for part in ("value", "at_least", "at_most")
+    ),
+    Column("speedup", "speed-up", digits=4),
+    Column("speedup_at_least", "speed-up at least", digits=4),
+    Column("speedup_at_most", "speed-up at most", digits=4),
+    LOW,
+    HIGH,
+    P,
+    VERDICT,
+    METHOD,
+    *END,
+)
+
+
+# --- remarks ---------------------------------------------------------------------------------------------------------
+
+
+def _amount(question: Budget) -> str:
+    return AMOUNTS[question.kind].format(question.amount)
+
+
+def _bought(rows: Sequence[Bought], question: Budget) -> Iterator[str]:
+    yield "loss on held-out tokens that are not the test's, linear between validations; no run is extrapolated"
+    for row in rows:
+        if row.short:
+            yield f"never got to {_amount(question)}: {row.arm} on {row.machine}: {_runs(row.short)}"
+        if row.early:
+            yield f"first validated after {_amount(question)}: {row.arm} on {row.machine}: {_runs(row.early)}"
+        if row.unpriced:
+            yield f"price unknown: {row.arm} on {row.machine}: {_runs(row.unpriced)}"
+    yield from _methods([row for row in rows if row.method], "±", "is the half-width of a 95 % interval")
+
+
+def _reached(rows: Sequence[Reached]) -> Iterator[str]:
+    yield "geometric means over seeds, of the steps that count: no lost work, no waiting, no checkpoint, no validation"
+    for row in rows:
+        if row.reached < row.n:
+            yield f"never reached it: {row.n - row.reached} of {row.n} seed pairs of {row.arm} on {row.machine}"
+    for row in rows:
+        if any(span and span.at_most for span in (row.hours, row.steps)):
+            yield f"reached before the first validation: some runs of {row.arm} on {row.machine}"
+    withheld = [row for row in rows if row.verdict and not row.method]
+    if withheld:
+        yield (
+            f"no interval for {named(withheld)}: it takes two seed pairs or more, on the side of the arm and of the"
+            " baseline, that all reached the loss after a validation above it; runs that did not are neither left out"
+            " nor guessed"
+        )
+    told = [row for row in rows if row.method]
+    yield from _methods(told, "in brackets", "is a 95 % interval of the speed-up, from the logarithms of the hours")
+
+
+def _methods(rows: Sequence[Any], mark: str, says: str) -> Iterator[str]:
+    if rows:
+        yield f"{mark} {says}{f', for all {len(rows)} comparisons at once' if len(rows) > 1 else ''}"
+    for method, text in METHODS.items():
+        if own := [row for row in rows if row.method == method]:
+            yield f"method: {text}" if len(own) == len(rows) else f"method for {named(own)}: {text}"
+
+
+def _common(rows: Sequence[Placed], unfinished: int) -> Iterator[str]:
+    for reason in dict.fromkeys(row.aside for row in rows if row.aside):
+        yield f"not compared: {named([row for row in rows if row.aside == reason])}: {reason}"
+    for key in dict.fromkeys((row.evaluation, row.machine) for row in rows):
+        here = [row for row in rows if (row.evaluation, row.machine) == key and not row.aside and row.n]
+        if here and not any(row.arm == BASELINE for row in here):
+            yield f"no baseline on {key[1]} to compare {named(here)} with"
+    if unfinished:
+        yield (
+            f"{unfinished} run{'s' * (unfinished != 1)} without a result {'is' if unfinished == 1 else 'are'} not in"
+            " it: farm table lists them"
+        )
+
+
+def _runs(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
