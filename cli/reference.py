@@ -174,6 +174,7 @@ EXAMPLES = {
     "[policy].attempts": "5",
     "[policy].checkpoint_seconds": "300",
     "[policy].usd_limit": "250",
+    "[policy].hours_limit": "40",
     "[policy].hang_seconds": "3600",
 }
 

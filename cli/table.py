@@ -93,6 +93,8 @@ METHODS = {
     "paired": "paired differences, one for each seed pair; the arms' variances pooled, Dunnett's distribution",
     "paired-own": "paired differences, one for each seed pair; each arm's own variance, since they are unequal; Holm",
     "welch": "two sets of runs that share no seed pairs: Welch's t with Cochran and Cox's critical value; Holm",
+    "sequential": "paired differences at the looks of farm resolve, each arm's own variance; intervals and p hold over"
+    " all looks (Lan and DeMets' spending, added up), and Holm over the arms",
     "prediction": "one run against a set of runs: a prediction interval, which takes the run to be as noisy as the set",
 }
 
@@ -125,9 +127,9 @@ def show_table(
     queue: Queue, study: str, form: Format | None = None, *, as_json: bool = False, every: bool = False
 ) -> None:
     """Print the table of a study; `every` pair of hardware twins on a line of its own. Raises: NotFound."""
-    margin = queue.study(study).study.margin
+    asked = queue.study(study)
     statuses = queue.statuses(study)
-    ranked = rank([status.result for status in statuses if status.result], statuses, margin)
+    ranked = rank([status.result for status in statuses if status.result], statuses, asked.study.margin, asked.looks)
     if not ranked.rows:
         say(f"{study}: no run has finished yet")
     _show(study, ranked, form, as_json, every)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from farm.cohort import SHORT, by_seeds, sort, unlike
+from farm.looks import Looks
 from farm.machine import Price, is_mixed
 from farm.queue import Status
 from farm.recipe import Frozen, Seeds, digest
@@ -20,6 +21,7 @@ from farm.result import Result
 from farm.run import Run, State
 from farm.stats import mean, sd
 from farm.study import BASELINE
+from farm.verdict import sequential
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
 from farm.verdict.needs import Cost, Needs, needs
 from farm.verdict.ranks import ranks
@@ -137,12 +139,17 @@ class _Ranking(NamedTuple):
     losses: dict[str, Losses]
 
 
-def rank(results: Iterable[Result], statuses: Iterable[Status] = (), margin: float | None = None) -> Table:
+def rank(
+    results: Iterable[Result],
+    statuses: Iterable[Status] = (),
+    margin: float | None = None,
+    looks: Looks | None = None,
+) -> Table:
     """Rank `results` by test loss within each evaluation and machine; list the `statuses` without one.
 
     The order is that of the differences to the baseline over shared seeds, so that an arm that lacks a seed is neither
     favoured nor punished for it. All comparisons of the table share one error rate. `margin` is the smallest difference
-    that matters.
+    that matters. After `looks` (of farm resolve) the verdicts are those that hold over all of them.
     """
     results, statuses = list(results), list(statuses)
     asked = _asked(results, statuses)
@@ -161,7 +168,7 @@ def rank(results: Iterable[Result], statuses: Iterable[Status] = (), margin: flo
             below.append(_set_aside([r for r in aside if r.machine == machine], cohort.aside, asked))
         twins += _twins(machines)
         samples.append((cohort.together or aside)[0])
-    judged = judge([_sides(ranking) for ranking in rankings], margin)
+    judged = _judged(rankings, margin, looks)
     rows = [
         row
         for ranking, seen, apart in zip(rankings, judged, below, strict=True)
@@ -187,6 +194,14 @@ def _asked(results: Sequence[Result], statuses: Sequence[Status]) -> dict[tuple[
 def _ranking(cohort: Sequence[Result]) -> _Ranking:
     arms = _by_arm(cohort)
     return _Ranking(arms, {name: by_seeds(members) for name, members in arms.items()})
+
+
+def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
+    sides = [_sides(ranking) for ranking in rankings]
+    if looks is None:
+        return judge(sides, margin)
+    machines = [next((r.machine for members in one.arms.values() for r in members), "") for one in rankings]
+    return sequential.judge(sides, machines, looks.first, looks.order, margin)
 
 
 def _sides(ranking: _Ranking) -> tuple[Losses, dict[str, Losses]]:

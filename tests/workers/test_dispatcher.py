@@ -155,7 +155,7 @@ def dashboard(tmp_path: Path) -> Iterator[tuple[Jobs, type[Dashboard]]]:
 
 def limited(usd: float, action: str = "stop", name: str = "tiny") -> Study:
     """Three runs of a class that costs a dollar a second."""
-    policy = f'[policy]\nusd_limit = {usd}\nusd_limit_action = "{action}"\n'
+    policy = f'[policy]\nusd_limit = {usd}\nlimit_action = "{action}"\n'
     return parse(study_text(name, init=(42,)) + policy + "[machines.cpu]\nusd_per_hour = 3600.0\n")
 
 
