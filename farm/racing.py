@@ -19,7 +19,7 @@ from farm.recipe import Seeds
 from farm.result import Result
 from farm.run import Run, State
 from farm.seeding import extended, widened
-from farm.stats import sd
+from farm.stats import mean, sd
 from farm.study import BASELINE, Study
 from farm.table import Row, rank
 from farm.verdict import sequential
@@ -207,16 +207,23 @@ def _failed(arm: str, machines: Collection[str], statuses: Sequence[Status]) -> 
 
 
 def _prices(study: Study, known: Mapping[str, Machine], results: Sequence[Result]) -> Callable[[Run], Price]:
-    """What one run takes, by what is known of its arm and machine."""
+    """What one run takes: what its arm's runs took on that machine, all attempts, or else what is expected."""
+    took: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        took.setdefault((result.arm, result.machine), []).append(result)
     estimates = {
         (one.arm, one.machine): one for one in forecast(study, dict(known), results, is_resolving=False).estimates
     }
 
     def price(run: Run) -> Price:
+        count = len(parts(run.machine))
+        if seen := took.get((run.arm, run.machine)):
+            paid = [result.usd for result in seen if result.usd is not None]
+            return Price(mean(paid) if paid else None, mean([result.seconds for result in seen]) / 3600 * count, 1)
         one = estimates[run.arm, run.machine]
         hours = None if one.hours is None else one.hours / one.runs
         usd = None if one.usd is None else one.usd / one.runs
-        return Price(usd, None if hours is None else hours * len(parts(run.machine)), 1)
+        return Price(usd, None if hours is None else hours * count, 1)
 
     return price
 

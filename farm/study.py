@@ -3,6 +3,7 @@
 TOML, at most 1 MiB, data only. See examples/ for two complete ones.
 """
 
+import json
 import re
 import sys
 import tomllib
@@ -175,7 +176,7 @@ class Study(Frozen):
         """A file's tables are Python's; what the farm has written comes as JSON."""
         if info.mode == "python" and isinstance(value, dict):
             raise ValueError("farm resolve writes this; leave it out")
-        return value
+        return Looks.model_validate_json(json.dumps(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _is_whole(self, info: ValidationInfo) -> Self:

@@ -59,7 +59,7 @@ def test_more_seeds_than_the_limit_allows_need_a_yes(farm: Farm) -> None:
     path = farm.folder / "poor.toml"
     path.write_text(
         study_text(init=(42,))
-        + "[policy]\nusd_limit = 100\n[machines.cpu]\nusd_per_hour = 100.0\ntokens_per_second = 0.5\n"
+        + "[policy]\nusd_limit = 0.01\n[machines.cpu]\nusd_per_hour = 100.0\ntokens_per_second = 9.0\n"
     )
     assert farm("submit", str(path), "-y").code == 0
     words = ("seeds", "add", "tiny", "remove-dropout", "--to", "40")
@@ -84,8 +84,8 @@ def test_resolve_looks_and_adds_and_is_called_again(farm: Farm) -> None:
     assert done.code == 0, done.err
     told = json.loads(done.out)
     assert [(row["look"], row["arm"], row["word"]) for row in told["data"]] == [
-        (1, "remove-dropout", "better"),
         (1, "gradient-clipping", "worse"),
+        (1, "remove-dropout", "better"),
     ]
     assert told["looks"][0]["decision"] == "resolved"
     assert "look 1: resolved: all 2 comparisons are resolved" in done.err
@@ -100,7 +100,7 @@ def test_resolve_waits_for_what_it_added_and_ends_when_the_budget_is_spent(farm:
         farm.finish(claim, 3.7 + (len(claim.run.arm) * claim.run.seeds.init % 17) / 1000)
     with farm.start("resolve", "tiny", "--runs", "6") as process:
         for _ in range(2):
-            wait_until(lambda: farm.queue.queued().get("cpu") or process.poll() is not None, "more runs are queued")
+            wait_until(lambda: farm.queue.queued().get("cpu") or process.poll() is not None, "more runs are queued", 90)
             for _ in range(farm.queue.queued().get("cpu", 0)):
                 claim = farm.claim()
                 farm.finish(claim, 3.7 + (len(claim.run.arm) * claim.run.seeds.init % 17) / 1000)
@@ -122,7 +122,7 @@ def test_resolve_waits_for_what_it_added_and_ends_when_the_budget_is_spent(farm:
         (["--usd", "-5"], "--usd = -5 is not a budget"),
         (["--hours", "0"], "--hours = 0 is not a budget"),
         (["--runs", "-1"], "--runs = -1 is not a budget"),
-        (["--usd", "fifty"], "'fifty' is not a valid float"),
+        (["--usd", "fifty"], "Invalid value for '--usd'"),
     ],
 )
 def test_a_budget_that_is_none_is_refused_by_name(farm: Farm, words: list[str], says: str) -> None:
