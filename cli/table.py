@@ -81,6 +81,8 @@ ALL = (
     SPEED,
     Column("hours", "hours", digits=4),
     Column("usd", "$/run", digits=4),
+    Column("kwh", "kWh/run", digits=6),
+    Column("usd_per_hundredth", "$ per 0.01 nats gained", digits=4),
     Column("same_init", "init"),
     Column("init_hash", "init hash"),
     Column("mixed", "mixed"),
@@ -184,6 +186,12 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
     for name in sorted({row.machine for row in ranked.rows if row.usd}):
         prices = dict.fromkeys(price for row in ranked.rows if row.machine == name for price in row.prices)
         yield f"$ of {name}: {render.prices(prices) or 'the price behind them is not on record'}"
+    for row in ranked.rows:
+        if row.usd_per_hundredth:
+            price = render.dollars(row.usd_per_hundredth)
+            yield f"{row.arm} on {row.machine}: ${price} a run for each 0.01 nats gained"
+    if used := [f"{row.arm} on {row.machine} {row.kwh:.3g}" for row in ranked.rows if row.kwh is not None]:
+        yield f"kWh of a run, all its attempts: {', '.join(used)}"
     for run in ranked.unfinished:
         if run.state is not State.QUEUED:
             cause = f": {run.cause}" if run.cause else ""

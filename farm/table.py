@@ -65,6 +65,10 @@ class Row(Frozen):
     tokens_per_second: float = Field(description="mean over runs")
     hours: float = Field(description="wall clock of one run, all its attempts, mean over runs")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
+    kwh: float | None = Field(None, description="of one run, all its attempts, mean over runs; None: no meter told it")
+    usd_per_hundredth: float | None = Field(
+        None, description="of an arm that is better: what a run costs for each hundredth of a nat that it gains"
+    )
     prices: tuple[Price, ...] = Field((), description="behind `usd`: whose, and of which date")
     same_init: bool | None = Field(description="began from the baseline's weights, seed by seed; None without any")
     init_hash: str = Field(description="short digest of the runs' first weights")
@@ -244,6 +248,8 @@ def _with_verdict(
         return row.model_copy(update={"verdict": "unresolved", "margin": margin})
     update = {name: getattr(found, name) for name in ("delta", "ci_low", "ci_high", "p", "method", "check")}
     update |= {"verdict": found.word, "margin": margin}
+    if found.word == "better" and row.usd is not None:
+        update["usd_per_hundredth"] = row.usd / (-found.delta / 0.01)
     if found.word == "unresolved":
         update |= _needed(row, baseline, ranking, found)
     return row.model_copy(update=update)
@@ -279,6 +285,7 @@ def _row(members: Sequence[Result], baseline: Sequence[Result], asked: Mapping[t
     losses, others = by_seeds(members), by_seeds(baseline)
     shared = [seeds for seeds in losses if seeds in others]
     prices = [result.usd for result in members if result.usd is not None]
+    energies = [result.kwh for result in members if result.kwh is not None]
     return Row(
         evaluation=first.evaluation,
         machine=first.machine,
@@ -294,6 +301,7 @@ def _row(members: Sequence[Result], baseline: Sequence[Result], asked: Mapping[t
         tokens_per_second=mean([result.tokens_per_second for result in members]),
         hours=mean([result.seconds for result in members]) / 3600,
         usd=mean(prices) if len(prices) == len(members) else None,
+        kwh=mean(energies) if len(energies) == len(members) else None,
         prices=tuple(dict.fromkeys(price for result in members for price in result.prices)),
         same_init=_first_weights(members, shared) == _first_weights(baseline, shared) if shared else None,
         init_hash=_short(_first_weights(members, losses)),

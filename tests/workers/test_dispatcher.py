@@ -98,7 +98,7 @@ def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
 
 def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
     dispatcher = spent_and(queue, "other")
-    dispatcher._count_dollars()
+    dispatcher._count_spending()
     claim, slot = dispatcher._claim()
     assert (claim.study, slot.node) == ("other", "n")
 
@@ -245,7 +245,7 @@ def test_a_lease_that_ends_meanwhile_is_not_recalled(queue: Queue, dashboard):
     queue.put(limited(20.0))
     lease = begun(queue, 30.0)
     dispatcher = of_limits(queue, jobs)
-    dispatcher._count_dollars()
+    dispatcher._count_spending()
     (status,) = queue.running()
     queue.release(lease, "drained")
     assert not dispatcher._recall(status, "its job")
@@ -335,7 +335,7 @@ def test_what_cannot_be_read_stops_no_dispatcher(queue: Queue):
     queue.redis.set("farm:queue:strange", "x")
     dispatcher.queue.sweep()
     dispatcher.bury()
-    dispatcher._count_dollars()
+    dispatcher._count_spending()
     claim, slot = dispatcher._claim()
     assert (claim.study, slot.node) == ("later", "n")
     assert dispatcher.over_budget == {"tiny"}
