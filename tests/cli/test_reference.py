@@ -28,8 +28,9 @@ def test_every_key_of_a_study_is_there() -> None:
     """Those of the tables that a study holds, and those of a recipe, which an intervention holds as plain tables."""
     told = {title for title, *_ in SECTIONS}
     assert {f"[{name}]" for name in ("study", "stacks", "policy")} | {"[sweeps.NAME]"} | TABLES <= told
-    tables = {"study", "baseline", "interventions", "sweeps", "stacks", "machines", "policy"}
-    assert Study.model_fields.keys() == tables
+    tables = {"study", "baseline", "interventions", "sweeps", "stacks", "more_seeds", "machines", "policy"}
+    assert Study.model_fields.keys() == tables | {"looks"}, "which farm resolve writes, and no file"
+    assert "[more_seeds]" in PAGES["study.md"]()
     for title, _, model in SECTIONS:
         left_out = {path.rpartition(".")[2] for path in HIDDEN if path.startswith(f"{title}.")}
         names = {row[0].strip("`") for row in keys(title, model)}

@@ -191,6 +191,23 @@ def test_what_runs_of_a_study_that_has_spent_its_limit_is_asked_to_stop_once(que
     assert queue.status(leases[0].run_id).attempts == 0
 
 
+def test_node_hours_of_all_attempts_stop_a_study_too(queue: Queue, dashboard):
+    jobs, seen = dashboard
+    queue.put(tiny_study(init=(42,)).limited(None, 0.01))  # 36 s
+    lease = begun(queue, 20.0)
+    queue.redis.hset(f"farm:run:{lease.run_id}", "held", 10_000)  # an attempt before
+    dispatcher = of_limits(queue, jobs)
+    dispatcher.turn()
+    assert (dispatcher.over_budget, seen.stopped) == (frozenset(), [])
+    assert dispatcher.counts_at - dispatcher.counted_at == pytest.approx(6, abs=2), "it looks when the limit is reached"
+    queue.redis.hincrby(f"farm:run:{lease.run_id}", "started", -10_000)
+    dispatcher.counts_at = 0.0
+    dispatcher.turn()
+    assert seen.stopped == [job_id(lease.run_id, 1)]
+    assert queue.release(lease, "drained").startswith("over budget: 0.01")
+    assert "node hours used of 0.01" in (queue.status(lease.run_id).released or "")
+
+
 def test_a_limit_that_holds_back_new_runs_only_lets_those_that_train_go_on(queue: Queue, dashboard):
     jobs, seen = dashboard
     queue.put(limited(20.0, "no-new"))
