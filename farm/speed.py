@@ -44,8 +44,8 @@ _GPUS: dict[str, dict[Precision, Ratio]] = {
 }
 _ANY_GPU: dict[Precision, Ratio] = {"fp32": Ratio(2.4, None), "tf32": Ratio(1.3, None), "bf16": Ratio(1.0, None)}
 # Peaks of dense products in TFLOPS, sums in fp32: NVIDIA's datasheets of V100, T4, A10, A100, L4, L40S, H100 and H200
-# (SXM; half of what is told with sparsity), and its whitepapers of GA102 (RTX 3090) and of Ada (RTX 4090). A GPU without
-# TF32 has the rate of fp32 there.
+# (SXM; half of what is told with sparsity), and its whitepapers of GA102 (RTX 3090) and of Ada (RTX 4090). A GPU
+# without TF32 has the rate of fp32 there.
 _PEAKS: dict[str, dict[Precision, float]] = {
     "V100": {"fp32": 15.7, "tf32": 15.7, "fp16": 125},
     "T4": {"fp32": 8.1, "tf32": 8.1, "fp16": 65},

@@ -226,7 +226,9 @@ def _ranked(
     reference = rows[BASELINE].test_loss_mean if baseline else 0.0
     place = {name: row.test_loss_mean if row.delta is None else reference + row.delta for name, row in rows.items()}
     order = sorted(rows, key=lambda name: (place[name], name))
-    ranked = ranks(order, BASELINE, ranking.losses, {name: row.verdict for name, row in rows.items()})
+    looked = any(one.method == "sequential" for one in seen.values())
+    words = {name: row.verdict for name, row in rows.items()}
+    ranked = ranks(order, BASELINE, ranking.losses, words, is_looked=looked)
     order.sort(key=lambda name: ranked[name])
     return [rows[name].model_copy(update={"rank": ranked[name]}) for name in order]
 

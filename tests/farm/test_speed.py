@@ -97,7 +97,7 @@ def test_a_cpu_s_bf16_is_assumed_to_be_emulated() -> None:
 def test_a_declared_speed_is_of_the_baseline_in_fp16_on_gpus_and_fp32_on_cpus() -> None:
     assert expected(Recipe(), [], H100) == Speed(900_000, "declared")
     full = expected(Recipe().patched({"train": {"precision": "fp32"}}), [], H100)
-    assert (full.tokens_per_second, full.basis) == (pytest.approx(900_000 / 2.4), "assumed")
+    assert (full.tokens_per_second, full.basis) == (pytest.approx(900_000 / 2.337, rel=1e-3), "assumed"), "by its peaks"
     cpu = Machine(name="cpu", tokens_per_second=500)
     assert expected(Recipe().patched({"train": {"precision": "fp32"}}), [], cpu) == Speed(500, "declared")
 
