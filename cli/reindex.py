@@ -6,6 +6,7 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet, say
+from farm import reindex as records
 from farm import settings as settings_
 from farm.store import Store
 
@@ -27,7 +28,7 @@ def reindex(as_json: Json = False) -> None:
     settings = settings_.load()
     store = Store(settings.storage)
     with queue(settings) as open_queue:
-        done = store.reindex(open_queue)
+        done = records.reindex(store, open_queue)
         known = sum(open_queue.counts().values())
     row = {"storage": store.uri, "brought_back": done.brought, "runs": known}
     render.emit(Sheet("farm.reindex/1", COLUMNS, [row], more={"unread": list(done.unread)}), as_json=as_json)

@@ -7,7 +7,6 @@ none of it.
 """
 
 import os
-import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from farm.endpoint import bracketed
+from farm.endpoint import S3_URI, bracketed
 from farm.errors import FarmError, StorageFull, StorageUnusable
 from farm.ledger import storage_errors
 
-URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w=-][\w.=-]*)*)/?")
 DELETED_AT_ONCE = 1000  # keys in one request, by the protocol
 UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 FULL = ("QuotaExceeded", "ServiceQuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507")
@@ -57,7 +55,7 @@ class Bucket:
     """
 
     def __init__(self, uri: str, patience: Patience = PATIENT):
-        match = URI.fullmatch(uri)
+        match = S3_URI.fullmatch(uri)
         assert match, "settings and studies let no other URI through"
         self.bucket, self.prefix = match[1], match[2].strip("/")
         self.uri = "/".join(filter(None, ["s3:/", self.bucket, self.prefix]))

@@ -1,8 +1,12 @@
-"""HOST:PORT as text. The address of an IPv6 host stands in brackets, or its last group would be taken for the port."""
+"""How places are written: HOST:PORT and s3://bucket/prefix.
+
+The address of an IPv6 host stands in brackets, or its last group would be taken for the port.
+"""
 
 import re
 
 PATTERN = re.compile(r"(?:\[(?P<bracketed>[^][]*)\]|(?P<bare>[^][/:\s]*))(?::(?P<port>[0-9]+))?", re.ASCII)
+S3_URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w=-][\w.=-]*)*)/?")
 
 
 def bracketed(host: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from farm import tunnel
-from farm.bucket import URI
+from farm.endpoint import S3_URI
 from farm.errors import BadSetting, Conflict
 from farm.faults import explain, full_stop
 from farm.machine import Machine
@@ -126,7 +126,7 @@ def _storage(text: str) -> Path | str:
     """Raises: BadSetting: a URI that is not s3://bucket/prefix. It may hold a secret, so that it is not repeated."""
     if "://" not in text:
         return _folder("storage", text)
-    if match := URI.fullmatch(text):
+    if match := S3_URI.fullmatch(text):
         return match[0].rstrip("/")
     fact = f"storage is a {text.partition('://')[0]!r} URI that is not s3://bucket/prefix"
     if text.startswith("s3://"):

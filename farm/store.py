@@ -1,4 +1,4 @@
-"""The run directory, which is the record. Redis is only the index: `Store.reindex` rebuilds it.
+"""The run directory, which is the record. Redis is only the index: farm.reindex rebuilds it.
 
     <storage>/.farm-storage                  the storage's own name, random, written once
     <storage>/.farm-index                    the name of the Redis that is its index: two farms must not share one
@@ -22,11 +22,11 @@ import secrets
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,10 +35,9 @@ from farm.bucket import PATIENT, Bucket, Patience
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
 from farm.ledger import Ledgers, Line, storage_errors
-from farm.queue import Cause, Index, Queue
 from farm.recipe import canonical_json
 from farm.result import Result
-from farm.run import Attempt, Checkpoint, Run, State
+from farm.run import Attempt, Checkpoint, Run
 from farm.schema import SCHEMA, check, stamped, unstamped
 from farm.study import Study
 
@@ -48,8 +47,6 @@ LOG = "log.txt"
 CANCELLED, FORGOTTEN = "cancelled.json", "forgotten.json"
 STALE_SECONDS = 86400.0
 MARKER, INDEX, LEASE = ".farm-storage", ".farm-index", "lease.json"
-ORPHANS = "reindexed"  # the study of runs whose directories name none; nobody ever submitted it
-COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
 Read = TypeVar("Read", bound=BaseModel)
 
@@ -65,13 +62,6 @@ class Records(Protocol):
     def remove(self, name: str) -> None: ...
     def names(self, folder: str) -> list[str]: ...
     def check(self) -> None: ...
-
-
-class Reindexed(NamedTuple):
-    """What a reindex did: runs that it brought back, and what it could not read, each with what to do."""
-
-    brought: int
-    unread: tuple[str, ...]
 
 
 class Store:
@@ -156,9 +146,9 @@ class Store:
         content = self.records.get(INDEX)
         return None if content is None else content.decode().strip()
 
-    def take(self, index: Index) -> None:
-        """Record that this Redis is the storage's index from now on; another that was starts no run any more."""
-        self.records.put(INDEX, index.name.encode())
+    def take(self, redis: str) -> None:
+        """Record that the Redis of this name is the index from now on; another that was starts no run any more."""
+        self.records.put(INDEX, redis.encode())
 
     def has_records(self) -> bool:
         """Whether a farm ever wrote here."""
@@ -170,7 +160,7 @@ class Store:
 
         A Redis that was emptied, or restored from an older copy, hands out epochs again; so do two of one storage.
         """
-        newest = max(self._epochs(run_id), default=0)
+        newest = max(self.epochs(run_id), default=0)
         name = f"{_of(run_id)}/{epoch}/{LEASE}"
         content = _json({"owner": owner})
         if newest > epoch or (newest == epoch and self.records.get(name) != content):
@@ -211,7 +201,7 @@ class Store:
     def ledgers(self, run_id: str) -> Ledgers:
         """The ledgers of the run's attempts that the storage has, brought to this machine."""
         self.bring(run_id, ledger.FILE)
-        kept = set(self._epochs(run_id))  # a copy of what the storage lost is no record
+        kept = set(self.epochs(run_id))  # a copy of what the storage lost is no record
         found = ledger.files(self.folder(run_id))
         return Ledgers({epoch: path for epoch, path in found.items() if epoch in kept})
 
@@ -228,7 +218,7 @@ class Store:
     def bring(self, run_id: str, file: str) -> None:
         """See to it that this machine has `file` of every attempt; one that grows comes again when it has grown."""
         if self.bucket:
-            for epoch in self._epochs(run_id):
+            for epoch in self.epochs(run_id):
                 self._bring(f"{_of(run_id)}/{epoch}", file)
 
     def _bring(self, folder: str, file: str) -> None:
@@ -335,7 +325,7 @@ class Store:
 
         Raises: NotFound. CheckpointInvalid: recipe.toml is damaged.
         """
-        if found := self._run(run_id):
+        if found := self.run_and_study(run_id):
             return found[0]
         raise NotFound(f"no run {run_id!r} in {self.uri}.", remedy="See `farm runs`.")
 
@@ -345,25 +335,25 @@ class Store:
         Raises: CheckpointInvalid: result.json is damaged.
         """
         found = self._parsed(_result(run_id), lambda text: None if _is_torn(text) else read_json(Result)(text))
-        return found if found and found.epoch > self._cancelled(run_id) else None
+        return found if found and found.epoch > self.cancelled(run_id) else None
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """Every attempt that began, by epoch.
 
         Raises: CheckpointInvalid: one of them is damaged.
         """
-        names = [_attempt(run_id, epoch) for epoch in self._epochs(run_id)]
+        names = [_attempt(run_id, epoch) for epoch in self.epochs(run_id)]
         found = [self._parsed(name, read_json(Attempt)) for name in names]
         return [attempt for attempt in found if attempt]
 
     def readable_attempts(self, run_id: str) -> tuple[list[Attempt], list[str]]:
         """Every attempt that began and whose record can be read, by epoch; and what is wrong with the others."""
         found, unread = [], []
-        for epoch in self._epochs(run_id):
+        for epoch in self.epochs(run_id):
             try:
                 found.append(self._parsed(_attempt(run_id, epoch), read_json(Attempt)))
             except (CheckpointInvalid, OSError) as error:
-                unread.append(_told(error))
+                unread.append(told(error))
         return [attempt for attempt in found if attempt], unread
 
     def reached(self, attempt: Attempt) -> tuple[int, float]:
@@ -397,127 +387,40 @@ class Store:
 
     def runs(self) -> list[Run]:
         """Every run that has a directory, by id."""
-        return [found[0] for name in self.begun() if (found := self._run(name))]
+        return [found[0] for name in self.begun() if (found := self.run_and_study(name))]
 
-    def reindex(self, queue: Queue, is_own: bool = False) -> Reindexed:
-        """Bring back into the queue what it does not know of these directories, but for what was forgotten; from then
-        on its Redis is their index. Of runs that it knows with less than the directories hold, that is made up for.
-
-        `is_own`: Redis is the index of this storage even if that holds no record, and so might be the wrong one.
-
-        Raises: Conflict: it is the index of another.
-        """
-        if not is_own and not self.has_records():
-            return Reindexed(0, ())
-        marker = self.mark()
-        while True:
-            token = queue.begin_index(marker)
-            done = self._reindex(queue)
-            if index := queue.end_index(token, marker):  # else it was emptied meanwhile
-                self.take(index)
-                return done
-
-    def _reindex(self, queue: Queue) -> Reindexed:
-        """A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose
-        failures were final has failed, and so has one whose study is not known: an agent could not train it. Any other
-        is queued, to go on from its newest checkpoint under a new epoch. What cannot be read is passed over, and told.
-        """
-        unread: list[str] = []
-        studies = self._studies(unread)
-        there = queue.studies()  # as they were submitted last, which may be since Redis was emptied
-        known = studies.keys() | there.keys()
-        begun = self.begun()
-        leaving = {run_id for run_id in begun if self._is_left_out(queue, run_id, unread)}
-        brought = 0
-        for run_id in (run_id for run_id in begun if run_id not in leaving):
-            try:
-                brought += self._restore(queue, run_id, studies | there, known, unread)
-            except (CheckpointInvalid, OSError) as error:
-                unread.append(_told(error))
-                leaving.add(run_id)
-                queue.omit(run_id, max(self._epochs(run_id), default=0))
-        for study in studies.values():
-            if there.get(study.name, study) != study or all(run.id in leaving for run in study.runs()):
-                continue
-            try:
-                put = queue.put(study, leaving)
-            except Conflict as error:
-                unread.append(f"{self.uri}/{_study(study.name)}: {error}")
-                continue
-            brought += len(put.new) + len(put.adopted)
-            for run_id in set(begun).intersection(put.new):
-                if self._cancelled(run_id) >= 0:
-                    queue.cancel(run_id)
-        return Reindexed(brought, tuple(unread))
-
-    def _studies(self, unread: list[str]) -> dict[str, Study]:
-        found = {}
+    def studies(self) -> tuple[dict[str, Study], list[str]]:
+        """Every study that can be read, by name; and what is wrong with the others."""
+        found, unread = {}, []
         for name in self.records.names("studies"):
             try:
                 study = self._parsed(f"studies/{name}", read_json(Study))
             except (CheckpointInvalid, OSError) as error:
-                unread.append(_told(error))
+                unread.append(told(error))
             else:
                 found[study.name] = study
-        return found
+        return found, unread
 
-    def _is_left_out(self, queue: Queue, run_id: str, unread: list[str]) -> bool:
-        """Whether the run was forgotten and has not begun again since; the queue is told."""
-        newest = max(self._epochs(run_id), default=0)
-        try:
-            found = self._parsed(f"{_of(run_id)}/{FORGOTTEN}", _epoch)
-        except (CheckpointInvalid, OSError) as error:  # that it is there says enough
-            unread.append(_told(error))
-            found = newest
-        if found is None or found < newest:
-            return False
-        queue.omit(run_id, max(found, newest))
-        return True
+    def forgotten(self, run_id: str) -> int | None:
+        """The epoch up to which a run was forgotten; None if it never was.
 
-    def _restore(
-        self, queue: Queue, run_id: str, studies: dict[str, Study], known: Collection[str], unread: list[str]
-    ) -> bool:
-        found = self._run(run_id)
-        if found is None:
-            return False
-        run, study = found
-        result, (attempts, bad) = self.result(run_id), self.readable_attempts(run_id)
-        unread += bad
-        if result is None and _is_torn((self.records.get(_result(run_id)) or b"{}").decode()):
-            name = f"{self.uri}/{_result(run_id)}"
-            unread.append(f"{name} is cut off, so it is no result: {run_id} goes on from its newest checkpoint.")
-        if result is None and study in studies and _is_superseded(run, studies[study]):
-            return False
-        epoch = max(self._epochs(run_id), default=0)
-        is_cancelled = self._cancelled(run_id) >= epoch
-        state = State.SUCCEEDED if result else State.CANCELLED if is_cancelled else State.QUEUED
-        reached = {past.epoch: self.reached(past) for past in attempts}
-        causes = [
-            _cause(past, reached[past.epoch][0])
-            for past in attempts
-            if past.outcome in COUNTED or (past.outcome == "running" and past.epoch < epoch)  # its worker was killed
-        ]
-        if state is State.QUEUED and study not in known:
-            causes.append(_without_study(run_id, study or ORPHANS, epoch))
-        return queue.restore(
-            run,
-            study or ORPHANS,
-            state,
-            epoch=epoch,
-            causes=causes,
-            checkpoint=self._newest_checkpoint(run_id),
-            result=result,
-            held_seconds=sum(seconds for _, seconds in reached.values()),
-            released=[past.epoch for past in attempts if past.outcome == "released"],
-        )
+        Raises: CheckpointInvalid: the record of it is damaged.
+        """
+        return self._parsed(f"{_of(run_id)}/{FORGOTTEN}", _epoch)
 
-    def _cancelled(self, run_id: str) -> int:
+    def torn(self, run_id: str) -> str | None:
+        """Where the run's result.json is, if that is cut off, as a copy or a mirror may leave it."""
+        name = _result(run_id)
+        return f"{self.uri}/{name}" if _is_torn((self.records.get(name) or b"{}").decode()) else None
+
+    def cancelled(self, run_id: str) -> int:
         """The epoch up to which a run was cancelled; -1 if it never was."""
         found = self._parsed(f"{_of(run_id)}/{CANCELLED}", _epoch)
         attempts = [past.epoch for past in self.readable_attempts(run_id)[0] if past.outcome == "cancelled"]
         return max([-1 if found is None else found, *attempts])
 
-    def _newest_checkpoint(self, run_id: str) -> Checkpoint | None:
+    def newest_checkpoint(self, run_id: str) -> Checkpoint | None:
+        """The one of the highest step whose manifest is there; whether its files are whole is not looked at."""
         for step, epoch, name in self.saved(run_id):
             if (manifest := self.records.get(f"{name}/manifest.json")) is not None:
                 return Checkpoint(step=step, epoch=epoch, path=name, sha256=hashlib.sha256(manifest).hexdigest())
@@ -525,7 +428,7 @@ class Store:
 
     def saved(self, run_id: str) -> list[tuple[int, int, str]]:
         """Step, epoch and name of every checkpoint, whole or not, highest step first."""
-        folders = [(epoch, f"{_of(run_id)}/{epoch}/checkpoints") for epoch in self._epochs(run_id)]
+        folders = [(epoch, f"{_of(run_id)}/{epoch}/checkpoints") for epoch in self.epochs(run_id)]
         found = [
             (int(match[1]), epoch, f"{folder}/{name}")
             for epoch, folder in folders
@@ -534,10 +437,11 @@ class Store:
         ]
         return sorted(found, reverse=True)
 
-    def _epochs(self, run_id: str) -> list[int]:
+    def epochs(self, run_id: str) -> list[int]:
+        """The epochs of which the run directory holds a folder, the lowest first."""
         return sorted(int(name) for name in self.records.names(_of(run_id)) if name.isdecimal())
 
-    def _run(self, run_id: str) -> tuple[Run, str | None] | None:
+    def run_and_study(self, run_id: str) -> tuple[Run, str | None] | None:
         """A run and the name of its study, or None where there is no directory of it."""
 
         def read(text: str) -> tuple[Run, str | None]:
@@ -615,32 +519,10 @@ def _epoch(text: str) -> int:
     return int(json.loads(text)["epoch"])
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}. See to it that it can be read, and reindex again."
     return str(error)
-
-
-def _is_superseded(run: Run, study: Study) -> bool:
-    """Whether the arm of `run` was given another recipe since."""
-    return any(arm.name == run.arm and arm.recipe != run.recipe for arm in study.arms())
-
-
-def _cause(attempt: Attempt, step: int) -> Cause:
-    silent = attempt.outcome == "running"
-    return Cause(
-        epoch=attempt.epoch,
-        cause=attempt.cause or ("lease-expired" if silent else attempt.outcome),
-        message=attempt.message or (f"worker {attempt.worker} was not heard of again" if silent else ""),
-        step=step,
-        at=attempt.ended or attempt.started,
-        retryable=attempt.retryable is not False,
-    )
-
-
-def _without_study(run_id: str, study: str, epoch: int) -> Cause:
-    said = f"its study {study!r} is not in the storage: submit that, then farm retry {run_id}"
-    return Cause(epoch=epoch, cause="not-found", message=said, step=0, at=time.time(), retryable=False)
 
 
 def _json(content: dict[str, Any]) -> bytes:

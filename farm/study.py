@@ -19,8 +19,8 @@ from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from farm import meant
-from farm.bucket import URI
 from farm.design import Design, subsets, sweep
+from farm.endpoint import S3_URI
 from farm.errors import BadStudy, nearest
 from farm.faults import Fault, explain, full_stop, without
 from farm.looks import Looks
@@ -33,7 +33,7 @@ MAX_RUNS = 10_000
 MAX_FAULTS = 30  # that are told
 BASELINE = "baseline"
 STANDARD_INPUT = Path("-")
-SOURCE = re.compile(rf"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*|{URI.pattern}", re.DOTALL)
+SOURCE = re.compile(rf"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*|{S3_URI.pattern}", re.DOTALL)
 
 
 class Arm(NamedTuple):

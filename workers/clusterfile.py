@@ -1,8 +1,6 @@
 """A file for Ray's cluster launcher, such as cluster.yaml: whether it is right, what it can start, at which price."""
 
-import json
 import logging
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -11,16 +9,14 @@ from typing import Any, NamedTuple
 import click
 import yaml
 from jsonschema import ValidationError
-from pydantic import ValidationError as NotValid
-from ray._private.ray_constants import LABELS_ENVIRONMENT_VARIABLE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from farm.errors import BadSetting, nearest
 from farm.machine import Price
+from workers.labels import DATE_LABEL, USD_LABEL, price
 
 MAX_BYTES = 2**20
 PREFIX = "farm:"
-USD_LABEL, SOURCE_LABEL, DATE_LABEL = "farm-usd-per-hour", "farm-price-source", "farm-price-date"
 
 
 class Kind(NamedTuple):
@@ -58,35 +54,6 @@ class Fleet(NamedTuple):
     def limit(self, machine: str) -> int:
         """Nodes of a class that there may be."""
         return min(self.most, sum(self.kinds[name].most for name in self.offering(machine)))
-
-
-def price(labels: Mapping[str, str]) -> Price | None:
-    """The price that the labels of a node type give.
-
-    Raises: BadSetting: one of them does not say what it should.
-    """
-    said = labels.get(USD_LABEL)
-    if said is None:
-        return None
-    try:
-        usd = float(said)
-        return Price(usd_per_hour=usd, source=labels.get(SOURCE_LABEL, "cluster file"), date=labels.get(DATE_LABEL))
-    except (ValueError, NotValid):
-        told = ", ".join(
-            f"{name}: {labels[name]!r}" for name in (USD_LABEL, SOURCE_LABEL, DATE_LABEL) if name in labels
-        )
-        raise BadSetting(
-            f"the labels {told} are not a price.",
-            remedy=f'Write dollars an hour and a date: {USD_LABEL}: "21.96", {DATE_LABEL}: "2025-06".',
-        ) from None
-
-
-def own_price() -> Price | None:
-    """The price of this node, if Ray's launcher started it: it hands a node type's labels to the start commands.
-
-    Raises: BadSetting
-    """
-    return price(json.loads(os.environ.get(LABELS_ENVIRONMENT_VARIABLE) or "{}"))
 
 
 def load(path: Path) -> dict[str, Any]:

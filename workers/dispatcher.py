@@ -18,6 +18,7 @@ from farm.queue import Claim, Queue, Status
 from farm.run import Lease
 from farm.study import Study
 from workers.jobs import Jobs, job_id, last_words
+from workers.labels import JOIN_LABEL
 from workers.presence import ABSENT_SECONDS, new_name
 
 log = logging.getLogger("farm")
@@ -27,7 +28,6 @@ MOST_REST_SECONDS = 120.0
 COUNT_SECONDS = 10.0  # between looks at what limited studies have spent, unless one reaches its limit before
 TOLD_SECONDS = 60.0  # what was counted is believed for so long
 LOOK_SECONDS = 2.0  # between looks at jobs that have not said a word
-JOIN_LABEL = "farm-join"  # of a node that `farm join` started: a token of that joining
 START_SECONDS = 120.0  # from claim to the agent's first renewal: imports, Ray's job supervisor, a slow node
 
 

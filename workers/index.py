@@ -6,6 +6,7 @@ import time
 from farm.errors import BadSetting, Conflict, StorageUnusable
 from farm.node import Head
 from farm.queue import Queue
+from farm.reindex import reindex
 from farm.store import Store
 
 LOOK_SECONDS = 2.0  # between looks whether Redis was emptied
@@ -52,7 +53,7 @@ class Indexed:
     def _read_records(self) -> None:
         if self._store.has_records():
             log.warning("this Redis is new or was emptied: reading the records of %s", self._store.uri)
-        done = self._store.reindex(self._queue, is_own=True)
+        done = reindex(self._store, self._queue, is_own=True)
         self._queue.publish(self._head)
         if done.brought:
             log.warning("%d runs are back from the records of %s", done.brought, self._store.uri)

@@ -32,9 +32,9 @@ from farm.node import Head, Node
 from farm.queue import Queue
 from farm.server import make_home, session
 from farm.settings import Settings
-from workers import addresses, admission, clusterfile, hardware, spot
-from workers.dispatcher import JOIN_LABEL
+from workers import addresses, admission, hardware, spot
 from workers.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
+from workers.labels import JOIN_LABEL, own_price
 from workers.raylet import has_ended, raylet
 
 TURN_SECONDS = 0.5
@@ -124,7 +124,7 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
     studies = queue.studies().values()  # what one of them says of a price is for itself alone
     declared = {key: without_hearsay(value) for study in studies for key, value in study.machines.items()}
     told = {key: value for key, value in queue.machines().items() if key not in BUILT_IN}
-    classes, price = layered(told, declared, here.machines), clusterfile.own_price()
+    classes, price = layered(told, declared, here.machines), own_price()
     if name is None:
         found = hardware.detect()
         return layered({found.name: found}, classes)[found.name].priced(price)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from farm.queue import Claim, Point, Queue
+from farm.reindex import reindex
 from farm.run import State
 from farm.store import Store
 from farm.study import Study
@@ -86,7 +87,7 @@ class Farm:
 
     def serve(self) -> None:
         """What a farm does first when it starts: its Redis is the index of its storage from then on."""
-        self.store.reindex(self.queue, is_own=True)
+        reindex(self.store, self.queue, is_own=True)
 
     def claim(self, machine: str = "cpu") -> Claim:
         """Lease the next run, and say where it is."""

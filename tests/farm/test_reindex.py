@@ -10,6 +10,7 @@ from results import result, study_text, tiny_study
 from farm import study as study_
 from farm.errors import CheckpointInvalid, Conflict, LeaseLost
 from farm.queue import Queue
+from farm.reindex import reindex
 from farm.run import Attempt, Run, State
 from farm.store import Store
 from farm.study import Study
@@ -49,7 +50,7 @@ def test_a_forgotten_run_is_not_brought_back_until_it_is_submitted_again(store: 
     begun(store, BASELINE, loss=3.0)
     store.forget(DROPOUT.id, 3)
     store.forget(CLIPPING.id, 0)
-    assert store.reindex(queue) == (1, ())
+    assert reindex(store, queue) == (1, ())
     assert states(queue) == {BASELINE.id: State.SUCCEEDED}
     assert store.result(DROPOUT.id) == result(DROPOUT, 3.0, epoch=3), "its files are there"
     put = queue.put(STUDY)
@@ -67,14 +68,14 @@ def test_what_began_again_after_it_was_forgotten_comes_back(store: Store, queue:
     store.forget(BASELINE.id, 0)
     begun(store, DROPOUT, epoch=2)
     store.remember(BASELINE.id)
-    assert store.reindex(queue) == (3, ())
+    assert reindex(store, queue) == (3, ())
 
 
 def test_a_study_of_which_all_was_forgotten_does_not_come_back(store: Store, queue: Queue) -> None:
     store.keep(STUDY)
     for run in STUDY.runs():
         store.forget(run.id, 0)
-    assert store.reindex(queue) == (0, ())
+    assert reindex(store, queue) == (0, ())
     assert (queue.studies(), queue.statuses()) == ({}, [])
 
 
@@ -95,7 +96,7 @@ def test_runs_of_a_recipe_that_its_arm_has_no_more_stay_out(store: Store, queue:
     """Whoever mended the arm may not see the storage: the study's newest form tells."""
     begun(store, DROPOUT)
     store.keep(study_.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2")))
-    assert store.reindex(queue).brought == 3
+    assert reindex(store, queue).brought == 3
     assert DROPOUT.id not in states(queue)
 
 
@@ -106,7 +107,7 @@ def test_an_adopted_result_is_adopted_again(store: Store, queue: Queue) -> None:
     begun(store, DROPOUT, loss=3.0)
     for study in (STUDY, renamed()):
         store.keep(study)
-    store.reindex(queue)
+    reindex(store, queue)
     (new,) = [run for run in renamed().runs() if run.arm == "no-drop"]
     status = queue.status(new.id)
     assert status.result is not None
@@ -121,7 +122,7 @@ def test_what_was_adopted_from_a_forgotten_run_is_kept_by_whoever_has_it(store: 
     (new,) = [run for run in renamed().runs() if run.arm == "no-drop"]
     adopted = result(DROPOUT, 3.0).model_copy(update={"run_id": new.id, "arm": "no-drop", "adopted": DROPOUT.id})
     store.adopt(adopted, new, "next")
-    assert store.reindex(queue) == (3, ())
+    assert reindex(store, queue) == (3, ())
     assert queue.status(new.id).result == adopted
     assert DROPOUT.id not in states(queue)
 
@@ -140,7 +141,7 @@ def test_what_was_put_anew_before_the_records_were_read_becomes_what_they_tell(s
     queue.put(STUDY)
     leases = {claim.run.id: claim.lease for _ in range(2) if (claim := queue.claim("cpu", "worker", 60))}
     assert leases[DROPOUT.id].epoch == 1
-    assert store.reindex(queue) == (3, ())
+    assert reindex(store, queue) == (3, ())
     assert states(queue) == {BASELINE.id: "succeeded", DROPOUT.id: "queued", CLIPPING.id: "failed"}
     for lease in leases.values():
         with pytest.raises(LeaseLost):
@@ -150,7 +151,7 @@ def test_what_was_put_anew_before_the_records_were_read_becomes_what_they_tell(s
     assert (claim.run, claim.lease.epoch) == (DROPOUT, 5)
     assert queue.status(BASELINE.id).result == result(BASELINE, 3.0, epoch=6)
     assert sum(queue.counts().values()) == queue.put_count() == 3
-    assert store.reindex(queue) == (0, ())
+    assert reindex(store, queue) == (0, ())
 
 
 def test_a_redis_from_before_a_run_finished_learns_of_its_result(store: Store, queue: Queue) -> None:
@@ -159,7 +160,7 @@ def test_a_redis_from_before_a_run_finished_learns_of_its_result(store: Store, q
     for claim in filter(None, claims):
         queue.release(claim.lease, "drained")
     begun(store, BASELINE, epoch=1, loss=3.0)
-    assert store.reindex(queue) == (1, ())
+    assert reindex(store, queue) == (1, ())
     assert states(queue)[BASELINE.id] == State.SUCCEEDED
 
 
@@ -170,7 +171,7 @@ def test_what_was_cancelled_since_stays_so_and_its_retry_begins_above(store: Sto
     store.keep(STUDY)
     queue.put(STUDY)
     queue.cancel(DROPOUT.id)
-    store.reindex(queue)
+    reindex(store, queue)
     assert states(queue)[DROPOUT.id] == State.CANCELLED
     queue.retry(DROPOUT.id)
     epochs = {claim.run: claim.lease.epoch for _ in range(3) if (claim := queue.claim("cpu", "worker", 60))}
@@ -181,7 +182,7 @@ def test_a_study_that_was_submitted_since_stays_as_it_is(store: Store, queue: Qu
     store.keep(STUDY)
     changed = study_.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2"))
     queue.put(changed)
-    store.reindex(queue)
+    reindex(store, queue)
     assert queue.study("tiny") == changed
     assert set(states(queue)) == {run.id for run in changed.runs()}
 
@@ -191,7 +192,7 @@ def test_no_run_is_claimed_for_a_storage_until_its_records_were_read(store: Stor
     queue.put(STUDY)
     marker = store.mark()
     assert queue.claim("cpu", "worker", 60, marker=marker) is None
-    store.reindex(queue)
+    reindex(store, queue)
     assert queue.claim("cpu", "worker", 60, marker=marker) is not None
     assert queue.claim("cpu", "worker", 60, marker="another") is None
 
@@ -204,12 +205,12 @@ def test_a_redis_that_is_emptied_while_records_are_read_is_no_index(queue: Queue
 
 def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, queue: Queue, tmp_path: Path) -> None:
     store.keep(STUDY)
-    store.reindex(queue)
+    reindex(store, queue)
     other = Store(tmp_path / "other")
-    assert other.reindex(queue) == (0, ()), "it holds nothing, so that it marks nothing"
+    assert reindex(other, queue) == (0, ()), "it holds nothing, so that it marks nothing"
     begun(other, DROPOUT)
     with pytest.raises(Conflict, match="that of a farm with another storage"):
-        other.reindex(queue)
+        reindex(other, queue)
     assert DROPOUT.id in states(queue)
     assert queue.status(DROPOUT.id).epoch == 0
 
@@ -252,7 +253,7 @@ def test_it_reads_on_past_bad_records_and_names_each(store: Store, queue: Queue)
         store.records.put(name, spoil(store.records.get(name) or b""))
     store.records.put("studies/notes.txt", b"to do")
     store.records.put("studies/future.json", b'{"schema": 99, "study": {"name": "future", "colour": "red"}}')
-    brought, unread = store.reindex(queue)
+    brought, unread = reindex(store, queue)
     assert states(queue) == {BASELINE.id: State.QUEUED, DROPOUT.id: State.SUCCEEDED, other.id: State.SUCCEEDED}
     assert brought == 3
     told = "\n".join(unread)
@@ -267,7 +268,7 @@ def test_a_run_that_cannot_be_read_is_not_trained_over_what_it_wrote(store: Stor
     store.keep(STUDY)
     begun(store, BASELINE, epoch=5)
     store.records.put(f"runs/{BASELINE.id}/recipe.toml", b"[recipe")
-    store.reindex(queue)
+    reindex(store, queue)
     assert BASELINE.id not in states(queue)
     assert queue.put(STUDY).again == (BASELINE.id,)
     epochs = {claim.run: claim.lease.epoch for _ in range(3) if (claim := queue.claim("cpu", "worker", 60))}
@@ -279,9 +280,9 @@ def test_a_record_that_was_mended_is_read_by_the_next_reindex(store: Store, queu
     name = f"runs/{BASELINE.id}/recipe.toml"
     content = store.records.get(name) or b""
     store.records.put(name, b"[recipe")
-    assert store.reindex(queue).brought == 0
+    assert reindex(store, queue).brought == 0
     store.records.put(name, content)
-    assert store.reindex(queue) == (1, ())
+    assert reindex(store, queue) == (1, ())
     assert states(queue) == {BASELINE.id: State.SUCCEEDED}
 
 

@@ -19,6 +19,7 @@ from farm.ledger import SCHEMA, Line
 from farm.machine import BUILT_IN
 from farm.queue import Queue, Status
 from farm.recipe import Data, Recipe, Schedule, Seeds, Train
+from farm.reindex import reindex
 from farm.run import Attempt, Policy, Run, State
 from farm.store import Store
 
@@ -224,7 +225,7 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     a_checkpoint(store, resumable, 3, 8)
     store.begin(running, attempt(running, 7), "tiny")
 
-    assert store.reindex(queue) == (9, ())
+    assert reindex(store, queue) == (9, ())
     statuses = {status.run: status for status in queue.statuses("tiny")}
     assert statuses.keys() == set(study.runs())
     assert statuses[finished].result == result(finished, 3.0)
@@ -240,7 +241,7 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     assert (pointer.step, pointer.epoch, pointer.path) == (10, 2, newest)
     assert statuses[running].epoch == 7, "whoever still trains it has a dead epoch"
     assert queue.study("tiny") == study
-    assert store.reindex(queue) == (0, ())
+    assert reindex(store, queue) == (0, ())
     assert sum(queue.counts().values()) == queue.put_count() == 9
 
 
@@ -262,7 +263,7 @@ def restored(store: Store, queue: Queue, *attempts: Attempt) -> Status:
     store.keep(tiny_study())
     for each in attempts:
         store.begin(RUN, each, "tiny")
-    store.reindex(queue)
+    reindex(store, queue)
     return queue.status(RUN.id)
 
 
@@ -278,18 +279,18 @@ def test_poison_is_known_again_and_so_is_how_near_to_it_a_run_is(store: Store, q
     store.keep(tiny_study())
     for epoch in (1, 2, 3):
         store.begin(run, failed(run, epoch, 4), "tiny")
-    store.reindex(queue)
+    reindex(store, queue)
     assert queue.status(run.id).state == State.FAILED
     store.end(attempt(run, 3))  # killed: its ledger says where
     ledger_of(store, run, 3, steps=4)
     store.begin(run, attempt(run, 4))
     near, drained = (Queue(redis, f"farm:{name}:", backoff_seconds=0.001) for name in ("near", "drained"))
-    store.reindex(near)
+    reindex(store, near)
     causes = [("x", 4), ("x", 4), ("lease-expired", 4)]
     assert [(cause.cause, cause.step) for cause in near.status(run.id).causes] == causes
     assert crashed(near, run) == State.FAILED, "the third crash there"
     store.end(attempt(run, 4, outcome="released", ended=1010.0))
-    store.reindex(drained)
+    reindex(store, drained)
     assert crashed(drained, run) == State.QUEUED, "which a drain has made the first"
 
 
@@ -314,7 +315,7 @@ def test_a_cancelled_run_stays_cancelled_begun_or_not(store: Store, queue: Queue
     store.withdraw(again.id, 1)
     store.begin(again, attempt(again, 2), "tiny")
     store.keep(tiny_study())
-    assert store.reindex(queue) == (9, ())
+    assert reindex(store, queue) == (9, ())
     assert [queue.status(run.id).state for run in (begun, waiting, again)] == ["cancelled", "cancelled", "queued"]
     assert sum(queue.counts().values()) == queue.put_count() == 9
 
@@ -348,7 +349,7 @@ def test_a_limited_study_that_was_spent_stays_spent(store: Store, queue: Queue) 
 def test_a_run_whose_study_is_unknown_waits_for_the_study(store: Store, queue: Queue) -> None:
     """An agent could not train it: it asks for the study. Its next lease has an epoch of its own all the same."""
     store.begin(RUN, attempt())
-    assert store.reindex(queue) == (1, ())
+    assert reindex(store, queue) == (1, ())
     status = queue.status(RUN.id)
     assert (status.study, status.state) == ("reindexed", State.FAILED)
     assert status.causes[0].message.startswith("its study 'reindexed' is not in the storage: submit that, then farm")
@@ -371,5 +372,5 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
     queue.release(claim.lease, "drained")
     store.begin(run, attempt(run), "tiny")
     store.end(attempt(run, outcome="cancelled"))
-    assert store.reindex(queue) == (0, ())
+    assert reindex(store, queue) == (0, ())
     assert queue.status(run.id).state == State.QUEUED

@@ -11,6 +11,7 @@ from farm.errors import LeaseLost, Unreadable
 from farm.machine import BUILT_IN
 from farm.node import Head, Node
 from farm.queue import Claim, Point, Queue, Supply
+from farm.reindex import reindex
 from farm.result import Provenance
 from farm.run import Attempt, State
 from farm.schema import SCHEMA, stamped, unstamped
@@ -170,7 +171,7 @@ def test_a_redis_that_was_emptied_under_a_running_farm_goes_on_empty(scene: Scen
     with pytest.raises(LeaseLost):
         scene.queue.renew(lease, 2)
     assert (scene.queue.sweep(), scene.queue.queued(), scene.queue.claim("cpu", "w", 60)) == ([], {}, None)
-    assert store.reindex(scene.queue).brought == 9
+    assert reindex(store, scene.queue).brought == 9
     assert scene.queue.status(run.id).epoch == lease.epoch
     scene.queue.put(tiny_study("sound", init=(1,)))
     scene.goes_on()

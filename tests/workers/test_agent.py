@@ -21,6 +21,7 @@ from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
 from farm.node import Head, Node
 from farm.queue import Claim, Point, Queue
+from farm.reindex import reindex
 from farm.result import Fingerprints, Outcome, Provenance, Tokens
 from farm.run import Attempt, Checkpoint, Run, State
 from farm.server import Server
@@ -533,7 +534,7 @@ def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: 
     assert agent.store.result(run.id) is None
     assert [attempt.outcome for attempt in agent.store.attempts(run.id)] == ["cancelled"]
     rebuilt = Queue(queue.redis, "farm:rebuilt:")
-    agent.store.reindex(rebuilt)
+    reindex(agent.store, rebuilt)
     assert rebuilt.status(run.id).state is State.CANCELLED
 
 

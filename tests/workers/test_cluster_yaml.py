@@ -17,11 +17,11 @@ from waiting import wait_until
 from farm import settings
 from farm.errors import BadSetting
 from farm.machine import BUILT_IN, Machine, Price
-from workers import clusterfile
-from workers.clusterfile import SOURCE_LABEL, Fleet, Kind
+from workers import clusterfile, labels
+from workers.clusterfile import Fleet, Kind
 
 ROOT = Path(__file__).parents[2]
-USD = clusterfile.USD_LABEL
+USD = labels.USD_LABEL
 FILES = ["cluster.yaml", "examples/onprem.yaml"]
 
 
@@ -180,11 +180,11 @@ def test_of_two_node_types_for_a_class_the_dearer_one_is_planned_with():
 
 def test_a_node_that_the_launcher_started_knows_its_price(monkeypatch):
     """Ray hands the labels of a node type to its start commands, of which `farm join` is one."""
-    labels = load("cluster.yaml")["available_node_types"]["8xa100m40"]["labels"]
-    monkeypatch.setenv("RAY_OVERRIDE_LABELS", json.dumps(labels))
-    assert clusterfile.own_price() == aws(21.96)
+    said = load("cluster.yaml")["available_node_types"]["8xa100m40"]["labels"]
+    monkeypatch.setenv("RAY_OVERRIDE_LABELS", json.dumps(said))
+    assert labels.own_price() == aws(21.96)
     monkeypatch.delenv("RAY_OVERRIDE_LABELS")
-    assert clusterfile.own_price() is None
+    assert labels.own_price() is None
 
 
 def test_a_class_that_farm_toml_declares_is_known(tmp_path):
@@ -201,7 +201,7 @@ def test_each_worker_type_is_a_machine_class_that_the_farm_knows():
         classes = {key: count for key, count in kind["resources"].items() if key.startswith("farm:")}
         assert classes == {machine.resource: 1}
         assert kind["labels"]["farm-machine"] == name
-        assert set(kind["labels"]) - {"farm-machine"} == {clusterfile.USD_LABEL, SOURCE_LABEL, clusterfile.DATE_LABEL}
+        assert set(kind["labels"]) - {"farm-machine"} == {labels.USD_LABEL, labels.SOURCE_LABEL, labels.DATE_LABEL}
         validate_node_label_syntax(kind["labels"])
 
 

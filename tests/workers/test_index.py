@@ -9,6 +9,7 @@ from results import result, tiny_study
 from farm.errors import BadSetting, Conflict
 from farm.node import Head
 from farm.queue import Queue
+from farm.reindex import reindex
 from farm.run import Attempt, State
 from farm.settings import Settings
 from farm.store import Store
@@ -87,7 +88,7 @@ def test_two_farms_do_not_share_a_storage(
         first.turn()
     with pytest.raises(BadSetting, match="take its storage over: farm reindex"):
         serving(queue, store)
-    store.reindex(queue)
+    reindex(store, queue)
     first.turn()
     with pytest.raises(Conflict):
         second.turn()
@@ -100,7 +101,7 @@ def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, stor
     with pytest.raises(BadSetting, match=said):
         serving(queue, mine)
     queue.redis.delete(f"{queue.prefix}head")
-    store.reindex(queue)
+    reindex(store, queue)
     with pytest.raises(BadSetting, match="that of another storage"):
         serving(queue, mine)
 
@@ -110,7 +111,7 @@ def test_an_agent_under_an_epoch_that_is_on_record_makes_way_and_the_next_goes_o
     run, queue: Queue, store: Store, tmp_path: Path
 ) -> None:
     """Redis was restored from an older copy: it is the storage's index, and knows less."""
-    store.reindex(queue)
+    reindex(store, queue)
     queue.redis.delete(*queue.redis.keys(f"{queue.prefix}*"))
     queue.put(STUDY)
     records = {name: store.records.get(f"runs/{run.id}/{name}") for name in ("6/attempt.json", "4/attempt.json")}
