@@ -156,7 +156,7 @@ class Study(Frozen):
     more_seeds: dict[Name, Pairs] = {}
     machines: dict[Name, Machine] = {}
     policy: Policy = Policy()
-    looks: Looks | None = None  # farm resolve writes them
+    looks: Annotated[Looks | None, Unset] = None  # farm resolve writes them
 
     @property
     def name(self) -> str:
