@@ -4,7 +4,7 @@ VENV   ?= .venv
 SHELL  := bash
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-cluster lint types tests docs bench soak validate clean
+.PHONY: demo test test-cluster lint types tests docs bench soak validate constraints clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -30,7 +30,7 @@ tests: $(VENV)/test $(BIN)/prometheus
 test-cluster: $(VENV)/test
 	$(BIN)/python -m pytest tests/cluster
 
-# The pages that are made from the program: docs/study.md and docs/commands.md.
+# The pages that are made from the program: docs/study.md, docs/commands.md and docs/rooms.md.
 docs: $(VENV)/test
 	$(BIN)/python -m cli.reference
 
@@ -56,15 +56,15 @@ define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "farm needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "make: installing farm with torch, Ray and what they need into $(VENV). This happens once, and takes some minutes and about 2 GB (more with torch for CUDA)."
-	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable ".[$(1)]" | awk $(LARGE)
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable ".[$(1)]" | awk $(LARGE)
 	@echo "make: installed"
 	@touch $(VENV)/$(2)
 endef
 
-$(VENV)/node: pyproject.toml
+$(VENV)/node: pyproject.toml constraints.txt
 	$(call install,node,node)
 
-$(VENV)/test: pyproject.toml
+$(VENV)/test: pyproject.toml constraints.txt
 	@command -v ssh >/dev/null || { echo "No ssh, which make test needs. On Debian and Ubuntu: apt-get install openssh-client"; exit 1; }
 	$(call install,all,test)
 	@touch $(VENV)/node
@@ -80,6 +80,11 @@ $(BIN)/prometheus: | $(VENV)/test
 	  { apt-get $(FETCH) || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(FETCH); }; } && \
 	  dpkg -x prometheus_*.deb . && rm -rf lists cache *.deb && ln -sf ../prometheus/usr/bin/prometheus ../bin/; } || \
 	 { echo "No Prometheus, which make test needs. On Debian and Ubuntu: apt-get install prometheus; elsewhere see https://prometheus.io/download"; exit 1; }
+
+# The versions of .venv, for everybody else's: after the whole suite has passed with them.
+constraints: $(VENV)/test
+	@{ echo "# Versions that the whole suite passed with. make demo and make test install these."; \
+	  $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep '=='; } > constraints.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

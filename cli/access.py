@@ -10,7 +10,7 @@ from farm import serving
 from farm import settings as settings_
 from farm import study as study_
 from farm.bucket import BRIEF
-from farm.errors import Conflict, FarmError, NotFound, nearest
+from farm.errors import Conflict, FarmError, NotFound, StorageUnusable, nearest
 from farm.machine import BUILT_IN, Machine, layered
 from farm.node import offering
 from farm.queue import Queue, Status
@@ -82,7 +82,8 @@ def newest_study(queue: Queue) -> str | None:
     from cli.render import say
 
     newest_first = list(dict.fromkeys(status.study for status in reversed(queue.statuses())))
-    names = [*newest_first, *(name for name in queue.studies() if name not in newest_first)]
+    known = dict.fromkeys([*queue.studies(), *queue.all_imported()])
+    names = [*newest_first, *(name for name in known if name not in newest_first)]
     if names:
         others = ", ".join(names[1:6]) + (", ..." if len(names) > 6 else "")
         say(f"study {names[0]}" + (f" (others: {others})" if others else ""))
@@ -97,6 +98,11 @@ def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
     name = name or newest_study(queue)
     if name is None:
         raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+    if queue.imported(name).runs and name not in queue.studies():
+        raise NotFound(
+            f"study {name!r} holds imported losses only, and this asks for runs of the farm's.",
+            remedy=f"See them with: farm table {name}",
+        )
     return queue.study(name), [status.result for status in queue.statuses(name) if status.result]
 
 
@@ -128,7 +134,7 @@ def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str
     """
     from cli.render import say
 
-    store = _seen(settings)
+    store = seen(settings)
     if store is None:
         return
     try:
@@ -140,9 +146,23 @@ def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str
         say(f"warning: {otherwise}: {error}")
 
 
+def recording(settings: Settings) -> Store:
+    """The storage, for what is nowhere else on record.
+
+    Raises: StorageUnusable: it is not seen from here.
+    """
+    store = seen(settings)
+    if store is None:
+        raise StorageUnusable(
+            f"the farm's storage {settings.storage} is not seen from this machine: nothing was changed.",
+            remedy="Do this where it is, or let FARM_STORAGE name it.",
+        )
+    return store
+
+
 def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     """Raises: Conflict: this Redis was emptied, and knows less than the storage, as far as that is seen from here."""
-    store = _seen(settings) if queue.index() is None else None
+    store = seen(settings) if queue.index() is None else None
     begun: list[str] = []
     if store:
         with suppress(FarmError, OSError):
@@ -156,7 +176,8 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
         )
 
 
-def _seen(settings: Settings) -> Store | None:
+def seen(settings: Settings) -> Store | None:
+    """The storage, where it is seen from here: a folder that is not there is another machine's."""
     store = Store(settings.storage, patience=BRIEF)
     return None if settings.redis_url is not None and not (store.bucket or store.is_local) else store
 

@@ -1,6 +1,7 @@
 """`farm effects [STUDY]`"""
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 from cli import render
@@ -9,9 +10,11 @@ from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from farm.cohort import by_evaluation, by_seeds
 from farm.result import Result
-from farm.study import Study
+from farm.study import BASELINE, Study
 from farm.verdict.effects import Effects, estimate
 
+MOST = 12  # interventions of which all combinations are listed: 4,096
+SHOWN = 8  # of the arms that are missing
 COLUMNS = (
     Column("effect", "effect"),
     Column("machine", "machine"),
@@ -33,11 +36,13 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     """
     with queue() as open_queue:
         found, results = finished(open_queue, study)
-    told = {key: _effects(found, members) for key, members in _cohorts(results)}
+    members = dict(_cohorts(results))
+    told = {key: _effects(found, together) for key, together in members.items()}
     rows = [row for key, seen in told.items() for row in _rows(key, seen)]
     if as_json:
         methods = [
             {"evaluation": key[0], "machine": key[1], "method": seen.method, "df": seen.df, "noise": seen.noise}
+            | {"missing": missing(found, members[key])}
             for key, seen in told.items()
         ]
         render.emit_json("farm.effects/1", rows, study=found.name, methods=methods)
@@ -45,6 +50,9 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     render.emit(Sheet("farm.effects/1", COLUMNS, rows, title=found.name))
     for remark in _remarks(found, told):
         say(remark)
+    for (_, machine), together in members.items():
+        if lacking := missing(found, together):
+            say(_lacking(found, machine, lacking))
 
 
 def _cohorts(results: list[Result]) -> Iterator[tuple[tuple[str, str], list[Result]]]:
@@ -58,6 +66,31 @@ def _effects(study: Study, results: list[Result]) -> Effects:
     crossed = {arm.name: arm.changes for arm in study.arms() if study.interventions.keys() >= set(arm.changes)}
     members = {name: [result for result in results if result.arm == name] for name in crossed}
     return estimate(crossed, {name: by_seeds(found) for name, found in members.items() if found})
+
+
+def missing(study: Study, results: list[Result]) -> list[str]:
+    """The arms that the results of a machine lack: of a fraction those of its design, else of all combinations."""
+    arms, there = study.arms(), {result.arm for result in results}
+    names_of = {frozenset(arm.changes): arm.name for arm in arms}
+    trained = {frozenset(arm.changes) for arm in arms if arm.name in there}
+    if study.study.design == "fraction":
+        wanted = [arm.changes for arm in arms if study.interventions.keys() >= set(arm.changes)]
+    else:
+        names = list(study.interventions)[:MOST]
+        wanted = [of for size in range(len(names) + 1) for of in combinations(names, size)]
+    lacking = [of for of in wanted if frozenset(of) not in trained]
+    return [names_of.get(frozenset(of), ".".join(of) or BASELINE) for of in lacking]
+
+
+def _lacking(study: Study, machine: str, lacking: list[str]) -> str:
+    more = f" and {len(lacking) - SHOWN:,} more" if len(lacking) > SHOWN else ""
+    arms = f"{len(lacking):,} arm{'s' * (len(lacking) != 1)} missing: {', '.join(lacking[:SHOWN])}{more}"
+    if study.study.design in ("fraction", "factorial"):
+        return f"{machine}: {arms}; without that some effects are less sure, or an alias of others"
+    return (
+        f'{machine}: no factorial, since design = "{study.study.design}", {arms}. An effect is that of the arms there'
+        ' are; design = "factorial" or "fraction" trains combinations'
+    )
 
 
 def _rows(key: tuple[str, str], seen: Effects) -> Iterator[dict[str, Any]]:

@@ -41,6 +41,10 @@ EXAMPLES = {
         "farm compare cpu-x1-baseline-s42 cpu-x2-baseline-s42",
         "farm compare cpu-x1-baseline-s42 cpu-x1-baseline-s22 --json",
     ),
+    "import": (
+        "farm import losses.csv",
+        "farm import losses.csv harness/runs --study published   # losses, and the recipes behind them",
+    ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }
 

@@ -1,20 +1,22 @@
 """`farm forget STUDY|RUN`"""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import typer
 
 from cli import render
-from cli.access import is_study, on_record, queue, select
+from cli.access import is_study, on_record, queue, recording, select
 from cli.cancel import DroppedOnly, dropped
 from cli.options import ArmName, Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from cli.runs import of_arm
 from farm import settings as settings_
 from farm.errors import Guard, Unreadable
+from farm.imported import ImportedRun
 from farm.queue import Forgotten, Queue, Status
+from farm.settings import Settings
 from farm.store import Store
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
@@ -38,15 +40,20 @@ def forget(
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
-        chosen = chosen_runs(open_queue, name, arm, dropped_only)
-        if not chosen:
+        imports = [] if dropped_only else imported_runs(open_queue, name, arm)
+        is_here = not imports or is_study(open_queue, name)
+        chosen = chosen_runs(open_queue, name, None if imports else arm, dropped_only) if is_here else {}
+        chosen = {key: status for key, status in chosen.items() if not (arm and status) or status.run.arm == arm}
+        if not chosen and not imports:
             say(f"{name}: no run of that kind: there is nothing to forget")
         elif not yes:
-            confirm(chosen, name, files)
+            confirm(chosen, name, files, len(imports))
         study = name if is_study(open_queue, name) else ""
         done = open_queue.forget(list(chosen), study) if chosen else Forgotten(gone={}, kept=())
         heirs = [] if not done.gone else adopters(open_queue, done.gone)
         is_gone = bool(study) and not is_study(open_queue, study)
+        if imports:
+            drop_imported(settings, open_queue, name, imports)
     on_record(
         settings,
         lambda store: _record(store, done, heirs, files, study if is_gone and files else None),
@@ -60,6 +67,7 @@ def forget(
         }
         for run_id, status in chosen.items()
     ]
+    rows += [{"run": run.id, "was": "imported", "now": "forgotten"} for run in imports]
     render.emit(Sheet("farm.forget/1", COLUMNS, rows, more={"study_gone": is_gone}), as_json=as_json)
     for remark in remarks(done, heirs, files, study if is_gone else None):
         say(remark)
@@ -83,10 +91,26 @@ def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) ->
     return {status.id: status for status in chosen}
 
 
-def confirm(chosen: Mapping[str, Status | None], name: str, files: bool) -> None:
+def imported_runs(queue: Queue, study: str, arm: str | None) -> list[ImportedRun]:
+    """What was imported into a study, or into this arm of it."""
+    return [run for run in queue.imported(study).runs if arm in (None, run.arm)]
+
+
+def drop_imported(settings: Settings, queue: Queue, study: str, runs: Sequence[ImportedRun]) -> None:
+    """Remove imported losses, which are nowhere but on record and in Redis.
+
+    Raises: StorageUnusable: the record is not seen from here, and would bring them back.
+    """
+    left = queue.imported(study).without(run.id for run in runs)
+    recording(settings).keep_imported(left)
+    queue.bring(left)
+
+
+def confirm(chosen: Mapping[str, Status | None], name: str, files: bool, imports: int = 0) -> None:
     """Ask whoever sits at a terminal. Raises: Guard: nobody does. typer.Abort: no."""
     results = sum(status is not None and status.result is not None for status in chosen.values())
     what = f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {name}, {results} with a result"
+    what += f", and {imports} imported loss{'es' * (imports != 1)}" if imports else ""
     what += ", and their files" if files else "; their files stay"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Guard(f"this would forget {what}.", remedy="Say so with -y.")

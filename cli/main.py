@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
@@ -43,6 +44,7 @@ COMMANDS = {
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "machines": "The machine classes that are known, and what they offer now.",
+    "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them anew.",
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }
@@ -51,7 +53,7 @@ GROUPS = {  # of `farm --help`
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare",
-    "Evaluate and share": "export",
+    "Evaluate and share": "export import",
 }
 
 
@@ -60,7 +62,8 @@ class Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         COMMANDS[name]
-        function = getattr(import_module(f"cli.{name}"), name)
+        word = f"{name}_" if iskeyword(name) else name
+        function = getattr(import_module(f"cli.{word}"), word)
         command = _built(name, function)
         command.params += _built(name, _only_verbose).params
         return command

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 from cli import render
-from cli.access import finished, queue
+from cli.access import finished, is_study, newest_study, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from farm.cohort import by_evaluation
+from farm.imported import EVALUATION as IMPORTED
 from farm.machine import is_mixed
+from farm.queue import Queue
 from farm.result import Result
 from farm.verdict.noise import Hardware, Noise, Run, ladder
 
@@ -32,18 +34,31 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     that trained the same recipes and seeds, and whether the order of the arms is the same on both.
     """
     with queue() as open_queue:
-        found, results = finished(open_queue, study)
+        name = study or newest_study(open_queue)
+        imported = open_queue.imported(name).runs if name else ()
+        name, results = (
+            (name, []) if name and imported and not is_study(open_queue, name) else _trained(open_queue, name)
+        )
     told = {evaluation: ladder(runs) for evaluation, runs in _comparable(results)}
+    if known := [Run(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds]:
+        told[IMPORTED] = ladder(known)
     rows = [{"evaluation": key} | rung.model_dump(mode="json") for key, seen in told.items() for rung in seen.rungs]
     if as_json:
         hardware = [
             {"evaluation": key} | pair.model_dump(mode="json") for key, seen in told.items() for pair in seen.hardware
         ]
-        render.emit_json("farm.noise/1", rows, study=found.name, hardware=hardware)
+        render.emit_json("farm.noise/1", rows, study=name, hardware=hardware)
         return
-    render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=found.name))
-    for remark in _remarks(found.name, told):
+    render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=name or ""))
+    for remark in _remarks(name, told):
         say(remark)
+    if unknown := len(imported) - len(known):
+        say(f"{IMPORTED}: {unknown} of {len(imported)} losses come without both seeds, and are left out")
+
+
+def _trained(queue: Queue, name: str | None) -> tuple[str, list[Result]]:
+    study, results = finished(queue, name)
+    return study.name, results
 
 
 def _comparable(results: list[Result]) -> Iterator[tuple[str, list[Run]]]:
@@ -71,10 +86,11 @@ def _remarks(study: str, told: dict[str, Noise]) -> Iterator[str]:
             if rung.sd == 0:
                 yield f"{rung.rung}: the runs agree to within the rounding of a 64-bit number, so there is no interval"
         for pair in seen.hardware:
-            yield _hardware(pair)
+            yield hardware_line(pair)
 
 
-def _hardware(pair: Hardware) -> str:
+def hardware_line(pair: Hardware) -> str:
+    """The effect of the second of two machine classes, and whether the ranking survives it."""
     left, right = pair.machines
     many = f"{pair.pairs} pair{'s' * (pair.pairs != 1)} of runs"
     edges = (

@@ -15,7 +15,7 @@ from farm import settings as settings_
 from farm.advice import advice
 from farm.budget import dollars
 from farm.errors import BadStudy, Refused, Unreachable
-from farm.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, noise_of
+from farm.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, imported_noise, noise_of
 from farm.machine import Machine
 from farm.result import Result
 from farm.settings import Settings
@@ -111,8 +111,13 @@ def noise_said(sd: float | None, study: str | None, settings: Settings) -> Noise
     if study is None:
         return None if sd is None else lambda machine: sd
     with queue(settings) as open_queue:
+        imported = open_queue.imported(study).runs
+        results = [status.result for status in open_queue.statuses(study) if status.result]
+        if not results and imported:
+            say(f"noise: that of {study}'s imported baseline, which was trained elsewhere")
+            return imported_noise(imported)
         open_queue.study(study)
-        return noise_of([status.result for status in open_queue.statuses(study) if status.result])
+        return noise_of(results)
 
 
 def sheet(found: Forecast, as_json: bool = False) -> Sheet:

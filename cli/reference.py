@@ -1,4 +1,4 @@
-"""`python -m cli.reference`, which `make docs` runs: docs/study.md and docs/commands.md, from models and commands."""
+"""`python -m cli.reference`, which `make docs` runs: docs/study.md, docs/commands.md and docs/rooms.md."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cli.rooms import rooms
 from farm.design import fraction
 from farm.machine import Machine
 from farm.recipe import NONE, Data, Evaluation, Model, Schedule, Train
@@ -130,6 +131,7 @@ EXAMPLES = {
     "[study].seeds": "{ init = [42, 22, 67], train = [23] }",
     "[study].resolution": "5",
     "[study].margin": "0.005",
+    "[study].twins": "true",
     "[study].reruns": "1",
     "[study].first_rerun": "1",
     "[baseline] and [interventions.NAME].machines": '["cpu-x1"]',
@@ -301,7 +303,7 @@ def commands() -> str:
     return "".join(parts)
 
 
-PAGES = {"study.md": study, "commands.md": commands}
+PAGES = {"study.md": study, "commands.md": commands, "rooms.md": lambda: rooms(MADE)}
 
 if __name__ == "__main__":
     for page, text in PAGES.items():

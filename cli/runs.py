@@ -11,6 +11,7 @@ from cli.render import Column, Sheet, say
 from farm import settings as settings_
 from farm.budget import exhausted
 from farm.errors import NotFound, nearest
+from farm.imported import ImportedRun
 from farm.node import drained
 from farm.queue import Queue, Status
 from farm.run import State
@@ -38,13 +39,17 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
     settings = settings_.load()
     with queue(settings) as open_queue:
         everything = open_queue.statuses()
-        if study:
+        imported = {study: open_queue.imported(study)} if study else open_queue.all_imported()
+        if study and not imported[study].runs:
             open_queue.study(study)
         chosen = open_queue.statuses(study) if study else everything
-        if arm:
+        elsewhere = [(name, run) for name, one in imported.items() for run in one.runs if arm in (None, run.arm)]
+        if arm and not elsewhere:
             chosen = of_arm(chosen, arm)
+        chosen = [status for status in chosen if arm in (None, status.run.arm)]
         why = waits(settings, open_queue, everything)
         rows = [row(open_queue, status, why) for status in chosen]
+        rows += [imported_row(name, run) for name, run in elsewhere]
     if not rows:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
     if rows or as_json or not render.is_terminal():
@@ -85,6 +90,7 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
         "machine": run.machine,
         "seeds": str(run.seeds),
         "rerun": run.rerun,
+        "imported": False,
         "state": str(status.state),
         "step": step,
         "steps": run.recipe.steps,
@@ -94,6 +100,28 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
         "age_seconds": round(render.ago(status.submitted) or 0, 1),
         "attempts": status.attempts,
         "why": explained(status, why, trains=train_loss is not None),
+    }
+
+
+def imported_row(study: str, run: ImportedRun) -> dict:
+    """A run that was trained elsewhere, in the same form; what its source does not say is None."""
+    return {
+        "run": run.id,
+        "study": study,
+        "arm": run.arm,
+        "machine": run.machine,
+        "seeds": run.seeds_told,
+        "rerun": run.rerun,
+        "imported": True,
+        "state": "imported",
+        "step": None,
+        "steps": None,
+        "train_loss": None,
+        "test_loss": run.test_loss,
+        "submitted": None,
+        "age_seconds": None,
+        "attempts": None,
+        "why": f"trained elsewhere: {run.source}",
     }
 
 

@@ -12,8 +12,9 @@ from cli.render import Column, Sheet, ago, duration, loss, sparkline
 from cli.runs import explained, waits
 from farm import serving
 from farm import settings as settings_
-from farm.errors import FarmError
-from farm.queue import Event, Point, Status
+from farm.errors import Conflict, FarmError
+from farm.imported import PREFIX, ImportedRun
+from farm.queue import Event, Point, Queue, Status
 from farm.run import Attempt
 from farm.settings import Settings
 from farm.store import Store
@@ -26,6 +27,9 @@ def show(run: RunName, as_json: Json = False) -> None:
     """Everything about one run."""
     settings = settings_.load()
     with queue(settings) as open_queue:
+        if elsewhere := _elsewhere(open_queue, run):
+            _show_imported(*elsewhere, as_json)
+            return
         status = open_queue.status(run)
         curve, events = open_queue.curve(status.run.id), open_queue.events(status.run.id)
         why = explained(status, waits(settings, open_queue, open_queue.statuses()))
@@ -33,7 +37,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     link = dashboard_link(settings, status)
     if as_json:
         place = Store(settings.storage).place(status.run.id)
-        told: dict[str, Any] = {"id": status.run.id, "why": why, "dashboard": link, "folder": place}
+        told: dict[str, Any] = {"id": status.run.id, "imported": False, "why": why, "dashboard": link, "folder": place}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
         told |= {"events": [event.model_dump(mode="json") for event in events]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
@@ -46,6 +50,34 @@ def show(run: RunName, as_json: Json = False) -> None:
         *_history(events),
         *_records(settings, status, curve),
     ]
+    render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
+
+
+def _elsewhere(queue: Queue, start: str) -> tuple[str, ImportedRun] | None:
+    """The imported run whose id begins so, and its study. Raises: Conflict: several do."""
+    if not start.startswith(PREFIX):  # of the ids of imported runs
+        return None
+    known = [(study, run) for study, one in queue.all_imported().items() for run in one.runs]
+    found = [one for one in known if one[1].id.startswith(start)]
+    if len({run.id for _, run in found}) > 1:
+        some = ", ".join(run.id for _, run in found[:3])
+        raise Conflict(f"{len(found)} imported runs begin with {start!r}: {some}.", remedy="Write more of the id.")
+    return found[0] if found else None
+
+
+def _show_imported(study: str, run: ImportedRun, as_json: bool) -> None:
+    if as_json:
+        told = {"id": run.id, "study": study, "imported": True, "seeds": run.seeds_told}
+        render.emit_json("farm.show/1", run.model_dump(mode="json") | told)
+        return
+    lines = [("run", run.id), ("study", study), ("state", "imported: trained elsewhere, and not checked here")]
+    lines += [("arm", run.arm), ("machine", run.machine), ("seeds", run.seeds_told), ("rerun", str(run.rerun))]
+    lines += [("test loss", f"{run.test_loss:.6f}, as its source says"), ("source", run.source)]
+    for name in ("hours", "usd", "tokens_per_second", "tokens"):
+        if (value := getattr(run, name)) is not None:
+            lines.append((name.replace("_", " "), f"{value:,}"))
+    lines.append(("recipe", "not imported" if run.recipe is None else run.recipe.digest[:12]))
+    lines += [] if run.recipe is None else [(f"  {path}", value) for path, value in _flat(run.recipe.changes())]
     render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
 
 

@@ -51,6 +51,9 @@ SHOWN = 40  # runs on a terminal; a pipe and JSON get all
 def submit(
     study: StudyFile,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the runs, then show the table.")] = False,
+    twin: Annotated[
+        bool, typer.Option("--twin", help="Train every arm on every machine class of the study, as with twins = true.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Queue nothing; say what would be.")] = False,
     max_usd: MaxUsd = None,
     max_hours: MaxHours = None,
@@ -69,6 +72,7 @@ def submit(
     """
     settings = settings_.load()
     parsed = study_file(study, settings).limited(max_usd, max_hours)
+    parsed = parsed.twinned() if twin else parsed
     with queue(settings) as open_queue:
         parsed = carried(parsed, open_queue.studies().get(parsed.name))
         refuse_unindexed(settings, open_queue)

@@ -8,8 +8,10 @@ import typer
 
 from cli import render
 from cli.access import newest_study, queue
+from cli.noise import hardware_line
 from cli.options import Json, StudyName
 from cli.render import Column, Format, Sheet, say
+from farm.imported import EVALUATION as IMPORTED
 from farm.machine import is_mixed
 from farm.queue import Queue
 from farm.run import State
@@ -36,18 +38,17 @@ def _difference(seen: dict[str, Any]) -> str:
     return f"{render.signed(delta)} ± {below}" if below == above else f"{render.signed(delta)} -{below} +{above}"
 
 
-HEAD = (
-    Column("rank", "#", render.count, is_number=True),
-    Column("arm", "arm"),
-    Column("machine", "machine", _machine),
-)
+RANK = Column("rank", "#", render.count, is_number=True)
+MACHINE = Column("machine", "machine", _machine)
 MEAN = Column("test_loss_mean", "test loss", render.loss, is_number=True, digits=6)
 SD = Column("test_loss_sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
 VERDICT = Column("verdict", "verdict", render.text)
 PAIRS = Column("pairs", "pairs", render.count, is_number=True, is_spare=True)
 SPEED = Column("tokens_per_second", "tokens/s", render.whole, is_number=True, is_spare=True, digits=0)
 COLUMNS = (
-    *HEAD,
+    RANK,
+    Column("label", "arm"),
+    MACHINE,
     Column("seeds", "n", is_number=True),
     MEAN,
     SD,
@@ -62,7 +63,9 @@ COLUMNS = (
 )
 # What machines read; JSON has every field, each in full.
 ALL = (
-    *HEAD,
+    RANK,
+    Column("arm", "arm"),
+    MACHINE,
     Column("n", "n"),
     Column("asked", "asked"),
     MEAN,
@@ -73,6 +76,7 @@ ALL = (
     Column("p", "p", digits=6),
     VERDICT,
     Column("method", "method"),
+    Column("rung", "tested against"),
     Column("margin", "margin"),
     Column("needs_seeds", "needs seeds"),
     Column("needs_hours", "needs hours", digits=4),
@@ -86,9 +90,21 @@ ALL = (
     Column("same_init", "init"),
     Column("init_hash", "init hash"),
     Column("mixed", "mixed"),
+    Column("imported", "imported"),
     Column("evaluation", "evaluation"),
     Column("aside", "not ranked because"),
     Column("runs", "runs", render.listing),
+)
+# The noise that a difference was tested against, for people.
+RUNGS = {
+    "init seed": "the noise of the init seed; the train seed never changes, and what it does is not in the intervals",
+    "train seed": "the noise of the train seed; the init seed never changes, and what it does is not in the intervals",
+    "both seeds": "the noise of both seeds together",
+    None: "noise of which nobody can say what it is of, since the seeds of some runs are not known",
+}
+IMPORTS_APART = (
+    "they are ranked among themselves, and never with runs of this farm, since nothing checks that they were trained"
+    " and tested alike"
 )
 # How an arm was told from the baseline, for people.
 METHODS = {
@@ -129,9 +145,12 @@ def show_table(
     queue: Queue, study: str, form: Format | None = None, *, as_json: bool = False, every: bool = False
 ) -> None:
     """Print the table of a study; `every` pair of hardware twins on a line of its own. Raises: NotFound."""
-    asked = queue.study(study)
+    imported = queue.imported(study).runs
+    asked = queue.study(study) if not imported or study in queue.studies() else None
+    margin, looks = (asked.study.margin, asked.looks) if asked else (None, None)
     statuses = queue.statuses(study)
-    ranked = rank([status.result for status in statuses if status.result], statuses, asked.study.margin, asked.looks)
+    results = [status.result for status in statuses if status.result]
+    ranked = rank(results, statuses, margin, imported, looks)
     if not ranked.rows:
         say(f"{study}: no run has finished yet")
     _show(study, ranked, form, as_json, every)
@@ -156,8 +175,13 @@ def _show(study: str | None, ranked: Table, form: Format | None, as_json: bool, 
 
 
 def _sheet(columns: tuple[Column, ...], rows: list[Row] | tuple[Row, ...], title: str = "") -> Sheet:
-    data = [row.model_dump(mode="json") | {"seeds": _seeds(row)} for row in rows]
+    data = [row.model_dump(mode="json") | {"seeds": _seeds(row), "label": _label(row)} for row in rows]
     return Sheet("farm.table/1", columns, [row | {"difference": _difference(row)} for row in data], title=title)
+
+
+def _label(row: Row) -> str:
+    """An arm for people; one that was imported says so."""
+    return f"{row.arm} (imported)" if row.imported else row.arm
 
 
 def _seeds(row: Row) -> str:
@@ -173,17 +197,20 @@ def _twins(twins: Twins) -> dict:
 
 def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
     """What the rows do not say: what is not ranked together and why, every run without a result, and the hardware."""
-    if len(ranked.evaluations) > 1:
-        yield f"{len(ranked.evaluations)} evaluations, never ranked together; the first is {ranked.evaluations[0]}"
+    evaluations = [name for name in ranked.evaluations if name != IMPORTED]
+    if len(evaluations) > 1:
+        yield f"{len(evaluations)} evaluations, never ranked together; the first is {evaluations[0]}"
         for difference in ranked.differences:
             yield f"  {difference}"
         yield "  evaluation.source and evaluation.context of the baseline give all arms the same test"
+    if imported := [row for row in ranked.rows if row.imported]:
+        yield f"imported: {len(imported)} row{'s' * (len(imported) != 1)}, trained elsewhere: {IMPORTS_APART}"
     for reason, rows in _aside(ranked).items():
         yield f"not ranked: {', '.join(rows)}: {reason}"
     yield from _verdict_lines(ranked)
     for name in sorted({row.machine for row in ranked.rows if row.mixed}):
         yield f"mixed: {name} trains one run over several machine classes; its rows are ranked among themselves only"
-    for name in sorted({row.machine for row in ranked.rows if row.usd}):
+    for name in sorted({row.machine for row in ranked.rows if row.usd and not row.imported}):
         prices = dict.fromkeys(price for row in ranked.rows if row.machine == name for price in row.prices)
         yield f"$ of {name}: {render.prices(prices) or 'the price behind them is not on record'}"
     for row in ranked.rows:
@@ -217,7 +244,9 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
     judged = [row for row in ranked.rows if row.verdict]
     tested = [row for row in judged if row.method]
     if tested:
-        every = f", for all {len(tested)} comparisons at once" if len(tested) > 1 else ""
+        own, imports = (sum(row.imported is of for row in tested) for of in (False, True))
+        apart = f", and for all {imports} of imported losses" if own and imports else ""
+        every = f", for all {own or imports} comparisons at once{apart}" if len(tested) > 1 else ""
         yield f"± is the half-width of a 95 % interval{every}"
     for method, text in METHODS.items():
         rows = [row for row in tested if row.method == method]
@@ -225,6 +254,10 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
             yield f"method: {text}"
         elif rows:
             yield f"method for {_named(rows)}: {text}"
+    for rung, text in RUNGS.items():
+        rows = [row for row in tested if row.rung == rung]
+        if rows:
+            yield f"tested against{'' if len(rows) == len(tested) else f' for {_named(rows)}'}: {text}"
     for row in ranked.rows:
         if row.one_run_resolves is not None and any(_is_one_run(other, row) for other in tested):
             yield (
@@ -270,7 +303,8 @@ def _needs(row: Row) -> str:
     many = f"{row.needs_seeds:,} more seed pair{'s' * (row.needs_seeds != 1)}"
     money = "$ unknown" if row.needs_usd is None else f"${render.dollars(row.needs_usd)}"
     runs = f"{row.needs_runs:,} run{'s' * (row.needs_runs != 1)}"
-    price = f"{runs}, {render.clock(row.needs_hours)}, {money}"
+    hours = "hours unknown" if row.needs_hours is None else render.clock(row.needs_hours)
+    price = f"{runs}, {hours}, {money}"
     return f"{many} would show a difference as large as this with 80 % power: {price}"
 
 
@@ -278,5 +312,7 @@ def _twin_lines(twins: Twins, every: bool) -> Iterator[str]:
     left, right = twins.machines
     count = f"{len(twins.pairs)} pair{'s' * (len(twins.pairs) != 1)} of runs"
     yield f"hardware twins: {left} and {right}, {count}: {twins.agreement} (max |Δ| {twins.max_difference:.3g})"
+    if twins.max_difference and twins.hardware.ci_low is not None:
+        yield hardware_line(twins.hardware)
     for pair in twins.pairs if every else ():
         yield f"  {pair.arm} s{pair.seeds}: {right} - {left} = {pair.difference:+.3g}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from farm.imported import ImportedRun
 from farm.recipe import Recipe, Seeds, canonical_json
 from farm.result import Result
 from farm.stats import mean
@@ -114,6 +115,14 @@ def by_seeds(results: Iterable[Result]) -> dict[Seeds, float]:
     for result in results:
         groups.setdefault(result.seeds, []).append(result.test_loss)
     return {seeds: mean(losses) for seeds, losses in groups.items()}
+
+
+def by_block(runs: Iterable[ImportedRun]) -> dict[Seeds | str, float]:
+    """The same of imported runs; one whose seeds are not known stands for itself."""
+    groups: dict[Seeds | str, list[float]] = {}
+    for run in runs:
+        groups.setdefault(run.block, []).append(run.test_loss)
+    return {block: mean(losses) for block, losses in groups.items()}
 
 
 def _strangers(results: Sequence[Result], use: Use) -> dict[str, str]:

@@ -66,6 +66,12 @@ class BadSetting(FarmError):
     exit_code = 2
 
 
+class BadImport(FarmError):
+    """What is to be imported makes no sense."""
+
+    exit_code = 2
+
+
 class DoesNotFit(FarmError):
     """No plan runs this recipe on this machine."""
 
@@ -76,6 +82,10 @@ class BadCorpus(FarmError):
     """The corpus cannot train this recipe."""
 
     exit_code = 2
+
+
+class BadResult(FarmError):
+    """A result does not agree with its recipe."""
 
 
 class NotFound(FarmError):

@@ -8,8 +8,9 @@ from typing import TypeVar
 from pydantic import Field
 
 from farm.budget import price
-from farm.cohort import by_seeds, sort, trained_apart, unranked
+from farm.cohort import by_block, by_seeds, sort, trained_apart, unranked
 from farm.errors import BadStudy, DoesNotFit
+from farm.imported import ImportedRun
 from farm.machine import Machine, Mixed, Price, parts
 from farm.planner import Plan, check_precision, hours, plan
 from farm.queue import Status
@@ -309,6 +310,12 @@ def noise_of(results: Sequence[Result]) -> Noise:
     """The noise that the baseline of a study with these `results` shows on each machine."""
     baseline = [result for result in results if result.arm == BASELINE]
     return lambda machine: _spread([result for result in baseline if result.machine == machine])
+
+
+def imported_noise(runs: Sequence[ImportedRun]) -> Noise:
+    """The noise that an imported baseline shows on each machine."""
+    baseline = [run for run in runs if run.arm == BASELINE]
+    return lambda machine: sd(list(by_block([run for run in baseline if run.machine == machine]).values()))
 
 
 def _spread(results: Sequence[Result]) -> float | None:

@@ -53,6 +53,7 @@ from farm.errors import (
     first_line,
     nearest,
 )
+from farm.imported import Imported
 from farm.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.node import Head, Node
 from farm.recipe import Frozen, Recipe, canonical_json, identity
@@ -260,7 +261,7 @@ class Queue:
         try:
             return self._put("put", study, leaving)
         except Refused as refused:
-            said = self._ask(refused, "put", stamped(canonical_json(study)), tuple(sorted(leaving)))
+            said = self._ask(refused, "put", stamped(study.model_dump_json()), tuple(sorted(leaving)))
             assert said.put is not None
             return said.put
 
@@ -280,7 +281,7 @@ class Queue:
             "put",
             mode,
             study.name,
-            stamped(canonical_json(study)),
+            stamped(study.model_dump_json()),
             len(arms),
             *(text for arm in arms.items() for text in arm),
             *(text for run in spelled for text in run),
@@ -586,6 +587,27 @@ class Queue:
         except UNREADABLE as error:
             raise Unreadable(str(_spoilt_study(name, error))) from None
 
+    def bring(self, imported: Imported) -> None:
+        """Keep what was imported into a study, over what was there; without any run, nothing."""
+        self._call("bring", imported.study, stamped(canonical_json(imported)) if imported.runs else "")
+
+    def imported(self, study: str) -> Imported:
+        """What was imported into a study.
+
+        Raises: Unreadable
+        """
+        found = self._call("imported", study) if study else []
+        if not found:
+            return Imported(study=study)
+        try:
+            return _imported(found[1])
+        except UNREADABLE as error:
+            raise Unreadable(str(_spoilt_import(study, error))) from None
+
+    def all_imported(self) -> dict[str, Imported]:
+        """What was imported, by study."""
+        return {one.study: one for one in _readable(_imported, self._call("imported", "")[1::2])}
+
     def names(
         self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
     ) -> list[str]:
@@ -802,6 +824,8 @@ class Queue:
         found = [_aside(name, place) for name, place in _pairs(self._call("aside"))]
         for name, text in _pairs(self._call("studies", "")):
             found += [_spoilt_study(name, error) for error in _faults(_study, text)]
+        for name, text in _pairs(self._call("imported", "")):
+            found += [_spoilt_import(name, error) for error in _faults(_imported, text)]
         for text in self._call("statuses", "all", ""):
             found += [_spoilt_run(json.loads(text)[0], error) for error in _faults(_status, text)]
         for name, facts, probes, _ in self._call("machines"):
@@ -928,6 +952,10 @@ def _spoilt_study(name: str, error: Exception) -> Flaw:
     return _flaw(f"study {name!r}", error, "Submit its file again.")
 
 
+def _spoilt_import(name: str, error: Exception) -> Flaw:
+    return _flaw(f"what was imported into {name!r}", error, "Import it again, or run: farm reindex")
+
+
 def _spoilt_run(run_id: str, error: Exception) -> Flaw:
     return _flaw(f"run {run_id}", error, f"Drop it with: farm forget {run_id}; then submit its study again.")
 
@@ -1014,6 +1042,11 @@ def _run(spec: str) -> Run:
 @lru_cache(maxsize=100)  # who guards budgets reads them all every few seconds
 def _study(text: str) -> Study:
     return Study.model_validate_json(unstamped(text))
+
+
+@lru_cache(maxsize=100)
+def _imported(text: str) -> Imported:
+    return Imported.model_validate_json(unstamped(text))
 
 
 def _checkpoint(text: str | None) -> Checkpoint | None:

@@ -103,7 +103,7 @@ def look(study: Study, statuses: Sequence[Status], known: Mapping[str, Machine],
     """
     looks = begun(study, statuses, known, now)
     results = [status.result for status in statuses if status.result]
-    found = rank(results, statuses, study.study.margin, looks)
+    found = rank(results, statuses, study.study.margin, looks=looks)
     rows = {key(row.arm, row.machine): row for row in found.rows if not row.aside}
     spent = used(study, statuses, known, now)
     spent = spent._replace(usd=max(0.0, spent.usd - looks.usd), hours=max(0.0, spent.hours - looks.hours))

@@ -71,7 +71,14 @@ class _Reading:
             for run_id in set(begun).intersection(put.new):
                 if self.store.cancelled(run_id) >= 0:
                     self.queue.cancel(run_id)
+        self._bring_imported()
         return Reindexed(brought, tuple(self.unread))
+
+    def _bring_imported(self) -> None:
+        found, unread = self.store.all_imported()
+        self.unread += unread
+        for imported in found:
+            self.queue.bring(imported)
 
     def _is_left_out(self, run_id: str) -> bool:
         """Whether the run was forgotten and has not begun again since; the queue is told."""

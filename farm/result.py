@@ -1,5 +1,6 @@
 """What a finished run says of itself."""
 
+from math import isfinite
 from typing import Literal
 
 from pydantic import Field
@@ -95,6 +96,19 @@ class Result(Frozen):
     provenance: Provenance
     fingerprints: Fingerprints
     checkpoint: str = Field(description="path of the final checkpoint, relative to the storage root")
+
+    @property
+    def faults(self) -> list[str]:
+        """In what it cannot be the result of its recipe: steps, tokens, or a loss that is no finite number."""
+        recipe = self.recipe
+        wanted = {"steps": recipe.steps, "tokens": recipe.steps * recipe.tokens_per_step}
+        found = [
+            f"{name} = {getattr(self, name):,}, and its recipe has {count:,}"
+            for name, count in wanted.items()
+            if getattr(self, name) != count
+        ]
+        losses = ("test_loss", "train_loss", "best_loss")
+        return found + [f"{name} is {getattr(self, name)}" for name in losses if not isfinite(getattr(self, name))]
 
 
 class Outcome(Frozen):

@@ -3,6 +3,7 @@
     <storage>/.farm-storage                  the storage's own name, random, written once
     <storage>/.farm-index                    the name of the Redis that is its index: two farms must not share one
     <storage>/studies/<name>.json            the study as it was submitted last
+    <storage>/imported/<name>.json           the losses that were imported into the study
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
     <storage>/runs/<id>/forgotten.json       up to which epoch it was forgotten: no reindex brings those back
@@ -32,8 +33,9 @@ from pydantic import BaseModel, ValidationError
 
 from farm import energy, ledger
 from farm.bucket import PATIENT, Bucket, Patience
-from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
+from farm.errors import BadResult, CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
+from farm.imported import Imported
 from farm.ledger import Ledgers, Line, storage_errors
 from farm.recipe import canonical_json
 from farm.result import Result
@@ -152,7 +154,7 @@ class Store:
 
     def has_records(self) -> bool:
         """Whether a farm ever wrote here."""
-        return bool(self.records.names("runs") or self.records.names("studies"))
+        return any(self.records.names(folder) for folder in ("runs", "studies", "imported"))
 
     def occupy(self, run_id: str, epoch: int, owner: str) -> int:
         """Have the folder of this epoch for `owner` alone. Returns 0, or the epoch that the directory holds
@@ -245,7 +247,21 @@ class Store:
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""
-        self.records.put(_study(study.name), stamped(canonical_json(study)).encode())
+        self.records.put(_study(study.name), stamped(study.model_dump_json()).encode())
+
+    def keep_imported(self, imported: Imported) -> None:
+        """Record what was imported into a study, over what was there; without any run, remove the record."""
+        if imported.runs:
+            self.records.put(_of_import(imported.study), stamped(canonical_json(imported)).encode())
+        else:
+            self.records.remove(_of_import(imported.study))
+
+    def imported(self, study: str) -> Imported:
+        """What was imported into a study.
+
+        Raises: CheckpointInvalid: the record is damaged.
+        """
+        return self._parsed(_of_import(study), read_json(Imported)) or Imported(study=study)
 
     def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
         """Record that an attempt began, and the run if this is its first; returns the attempt's folder.
@@ -275,8 +291,10 @@ class Store:
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
 
-        Raises: Conflict: another result is there. StorageFull
+        Raises: BadResult: it cannot be that of its recipe. Conflict: another result is there. StorageFull
         """
+        if faults := result.faults:
+            raise BadResult(f"the result of {result.run_id} was not recorded: {'; '.join(faults)}.")
         name, content = _result(result.run_id), _json({"schema": SCHEMA} | result.model_dump(mode="json"))
         if self.records.create(name, content):
             return
@@ -332,9 +350,9 @@ class Store:
     def result(self, run_id: str) -> Result | None:
         """The result of a run, or None while it has none that counts; one that is cut off is none.
 
-        Raises: CheckpointInvalid: result.json is damaged.
+        Raises: CheckpointInvalid: result.json is damaged, or cannot be that of its recipe.
         """
-        found = self._parsed(_result(run_id), lambda text: None if _is_torn(text) else read_json(Result)(text))
+        found = self._parsed(_result(run_id), lambda text: None if _is_torn(text) else _sound(text))
         return found if found and found.epoch > self.cancelled(run_id) else None
 
     def attempts(self, run_id: str) -> list[Attempt]:
@@ -388,6 +406,16 @@ class Store:
     def runs(self) -> list[Run]:
         """Every run that has a directory, by id."""
         return [found[0] for name in self.begun() if (found := self.run_and_study(name))]
+
+    def all_imported(self) -> tuple[list[Imported], list[str]]:
+        """What was imported into each study, as far as it can be read; and what is wrong with the others."""
+        found, unread = [], []
+        for name in self.records.names("imported"):
+            try:
+                found.append(self._parsed(f"imported/{name}", read_json(Imported)))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(told(error))
+        return found, unread
 
     def studies(self) -> tuple[dict[str, Study], list[str]]:
         """Every study that can be read, by name; and what is wrong with the others."""
@@ -485,6 +513,17 @@ def _recipe(run: Run, study: str | None) -> bytes:
 
 def _study(name: str) -> str:
     return f"studies/{name}.json"
+
+
+def _sound(text: str) -> Result:
+    result = read_json(Result)(text)
+    if result.faults:
+        raise ValueError("; ".join(result.faults))
+    return result
+
+
+def _of_import(study: str) -> str:
+    return f"imported/{study}.json"
 
 
 def _result(run_id: str) -> str:

@@ -104,6 +104,9 @@ class Head(Frozen):
     margin: Annotated[float | None, Unset] = Field(
         None, gt=0, description="nats: the smallest difference in test loss that matters; with it, arms can be `same`"
     )
+    twins: bool = Field(
+        False, description="train every arm on every machine class that the study names, to see what the machine does"
+    )
     reruns: int = Field(0, ge=0, le=4999, description="repetitions of every run with the same seeds")
     first_rerun: int = Field(0, ge=0, le=4999, description="where they are counted from; above 0 to train all anew")
 
@@ -245,7 +248,28 @@ class Study(Frozen):
     def arm(self, name: str, changes: tuple[str, ...], recipe: Recipe, override: Change | Stack) -> Arm:
         """An arm with the seeds and machines of `override`, or else of [study]."""
         seeds, machines = override.seeds or self.study.seeds, override.machines or self.study.machines
-        return Arm(name, changes, recipe, tuple(dict.fromkeys((*seeds, *self.more_seeds.get(name, ())))), machines)
+        seeds = tuple(dict.fromkeys((*seeds, *self.more_seeds.get(name, ()))))
+        return Arm(name, changes, recipe, seeds, self.named_machines if self.study.twins else machines)
+
+    @property
+    def named_machines(self) -> tuple[str, ...]:
+        """Every machine class that [study] or an arm names, in that order: where twins train."""
+        arms: list[Change | Stack] = [self.baseline, *self.interventions.values(), *self.sweeps.values()]
+        arms += self.stacks.values()
+        named = [*self.study.machines, *(name for arm in arms for name in arm.machines or ())]
+        return tuple(dict.fromkeys(named))
+
+    def twinned(self) -> "Study":
+        """This study with `twins = true`.
+
+        Raises: BadStudy: it names one machine class only.
+        """
+        if len(self.named_machines) < 2:
+            raise BadStudy(
+                f"twins take two machine classes or more, and {self.name} names {self.named_machines[0]} only.",
+                remedy="Name more in study.machines.",
+            )
+        return self.model_copy(update={"study": self.study.model_copy(update={"twins": True})})
 
     def patch(self, changes: Iterable[str]) -> dict[str, Any]:
         """Several interventions as one patch."""
@@ -329,6 +353,9 @@ class Findings:
             self.lines.append(
                 f"study.resolution: is that of a fraction, and study.design is {study.study.design!r}; leave it out"
             )
+        if study.study.twins and len(study.named_machines) < 2:
+            only = study.named_machines[0]
+            self.lines.append(f"study.twins: takes two machine classes or more, and the study names {only} only")
         self._examine_arms(study, baseline)
 
     def _swept(self, study: Study) -> dict[str, Change]:

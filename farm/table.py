@@ -2,7 +2,8 @@
 
 What may not be compared is not ranked: other evaluations have a table of their own, and runs that saw other tokens than
 their recipes' namesakes are set aside, with the reason (see farm.cohort). farm.verdict says what a difference is
-worth; ranks are shared where the noise allows no other.
+worth; ranks are shared where the noise allows no other. Imported losses are ranked among themselves, with an error rate
+of their own: nothing tells whether they may be compared with those of the farm's runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from farm.cohort import SHORT, by_seeds, sort, unlike
+from farm.cohort import SHORT, by_block, by_seeds, sort, unlike
+from farm.imported import EVALUATION as IMPORTED
+from farm.imported import ImportedRun
 from farm.looks import Looks
 from farm.machine import Price, is_mixed
 from farm.queue import Status
@@ -24,6 +27,8 @@ from farm.study import BASELINE
 from farm.verdict import sequential
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
 from farm.verdict.needs import Cost, Needs, needs
+from farm.verdict.noise import Hardware, SeedsRung, hardware, seeds_rung
+from farm.verdict.noise import Run as Twin
 from farm.verdict.ranks import ranks
 from farm.verdict.unpaired import one_run_resolves
 
@@ -31,6 +36,7 @@ from farm.verdict.unpaired import one_run_resolves
 class Row(Frozen):
     """An arm on a machine, over its seeds. Repetitions of one seed are averaged first: they are no new evidence."""
 
+    imported: bool = Field(False, description="trained elsewhere; what its source does not say is None")
     evaluation: str = Field(description="version behind the losses")
     machine: str
     mixed: bool = Field(description="trained over several machine classes at once: says nothing about any of them")
@@ -49,6 +55,9 @@ class Row(Frozen):
     ci_high: float | None = None
     p: float | None = Field(None, description="of no difference, adjusted for the table's comparisons")
     method: Method | None = Field(None, description="how delta was tested; None: nothing tells the noise")
+    rung: SeedsRung | None = Field(
+        None, description="the noise that delta was tested against: of which seeds; None: not tested, or seeds unknown"
+    )
     margin: float | None = Field(None, description="study.margin: the smallest difference that matters, in nats")
     verdict: Word | None = Field(None, description="None: the baseline, or nothing to compare with")
     needs_seeds: int | None = Field(
@@ -62,8 +71,8 @@ class Row(Frozen):
         None, description="of the baseline: how far one more of its runs lies from its mean in 95 of 100 cases"
     )
     pairs: int = Field(description="seeds that the baseline on this machine has too")
-    tokens_per_second: float = Field(description="mean over runs")
-    hours: float = Field(description="wall clock of one run, all its attempts, mean over runs")
+    tokens_per_second: float | None = Field(description="mean over runs; None where it is unknown of one")
+    hours: float | None = Field(description="wall clock of one run, all its attempts, mean over runs; None: unknown")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
     kwh: float | None = Field(None, description="of one run, all its attempts, mean over runs; None: no meter told it")
     usd_per_hundredth: float | None = Field(
@@ -71,7 +80,7 @@ class Row(Frozen):
     )
     prices: tuple[Price, ...] = Field((), description="behind `usd`: whose, and of which date")
     same_init: bool | None = Field(description="began from the baseline's weights, seed by seed; None without any")
-    init_hash: str = Field(description="short digest of the runs' first weights")
+    init_hash: str | None = Field(description="short digest of the runs' first weights; None: imported")
     aside: str | None = Field(None, description="why it is not ranked")
     runs: tuple[str, ...]
 
@@ -108,6 +117,9 @@ class Twins(Frozen):
     evaluation: str
     machines: tuple[str, str]
     pairs: tuple[Pair, ...]
+    hardware: Hardware = Field(
+        description="the effect of the machine, with its interval, and whether arms differ in it"
+    )
 
     @property
     def max_difference(self) -> float:
@@ -132,21 +144,22 @@ class Table(Frozen):
 
     @property
     def evaluations(self) -> list[str]:
-        """Their names, that of the baseline first."""
+        """Their names, that of the baseline first, imported rows last."""
         return list(dict.fromkeys(row.evaluation for row in self.rows))
 
 
 class _Ranking(NamedTuple):
-    """The arms of one evaluation on one machine, by name, and the losses of each."""
+    """The arms of one evaluation on one machine by name: a row for each, not ranked yet, and its losses."""
 
-    arms: dict[str, list[Result]]
-    losses: dict[str, Losses]
+    rows: dict[str, Row]
+    losses: Mapping[str, Losses]
 
 
 def rank(
     results: Iterable[Result],
     statuses: Iterable[Status] = (),
     margin: float | None = None,
+    imported: Sequence[ImportedRun] = (),
     looks: Looks | None = None,
 ) -> Table:
     """Rank `results` by test loss within each evaluation and machine; list the `statuses` without one.
@@ -154,6 +167,7 @@ def rank(
     The order is that of the differences to the baseline over shared seeds, so that an arm that lacks a seed is neither
     favoured nor punished for it. All comparisons of the table share one error rate. `margin` is the smallest difference
     that matters. After `looks` (of farm resolve) the verdicts are those that hold over all of them.
+    `imported` runs come last, ranked within each machine.
     """
     results, statuses = list(results), list(statuses)
     asked = _asked(results, statuses)
@@ -168,7 +182,7 @@ def rank(
         machines = [list(group) for _, group in groupby(cohort.together, key=lambda r: r.machine)]
         aside = [result for result in results if result.run_id in cohort.aside]
         for machine in dict.fromkeys(result.machine for result in [*cohort.together, *aside]):
-            rankings.append(_ranking([r for r in cohort.together if r.machine == machine]))
+            rankings.append(_ranking([r for r in cohort.together if r.machine == machine], asked))
             below.append(_set_aside([r for r in aside if r.machine == machine], cohort.aside, asked))
         twins += _twins(machines)
         samples.append((cohort.together or aside)[0])
@@ -176,8 +190,10 @@ def rank(
     rows = [
         row
         for ranking, seen, apart in zip(rankings, judged, below, strict=True)
-        for row in [*_ranked(ranking, seen, margin, asked), *apart]
+        for row in [*_ranked(ranking, seen, margin), *apart]
     ]
+    rows += _imported_rows(imported, margin)
+    twins += _imported_twins(imported)
     return Table(
         rows=tuple(rows),
         twins=tuple(twins),
@@ -195,16 +211,64 @@ def _asked(results: Sequence[Result], statuses: Sequence[Status]) -> dict[tuple[
     return {key: len(found) for key, found in seeds.items()}
 
 
-def _ranking(cohort: Sequence[Result]) -> _Ranking:
+def _ranking(cohort: Sequence[Result], asked: Mapping[tuple[str, str], int]) -> _Ranking:
     arms = _by_arm(cohort)
-    return _Ranking(arms, {name: by_seeds(members) for name, members in arms.items()})
+    rows = {name: _row(members, arms.get(BASELINE, []), asked) for name, members in arms.items()}
+    return _Ranking(rows, {name: by_seeds(members) for name, members in arms.items()})
+
+
+def _imported_rows(runs: Sequence[ImportedRun], margin: float | None) -> list[Row]:
+    """The rows of each machine, best first; all of them share an error rate."""
+    machines: dict[str, dict[str, list[ImportedRun]]] = {}
+    for run in runs:
+        machines.setdefault(run.machine, {}).setdefault(run.arm, []).append(run)
+    rankings = [_imported_ranking(machines[name]) for name in sorted(machines)]
+    judged = judge([_sides(ranking) for ranking in rankings], margin)
+    return [row for ranking, seen in zip(rankings, judged, strict=True) for row in _ranked(ranking, seen, margin)]
+
+
+def _imported_ranking(arms: Mapping[str, Sequence[ImportedRun]]) -> _Ranking:
+    losses = {name: by_block(members) for name, members in arms.items()}
+    baseline = losses.get(BASELINE, {})
+    return _Ranking({name: _imported_row(arms[name], losses[name], baseline) for name in arms}, losses)
+
+
+def _imported_row(members: Sequence[ImportedRun], losses: Losses, baseline: Losses) -> Row:
+    first = members[0]
+    shared = [losses[block] - baseline[block] for block in losses if block in baseline]
+    return Row(
+        imported=True,
+        evaluation=IMPORTED,
+        machine=first.machine,
+        mixed=is_mixed(first.machine),
+        rank=None,
+        arm=first.arm,
+        n=len(losses),
+        asked=len(losses),
+        test_loss_mean=mean(list(losses.values())),
+        test_loss_sd=sd(list(losses.values())),
+        delta=mean(shared) if shared else None,
+        pairs=len(shared),
+        tokens_per_second=_mean_of_all([run.tokens_per_second for run in members]),
+        hours=_mean_of_all([run.hours for run in members]),
+        usd=_mean_of_all([run.usd for run in members]),
+        same_init=None,
+        init_hash=None,
+        runs=tuple(sorted(run.id for run in members)),
+    )
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    """Their mean; None where one is unknown."""
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
 
 
 def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
     sides = [_sides(ranking) for ranking in rankings]
     if looks is None:
         return judge(sides, margin)
-    machines = [next((r.machine for members in one.arms.values() for r in members), "") for one in rankings]
+    machines = [next((row.machine for row in one.rows.values()), "") for one in rankings]
     return sequential.judge(sides, machines, looks.first, looks.order, margin)
 
 
@@ -214,16 +278,13 @@ def _sides(ranking: _Ranking) -> tuple[Losses, dict[str, Losses]]:
     return ranking.losses.get(BASELINE, {}), others
 
 
-def _ranked(
-    ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None, asked: Mapping[tuple[str, str], int]
-) -> list[Row]:
+def _ranked(ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None) -> list[Row]:
     """The rows of one evaluation on one machine, best first."""
-    baseline = ranking.arms.get(BASELINE, [])
-    rows = {name: _row(members, baseline, asked) for name, members in ranking.arms.items()}
+    rows = dict(ranking.rows)
     if BASELINE in rows:
         rows = {name: _with_verdict(row, rows[BASELINE], ranking, seen, margin) for name, row in rows.items()}
         rows[BASELINE] = _with_noise(rows[BASELINE])
-    reference = rows[BASELINE].test_loss_mean if baseline else 0.0
+    reference = rows[BASELINE].test_loss_mean if BASELINE in rows else 0.0
     place = {name: row.test_loss_mean if row.delta is None else reference + row.delta for name, row in rows.items()}
     order = sorted(rows, key=lambda name: (place[name], name))
     looked = any(one.method == "sequential" for one in seen.values())
@@ -250,6 +311,7 @@ def _with_verdict(
         return row.model_copy(update={"verdict": "unresolved", "margin": margin})
     update = {name: getattr(found, name) for name in ("delta", "ci_low", "ci_high", "p", "method", "check")}
     update |= {"verdict": found.word, "margin": margin}
+    update |= {"rung": _rung(found.method, ranking.losses[row.arm], ranking.losses[BASELINE])}
     if found.word == "better" and row.usd is not None:
         update["usd_per_hundredth"] = row.usd / (-found.delta / 0.01)
     if found.word == "unresolved":
@@ -257,12 +319,28 @@ def _with_verdict(
     return row.model_copy(update=update)
 
 
+def _rung(method: Method, arm: Losses, baseline: Losses) -> SeedsRung | None:
+    """Which seeds change among the runs that the noise of a comparison comes from."""
+    if method == "welch":
+        return seeds_rung(arm, baseline)
+    if method == "prediction":
+        return seeds_rung(arm if len(arm) > len(baseline) else baseline)
+    shared = [block for block in arm if block in baseline]
+    return seeds_rung(shared if len(shared) > 1 else baseline)  # a single run borrows the noise of the others' pairs
+
+
 def _needed(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
     own, other = Cost(row.hours, row.usd), Cost(baseline.hours, baseline.usd)
-    more: Needs | None = needs(found, ranking.losses[row.arm], ranking.losses[BASELINE], own, other)
+    arm, others = (_paired(ranking.losses[name]) for name in (row.arm, BASELINE))
+    more: Needs | None = needs(found, arm, others, own, other)
     if more is None:
         return {}
     return {"needs_seeds": more.pairs, "needs_runs": more.runs, "needs_hours": more.hours, "needs_usd": more.usd}
+
+
+def _paired(losses: Losses) -> Losses:
+    """Those that a run of the same seeds can join: not of a run whose seeds are not known."""
+    return {block: loss for block, loss in losses.items() if isinstance(block, Seeds)}
 
 
 def _set_aside(
@@ -333,7 +411,44 @@ def _twins(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
         if pairs:
             machines = (left[0].machine, right[0].machine)
             pairs.sort(key=lambda pair: (pair.arm, pair.seeds, pair.runs))
-            yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs))
+            both = [
+                (result.recipe.digest, result, there[key]) for result in left if (key := _twin_key(result)) in there
+            ]
+            effect = _effect(both)
+            yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs), hardware=effect)
+
+
+def _effect(pairs: Iterable[tuple[str, Result | ImportedRun, Result | ImportedRun]]) -> Hardware:
+    """What the second machine does to the loss of the first; each pair with what names its recipe."""
+    runs = [
+        Twin(recipe, run.machine, run.seeds, run.rerun, run.test_loss)
+        for recipe, *both in pairs
+        for run in both
+        if run.seeds
+    ]
+    (found,) = hardware(runs)
+    return found
+
+
+def _imported_twins(runs: Sequence[ImportedRun]) -> Iterable[Twins]:
+    """Imported runs of one arm and known seeds on two machines; their source says that these are one recipe."""
+    machines: dict[str, dict[tuple[str, str, int], ImportedRun]] = {}
+    for run in runs:
+        if run.seeds and not is_mixed(run.machine):
+            machines.setdefault(run.machine, {})[run.arm, str(run.seeds), run.rerun] = run
+    for left, right in combinations(sorted(machines), 2):
+        one, other = machines[left], machines[right]
+        pairs = [
+            Pair(arm=key[0], seeds=key[1], runs=(one[key].id, other[key].id), test_losses=_losses(one[key], other[key]))
+            for key in sorted(one.keys() & other.keys())
+        ]
+        if pairs:
+            effect = _effect((key[0], one[key], other[key]) for key in one.keys() & other.keys())
+            yield Twins(evaluation=IMPORTED, machines=(left, right), pairs=tuple(pairs), hardware=effect)
+
+
+def _losses(one: ImportedRun, other: ImportedRun) -> tuple[float, float]:
+    return one.test_loss, other.test_loss
 
 
 def _twin_key(result: Result) -> tuple[Any, ...]:

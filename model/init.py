@@ -3,9 +3,11 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from farm.recipe import Model
 from model.gpt import GPT
@@ -21,9 +23,8 @@ def initialised(model: Model, seed: int) -> GPT:
     Sequential: one stream, in the order in which plain torch constructs the layers after `manual_seed(seed)`, query,
     key and value being three layers. Rows that only pad the vocabulary are 0 and take no draw.
     """
-    with torch.device("meta"):
+    with _Undrawn():
         gpt = GPT(model)
-    gpt.to_empty(device="cpu")
     stream = torch.Generator().manual_seed(seed)
     keyed: dict[str, Generator] = {}
     with torch.no_grad():
@@ -32,6 +33,15 @@ def initialised(model: Model, seed: int) -> GPT:
                 stream = keyed.get(name) or keyed.setdefault(name, _keyed(seed, name, piece))
             _draw(name, piece, model, stream)
     return gpt
+
+
+class _Undrawn(TorchFunctionMode):
+    """Layers are made without a draw. (On the device "meta" torch imports its compiler to draw nothing: seconds.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def fingerprint(gpt: GPT) -> str:

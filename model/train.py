@@ -173,7 +173,7 @@ class Trainer:
             limit = self.recipe.train.clip_grad_norm or math.inf
             clipped = norm > limit
             self._apply(factor * limit / (norm + CLIP_EPS) if clipped else factor, rate)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         if not self.loss_scale.update(totals.is_finite):
             raise _nonfinite(self.step, totals)
         seconds = time.perf_counter() - self._began

@@ -20,7 +20,7 @@ from farm.serving import Facts
 from farm.settings import Settings
 from workers.environment import PACKAGES, ROOT, environment, kept, others_token, token
 
-START_SECONDS = 120.0
+START_SECONDS = 180.0  # Ray waits 30 s for itself, on a busy machine more than once
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
 AT_ONCE = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # told to stop while it starts, Ray would wait half a minute
 AGAIN_SECONDS = 1.0  # after another farm of this home was in the way

@@ -58,7 +58,13 @@ REGISTER_SECONDS = 10.0
 MEMBER_SECONDS = 45.0  # for a machine that joined to stop its Ray: it is given 30 s
 TARGETS = "prometheus-targets.json"
 
+TOO_SLOW = "timed out during startup"  # Ray waits 30 s for its raylet, whatever it is told
+
 log = logging.getLogger("farm")
+
+
+class TooSlow(Unreachable):
+    """This machine had too much to do to start Ray in time."""
 
 
 def serve(
@@ -258,7 +264,8 @@ def _ray(
         write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
     except Exception as error:  # a bare one where it waited for too long
         kept = folders.keep_logs(folder, home)
-        raise Unreachable(f"Ray did not start: {_reason(error)}", remedy=f"Its logs are under {kept}.") from error
+        kind = TooSlow if TOO_SLOW in str(error) else Unreachable
+        raise kind(f"Ray did not start: {_reason(error)}", remedy=f"Its logs are under {kept}.") from error
     try:
         yield f"http://{context.dashboard_url}"
     finally:
@@ -469,7 +476,7 @@ def main() -> int:
         serve(here, **keeper.now(options), ready=listen, stop=stop, keeper=keeper)
     except FarmError as error:
         log.error("%s", error)
-        if keeper and words.ended and not stop.is_set():
+        if keeper and (words.ended or isinstance(error, TooSlow)) and not stop.is_set():
             keeper.once_more()
         return error.exit_code
     return 130 if interrupted.is_set() else 0

@@ -8,7 +8,8 @@ local KINDS = { run = 'hash', causes = 'list', result = 'string', curve = 'list'
   leases = 'zset', claim = 'string', studies = 'hash', study = 'zset', arms = 'hash', digests = 'hash',
   superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',
   head = 'string', joined = 'hash', seen = 'zset', sightings = 'hash', drained = 'hash', resting = 'string',
-  storage = 'hash', indexing = 'set', dispatchers = 'zset', aside = 'hash', paused = 'hash', spent = 'string' }
+  storage = 'hash', indexing = 'set', dispatchers = 'zset', aside = 'hash', paused = 'hash', spent = 'string',
+  imported = 'hash' }
 
 refuse_submitters()
 local moved, ids = {}, {}

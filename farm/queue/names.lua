@@ -1,6 +1,6 @@
 -- names: what a shell may complete: studies, arms or run ids that begin so, the first of them.
 --
--- KEYS[1] prefix    reads: studies, arms, order
+-- KEYS[1] prefix    reads: studies, imported, arms, order
 -- ARGV    'studies', 'arms' or 'runs'; beginning; study or '' (arms of all); most to return
 -- returns the names
 
@@ -10,7 +10,7 @@ local lists = {}
 if kind == 'runs' then
   lists[1] = redis.call('ZRANGE', key('order'), 0, -1)
 elseif kind == 'studies' then
-  lists[1] = redis.call('HKEYS', key('studies'))
+  lists[1], lists[2] = redis.call('HKEYS', key('studies')), redis.call('HKEYS', key('imported'))
 else
   for _, name in ipairs(study ~= '' and { study } or redis.call('HKEYS', key('studies'))) do
     lists[#lists + 1] = redis.call('HKEYS', key('arms', name))

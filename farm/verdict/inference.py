@@ -8,7 +8,7 @@ and Dunnett's distribution or Holm's rule shares that out within the family.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from farm.recipe import Frozen, Seeds
+from farm.recipe import Frozen
 from farm.stats import mean, sd
 from farm.verdict import dunnett, paired, unpaired
 
@@ -18,7 +18,9 @@ RESAMPLES = 9_999
 
 Method = Literal["paired", "paired-own", "welch", "prediction", "sequential"]
 Word = Literal["better", "worse", "same", "unresolved"]
-Losses = Mapping[Seeds, float]  # of an arm on a machine, repetitions averaged
+# Of an arm on a machine, repetitions averaged, by block: the seed pair, or the id of an imported run whose seeds nobody
+# knows.
+Losses = Mapping[Any, float]
 
 
 class Check(Frozen):
@@ -103,7 +105,7 @@ def families(baseline: Losses, arms: Mapping[str, Losses]) -> list[Family]:
     return [family for family in found if family.arms]
 
 
-def _shared(one: Losses, other: Losses) -> list[Seeds]:
+def _shared(one: Losses, other: Losses) -> list[Any]:
     return [seeds for seeds in one if seeds in other]
 
 

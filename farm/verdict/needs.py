@@ -11,7 +11,7 @@ from farm.verdict.power import POWER, pairs_for
 class Cost(NamedTuple):
     """Of one run."""
 
-    hours: float
+    hours: float | None
     usd: float | None
 
 
@@ -20,7 +20,7 @@ class Needs(Frozen):
 
     pairs: int
     runs: int  # of the arm and of the baseline
-    hours: float  # of the machine, for all of them
+    hours: float | None  # of the machine, for all of them; None when those of a run are unknown
     usd: float | None  # None when a price is unknown
 
 
@@ -41,6 +41,12 @@ def needs(seen: Comparison, arm: Losses, baseline: Losses, own: Cost, other: Cos
     with_baseline = min(more, len(baseline) - have)
     with_arm = min(more - with_baseline, len(arm) - have)
     arms, baselines = more - with_arm, more - with_baseline
-    prices = [(arms, own.usd), (baselines, other.usd)]
-    usd = None if any(n and price is None for n, price in prices) else sum(n * (price or 0.0) for n, price in prices)
-    return Needs(pairs=more, runs=arms + baselines, hours=arms * own.hours + baselines * other.hours, usd=usd)
+    hours = _total((arms, own.hours), (baselines, other.hours))
+    return Needs(pairs=more, runs=arms + baselines, hours=hours, usd=_total((arms, own.usd), (baselines, other.usd)))
+
+
+def _total(*parts: tuple[int, float | None]) -> float | None:
+    """Numbers of runs, each at its own cost; None where a cost that counts is unknown."""
+    if any(n and each is None for n, each in parts):
+        return None
+    return sum(n * (each or 0.0) for n, each in parts)

@@ -18,6 +18,7 @@ from farm.stats import mean, sd
 from farm.verdict.inference import ALPHA
 
 Name = Literal["rerun", "hardware", "train seed", "init seed", "both seeds"]
+SeedsRung = Literal["train seed", "init seed", "both seeds"]
 Survives = Literal["yes", "no", "cannot be told"]
 Columns = Mapping[Any, Mapping[Hashable, float]]  # stratum, its arm first -> level -> loss
 ROUNDING = 1e-15  # of a loss: what agrees more closely is alike
@@ -67,11 +68,33 @@ class Noise(Frozen):
 def ladder(runs: Iterable[Run]) -> Noise:
     """What the runs of one evaluation tell of each rung. Never a number that the design cannot give."""
     runs = list(runs)
+    cells = _cells(runs)
+    return Noise(rungs=(_rerun(runs), _hardware(cells), *_seeds(cells)), hardware=tuple(_pairs(cells)))
+
+
+def _cells(runs: Iterable[Run]) -> list[Run]:
+    """Of each arm, machine and seeds the first run."""
     first: dict[tuple[str, str, Seeds], float] = {}
     for run in sorted(runs, key=lambda run: run.rerun):
         first.setdefault((run.arm, run.machine, run.seeds), run.loss)
-    cells = [Run(arm, machine, seeds, 0, loss) for (arm, machine, seeds), loss in first.items()]
-    return Noise(rungs=(_rerun(runs), _hardware(cells), *_seeds(cells)), hardware=tuple(_pairs(cells)))
+    return [Run(arm, machine, seeds, 0, loss) for (arm, machine, seeds), loss in first.items()]
+
+
+def hardware(runs: Iterable[Run]) -> tuple[Hardware, ...]:
+    """Every two machine classes that have runs of one arm and seeds in common; of repetitions the first counts."""
+    return tuple(_pairs(_cells(runs)))
+
+
+def seeds_rung(*sides: Iterable[Any]) -> SeedsRung | None:
+    """The rung of the noise that these sets of runs, given by their blocks, show: which seeds change within a set.
+
+    None where nothing changes, or where the seeds of a run are not known.
+    """
+    blocks = [list(side) for side in sides]
+    if any(not isinstance(block, Seeds) for side in blocks for block in side):
+        return None
+    init, train = (any(len({getattr(block, of) for block in side}) > 1 for side in blocks) for of in ("init", "train"))
+    return "both seeds" if init and train else "init seed" if init else "train seed" if train else None
 
 
 # --- rungs -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,10 @@
 
 import json
 
+from results import study_text
+
+from farm.study import parse
+
 from .conftest import Farm
 
 
@@ -25,3 +29,24 @@ def test_without_results_it_says_what_it_takes(farm: Farm) -> None:
     answer = farm("effects", "tiny")
     assert (answer.code, answer.rows) == (0, [])
     assert "no effect yet" in answer.err
+
+
+def test_a_study_that_is_no_factorial_says_which_arms_are_missing(farm: Farm) -> None:
+    farm.put()
+    farm.finish_all()
+    said = farm("effects", "tiny").err
+    assert 'no factorial, since design = "one-at-a-time", 1 arm missing: remove-dropout.gradient-clipping' in said
+    (method,) = json.loads(farm("effects", "tiny", "--json").out)["methods"]
+    assert method["missing"] == ["remove-dropout.gradient-clipping"]
+
+
+def test_a_factorial_says_which_of_its_arms_have_no_result(farm: Farm) -> None:
+    text = study_text(init=(42,)).replace("[study]", '[study]\ndesign = "factorial"')
+    farm.queue.put(parse(text))
+    while farm.queue.queued().get("cpu"):
+        claim = farm.claim()
+        if claim.run.arm == "gradient-clipping":
+            farm.fail(claim)
+        else:
+            farm.finish(claim, 3.6)
+    assert "cpu: 1 arm missing: gradient-clipping; without that" in farm("effects", "tiny").err

@@ -6,6 +6,7 @@ import pytest
 
 from cli.main import COMMANDS
 from cli.reference import DOCS, HIDDEN, PAGES, SECTIONS, TABLES, keys
+from cli.rooms import PACKAGES, ROOT
 from farm.machine import Machine
 from farm.study import Change, Head, Stack, Study, parse
 
@@ -58,3 +59,10 @@ def test_the_example_of_the_page_is_a_study() -> None:
 def test_every_command_is_on_its_page() -> None:
     page = PAGES["commands.md"]()
     assert all(f"### `farm {name}`\n" in page for name in COMMANDS)
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    page = PAGES["rooms.md"]()
+    assert "|  |" not in page
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
+    assert all(f"(../{path.relative_to(ROOT)})" in page for path in files)

@@ -228,3 +228,16 @@ def test_ctrl_c_ends_the_waiting_and_says_that_the_study_goes_on(farm: Farm) -> 
     assert "tiny goes on without you; see it with: farm watch tiny" in err
     assert "Traceback" not in err
     assert farm.queue.counts()[State.QUEUED] == 9
+
+
+def test_twin_queues_every_arm_on_every_class_of_the_study(farm: Farm) -> None:
+    path = farm.file(machines=("cpu-x1", "cpu-x2"), init=(42,))
+    assert farm("submit", path, "--twin", "--dry-run").code == 0
+    assert "twins take two machine classes or more" in farm("submit", farm.file(init=(42,)), "--twin").err
+    text = study_text(init=(42,), machines=("cpu-x1",)).replace(
+        "[interventions.remove-dropout]", '[interventions.remove-dropout]\nmachines = ["cpu-x2"]'
+    )
+    (farm.folder / "tiny.toml").write_text(text)
+    assert len(farm("submit", path).rows) == 3
+    assert len(farm("submit", path, "--twin").rows) == 6
+    assert farm.queue.study("tiny").study.twins

@@ -36,6 +36,7 @@ def test_the_exit_codes_are_those_of_the_design() -> None:
         "BadSetting": 2,
         "DoesNotFit": 2,
         "BadCorpus": 2,
+        "BadImport": 2,
         "NotFound": 3,
         "Refused": 4,
         "Unreachable": 5,

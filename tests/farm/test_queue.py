@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
-from results import result, tiny_study
+from results import result, study_text, tiny_study
 from waiting import wait_until
 
 from farm import study as study_
@@ -25,6 +25,7 @@ from farm.node import Node
 from farm.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
 from farm.run import Checkpoint, Lease, State
 from farm.server import Server, connect
+from farm.store import Store
 from farm.study import Study
 
 ARMS = ("baseline", "remove-dropout", "gradient-clipping")  # of the tiny study
@@ -1208,3 +1209,16 @@ def test_restored_runs_are_as_they_were_told_and_known_ones_stay(queue: Queue) -
     assert (second.state, second.result) == (State.SUCCEEDED, result(kept, 3.0))
     assert claimed(queue).lease.epoch == 5
     assert sum(queue.counts().values()) == queue.put_count() == 2
+
+
+@pytest.mark.parametrize("design", ["factorial", "stack", "leave-one-out", "fraction"])
+def test_a_study_comes_back_with_its_interventions_in_their_order(queue: Queue, design: str, tmp_path: Path) -> None:
+    """It names the arms, and is the order of a ladder: sorted by name they would be other arms than those submitted."""
+    study = study_.parse(study_text().replace("[study]", f'[study]\ndesign = "{design}"'))
+    assert list(study.interventions) != sorted(study.interventions)
+    queue.put(study)
+    store = Store(tmp_path)
+    store.keep(study)
+    names = [arm.name for arm in study.arms()]
+    assert [arm.name for arm in queue.study("tiny").arms()] == names
+    assert [arm.name for arm in store.studies()[0]["tiny"].arms()] == names

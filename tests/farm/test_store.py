@@ -14,7 +14,7 @@ from redis import Redis
 from results import result, tiny_study
 
 from farm.budget import exhausted
-from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
+from farm.errors import BadResult, CheckpointInvalid, Conflict, FarmError, NotFound
 from farm.ledger import SCHEMA, Line
 from farm.machine import BUILT_IN
 from farm.queue import Queue, Status
@@ -374,3 +374,26 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
     store.end(attempt(run, outcome="cancelled"))
     assert reindex(store, queue) == (0, ())
     assert queue.status(run.id).state == State.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": 9}, "steps = 9, and its recipe has 10"),
+        ({"tokens": 2559}, "tokens = 2,559, and its recipe has 2,560"),
+        ({"test_loss": float("nan")}, "test_loss is nan"),
+        ({"train_loss": float("inf")}, "train_loss is inf"),
+    ],
+)
+def test_a_result_that_cannot_be_that_of_its_recipe_is_refused(store: Store, changes: dict, says: str) -> None:
+    with pytest.raises(BadResult, match=says):
+        store.record(result(RUN, 3.0).model_copy(update=changes))
+    assert store.result(RUN.id) is None
+
+
+def test_a_result_that_lost_steps_on_its_way_is_damaged(folder_store: Store) -> None:
+    folder_store.record(result(RUN, 3.0))
+    path = folder_store.root / "runs" / RUN.id / "result.json"
+    path.write_text(path.read_text().replace('"steps": 10,', '"steps": 9,'))
+    with pytest.raises(CheckpointInvalid, match="steps = 9, and its recipe has 10"):
+        folder_store.result(RUN.id)

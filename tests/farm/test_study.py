@@ -721,3 +721,29 @@ def models(model: type[BaseModel]) -> set[type[BaseModel]]:
     """A model and all that its fields hold."""
     inner = {found for field in model.model_fields.values() if (found := inner_model(field.annotation))}
     return {model}.union(*map(models, inner))
+
+
+def test_twins_train_every_arm_on_every_class_that_the_study_names() -> None:
+    text = head(machines='["cpu-x1"]') + '[interventions.a]\nmodel.dropout = 0.0\nmachines = ["cpu-x2"]\n'
+    study = parse(text)
+    assert {arm.name: arm.machines for arm in study.arms()} == {"baseline": ("cpu-x1",), "a": ("cpu-x2",)}
+    for twins in (study.twinned(), parse(text.replace("[study]", "[study]\ntwins = true"))):
+        assert {arm.machines for arm in twins.arms()} == {("cpu-x1", "cpu-x2")}
+        assert {run.id for run in study.runs()} < {run.id for run in twins.runs()}, "the same runs, and their twins"
+        assert Study.model_validate_json(canonical_json(twins)).arms() == twins.arms()
+    with pytest.raises(BadStudy, match="takes two machine classes or more, and the study names cpu only"):
+        parse(head(twins="true"))
+    with pytest.raises(BadStudy, match="take two machine classes or more"):
+        parse(head()).twinned()
+
+
+@pytest.mark.parametrize("margin", ["-0.005", "0.0", "nan", "inf", '"small"'])
+def test_a_margin_that_is_no_size_is_refused_by_name(margin: str) -> None:
+    with pytest.raises(BadStudy, match=r"study\.margin"):
+        parse(head(margin=margin))
+
+
+@pytest.mark.parametrize("limit", ["-5.0", "0.0", "nan", "inf"])
+def test_a_budget_that_is_no_sum_is_refused_by_name(limit: str) -> None:
+    with pytest.raises(BadStudy, match=r"policy\.usd_limit"):
+        parse(head() + f"[policy]\nusd_limit = {limit}\n")

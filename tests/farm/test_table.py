@@ -9,11 +9,13 @@ from results import result, study_text, tiny_study
 from farm import cohort
 from farm.advice import advice
 from farm.forecast import baseline_sd, forecast
+from farm.imported import ImportedRun
 from farm.machine import BUILT_IN
 from farm.queue import Queue
+from farm.recipe import Seeds
 from farm.result import Result
 from farm.run import Run
-from farm.study import build
+from farm.study import build, parse
 from farm.table import Table, rank
 
 LOSSES = {
@@ -350,3 +352,63 @@ def test_the_plan_s_noise_is_that_of_one_corpus() -> None:
     apart = [strange(r, tested="9" * 64) if r.seeds.init == 67 else r for r in results]
     kept = [r.test_loss for r in results if r.seeds.init != 67]
     assert baseline_sd(results[0].recipe, "cpu", apart) == pytest.approx(statistics.stdev(kept), abs=1e-12)
+
+
+# Which noise, and what the hardware does
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rung"),
+    [
+        ("{ init = [1, 2], train = [3] }", "init seed"),
+        ("{ init = [1], train = [3, 4] }", "train seed"),
+        ("[[1, 3], [2, 4]]", "both seeds"),
+    ],
+)
+def test_a_verdict_names_the_noise_that_it_was_tested_against(seeds: str, rung: str) -> None:
+    members = parse(study_text().replace("{ init = [42, 22, 67], train = [23] }", seeds)).runs()
+    arms = {"baseline": 0.0, "remove-dropout": -0.05, "gradient-clipping": 0.02}
+    table = rank(result(run, 3.6 + arms[run.arm] + run.seeds.init / 1e3 + run.seeds.train / 1e4) for run in members)
+    assert {r.rung for r in table.rows if r.arm != "baseline"} == {rung}
+    assert row(table, "baseline").rung is None
+
+
+def test_one_run_is_tested_against_the_noise_of_the_set_and_two_sets_against_that_of_both() -> None:
+    results = finished(runs())
+    one = [r for r in results if r.arm == "baseline" or r.seeds.init == 42]
+    assert row(rank(one), "remove-dropout").rung == "init seed"
+    others = [r.model_copy(update={"seeds": Seeds(init=1, train=r.seeds.init)}) for r in results if r.arm != "baseline"]
+    welch = row(rank([*(r for r in results if r.arm == "baseline"), *others]), "remove-dropout")
+    assert (welch.method, welch.rung) == ("welch", "both seeds")
+
+
+def test_a_run_without_known_seeds_is_tested_against_a_noise_that_nobody_can_name() -> None:
+    losses = {"baseline": (3.69, 3.66, 3.65), "odd": (3.2,)}
+    unknown = [
+        ImportedRun(arm=arm, machine="cpu", test_loss=loss, source="a:1") for arm, of in losses.items() for loss in of
+    ]
+    table = rank([], imported=unknown)
+    assert (row(table, "odd").verdict, row(table, "odd").rung) == ("better", None)
+    assert (row(table, "baseline").n, row(table, "baseline").imported) == (3, True)
+
+
+def test_the_effect_of_the_hardware_has_an_interval_and_says_whether_arms_react_alike() -> None:
+    members = runs(("cpu-x1", "cpu-x2"))
+    results = [r for run in members for r in finished([run], 0.03 if run.machine == "cpu-x2" else 0.0)]
+    results = [r.model_copy(update={"test_loss": r.test_loss + 1e-4 * (i * i % 7)}) for i, r in enumerate(results)]
+    (twins,) = rank(results).twins
+    effect = twins.hardware
+    assert (effect.machines, effect.pairs) == (("cpu-x1", "cpu-x2"), 9)
+    assert effect.difference == pytest.approx(statistics.mean(pair.difference for pair in twins.pairs))
+    assert effect.ci_low is not None
+    assert effect.ci_high is not None
+    assert effect.ci_low < effect.difference < effect.ci_high
+    assert effect.interaction_p is not None
+
+
+def test_imported_twins_need_the_same_known_seeds() -> None:
+    def run(machine: str, loss: float, train: int | None) -> ImportedRun:
+        return ImportedRun(arm="a", machine=machine, init_seed=1, train_seed=train, test_loss=loss, source="a:1")
+
+    (twins,) = rank([], imported=[run("m", 3.0, 2), run("n", 3.25, 2), run("m", 3.1, None), run("n", 3.3, None)]).twins
+    assert (twins.evaluation, len(twins.pairs), twins.hardware.difference) == ("imported", 1, 0.25)

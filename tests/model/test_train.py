@@ -490,6 +490,7 @@ def test_the_outcome_says_what_it_took(tokens, tmp_path):
     assert np.log(2) < outcome.test_loss < 2 * np.log(67)
 
 
+ROOT = Path(__file__).parents[2]
 STUDY = """
 [study]
 name = "by-hand"
@@ -510,9 +511,8 @@ def torchrun(study: Path, folder: Path, cache: Path) -> subprocess.CompletedProc
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
     options = [str(study), "cpu-x2-baseline", str(folder), "--cache", str(cache)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    home = Path(__file__).parents[2]
     return subprocess.run(
-        [sys.executable, *command, *options], cwd=home, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
 
 
@@ -528,6 +528,18 @@ def test_it_runs_under_plain_torchrun_and_goes_on_from_there(tokens, tmp_path):
     again = Outcome.model_validate_json(torchrun(study, tmp_path / "run", tmp_path / "cache").stdout)
     assert (again.fingerprints, again.test_loss) == (outcome.fingerprints, outcome.test_loss)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["1", "2"]
+
+
+def test_one_process_that_compiles_nothing_does_not_import_torchs_compiler(tokens, tmp_path):
+    """It would take seconds, at the start of every run."""
+    tables = {name: "\n".join(f"{k} = {json.dumps(v)}" for k, v in TINY[name].items()) for name in ("model", "train")}
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.format(source=tokens, **tables).replace("cpu-x2", "cpu-x1"))
+    code = "import sys; from model.train import main; main(); assert not {'torch._dynamo', 'sympy'} & set(sys.modules)"
+    options = [str(study), "cpu-x1-baseline", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    done = subprocess.run([sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert Outcome.model_validate_json(done.stdout).finished
 
 
 def test_without_a_compiler_a_compiled_run_ends_before_its_first_step_and_for_good(

@@ -5,11 +5,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from waiting import wait_until
 
+from farm import serving
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable
 from farm.node import Head
 from farm.queue import Queue
@@ -120,3 +123,26 @@ def test_a_ray_that_does_not_start_says_why_and_leaves_its_logs_and_no_folder(
         assert f"Its logs are under {here.home}/ray-logs" in str(caught.value)
         assert list((here.home / "ray-logs").glob("gcs_server*"))
         assert list(Path(folder).iterdir()) == []
+
+
+def test_a_ray_that_this_machine_is_too_slow_to_start_is_started_again(here: Settings) -> None:
+    """Its raylet is stopped as soon as it is there, so that Ray waits for it for as long as it ever does."""
+    stopped: list[psutil.Process] = []
+
+    def stop_the_first() -> bool:
+        farms = [one for one in psutil.Process().children() if "workers.serve" in one.cmdline()]
+        stopped.extend(child for farm in farms for child in farm.children(recursive=True) if child.name() == "raylet")
+        for raylet in stopped:
+            raylet.suspend()
+        return bool(stopped)
+
+    with ThreadPoolExecutor(1) as other:
+        facts = other.submit(embedded.up, here, units={"cpu-x1": 1})
+        wait_until(stop_the_first, "a raylet", seconds=60)
+        try:
+            assert serving.facts(here) == facts.result()
+            said = (here.home / "serve.log").read_text(encoding="utf-8")
+            assert "Ray did not start: The current node timed out during startup" in said
+            assert not stopped[0].is_running()
+        finally:
+            embedded.down(here)
