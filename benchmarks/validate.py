@@ -6,14 +6,15 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t
 
-from farm.verdict import dunnett, paired, power, unpaired
+from farm.racing import WORTH
+from farm.verdict import dunnett, paired, power, sequential, unpaired
 from farm.verdict.inference import ALPHA
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "validation.md"
@@ -121,6 +122,109 @@ def cells(studies: int = STUDIES, arms: Sequence[int] = ARMS, seeds: Sequence[in
             yield cell._replace(is_promised=sd <= 1)
 
 
+class Race(NamedTuple):
+    """One kind of study under `farm resolve`, with a look after every step, and a fixed one of as many runs."""
+
+    arms: int
+    variances: str
+    pairs: int  # that all arms have at the first look
+    wrong: float
+    wrong_same: float
+    effect: float | None  # of the first arm, in SDs of a difference; equal variances only
+    power: float | None
+    runs: float | None  # that the race took, on average
+    fixed: float | None  # power of the table without looks, with as many runs spread over all arms
+
+
+class Ran(NamedTuple):
+    """Simulated races. Arrays are (studies, arms)."""
+
+    p: np.ndarray  # adjusted for all arms and all looks
+    same: np.ndarray  # of the equivalence test
+    pairs: np.ndarray
+
+
+RACE_STUDIES = 4_000
+RACED = 19  # pairs at most, six rungs from three
+RACE_EFFECTS = (1.0, 2.0, 4.0)
+
+
+def race(differences: np.ndarray, first: int, runs: int, margin: float | None = None) -> Ran:
+    """`differences` are (studies, pairs, arms). Every study is looked at after each step, and its open arms go on as
+    farm.racing has them do, until all are resolved or `runs` runs were added to it; a pair is taken for two."""
+    studies, most, k = differences.shape
+    seen = sequential.seen(np.moveaxis(differences, 1, 2), first)
+    rungs = sequential.ladder(first, most)
+    sd = seen.error * np.sqrt([rung.pairs for rung in rungs])
+    at, left = np.zeros((studies, k), int), np.full(studies, runs)
+    weighed = np.minimum.accumulate(seen.p / seen.share, -1)
+    alike = np.ones_like(weighed)
+    if margin is not None:
+        alike = np.minimum.accumulate(t.sf((margin - np.abs(seen.delta)) / seen.error, seen.df) / seen.share, -1)
+    while True:
+        p, same = (_holm(np.take_along_axis(one, at[..., None], -1)[..., 0]) for one in (weighed, alike))
+        is_open = (p >= ALPHA) & (same >= ALPHA) & (at < len(rungs) - 1)
+        worth, cost = np.zeros((studies, k)), np.zeros((studies, k), int)
+        for place, (rung, after) in enumerate(pairwise(rungs)):
+            here = at == place
+            odds = sequential.chance(seen.delta[..., place], sd[..., place], after, ALPHA / k, margin)
+            cost[here] = 2 * (after.pairs - rung.pairs)
+            worth[here] = (odds / (2 * (after.pairs - rung.pairs)))[here]
+        worth = np.where(is_open & (cost <= left[:, None]), worth, -1.0)
+        best = worth.max(-1, keepdims=True)
+        goes_on = (worth >= WORTH * best) & (worth >= 0)
+        for arm in np.argsort(-worth, -1).T:  # the best first, as far as the runs go
+            own, rows = goes_on[np.arange(studies), arm], np.arange(studies)
+            own &= cost[rows, arm] <= left
+            left = left - np.where(own, cost[rows, arm], 0)
+            at[rows, arm] += own
+            goes_on[rows, arm] &= own
+        if not goes_on.any():
+            counts = np.array([rung.pairs for rung in rungs])
+            return Ran(p, same, counts[at])
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    """`inference.holm` of every row."""
+    order, k = np.argsort(p, -1), p.shape[-1]
+    ranked = np.minimum(np.take_along_axis(p, order, -1) * np.arange(k, 0, -1), 1.0)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.maximum.accumulate(ranked, -1), -1)
+    return adjusted
+
+
+def races(studies: int = RACE_STUDIES, arms: Sequence[int] = ARMS, first: Sequence[int] = (3, 5)) -> Iterator[Race]:
+    """Studies under `farm resolve`: without any effect, with all arms at the margin, and with one known effect."""
+    for k, n, name in product(arms, first, ("equal", "one arm x4", "baseline x4")):
+        generator = np.random.default_rng([ord(letter) for letter in f"race {k} {n} {name}"])
+        sds, runs = VARIANCES[name](k), 12 * k
+        draws = generator.standard_normal((studies, RACED, k + 1)) * sds
+        differences = draws[..., 1:] - draws[..., :1]
+        null = race(differences, n, runs)
+        margin = 3.0 * float(np.hypot(sds[0], sds[1:].min()))
+        at_margin = race(differences + margin, n, runs, margin)
+        wrong, same = (null.p < ALPHA).any(-1).mean(), (at_margin.same < ALPHA).any(-1).mean()
+        if name != "equal":
+            yield Race(k, name, n, float(wrong), float(same), None, None, None, None)
+            continue
+        for effect in RACE_EFFECTS:
+            shifted = differences.copy()
+            shifted[..., 0] += effect * 2**0.5
+            ran = race(shifted, n, runs)
+            took = 2 * float((ran.pairs - n).sum(-1).mean())
+            as_many = n + round(took / 2 / k)
+            fixed = pairs(as_many, sds, studies, generator).found(effect * 2**0.5)
+            found = float((ran.p[:, 0] < ALPHA).mean())
+            yield Race(k, name, n, float(wrong), float(same), effect, found, took, fixed)
+
+
+def lost(one: Race, studies: int) -> list[str]:
+    """The promises that a race does not hold, beyond what chance explains."""
+    most = allowed(ALPHA, studies)
+    found = [f"wrong in {one.wrong:.2%} of studies"] if one.wrong > most else []
+    return found + ([f"`same` is wrong in {one.wrong_same:.2%} of studies"] if one.wrong_same > most else [])
+
+
 def _cell(
     kind: str, seeds: str, k: int, name: str, studies: Callable[[np.random.Generator], Seen], effect: float | None
 ) -> Cell:
@@ -147,7 +251,7 @@ def broken(cell: Cell, studies: int) -> list[str]:
     return found
 
 
-def page(found: Sequence[Cell], studies: int) -> str:
+def page(found: Sequence[Cell], raced: Sequence[Race], studies: int) -> str:
     """docs/validation.md"""
     faults = [(cell, fault) for cell in found for fault in broken(cell, studies)]
     promised = [cell for cell in found if cell.is_promised]
@@ -170,9 +274,31 @@ def page(found: Sequence[Cell], studies: int) -> str:
                     f"| {cell.seeds} | {cell.arms} | {cell.variances} | {cell.wrong:.1%} | {1 - cell.wrong:.1%}"
                     f" | {cell.wrong_same:.1%} | {shown} |"
                 )
+    lines += [
+        RACES.format(studies=RACE_STUDIES),
+        "| pairs | arms | variances | wrong | `same` wrong | effect | power | runs added | fixed |",
+    ]
+    lines.append("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
+    for one in raced:
+        shown = ["", "", "", ""]
+        if one.effect is not None:
+            shown = [f"{one.effect:g}", f"{one.power:.1%}", f"{one.runs:.1f}", f"{one.fixed:.1%}"]
+        lines.append(
+            f"| {one.pairs} | {one.arms} | {one.variances} | {one.wrong:.1%} | {one.wrong_same:.1%}"
+            f" | {' | '.join(shown)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
+RACES = """
+## `farm resolve`: studies that grow until they are resolved
+
+{studies:,} studies of each kind. A look after every step; the open arms with the best chance for their cost go on,
+until all are resolved or 12 runs an arm were added. *Pairs*: at the first look. *Wrong* and *`same` wrong*: as above,
+by any of the looks. *Effect*: the true one of the first arm, in SDs of a difference of two runs; the other arms have
+none. *Power*: how often it is found. *Fixed*: how often the table finds it without looks when as many runs are spread
+over all arms.
+"""
 TITLES = {
     "paired": "Paired: arms and baseline on the same seed pairs",
     "unpaired": "Unpaired: no seeds shared, runs of the arm and of the baseline",
@@ -199,8 +325,14 @@ def main() -> None:
         found.append(cell)
         faults = broken(cell, STUDIES)
         sys.stderr.write(f"{cell.kind}, {cell.seeds} seeds, {cell.arms} arms, {cell.variances}: {faults or 'ok'}\n")
-    PAGE.write_text(page(found, STUDIES), encoding="utf-8")
-    sys.exit(any(broken(cell, STUDIES) for cell in found))
+    raced = []
+    for one in races():
+        raced.append(one)
+        sys.stderr.write(
+            f"resolve, {one.pairs} pairs, {one.arms} arms, {one.variances}: {lost(one, RACE_STUDIES) or 'ok'}\n"
+        )
+    PAGE.write_text(page(found, raced, STUDIES), encoding="utf-8")
+    sys.exit(any(broken(cell, STUDIES) for cell in found) or any(lost(one, RACE_STUDIES) for one in raced))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from cli.render import say
 from cli.runs import outlook
 from farm.budget import Spending, dollars
 from farm.errors import Guard
-from farm.forecast import least_limit
+from farm.forecast import least_hours, least_limit
 from farm.queue import Queue, Status
 from farm.run import State
 from farm.settings import Settings
@@ -54,6 +54,16 @@ def _runs(count: int, one: str, several: str) -> str:
 
 
 def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending, everything: Sequence[Status]) -> str:
-    least = least_limit(queue.study(study), everything, machines(settings, queue), spent.usd)
-    limit = f"of at least {dollars(least)} (forecast)" if least is not None else "that is higher"
-    return f"What is left goes on with a policy.usd_limit {limit}: edit the study and submit it again."
+    form, known = queue.study(study), machines(settings, queue)
+    wanted = []
+    if spent.usd >= spent.limit:
+        usd = least_limit(form, everything, known, spent.usd)
+        wanted.append(f"a policy.usd_limit {_at_least(None if usd is None else dollars(usd))}")
+    if spent.hours >= spent.hours_limit:
+        hours = least_hours(form, everything, known, spent.hours)
+        wanted.append(f"a policy.hours_limit {_at_least(None if hours is None else f'{hours:,.2f}')}")
+    return f"What is left goes on with {' and '.join(wanted)}: edit the study and submit it again."
+
+
+def _at_least(amount: str | None) -> str:
+    return f"of at least {amount} (forecast)" if amount is not None else "that is higher"

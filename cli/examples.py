@@ -21,6 +21,8 @@ EXAMPLES = {
         "farm plan - < my-study.toml",
     ),
     "submit": ("farm submit my-study.toml --wait", "farm submit my-study.toml --dry-run", "farm submit - < study.toml"),
+    "seeds": ("farm seeds add remove-dropout --to 5", "farm seeds add my-study remove-dropout --to 5 --dry-run"),
+    "resolve": ("farm resolve my-study --usd 50", "farm resolve my-study --runs 12 --no-wait"),
     "cancel": ("farm cancel my-study", "farm cancel cpu-x1-baseline-s42.23-1f3a9c2e"),
     "retry": ("farm retry my-study", "farm retry my-study --cancelled", "farm retry cpu-x1-baseline-s42.23-1f3a9c2e"),
     "forget": (

@@ -33,6 +33,8 @@ COMMANDS = {
     "show": "Everything about one run.",
     "logs": "The log of a run's newest attempt.",
     "watch": "Follow runs until they are done.",
+    "seeds": "Give an arm of a submitted study more seed pairs, and queue only what is missing.",
+    "resolve": "Add seed pairs where they most likely change a verdict, until all are resolved or the budget is spent.",
     "cancel": "Cancel a run, or all runs of a study that are not finished.",
     "retry": "Queue a failed or cancelled run again, or the failed ones of a study.",
     "forget": "Drop finished, failed or cancelled runs, so that no table, list or study has them any more.",
@@ -49,7 +51,7 @@ COMMANDS = {
 }
 GROUPS = {  # of `farm --help`
     "Set a farm up": "demo up down status serve join connect drain machines doctor reindex",
-    "Ask": "plan submit cancel retry forget",
+    "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare",
     "Evaluate and share": "eval export import",

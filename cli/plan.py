@@ -19,6 +19,7 @@ from farm.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, impor
 from farm.machine import Machine
 from farm.result import Result
 from farm.settings import Settings
+from farm.study import Study
 
 COLUMNS = (
     Column("machine", "machine"),
@@ -70,13 +71,21 @@ def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: J
         say(remark)
     for warning in advice(parsed, known):
         say(f"warning: {warning}")
-    limit = parsed.policy.usd_limit
-    if limit is not None and found.usd is not None and found.usd > limit:
-        then = "its runs stop and wait" if parsed.policy.usd_limit_action == "stop" else "no run starts"
-        say(f"more than policy.usd_limit, {dollars(limit)}: {then} once that is spent")
+    for limit in limits_passed(parsed, found):
+        then = "its runs stop and wait" if parsed.policy.limit_action == "stop" else "no run starts"
+        say(f"more than {limit}: {then} once that is spent")
     corpus.check(parsed, settings, parsed.arms())
     if not as_json:
         render.say_next(f"farm submit {study}")
+
+
+def limits_passed(study: Study, found: Forecast) -> Iterator[str]:
+    """The limits of the study that all of it would go beyond."""
+    usd, hours = study.policy.usd_limit, study.policy.hours_limit
+    if usd is not None and found.usd is not None and found.usd > usd:
+        yield f"policy.usd_limit, {dollars(usd)}"
+    if hours is not None and found.node_hours is not None and found.node_hours > hours:
+        yield f"policy.hours_limit, {hours:,.3g} node hours"
 
 
 def what_is_known(settings: Settings) -> tuple[dict[str, Machine], list[Result], dict[str, int]]:

@@ -51,6 +51,14 @@ is called {NONE} has to be given as its commit.) Names are 1 to 64 of a-z, 0-9, 
 a digit.
 """
 
+MORE_SEEDS = """
+## `[more_seeds]`
+
+Seed pairs of single arms beside those that they have anyway: `remove-dropout = [[68, 23], [69, 23]]`, and the baseline
+by its name, `baseline`. `farm seeds add` and `farm resolve` add such pairs to a submitted study, which keeps them when
+its file is submitted again.
+"""
+
 DESIGNS = """
 `design` says which arms there are besides the baseline and the stacks:
 
@@ -193,6 +201,7 @@ EXAMPLES = {
     "[policy].attempts": "5",
     "[policy].checkpoint_seconds": "300",
     "[policy].usd_limit": "250",
+    "[policy].hours_limit": "40",
     "[policy].hang_seconds": "3600",
 }
 
@@ -202,6 +211,7 @@ def study() -> str:
     parts = [STUDY]
     for title, said, model in SECTIONS:
         parts.append(f"\n## {_heading(title)}\n" + (f"\n{said}\n" if said else "") + f"\n{_table(title, model)}")
+        parts += [MORE_SEEDS] if model is Stack else []
         parts += [DESIGNS.format(fractions=_fractions())] if model is Head else []
     return "".join(parts)
 

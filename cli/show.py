@@ -156,6 +156,8 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     yield "train loss", f"{loss(result.train_loss)}; lowest {loss(result.best_loss)} at step {result.best_step:,}"
     yield "plan", f"{result.plan} (world x microbatch x accumulation)"
     yield "took", f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s" + _cost(result.usd)
+    if result.kwh is not None:
+        yield "energy", f"{result.kwh:.4g} kWh over all attempts ({_METERS.get(result.energy_meter or '', 'a meter')})"
     hardware, software = result.hardware, result.provenance
     accelerators = f"{hardware.accelerators} x {hardware.accelerator}"
     yield "hardware", f"{accelerators}, {hardware.cpu}, {hardware.cores} cores, on {hardware.host}"
@@ -166,6 +168,9 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     yield "trained on", result.fingerprints.tokens.trained
     yield "tested on", result.fingerprints.tokens.tested
     yield "weights", result.fingerprints.final
+
+
+_METERS = {"nvml": "of the GPUs, by NVML", "rapl": "of the CPU packages, by RAPL"}
 
 
 def _worth(scores: Iterable[Score]) -> Iterator[tuple[str, str]]:

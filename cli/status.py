@@ -65,7 +65,7 @@ def status(as_json: Json = False) -> None:
 
 def _held(settings: Settings, queue: Queue) -> list[str]:
     """What waits for a person, a line for each study and reason. Only where some may: it takes a look at every run."""
-    if not queue.pauses() and all(study.policy.usd_limit is None for study in queue.studies().values()):
+    if not queue.pauses() and not any(study.policy.is_limited for study in queue.studies().values()):
         return []
     everything = queue.statuses()
     return list(remedies(settings, queue, everything, outlook(settings, queue, everything), everything))

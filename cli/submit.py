@@ -1,7 +1,7 @@
 """`farm submit STUDY`"""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -19,11 +19,12 @@ from cli.table import show_table
 from farm import serving
 from farm import settings as settings_
 from farm.advice import advice
-from farm.budget import dollars, spending, unpriced
+from farm.budget import Spending, dollars, spending, unpriced
 from farm.errors import Guard
-from farm.forecast import forecast, least_limit, plans
+from farm.forecast import forecast, least_hours, least_limit, plans
 from farm.machine import Machine, parts
-from farm.queue import Put, Queue
+from farm.queue import Put, Queue, Status
+from farm.seeding import carried
 from farm.settings import Settings
 from farm.store import Store
 from farm.study import Study
@@ -37,6 +38,13 @@ COLUMNS = (
     Column("now", "now"),
 )
 JOIN, START = "Join one with: farm join HEAD", "Start one here with: farm up"
+MaxUsd = Annotated[
+    float | None, typer.Option("--max-usd", metavar="USD", help="Stop the study once it has cost so much.")
+]
+MaxHours = Annotated[
+    float | None,
+    typer.Option("--max-hours", metavar="HOURS", help="Stop it after so many node hours, of all attempts together."),
+]
 SHOWN = 40  # runs on a terminal; a pipe and JSON get all
 
 
@@ -47,6 +55,8 @@ def submit(
         bool, typer.Option("--twin", help="Train every arm on every machine class of the study, as with twins = true.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Queue nothing; say what would be.")] = False,
+    max_usd: MaxUsd = None,
+    max_hours: MaxHours = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -55,13 +65,16 @@ def submit(
     Submitting twice queues nothing twice, and what has a result under another name is not trained again. An arm may
     have another recipe than before while none of its runs has a result. Every run is planned first: if
     any run fits no machine, or this machine sees that no run could train on the data, the whole study is rejected.
-    Exits with 7 unless -y is given if the forecast exceeds policy.usd_limit, or if --wait could never end because no
-    node offers a machine class and no autoscaler can start one.
+    Seed pairs that farm seeds and farm resolve have added stay. --max-usd and --max-hours stand for the study's
+    policy.usd_limit and policy.hours_limit, until it is submitted again: once spent, its running runs save a checkpoint
+    and wait, and say so. Exits with 7 unless -y is given if the forecast exceeds such a limit, or if --wait could never
+    end because no node offers a machine class and no autoscaler can start one.
     """
     settings = settings_.load()
-    parsed = study_file(study, settings)
+    parsed = study_file(study, settings).limited(max_usd, max_hours)
     parsed = parsed.twinned() if twin else parsed
     with queue(settings) as open_queue:
+        parsed = carried(parsed, open_queue.studies().get(parsed.name))
         refuse_unindexed(settings, open_queue)
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
@@ -131,23 +144,35 @@ def absent(study: Study, ids: Collection[str], nodes: dict[str, int], queue: Que
 
 def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
     """Raises: Guard: all of `study`, with what it has cost already, would cost more than its policy allows."""
-    if study.policy.usd_limit is None:
+    if not study.policy.is_limited:
         return
     statuses = queue.statuses()
     results = [status.result for status in statuses if status.result]
     spent = spending([study], statuses, known, time.time(), queue.spent())[study.name]
-    usd = least_limit(study, statuses, known, spent.usd)
-    if usd is not None and usd > spent.limit:
-        so_far = f", {dollars(spent.usd)} of it spent already," if spent.usd else ""
-        stops = study.policy.usd_limit_action == "stop"
+    passed = list(limits_passed(study, statuses, known, spent))
+    if passed:
+        stops = study.policy.limit_action == "stop"
         told = "; ".join(map(class_line, forecast(study, known, results, slots(queue), is_resolving=False).classes))
         raise Guard(
-            f"{study.name} would take {dollars(usd)}{so_far} and its policy.usd_limit is {dollars(spent.limit)}"
-            f" ({told}).",
-            remedy="Raise the limit or train less (see farm plan); or submit with -y: "
+            f"{study.name} would take {', and '.join(passed)} ({told}).",
+            remedy="Raise the limit or train less (see farm plan); or go ahead with -y: "
             + ("its runs stop and wait" if stops else "no run starts")
             + " once the limit is spent.",
         )
+
+
+def limits_passed(
+    study: Study, statuses: Sequence[Status], known: dict[str, Machine], spent: Spending
+) -> Iterator[str]:
+    """The limits that all of `study`, with what it has `spent` already, would go beyond."""
+    usd = least_limit(study, statuses, known, spent.usd) if study.policy.usd_limit is not None else None
+    if usd is not None and usd > spent.limit:
+        so_far = f", {dollars(spent.usd)} of it spent already," if spent.usd else ""
+        yield f"{dollars(usd)}{so_far} and its policy.usd_limit is {dollars(spent.limit)}"
+    hours = least_hours(study, statuses, known, spent.hours) if study.policy.hours_limit is not None else None
+    if hours is not None and hours > spent.hours_limit:
+        so_far = f", {spent.hours:,.2f} of them used already," if spent.hours else ""
+        yield f"{hours:,.2f} node hours{so_far} and its policy.hours_limit is {spent.hours_limit:,.4g}"
 
 
 def guard_waiting(study: Study, nodes: dict[str, int], queue: Queue) -> None:

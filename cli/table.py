@@ -101,6 +101,8 @@ ALL = (
     Column("hours", "hours", digits=4),
     Column("usd", "$/run", digits=4),
     Column("pareto", "pareto"),
+    Column("kwh", "kWh/run", digits=6),
+    Column("usd_per_hundredth", "$ per 0.01 nats gained", digits=4),
     Column("same_init", "init"),
     Column("init_hash", "init hash"),
     Column("mixed", "mixed"),
@@ -128,6 +130,8 @@ METHODS = {
     "paired": "paired differences, one for each seed pair; the arms' variances pooled, Dunnett's distribution",
     "paired-own": "paired differences, one for each seed pair; each arm's own variance, since they are unequal; Holm",
     "welch": "two sets of runs that share no seed pairs: Welch's t with Cochran and Cox's critical value; Holm",
+    "sequential": "paired differences at the looks of farm resolve, each arm's own variance; intervals and p hold over"
+    " all looks (Lan and DeMets' spending, added up), and Holm over the arms",
     "prediction": "one run against a set of runs: a prediction interval, which takes the run to be as noisy as the set",
 }
 
@@ -196,7 +200,8 @@ def show_table(
     columns = among if beside == "all" else [known(one, among) for one in (beside or "").split(",") if one]
     statuses = queue.statuses(study)
     sight = seen([status.result for status in statuses if status.result], scores, by, evaluations)
-    ranked = rank(sight.results, statuses, stored.study.margin if stored else None, imported)
+    margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
+    ranked = rank(sight.results, statuses, margin, imported, looks)
     if not ranked.rows:
         say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
     lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
@@ -315,6 +320,12 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
     for name in sorted({row.machine for row in ranked.rows if row.usd and not row.imported}):
         prices = dict.fromkeys(price for row in ranked.rows if row.machine == name for price in row.prices)
         yield f"$ of {name}: {render.prices(prices) or 'the price behind them is not on record'}"
+    for row in ranked.rows:
+        if row.usd_per_hundredth:
+            price = render.dollars(row.usd_per_hundredth)
+            yield f"{row.arm} on {row.machine}: ${price} a run for each 0.01 nats gained"
+    if used := [f"{row.arm} on {row.machine} {row.kwh:.3g}" for row in ranked.rows if row.kwh is not None]:
+        yield f"kWh of a run, all its attempts: {', '.join(used)}"
     for run in ranked.unfinished:
         if run.state is not State.QUEUED:
             cause = f": {run.cause}" if run.cause else ""

@@ -34,8 +34,8 @@ def watch(name: Name = None, as_json: Json = False) -> None:
     """Follow runs until they are done.
 
     It also ends when none of them can go on by itself. Exit code 1: one did not succeed, or is paused; 7: some wait
-    because policy.usd_limit is spent. Ctrl-C ends the watching, not the runs. Final states are printed only to a pipe
-    or with --json.
+    because a limit of their study is spent. Ctrl-C ends the watching, not the runs. Final states are printed only to a
+    pipe or with --json.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:

@@ -1,6 +1,7 @@
-"""What studies have cost so far, and which of them have spent what their policy allows.
+"""What studies have cost so far, in dollars and node hours, and which of them have spent what their policy allows.
 
-A run costs its study what it held a machine for, whatever became of it. One that several studies ask for costs the one
+A node hour is one machine for an hour under a lease, whatever became of the attempt; a mixed group has several. A run
+costs its study what it held a machine for, whatever became of it. One that several studies ask for costs the one
 that submitted it first, whose limit it counts against (`Status.study`); the others have it for nothing.
 """
 
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from farm.errors import BadStudy
-from farm.machine import Machine, Mixed
+from farm.machine import Machine, Mixed, parts
 from farm.queue import Status
 from farm.study import Study
 
@@ -18,25 +19,35 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Spending(NamedTuple):
-    """Dollars spent, how many may be, and how many more the runs that train now cost in an hour."""
+    """Dollars and node hours spent, how many may be, and how many more the runs that train now take in an hour."""
 
     usd: float
-    limit: float
+    limit: float = math.inf
     usd_per_hour: float = 0.0
+    hours: float = 0.0
+    hours_limit: float = math.inf
+    nodes: int = 0  # that train now
 
     @property
     def is_over(self) -> bool:
-        """Whether the limit is reached."""
-        return self.usd >= self.limit
+        """Whether a limit is reached."""
+        return self.usd >= self.limit or self.hours >= self.hours_limit
 
     @property
     def seconds_left(self) -> float:
-        """When the limit is reached, if what trains goes on and nothing else starts."""
-        left = max(0.0, self.limit - self.usd)
-        return left / self.usd_per_hour * 3600 if self.usd_per_hour else math.inf
+        """When a limit is reached, if what trains goes on and nothing else starts."""
+        dollars_last = _lasts(self.limit - self.usd, self.usd_per_hour)
+        return min(dollars_last, _lasts(self.hours_limit - self.hours, self.nodes))
 
     def __str__(self) -> str:
-        return f"{dollars(self.usd)} spent of {dollars(self.limit)}"
+        of_hours = f"{self.hours:,.3g} node hours used of {self.hours_limit:,.3g}"
+        of_dollars = f"{dollars(self.usd)} spent of {dollars(self.limit)}"
+        return of_hours if self.usd < self.limit and self.hours_limit < math.inf else of_dollars
+
+
+def _lasts(left: float, per_hour: float) -> float:
+    """Seconds; without end where nothing is taken."""
+    return max(0.0, left) / per_hour * 3600 if per_hour and left < math.inf else math.inf
 
 
 def spending(
@@ -46,24 +57,41 @@ def spending(
     now: float,
     told: Mapping[str, float] = _NOTHING,
 ) -> dict[str, Spending]:
-    """What each study that has a policy.usd_limit has spent of it.
+    """What each study that has a policy.usd_limit or a policy.hours_limit has spent of them.
 
     `statuses` are those of these studies at least; `now` is in Unix seconds. A study's limit is that of its last form.
     `told`: what a dispatcher counted lately, by study. It knows the prices that the head's settings declare, which
     `known` may lack elsewhere; and money once spent stays so.
     """
-    limited = {study.name: study for study in studies if study.policy.usd_limit is not None}
-    spent = dict.fromkeys(limited, 0.0)
-    burning = dict.fromkeys(limited, 0.0)
+    limited = {study.name: study for study in studies if study.policy.is_limited}
+    theirs: dict[str, list[Status]] = {name: [] for name in limited}
     for status in statuses:
-        if study := limited.get(status.study):
-            rate = price(study, status.run.machine, known)
-            spent[study.name] += cost(status, rate, now)
-            burning[study.name] += rate if status.deadline is not None else 0.0
-    return {
-        name: Spending(told.get(name, usd), limited[name].policy.usd_limit or 0.0, burning[name])
-        for name, usd in spent.items()
-    }
+        theirs.get(status.study, []).append(status)
+    found = {}
+    for name, study in limited.items():
+        spent, policy = used(study, theirs[name], known, now), study.policy
+        found[name] = spent._replace(
+            usd=told.get(name, spent.usd),
+            limit=math.inf if policy.usd_limit is None else policy.usd_limit,
+            hours_limit=math.inf if policy.hours_limit is None else policy.hours_limit,
+        )
+    return found
+
+
+def used(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], now: float) -> Spending:
+    """What `study` has spent on those of its runs that it pays for, without any limit."""
+    spent = Spending(0.0)
+    for status in statuses:
+        if status.study == study.name:
+            rate, count = price(study, status.run.machine, known), len(parts(status.run.machine))
+            is_held = status.deadline is not None
+            spent = spent._replace(
+                usd=spent.usd + cost(status, rate, now),
+                usd_per_hour=spent.usd_per_hour + rate * is_held,
+                hours=spent.hours + held_hours(status, now) * count,
+                nodes=spent.nodes + count * is_held,
+            )
+    return spent
 
 
 def exhausted(
@@ -73,7 +101,7 @@ def exhausted(
     now: float,
     told: Mapping[str, float] = _NOTHING,
 ) -> dict[str, Spending]:
-    """The studies that have spent their policy.usd_limit: no run of theirs may start. Arguments as of `spending`."""
+    """The studies that have spent a limit of theirs: no run of theirs may start. Arguments as of `spending`."""
     found = spending(studies, statuses, known, now, told)
     return {name: one for name, one in found.items() if one.is_over}
 
@@ -82,10 +110,15 @@ def cost(status: Status, usd_per_hour: float, now: float) -> float:
     """What a run has cost its study: the time that it held a machine, this moment included, or what its result says if
     that is more: of a run that was leased, since somebody else paid for any other result, such as one that it adopted.
     """
-    current = now - status.started if status.deadline is not None and status.started is not None else 0.0
-    held = (status.held_seconds + max(0.0, current)) / 3600 * usd_per_hour
+    held = held_hours(status, now) * usd_per_hour
     told = status.result.usd if status.result and status.epoch and not status.result.adopted else None
     return max(held, told or 0.0)  # never less than before it finished: what was over its limit stays so
+
+
+def held_hours(status: Status, now: float) -> float:
+    """The time that a run was under leases, this moment included."""
+    current = now - status.started if status.deadline is not None and status.started is not None else 0.0
+    return (status.held_seconds + max(0.0, current)) / 3600
 
 
 def unpriced(study: Study, known: dict[str, Machine]) -> list[str]:
@@ -100,8 +133,8 @@ def price(study: Study, name: str, known: Mapping[str, Machine]) -> float:
         machine = study.machine(name, dict(known))
     except BadStudy:  # a run of an earlier form of the study, on a class that nobody knows any more
         return 0.0
-    parts = machine.parts if isinstance(machine, Mixed) else (machine,)
-    return sum(part.usd_per_hour or 0.0 for part in parts)
+    own = machine.parts if isinstance(machine, Mixed) else (machine,)
+    return sum(part.usd_per_hour or 0.0 for part in own)
 
 
 def dollars(usd: float) -> str:

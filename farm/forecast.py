@@ -71,6 +71,11 @@ class Forecast(Frozen):
     wall_clock_hours: float | None = Field(description="of the class that takes longest; None when one is unknown")
     usd: float | None
 
+    @property
+    def node_hours(self) -> float | None:
+        """Of all machines; that of a mixed group counts once for each of them. None when one is unknown."""
+        return _total(one.hours and one.hours * len(parts(one.machine)) for one in self.classes)
+
 
 def forecast(
     study: Study,
@@ -134,6 +139,27 @@ def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Ma
     `statuses` are those of all studies: what another one has submitted first counts against the limit of that. Where
     nothing says how fast a class is, the steps that runs have done there tell what one costs.
     """
+    left = _hours_left(study, statuses, known)
+    rest = _total(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
+    return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
+
+
+def least_hours(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], used: float) -> float | None:
+    """As `least_limit`, the least policy.hours_limit in hundredths: what is `used`, and what is left to do."""
+    rest = _total(
+        None if hours is None else hours * len(parts(run.machine)) for run, hours in _hours_left(study, statuses, known)
+    )
+    return None if rest is None else math.ceil(round((used + rest) * 100, 6)) / 100
+
+
+def _dollars_of(hours: float | None, rate: float) -> float | None:
+    return 0.0 if not rate else None if hours is None else hours * rate
+
+
+def _hours_left(
+    study: Study, statuses: Iterable[Status], known: Mapping[str, Machine]
+) -> list[tuple[Run, float | None]]:
+    """The runs that the study pays for and the time that each still takes; None where nothing tells."""
     there = {status.id: status for status in statuses}
     theirs = [status for status in there.values() if status.study == study.name]
     results = [status.result for status in there.values() if status.result]
@@ -147,16 +173,14 @@ def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Ma
     def left(run: Run, status: Status | None) -> float | None:
         if status and (status.state.is_final or status.study != study.name):
             return 0.0
-        rate = price(study, run.machine, known)
         one = estimates.get((run.arm, run.machine))
         hours_a_run = one.hours / one.runs if one and one.hours is not None else None
         hours_a_step = _seen_a_step(theirs, run.machine) if hours_a_run is None else hours_a_run / run.recipe.steps
         undone = run.recipe.steps - (status.step if status else 0)
-        return None if hours_a_step is None and rate else undone * (hours_a_step or 0.0) * rate
+        return None if hours_a_step is None else undone * hours_a_step
 
     own = {run.id: run for run in study.runs()} | {status.id: status.run for status in theirs}
-    rest = _total(left(run, there.get(run_id)) for run_id, run in own.items())
-    return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
+    return [(run, left(run, there.get(run_id))) for run_id, run in own.items()]
 
 
 def _seen_a_step(statuses: Sequence[Status], machine: str) -> float | None:

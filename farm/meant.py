@@ -78,6 +78,7 @@ KEYS = {
     "study.reruns": "repeats repetitions replicates",
     "policy.attempts": "retries maxretries maxattempts tries",
     "policy.usd_limit": "budget maxusd usd maxcost budgetusd",
+    "policy.hours_limit": "maxhours hours budgethours",
     "policy.checkpoint_seconds": "checkpointinterval saveinterval savesteps saveevery checkpointevery",
     "policy.hang_seconds": "timeout timeoutseconds hangtimeout",
 }  # fmt: skip
@@ -218,7 +219,7 @@ def value(name: str, given: Any, kind: str, *, is_optional: bool = False, expect
     if kind.startswith("less_than"):
         is_percent = isinstance(given, int | float) and 1 < given < 100 and expected == ["1"]
         return f"; for {given:g} % write {name} = {float(Fraction(str(given)) / 100)}" if is_percent else ""
-    if name == "usd_limit" and given == 0 and given is not False:
+    if name in ("usd_limit", "hours_limit") and given == 0 and given is not False:
         return ""  # who wants to spend nothing is not told how to spend without limit
     if _is_nothing(given) and (is_optional or name in ("dropout", "weight_decay", "every")):
         return f'; write {name} = "{NONE}"' if is_optional else f"; write {name} = 0.0"

@@ -100,6 +100,10 @@ class Result(Frozen):
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
     kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose anew")
     usd: float | None = None
+    kwh: float | None = Field(
+        None, description="of all attempts: its GPUs, or its CPU packages; None: no meter told it"
+    )
+    energy_meter: str | None = Field(None, description="behind `kwh`: nvml counts GPUs, rapl CPU packages")
     prices: tuple[Price, ...] = Field((), description="behind `usd`; several for a mixed group")
     hardware: Hardware
     provenance: Provenance

@@ -54,10 +54,18 @@ class Policy(Frozen):
     usd_limit: Annotated[float | None, Unset] = Field(
         None, gt=0, description="of the whole study; once spent, none of its runs starts"
     )
-    usd_limit_action: Literal["stop", "no-new"] = Field(
+    hours_limit: Annotated[float | None, Unset] = Field(
+        None, gt=0, description="node hours of the whole study, all attempts; once used up, none of its runs starts"
+    )
+    limit_action: Literal["stop", "no-new"] = Field(
         "stop", description="what its running runs do then: save a checkpoint and wait, or go on to their end"
     )
     hang_seconds: float = Field(1800, gt=0, description="no step, nor batch of the test, for so long: given up")
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the study may be stopped for what it costs."""
+        return self.usd_limit is not None or self.hours_limit is not None
 
 
 class Run(Frozen):

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from farm import ledger
+from farm import energy, ledger
 from farm.bucket import PATIENT, Bucket, Patience
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
 from farm.folder import Folder
@@ -443,6 +443,20 @@ class Store:
             content = self.records.get(f"{_of(attempt.run_id)}/{attempt.epoch}/{ledger.FILE}") or b""
         step, seconds = ledger.reached(content)
         return step, seconds if took is None else took
+
+    def used(self, attempt: Attempt, nodes: int) -> energy.Used | None:
+        """The energy of an attempt on so many nodes; None where one of them has not told it. An attempt that did no
+        step, and told none, used none that counts."""
+        names = [f"{_of(attempt.run_id)}/{attempt.epoch}/{energy.file(node)}" for node in range(nodes)]
+        found = []
+        for name in names:
+            with suppress(CheckpointInvalid, OSError):  # a file that cannot be read tells nothing
+                found.append(energy.last(self.records.get(name) or b""))
+        told = [one for one in found if one is not None]
+        if len(told) < nodes:
+            return energy.Used(seconds=0.0, joules=0.0, meter="none") if self.reached(attempt)[0] == 0 else None
+        joules, seconds = sum(one.joules for one in told), max(one.seconds for one in told)
+        return energy.Used(seconds=seconds, joules=joules, meter=told[0].meter)
 
     def begun(self) -> list[str]:
         """The ids of the runs that have a directory."""

@@ -3,6 +3,7 @@
 TOML, at most 1 MiB, data only. See examples/ for two complete ones.
 """
 
+import json
 import re
 import sys
 import tomllib
@@ -11,16 +12,18 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from io import BytesIO
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from farm import meant
 from farm.design import Design, subsets, sweep
 from farm.endpoint import S3_URI
 from farm.errors import BadStudy, nearest
 from farm.faults import Fault, explain, full_stop, without
+from farm.looks import Looks
 from farm.machine import BUILT_IN, Machine, find, is_mixed, layered, mixed, parts, without_hearsay
 from farm.recipe import TEST, Frozen, FurtherEvaluation, Recipe, Seeds, Unset, merged
 from farm.run import MachineName, Name, Policy, Run
@@ -157,8 +160,10 @@ class Study(Frozen):
     sweeps: dict[Name, Sweep] = {}
     stacks: dict[Name, Annotated[Stack, BeforeValidator(_stack)]] = {}
     evaluations: dict[Name, FurtherEvaluation] = {}
+    more_seeds: dict[Name, Pairs] = {}
     machines: dict[Name, Machine] = {}
     policy: Policy = Policy()
+    looks: Annotated[Looks | None, Unset] = None  # farm resolve writes them
 
     @property
     def name(self) -> str:
@@ -172,6 +177,14 @@ class Study(Frozen):
             return data
         return data | {"machines": {key: declared(key, value, "the study") for key, value in data["machines"].items()}}
 
+    @field_validator("looks", mode="before")
+    @classmethod
+    def _are_the_farm_s_own(cls, value: Any, info: ValidationInfo) -> Any:
+        """A file's tables are Python's; what the farm has written comes as JSON."""
+        if info.mode == "python" and isinstance(value, dict):
+            raise ValueError("farm resolve writes this; leave it out")
+        return Looks.model_validate_json(json.dumps(value)) if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _is_whole(self, info: ValidationInfo) -> Self:
         """Its arms make sense. What does not is added to the `Findings` that the caller gave, or raised."""
@@ -180,6 +193,17 @@ class Study(Frozen):
         if found.lines and found is not info.context:
             raise ValueError("; ".join(found.lines))
         return self
+
+    def limited(self, usd: float | None, hours: float | None) -> Self:
+        """The study with other limits, where they are given.
+
+        Raises: BadStudy: one is no positive number.
+        """
+        for option, value in (("--max-usd", usd), ("--max-hours", hours)):
+            if value is not None and not 0 < value < inf:
+                raise BadStudy(f"{option} = {value:g} is not a limit.", remedy=f"Write a positive number: {option} 50.")
+        update = {name: value for name, value in (("usd_limit", usd), ("hours_limit", hours)) if value is not None}
+        return self.model_copy(update={"policy": self.policy.model_copy(update=update)}) if update else self
 
     def arms(self) -> list[Arm]:
         """Baseline first, then what the design asks for (see farm.design), the sweeps, and the named stacks.
@@ -228,6 +252,7 @@ class Study(Frozen):
     def arm(self, name: str, changes: tuple[str, ...], recipe: Recipe, override: Change | Stack) -> Arm:
         """An arm with the seeds and machines of `override`, or else of [study]."""
         seeds, machines = override.seeds or self.study.seeds, override.machines or self.study.machines
+        seeds = tuple(dict.fromkeys((*seeds, *self.more_seeds.get(name, ()))))
         return Arm(name, changes, recipe, seeds, self.named_machines if self.study.twins else machines)
 
     @property
@@ -385,6 +410,8 @@ class Findings:
             seen.add(name)
             if self._can_be_laid_together(study, name, changes):
                 self._examine_recipe(study, baseline, name, changes, override)
+        for name in study.more_seeds.keys() - seen if "" not in self.doubtful else ():
+            self._say(f"more_seeds.{name}: no arm is called so{_nearest(name, seen)}")
 
     def _can_be_laid_together(self, study: Study, name: str, changes: tuple[str, ...]) -> bool:
         """Whether all of an arm's interventions are there, each in order, and do not fight over a field."""

@@ -19,6 +19,7 @@ from pydantic import Field
 from farm.cohort import SHORT, by_block, by_seeds, sort, unlike
 from farm.imported import EVALUATION as IMPORTED
 from farm.imported import ImportedRun
+from farm.looks import Looks
 from farm.machine import Price, is_mixed
 from farm.queue import Status
 from farm.recipe import TEST, Frozen, Seeds, digest
@@ -28,6 +29,7 @@ from farm.score import NATS, Direction, Score, block_sizes
 from farm.seen import ANOTHER_VERSION, Seen, seen
 from farm.stats import mean, sd
 from farm.study import BASELINE
+from farm.verdict import sequential
 from farm.verdict.cost import frontier
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
 from farm.verdict.items import averaged, items_error
@@ -105,6 +107,10 @@ class Row(Frozen):
     tokens_per_second: float | None = Field(description="mean over runs; None where it is unknown of one")
     hours: float | None = Field(description="wall clock of one run, all its attempts, mean over runs; None: unknown")
     usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
+    kwh: float | None = Field(None, description="of one run, all its attempts, mean over runs; None: no meter told it")
+    usd_per_hundredth: float | None = Field(
+        None, description="of an arm that is better: what a run costs for each hundredth of a nat that it gains"
+    )
     prices: tuple[Price, ...] = Field((), description="behind `usd`: whose, and of which date")
     same_init: bool | None = Field(description="began from the baseline's weights, seed by seed; None without any")
     init_hash: str | None = Field(description="short digest of the runs' first weights; None: imported")
@@ -188,25 +194,27 @@ def rank(
     statuses: Iterable[Status] = (),
     margin: float | None = None,
     imported: Sequence[ImportedRun] = (),
+    looks: Looks | None = None,
 ) -> Table:
     """Rank `results` by test loss, or as an evaluation has `seen` them, within each evaluation and machine; list the
     `statuses` without one.
 
     The order is that of the differences to the baseline over shared seeds, so that an arm that lacks a seed is neither
     favoured nor punished for it. All comparisons of the table share one error rate. `margin` is the smallest difference
-    that matters. `imported` runs come last, ranked within each machine.
+    that matters. After `looks` (of farm resolve) the verdicts are those that hold over all of them.
+    `imported` runs come last, ranked within each machine.
     """
     sighted = [one if isinstance(one, Seen) else seen([one]).results[0] for one in results]
     if any(one.direction == "higher" for one in sighted):
         turned = [one.model_copy(update={"test_loss": -one.test_loss}) for one in sighted]
-        table = _turned(_rank(turned, statuses, margin))
+        table = _turned(_rank(turned, statuses, margin, looks))
     else:
-        table = _rank(sighted, statuses, margin)
+        table = _rank(sighted, statuses, margin, looks)
     more = {"rows": (*table.rows, *_imported_rows(imported, margin))}
     return table.model_copy(update=more | {"twins": (*table.twins, *_imported_twins(imported))})
 
 
-def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None) -> Table:
+def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None, looks: Looks | None) -> Table:
     statuses = list(statuses)
     asked = _asked(results, statuses)
     first = {result.evaluation for result in results if result.arm == BASELINE}
@@ -225,7 +233,7 @@ def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None)
             below.append(_set_aside([r for r in aside if r.machine == machine], cohort.aside, asked))
         twins += _twins(machines)
         samples.append((cohort.together or aside)[0])
-    judged = judge([_sides(ranking) for ranking in rankings], margin)
+    judged = _judged(rankings, margin, looks)
     rows = [
         row
         for ranking, seen, apart in zip(rankings, judged, below, strict=True)
@@ -336,6 +344,14 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
     return mean(known) if len(known) == len(values) else None
 
 
+def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
+    sides = [_sides(ranking) for ranking in rankings]
+    if looks is None:
+        return judge(sides, margin)
+    machines = [next((row.machine for row in one.rows.values()), "") for one in rankings]
+    return sequential.judge(sides, machines, looks.first, looks.order, margin)
+
+
 def _sides(ranking: _Ranking) -> tuple[Losses, dict[str, Losses]]:
     """The baseline's losses, and those of every other arm."""
     others = {name: losses for name, losses in ranking.losses.items() if name != BASELINE}
@@ -351,7 +367,9 @@ def _ranked(ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | N
     reference = rows[BASELINE].mean if BASELINE in rows else 0.0
     place = {name: row.mean if row.delta is None else reference + row.delta for name, row in rows.items()}
     order = sorted(rows, key=lambda name: (place[name], name))
-    ranked = ranks(order, BASELINE, ranking.losses, {name: row.verdict for name, row in rows.items()})
+    looked = any(one.method == "sequential" for one in seen.values())
+    words = {name: row.verdict for name, row in rows.items()}
+    ranked = ranks(order, BASELINE, ranking.losses, words, is_looked=looked)
     order.sort(key=lambda name: ranked[name])
     cost = {name: mean([result.train_seconds for result in members]) for name, members in ranking.runs.items()}
     front = frontier({name: (ranked[name], cost[name]) for name in order if name in cost})  # of imported ones none is
@@ -378,6 +396,8 @@ def _with_verdict(
     update |= {"verdict": found.word, "margin": margin, "seed_error": found.error}
     update |= {"rung": _rung(found.method, ranking.losses[row.arm], ranking.losses[BASELINE])}
     update |= {"test_set_error": _items_error(ranking, row.arm, is_paired=found.method.startswith("paired"))}
+    if found.word == "better" and row.usd is not None and row.direction == "lower":
+        update["usd_per_hundredth"] = row.usd / (-found.delta / 0.01)
     if found.word == "unresolved":
         update |= _needed(row, baseline, ranking, found)
     return row.model_copy(update=update)
@@ -470,6 +490,7 @@ def _row(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tuple
     own = list(by_seeds(one.model_copy(update={"test_loss": one.own_test_loss}) for one in members).values())
     shared = [seeds for seeds in losses if seeds in others]
     prices = [result.usd for result in members if result.usd is not None]
+    energies = [result.kwh for result in members if result.kwh is not None]
     return Row(
         evaluation=first.evaluation,
         machine=first.machine,
@@ -492,6 +513,7 @@ def _row(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tuple
         tokens_per_second=mean([result.tokens_per_second for result in members]),
         hours=mean([result.seconds for result in members]) / 3600,
         usd=mean(prices) if len(prices) == len(members) else None,
+        kwh=mean(energies) if len(energies) == len(members) else None,
         prices=tuple(dict.fromkeys(price for result in members for price in result.prices)),
         same_init=_first_weights(members, shared) == _first_weights(baseline, shared) if shared else None,
         init_hash=_short(_first_weights(members, losses)),

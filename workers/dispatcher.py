@@ -174,7 +174,7 @@ class Dispatcher:
         self.queue, self.jobs, self.look = queue, jobs, look
         self.marker = marker  # of the storage: where Redis is not its index, no run is claimed
         self.declared = declared  # machine classes that the settings name, for what they cost
-        self.limited: dict[str, Study] = {}  # those that have a policy.usd_limit
+        self.limited: dict[str, Study] = {}  # those that have a limit
         self.spent: dict[str, Spending] = {}  # of those, when last counted
         self.asked: set[str] = set()  # jobs that were asked to stop, since their study has spent its limit
         self.refused = 0  # jobs in a row
@@ -191,7 +191,7 @@ class Dispatcher:
         """Sweep expired leases, then claim and submit until no queued run has a free slot. Returns the job ids."""
         self.queue.sweep()
         self.bury()
-        self._count_dollars()
+        self._count_spending()
         submitted: list[str] = []
         if time.monotonic() < self.resting_until or self._is_away():
             return submitted
@@ -212,11 +212,11 @@ class Dispatcher:
         self.resting_until = time.monotonic() + min(MOST_REST_SECONDS, REST_SECONDS * 2 ** min(self.refused, 9))
         self.refused += 1
 
-    def _count_dollars(self) -> None:
+    def _count_spending(self) -> None:
         """Find the studies that have spent their limit, and stop what runs of those."""
         if time.monotonic() < self.counts_at:
             return
-        self.limited = {name: one for name, one in self.queue.studies().items() if one.policy.usd_limit is not None}
+        self.limited = {name: one for name, one in self.queue.studies().items() if one.policy.is_limited}
         theirs = {status.id: status for name in self.limited for status in self.queue.statuses(name)}  # runs are shared
         self.spent = spending(self.limited.values(), theirs.values(), self._classes(), time.time())
         self.counted_at = time.monotonic()
@@ -236,13 +236,14 @@ class Dispatcher:
         """One more run spends from now on."""
         if one := self.spent.get(claim.study):
             rate = price(self.limited[claim.study], claim.run.machine, self._classes())
-            self.spent[claim.study] = one._replace(usd_per_hour=one.usd_per_hour + rate)
+            nodes = one.nodes + len(parts(claim.run.machine))
+            self.spent[claim.study] = one._replace(usd_per_hour=one.usd_per_hour + rate, nodes=nodes)
             self._count_again()
 
     def _stop_spenders(self) -> None:
         """Have the running runs of studies that have spent their limit save a checkpoint and wait, if their policy says
         so. One that did not hear of it is asked again at the next count."""
-        stopped = {name for name in self.over_budget if self.limited[name].policy.usd_limit_action == "stop"}
+        stopped = {name for name in self.over_budget if self.limited[name].policy.limit_action == "stop"}
         theirs = [status for status in self.queue.running() if status.study in stopped] if stopped else []
         self.asked &= {job_id(status.id, status.epoch) for status in theirs}
         for status in theirs:

@@ -4,7 +4,7 @@ import platform
 import threading
 import time
 from bisect import bisect
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ray import train as ray_train
 from ray.train.torch import get_device
 
-from farm import settings
+from farm import energy, settings
 from farm.errors import BadCorpus, FarmError, LeaseLost, WorkerDied
 from farm.ledger import Line
 from farm.queue import Point, Queue
@@ -28,6 +28,8 @@ from model.train import Signal, train
 from workers import hardware
 from workers.curve import point
 from workers.gauges import Gauges
+from workers.gpus import gpus
+from workers.meter import Metered, meter
 from workers.task import PULSE_FILE, STOP_FILE, Task
 
 FLUSH_SECONDS = 1.0
@@ -41,26 +43,38 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(task.threads)
     home = _Home(task) if ray_train.get_context().get_world_rank() == 0 else None
     try:
-        outcome = train(
-            task.run,
-            task.plan,
-            Path(task.folder),
-            cache=Path(task.cache),
-            epoch=task.lease.epoch,
-            resume=Path(task.resume) if task.resume else None,
-            resume_epoch=task.resume_epoch,
-            control=home.signal if home else lambda: Signal.CONTINUE,
-            observe=home.add if home else lambda line: None,
-            saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
-            scoring=home.pulse if home else lambda: None,
-            note=home.note if home else lambda event, detail: None,
-            tokens=task.tokens,
-            exams=task.exams,
-        )
+        with _metered(task):
+            outcome = train(
+                task.run,
+                task.plan,
+                Path(task.folder),
+                cache=Path(task.cache),
+                epoch=task.lease.epoch,
+                resume=Path(task.resume) if task.resume else None,
+                resume_epoch=task.resume_epoch,
+                control=home.signal if home else lambda: Signal.CONTINUE,
+                observe=home.add if home else lambda line: None,
+                saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
+                scoring=home.pulse if home else lambda: None,
+                note=home.note if home else lambda event, detail: None,
+                tokens=task.tokens,
+                exams=task.exams,
+            )
     finally:
         if home:
             home.close()
     return outcome.model_dump()
+
+
+def _metered(task: Task) -> AbstractContextManager[object]:
+    """Reads this node's meter meanwhile, in one worker of each node."""
+    around = ray_train.get_context()
+    if around.get_local_rank() != 0:
+        return nullcontext()
+    local = around.get_local_world_size()
+    here = gpus()[:local] if get_device().type == "cuda" else ()
+    found = meter(here, has_the_node=local * task.threads >= hardware.cores())
+    return Metered(found, Path(task.folder) / energy.file(around.get_node_rank()))
 
 
 def _here(task: Task) -> Task:

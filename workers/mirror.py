@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from farm import ledger
+from farm import energy, ledger
 from farm.errors import FarmError, StorageUnusable
 from farm.run import Checkpoint
 from farm.store import LOG, Store
@@ -106,6 +106,7 @@ class Mirror:
             self._send_grown(ledger.FILE, is_last)
             self._send_checkpoint()
             self._send_grown(LOG, is_last)
+            self._send_grown(energy.file(0), is_last)
             self._tell()
 
     def _follow(self) -> None:

@@ -2,9 +2,9 @@
 
 import time
 
-from farm import ledger
+from farm import energy, ledger
 from farm.errors import CheckpointInvalid, WorkerDied
-from farm.machine import Machine
+from farm.machine import Machine, parts
 from farm.planner import Plan
 from farm.result import Outcome, Provenance, Result
 from farm.run import Attempt, Run
@@ -32,7 +32,11 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
     if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
         raise WorkerDied("Training finished, but did not say how it computed.")
     ended = time.time()
-    before = [store.reached(past) for past in store.readable_attempts(run.id)[0] if past.epoch != attempt.epoch]
+    past_attempts, unread = store.readable_attempts(run.id)
+    others = [past for past in past_attempts if past.epoch != attempt.epoch]
+    before = [store.reached(past) for past in others]
+    last = store.used(attempt.model_copy(update={"step": outcome.step}), len(parts(run.machine)))
+    used = [last, *(store.used(past, len(parts(run.machine))) for past in others)]
     seconds = ended - attempt.started + sum(took for _, took in before)
     folder = store.attempt_folder(run.id, attempt.epoch).relative_to(store.root)
     return Result(
@@ -65,6 +69,8 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
         kernels=outcome.kernels,
         prices=machine.prices,
+        kwh=None if unread else energy.kwh(used),
+        energy_meter=last.meter if last else None,
         usd=None if machine.usd_per_hour is None else seconds / 3600 * machine.usd_per_hour,
         hardware=hardware.hardware(machine, outcome.threads or 1),
         provenance=Provenance.model_validate(attempt.provenance),

@@ -16,7 +16,7 @@ ALPHA = 0.05  # the chance that a table in which nothing has an effect calls any
 CHECKED_FROM = 6  # pairs: with fewer, no sign-flip can reach p = 0.05
 RESAMPLES = 9_999
 
-Method = Literal["paired", "paired-own", "welch", "prediction"]
+Method = Literal["paired", "paired-own", "welch", "prediction", "sequential"]
 Word = Literal["better", "worse", "same", "unresolved"]
 # Of an arm on a machine, repetitions averaged, by block: the seed pair, or the id of an imported run whose seeds nobody
 # knows.
@@ -44,6 +44,7 @@ class Comparison(Frozen):
     error: float  # standard error of delta over the seeds
     arms: int  # of its family
     level: float  # the family's share of ALPHA
+    first: int | None = None  # of `sequential`: the pairs at the first look, which fix the next ones
     check: Check | None = None
 
 
@@ -171,7 +172,7 @@ def _word(one: Tested, p: float, margin: float | None) -> Word:
 def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[Tested]:
     found = paired.pooled(_differences(baseline, arms, list(arms)))
     df, R = float(found.df), found.correlation
-    error = [max(float(one), _rounding(baseline)) for one in found.error]
+    error = [max(float(one), rounding(baseline)) for one in found.error]
     edges = [dunnett.critical(R, df, level, sides) for sides in (2, 1)]
     p = dunnett.p_values([delta / e for delta, e in zip(found.delta, error, strict=True)], R, df)
     return [
@@ -185,7 +186,7 @@ def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
 
     found, k = paired.own(_differences(baseline, arms, list(arms))), len(arms)
     level *= paired.AFTER_A_LOOK
-    error = [max(float(one), _rounding(baseline)) for one in found.error]
+    error = [max(float(one), rounding(baseline)) for one in found.error]
     alone = [2 * float(t.sf(abs(d) / e, df)) for d, e, df in zip(found.delta, error, found.df, strict=True)]
     p = [min(1.0, one / paired.AFTER_A_LOOK) for one in holm(alone)]
     return [
@@ -205,7 +206,7 @@ def _welch(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[T
     import numpy as np
 
     k, other = len(arms), np.array(list(baseline.values()))
-    least = _rounding(baseline) ** 2
+    least = rounding(baseline) ** 2
     means = [unpaired.means(np.array(list(losses.values())), other) for losses in arms.values()]
     means = [one._replace(arm=max(one.arm, least), baseline=max(one.baseline, least)) for one in means]
     p = holm([unpaired.p_value(one) for one in means])
@@ -229,12 +230,12 @@ def _prediction(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
     sets = list(baseline.values()) if len(baseline) > 1 else list(next(iter(arms.values())).values())
     n, k = len(sets), len(arms)
     spread = sd(sets) or 0.0
-    error = max(spread * (1 + 1 / n) ** 0.5, _rounding(baseline))
+    error = max(spread * (1 + 1 / n) ** 0.5, rounding(baseline))
     deltas = [mean(list(losses.values())) - mean(list(baseline.values())) for losses in arms.values()]
     R = unpaired.one_run_correlation(n, k)
     edges = [dunnett.critical(R, n - 1, level, sides) for sides in (2, 1)]
     p = dunnett.p_values([delta / error for delta in deltas], R, n - 1)
-    noise = max(spread, _rounding(baseline)) * 2**0.5
+    noise = max(spread, rounding(baseline)) * 2**0.5
     return [
         Tested(delta, edges[0] * error, edges[1] * error, one, noise, error)
         for delta, one in zip(deltas, p, strict=True)
@@ -251,7 +252,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _rounding(baseline: Losses) -> float:
+def rounding(baseline: Losses) -> float:
     """The least standard error that means anything: losses that agree to the last bit are no proof of no noise."""
     return paired.ROUNDING * max(abs(loss) for loss in baseline.values()) or paired.ROUNDING
 
@@ -261,7 +262,7 @@ def _check(losses: Losses, baseline: Losses) -> Check | None:
     import numpy as np
 
     differences = np.array([losses[seeds] - baseline[seeds] for seeds in _shared(losses, baseline)])
-    if len(differences) < CHECKED_FROM or np.ptp(differences) <= 2 * _rounding(baseline):
+    if len(differences) < CHECKED_FROM or np.ptp(differences) <= 2 * rounding(baseline):
         return None
     from scipy.stats import bootstrap, permutation_test
 

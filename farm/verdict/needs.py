@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from farm.recipe import Frozen
+from farm.verdict import sequential
 from farm.verdict.inference import Comparison, Losses
-from farm.verdict.power import pairs_for
+from farm.verdict.power import POWER, pairs_for
 
 
 class Cost(NamedTuple):
@@ -28,10 +29,14 @@ def needs(seen: Comparison, arm: Losses, baseline: Losses, own: Cost, other: Cos
 
     Pairs that lack only one side come first: they cost one run.
     """
-    wanted = pairs_for(abs(seen.delta) / seen.noise, seen.arms, seen.level)
+    have = sum(seeds in baseline for seeds in arm)
+    effect = abs(seen.delta) / seen.noise
+    if seen.first is None:
+        wanted = pairs_for(effect, seen.arms, seen.level)
+    else:
+        wanted = sequential.pairs_for(effect, seen.first, have, seen.level, POWER)
     if wanted is None:
         return None
-    have = sum(seeds in baseline for seeds in arm)
     more = max(1, wanted - have)
     with_baseline = min(more, len(baseline) - have)
     with_arm = min(more - with_baseline, len(arm) - have)

@@ -11,13 +11,19 @@ Relation = set[tuple[str, str]]  # (better, worse)
 
 
 def ranks(
-    order: Sequence[str], baseline: str, losses: Mapping[str, Losses], verdicts: Mapping[str, Word | None]
+    order: Sequence[str],
+    baseline: str,
+    losses: Mapping[str, Losses],
+    verdicts: Mapping[str, Word | None],
+    *,
+    is_looked: bool = False,
 ) -> dict[str, int]:
     """A rank for each arm of one ranking, the baseline among them, best first; `order` is that of their differences.
 
     Arms that are better than the baseline come first, then the baseline with all that is not told from it, which share
     one rank, then those that are worse. Of two better or two worse arms, a test at ALPHA over the number of all pairs
-    (Bonferroni) decides, as it does of all arms where there is no baseline.
+    (Bonferroni) decides, as it does of all arms where there is no baseline. A study that grew by what was seen in it
+    (`is_looked`) has no such test: its better arms share one rank, and so do its worse ones.
     """
     if baseline not in losses:
         return _within(list(order), _resolved(order, losses, None), 1)
@@ -25,7 +31,8 @@ def ranks(
     tiers = [[name for name in order if words[name] == word] for word in ("better", "worse")]
     between = [name for name in order if words[name] not in ("better", "worse")]
     others = [name for name in order if name != baseline]
-    apart = _resolved(others, losses, losses[baseline]) if any(len(tier) > 1 for tier in tiers) else set()
+    is_tested = not is_looked and any(len(tier) > 1 for tier in tiers)
+    apart = _resolved(others, losses, losses[baseline]) if is_tested else set()
     found = _within(tiers[0], apart, 1)
     found |= dict.fromkeys(between, 1 + len(found))
     return found | _within(tiers[1], apart, 1 + len(found))

@@ -30,8 +30,19 @@ def test_every_key_of_a_study_is_there() -> None:
     told = {title for title, *_ in SECTIONS}
     tables = {"[study]", "[stacks]", "[policy]", "[sweeps.NAME]", "[evaluations.NAME]"}
     assert tables | TABLES <= told
-    tables = {"study", "baseline", "interventions", "sweeps", "stacks", "evaluations", "machines", "policy"}
-    assert Study.model_fields.keys() == tables
+    tables = {
+        "study",
+        "baseline",
+        "interventions",
+        "sweeps",
+        "stacks",
+        "more_seeds",
+        "evaluations",
+        "machines",
+        "policy",
+    }
+    assert Study.model_fields.keys() == tables | {"looks"}, "which farm resolve writes, and no file"
+    assert "[more_seeds]" in PAGES["study.md"]()
     for title, _, model in SECTIONS:
         left_out = {path.rpartition(".")[2] for path in HIDDEN if path.startswith(f"{title}.")}
         names = {row[0].strip("`") for row in keys(title, model)}

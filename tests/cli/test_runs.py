@@ -102,7 +102,7 @@ def test_a_study_that_has_spent_its_limit_says_so(farm: Farm) -> None:
 def poor(farm: Farm, usd_limit: float, action: str = "stop") -> str:
     """A file of the tiny study: a dollar an hour, one second a run."""
     path = farm.folder / "poor.toml"
-    policy = f'[policy]\nusd_limit = {usd_limit}\nusd_limit_action = "{action}"\n'
+    policy = f'[policy]\nusd_limit = {usd_limit}\nlimit_action = "{action}"\n'
     path.write_text(study_text(init=(42,)) + policy + "[machines.cpu]\nusd_per_hour = 1.0\ntokens_per_second = 1e6\n")
     return str(path)
 

@@ -3,6 +3,7 @@
 import json
 import signal
 
+import pytest
 from results import study_text
 from waiting import wait_until
 
@@ -88,6 +89,32 @@ def test_a_study_that_would_cost_more_than_its_limit_needs_a_yes(farm: Farm) -> 
         assert "at $100.00/h by the study)" in answer.err
     assert "more than policy.usd_limit" in farm("plan", str(path)).err
     assert farm("submit", str(path), "-y").code == 0
+
+
+def test_limits_at_submit_stand_for_those_of_the_file(farm: Farm) -> None:
+    path = farm.folder / "dear.toml"
+    path.write_text(
+        study_text(init=(42,))
+        + "[policy]\nusd_limit = 1e6\n[machines.cpu]\nusd_per_hour = 100.0\ntokens_per_second = 9.0\n"
+    )
+    dear = farm("submit", str(path), "--max-usd", "0.01")
+    assert (dear.code, "its policy.usd_limit is $0.01" in dear.err, farm.queue.put_count()) == (7, True, 0)
+    long = farm("submit", str(path), "--max-hours", "0.001")
+    assert (long.code, "node hours and its policy.hours_limit is 0.001" in long.err) == (7, True)
+    assert farm("submit", str(path), "--max-usd", "50", "--max-hours", "0.01", "-y").code == 0
+    policy = farm.queue.study("tiny").policy
+    assert (policy.usd_limit, policy.hours_limit) == (50.0, 0.01)
+    farm.queue.redis.hset(f"farm:run:{farm.queue.statuses()[0].run.id}", "held", 72_000)
+    answer = farm("watch", "tiny")
+    assert answer.code == 7
+    assert "3 runs wait: 0.02 node hours used of 0.01. What is left goes on with a policy.hours_limit of" in answer.err
+
+
+@pytest.mark.parametrize("option", ["--max-usd", "--max-hours"])
+@pytest.mark.parametrize("value", ["nan", "-5", "0", "inf", "ten"])
+def test_a_limit_that_is_none_is_refused_by_name(farm: Farm, option: str, value: str) -> None:
+    answer = farm("submit", farm.file(), option, value)
+    assert (answer.code, option in answer.err, farm.queue.put_count()) == (2, True, 0), answer.err
 
 
 def test_a_limit_that_does_not_see_a_class_says_so(farm: Farm) -> None:

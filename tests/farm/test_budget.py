@@ -7,7 +7,7 @@ from waiting import wait_until
 
 from farm import study as study_
 from farm.budget import Spending, cost, dollars, exhausted, price, spending, unpriced
-from farm.forecast import least_limit
+from farm.forecast import least_hours, least_limit
 from farm.machine import BUILT_IN, Machine
 from farm.queue import Queue
 from farm.recipe import Recipe
@@ -149,6 +149,18 @@ def test_what_a_dispatcher_counted_is_believed_since_it_knows_every_price(queue:
     found = exhausted([study], queue.statuses(), {"rented": Machine(name="rented")}, now=0.0, told={"tiny": 1.5})
     assert found["tiny"].usd == 1.5
     assert exhausted([limited(2.0)], queue.statuses(), RENTED, now=0.0, told={"tiny": 1.5}) == {}, "and raised since"
+
+
+def test_node_hours_count_every_attempt_and_every_node_of_a_group(queue: Queue) -> None:
+    study = limited(None, machines=("rented+free",)).limited(None, 0.1)
+    queue.put(study)
+    held(queue, study, 30)
+    found = spending([study], queue.statuses(), RENTED, now=0.0)["tiny"]
+    assert found.hours == pytest.approx(3 * 2 * 30 / 3600)
+    assert (found.is_over, str(found)) == (False, "0.05 node hours used of 0.1")
+    held(queue, study, 60)
+    assert exhausted([study], queue.statuses(), RENTED, now=0.0).keys() == {"tiny"}
+    assert least_hours(study, queue.statuses(), RENTED, 0.1) is None, "nothing tells how fast it is"
 
 
 def test_a_mixed_group_costs_what_is_known_of_its_classes() -> None:

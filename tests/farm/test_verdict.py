@@ -218,6 +218,8 @@ def test_what_is_not_told_from_the_baseline_shares_its_rank() -> None:
     assert ranks(["a", "b", "base", "c"], "base", losses, words) == {"a": 1, "b": 2, "base": 3, "c": 3}
     noisy = losses | {"b": runs([1.5, 0.7])}
     assert ranks(["a", "b", "base", "c"], "base", noisy, words)["b"] == 1
+    looked = ranks(["a", "b", "base", "c"], "base", losses, words, is_looked=True)
+    assert looked == {"a": 1, "b": 1, "base": 3, "c": 3}, "no test between them holds over looks"
     none = dict.fromkeys(words)
     assert set(ranks(["a", "b", "base", "c"], "base", losses, none).values()) == {1}
 

@@ -16,7 +16,7 @@ from results import result, study_text, tiny_study
 from waiting import wait_until
 from worlds import planned
 
-from farm import ledger, study
+from farm import energy, ledger, study
 from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, StorageUnusable, WorkerDied
 from farm.ledger import FILE, Line, Writer
 from farm.machine import BUILT_IN
@@ -558,9 +558,12 @@ def test_a_result_counts_the_steps_of_a_killed_attempt_and_names_the_software_th
         with Writer(store.begin(run, attempt, "tiny") / FILE, epoch) as writer:
             for step in range(1, steps + 1):
                 writer.append(Line(step, 256, 768.0, 1e-3, None, False, False, 100.0))
+        used = energy.Used(seconds=300.0, joules=1.8e6 * epoch, meter="rapl").model_dump_json()
+        (store.attempt_folder(run.id, epoch) / energy.file(0)).write_text(used + "\n", encoding="utf-8")
     plan = planned(run, 1, run.recipe.train.batch)
     found = result_of(store, run, plan, BUILT_IN["cpu"], attempt, an_outcome(run))
     assert found.seconds == pytest.approx(300.0 + found.ended - attempt.started)
+    assert (found.kwh, found.energy_meter) == (pytest.approx(1.5), "rapl")
     assert found.provenance == SOFTWARE
 
 

@@ -98,7 +98,7 @@ def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
 
 def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
     dispatcher = spent_and(queue, "other")
-    dispatcher._count_dollars()
+    dispatcher._count_spending()
     claim, slot = dispatcher._claim()
     assert (claim.study, slot.node) == ("other", "n")
 
@@ -155,7 +155,7 @@ def dashboard(tmp_path: Path) -> Iterator[tuple[Jobs, type[Dashboard]]]:
 
 def limited(usd: float, action: str = "stop", name: str = "tiny") -> Study:
     """Three runs of a class that costs a dollar a second."""
-    policy = f'[policy]\nusd_limit = {usd}\nusd_limit_action = "{action}"\n'
+    policy = f'[policy]\nusd_limit = {usd}\nlimit_action = "{action}"\n'
     return parse(study_text(name, init=(42,)) + policy + "[machines.cpu]\nusd_per_hour = 3600.0\n")
 
 
@@ -189,6 +189,23 @@ def test_what_runs_of_a_study_that_has_spent_its_limit_is_asked_to_stop_once(que
     assert queue.release(leases[0], "drained").startswith("over budget: $3")
     assert queue.spent()["tiny"] == pytest.approx(30, abs=5)
     assert queue.status(leases[0].run_id).attempts == 0
+
+
+def test_node_hours_of_all_attempts_stop_a_study_too(queue: Queue, dashboard):
+    jobs, seen = dashboard
+    queue.put(tiny_study(init=(42,)).limited(None, 0.01))  # 36 s
+    lease = begun(queue, 20.0)
+    queue.redis.hset(f"farm:run:{lease.run_id}", "held", 10_000)  # an attempt before
+    dispatcher = of_limits(queue, jobs)
+    dispatcher.turn()
+    assert (dispatcher.over_budget, seen.stopped) == (frozenset(), [])
+    assert dispatcher.counts_at - dispatcher.counted_at == pytest.approx(6, abs=2), "it looks when the limit is reached"
+    queue.redis.hincrby(f"farm:run:{lease.run_id}", "started", -10_000)
+    dispatcher.counts_at = 0.0
+    dispatcher.turn()
+    assert seen.stopped == [job_id(lease.run_id, 1)]
+    assert queue.release(lease, "drained").startswith("over budget: 0.01")
+    assert "node hours used of 0.01" in (queue.status(lease.run_id).released or "")
 
 
 def test_a_limit_that_holds_back_new_runs_only_lets_those_that_train_go_on(queue: Queue, dashboard):
@@ -245,7 +262,7 @@ def test_a_lease_that_ends_meanwhile_is_not_recalled(queue: Queue, dashboard):
     queue.put(limited(20.0))
     lease = begun(queue, 30.0)
     dispatcher = of_limits(queue, jobs)
-    dispatcher._count_dollars()
+    dispatcher._count_spending()
     (status,) = queue.running()
     queue.release(lease, "drained")
     assert not dispatcher._recall(status, "its job")
@@ -335,7 +352,7 @@ def test_what_cannot_be_read_stops_no_dispatcher(queue: Queue):
     queue.redis.set("farm:queue:strange", "x")
     dispatcher.queue.sweep()
     dispatcher.bury()
-    dispatcher._count_dollars()
+    dispatcher._count_spending()
     claim, slot = dispatcher._claim()
     assert (claim.study, slot.node) == ("later", "n")
     assert dispatcher.over_budget == {"tiny"}

@@ -1,0 +1,130 @@
+"""`farm resolve [STUDY] --usd 50`"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.access import machines, newest_study, queue
+from cli.options import Json, StudyName
+from cli.render import Column, Sheet, say
+from cli.submit import queued, wait_for
+from farm import settings as settings_
+from farm.budget import unpriced
+from farm.errors import BadSetting, NotFound
+from farm.forecast import plans
+from farm.looks import Look
+from farm.machine import Machine
+from farm.queue import Queue
+from farm.racing import Budget, look
+from farm.settings import Settings
+from farm.study import Study
+
+COLUMNS = (
+    Column("look", "look", is_number=True),
+    Column("arm", "arm"),
+    Column("machine", "machine"),
+    Column("pairs", "pairs", is_number=True),
+    Column("delta", "vs baseline", render.signed, is_number=True, digits=6),
+    Column("p", "p", render.probability, is_number=True, digits=6),
+    Column("word", "verdict"),
+    Column("added", "added", is_number=True),
+    Column("why", "why"),
+)
+Usd = Annotated[float | None, typer.Option("--usd", metavar="USD", help="What the added runs may cost.")]
+Hours = Annotated[float | None, typer.Option("--hours", metavar="HOURS", help="Node hours that they may take.")]
+Runs = Annotated[int | None, typer.Option("--runs", metavar="RUNS", help="How many runs may be added.")]
+
+
+def resolve(
+    study: StudyName = None,
+    usd: Usd = None,
+    hours: Hours = None,
+    runs: Runs = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Look once; call it again when the runs are done.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add seed pairs where they most likely change a verdict, until all are resolved or the budget is spent.
+
+    It waits for the runs of the study, looks at its verdicts, and gives more pairs to the unresolved arms whose chance
+    to be resolved is greatest for their cost; then it waits for those runs, and looks again. An arm is tested at 3, 4,
+    6, 9, 13, 19, ... pairs (or from those that it began with), and its error rate is shared out over these tests, so
+    that all looks together call anything better or worse by mistake in at most 5 of 100 studies; farm table uses the
+    same intervals from the first look on. Every look is kept with the study, with what it decided and why. Budgets
+    count from the first look on: to spend more, name a larger one. Exit code 0: all resolved; 1: not all.
+    """
+    settings, budget = settings_.load(), checked(usd, hours, runs)
+    with queue(settings) as open_queue:
+        name = study or newest_study(open_queue)
+        if name is None:
+            raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+        form = open_queue.study(name)
+        warn_unpriced(form, machines(settings, open_queue), budget)
+        while True:
+            if unfinished := sum(not status.state.is_final for status in open_queue.statuses(name)):
+                if no_wait:
+                    say(f"{name}: {unfinished} runs are not done: call this again when they are")
+                    break
+                wait_for(settings, open_queue, name)
+                if waiting := sum(not status.state.is_final for status in open_queue.statuses(name)):
+                    say(f"{name}: {waiting} runs wait for a person, so there is no look until they are done")
+                    break
+            if not step(settings, open_queue, name, budget) or no_wait:
+                break
+        form = open_queue.study(name)
+    taken = form.looks.looks if form.looks else ()
+    rows = [row for number, one in enumerate(taken, 1) for row in rows_of(number, one)]
+    render.emit(Sheet("farm.resolve/1", COLUMNS, rows, more={"study": name, "looks": taken}), as_json=as_json)
+    if not as_json:
+        render.say_next(f"farm table {name}")
+    raise typer.Exit(int(not taken or taken[-1].decision != "resolved"))
+
+
+def checked(usd: float | None, hours: float | None, runs: int | None) -> Budget:
+    """Raises: BadSetting: none is given, or one is no positive number."""
+    given = {"--usd": usd, "--hours": hours, "--runs": runs}
+    if all(value is None for value in given.values()):
+        raise BadSetting("resolve needs a budget.", remedy="Write --usd 50, --hours 20 or --runs 12.")
+    for option, value in given.items():
+        if value is not None and not 0 < value < math.inf:
+            raise BadSetting(f"{option} = {value:g} is not a budget.", remedy=f"Write a positive number: {option} 50.")
+    return Budget(usd, hours, runs)
+
+
+def warn_unpriced(study: Study, known: dict[str, Machine], budget: Budget) -> None:
+    """Say which machine classes a budget in dollars does not see."""
+    if budget.usd is not None and (free := unpriced(study, known)):
+        say(f"warning: {', '.join(free)}: no usd_per_hour is declared, so --usd does not see what runs there cost")
+
+
+def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
+    """Look once, keep the look with the study, and queue what it adds. False: the race is over."""
+    known = machines(settings, queue)
+    before = queue.study(name)
+    done = look(before, queue.statuses(name), known, budget, time.time())
+    plans(done.study, known)
+    queued(queue, settings, done.study)
+    for line in lines(len(done.study.looks.looks) if done.study.looks else 0, done.look):
+        say(line)
+    return done.look.decision == "add"
+
+
+def lines(number: int, seen: Look) -> Iterator[str]:
+    """A look in words: every arm, and what was decided."""
+    for one in seen.standings:
+        p = "" if one.p is None else f", p {render.probability(one.p)}"
+        got = f"; {one.added} pairs added" if one.added else ""
+        why = f"; {one.why}" if one.why else ""
+        difference = "no difference yet" if one.delta is None else render.signed(one.delta)
+        yield f"look {number}: {one.arm} on {one.machine}: {one.word} ({one.pairs} pairs, {difference}{p}){got}{why}"
+    added = f"; {seen.added_runs} runs queued" if seen.added_runs else ""
+    yield f"look {number}: {seen.decision}: {seen.why}{added}"
+
+
+def rows_of(number: int, seen: Look) -> list[dict]:
+    return [{"look": number, **one.model_dump(mode="json")} for one in seen.standings]

@@ -1,0 +1,196 @@
+"""Verdicts that hold over repeated looks at a study that grows until it is resolved.
+
+An arm is tested by Student's paired t at certain numbers of seed pairs, the rungs of its ladder, which its first look
+fixes. Each rung has a share of the arm's error rate: the increments of the Pocock-type spending function of Lan and
+DeMets (1983, Biometrika 70:659), ln(1 + (e - 1) t), over the share t of the pairs of the sixth rung. A twentieth is
+kept for the rungs beyond, halved at each, so that a ladder has no end. The increments are added up (Bonferroni's
+inequality over the looks) instead of integrated over a joint distribution, which costs some power and buys this: for
+every number of pairs p is uniform without an effect, so min over looks of p / share is a p value at all times at once,
+whichever arm got more pairs, for whatever reason seen in the data, and whenever somebody stops. Holm's rule shares the
+error rate out among the arms; variances are not pooled, for a pooled one would depend on how many pairs the other arms
+were given.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import e, log
+from typing import Any, NamedTuple
+
+from farm.looks import key
+from farm.recipe import Seeds
+from farm.verdict.inference import ALPHA, Comparison, Losses, Word, holm, rounding
+
+LEAST = 3  # pairs of the first rung: two say next to nothing of a variance
+RUNGS = 6
+TAIL = 0.05  # of the error rate, for the rungs beyond
+MOST_PAIRS = 1_000
+
+
+class Rung(NamedTuple):
+    """A number of seed pairs at which an arm is tested, and its share of the arm's error rate."""
+
+    pairs: int
+    share: float
+
+
+class Seen(NamedTuple):
+    """Arms at all rungs that they have reached. Arrays are (..., rungs)."""
+
+    delta: Any
+    error: Any
+    p: Any
+    df: Any  # (rungs,)
+    share: Any  # (rungs,)
+
+    @property
+    def always(self) -> Any:
+        """The p value that holds over all looks."""
+        import numpy as np
+
+        return np.minimum((self.p / self.share).min(-1), 1.0) if self.share.size else np.ones(self.p.shape[:-1])
+
+
+def ladder(first: int, pairs: int = MOST_PAIRS) -> list[Rung]:
+    """The rungs up to `pairs` of an arm that had `first` pairs at its first look: each half as many again.
+
+    >>> [rung.pairs for rung in ladder(3, 20)]
+    [3, 4, 6, 9, 13, 19]
+    """
+    counts = [max(LEAST, first)]
+    while len(counts) < RUNGS or counts[-1] < pairs:
+        counts.append(counts[-1] + counts[-1] // 2)
+    spent = [0.0, *(log(1 + (e - 1) * n / counts[RUNGS - 1]) for n in counts[:RUNGS])]
+    shares = [(1 - TAIL) * (after - before) for before, after in pairwise(spent)]
+    shares += [TAIL / 2 ** (1 + place) for place in range(len(counts) - RUNGS)]
+    return [Rung(n, share) for n, share in zip(counts, shares, strict=True) if n <= pairs]
+
+
+def next_rung(first: int, pairs: int) -> Rung:
+    """The first rung above `pairs`."""
+    return next(rung for rung in ladder(first, 2 * max(pairs, first, LEAST)) if rung.pairs > pairs)
+
+
+def seen(differences: Any, first: int, least_error: float = 0.0) -> Seen:
+    """Differences (..., pairs) to the baseline, in the order in which they were planned, at every rung."""
+    import numpy as np
+    from scipy.stats import t
+
+    differences = np.asarray(differences, float)
+    rungs = ladder(first, differences.shape[-1])
+    shape = differences.shape[:-1]
+    delta, error = np.empty((*shape, len(rungs))), np.empty((*shape, len(rungs)))
+    for place, (n, _) in enumerate(rungs):
+        delta[..., place] = differences[..., :n].mean(-1)
+        error[..., place] = differences[..., :n].std(-1, ddof=1) / n**0.5
+    df, share = np.array([n - 1 for n, _ in rungs]), np.array([share for _, share in rungs])
+    error = np.maximum(error, least_error or np.finfo(float).tiny)
+    return Seen(delta, error, 2 * t.sf(np.abs(delta) / error, df), df, share)
+
+
+def judge(
+    rankings: Sequence[tuple[Losses, Mapping[str, Losses]]],
+    machines: Sequence[str],
+    first: Mapping[str, int],
+    order: Sequence[Seeds],
+    margin: float | None,
+) -> list[dict[str, Comparison]]:
+    """As `inference.judge`, over all looks. `machines` are those of the rankings, `first` and `order` of farm.looks.
+
+    Arms that have not reached their first rung are left out. All that were looked at share the error rate.
+    """
+    found: list[dict[str, Comparison]] = [{} for _ in rankings]
+    tested = {
+        (index, name): one
+        for index, (baseline, arms) in enumerate(rankings)
+        for name, losses in arms.items()
+        if (one := _looked(losses, baseline, first.get(key(name, machines[index]), LEAST), order)).share.size
+    }
+    count = max(len(tested), len(first))
+    waiting = [1.0] * (count - len(tested))  # an arm without a test yet has its part of the error rate all the same
+    p = holm([*(float(one.always) for one in tested.values()), *waiting])
+    same = holm([*(_same(one, margin) for one in tested.values()), *waiting])
+    for place, ((index, name), one) in enumerate(tested.items()):
+        begun = first.get(key(name, machines[index]), LEAST)
+        found[index][name] = _comparison(one, p[place], same[place], margin, count, begun)
+    return found
+
+
+def chance(delta: Any, sd: Any, rung: Rung, level: float, margin: float | None = None) -> Any:
+    """How likely an arm is to be resolved at `rung`, if the truth is what was seen. `level` is the arm's error rate."""
+    import numpy as np
+    from scipy.stats import t
+
+    edge, error = t.isf(level * rung.share / 2, rung.pairs - 1), sd / rung.pairs**0.5
+    differs = t.sf(edge - np.abs(delta) / error, rung.pairs - 1)
+    if margin is None:
+        return differs
+    edge = t.isf(level * rung.share, rung.pairs - 1)
+    room = margin / error - edge  # |estimate| / error below it is `same`
+    there = delta / error
+    is_same = t.cdf(room - there, rung.pairs - 1) - t.cdf(-room - there, rung.pairs - 1)
+    return np.clip(differs + is_same * (room > 0), 0, 1)
+
+
+def pairs_for(effect: float, first: int, have: int, level: float, power: float = 0.8) -> int | None:
+    """The lowest rung above `have` at which a true difference of `effect` SDs is found with `power`; None: too many."""
+    return next(
+        (
+            rung.pairs
+            for rung in ladder(first)
+            if rung.pairs > have and effect > 0 and float(chance(effect, 1.0, rung, level)) >= power
+        ),
+        None,
+    )
+
+
+def in_order(losses: Losses, baseline: Losses, order: Sequence[Seeds]) -> list[float]:
+    """An arm's complete pairs as they were planned: its losses less the baseline's."""
+    planned = {seeds: place for place, seeds in enumerate(order)}
+    shared = [seeds for seeds in losses if seeds in baseline]
+    shared.sort(key=lambda seeds: (planned.get(seeds, len(planned)), seeds.init, seeds.train))
+    return [losses[seeds] - baseline[seeds] for seeds in shared]
+
+
+def _looked(losses: Losses, baseline: Losses, first: int, order: Sequence[Seeds]) -> Seen:
+    return seen(in_order(losses, baseline, order), first, rounding(baseline) if baseline else 0.0)
+
+
+def _same(one: Seen, margin: float | None) -> float:
+    """The p value over all looks of "differs by the margin or more": two one-sided tests at each."""
+    from scipy.stats import t
+
+    if margin is None:
+        return 1.0
+    p = t.sf((margin - abs(one.delta)) / one.error, one.df)
+    return min(1.0, float((p / one.share).min()))
+
+
+def _comparison(one: Seen, p: float, same: float, margin: float | None, count: int, first: int) -> Comparison:
+    """The look that decided, or where none did, the newest."""
+    from scipy.stats import t
+
+    word: Word = "unresolved"
+    place = len(one.share) - 1
+    if margin is not None and same < ALPHA:
+        word, place = "same", int((t.sf((margin - abs(one.delta)) / one.error, one.df) / one.share).argmin())
+    elif p < ALPHA:
+        place = int((one.p / one.share).argmin())
+        word = "better" if one.delta[place] < 0 else "worse"
+    delta, error, df = float(one.delta[place]), float(one.error[place]), int(one.df[place])
+    half = float(t.isf(ALPHA * float(one.share[place]) / count / 2, df)) * error
+    low, high = delta - half, delta + half
+    if p < ALPHA and low < 0 < high:  # Holm's rule has settled the sign
+        low, high = (low, 0.0) if delta < 0 else (0.0, high)
+    return Comparison(
+        delta=delta,
+        ci_low=low,
+        ci_high=high,
+        p=p,
+        method="sequential",
+        word=word,
+        noise=error * (df + 1) ** 0.5,
+        error=error,
+        arms=1,
+        level=ALPHA / count,
+        first=first,
+    )
