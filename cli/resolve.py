@@ -106,7 +106,7 @@ def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
     """Look once, keep the look with the study, and queue what it adds. False: the race is over."""
     known = machines(settings, queue)
     before = queue.study(name)
-    done = look(before, queue.statuses(name), known, budget, time.time())
+    done = look(before, queue.statuses(name), known, budget, time.time(), queue.scores(name, "study"))
     plans(done.study, known)
     queued(queue, settings, done.study)
     for line in lines(len(done.study.looks.looks) if done.study.looks else 0, done.look):

@@ -18,7 +18,9 @@ from farm.queue import Status
 from farm.recipe import Seeds
 from farm.result import Result
 from farm.run import Run, State
+from farm.score import Score
 from farm.seeding import extended, widened
+from farm.seen import seen
 from farm.stats import mean, sd
 from farm.study import BASELINE, Study
 from farm.table import Row, rank
@@ -95,14 +97,22 @@ def _planned(study: Study) -> dict[str, int]:
     }
 
 
-def look(study: Study, statuses: Sequence[Status], known: Mapping[str, Machine], budget: Budget, now: float) -> Step:
+def look(
+    study: Study,
+    statuses: Sequence[Status],
+    known: Mapping[str, Machine],
+    budget: Budget,
+    now: float,
+    scores: Mapping[str, Sequence[Score]] | None = None,
+) -> Step:
     """Look at a study of which no run is under way, and decide how it goes on.
 
-    `statuses` are those of the study's runs. Verdicts that were reached stay. An arm that gained no complete pair from
-    what the last look gave it is given up: its runs fail.
+    `statuses` are those of the study's runs, `scores` theirs by run id. Verdicts that were reached stay. An arm that
+    gained no complete pair from what the last look gave it is given up: its runs fail.
     """
     looks = begun(study, statuses, known, now)
-    results = [status.result for status in statuses if status.result]
+    finished = [status.result for status in statuses if status.result]
+    results = seen(finished, scores, study.study.score, study.evaluations).results
     found = rank(results, statuses, study.study.margin, looks=looks)
     rows = {key(row.arm, row.machine): row for row in found.rows if not row.aside}
     spent = used(study, statuses, known, now)
