@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cli import render
+from cli.cells import difference, machine, named, seeds
+from cli.remarks import METHODS
 from cli.render import Column, Format, Sheet, say
-from cli.table import METHODS, difference, machine, named, seeds
 from farm.equal import Bought, Budget, Placed, Reached, at, budget, target, to
 from farm.errors import BadStudy
 from farm.queue import Queue

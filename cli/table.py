@@ -1,32 +1,23 @@
 """`farm table [STUDY]`"""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from cli import render
+from cli import equal, render
 from cli.access import newest_study, queue
-from cli.noise import hardware_line
+from cli.cells import difference, machine, seeds
 from cli.options import Json, StudyName
+from cli.remarks import remarks
 from cli.render import Column, Format, Sheet, say
-from farm.equal import Placed
-from farm.imported import EVALUATION as IMPORTED
-from farm.machine import is_mixed
 from farm.queue import Queue
 from farm.recipe import TEST
 from farm.result import Result
-from farm.run import State
 from farm.seen import known, names, seen
-from farm.study import BASELINE
 from farm.table import Row, Table, Twins, rank
 from farm.unscored import told
-
-
-def machine(name: str) -> str:
-    """A machine class for people; a mixed group says that it is one."""
-    return f"{name} (mixed)" if is_mixed(name) else name
 
 
 def _init(same: bool | None) -> str:
@@ -36,15 +27,6 @@ def _init(same: bool | None) -> str:
 
 def _mark(is_so: bool | None) -> str:
     return "*" if is_so else ""
-
-
-def difference(seen: dict[str, Any]) -> str:
-    """A difference with the half-width of its interval; with both where Holm's rule cut one side at 0."""
-    delta, low, high = seen["delta"], seen["ci_low"], seen["ci_high"]
-    if low is None or delta is None:
-        return render.signed(delta)
-    below, above = f"{delta - low:.4f}", f"{high - delta:.4f}"
-    return f"{render.signed(delta)} ± {below}" if below == above else f"{render.signed(delta)} -{below} +{above}"
 
 
 RANK = Column("rank", "#", render.count, is_number=True)
@@ -112,28 +94,8 @@ ALL = (
     Column("aside", "not ranked because"),
     Column("runs", "runs", render.listing),
 )
-# The noise that a difference was tested against, for people.
-RUNGS = {
-    "init seed": "the noise of the init seed; the train seed never changes, and what it does is not in the intervals",
-    "train seed": "the noise of the train seed; the init seed never changes, and what it does is not in the intervals",
-    "both seeds": "the noise of both seeds together",
-    None: "noise of which nobody can say what it is of, since the seeds of some runs are not known",
-}
-IMPORTS_APART = (
-    "they are ranked among themselves, and never with runs of this farm, since nothing checks that they were trained"
-    " and tested alike"
-)
 AT = "Rank by the validation loss that so much training bought."
 TARGET = "Show what it cost to reach this validation loss, and how much sooner than the baseline."
-# How an arm was told from the baseline, for people.
-METHODS = {
-    "paired": "paired differences, one for each seed pair; the arms' variances pooled, Dunnett's distribution",
-    "paired-own": "paired differences, one for each seed pair; each arm's own variance, since they are unequal; Holm",
-    "welch": "two sets of runs that share no seed pairs: Welch's t with Cochran and Cox's critical value; Holm",
-    "sequential": "paired differences at the looks of farm resolve, each arm's own variance; intervals and p hold over"
-    " all looks (Lan and DeMets' spending, added up), and Holm over the arms",
-    "prediction": "one run against a set of runs: a prediction interval, which takes the run to be as noisy as the set",
-}
 
 
 def table(
@@ -161,8 +123,6 @@ def table(
     Where the error of the test set is larger than that of the seeds, the table says so. A * marks the arms that nothing
     beats in both loss and training time. -v lists every pair of hardware twins.
     """
-    from cli import equal  # made of what is on this page
-
     question = equal.asked(at, target)
     every = context.find_root().obj["verbose"]
     with queue() as open_queue:
@@ -290,147 +250,7 @@ def _label(row: Row) -> str:
     return f"{row.arm} (imported)" if row.imported else row.arm
 
 
-def seeds(row: Mapping[str, Any]) -> str:
-    """How many seeds are behind a row, and how many the study asks for where it has fewer."""
-    return f"{row['n']} of {row['asked']}" if row["n"] < row["asked"] else str(row["n"])
-
-
 def _twins(twins: Twins) -> dict:
     shown = twins.model_dump(mode="json") | {"max_difference": twins.max_difference, "agreement": twins.agreement}
     shown["pairs"] = [pair.model_dump(mode="json") | {"difference": pair.difference} for pair in twins.pairs]
     return shown
-
-
-def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
-    """What the rows do not say: what is not ranked together and why, every run without a result, and the hardware."""
-    evaluations = [name for name in ranked.evaluations if name != IMPORTED]
-    if len(evaluations) > 1:
-        yield f"{len(evaluations)} evaluations, never ranked together; the first is {evaluations[0]}"
-        for difference in ranked.differences:
-            yield f"  {difference}"
-        yield "  evaluation.source and evaluation.context of the baseline give all arms the same test"
-    if imported := [row for row in ranked.rows if row.imported]:
-        yield f"imported: {len(imported)} row{'s' * (len(imported) != 1)}, trained elsewhere: {IMPORTS_APART}"
-    for reason, rows in _aside(ranked).items():
-        yield f"not ranked: {', '.join(rows)}: {reason}"
-    yield from _verdict_lines(ranked)
-    yield from _test_set_lines(ranked)
-    for name in sorted({row.machine for row in ranked.rows if row.mixed}):
-        yield f"mixed: {name} trains one run over several machine classes; its rows are ranked among themselves only"
-    for name in sorted({row.machine for row in ranked.rows if row.usd and not row.imported}):
-        prices = dict.fromkeys(price for row in ranked.rows if row.machine == name for price in row.prices)
-        yield f"$ of {name}: {render.prices(prices) or 'the price behind them is not on record'}"
-    for row in ranked.rows:
-        if row.usd_per_hundredth:
-            price = render.dollars(row.usd_per_hundredth)
-            yield f"{row.arm} on {row.machine}: ${price} a run for each 0.01 nats gained"
-    if used := [f"{row.arm} on {row.machine} {row.kwh:.3g}" for row in ranked.rows if row.kwh is not None]:
-        yield f"kWh of a run, all its attempts: {', '.join(used)}"
-    for run in ranked.unfinished:
-        if run.state is not State.QUEUED:
-            cause = f": {run.cause}" if run.cause else ""
-            yield f"{run.state}: {run.run} at step {run.step:,}/{run.steps:,}{cause}"
-    waiting = Counter((run.arm, run.machine) for run in ranked.unfinished if run.state is State.QUEUED)
-    for (arm, machine), count in waiting.items():
-        yield f"queued: {count} of {arm} on {machine}"
-    for twins in ranked.twins:
-        yield from _twin_lines(twins, every)
-
-
-def _aside(ranked: Table) -> dict[str, list[str]]:
-    """Why rows are not ranked -> those rows."""
-    found: dict[str, list[str]] = {}
-    for row in ranked.rows:
-        if row.aside:
-            found.setdefault(row.aside, []).append(f"{row.arm} on {row.machine}")
-    return found
-
-
-def _verdict_lines(ranked: Table) -> Iterator[str]:
-    """How the verdicts were reached, and what would resolve the rows that have none."""
-    judged = [row for row in ranked.rows if row.verdict]
-    tested = [row for row in judged if row.method]
-    if tested:
-        own, imports = (sum(row.imported is of for row in tested) for of in (False, True))
-        apart = f", and for all {imports} of imported losses" if own and imports else ""
-        every = f", for all {own or imports} comparisons at once{apart}" if len(tested) > 1 else ""
-        yield f"± is the half-width of a 95 % interval{every}"
-    for method, text in METHODS.items():
-        rows = [row for row in tested if row.method == method]
-        if rows and (len(rows) == len(tested)):
-            yield f"method: {text}"
-        elif rows:
-            yield f"method for {named(rows)}: {text}"
-    for rung, text in RUNGS.items():
-        rows = [row for row in tested if row.rung == rung]
-        if rows:
-            yield f"tested against{'' if len(rows) == len(tested) else f' for {named(rows)}'}: {text}"
-    for row in ranked.rows:
-        if row.one_run_resolves is not None and any(_is_one_run(other, row) for other in tested):
-            yield (
-                f"baseline on {row.machine}: SD {row.sd:.4f} over {row.n} runs; one more of its runs lies"
-                f" within {row.one_run_resolves:.4f} of its mean in 95 of 100 cases"
-            )
-    for row in tested:
-        if row.check and (row.check.p < 0.05) != (row.p is not None and row.p < 0.05):
-            yield (
-                f"check of {row.arm} on {row.machine}, without any assumed distribution and for it alone: bootstrap"
-                f" {row.check.ci_low:+.4f} to {row.check.ci_high:+.4f},"
-                f" sign flips p = {render.probability(row.check.p)}"
-            )
-    why: dict[str, list[Row]] = {}
-    for row in judged:
-        if row.verdict == "unresolved":
-            why.setdefault(_needs(row), []).append(row)
-    for text, rows in why.items():
-        yield f"unresolved: {named(rows)}: {text}"
-    for key in dict.fromkeys((row.evaluation, row.machine) for row in ranked.rows if not row.aside):
-        arms = [row for row in ranked.rows if (row.evaluation, row.machine) == key and not row.aside]
-        if not any(row.arm == BASELINE for row in arms):
-            yield f"no baseline on {key[1]}: nothing to compare {named(arms)} with"
-
-
-def _test_set_lines(ranked: Table) -> Iterator[str]:
-    """Where the finite test set leaves more doubt than the seeds do: more seeds would not help there."""
-    for row in ranked.rows:
-        if row.test_set_error and row.seed_error is not None and row.test_set_error > row.seed_error:
-            yield (
-                f"test set: of {row.arm} on {row.machine}, the difference is uncertain by {row.test_set_error:.4f}"
-                f" (standard error) for want of more test items, and by {row.seed_error:.4f} for want of more seeds:"
-                " the interval holds for these items alone"
-            )
-
-
-def named(rows: Sequence[Row | Placed]) -> str:
-    return ", ".join(f"{row.arm} on {row.machine}" for row in rows)
-
-
-def _is_one_run(row: Row, baseline: Row) -> bool:
-    there = (row.evaluation, row.machine) == (baseline.evaluation, baseline.machine)
-    return there and row.method == "prediction" and row.n == 1
-
-
-def _needs(row: Row) -> str:
-    """What would resolve a row, in words."""
-    if row.method is None:
-        if row.delta is None:
-            return "it shares no seed pair with the baseline, and neither has a second run; add seed pairs"
-        return "a single seed pair shows no noise to compare the difference with; add seed pairs"
-    if row.needs_seeds is None:
-        return "no number of seed pairs below 1,000 would show a difference as small as this"
-    many = f"{row.needs_seeds:,} more seed pair{'s' * (row.needs_seeds != 1)}"
-    money = "$ unknown" if row.needs_usd is None else f"${render.dollars(row.needs_usd)}"
-    runs = f"{row.needs_runs:,} run{'s' * (row.needs_runs != 1)}"
-    hours = "hours unknown" if row.needs_hours is None else render.clock(row.needs_hours)
-    price = f"{runs}, {hours}, {money}"
-    return f"{many} would show a difference as large as this with 80 % power: {price}"
-
-
-def _twin_lines(twins: Twins, every: bool) -> Iterator[str]:
-    left, right = twins.machines
-    count = f"{len(twins.pairs)} pair{'s' * (len(twins.pairs) != 1)} of runs"
-    yield f"hardware twins: {left} and {right}, {count}: {twins.agreement} (max |Δ| {twins.max_difference:.3g})"
-    if twins.max_difference and twins.hardware.ci_low is not None:
-        yield hardware_line(twins.hardware)
-    for pair in twins.pairs if every else ():
-        yield f"  {pair.arm} s{pair.seeds}: {right} - {left} = {pair.difference:+.3g}"
