@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from farm.planner import Plan
-from farm.processor import instruction_set
-from farm.run import Run
+from farm.study.planner import Plan
+from farm.study.processor import instruction_set
+from farm.study.run import Run
 
 ROUNDS = 5
 TURN_SECONDS = 1.5

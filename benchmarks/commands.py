@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 from benchmarks.alternate import ROUNDS, heading, show
-from farm import study
-from farm.machine import BUILT_IN
-from farm.planner import plan
-from farm.queue import Queue
-from farm.result import Fingerprints, Hardware, Provenance, Result, Tokens
-from farm.run import Run
-from farm.server import Server, connect
+from farm.queue.queue import Queue
+from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
+from farm.site.server import Server, connect
+from farm.study import study
+from farm.study.machine import BUILT_IN
+from farm.study.planner import plan
+from farm.study.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = 334  # three arms: 1,002 runs

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.alternate import Side, alternate, heading, show_speeds, speeds
 from benchmarks.sides import case, corpus, ours, textbook, textbook_explicit, transformers
-from farm.machine import Machine
-from farm.planner import plan
-from farm.recipe import Model
+from farm.study.machine import Machine
+from farm.study.planner import plan
+from farm.study.recipe import Model
 
 SECONDS = 5.0
 SHAPE: dict[str, int] = {"vocab": 50257, "width": 768, "layers": 12, "context": 1024, "batch": 96}

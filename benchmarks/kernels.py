@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.alternate import Side, alternate, heading, show_speeds
 from benchmarks.sides import case, corpus, ours, planned
 from benchmarks.throughput import SHAPES
-from farm.processor import emulates_bf16, instruction_set
+from farm.study.processor import emulates_bf16, instruction_set
 from model.kernels import resolved
 
 KINDS = ("auto", "torch", "farm")

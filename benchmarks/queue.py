@@ -19,10 +19,10 @@ from dramatiq.brokers.redis import RedisBroker
 from redis import Redis
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
-from farm import study
-from farm.queue import Queue
-from farm.server import Server, connect
-from farm.study import Study
+from farm.queue.queue import Queue
+from farm.site.server import Server, connect
+from farm.study import study
+from farm.study.study import Study
 
 QUEUED, SINGLE, CLAIMS = 10_000, 300, 500
 STUDY = """

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from farm.machine import Machine
-from farm.planner import Plan, plan
-from farm.recipe import Recipe, Seeds
-from farm.run import Run
+from farm.study.machine import Machine
+from farm.study.planner import Plan, plan
+from farm.study.recipe import Recipe, Seeds
+from farm.study.run import Run
 from model.gpt import GPT, Attention
 from model.train import Signal, train
 

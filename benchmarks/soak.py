@@ -21,14 +21,15 @@ from typing import NamedTuple
 
 import psutil
 
-from farm import ledger, serving
 from farm.errors import FarmError
-from farm.queue import Queue, Status
-from farm.result import Result
-from farm.run import State
-from farm.server import Server, connect
-from farm.settings import Settings
-from farm.store import Store
+from farm.queue.queue import Queue, Status
+from farm.record import ledger
+from farm.record.result import Result
+from farm.record.store import Store
+from farm.site import serving
+from farm.site.server import Server, connect
+from farm.site.settings import Settings
+from farm.study.run import State
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 900  # 5 s of training (Zen 5) to 25 (Zen 3): time to be hurt in
@@ -348,8 +349,8 @@ def is_a(process: psutil.Process, what: str, records: str) -> bool:
         return False
     said = " ".join(words)
     return {
-        "agent": "workers.agent" in words and not words[0].endswith("sh"),
-        "serve": "workers.serve" in words,
+        "agent": "workers.attempt.agent" in words and not words[0].endswith("sh"),
+        "serve": "workers.head.serve" in words,
         "redis": name in ("redis-server", "valkey-server"),
         "raylet": name == "raylet",
         "gcs": name == "gcs_server",

@@ -20,12 +20,12 @@ from typing import NamedTuple
 from benchmarks.alternate import ROUNDS, heading, ratio, show
 from benchmarks.sides import corpus
 from benchmarks.through_ray import served, typed, wait_for
-from farm import serving
-from farm.queue import Queue
-from farm.run import State
-from farm.server import session
-from farm.settings import Settings
-from farm.store import Store
+from farm.queue.queue import Queue
+from farm.record.store import Store
+from farm.site import serving
+from farm.site.server import session
+from farm.site.settings import Settings
+from farm.study.run import State
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, BATCH, CONTEXT = 20, 8, 128
@@ -59,7 +59,7 @@ import numpy as np, torch
 from torch.nn import functional as F
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, prepare_model
-from farm.recipe import Model
+from farm.study.recipe import Model
 from model.gpt import GPT
 
 def loop(config):

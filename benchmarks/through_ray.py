@@ -19,13 +19,13 @@ from typing import NamedTuple
 import psutil
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
-from farm import serving
-from farm.planner import Plan
-from farm.queue import Queue, Status
-from farm.run import Run
-from farm.server import session
-from farm.settings import Settings
-from farm.store import Store
+from farm.queue.queue import Queue, Status
+from farm.record.store import Store
+from farm.site import serving
+from farm.site.server import session
+from farm.site.settings import Settings
+from farm.study.planner import Plan
+from farm.study.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS, SETTLE_SECONDS, PATIENCE_SECONDS = 4.0, 0.5, 180.0
@@ -56,8 +56,8 @@ sequences = 8
 BARE = """
 import sys, torch
 from pathlib import Path
-from farm.planner import Plan
-from farm.run import Run
+from farm.study.planner import Plan
+from farm.study.run import Run
 from model.train import Signal, train
 torch.set_num_threads(1)
 run, plan, folder = Run.model_validate_json(sys.argv[1]), Plan.model_validate_json(sys.argv[2]), Path(sys.argv[3])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.alternate import Side, alternate, heading, show_speeds
 from benchmarks.sides import case, corpus, litgpt, ours, planned, textbook, textbook_explicit, transformers
-from farm.run import Run
+from farm.study.run import Run
 
 TURN_SECONDS = 1.0
 SHAPES = {"4 x 128, vocabulary 257": (257, 128), "4 x 256, vocabulary 50257": (50257, 256)}

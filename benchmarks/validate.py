@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t
 
-from farm.racing import WORTH
 from farm.verdict import dunnett, paired, power, sequential, unpaired
 from farm.verdict.inference import ALPHA
+from farm.verdict.racing import WORTH
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "validation.md"
 STUDIES = 20_000
@@ -151,7 +151,7 @@ RACE_EFFECTS = (1.0, 2.0, 4.0)
 
 def race(differences: np.ndarray, first: int, runs: int, margin: float | None = None) -> Ran:
     """`differences` are (studies, pairs, arms). Every study is looked at after each step, and its open arms go on as
-    farm.racing has them do, until all are resolved or `runs` runs were added to it; a pair is taken for two."""
+    farm.verdict.racing has them do, until all are resolved or `runs` runs were added to it; a pair is taken for two."""
     studies, most, k = differences.shape
     seen = sequential.seen(np.moveaxis(differences, 1, 2), first)
     rungs = sequential.ladder(first, most)

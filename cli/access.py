@@ -6,20 +6,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from farm import serving
-from farm import settings as settings_
-from farm import study as study_
-from farm.bucket import BRIEF
 from farm.errors import Conflict, FarmError, NotFound, StorageUnusable, nearest
-from farm.machine import BUILT_IN, Machine, layered
-from farm.node import offering
-from farm.queue import Queue, Status
-from farm.result import Result
-from farm.seen import seen
-from farm.server import glance, session, translated
-from farm.settings import Settings
-from farm.store import Store
-from farm.study import Study
+from farm.queue.node import offering
+from farm.queue.queue import Queue, Status
+from farm.record.bucket import BRIEF
+from farm.record.result import Result
+from farm.record.store import Store
+from farm.site import serving
+from farm.site import settings as settings_
+from farm.site.server import glance, session, translated
+from farm.site.settings import Settings
+from farm.study import study as study_
+from farm.study.machine import BUILT_IN, Machine, layered
+from farm.study.study import Study
+from farm.verdict.seen import seen
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def study_file(path: Path, settings: Settings) -> Study:
     """
     found = study_.draft(path)
     if found.faults:
-        from farm.forecast import misfits
+        from farm.verdict.forecast import misfits
 
         more = misfits(found, _known_at_once(settings))
         raise found.refused(more)

@@ -9,12 +9,12 @@ from cli import render
 from cli.access import is_study, on_record, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
-from farm import settings as settings_
 from farm.errors import Conflict
-from farm.queue import Queue, Status
-from farm.run import Evaluating, State
-from farm.store import Store
-from farm.study import Study
+from farm.queue.queue import Queue, Status
+from farm.record.store import Store
+from farm.site import settings as settings_
+from farm.study.run import Evaluating, State
+from farm.study.study import Study
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
 CANCELLED = ("cancelled", "cancelling")

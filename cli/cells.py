@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from cli import render
-from farm.machine import is_mixed
+from farm.study.machine import is_mixed
 
 
 class Placed(Protocol):

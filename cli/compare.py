@@ -10,14 +10,14 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
-from farm import settings as settings_
-from farm.comparison import DRIFT, Comparison, Losses, Side
-from farm.comparison import compare as put_side_by_side
 from farm.errors import FarmError
-from farm.queue import Status
-from farm.result import Tokens
-from farm.settings import Settings
-from farm.store import Store, opened
+from farm.queue.queue import Status
+from farm.record.result import Tokens
+from farm.record.store import Store, opened
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.verdict.comparison import DRIFT, Comparison, Losses, Side
+from farm.verdict.comparison import compare as put_side_by_side
 
 
 def _shown(value: Any) -> str:

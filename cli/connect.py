@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import typer
 
 from cli.render import say
-from farm import endpoint, tunnel
-from farm import settings as settings_
 from farm.errors import BadSetting, FarmError, NotFound, Refused, Unreachable
-from farm.server import connect as checked
-from farm.server import free_port, make_home, split
+from farm.site import settings as settings_
+from farm.site import tunnel
+from farm.site.server import connect as checked
+from farm.site.server import free_port, make_home, split
+from farm.study import endpoint
 
 OPTIONS = {
     "ExitOnForwardFailure": "yes",

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from cli.render import say
-from farm.cohort import unranked
 from farm.errors import BadCorpus
-from farm.recipe import Recipe
-from farm.settings import Settings
-from farm.study import Arm, Study
+from farm.site.settings import Settings
+from farm.study.recipe import Recipe
+from farm.study.study import Arm, Study
+from farm.verdict.cohort import unranked
 
 NAMED = 4  # arms in a line
 

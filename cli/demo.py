@@ -16,15 +16,15 @@ from cli.render import say
 from cli.runs import outlook
 from cli.submit import queued
 from cli.table import show_table
-from farm import serving
-from farm import settings as settings_
-from farm import study as study_
 from farm.errors import Conflict, NotFound, Unreachable
-from farm.queue import Queue, Status
-from farm.run import State
-from farm.serving import Facts
-from farm.settings import Settings
-from farm.study import Study
+from farm.queue.queue import Queue, Status
+from farm.site import serving
+from farm.site import settings as settings_
+from farm.site.serving import Facts
+from farm.site.settings import Settings
+from farm.study import study as study_
+from farm.study.run import State
+from farm.study.study import Study
 
 
 def demo(as_json: Json = False) -> None:
@@ -68,7 +68,7 @@ def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
             )
         yield facts
         return
-    from workers import embedded
+    from workers.head import embedded
 
     say(f"starting a farm at {settings.home}")
     facts = embedded.up(settings)

@@ -17,12 +17,13 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet
-from farm import compiler, server, serving, tunnel
-from farm import settings as settings_
 from farm.errors import FarmError, NoCompiler, first_line
-from farm.machine import BUILT_IN
-from farm.settings import Settings
-from farm.store import Store
+from farm.record.store import Store
+from farm.site import server, serving, tunnel
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study import compiler
+from farm.study.machine import BUILT_IN
 
 COLUMNS = (Column("check", "check"), Column("verdict", ""), Column("detail", "", render.text, is_prose=True))
 PACKAGES = {"redis": True, "pydantic": True, "scipy": True, "torch": False, "ray": False}  # needed on a laptop?
@@ -97,7 +98,7 @@ def _package(name: str, needed: bool) -> Finding:
 
 def _compiler() -> Iterator[Finding]:
     """What train.compile would use here."""
-    from workers.gpus import gpus
+    from workers.node.gpus import gpus
 
     try:
         yield Finding("compiler", "ok", compiler.found(compiler.ON_CUDA if gpus() else compiler.ON_CPU))
@@ -147,7 +148,7 @@ def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
     if find_spec("ray") is None:
         yield Finding("cluster file", "failed", "Ray is not installed here: pip install 'farm[node]'")
         return
-    from workers import clusterfile
+    from workers.head import clusterfile
 
     try:
         config = clusterfile.load(path)

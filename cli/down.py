@@ -3,8 +3,8 @@
 from cli import render
 from cli.options import Json
 from cli.render import say
-from farm import serving
-from farm import settings as settings_
+from farm.site import serving
+from farm.site import settings as settings_
 
 
 def down(as_json: Json = False) -> None:
@@ -16,7 +16,7 @@ def down(as_json: Json = False) -> None:
     was = serving.facts(settings)
     stopped = False
     if was is not None:
-        from workers import embedded
+        from workers.head import embedded
 
         for what in serving.missing(settings, was):
             say(f"missing: {what}")

@@ -11,8 +11,8 @@ from cli.access import queue
 from cli.options import Json
 from cli.render import say
 from farm.errors import Conflict, Unreachable
-from farm.node import Node, find
-from farm.queue import Queue
+from farm.queue.node import Node, find
+from farm.queue.queue import Queue
 
 LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 180.0  # an agent may just be starting, and has a minute to save a checkpoint

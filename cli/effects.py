@@ -8,9 +8,9 @@ from cli import render
 from cli.access import finished, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
-from farm.cohort import by_evaluation, by_seeds
-from farm.result import Result
-from farm.study import BASELINE, Study
+from farm.record.result import Result
+from farm.study.study import BASELINE, Study
+from farm.verdict.cohort import by_evaluation, by_seeds
 from farm.verdict.effects import Effects, estimate
 
 MOST = 12  # interventions of which all combinations are listed: 4,096

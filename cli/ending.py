@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from cli.access import machines
 from cli.render import say
 from cli.runs import outlook
-from farm.budget import Spending, dollars
 from farm.errors import Guard
-from farm.forecast import least_hours, least_limit
-from farm.queue import Queue, Status
-from farm.run import State
-from farm.settings import Settings
-from farm.waiting import Outlook
+from farm.queue.budget import Spending, dollars
+from farm.queue.queue import Queue, Status
+from farm.queue.waiting import Outlook
+from farm.site.settings import Settings
+from farm.study.run import State
+from farm.verdict.forecast import least_hours, least_limit
 
 
 def ended(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> int:

@@ -7,10 +7,10 @@ from cli import render
 from cli.cells import difference, machine, named, seeds
 from cli.remarks import METHODS
 from cli.render import Column, Format, Sheet, say
-from farm.equal import Bought, Budget, Placed, Reached, at, budget, target, to
 from farm.errors import BadStudy
-from farm.queue import Queue
-from farm.study import BASELINE
+from farm.queue.queue import Queue
+from farm.study.study import BASELINE
+from farm.verdict.equal import Bought, Budget, Placed, Reached, at, budget, target, to
 
 AMOUNTS = {"hours": "{:g} h of training", "usd": "${:,.2f} of training", "tokens": "{:,.0f} tokens"}
 

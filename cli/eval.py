@@ -10,16 +10,16 @@ from cli import render
 from cli.access import is_study, machines, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
-from farm import settings as settings_
 from farm.errors import Conflict, FarmError, NotFound, nearest
-from farm.queue import Queue, Status
-from farm.recipe import TEST
-from farm.run import State
-from farm.score import Score
-from farm.settings import Settings
-from farm.store import Store
-from farm.study import Study
-from farm.unscored import Unscored, unscored
+from farm.queue.queue import Queue, Status
+from farm.queue.unscored import Unscored, unscored
+from farm.record.score import Score
+from farm.record.store import Store
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study.recipe import TEST
+from farm.study.run import State
+from farm.study.study import Study
 
 COLUMNS = (
     Column("run", "run"),

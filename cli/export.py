@@ -10,11 +10,11 @@ from cli import render
 from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
-from farm import settings as settings_
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
-from farm.result import Result
-from farm.run import Run
-from farm.store import Store, opened
+from farm.record.result import Result
+from farm.record.store import Store, opened
+from farm.site import settings as settings_
+from farm.study.run import Run
 
 if TYPE_CHECKING:
     from model.gpt import GPT

@@ -12,12 +12,12 @@ from cli.cancel import DroppedOnly, dropped
 from cli.options import ArmName, Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from cli.runs import of_arm
-from farm import settings as settings_
 from farm.errors import Guard, Unreadable
-from farm.imported import ImportedRun
-from farm.queue import Forgotten, Queue, Status
-from farm.settings import Settings
-from farm.store import Store
+from farm.queue.queue import Forgotten, Queue, Status
+from farm.record.imported import ImportedRun
+from farm.record.store import Store
+from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
 Files = Annotated[bool, typer.Option("--files", help="Remove the run directories, too: checkpoints, logs, results.")]

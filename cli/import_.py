@@ -10,11 +10,11 @@ from cli import render
 from cli.access import machines, queue, recording
 from cli.options import Json
 from cli.render import Column, Sheet, say
-from farm import importing
-from farm import settings as settings_
 from farm.errors import BadImport
-from farm.importing import Note, Read, unknown_machines
-from farm.machine import is_name
+from farm.imports import importing
+from farm.imports.importing import Note, Read, unknown_machines
+from farm.site import settings as settings_
+from farm.study.machine import is_name
 
 COLUMNS = (
     Column("arm", "arm"),

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from cli.offers import split
-from farm import invitation
-from farm import settings as settings_
+from farm.site import invitation
+from farm.site import settings as settings_
 
 Head = Annotated[
     str,
@@ -40,6 +40,6 @@ def join(head: Head, machine: Offer = None, name: Name = None, host: Reached = N
         head, secret = there.ray, there.token
     else:
         settings = settings_.load()
-    from workers.embedded import member
+    from workers.head.embedded import member
 
     member(settings, head, secret, machine=offered, units=units, name=name, host=host)

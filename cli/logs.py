@@ -11,11 +11,11 @@ import typer
 from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import clean, say
-from farm import settings as settings_
 from farm.errors import NotFound
-from farm.ledger import plain
-from farm.queue import Queue, Status
-from farm.store import Store, opened
+from farm.queue.queue import Queue, Status
+from farm.record.ledger import plain
+from farm.record.store import Store, opened
+from farm.site import settings as settings_
 
 POLL_SECONDS = 0.5
 CHUNK_BYTES = 2**20

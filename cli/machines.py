@@ -14,16 +14,16 @@ from cli.access import machines as known_machines
 from cli.access import offered, queue
 from cli.options import Json
 from cli.render import Column, Sheet, say
-from farm import settings as settings_
-from farm import study as study_
 from farm.errors import FarmError
-from farm.machine import Machine, parts
-from farm.node import Node, doing
-from farm.queue import Queue, Status
-from farm.recipe import Recipe
-from farm.run import State
-from farm.settings import Settings
-from farm.study import Study
+from farm.queue.node import Node, doing
+from farm.queue.queue import Queue, Status
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study import study as study_
+from farm.study.machine import Machine, parts
+from farm.study.recipe import Recipe
+from farm.study.run import State
+from farm.study.study import Study
 
 COLUMNS = (
     Column("machine", "machine"),
@@ -153,7 +153,7 @@ def _probe(queue: Queue, settings: Settings, study: Study) -> None:
         raise FarmError(
             "torch is not installed here.", remedy="Probe on the machine that trains: pip install farm[node]."
         )
-    from workers import probing
+    from workers.attempt import probing
 
     for machine in _own_classes(queue, settings):
         for recipe, arms in _models(study, probing.key):
@@ -177,7 +177,7 @@ def _named(recipe: Recipe) -> str:
 
 def _own_classes(queue: Queue, settings: Settings) -> list[Machine]:
     """The classes that this machine offers now, or else what it is."""
-    from workers import hardware
+    from workers.node import hardware
 
     known = known_machines(settings, queue)
     own = [

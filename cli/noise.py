@@ -6,11 +6,11 @@ from cli import render
 from cli.access import finished, is_study, newest_study, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
-from farm.cohort import by_evaluation
-from farm.imported import EVALUATION as IMPORTED
-from farm.machine import is_mixed
-from farm.queue import Queue
-from farm.result import Result
+from farm.queue.queue import Queue
+from farm.record.imported import EVALUATION as IMPORTED
+from farm.record.result import Result
+from farm.study.machine import is_mixed
+from farm.verdict.cohort import by_evaluation
 from farm.verdict.noise import Hardware, Noise, Run, ladder
 
 COLUMNS = (

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from farm.errors import BadSetting
-from farm.machine import BUILT_IN, find
-from farm.settings import Settings
+from farm.site.settings import Settings
+from farm.study.machine import BUILT_IN, find
 
 
 def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) -> dict[str, int] | None:
@@ -16,7 +16,7 @@ def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) ->
     if not offers:
         return None
     counts = dict(split(offer) for offer in offers)
-    from workers import hardware
+    from workers.node import hardware
 
     for name, count in counts.items():
         find(name, BUILT_IN | settings.machines)
@@ -36,10 +36,10 @@ def where_shared(settings: Settings, shared: bool, host: str | None) -> str | No
                 remedy=f"Write --shared --host {host}.",
             )
         return None
-    from workers.embedded import check_installed
+    from workers.head.embedded import check_installed
 
     check_installed()
-    from workers import sharing
+    from workers.head import sharing
 
     return sharing.address(settings, host)
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from cli.cancel import dropped
 from cli.render import ago, duration
-from farm.queue import Put, Queue, Status
-from farm.run import State
-from farm.study import Study
-from farm.waiting import cut
+from farm.queue.queue import Put, Queue, Status
+from farm.queue.waiting import cut
+from farm.study.run import State
+from farm.study.study import Study
 
 WORDS = {State.SUCCEEDED: "already finished", State.FAILED: "failed before", State.CANCELLED: "cancelled before"}
 FAILURES = 3  # of other studies, told one by one

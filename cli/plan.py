@@ -11,15 +11,15 @@ from cli import corpus, render
 from cli.access import machines, queue, slots, study_file
 from cli.options import Json, StudyFile, study_names
 from cli.render import Column, Sheet, say
-from farm import settings as settings_
-from farm.advice import advice
-from farm.budget import dollars
 from farm.errors import BadStudy, Refused, Unreachable
-from farm.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, imported_noise, noise_of
-from farm.machine import Machine
-from farm.result import Result
-from farm.settings import Settings
-from farm.study import Study
+from farm.queue.budget import dollars
+from farm.record.result import Result
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study.machine import Machine
+from farm.study.study import Study
+from farm.verdict.advice import advice
+from farm.verdict.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, imported_noise, noise_of
 
 COLUMNS = (
     Column("machine", "machine"),

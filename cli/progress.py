@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cli.render import clean, console, duration, loss
-from farm.queue import Point, Queue, Status
-from farm.run import Run, State
-from farm.waiting import SOON, Outlook
+from farm.queue.queue import Point, Queue, Status
+from farm.queue.waiting import SOON, Outlook
+from farm.study.run import Run, State
 
 POLL_SECONDS = 1.0
 MAX_BARS = 16

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from cli.rooms import rooms
-from farm.design import fraction
-from farm.machine import Machine
-from farm.recipe import NONE, Data, Evaluation, FurtherEvaluation, Model, Schedule, Train
-from farm.run import Policy
-from farm.study import Change, Head, Stack, Sweep
+from farm.study.design import fraction
+from farm.study.machine import Machine
+from farm.study.recipe import NONE, Data, Evaluation, FurtherEvaluation, Model, Schedule, Train
+from farm.study.run import Policy
+from farm.study.study import Change, Head, Stack, Sweep
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from what the program knows; a test fails when it is stale. Do not edit. -->"

@@ -7,8 +7,8 @@ from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet, say
 from farm import reindex as records
-from farm import settings as settings_
-from farm.store import Store
+from farm.record.store import Store
+from farm.site import settings as settings_
 
 COLUMNS = (
     Column("storage", "storage", render.text),

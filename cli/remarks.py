@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from cli import render
 from cli.cells import named
 from cli.noise import hardware_line
-from farm.imported import EVALUATION as IMPORTED
-from farm.run import State
-from farm.study import BASELINE
-from farm.table import Row, Table, Twins
+from farm.record.imported import EVALUATION as IMPORTED
+from farm.study.run import State
+from farm.study.study import BASELINE
+from farm.verdict.table import Row, Table, Twins
 
 # The noise that a difference was tested against, for people.
 RUNGS = {

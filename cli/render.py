@@ -17,7 +17,7 @@ from itertools import chain, islice, repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from farm.machine import Price
+from farm.study.machine import Price
 
 UNKNOWN = "-"
 PROSE_CHARACTERS = 30  # that a column of prose gets at least

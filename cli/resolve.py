@@ -12,16 +12,16 @@ from cli.access import machines, newest_study, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from cli.submit import queued, wait_for
-from farm import settings as settings_
-from farm.budget import unpriced
 from farm.errors import BadSetting, NotFound
-from farm.forecast import plans
-from farm.looks import Look
-from farm.machine import Machine
-from farm.queue import Queue
-from farm.racing import Budget, look
-from farm.settings import Settings
-from farm.study import Study
+from farm.queue.budget import unpriced
+from farm.queue.queue import Queue
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study.looks import Look
+from farm.study.machine import Machine
+from farm.study.study import Study
+from farm.verdict.forecast import plans
+from farm.verdict.racing import Budget, look
 
 COLUMNS = (
     Column("look", "look", is_number=True),

@@ -10,8 +10,8 @@ from cli.cancel import COLUMNS
 from cli.options import Json, RunOrStudy
 from cli.render import Sheet, say
 from farm.errors import Conflict
-from farm.queue import Queue, Status
-from farm.run import State
+from farm.queue.queue import Queue, Status
+from farm.study.run import State
 
 Cancelled = Annotated[bool, typer.Option("--cancelled", help="Of a study: the cancelled runs, not the failed ones.")]
 

@@ -8,16 +8,16 @@ from cli.access import machines, offered, queue
 from cli.options import ArmName, Json, StudyOrAll
 from cli.progress import Newest, newest
 from cli.render import Column, Sheet, say
-from farm import settings as settings_
-from farm.budget import exhausted
 from farm.errors import NotFound, nearest
-from farm.imported import ImportedRun
-from farm.node import drained
-from farm.queue import Queue, Status
-from farm.run import State
-from farm.settings import Settings
-from farm.unscored import told
-from farm.waiting import Outlook, cut, held, reasons
+from farm.queue.budget import exhausted
+from farm.queue.node import drained
+from farm.queue.queue import Queue, Status
+from farm.queue.unscored import told
+from farm.queue.waiting import Outlook, cut, held, reasons
+from farm.record.imported import ImportedRun
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study.run import State
 
 COLUMNS = (
     Column("run", "run"),

@@ -12,12 +12,12 @@ from cli.options import Json, Yes, _names
 from cli.outcome import remarks
 from cli.render import Column, Sheet, say
 from cli.submit import guard_budget, queued
-from farm import settings as settings_
 from farm.errors import BadStudy
-from farm.forecast import plans
-from farm.recipe import Seeds
-from farm.seeding import arm_of, as_toml, up_to, widened
-from farm.study import BASELINE, Study
+from farm.site import settings as settings_
+from farm.study.recipe import Seeds
+from farm.study.seeding import arm_of, as_toml, up_to, widened
+from farm.study.study import BASELINE, Study
+from farm.verdict.forecast import plans
 
 COLUMNS = (Column("arm", "arm"), Column("seeds", "seeds"), Column("why", "why"))
 

@@ -7,9 +7,9 @@ import typer
 
 from cli.offers import units, where_shared
 from cli.options import Cpus, DashboardPort, Host, Offers, Shared
-from farm import serving
-from farm import settings as settings_
 from farm.errors import BadSetting, Conflict
+from farm.site import serving
+from farm.site import settings as settings_
 
 Attach = Annotated[
     str | None,
@@ -52,7 +52,7 @@ def serve(
         )
     address = where_shared(settings, shared, host)
     offered = units(machine, settings, cpus)
-    from workers.embedded import foreground
+    from workers.head.embedded import foreground
 
     foreground(
         settings,

@@ -11,15 +11,15 @@ from cli.options import Json, RunName
 from cli.progress import last_validation
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
 from cli.runs import explained, waits
-from farm import serving
-from farm import settings as settings_
 from farm.errors import Conflict, FarmError
-from farm.imported import PREFIX, ImportedRun
-from farm.queue import Event, Point, Queue, Status
-from farm.run import Attempt
-from farm.score import Score
-from farm.settings import Settings
-from farm.store import Store
+from farm.queue.queue import Event, Point, Queue, Status
+from farm.record.imported import PREFIX, ImportedRun
+from farm.record.score import Score
+from farm.record.store import Store
+from farm.site import serving
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study.run import Attempt
 
 EVENTS = 8  # shown; --json has them all
 COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))

@@ -15,16 +15,16 @@ from cli.options import Json
 from cli.progress import label, newest
 from cli.render import Column, Sheet, ago, duration, say
 from cli.runs import outlook
-from farm import invitation, serving
-from farm import settings as settings_
-from farm.endpoint import bracketed
-from farm.node import Node
-from farm.queue import Queue, Status
-from farm.run import State
-from farm.server import shown
-from farm.serving import Facts
-from farm.settings import Settings
-from farm.unscored import told
+from farm.queue.node import Node
+from farm.queue.queue import Queue, Status
+from farm.queue.unscored import told
+from farm.site import invitation, serving
+from farm.site import settings as settings_
+from farm.site.server import shown
+from farm.site.serving import Facts
+from farm.site.settings import Settings
+from farm.study.endpoint import bracketed
+from farm.study.run import State
 
 COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 MAX_RUNS, MAX_STUDIES = 8, 5

@@ -16,19 +16,19 @@ from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook
 from cli.table import show_table
-from farm import serving
-from farm import settings as settings_
-from farm.advice import advice
-from farm.budget import Spending, dollars, spending, unpriced
 from farm.errors import Guard
-from farm.forecast import forecast, least_hours, least_limit, plans
-from farm.machine import Machine, parts
-from farm.queue import Put, Queue, Status
-from farm.seeding import carried
-from farm.settings import Settings
-from farm.store import Store
-from farm.study import Study
-from farm.waiting import no_node
+from farm.queue.budget import Spending, dollars, spending, unpriced
+from farm.queue.queue import Put, Queue, Status
+from farm.queue.waiting import no_node
+from farm.record.store import Store
+from farm.site import serving
+from farm.site import settings as settings_
+from farm.site.settings import Settings
+from farm.study.machine import Machine, parts
+from farm.study.seeding import carried
+from farm.study.study import Study
+from farm.verdict.advice import advice
+from farm.verdict.forecast import forecast, least_hours, least_limit, plans
 
 COLUMNS = (
     Column("run", "run"),

@@ -12,12 +12,12 @@ from cli.cells import difference, machine, seeds
 from cli.options import Json, StudyName
 from cli.remarks import remarks
 from cli.render import Column, Format, Sheet, say
-from farm.queue import Queue
-from farm.recipe import TEST
-from farm.result import Result
-from farm.seen import known, names, seen
-from farm.table import Row, Table, Twins, rank
-from farm.unscored import told
+from farm.queue.queue import Queue
+from farm.queue.unscored import told
+from farm.record.result import Result
+from farm.study.recipe import TEST
+from farm.verdict.seen import known, names, seen
+from farm.verdict.table import Row, Table, Twins, rank
 
 
 def _init(same: bool | None) -> str:

@@ -7,10 +7,10 @@ from cli.offers import units, where_shared
 from cli.options import Cpus, DashboardPort, Host, Json, Offers, Shared
 from cli.render import say
 from cli.status import served, storage_note
-from farm import serving
-from farm import settings as settings_
 from farm.errors import Conflict
-from farm.serving import Facts
+from farm.site import serving
+from farm.site import settings as settings_
+from farm.site.serving import Facts
 
 
 def up(
@@ -35,7 +35,7 @@ def up(
         for what in serving.missing(settings, facts):
             say(f"missing: {what}")
     else:
-        from workers import embedded
+        from workers.head import embedded
 
         say(f"starting a farm at {settings.home}")
         facts = embedded.up(settings, units=offered, cpus=cpus, shared=address, dashboard_port=dashboard_port)

@@ -12,10 +12,10 @@ from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook, reached
-from farm import serving
-from farm import settings as settings_
-from farm.queue import Queue, Status
-from farm.settings import Settings
+from farm.queue.queue import Queue, Status
+from farm.site import serving
+from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 COLUMNS = (
     Column("run", "run"),

@@ -2,7 +2,8 @@
 
 A `FarmError` says what happened, with the numbers, and then the remedy, in one line. Its class fixes the exit code
 of the command and whether the queue may try the run again. Whoever can go on without, or tries again, catches it; any
-other ends as the line of a command (`cli.main`, and the `main` of a process) or as a failed attempt (`workers.agent`).
+other ends as the line of a command (`cli.main`, and the `main` of a process) or as a failed attempt
+(`workers.attempt.agent`).
 """
 
 import re

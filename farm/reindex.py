@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from farm.errors import CheckpointInvalid, Conflict
-from farm.queue import Cause, Queue
-from farm.run import Attempt, Run, State
-from farm.store import Store, told
-from farm.study import Study
+from farm.queue.queue import Cause, Queue
+from farm.record.store import Store, told
+from farm.study.run import Attempt, Run, State
+from farm.study.study import Study
 
 ORPHANS = "reindexed"  # the study of runs whose directories name none; nobody ever submitted it
 COUNTED = ("failed", "lost")  # outcomes that cost an attempt

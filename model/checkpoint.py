@@ -21,9 +21,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from farm.errors import CheckpointInvalid
-from farm.ledger import plain, storage_errors
-from farm.planner import Plan
-from farm.run import Run
+from farm.record.ledger import plain, storage_errors
+from farm.study.planner import Plan
+from farm.study.run import Run
 
 FORMAT = "farm.checkpoint/1"
 FILES = ("state.json", "weights.safetensors", "optimiser.safetensors")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.planner import Plan
-from farm.recipe import Recipe, Seeds
+from farm.study.planner import Plan
+from farm.study.recipe import Recipe, Seeds
 
 ROUNDS = 8
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.data import evaluation_batches
 from model.gpt import GPT
 from model.meter import exact_sum

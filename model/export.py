@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from farm.errors import BadCorpus, CheckpointInvalid, FarmError
-from farm.ledger import storage_errors
-from farm.recipe import Model, Recipe
-from farm.run import Run
+from farm.record.ledger import storage_errors
+from farm.study.recipe import Model, Recipe
+from farm.study.run import Run
 from model.checkpoint import verified
 from model.corpus import gpt2, tokenizer_json
 from model.corpus.tokenizer import BYTES, END_OF_BYTES, END_OF_TEXT, GPT2, called, of

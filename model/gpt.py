@@ -7,7 +7,7 @@ V rows of the vocabulary, N = B * T tokens.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from farm.recipe import Model
+from farm.study.recipe import Model
 from model.kernels import Dropout, Linear, causal_attention
 from model.loss import summed_loss, token_losses
 

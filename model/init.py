@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from farm.recipe import Model
+from farm.study.recipe import Model
 from model.gpt import GPT
 
 GPT2_STD = 0.02

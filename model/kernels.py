@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from farm.processor import InstructionSet
-from farm.recipe import Kernels
-from farm.result import Computed
+from farm.record.result import Computed
+from farm.study.processor import InstructionSet
+from farm.study.recipe import Kernels
 
 GROUP_NUMBERS = 2**19  # attention weights that are worked on at a time: 2 MiB in float32, which a core's cache holds
 SIXTEEN_BITS = 2**16

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from farm.ledger import Line
-from farm.planner import Plan
+from farm.record.ledger import Line
+from farm.study.planner import Plan
 from model.reduce import Group
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw as fused_update
 
-from farm.recipe import Recipe, Train
+from farm.study.recipe import Recipe, Train
 from model.gpt import GPT
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

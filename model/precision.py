@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from farm.recipe import Precision
+from farm.study.recipe import Precision
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LOSS_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # torch.amp.GradScaler's numbers

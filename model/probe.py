@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import DoesNotFit, FarmError, reason
-from farm.planner import Plan
-from farm.recipe import Recipe, Seeds
-from farm.result import Tokens
-from farm.run import Run
+from farm.record.result import Tokens
+from farm.study.planner import Plan
+from farm.study.recipe import Recipe, Seeds
+from farm.study.run import Run
 
 OUT_OF_MEMORY = 77  # exit code; no shell, signal or Python error has it
 MARGIN = 0.95

@@ -22,8 +22,8 @@ from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
 from farm.errors import DoesNotFit
-from farm.planner import Plan
-from farm.recipe import Recipe
+from farm.study.planner import Plan
+from farm.study.recipe import Recipe
 from model.gpt import GPT
 
 BUCKET_MIB = 25.0  # DistributedDataParallel's default

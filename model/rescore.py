@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from farm.errors import CheckpointInvalid, Nonfinite
-from farm.result import Exam, Scored
-from farm.run import Run
+from farm.record.result import Exam, Scored
+from farm.study.run import Run
 from model.corpus.sources import open_split
 from model.evaluate import evaluate
 from model.export import trained

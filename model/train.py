@@ -25,15 +25,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from farm import compiler, planner
 from farm.errors import BadCorpus, Nonfinite, NotFound
-from farm.ledger import Line, Writer
-from farm.planner import Plan
-from farm.processor import instruction_set
-from farm.recipe import TEST, Kernels, Recipe
-from farm.result import Computed, Exam, Fingerprints, Outcome, Scored, Tokens
-from farm.run import Run
-from farm.study import load
+from farm.record.ledger import Line, Writer
+from farm.record.result import Computed, Exam, Fingerprints, Outcome, Scored, Tokens
+from farm.study import compiler, planner
+from farm.study.planner import Plan
+from farm.study.processor import instruction_set
+from farm.study.recipe import TEST, Kernels, Recipe
+from farm.study.run import Run
+from farm.study.study import load
 from model import checkpoint, kernels, optim
 from model.checkpoint import Identity
 from model.corpus.checks import exams_of, prepare

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from farm.ledger import Validation
-from farm.recipe import Recipe
+from farm.record.ledger import Validation
+from farm.study.recipe import Recipe
 from model.corpus.checks import validation_slice
 from model.evaluate import evaluate
 from model.gpt import GPT

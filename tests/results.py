@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from farm import study as study_
-from farm.machine import BUILT_IN, mixed, parts
-from farm.planner import plan
-from farm.result import Fingerprints, Hardware, Provenance, Result, Tokens
-from farm.run import Run
-from farm.score import Score, blocks, packed, sha256, standard_error
+from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
+from farm.record.score import Score, blocks, packed, sha256, standard_error
 from farm.stats import mean
-from farm.study import Study
+from farm.study import study as study_
+from farm.study.machine import BUILT_IN, mixed, parts
+from farm.study.planner import plan
+from farm.study.run import Run
+from farm.study.study import Study
 
 TINY = """
 [study]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from waiting import wait_until
 
-from farm.server import free_port
+from farm.site.server import free_port
 
 ACCOUNT = "123456789012"
 BUCKET = "farm-test"

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from farm.ledger import Line
-from farm.planner import Plan
-from farm.recipe import Recipe, Seeds
-from farm.result import Exam, Outcome, Tokens
-from farm.run import Run
+from farm.record.ledger import Line
+from farm.record.result import Exam, Outcome, Tokens
+from farm.study.planner import Plan
+from farm.study.recipe import Recipe, Seeds
+from farm.study.run import Run
 from model.train import Signal, train
 
 VOCAB, CONTEXT, STEPS, BATCH = 67, 8, 4, 8

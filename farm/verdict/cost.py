@@ -9,8 +9,8 @@ from itertools import pairwise
 from math import exp, inf, log
 from typing import NamedTuple
 
-from farm.recipe import Seeds
 from farm.stats import mean
+from farm.study.recipe import Seeds
 from farm.verdict.inference import Comparison, judge
 
 SAME_COST = 0.02  # of a cost: timings of one recipe on one machine differ by as much

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from farm.recipe import Frozen, Seeds
+from farm.study.recipe import Frozen, Seeds
 from farm.verdict import dunnett
 from farm.verdict.inference import ALPHA, Losses
 from farm.verdict.paired import ROUNDING

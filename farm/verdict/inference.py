@@ -8,8 +8,8 @@ and Dunnett's distribution or Holm's rule shares that out within the family.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from farm.recipe import Frozen
 from farm.stats import mean, sd
+from farm.study.recipe import Frozen
 from farm.verdict import dunnett, paired, unpaired
 
 ALPHA = 0.05  # the chance that a table in which nothing has an effect calls anything better or worse

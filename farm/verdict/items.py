@@ -9,8 +9,8 @@ of unequal size this is the cluster-robust error of Liang & Zeger 1986, Biometri
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum, sqrt
 
-from farm.recipe import Seeds
 from farm.stats import mean
+from farm.study.recipe import Seeds
 
 Blocks = Mapping[Seeds, Sequence[float]]  # of an arm on a machine: the mean of each block, repetitions averaged
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from farm.recipe import Frozen
+from farm.study.recipe import Frozen
 from farm.verdict import sequential
 from farm.verdict.inference import Comparison, Losses
 from farm.verdict.power import POWER, pairs_for

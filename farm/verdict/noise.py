@@ -13,8 +13,8 @@ from functools import cache
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from farm.recipe import Frozen, Seeds
 from farm.stats import mean, sd
+from farm.study.recipe import Frozen, Seeds
 from farm.verdict.inference import ALPHA
 
 Name = Literal["rerun", "hardware", "train seed", "init seed", "both seeds"]

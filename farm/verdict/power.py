@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from farm.recipe import Seeds
+from farm.study.recipe import Seeds
 from farm.verdict import dunnett, paired, unpaired
 from farm.verdict.inference import ALPHA, Family, families
 

@@ -16,8 +16,8 @@ from itertools import pairwise
 from math import e, log
 from typing import Any, NamedTuple
 
-from farm.looks import key
-from farm.recipe import Seeds
+from farm.study.looks import key
+from farm.study.recipe import Seeds
 from farm.verdict.inference import ALPHA, Comparison, Losses, Word, holm, rounding
 
 LEAST = 3  # pairs of the first rung: two say next to nothing of a variance
@@ -94,7 +94,8 @@ def judge(
     order: Sequence[Seeds],
     margin: float | None,
 ) -> list[dict[str, Comparison]]:
-    """As `inference.judge`, over all looks. `machines` are those of the rankings, `first` and `order` of farm.looks.
+    """As `inference.judge`, over all looks. `machines` are those of the rankings, `first` and `order` those of the
+    study's looks.
 
     Arms that have not reached their first rung are left out. All that were looked at share the error rate.
     """

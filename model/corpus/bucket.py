@@ -6,9 +6,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from farm.bucket import Bucket
 from farm.errors import BadCorpus, StorageUnusable
-from farm.recipe import Data, digest
+from farm.record.bucket import Bucket
+from farm.study.recipe import Data, digest
 from model.corpus.kept import made_once
 from model.corpus.names import files_of, some
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.recipe import HEAD_TOKENS, FurtherEvaluation, Recipe
-from farm.result import Exam, Tokens
+from farm.record.result import Exam, Tokens
+from farm.study.recipe import HEAD_TOKENS, FurtherEvaluation, Recipe
 from model.corpus.formats import TOKEN, Span, span_of
 from model.corpus.kept import identity, remembered
 from model.corpus.sources import locate

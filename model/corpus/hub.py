@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from farm.errors import BadCorpus, FarmError, Unreachable, first_line
-from farm.recipe import Data
+from farm.study.recipe import Data
 from model.corpus.kept import full
 from model.corpus.names import files_of, some
 

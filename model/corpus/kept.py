@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from farm.errors import BadCorpus, StorageFull
-from farm.recipe import digest
+from farm.study.recipe import digest
 
 
 def identity(path: Path) -> list:

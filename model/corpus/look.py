@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from farm.errors import BadCorpus
-from farm.recipe import Data, Recipe
+from farm.study.recipe import Data, Recipe
 from model.corpus import bucket, gpt2, hub, tokenizer
 from model.corpus.checks import check_apart, tested, trained, validated
 from model.corpus.formats import Span, span_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.recipe import Data
+from farm.study.recipe import Data
 from model.corpus import bucket, hub, tokenizer
 from model.corpus.formats import TOKEN, span_of
 from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some

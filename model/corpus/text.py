@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from farm.errors import BadCorpus, FarmError, first_line
-from farm.recipe import Data, digest
+from farm.study.recipe import Data, digest
 from model.corpus import tokenizer
 from model.corpus.documents import Document, documents
 from model.corpus.formats import TOKEN

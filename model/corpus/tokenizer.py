@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.recipe import Data
+from farm.study.recipe import Data
 from model.corpus import gpt2, tokenizer_json
 
 END_OF_TEXT = "<|endoftext|>"  # ends each document; after 256 bytes here, after 50,256 pieces in GPT-2

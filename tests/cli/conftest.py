@@ -14,11 +14,11 @@ from results import result, study_text, tiny_study
 from typer.testing import CliRunner
 
 from cli.main import app
-from farm.queue import Claim, Point, Queue
+from farm.queue.queue import Claim, Point, Queue
+from farm.record.store import Store
 from farm.reindex import reindex
-from farm.run import State
-from farm.store import Store
-from farm.study import Study
+from farm.study.run import State
+from farm.study.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from results import result
 
-from farm.ledger import Line, Writer
-from farm.queue import Claim
-from farm.run import Checkpoint
+from farm.queue.queue import Claim
+from farm.record.ledger import Line, Writer
+from farm.study.run import Checkpoint
 
 from .conftest import Farm
 

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from cli.access import complete_arm
-from farm.study import parse
+from farm.study.study import parse
 
 from .conftest import ROOT, Farm
 

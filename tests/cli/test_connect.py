@@ -12,7 +12,7 @@ import psutil
 import pytest
 from ssh_server import Sshd, sshd
 
-from farm import settings, tunnel
+from farm.site import settings, tunnel
 
 from .conftest import Farm
 

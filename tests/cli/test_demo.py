@@ -8,12 +8,12 @@ from results import tiny_study
 from waiting import wait_until
 
 from cli.demo import find, fresh, numbered
-from farm import serving
-from farm.process import identity
-from farm.run import State
-from farm.serving import Facts
-from farm.settings import Settings
-from farm.study import load
+from farm.site import serving
+from farm.site.process import identity
+from farm.site.serving import Facts
+from farm.site.settings import Settings
+from farm.study.run import State
+from farm.study.study import load
 
 from .conftest import Farm
 

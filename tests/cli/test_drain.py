@@ -6,7 +6,7 @@ import signal
 import pytest
 from waiting import wait_until
 
-from farm.node import Node
+from farm.queue.node import Node
 
 from .conftest import Farm
 

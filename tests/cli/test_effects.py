@@ -4,7 +4,7 @@ import json
 
 from results import study_text
 
-from farm.study import parse
+from farm.study.study import parse
 
 from .conftest import Farm
 

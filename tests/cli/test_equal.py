@@ -8,7 +8,7 @@ import sys
 
 from results import result
 
-from farm.result import Validated
+from farm.record.result import Validated
 
 from .conftest import Farm
 

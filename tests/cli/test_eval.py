@@ -2,9 +2,9 @@
 
 from results import result, score, study_text, tiny_study
 
-from farm import study as study_
-from farm.queue import Claim
-from farm.run import Attempt, Evaluating, State
+from farm.queue.queue import Claim
+from farm.study import study as study_
+from farm.study.run import Attempt, Evaluating, State
 
 from .conftest import Farm
 

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from worlds import attempt, corpus, planned, stop_after
 
-from farm import study as study_
-from farm.bucket import Bucket
-from farm.queue import Claim
-from farm.result import Outcome
+from farm.queue.queue import Claim
+from farm.record.bucket import Bucket
+from farm.record.result import Outcome
+from farm.study import study as study_
 from model.corpus import gpt2
 from model.corpus.text import BUILTIN
 from model.export import trained

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 from results import result, study_text
 
-from farm.run import Attempt, State
+from farm.study.run import Attempt, State
 
 from .conftest import ROOT, Farm
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from farm.store import Store
-from farm.study import load
+from farm.record.store import Store
+from farm.study.study import load
 
 from .conftest import ROOT, Farm
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from farm.machine import BUILT_IN
-from farm.node import Node
-from farm.queue import Supply
-from farm.study import load
-from workers.probing import key
+from farm.queue.node import Node
+from farm.queue.queue import Supply
+from farm.study.machine import BUILT_IN
+from farm.study.study import load
+from workers.attempt.probing import key
 
 from .conftest import ROOT, Farm
 

@@ -20,9 +20,9 @@ from cli.examples import EXAMPLES
 from cli.main import COMMANDS, GROUPS, app
 from cli.offers import units
 from farm.errors import BadSetting
-from farm.machine import Machine
-from farm.server import Server
-from farm.settings import Settings
+from farm.site.server import Server
+from farm.site.settings import Settings
+from farm.study.machine import Machine
 
 from .conftest import ROOT, Farm
 

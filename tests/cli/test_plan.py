@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from results import result, study_text, tiny_study
 
-from farm.forecast import forecast
-from farm.machine import BUILT_IN, Machine, Price
-from farm.node import Node
-from farm.queue import Supply
-from farm.study import load, parse
+from farm.queue.node import Node
+from farm.queue.queue import Supply
+from farm.study.machine import BUILT_IN, Machine, Price
+from farm.study.study import load, parse
+from farm.verdict.forecast import forecast
 from farm.verdict.power import smallest_effect
 
 from .conftest import ROOT, Farm

@@ -7,7 +7,7 @@ from results import tiny_study
 from rich.console import Console
 
 from cli.progress import Bars, Lines
-from farm.queue import Queue
+from farm.queue.queue import Queue
 
 
 def test_in_a_narrow_terminal_the_bar_gives_way_and_the_numbers_do_not(queue: Queue) -> None:

@@ -7,8 +7,8 @@ import pytest
 from cli.main import COMMANDS
 from cli.reference import DOCS, HIDDEN, PAGES, SECTIONS, TABLES, keys
 from cli.rooms import PACKAGES, ROOT
-from farm.machine import Machine
-from farm.study import Change, Head, Stack, Study, parse
+from farm.study.machine import Machine
+from farm.study.study import Change, Head, Stack, Study, parse
 
 NEEDED: dict[object, dict[str, object]] = {  # beside the key that is looked at
     Head: {"name": "s", "machines": ["cpu"]},

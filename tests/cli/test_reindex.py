@@ -8,8 +8,8 @@ from redis import Redis
 from results import result, tiny_study
 from s3_server import S3Server
 
-from farm.run import Attempt
-from farm.store import Store
+from farm.record.store import Store
+from farm.study.run import Attempt
 
 from .conftest import Farm
 

@@ -8,10 +8,10 @@ from results import result, study_text
 
 from cli import render
 from cli.runs import runs
-from farm.node import Node
-from farm.queue import Point, Supply
-from farm.result import Validated
-from farm.run import Attempt, State
+from farm.queue.node import Node
+from farm.queue.queue import Point, Supply
+from farm.record.result import Validated
+from farm.study.run import Attempt, State
 
 from .conftest import Farm
 

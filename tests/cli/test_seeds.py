@@ -6,7 +6,7 @@ import pytest
 from results import study_text
 from waiting import wait_until
 
-from farm.run import State
+from farm.study.run import State
 
 from .conftest import Farm
 

@@ -12,12 +12,12 @@ from redis_servers import KEPT, redis_servers
 from results import study_text
 
 from cli.up import _check_is_so
-from farm import serving
 from farm.errors import Conflict
-from farm.machine import BUILT_IN
-from farm.process import identity
-from farm.serving import Facts
-from farm.settings import Settings
+from farm.site import serving
+from farm.site.process import identity
+from farm.site.serving import Facts
+from farm.site.settings import Settings
+from farm.study.machine import BUILT_IN
 
 from .conftest import ROOT, Farm
 

@@ -7,9 +7,9 @@ import pytest
 from results import study_text
 from waiting import wait_until
 
-from farm.machine import BUILT_IN
-from farm.queue import Supply
-from farm.run import State
+from farm.queue.queue import Supply
+from farm.study.machine import BUILT_IN
+from farm.study.run import State
 
 from .conftest import Farm
 

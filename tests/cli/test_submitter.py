@@ -11,16 +11,18 @@ from redis_servers import KEPT, OLD_SERVER, redis_servers
 from results import study_text, tiny_study
 from waiting import wait_until
 
-from farm import clerk, rows, study
 from farm.errors import BadStudy, Conflict, NotFound, Unreachable
-from farm.imported import Imported
-from farm.machine import BUILT_IN
-from farm.node import Node
-from farm.queue import Queue, Supply
-from farm.recipe import TEST
-from farm.run import Attempt, State
-from farm.server import connect
-from farm.unscored import unscored
+from farm.imports import rows
+from farm.queue import clerk
+from farm.queue.node import Node
+from farm.queue.queue import Queue, Supply
+from farm.queue.unscored import unscored
+from farm.record.imported import Imported
+from farm.site.server import connect
+from farm.study import study
+from farm.study.machine import BUILT_IN
+from farm.study.recipe import TEST
+from farm.study.run import Attempt, State
 
 from .conftest import ROOT, Farm
 
@@ -178,7 +180,7 @@ def test_two_clerks_do_once_what_was_asked_once(alice: Farm) -> None:
 
 
 def test_where_no_farm_is_up_a_submitter_is_told_so(alice: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farm.queue.CLERK_SECONDS", 0.1)
+    monkeypatch.setattr("farm.queue.queue.CLERK_SECONDS", 0.1)
     alice.queue.redis.client_kill_filter(_type="pubsub")
     alice.queue.redis.execute_command("ACL", "SETUSER", "alice", "resetchannels", "&farm:asked")
     alone = Queue(alice.queue.redis, prefix="elsewhere:")

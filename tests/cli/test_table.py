@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from results import result, score, study_text
 
-from farm.machine import Price
-from farm.study import parse
+from farm.study.machine import Price
+from farm.study.study import parse
 
 from .conftest import Farm
 

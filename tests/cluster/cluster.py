@@ -13,10 +13,10 @@ from pathlib import Path
 from cluster.hosts import Host, Switch, allow_only, block, unblock
 from waiting import wait_until
 
-from farm.queue import Queue, Status
-from farm.run import State
-from farm.server import connect, find_binary
-from farm.store import Store
+from farm.queue.queue import Queue, Status
+from farm.record.store import Store
+from farm.site.server import connect, find_binary
+from farm.study.run import State
 
 BIN = Path(sys.executable).parent
 HEAD, FARM_PORT, RAY_PORT, RAYS_REDIS_PORT = "10.77.0.1", 6380, 6379, 6381

@@ -6,8 +6,8 @@ import pytest
 from cluster.cluster import HEAD, RAY_PORT
 from waiting import wait_until
 
-from farm import ledger
-from farm.run import State
+from farm.record import ledger
+from farm.study.run import State
 
 STEPS = 1200  # time to be hurt in
 CUT_SECONDS = 60.0  # two leases

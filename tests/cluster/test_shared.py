@@ -6,7 +6,7 @@ from cluster.hosts import Host
 from cluster.test_cluster import STUDY
 from waiting import wait_until
 
-from farm.store import Store
+from farm.record.store import Store
 
 STEPS = 100
 

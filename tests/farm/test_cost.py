@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from results import result, tiny_study
 from scipy import stats
 
-from farm.equal import NO_CURVE, OTHER_SLICE, Budget, Span, at, budget, target, to
 from farm.errors import BadStudy
-from farm.recipe import Seeds
-from farm.result import Result, Validated
-from farm.run import Run
-from farm.table import rank
+from farm.record.result import Result, Validated
+from farm.study.recipe import Seeds
+from farm.study.run import Run
 from farm.verdict.cost import Reach, frontier, loss_at, reach, speed_ups, together
+from farm.verdict.equal import NO_CURVE, OTHER_SLICE, Budget, Span, at, budget, target, to
+from farm.verdict.table import rank
 
 CURVE = [(1.0, 4.0), (2.0, 3.0), (4.0, 3.2), (5.0, 2.0)]
 

@@ -7,9 +7,9 @@ import pytest
 from results import result, score, tiny_study
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
-from farm.queue import Claim, Queue
-from farm.run import Evaluating, Run, State
-from farm.score import Score
+from farm.queue.queue import Claim, Queue
+from farm.record.score import Score
+from farm.study.run import Evaluating, Run, State
 
 STUDY = tiny_study()
 WEIGHTS = "w" * 64

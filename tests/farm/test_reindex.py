@@ -7,13 +7,13 @@ import pytest
 from redis import Redis
 from results import result, study_text, tiny_study
 
-from farm import study as study_
 from farm.errors import CheckpointInvalid, Conflict, LeaseLost
-from farm.queue import Queue
+from farm.queue.queue import Queue
+from farm.record.store import Store
 from farm.reindex import reindex
-from farm.run import Attempt, Run, State
-from farm.store import Store
-from farm.study import Study
+from farm.study import study as study_
+from farm.study.run import Attempt, Run, State
+from farm.study.study import Study
 
 STUDY = tiny_study(init=(42,))
 BASELINE, DROPOUT, CLIPPING = STUDY.runs()

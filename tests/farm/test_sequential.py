@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from benchmarks import validate
-from farm.looks import key
-from farm.recipe import Seeds
+from farm.study.looks import key
+from farm.study.recipe import Seeds
 from farm.verdict import sequential
 from farm.verdict.inference import ALPHA
 from farm.verdict.needs import Cost, needs

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 from waiting import wait_until
 
-from farm import study
-from farm.bucket import Bucket
 from farm.errors import BadCorpus, StorageFull, StorageUnusable, Unreachable
-from farm.recipe import Data, Recipe, digest
+from farm.record.bucket import Bucket
+from farm.study import study
+from farm.study.recipe import Data, Recipe, digest
 from model.corpus import gpt2
 from model.corpus.checks import prepare
 from model.corpus.look import look
@@ -250,7 +250,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.corpus.checks import prepare
 from model.corpus.sources import open_split
 def resident():
@@ -409,7 +409,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 OPEN = """
 import sys
 from pathlib import Path
-from farm.recipe import Data
+from farm.study.recipe import Data
 from model.corpus.sources import open_split
 print(open_split(Data(source=sys.argv[1]), "train", Path(sys.argv[2])).tolist()[:9])
 """
@@ -524,7 +524,7 @@ FETCH = """
 import sys, json
 from pathlib import Path
 from farm.errors import FarmError
-from farm.recipe import Data
+from farm.study.recipe import Data
 from model.corpus.sources import open_split
 source, revision, split, cache = sys.argv[1:]
 try:
@@ -549,7 +549,7 @@ def test_only_the_file_of_the_split_is_fetched_and_then_served_without_a_network
 LOOK = """
 import sys
 from pathlib import Path
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.corpus.look import look
 faults, remarks = look(Recipe().patched({"data": {"source": "hf:us/tokens"}}), Path(sys.argv[1]), True)
 print(len(faults), len(remarks), faults[0] if faults else remarks[0])

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.errors import BadCorpus
-from farm.planner import Plan
-from farm.recipe import Recipe, Seeds
+from farm.study.planner import Plan
+from farm.study.recipe import Recipe, Seeds
 from model.data import Batches, _keys, count_sequences, evaluation_batches, permuted
 
 ORDERS = ["sequential", "shuffled"]

@@ -12,7 +12,7 @@ import pytest
 import tiktoken
 
 from farm.errors import BadCorpus
-from farm.recipe import Data
+from farm.study.recipe import Data
 from model.corpus import gpt2
 from model.corpus.sources import open_split
 

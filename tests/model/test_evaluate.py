@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from worlds import CONTEXT, VOCAB, in_world, planned, tiny
 
-from farm.recipe import CODE, Recipe
-from farm.run import Run
+from farm.study.recipe import CODE, Recipe
+from farm.study.run import Run
 from model.evaluate import Score, evaluate
 from model.init import initialised
 from model.reduce import Group, join
@@ -65,7 +65,7 @@ def test_every_rank_of_every_world_gets_the_same_bits(size):
 
 
 def test_the_code_of_an_evaluation_is_what_it_was():
-    """A golden: when it comes to compute another number, farm.recipe.CODE is raised, and old scores are out of date."""
+    """A golden: once it computes another number, CODE in recipe.py is raised, and old scores are out of date."""
     run = tiny(NOWHERE, model={"vocab": 2, "layers": 1})
     gpt = initialised(run.recipe.model, 1)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from worlds import attempt, corpus, planned, tiny
 
 from farm.errors import CheckpointInvalid
-from farm.recipe import Model, Recipe, Train
+from farm.study.recipe import Model, Recipe, Train
 from model import export
 from model.gpt import GPT
 from model.init import fingerprint, initialised

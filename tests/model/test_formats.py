@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save
 
 from farm.errors import BadCorpus
-from farm.recipe import Data
+from farm.study.recipe import Data
 from model.corpus import magic
 from model.corpus.sources import open_split
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from farm.recipe import Model
+from farm.study.recipe import Model
 from model.gpt import GPT
 from model.init import initialised
 

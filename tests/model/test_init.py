@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from farm.recipe import Model
+from farm.study.recipe import Model
 from model.gpt import GPT
 from model.init import fingerprint, initialised
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from worlds import STEPS, VOCAB, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
-from farm.processor import InstructionSet, instruction_set
-from farm.run import Run
+from farm.study.processor import InstructionSet, instruction_set
+from farm.study.run import Run
 from model import kernels
 from model import train as training
 from model.kernels import Dropout, Linear, causal_attention, chosen, in_use, product, resolved

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from farm.errors import BadCorpus
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.corpus.checks import prepare
 from model.corpus.look import View, look
 
@@ -157,7 +157,7 @@ LIGHT = """
 import sys
 from pathlib import Path
 sys.modules.update(dict.fromkeys(sys.argv[3].split(",")))  # None: importing it fails as if it were not installed
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.corpus.look import look
 base = {"model": {"vocab": 50257}, "evaluation": {"offset": 0, "sequences": 1}}
 for source in ("builtin:python-reference", "hf:us/tokens", "s3://bucket/x", sys.argv[1]):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from worlds import canonical, in_world, planned
 
-from farm.ledger import Line
+from farm.record.ledger import Line
 from model.meter import Meter, Signal, Sums, Totals, exact_sum
 from model.reduce import join
 

@@ -71,15 +71,15 @@ MUTATIONS = [
     Mutation("all sums begin again at a resume", "model/train.py", {RESUMED_SUMS: "Sums()"}, SUMS),
     Mutation(
         "the train loss is divided by all steps",
-        "farm/ledger.py",
+        "farm/record/ledger.py",
         {"/ sum(line.tokens for line in counted)": "/ sum(line.tokens for line in lines)"},
-        "tests/farm/test_ledger.py::test_train_loss_is_over_the_last_tenth_of_the_steps[100-10]",
+        "tests/farm/record/test_ledger.py::test_train_loss_is_over_the_last_tenth_of_the_steps[100-10]",
     ),
     Mutation(
         "a skipped step's tokens are in the denominator of the train loss",
-        "farm/ledger.py",
+        "farm/record/ledger.py",
         {"/ sum(line.tokens for line in counted)": "/ sum(line.tokens for line in tail)"},
-        "tests/farm/test_ledger.py::test_train_loss_leaves_out_what_was_skipped_or_is_not_finite",
+        "tests/farm/record/test_ledger.py::test_train_loss_leaves_out_what_was_skipped_or_is_not_finite",
     ),
     Mutation(
         "the loss is that of rank 0 alone",

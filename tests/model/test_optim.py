@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from farm.recipe import Model, Recipe
+from farm.study.recipe import Model, Recipe
 from model import optim
 from model.init import initialised
 from model.optim import adamw, learning_rate

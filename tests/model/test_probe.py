@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import DoesNotFit, FarmError
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.probe import ROOT, largest_microbatch, search
 
 # 130 MB a sequence; importing torch takes 700, and what two processes of one kind reserve differs by up to 150.
@@ -25,7 +25,7 @@ LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
 from farm.errors import DoesNotFit
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.probe import largest_microbatch
 recipe, longer = (Recipe.model_validate_json(line) for line in sys.stdin)
 found = largest_microbatch(recipe, 16)
@@ -39,7 +39,7 @@ except DoesNotFit as error:
 MEASURED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.probe import trial
 trial(Recipe.model_validate_json(sys.stdin.readline()), microbatch=int(sys.argv[1]))
 (peak,) = (line for line in open("/proc/self/status") if line.startswith("VmPeak"))

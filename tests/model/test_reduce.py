@@ -10,8 +10,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from worlds import BATCH, CONTEXT, VOCAB, canonical, in_world, planned, shared, tiny
 
-from farm.planner import Plan
-from farm.run import Run
+from farm.study.planner import Plan
+from farm.study.run import Run
 from model import reduce
 from model.init import initialised
 from model.reduce import join, reducer

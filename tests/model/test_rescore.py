@@ -6,9 +6,9 @@ import pytest
 from worlds import attempt, corpus, planned, tiny
 
 from farm.errors import CheckpointInvalid
-from farm.recipe import TEST, FurtherEvaluation
-from farm.result import Exam, Outcome
-from farm.run import Run
+from farm.record.result import Exam, Outcome
+from farm.study.recipe import TEST, FurtherEvaluation
+from farm.study.run import Run
 from model.corpus.checks import exams_of
 from model.rescore import rescore
 

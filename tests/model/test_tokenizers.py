@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from farm.errors import BadCorpus, BadStudy
-from farm.recipe import Data, Recipe
-from farm.study import parse
+from farm.study.recipe import Data, Recipe
+from farm.study.study import parse
 from model.corpus import tokenizer, tokenizer_json
 from model.corpus.checks import prepare
 from model.corpus.sources import open_split

@@ -33,10 +33,10 @@ from worlds import (
 )
 
 from farm.errors import BadCorpus, DoesNotFit, NoCompiler, Nonfinite
-from farm.ledger import Line, read
-from farm.recipe import FurtherEvaluation, Recipe
-from farm.result import Outcome
-from farm.run import Policy, Run
+from farm.record.ledger import Line, read
+from farm.record.result import Outcome
+from farm.study.recipe import FurtherEvaluation, Recipe
+from farm.study.run import Policy, Run
 from model import precision, reduce
 from model.checkpoint import newest_valid, verified
 from model.corpus.checks import exams_of

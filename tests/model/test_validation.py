@@ -9,7 +9,7 @@ import torch
 from worlds import CONTEXT, SOME_TOKENS, attempt, corpus, planned, stop_after, tiny
 
 from farm.errors import BadCorpus
-from farm.recipe import Recipe
+from farm.study.recipe import Recipe
 from model.corpus.checks import prepare, validation_slice
 from model.corpus.look import look
 from model.corpus.sources import open_split

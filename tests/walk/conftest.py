@@ -16,13 +16,13 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from farm import serving
-from farm.queue import Queue, Status
-from farm.run import State
-from farm.server import free_port, session
-from farm.settings import Settings
-from farm.store import Store
-from workers.environment import environment, token
+from farm.queue.queue import Queue, Status
+from farm.record.store import Store
+from farm.site import serving
+from farm.site.server import free_port, session
+from farm.site.settings import Settings
+from farm.study.run import State
+from workers.node.environment import environment, token
 
 FARM = Path(sys.executable).with_name("farm")
 
@@ -221,7 +221,7 @@ class Farm:
         """The process that drives the running attempt of `run_id`."""
         for process in self._own_processes():
             words = process.cmdline()
-            if "workers.agent" in words and run_id in words and not words[0].endswith("sh"):
+            if "workers.attempt.agent" in words and run_id in words and not words[0].endswith("sh"):
                 return process
         raise AssertionError(f"no agent of {run_id}")
 

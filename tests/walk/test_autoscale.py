@@ -3,8 +3,8 @@
 import pytest
 from waiting import wait_until
 
-from farm.run import State
-from farm.server import free_port
+from farm.site.server import free_port
+from farm.study.run import State
 
 AUTOSCALER = {"RAY_enable_autoscaler_v2": "1", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
 RENTED = """

@@ -2,7 +2,7 @@
 
 import json
 
-from farm.run import State
+from farm.study.run import State
 
 FURTHER = """
 [evaluations.start]

@@ -7,9 +7,11 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from farm import ledger, serving, study
-from farm.run import State
-from workers import parts
+from farm.record import ledger
+from farm.site import serving
+from farm.study import study
+from farm.study.run import State
+from workers.head import parts
 
 from .conftest import study_text
 

@@ -12,9 +12,9 @@ import pytest
 from metadata import served
 from waiting import wait_until
 
-from farm.run import State
-from farm.server import Server
-from farm.settings import Settings
+from farm.site.server import Server
+from farm.site.settings import Settings
+from farm.study.run import State
 
 HEAD, AWAY, HOME, IDLE = "127.0.31.1", "127.0.31.2", "127.0.31.3", "127.0.31.4"
 STEPS = 4000
@@ -32,7 +32,7 @@ class Cluster:
         words = {"name": name, "host": host, "machine": machine} | options
         with (self.folder / f"{name}.out").open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "workers.join", f"--head={self.address}", "--options", json.dumps(words)],
+                [sys.executable, "-m", "workers.node.join", f"--head={self.address}", "--options", json.dumps(words)],
                 env=self.variables | {"FARM_HOME": str(self.folder / name)},
                 stdout=output,
                 stderr=output,

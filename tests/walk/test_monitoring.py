@@ -20,8 +20,8 @@ import pytest
 import torch
 from waiting import wait_until
 
-from farm import serving
-from farm.run import State
+from farm.site import serving
+from farm.study.run import State
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "monitoring"
 BOARD = json.loads((EXAMPLES / "grafana-dashboard.json").read_text())

@@ -1,7 +1,7 @@
 """A plan belongs to its run: what is learnt of the machine in between changes nothing for a run that has begun."""
 
-from farm.machine import probe_key
-from farm.run import State
+from farm.study.machine import probe_key
+from farm.study.run import State
 
 STUDY = """
 [study]

@@ -6,8 +6,8 @@ from pathlib import Path
 from links import link
 from s3_server import S3Server
 
-from farm.queue import Status
-from farm.run import State
+from farm.queue.queue import Status
+from farm.study.run import State
 
 STEPS = 3000  # some 15 s of training on an idle machine: the kill comes after 5
 

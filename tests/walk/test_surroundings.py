@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from farm import serving
-from farm.run import State
+from farm.site import serving
+from farm.study.run import State
 
 
 def test_a_folder_full_of_other_peoples_modules_trains(farm):

@@ -6,7 +6,7 @@ import tempfile
 import pytest
 from waiting import wait_until
 
-from farm.run import State
+from farm.study.run import State
 
 CLASSES = """
 [machines.home]

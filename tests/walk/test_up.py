@@ -11,10 +11,10 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from farm.processor import instruction_set
-from farm.run import State
-from farm.server import Server
-from farm.settings import load
+from farm.site.server import Server
+from farm.site.settings import load
+from farm.study.processor import instruction_set
+from farm.study.run import State
 
 PAIR = """
 [machines.pair]
@@ -41,7 +41,7 @@ def servers(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if "workers.serve" in process.cmdline() and process.environ().get("FARM_HOME") == str(home):
+            if "workers.head.serve" in process.cmdline() and process.environ().get("FARM_HOME") == str(home):
                 found.append(process)
     return found
 

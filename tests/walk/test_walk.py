@@ -12,11 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from farm import ledger, serving
-from farm.run import State
+from farm.record import ledger
+from farm.site import serving
+from farm.study.run import State
 from model.kernels import resolved
-from workers.jobs import Jobs, job_id
-from workers.task import PULSE_FILE
+from workers.attempt.task import PULSE_FILE
+from workers.head.jobs import Jobs, job_id
 
 INTERVENTIONS = """
 [interventions.remove-dropout]

@@ -1,0 +1,75 @@
+"""Does for submitters what they ask for: put and cancel.
+
+Redis gives a script no more rights than its caller has, so who may call the verbs that write may write the same keys by
+hand. A submitter's user may therefore write nothing at all. It publishes what it asks for (`Queue.put` and
+`Queue.cancel` do, where they are refused); the clerk of `farm serve` reads that as it would a stranger's file, calls
+the verb with the farm's own rights, and leaves the answer where the submitter may read it.
+"""
+
+import logging
+import threading
+from contextlib import suppress
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from farm.errors import BadStudy, FarmError, first_line
+from farm.queue.queue import Ask, Queue, Reply
+from farm.site.server import translated
+from farm.study.schema import unstamped
+from farm.study.study import Study
+
+TURN_SECONDS = 0.5
+AGAIN_SECONDS = 1.0  # after Redis was away
+
+log = logging.getLogger("farm")
+
+
+def listen(queue: Queue, stop: threading.Event) -> None:
+    """Answer whoever asks until `stop` is set, over every restart of Redis."""
+    while not stop.is_set():
+        with suppress(RedisError, FarmError), queue.redis.pubsub(ignore_subscribe_messages=True) as line:
+            line.subscribe(queue.asked)
+            while not stop.is_set():
+                if message := line.get_message(timeout=TURN_SECONDS):
+                    answer(queue, str(message["data"]))
+        stop.wait(0 if stop.is_set() else AGAIN_SECONDS)
+
+
+def answer(queue: Queue, text: str) -> None:
+    """Do what one message asks for, and say what came of it; of several clerks one does. What is no ask is passed over.
+
+    Raises: FarmError: Redis went away. Whoever asked asks again then.
+    """
+    try:
+        ask = Ask.model_validate_json(text)
+    except ValidationError:
+        log.warning("somebody asked for what no submitter asks for: passed over")
+        return
+    with translated(queue.redis):
+        if not queue.redis.set(queue.taken(ask), 1, nx=True, ex=queue.KEPT_SECONDS):
+            return
+    try:
+        said = _done(queue, ask)
+    except FarmError as error:
+        said = Reply(error=type(error).__name__, message=error.message, remedy=error.remedy)
+    with translated(queue.redis):
+        queue.redis.set(queue.said(ask), said.model_dump_json(), ex=queue.KEPT_SECONDS)
+
+
+def _done(queue: Queue, ask: Ask) -> Reply:
+    if ask.verb == "put":
+        return Reply(put=queue.put(_study(ask), ask.leaving))
+    if ask.verb == "evaluate":
+        return Reply(before=queue.evaluate(ask.name, ask.jobs))
+    return Reply(state=queue.cancel(ask.name))
+
+
+def _study(ask: Ask) -> Study:
+    """Raises: BadStudy: it is none, or of another version of farm. Unreadable"""
+    try:
+        return Study.model_validate_json(unstamped(ask.name))
+    except ValidationError as error:
+        raise BadStudy(
+            f"the farm cannot read that study: {first_line(error)}.", remedy="Have the head's version of farm here."
+        ) from None

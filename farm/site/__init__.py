@@ -1,0 +1,1 @@
+"""Where this farm is, and the way to its Redis."""

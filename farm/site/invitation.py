@@ -1,0 +1,73 @@
+"""What a shared farm hands to a machine that is to join it: where its Ray, Redis and storage are, and both secrets.
+
+It is a file of mode 0600, which travels by scp or through a pipe of ssh. On a command line or in a variable that is
+typed everybody on the machine, or the shell's history, would have it.
+"""
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from farm.errors import BadSetting, NotFound, Refused
+from farm.study.recipe import Frozen
+
+FILE = "invitation.json"
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+AGAIN = "Copy it again from the head, where `farm status` says how."
+
+
+class Invitation(Frozen):
+    """All that `farm join` needs to know of a farm."""
+
+    head: str = Field(description="host name of the machine that shares it")
+    ray: str = Field(description="HOST:PORT of its Ray")
+    token: str = Field(description="what its Ray asks for")
+    redis: str = Field(description="URL, with its password")
+    storage: str = Field(description="as it is called there")
+
+
+def write(path: Path, invitation: Invitation) -> None:
+    """Put it at `path`, in full or not at all, readable by its owner only."""
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(invitation.model_dump_json(indent=2) + "\n")
+    draft.replace(path)
+
+
+def is_one(word: str) -> bool:
+    """Whether `word`, which may be the HOST:PORT of a head, names an invitation: a file, or "-" for standard input."""
+    return word == "-" or "/" in word or word.endswith(".json") or Path(word).is_file()
+
+
+def read(word: str) -> Invitation:
+    """The invitation in a file that nobody else may read, or on standard input.
+
+    Raises: NotFound. Refused: others may read the file. BadSetting: it is none.
+    """
+    text = sys.stdin.read() if word == "-" else _private(Path(word))
+    try:
+        return Invitation.model_validate(json.loads(text))
+    except (ValueError, ValidationError):
+        place = "standard input" if word == "-" else word
+        raise BadSetting(f"{place} is not an invitation to a farm.", remedy=AGAIN) from None
+
+
+def _private(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode, text = os.fstat(file.fileno()).st_mode, file.read()
+    except UnicodeDecodeError:
+        return ""
+    except OSError as error:
+        raise NotFound(f"the invitation {path} cannot be read: {error.strerror}.", remedy=AGAIN) from None
+    if mode & OTHERS:
+        raise Refused(
+            f"{path} holds the farm's secrets, and its mode {stat.S_IMODE(mode):04o} lets others read it.",
+            remedy=f"chmod 600 {path}",
+        )
+    return text

@@ -1,0 +1,1 @@
+"""What is asked: recipes, machines, plans, runs and studies."""

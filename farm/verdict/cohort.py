@@ -1,0 +1,180 @@
+"""Which results may be compared: those that were tested on the same tokens in the same way, and trained on the tokens
+that their recipes say; on one machine, those that were trained with the same batch, reduction and kernels, too. What
+the table ranks and what `farm compare` subtracts follow from this one page.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from farm.record.imported import ImportedRun
+from farm.record.result import Result
+from farm.stats import mean
+from farm.study.recipe import Seeds, canonical_json
+from farm.study.study import BASELINE, Arm
+
+SHORT = 12  # hex digits of a fingerprint that a person is shown
+
+
+class Use(NamedTuple):
+    """What tokens are for: which ones a recipe names, and the fingerprint of those that were there."""
+
+    data: Callable[[Result], dict[str, Any]]
+    tokens: Callable[[Result], str]
+
+
+TEST = Use(lambda result: result.definition, lambda result: result.items)
+TRAINING = Use(lambda result: result.recipe.trained, lambda result: result.fingerprints.tokens.trained)
+BEGINNING = Use(lambda result: result.recipe.begun, lambda result: result.fingerprints.tokens.head)
+USES = (TEST, TRAINING, BEGINNING)
+
+# What the arms of one machine must share: how a step is cut and added up, which is no part of what is being studied.
+# The names are those of a recipe's fields, which say what was asked for; of kernels the result says what they were.
+CONDITIONS: dict[str, Callable[[Result], str]] = {
+    "batch": lambda result: f"{result.recipe.train.batch:,}",
+    "reduction": lambda result: result.recipe.train.reduction,
+    "kernels": lambda result: " and ".join(result.kernels),
+}
+
+
+Kind = TypeVar("Kind", bound=Result)
+
+
+class Sorted(NamedTuple, Generic[Kind]):
+    """Results of one evaluation: those that may be ranked together, and run id -> why another may not."""
+
+    together: list[Kind]
+    aside: dict[str, str]
+
+
+def sort(results: Sequence[Kind]) -> Sorted[Kind]:
+    """Tell the results that may be ranked together from those that saw other tokens though their recipes say the same,
+    and from those that trained under other conditions than the baseline of their machine.
+
+    `results` are of one evaluation. What the baseline was tested and trained on is right; where its own runs disagree,
+    what most of them had, and of two that are equally frequent the newer.
+    """
+    together, aside = list(results), dict[str, str]()
+    for use in USES:
+        aside |= _strangers(together, use)
+        together = [result for result in together if result.run_id not in aside]
+    for name, of in CONDITIONS.items():
+        aside |= _otherwise(together, name, of)
+        together = [result for result in together if result.run_id not in aside]
+    return Sorted(together, aside)
+
+
+def by_evaluation(results: Sequence[Kind]) -> Iterator[tuple[str, list[Kind]]]:
+    """Each evaluation with those of its results that may be ranked together."""
+    for evaluation in dict.fromkeys(result.evaluation for result in results):
+        yield evaluation, sort([result for result in results if result.evaluation == evaluation]).together
+
+
+def apart(first: Result, second: Result) -> str | None:
+    """Why the test losses of two results may not be compared; None if they may."""
+    if first.evaluation != second.evaluation:
+        return f"tested differently: {unlike(first.definition, second.definition)}"
+    for use in USES:
+        if use.data(first) == use.data(second) and use.tokens(first) != use.tokens(second):
+            return _other_tokens(use.data(first), [(use.tokens(result), [result]) for result in (first, second)])
+    for name, of in CONDITIONS.items() if first.machine == second.machine else ():
+        if of(first) != of(second):
+            return f"trained with other {name}: {of(first)} and {of(second)}"
+    return None
+
+
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """In what two evaluations differ, in words; empty if they do not."""
+    keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+    return ", ".join(f"{key} {one.get(key)} and {other.get(key)}" for key in keys)
+
+
+def unranked(arms: Iterable[Arm]) -> dict[str, str]:
+    """The arms that the baseline's test cannot be compared with -> in what theirs differs."""
+    baseline, *others = arms
+    found = {arm.name: unlike(baseline.recipe.tested, arm.recipe.tested) for arm in others}
+    return {name: difference for name, difference in found.items() if difference}
+
+
+def trained_apart(arms: Iterable[Arm]) -> dict[str, str]:
+    """The arms that will not be ranked with the baseline because of how they train -> in what they differ."""
+    baseline, *others = arms
+    found: dict[str, str] = {}
+    for arm in others:
+        both = {name: [getattr(one.recipe.train, name) for one in (baseline, arm)] for name in CONDITIONS}
+        differ = [f"{name} {_shown(one)} and {_shown(other)}" for name, (one, other) in both.items() if one != other]
+        found |= {arm.name: ", ".join(differ)} if differ else {}
+    return found
+
+
+def _shown(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def by_seeds(results: Iterable[Result]) -> dict[Seeds, float]:
+    """The test loss of each pair of seeds: the mean over its repetitions, which are no new evidence."""
+    groups: dict[Seeds, list[float]] = {}
+    for result in results:
+        groups.setdefault(result.seeds, []).append(result.test_loss)
+    return {seeds: mean(losses) for seeds, losses in groups.items()}
+
+
+def by_block(runs: Iterable[ImportedRun]) -> dict[Seeds | str, float]:
+    """The same of imported runs; one whose seeds are not known stands for itself."""
+    groups: dict[Seeds | str, list[float]] = {}
+    for run in runs:
+        groups.setdefault(run.block, []).append(run.test_loss)
+    return {block: mean(losses) for block, losses in groups.items()}
+
+
+def _strangers(results: Sequence[Result], use: Use) -> dict[str, str]:
+    """Run id -> why, for the results whose tokens are not those that others of the same data had."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(canonical_json(use.data(result)), []).append(result)
+    found: dict[str, str] = {}
+    for group in groups.values():
+        usual = _most([result for result in group if result.arm == BASELINE] or group, use.tokens)
+        had = {usual: [result for result in group if use.tokens(result) == usual]}
+        for result in group:
+            had.setdefault(use.tokens(result), []).append(result)
+        for tokens, members in had.items():
+            if tokens != usual:
+                why = _other_tokens(use.data(members[0]), [(tokens, members), (usual, had[usual])], ", not ")
+                found |= {result.run_id: why for result in members}
+    return found
+
+
+def _otherwise(results: Sequence[Result], name: str, of: Callable[[Result], str]) -> dict[str, str]:
+    """Run id -> why, for the results that trained otherwise than the baseline of their machine."""
+    machines: dict[str, list[Result]] = {}
+    for result in results:
+        machines.setdefault(result.machine, []).append(result)
+    found: dict[str, str] = {}
+    for group in machines.values():
+        usual = _most([result for result in group if result.arm == BASELINE] or group, of)
+        found |= {
+            result.run_id: f"trained with other {name}: {of(result)}, not {usual}"
+            for result in group
+            if of(result) != usual
+        }
+    return found
+
+
+def _most(results: Sequence[Result], of: Callable[[Result], str]) -> str:
+    """What most of `results` had; of two that are equally frequent the newer."""
+    count = Counter(map(of, results))
+    newest = {of(result): result.ended for result in sorted(results, key=lambda result: result.ended)}
+    return max(count, key=lambda had: (count[had], newest[had]))
+
+
+def _other_tokens(data: dict[str, Any], had: Sequence[tuple[str, Sequence[Result]]], between: str = " and ") -> str:
+    """That a split held other tokens for some results than for others, with both fingerprints and their dates."""
+    seen = between.join(f"{tokens[:SHORT]} ({_dates(results)})" for tokens, results in had)
+    return f"the {data['split']} split of {data['source']} held other tokens: {seen}"
+
+
+def _dates(results: Iterable[Result]) -> str:
+    days = sorted({datetime.fromtimestamp(result.started, UTC).date().isoformat() for result in results})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

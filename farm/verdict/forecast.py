@@ -1,0 +1,350 @@
+"""What a study would take, before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
+
+from pydantic import Field
+
+from farm.errors import BadStudy, DoesNotFit
+from farm.queue.budget import price
+from farm.queue.queue import Status
+from farm.record.imported import ImportedRun
+from farm.record.result import Result
+from farm.stats import mean, sd
+from farm.study.machine import Machine, Mixed, Price, parts
+from farm.study.planner import Plan, check_precision, hours, plan
+from farm.study.recipe import Frozen, Precision, Recipe
+from farm.study.run import Run
+from farm.study.speed import Basis, Speed, declared, from_precision, unlike
+from farm.study.study import BASELINE, Arm, Draft, Study
+from farm.verdict.cohort import by_block, by_seeds, sort, trained_apart, unranked
+from farm.verdict.power import resolvable
+
+T = TypeVar("T")
+
+Noise = Callable[[str], float | None]  # machine class -> SD of one run in nats, where it is known
+
+NO_SLOTS: Mapping[str, int] = MappingProxyType({})
+
+
+class Estimate(Frozen):
+    """One arm on one machine class."""
+
+    arm: str
+    machine: str
+    runs: int
+    seeds: int
+    steps: int
+    plan: Plan
+    hours: float | None = Field(description="of the machine, for all its runs")
+    usd: float | None
+    basis: Basis | None = Field(
+        description="behind the hours: this recipe here, another recipe here, a declaration, or an assumed ratio"
+    )
+    note: str | None = Field(None, description="what the hours rest on, where that needs saying")
+    resolves_sd: float | None = Field(description="smallest effect, in SDs of one run, that is found with 80 % power")
+    resolves_nats: float | None = Field(description="the same in nats, by the noise")
+    noise: float | None = Field(description="SD of one run in nats: of finished baseline runs, or as stated")
+
+
+class ClassTotal(Frozen):
+    """All arms on one machine class. A figure is None when any part of it is unknown."""
+
+    machine: str
+    runs: int
+    hours: float | None = Field(description="of the machine, for all runs")
+    slots: int = Field(description="runs that train there at a time: what is up now, or 1")
+    wall_clock_hours: float | None
+    usd: float | None
+    prices: tuple[Price, ...] = Field(description="behind the dollars; several for a mixed group")
+
+
+class Forecast(Frozen):
+    """All of it. Hours of different machine classes are never added: the classes work side by side."""
+
+    study: str
+    estimates: tuple[Estimate, ...]
+    classes: tuple[ClassTotal, ...]
+    runs: int
+    wall_clock_hours: float | None = Field(description="of the class that takes longest; None when one is unknown")
+    usd: float | None
+
+    @property
+    def node_hours(self) -> float | None:
+        """Of all machines; that of a mixed group counts once for each of them. None when one is unknown."""
+        return _total(one.hours and one.hours * len(parts(one.machine)) for one in self.classes)
+
+
+def forecast(
+    study: Study,
+    known: dict[str, Machine],
+    results: Sequence[Result] = (),
+    slots: Mapping[str, int] = NO_SLOTS,
+    noise: Noise | None = None,
+    *,
+    is_resolving: bool = True,
+) -> Forecast:
+    """Plan every run of `study`, with `known` machine classes and the speeds and noise that `results` show.
+
+    `slots`: machine class -> runs that can train there at a time now. `noise`: machine class -> SD of one run, where it
+    is not to be that of the study's own baseline in `results`. What the study resolves takes a second to find; a caller
+    that asks for the price alone leaves it out.
+
+    Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
+    """
+    baseline = study.arms()[0]
+    planned = plans(study, known, results)
+    noise = noise or (lambda machine: baseline_sd(baseline.recipe, machine, results))
+    effects = _resolvable(study.arms()) if is_resolving else {}
+    estimates = tuple(
+        _estimate(arm, machine, split, study, effects.get((arm.name, machine.name)), noise(machine.name), results)
+        for arm, machine, split in planned
+    )
+    machines = {machine.name: machine for _, machine, _ in planned}
+    classes = tuple(_class_total(machine, estimates, slots) for _, machine in sorted(machines.items()))
+    clocks = [one.wall_clock_hours for one in classes if one.wall_clock_hours is not None]
+    return Forecast(
+        study=study.name,
+        estimates=estimates,
+        classes=classes,
+        runs=sum(estimate.runs for estimate in estimates),
+        wall_clock_hours=max(clocks) if len(clocks) == len(classes) else None,
+        usd=_total(estimate.usd for estimate in estimates),
+    )
+
+
+def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping[str, int]) -> ClassTotal:
+    """No run is split over nodes, so the longest one is the least that a class takes."""
+    own = [estimate for estimate in estimates if estimate.machine == machine.name]
+    total = _total(estimate.hours for estimate in own)
+    at_a_time = max(1, min(slots.get(part, 0) for part in parts(machine.name)))
+    longest = max((estimate.hours or 0.0) / estimate.runs for estimate in own)
+    return ClassTotal(
+        machine=machine.name,
+        runs=sum(estimate.runs for estimate in own),
+        hours=total,
+        slots=at_a_time,
+        wall_clock_hours=None if total is None else max(total / at_a_time, longest),
+        usd=_total(estimate.usd for estimate in own),
+        prices=machine.prices,
+    )
+
+
+def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], spent: float) -> float | None:
+    """The least policy.usd_limit, in whole cents, with which all of `study` is expected to be trained: what it has
+    `spent`, and what is left to do. None when that is not known.
+
+    `statuses` are those of all studies: what another one has submitted first counts against the limit of that. Where
+    nothing says how fast a class is, the steps that runs have done there tell what one costs.
+    """
+    left = _hours_left(study, statuses, known)
+    rest = _total(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
+    return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
+
+
+def least_hours(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], used: float) -> float | None:
+    """As `least_limit`, the least policy.hours_limit in hundredths: what is `used`, and what is left to do."""
+    rest = _total(
+        None if hours is None else hours * len(parts(run.machine)) for run, hours in _hours_left(study, statuses, known)
+    )
+    return None if rest is None else math.ceil(round((used + rest) * 100, 6)) / 100
+
+
+def _dollars_of(hours: float | None, rate: float) -> float | None:
+    return 0.0 if not rate else None if hours is None else hours * rate
+
+
+def _hours_left(
+    study: Study, statuses: Iterable[Status], known: Mapping[str, Machine]
+) -> list[tuple[Run, float | None]]:
+    """The runs that the study pays for and the time that each still takes; None where nothing tells."""
+    there = {status.id: status for status in statuses}
+    theirs = [status for status in there.values() if status.study == study.name]
+    results = [status.result for status in there.values() if status.result]
+    try:
+        estimates = {
+            (one.arm, one.machine): one for one in forecast(study, dict(known), results, is_resolving=False).estimates
+        }
+    except (BadStudy, DoesNotFit):  # on a class that is known no more, or not here
+        estimates = {}
+
+    def left(run: Run, status: Status | None) -> float | None:
+        if status and (status.state.is_final or status.study != study.name):
+            return 0.0
+        one = estimates.get((run.arm, run.machine))
+        hours_a_run = one.hours / one.runs if one and one.hours is not None else None
+        hours_a_step = _seen_a_step(theirs, run.machine) if hours_a_run is None else hours_a_run / run.recipe.steps
+        undone = run.recipe.steps - (status.step if status else 0)
+        return None if hours_a_step is None else undone * hours_a_step
+
+    own = {run.id: run for run in study.runs()} | {status.id: status.run for status in theirs}
+    return [(run, left(run, there.get(run_id))) for run_id, run in own.items()]
+
+
+def _seen_a_step(statuses: Sequence[Status], machine: str) -> float | None:
+    """Hours under leases that a step has taken there so far, all that was before the first one included."""
+    seen = [status for status in statuses if status.run.machine == machine]
+    steps = sum(status.step for status in seen)
+    return sum(status.held_seconds for status in seen) / 3600 / steps if steps else None
+
+
+def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> list[tuple[Arm, Machine, Plan]]:
+    """How every arm is trained on each of its machines; `results` show how fast the classes of mixed groups are.
+
+    Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
+    """
+
+    def planned(arm: Arm, name: str) -> tuple[Arm, Machine, Plan]:
+        machine = study.machine(name, known)
+        return arm, machine, plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
+
+    found, wrong = _tried(study.arms(), planned)
+    if wrong:
+        raise type(wrong[0])(wrong[0].message, remedy=wrong[0].remedy, also=tuple(map(str, wrong[1:])))
+    return found
+
+
+def misfits(draft: Draft, known: dict[str, Machine]) -> list[str]:
+    """Why arms of a study that is refused would have no plan on some of their machines: a line for each reason."""
+    if (study := draft.study) is None:
+        return []
+    wrong = _tried(draft.arms, lambda arm, name: plan(arm.recipe, study.machine(name, known)))[1]
+    wrong += _tried(draft.partial, lambda arm, name: check_precision(arm.recipe, study.machine(name, known)))[1]
+    return list(dict.fromkeys(map(str, wrong)))
+
+
+def _tried(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[T], list[BadStudy | DoesNotFit]]:
+    """What `attempt` makes of each arm on each of its machines, and why it cannot, each reason with the first arm."""
+    found: list[T] = []
+    wrong: dict[str, BadStudy | DoesNotFit] = {}
+    for arm in arms:
+        for name in arm.machines:
+            try:
+                found.append(attempt(arm, name))
+            except BadStudy as error:
+                wrong.setdefault(error.message, error)
+            except DoesNotFit as error:
+                told = DoesNotFit(f"arm {arm.name}: {error.message}", remedy=error.remedy, **error.fields)
+                wrong.setdefault(error.message, told)
+    return found, list(wrong.values())
+
+
+def _estimate(
+    arm: Arm,
+    machine: Machine,
+    split: Plan,
+    study: Study,
+    effect: float | None,
+    noise: float | None,
+    results: Sequence[Result],
+) -> Estimate:
+    count = len(arm.seeds) * (study.study.reruns + 1)
+    speed = speed_of(arm.recipe, machine, results)
+    one = hours(arm.recipe, machine, speed.tokens_per_second) if speed else None
+    total = None if one is None else one * count
+    return Estimate(
+        arm=arm.name,
+        machine=machine.name,
+        runs=count,
+        seeds=len(arm.seeds),
+        steps=arm.recipe.steps,
+        plan=split,
+        hours=total,
+        usd=_dollars(total, machine.usd_per_hour),
+        basis=speed.basis if speed else None,
+        note=speed.note if speed else None,
+        resolves_sd=effect,
+        resolves_nats=None if effect is None or noise is None else effect * noise,
+        noise=noise,
+    )
+
+
+def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> Speed | None:
+    """The speed to expect of the whole machine: as this recipe had it there, else as others did, else as declared.
+
+    Others of the same precision come first, and of those the ones that differ least in what changes the speed.
+    """
+    here = [result for result in results if result.machine == machine.name]
+    same = [result.tokens_per_second for result in here if result.recipe.digest == recipe.digest]
+    if same:
+        return Speed(mean(same), "measured")
+    by_precision: dict[Precision, list[Result]] = {}
+    for result in here:
+        by_precision.setdefault(result.recipe.train.precision, []).append(result)
+    if alike := by_precision.get(recipe.train.precision):
+        return _scaled(recipe, alike)
+    found = [
+        from_precision(precision, recipe, machine, _scaled(recipe, seen)) for precision, seen in by_precision.items()
+    ]
+    if found:  # a ratio that is known before one that is assumed, then the slower
+        return max(found, key=lambda speed: (speed.basis != "assumed", -speed.tokens_per_second))
+    return declared(recipe, machine)
+
+
+def _scaled(recipe: Recipe, results: Sequence[Result]) -> Speed:
+    """From the results that are most like `recipe`, by the arithmetic that a token takes."""
+    least = min(len(unlike(result.recipe, recipe)) for result in results)
+    nearest = [result for result in results if len(unlike(result.recipe, recipe)) == least]
+    own = recipe.model.flops_per_token
+    speeds = [result.tokens_per_second * result.recipe.model.flops_per_token / own for result in nearest]
+    others = sorted({name for result in nearest for name in unlike(result.recipe, recipe)})
+    return Speed(
+        mean(speeds), "scaled", f"scaled from runs with other settings: {', '.join(others)}" if others else None
+    )
+
+
+def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[str, Speed]:
+    """What each class of a mixed group is expected to reach by itself, where anything is known."""
+    own = machine.parts if isinstance(machine, Mixed) else ()
+    return {part.name: speed for part in own if (speed := speed_of(recipe, part, results))}
+
+
+def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:
+    """The SD of the test loss over seeds of finished runs of `recipe` there, as the table has it."""
+    return _spread([r for r in results if r.machine == machine and r.recipe.digest == recipe.digest])
+
+
+def noise_of(results: Sequence[Result]) -> Noise:
+    """The noise that the baseline of a study with these `results` shows on each machine."""
+    baseline = [result for result in results if result.arm == BASELINE]
+    return lambda machine: _spread([result for result in baseline if result.machine == machine])
+
+
+def imported_noise(runs: Sequence[ImportedRun]) -> Noise:
+    """The noise that an imported baseline shows on each machine."""
+    baseline = [run for run in runs if run.arm == BASELINE]
+    return lambda machine: sd(list(by_block([run for run in baseline if run.machine == machine]).values()))
+
+
+def _spread(results: Sequence[Result]) -> float | None:
+    return sd(list(by_seeds(sort(results).together).values()))
+
+
+def _resolvable(arms: Sequence[Arm]) -> dict[tuple[str, str], float]:
+    """(arm, machine) -> the smallest effect that the study shows there, in SDs of one run; only where it is tested."""
+    apart, (baseline, *others) = unranked(arms) | trained_apart(arms), arms
+    names = list(dict.fromkeys(name for arm in arms for name in arm.machines))
+    planned = [
+        (
+            baseline.seeds if machine in baseline.machines else (),
+            {arm.name: arm.seeds for arm in others if machine in arm.machines and arm.name not in apart},
+        )
+        for machine in names
+    ]
+    found = zip(names, resolvable(planned), strict=True)
+    return {(arm, machine): effect for machine, effects in found for arm, effect in effects.items()}
+
+
+def _dollars(hours: float | None, usd_per_hour: float | None) -> float | None:
+    """None where a factor is unknown; a machine that costs nothing costs nothing for any time."""
+    if usd_per_hour == 0:
+        return 0.0
+    return None if hours is None or usd_per_hour is None else hours * usd_per_hour
+
+
+def _total(parts: Iterable[float | None]) -> float | None:
+    """The sum, or None when a part is unknown."""
+    known = list(parts)
+    return None if None in known else sum(part for part in known if part is not None)

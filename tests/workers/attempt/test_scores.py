@@ -1,0 +1,83 @@
+"""What a finished run is worth goes on record before its result, and reaches the queue with it."""
+
+from pathlib import Path
+
+import pytest
+from results import result, tiny_study
+
+from farm.queue.queue import Queue
+from farm.record.result import Exam, Outcome, Result, Scored
+from farm.record.store import Store
+from farm.study.recipe import FurtherEvaluation
+from workers.attempt.closing import Closing
+from workers.attempt.scores import scores_of
+
+RUN = tiny_study(init=(42,)).runs()[0]
+RESULT = result(RUN, 3.0)
+WIKI = RUN.recipe.tested_by(FurtherEvaluation(offset=8, precision="bf16"))
+
+
+def outcome(of: Result = RESULT) -> Outcome:
+    test = Exam(name="test_loss", recipe=RUN.recipe, items="e" * 64)
+    wiki = Exam(name="wiki", recipe=WIKI, items="9" * 64)
+    return Outcome(
+        finished=True,
+        step=10,
+        fingerprints=of.fingerprints,
+        scores=(
+            Scored(exam=test, value=3.0, tokens=64, values=(2.5, 3.5)),
+            Scored(exam=wiki, value=4.0, tokens=64, values=(3.0, 5.0)),
+        ),
+    )
+
+
+def test_a_score_says_by_which_evaluation_of_which_weights_and_by_what_it_was_made() -> None:
+    (test, values), (wiki, _) = scores_of(RESULT, outcome())
+    assert (test.value, test.count, values) == (3.0, 2, (2.5, 3.5))
+    assert test.standard_error == pytest.approx(0.5)
+    assert (test.evaluation, test.definition) == (RESULT.evaluation, RUN.recipe.tested)
+    assert (wiki.evaluation, wiki.definition) == (WIKI.evaluation_id("wiki"), WIKI.tested)
+    assert (wiki.precision, wiki.items) == ("bf16", "9" * 64)
+    for score in (test, wiki):
+        assert (score.weights, score.code) == (RESULT.fingerprints.final, RESULT.provenance.code)
+        assert (score.hardware, score.when, score.epoch) == (RESULT.hardware, RESULT.ended, RESULT.epoch)
+
+
+def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queue: Queue, tmp_path: Path) -> None:
+    queue.put(tiny_study(init=(42,)))
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    order: list[str] = []
+
+    class Noting(Store):
+        def keep_score(self, score, values) -> None:
+            order.append(score.name)
+            super().keep_score(score, values)
+
+        def record(self, result: Result) -> None:
+            order.append("result")
+            super().record(result)
+
+    store = Noting(tmp_path)
+    closing = Closing(queue, store, claim.lease)
+    closing.finish(closing.record(RESULT, scores_of(RESULT, outcome())))
+    assert order == ["test_loss", "wiki", "result"]
+    assert [score.name for score in store.scores(RUN.id)[0]] == ["test_loss", "wiki"]
+    assert queue.scores()[RUN.id] == tuple(store.scores(RUN.id)[0])
+
+
+def test_the_result_of_who_was_first_keeps_its_scores(queue: Queue, tmp_path: Path) -> None:
+    """An attempt that had lost its lease recorded other weights, and all their scores."""
+    queue.put(tiny_study(init=(42,)))
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    store = Store(tmp_path)
+    closing = Closing(queue, store, claim.lease)
+    first = RESULT.model_copy(
+        update={"fingerprints": RESULT.fingerprints.model_copy(update={"final": "0" * 64}), "ended": 1.0}
+    )
+    closing.record(first, scores_of(first, outcome(first)))
+    taken = closing.record(RESULT, scores_of(RESULT, outcome()))
+    assert taken == first
+    closing.finish(taken)
+    assert {score.weights for score in queue.scores()[RUN.id]} == {"0" * 64}

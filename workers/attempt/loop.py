@@ -1,0 +1,241 @@
+"""What every Ray worker process of an attempt runs: model.train, with its losses sent home."""
+
+import platform
+import threading
+import time
+from bisect import bisect
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from ray import train as ray_train
+from ray.train.torch import get_device
+
+from farm.errors import BadCorpus, FarmError, LeaseLost, WorkerDied
+from farm.queue.queue import Point, Queue
+from farm.record import energy
+from farm.record.ledger import Line
+from farm.record.store import Store
+from farm.site import settings
+from farm.site.server import session
+from farm.study.run import Checkpoint
+from model.corpus.checks import items, prepare
+from model.reduce import join
+from model.train import Signal, train
+from workers.attempt.curve import point
+from workers.attempt.gauges import Gauges
+from workers.attempt.meter import Metered, meter
+from workers.attempt.task import PULSE_FILE, STOP_FILE, Task
+from workers.node import hardware
+from workers.node.gpus import gpus
+
+FLUSH_SECONDS = 1.0
+LOOK_SECONDS = 0.2
+PRINT_SECONDS = 10.0
+
+
+def loop(config: dict[str, Any]) -> dict[str, Any]:
+    """Train this worker's share of a Task. Rank 0 returns the Outcome."""
+    task = _here(Task.model_validate_json(config["task"]))
+    torch.set_num_threads(task.threads)
+    home = _Home(task) if ray_train.get_context().get_world_rank() == 0 else None
+    try:
+        with _metered(task):
+            outcome = train(
+                task.run,
+                task.plan,
+                Path(task.folder),
+                cache=Path(task.cache),
+                epoch=task.lease.epoch,
+                resume=Path(task.resume) if task.resume else None,
+                resume_epoch=task.resume_epoch,
+                control=home.signal if home else lambda: Signal.CONTINUE,
+                observe=home.add if home else lambda line: None,
+                saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
+                scoring=home.pulse if home else lambda: None,
+                note=home.note if home else lambda event, detail: None,
+                tokens=task.tokens,
+                exams=task.exams,
+            )
+    finally:
+        if home:
+            home.close()
+    return outcome.model_dump()
+
+
+def _metered(task: Task) -> AbstractContextManager[object]:
+    """Reads this node's meter meanwhile, in one worker of each node."""
+    around = ray_train.get_context()
+    if around.get_local_rank() != 0:
+        return nullcontext()
+    local = around.get_local_world_size()
+    here = gpus()[:local] if get_device().type == "cuda" else ()
+    found = meter(here, has_the_node=local * task.threads >= hardware.cores())
+    return Metered(found, Path(task.folder) / energy.file(around.get_node_rank()))
+
+
+def _here(task: Task) -> Task:
+    """`task` as this node has it. Of a mixed group, each node has its own threads, corpus cache and copy of the
+    checkpoint to go on from; one worker of each sees to the last two while the others wait.
+
+    Raises: WorkerDied: Ray gave this rank to another node than its share was made for. BadCorpus: this node has other
+    tokens. StorageUnusable
+    """
+    if not task.places:
+        return task
+    around, node = ray_train.get_context(), ray.get_runtime_context().get_node_id()
+    index = bisect(list(accumulate(place.workers for place in task.places)), around.get_world_rank())
+    place = task.places[index]
+    if place.node != node:
+        raise WorkerDied(f"rank {around.get_world_rank()} has the share of a {place.machine}, but runs on node {node}.")
+    task = task.model_copy(update={"threads": place.threads or max(1, hardware.cores() // place.workers)})
+    if index:
+        task = _brought(task, is_first=around.get_local_rank() == 0)
+    join(task.plan)  # takes this worker's GPU, which a barrier of NCCL needs to know
+    dist.barrier()
+    return task
+
+
+def _brought(task: Task, is_first: bool) -> Task:
+    """`task` with the cache and the checkpoint of a node that the agent is not on."""
+    here = settings.load()
+    store, cache = Store(here.storage, here.home / "work"), here.home / "cache"
+    update: dict[str, str] = {"cache": str(cache)}
+    if is_first:
+        store.check()
+        if (here_too := prepare(task.run.recipe, cache)) != task.tokens:
+            trains = here_too.trained != task.tokens.trained
+            source = (task.run.recipe.data if trains else task.run.recipe.tested_data).source
+            raise _other_tokens(source)
+        for exam in task.exams:
+            if items(exam.recipe, cache) != exam.items:
+                raise _other_tokens(exam.recipe.tested_data.source)
+    if task.resume:
+        relative = str(Path(task.resume).relative_to(task.folder.removesuffix(task.place)))
+        update["resume"] = str(store.brought(relative) if is_first else store.root / relative)
+    return task.model_copy(update=update)
+
+
+def _other_tokens(source: str) -> BadCorpus:
+    return BadCorpus(f"{source} has other tokens on {platform.node()} than where the group is led.")
+
+
+class _Home:
+    """Rank 0's line home: steps and checkpoints out to Redis and Ray's metrics, the agent's word in.
+
+    A thread of its own does the sending, so that training never waits. When Redis is away or full, points and
+    checkpoints wait here; they are also in the attempt's folder, which is the record.
+    """
+
+    def __init__(self, task: Task):
+        self._task = task
+        self._stop_file = Path(task.folder) / STOP_FILE
+        self._pulse_file = self._stop_file.with_name(PULSE_FILE)
+        self._looked = self._pulsed = 0.0
+        self._lost = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._points: list[Point] = []
+        self._notes: list[tuple[str, str]] = []
+        self._checkpoint: Checkpoint | None = None
+        self._newest: Point | None = None
+        self._validation_loss: float | None = None  # the newest of this attempt
+        self._gauges = Gauges(task.run, task.study, get_device())
+        self._printed = 0.0
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def signal(self) -> Signal:
+        """What the agent asks of training; looked up a few times a second."""
+        if self._lost.is_set():
+            return Signal.ABANDON
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return Signal.CONTINUE
+        self._looked = time.monotonic()
+        try:
+            return Signal[self._stop_file.read_text(encoding="utf-8").strip()]
+        except FileNotFoundError:
+            return Signal.CONTINUE
+
+    def add(self, line: Line) -> None:
+        if made := point(line, self._task.run.recipe.tokens_per_step):
+            with self._lock:
+                self._points.append(made)
+
+    def saved(self, step: int, path: Path, sha256: str) -> None:
+        place = f"{self._task.place}/{path.relative_to(self._task.folder)}"
+        with self._lock:
+            self._checkpoint = Checkpoint(step=step, epoch=self._task.lease.epoch, path=place, sha256=sha256)
+
+    def note(self, event: str, detail: str) -> None:
+        print(f"{event}: {detail}")
+        with self._lock:
+            self._notes.append((event, detail))
+
+    def pulse(self) -> None:
+        """Tell the agent that work advances where no step shows it."""
+        if time.monotonic() - self._pulsed >= LOOK_SECONDS:
+            self._pulsed = time.monotonic()
+            with suppress(OSError):
+                self._pulse_file.touch()
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+
+    def _send(self) -> None:
+        while not self._lost.is_set():
+            try:
+                with session(settings.load()) as redis:
+                    return self._pump(Queue(redis))
+            except FarmError:
+                if self._over.wait(FLUSH_SECONDS):
+                    return None
+        return None
+
+    def _pump(self, queue: Queue) -> None:
+        while not self._lost.is_set():
+            last = self._over.wait(FLUSH_SECONDS)
+            self._flush(queue)
+            if last:
+                return
+
+    def _flush(self, queue: Queue) -> None:
+        with self._lock:
+            points, self._points = self._points, []
+            checkpoint, self._checkpoint = self._checkpoint, None
+            notes, self._notes = self._notes, []
+        if points:
+            self._newest = points[-1]
+            validated = [point.validation_loss for point in points if point.validation_loss is not None]
+            self._validation_loss = validated[-1] if validated else self._validation_loss
+            self._print(points[-1])
+        if self._newest:
+            self._gauges.show(self._newest, self._validation_loss)
+        try:
+            if points:
+                queue.record(self._task.lease, points)
+            if checkpoint:
+                queue.checkpoint(self._task.lease, checkpoint)
+            while notes:
+                queue.note(self._task.lease, *notes[0])
+                del notes[0]
+        except LeaseLost:
+            self._lost.set()
+        except FarmError:
+            with self._lock:
+                self._points = points + self._points
+                self._checkpoint = self._checkpoint or checkpoint
+                self._notes = notes + self._notes
+
+    def _print(self, point: Point) -> None:
+        """A line in the log, now and then."""
+        if time.monotonic() - self._printed > PRINT_SECONDS:
+            self._printed = time.monotonic()
+            at = f"step {point.step}/{self._task.run.recipe.steps}"
+            held_out = "" if self._validation_loss is None else f"  validation {self._validation_loss:.4f}"
+            print(f"{at}  loss {point.loss:.4f}{held_out}  lr {point.lr:.3g}  {point.tokens_per_second:,.0f} tokens/s")

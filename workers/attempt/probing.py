@@ -1,0 +1,55 @@
+"""How large a microbatch this node takes: measured once per machine class, model and precision, then known to all."""
+
+from collections.abc import Callable
+
+from farm.errors import FarmError
+from farm.queue.queue import Queue
+from farm.study.machine import Machine, Mixed, probe_key
+from farm.study.recipe import Recipe
+from model.probe import largest_microbatch
+from workers.node.gpus import gpus
+
+LIMIT = 1024  # sequences: a larger microbatch keeps no accelerator busier
+NODE = "probe"  # what it registers as: facts and probes stay, and by this name nobody offers to train
+MOMENT_SECONDS = 0.001
+
+
+def probed(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[], bool]) -> Machine:
+    """`machine`, with the microbatch measured here if its plan depends on that and nobody has measured it.
+
+    For the agent: whatever goes wrong, it says so and leaves the microbatch to the planner's formula.
+    """
+    fixed = recipe.train.canonical_microbatch or machine.microbatch
+    if machine.is_cpu or isinstance(machine, Mixed) or fixed or key(recipe) in machine.probes:
+        return machine
+    try:
+        _check_alone(machine)
+        return measure(queue, machine, recipe, give_up)
+    except (FarmError, OSError) as error:
+        print(f"The largest microbatch was not measured: {error} The planner's formula chooses one.")
+        return machine
+
+
+def measure(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[], bool] = lambda: False) -> Machine:
+    """`machine` with the largest microbatch of `recipe` on this node, which the queue now knows of the class, too.
+
+    Raises: FarmError: as model.probe.largest_microbatch. Unreachable, Refused
+    """
+    found = {key(recipe): largest_microbatch(recipe, LIMIT, world=machine.accelerators, give_up=give_up)}
+    facts = queue.machines().get(machine.name, machine)  # as its nodes told them; a study may have its own
+    queue.register(facts.model_copy(update={"probes": found}), NODE, MOMENT_SECONDS)
+    return machine.model_copy(update={"probes": machine.probes | found})
+
+
+def key(recipe: Recipe) -> str:
+    return probe_key(recipe.model, recipe.train.precision)
+
+
+def _check_alone(machine: Machine) -> None:
+    """A class that takes every GPU of its node trains one run there at a time, so that nobody disturbs a trial.
+
+    Raises: FarmError
+    """
+    found = len(gpus())
+    if found != machine.accelerators:
+        raise FarmError(f"class {machine.name} takes {machine.accelerators} of the {found} GPUs seen here.")

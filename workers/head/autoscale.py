@@ -1,0 +1,180 @@
+"""What waits in the queue becomes demand that Ray's autoscaler sees, and what it starts becomes visible in the queue.
+
+Ray's autoscaler takes a demand as a whole: if any part of it can never be met, it starts nothing at all, and says so in
+its own log only. So what is asked for here is always within the limits of the cluster file: per node type, and
+`max_workers` over all. While nothing waits nothing is asked for: a node that trains is not idle, and the others go.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+import ray
+from ray.autoscaler import sdk
+from ray.autoscaler.v2.schema import ClusterStatus
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.exceptions import RayError
+
+from farm.errors import BadSetting, first_line
+from farm.queue.queue import Queue, Supply
+from farm.study.machine import parts
+from workers.head.clusterfile import Fleet
+
+log = logging.getLogger("farm")
+
+LOOK_SECONDS = 2.0
+KEEP_SECONDS = 30.0  # what was said of the supply is believed for so long
+TROUBLE_SECONDS = 600.0  # Ray remembers a start that failed for ever
+REPEAT_SECONDS = 30.0  # Ray's head forgets a demand when it restarts
+
+Bundle = dict[str, float]
+
+
+def check_version() -> None:
+    """Make sure that the Ray that this process is connected to has autoscaler v2.
+
+    Raises: BadSetting: version 1 knows no label selectors, so that what it starts would wait for ever.
+    """
+    if not is_autoscaler_v2(fetch_from_server=True):
+        raise BadSetting(
+            "--autoscaling-config: this Ray runs version 1 of its autoscaler, which cannot place a run on a node.",
+            remedy="Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1.",
+        )
+
+
+class Sight(NamedTuple):
+    """The autoscaler's nodes at one moment. Nodes that joined by themselves are not its own, and not here."""
+
+    nodes: dict[str, str]  # id of a living Ray node -> node type
+    starting: Counter[str]  # node type -> nodes asked for and not up yet
+    troubles: dict[str, str]  # node type -> why the last start failed
+
+
+def sight(fleet: Fleet) -> Sight:
+    """What the autoscaler of the Ray that this process is connected to has and starts."""
+    return seen(get_cluster_status(ray.get_runtime_context().gcs_address), fleet, time.time())
+
+
+def seen(status: ClusterStatus, fleet: Fleet, now: float) -> Sight:
+    """The nodes of `fleet` in what Ray says of the whole cluster at `now`, Unix seconds."""
+    living = [*status.active_nodes, *status.idle_nodes]
+    nodes = {node.node_id: node.ray_node_type_name for node in living if node.node_id}
+    starting = Counter(node.ray_node_type_name for node in status.pending_nodes)
+    for launch in status.pending_launches:
+        starting[launch.ray_node_type_name] += launch.count
+    fresh = [launch for launch in status.failed_launches if now - (launch.failed_ts_s or 0) < TROUBLE_SECONDS]
+    failed = sorted(fresh, key=lambda launch: launch.failed_ts_s or 0)
+    troubles = {launch.ray_node_type_name: launch.details or "no reason given" for launch in failed}
+    return Sight({node: kind for node, kind in nodes.items() if kind in fleet.kinds}, starting, troubles)
+
+
+def demand(
+    fleet: Fleet, waiting: Mapping[str, int], taken: Mapping[str, int], there: Mapping[str, int]
+) -> dict[str, int]:
+    """Machine class -> units to ask the autoscaler for.
+
+    `waiting`: runs that could start now, per class. `taken`: units of the autoscaler's nodes that they cannot have, per
+    class. `there`: its nodes, up or starting, per node type. New nodes go to the classes in turn, so that none takes
+    all the room.
+    """
+    have = {name: sum(there.get(kind, 0) for kind in fleet.offering(name)) for name in fleet.classes}
+    wanted = {name: waiting[name] + taken.get(name, 0) for name in fleet.classes if waiting.get(name)}
+    room = fleet.most - sum(there.get(kind, 0) for kind in fleet.kinds)
+    while room > 0:
+        short = [name for name in wanted if have[name] * fleet.units(name) < wanted[name]]
+        growing = [name for name in short if have[name] < fleet.limit(name)][:room]
+        if not growing:
+            break
+        for name in growing:
+            have[name] += 1
+        room -= len(growing)
+    asked = {name: min(count, have[name] * fleet.units(name)) for name, count in wanted.items()}
+    return {name: count for name, count in asked.items() if count}
+
+
+class Autoscaler:
+    """turn() looks and asks; call it again and again, after the dispatcher has claimed what it could."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        fleet: Fleet,
+        look: Callable[[Fleet], Sight] = sight,
+        ask: Callable[[list[Bundle]], None] = lambda bundles: sdk.request_resources(bundles=bundles),
+    ):
+        self.queue, self.fleet, self.look, self.ask = queue, fleet, look, ask
+        self.looks_at = 0.0
+        self.asked: dict[str, int] | None = None
+        self.asks_again_at = 0.0
+        self.since: dict[str, float] = {}  # machine class -> when its first node of those that start was asked for
+
+    def turn(self, passing: Collection[str] = ()) -> None:
+        """Ask for what the waiting runs need, but for those of the studies `passing`.
+
+        An autoscaler that does not answer is asked again at the next turn.
+        """
+        if time.monotonic() < self.looks_at:
+            return
+        self.looks_at = time.monotonic() + LOOK_SECONDS
+        try:
+            found = self.look(self.fleet)
+            self._request(self._wanted(found, passing))
+        except (RayError, RuntimeError, OSError) as error:
+            log.warning("the autoscaler does not answer: %s; trying again", first_line(error))
+            return
+        self.queue.provide(self._supply(found), KEEP_SECONDS)
+
+    def rest(self) -> None:
+        """Ask for nothing any more: who dispatches no run must not keep machines that are paid for."""
+        try:
+            self.ask([])
+        except (RayError, RuntimeError, OSError) as error:
+            log.warning("the autoscaler was not told that nothing is needed any more: %s", error)
+
+    def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
+        there = Counter(found.nodes.values()) + found.starting
+        waiting: Counter[str] = Counter()
+        for machine, count in self.queue.queued(passing).items():
+            waiting.update(dict.fromkeys(parts(machine), count))  # a mixed group needs a unit of each class
+        return demand(self.fleet, waiting, self._taken(found), there)
+
+    def _taken(self, found: Sight) -> Counter[str]:
+        """Machine class -> units of the autoscaler's nodes that nobody else can have: those of drained nodes, all."""
+        drained = {node.id for node in self.queue.roster() if node.drained is not None} & found.nodes.keys()
+        training = found.nodes.keys() - drained
+        held = [pair for run in self.queue.running() for pair in zip(parts(run.run.machine), run.nodes, strict=False)]
+        taken = Counter(name for name, node in held if node in training)
+        for node in drained:
+            taken.update(self.fleet.kinds[found.nodes[node]].units)
+        return taken
+
+    def _request(self, wanted: dict[str, int]) -> None:
+        if wanted == self.asked and time.monotonic() < self.asks_again_at:
+            return
+        if wanted != self.asked:
+            log.info("asking the autoscaler for %s", _spelled(wanted) or "nothing")
+        self.ask([{f"farm:{name}": 1.0} for name, count in wanted.items() for _ in range(count)])
+        self.asked, self.asks_again_at = wanted, time.monotonic() + REPEAT_SECONDS
+
+    def _supply(self, found: Sight) -> dict[str, Supply]:
+        return {name: self._supply_of(name, found) for name in self.fleet.classes}
+
+    def _supply_of(self, name: str, found: Sight) -> Supply:
+        kinds = self.fleet.offering(name)
+        starting = sum(found.starting[kind] for kind in kinds)
+        if starting:
+            self.since.setdefault(name, time.time())
+        else:
+            self.since.pop(name, None)
+        is_up = any(kind in kinds for kind in found.nodes.values())
+        trouble = None if is_up else next(filter(None, map(found.troubles.get, kinds)), None)
+        most = self.fleet.limit(name)
+        price = self.fleet.price(name)
+        return Supply(most=most, starting=starting, since=self.since.get(name), trouble=trouble, price=price)
+
+
+def _spelled(wanted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} of farm:{name}" for name, count in wanted.items())

@@ -1,0 +1,86 @@
+"""The folders of the farm's own Rays, below the one for temporary files. A lock in each tells whether it is in use.
+
+A Ray's sockets, logs and session lie there. Every process of that Ray has RAY_TMPDIR set to it, which is how what it
+has left is found, whoever started it.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+PREFIX = "farm-ray-"
+LOCK = "lock"
+KILL_SECONDS = 5.0
+
+
+@contextmanager
+def held() -> Iterator[Path]:
+    """A new folder. Afterwards neither it nor any process of its Ray is there, nor the folder of a farm that died."""
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with (folder / LOCK).open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            end(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what farms have left that were killed: their locks are free."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError), lock.open("r+", encoding="utf-8") as file:  # another user's cannot be opened
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            end(lock.parent)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def end(folder: Path) -> None:
+    """Kill every process of the Ray in `folder`, as often as it takes: one may just have started another."""
+    for _ in range(3):
+        victims = list(_of(folder))
+        if not victims:
+            return
+        for process in victims:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(victims, timeout=KILL_SECONDS)
+
+
+def _of(folder: Path) -> Iterator[psutil.Process]:
+    """What runs with RAY_TMPDIR set to `folder`, but for this process."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_ours = process.pid != os.getpid() and process.uids().real == os.getuid()
+            if is_ours and process.environ().get("RAY_TMPDIR") == str(folder):
+                yield process
+
+
+def agents(folder: Path) -> list[psutil.Process]:
+    """The agents of the attempts that run in the Ray of `folder`."""
+    return [process for process in _of(folder) if "workers.attempt.agent" in _words(process)]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        words = process.cmdline()
+        return [] if words and words[0].endswith("sh") else words
+    return []
+
+
+def keep_logs(folder: Path, home: Path) -> Path:
+    """Copy the logs of the Ray in `folder` to `home`, in place of those kept before; where they are then."""
+    kept = home / "ray-logs"
+    shutil.rmtree(kept, ignore_errors=True)
+    for logs in folder.glob("**/session_*/logs"):
+        if not logs.parent.is_symlink():
+            with suppress(shutil.Error, OSError):  # what still writes there may remove files
+                shutil.copytree(logs, kept, ignore_dangling_symlinks=True, dirs_exist_ok=True)
+    return kept

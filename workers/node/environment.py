@@ -1,0 +1,148 @@
+"""What the processes of a farm's node inherit: Ray, and through it the agents and their workers.
+
+Ray reads some of it when it is imported, so it must be there before. It is the node's environment and not the jobs'
+runtime environment for two reasons: Ray shows the latter to everybody, passwords included, and a job that has one
+cannot use the worker processes that Ray keeps ready. (Having those preload torch costs more than it saves: a run has
+eight Ray processes, of which one or two need it.)
+"""
+
+import fcntl
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from farm.errors import BadSetting
+from farm.site.server import make_home
+from farm.site.settings import Settings, passed_on
+from workers.node import gpus
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("cli", "farm", "model", "workers")
+
+OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
+STOP_WAIT_SECONDS = 60  # for a drained or cancelled agent to save a checkpoint before Ray kills it
+
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the agent holds no GPU but may look at them
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi, farm and Ray count; by itself CUDA counts the fastest first
+    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Train's controller polls; Ray's default of 2 s costs 5 s a run
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # for GET /api/train/v2/runs/v1; the dashboard has no page for it
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor per run; draining is the agent's
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker stands twice in the log
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_COLOR_PREFIX": "0",
+    # How long a node trains on without a head. After Ray's default of 60 s it would end, and a reboot takes longer.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    # Train runs the loop in a thread. glibc would give it an arena of its own, which returns freed memory to the system
+    # at every step: 779 against 671 ms a step at 4 layers x 256, vocab 50257.
+    "MALLOC_ARENA_MAX": "1",
+    "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+}
+
+
+# What a shell may hold for other uses of Ray. Its client would follow it to another cluster, with our token: for it,
+# RAY_ADDRESS goes before the address that it is given. A name that ends in "_" stands for all that begin so.
+OTHERS = (
+    *("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_CLIENT_MODE", "RAY_NAMESPACE", "RAY_START_HOOK"),
+    *("RAY_JOB_", "RAY_RUNTIME_ENV", "RAY_RUNTIME_ENV_"),
+)
+OTHER_HEADS = ("RAY_AUTH_TOKEN", "RAY_GCS_SERVER_PORT", "RAY_OVERRIDE_", "RAY_REDIS_")  # for a Ray that is all ours
+# Below the folder of a Ray node: /ray/session_2026-11-25_18-51-10_123456_1234567/sockets/plasma_store
+SOCKET_BYTES = 68
+MOST_BYTES = 103 if sys.platform == "darwin" else 107  # of a Unix socket's path
+
+
+def environment(here: Settings, token: Path | None = None, *, is_ours: bool = True) -> dict[str, str]:
+    """This process's environment with the farm's laid over it, for a process that is, or starts, a Ray node.
+
+    `token` is the file with Ray's secret. `is_ours`: the whole Ray is, and not only a node of it.
+    """
+    own = {"FARM_PYTHON": sys.executable, "PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
+    own |= {"TMPDIR": str(short_folder())}  # Ray's own, unless RAY_TMPDIR is set, and that of its dashboard's processes
+    own |= dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy())
+    own |= {"RAY_METRICS_OUTPUT_ROOT": str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
+    own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
+    own |= {} if (shown := gpus.resolved()) is None else {gpus.VISIBLE: shown}
+    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | passed_on(here)
+
+
+def _no_proxy() -> str:
+    """What this shell keeps from its proxy, and besides what is this machine's own: Ray asks every cloud's metadata
+    service which cloud it is in."""
+    own = ["localhost", "127.0.0.1", "127.0.0.0/8", "::1", "169.254.169.254", "metadata.google.internal"]
+    told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    return ",".join(dict.fromkeys([*filter(None, told.split(",")), *own]))
+
+
+def _without(variables: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    starts = tuple(name for name in names if name.endswith("_"))
+    return {key: value for key, value in variables.items() if key not in names and not key.startswith(starts)}
+
+
+def _python_path() -> str:
+    """PYTHONPATH without what is relative, and so another folder for each process; a checkout's packages come first."""
+    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
+    checkout = [str(ROOT)] if (ROOT / "pyproject.toml").exists() else []
+    return os.pathsep.join(dict.fromkeys(checkout + inherited))
+
+
+def stand_apart(home: Path) -> None:
+    """Make an empty folder this process's working folder: Ray lets its workers import from that of their driver.
+
+    In a clone of nanoGPT that would be a model.py before our `model`.
+    """
+    folder = home / "empty"
+    make_home(folder)
+    os.chdir(folder)
+
+
+def short_folder() -> Path:
+    """The folder for temporary files, or /tmp where Ray's sockets below it would have names that are too long.
+
+    Raises: BadSetting: names TMPDIR.
+    """
+    room, asked = MOST_BYTES - SOCKET_BYTES - len("/farm-ray-12345678"), Path(tempfile.gettempdir())
+    for folder in (asked, Path("/tmp")):
+        if len(os.fsencode(folder)) <= room and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise BadSetting(
+        f"TMPDIR is {asked}, and /tmp cannot be written: Ray's sockets have no room below a path of more than"
+        f" {room} bytes.",
+        remedy="Set TMPDIR to a shorter folder that can be written.",
+    )
+
+
+def token(home: Path) -> Path:
+    """The secret that Ray's job API and dashboard ask for: made once, readable by its owner only.
+
+    Raises: BadSetting: the home cannot be made.
+    """
+    path = home / "ray-token"
+    make_home(home)
+    if not path.exists() or not path.stat().st_size:  # empty: who made it was killed
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not file.read():  # else another was first
+                file.write(secrets.token_hex(32))
+    return path
+
+
+def kept(home: Path, secret: str) -> Path:
+    """A file in `home` with the secret of a head that invited this machine, readable by its owner only."""
+    path = home / "head-token"
+    make_home(home)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(secret)
+    return path
+
+
+def others_token() -> Path:
+    """The file with the secret of a Ray that somebody else started."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
