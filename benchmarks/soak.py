@@ -121,7 +121,7 @@ class Farm:
                 serve = psutil.Process(facts.pid)
                 found = [serve, *serve.children(recursive=True)]
         with suppress(psutil.Error):
-            if self.server.pid and self.server.is_running():
+            if self.server.pid:  # whether it answers is not asked: it may be stopped
                 found.append(psutil.Process(self.server.pid))
         self.seen |= {*found}
         return found
