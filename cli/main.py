@@ -38,7 +38,7 @@ COMMANDS = {
     "cancel": "Cancel a run, or all runs of a study that are not finished.",
     "retry": "Queue a failed or cancelled run again, or the failed ones of a study.",
     "forget": "Drop finished, failed or cancelled runs, so that no table, list or study has them any more.",
-    "table": "Rank the arms of a study by test loss.",
+    "table": "Rank the arms of a study by test loss, or by another evaluation that the study names.",
     "noise": "How much the test loss varies with a rerun, other hardware, and other seeds.",
     "effects": "What each intervention does, and each two of them together, averaged over all others.",
     "compare": "Whether two runs began alike and saw the same data, and where their losses part.",

@@ -26,8 +26,9 @@ class Validator:
     """
 
     def __init__(self, recipe: Recipe, tokens: np.ndarray, fingerprint: str | None, group: Group, size: int):
+        """`fingerprint` is that of the slice; None where there is none (see model.corpus.checks)."""
         self._recipe, self._tokens, self._group, self._size = recipe, tokens, group, size
-        self._slice = validation_slice(recipe, len(tokens))
+        self._slice = validation_slice(recipe, len(tokens)) if fingerprint else None
         self._fingerprint = fingerprint and fingerprint[:SHORT]
         if self._slice:
             count = (len(self._slice) - 1) // recipe.tested_context

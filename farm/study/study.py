@@ -594,7 +594,11 @@ def _what_is_left(data: dict[str, Any], wrong: list[Fault]) -> tuple[Findings, S
     doubtful = {str(place[1]) for place in places if place[0] == "interventions" and len(place) > 1}
     doubtful |= {BASELINE} if any(place[0] == "baseline" for place in places) else set()
     doubtful |= {""} if any(place in (("study", "design"), ("study",)) for place in places) else set()
-    found, rest = Findings(doubtful), without(data, places)
+    # Of an evaluation with a fault nothing is judged: what is left of it may be what another scores.
+    found, rest = (
+        Findings(doubtful),
+        without(data, [place[:2] if place[0] == "evaluations" else place for place in places]),
+    )
     if any(len(place) == 1 for place in places):  # an intervention may be in a table of another name
         rest.pop("stacks", None)
     rest["study"] = {"name": "unnamed", "machines": ["cpu"]} | rest.get("study", {})

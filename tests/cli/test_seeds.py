@@ -84,8 +84,8 @@ def test_resolve_looks_and_adds_and_is_called_again(farm: Farm) -> None:
     assert done.code == 0, done.err
     told = json.loads(done.out)
     assert [(row["look"], row["arm"], row["word"]) for row in told["data"]] == [
-        (1, "gradient-clipping", "worse"),
         (1, "remove-dropout", "better"),
+        (1, "gradient-clipping", "worse"),
     ]
     assert told["looks"][0]["decision"] == "resolved"
     assert "look 1: resolved: all 2 comparisons are resolved" in done.err

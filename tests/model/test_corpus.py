@@ -624,12 +624,12 @@ def corpus(folder: Path, train: np.ndarray, validation: np.ndarray) -> None:
 
 
 def recipe(folder: Path, **patch: dict) -> Recipe:
-    """100 tokens of training (5 steps x 2 x 10) and 60 of test (from 20 on) in sequences of 10."""
+    """100 tokens of training (5 steps x 2 x 10) and 60 of test (from 20 on) in sequences of 10; no validation."""
     tables = {
         "model": {"context": 10, "vocab": 300},
         "train": {"batch": 2, "tokens": 100},
         "data": {"source": str(folder)},
-        "evaluation": {"offset": 20, "sequences": 6},
+        "evaluation": {"offset": 20, "sequences": 6, "every": 0},
     }
     return Recipe().patched(tables).patched(patch)
 
@@ -742,8 +742,10 @@ def test_a_test_on_what_was_trained_on_is_refused_also_under_another_name(tmp_pa
 
 def test_one_file_may_serve_for_both_when_the_test_begins_where_training_ends(tmp_path):
     tokens_of(200).tofile(tmp_path / "all.bin")
-    one = recipe(tmp_path / "all.bin", model={"vocab": 50257}, evaluation={"offset": 100})
-    prepare(one, tmp_path / "cache")
+    one = recipe(tmp_path / "all.bin", model={"vocab": 50257}, evaluation={"offset": 100, "every": 0.05})
+    assert prepare(one, tmp_path / "cache").validated is None, "before the test lies what is trained on"
+    with pytest.raises(BadCorpus, match="the file that a validation reads from token 20 on"):
+        prepare(one.patched({"evaluation": {"validation_sequences": 8}}), tmp_path / "cache")
     with pytest.raises(BadCorpus, match=r"offset of at least 100"):
         prepare(one.patched({"evaluation": {"offset": 99}}), tmp_path / "cache")
 

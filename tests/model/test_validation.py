@@ -63,7 +63,7 @@ def test_a_loss_that_is_not_a_number_is_on_record_and_training_goes_on(tokens: P
     gpt = initialised(run.recipe.model, 1)
     with torch.no_grad():
         gpt.tokens.weight.fill_(float("nan"))
-    found = Validator(run.recipe, np.zeros(4000, np.uint16), None, ALONE, 4).after(1, gpt, lambda: None)
+    found = Validator(run.recipe, np.zeros(4000, np.uint16), "e" * 64, ALONE, 4).after(1, gpt, lambda: None)
     assert found
     assert found.loss_sum != found.loss_sum
 
