@@ -1,12 +1,13 @@
-"""`farm eval RUN|STUDY [EVALUATION]`"""
+"""`farm eval RUN|STUDY [EVALUATION]`, `farm eval STUDY --reference FOLDER`"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import render
+from cli import eval_reference, render
 from cli.access import is_study, machines, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
@@ -34,17 +35,40 @@ Name = Annotated[
 ]
 Stale = Annotated[bool, typer.Option("--stale", help="Also what only an earlier form of an evaluation has scored.")]
 On = Annotated[str | None, typer.Option("--machine", metavar="CLASS", help="What scores; left out, each run's class.")]
+ReferenceFolder = Annotated[
+    Path | None,
+    typer.Option("--reference", metavar="FOLDER", help="Score this GPT-2 in transformers' format here, instead."),
+]
+Called = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Of the reference in tables; left out, the folder's.")
+]
 
 
 def eval(
-    name: RunOrStudy, evaluation: Name = None, stale: Stale = False, machine: On = None, as_json: Json = False
+    name: RunOrStudy,
+    evaluation: Name = None,
+    stale: Stale = False,
+    machine: On = None,
+    reference: ReferenceFolder = None,
+    called: Called = None,
+    as_json: Json = False,
 ) -> None:
     """Score trained models: queue a job for every score that a run, or the runs of a study, lack.
 
     A job reads the stored final checkpoint on a free machine of the run's class, and writes the score beside the
     result. A score by an earlier form of the evaluation (other code, another slice or precision) is stale: --stale
     replaces those, too. What is asked for twice is scored once.
+
+    --reference FOLDER scores a model that others trained, such as OpenAI's GPT-2 (config.json and model.safetensors),
+    on this machine, by the evaluations of the study's baseline. It stands in the table beside the arms, without rank
+    and verdict, and the table then says how much of the gap to it each arm has closed.
     """
+    if reference is not None:
+        _refuse_beside_reference(stale, machine)
+        eval_reference.score(name, lambda study: _names(study, evaluation), reference, called, as_json=as_json)
+        return
+    if called is not None:
+        raise typer.BadParameter("it names a reference: give --reference FOLDER, too", param_hint="--name")
     settings = settings_.load()
     with queue(settings) as open_queue:
         statuses = select(open_queue, name)
@@ -63,6 +87,13 @@ def eval(
         say(remark)
     if rows and not as_json:
         render.say_next("farm status")
+
+
+def _refuse_beside_reference(stale: bool, machine: str | None) -> None:
+    if stale:
+        raise typer.BadParameter("a reference is always scored by the evaluations of today", param_hint="--stale")
+    if machine is not None:
+        raise typer.BadParameter("a reference is scored on this machine", param_hint="--machine")
 
 
 def _names(study: Study, evaluation: str | None) -> list[str]:

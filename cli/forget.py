@@ -15,6 +15,7 @@ from cli.runs import of_arm
 from farm.errors import Guard, Unreadable
 from farm.queue.queue import Forgotten, Queue, Status
 from farm.record.imported import ImportedRun
+from farm.record.reference import Reference
 from farm.record.store import Store
 from farm.site import settings as settings_
 from farm.site.settings import Settings
@@ -36,24 +37,28 @@ def forget(
 
     Queued and running runs must be cancelled first. A run that another study has, too, stays there. The run directories
     stay unless --files is given, and farm reindex leaves them out: submitted again, a run finds its result or its
-    checkpoints there.
+    checkpoints there. A reference model of the study goes by its name, --arm NAME, or with the whole study.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
         imports = [] if dropped_only else imported_runs(open_queue, name, arm)
-        is_here = not imports or is_study(open_queue, name)
-        chosen = chosen_runs(open_queue, name, None if imports else arm, dropped_only) if is_here else {}
+        references = [] if dropped_only else reference_models(open_queue, name, arm)
+        apart = bool(imports or references)
+        is_here = not apart or is_study(open_queue, name)
+        chosen = chosen_runs(open_queue, name, None if apart else arm, dropped_only) if is_here else {}
         chosen = {key: status for key, status in chosen.items() if not (arm and status) or status.run.arm == arm}
-        if not chosen and not imports:
+        if not chosen and not apart:
             say(f"{name}: no run of that kind: there is nothing to forget")
         elif not yes:
-            confirm(chosen, name, files, len(imports))
+            confirm(chosen, name, files, len(imports), len(references))
         study = name if is_study(open_queue, name) else ""
         done = open_queue.forget(list(chosen), study) if chosen else Forgotten(gone={}, kept=())
         heirs = [] if not done.gone else adopters(open_queue, done.gone)
         is_gone = bool(study) and not is_study(open_queue, study)
         if imports:
             drop_imported(settings, open_queue, name, imports)
+        if references:
+            drop_references(settings, open_queue, name, references)
     on_record(
         settings,
         lambda store: _record(store, done, heirs, files, study if is_gone and files else None),
@@ -68,6 +73,7 @@ def forget(
         for run_id, status in chosen.items()
     ]
     rows += [{"run": run.id, "was": "imported", "now": "forgotten"} for run in imports]
+    rows += [{"run": one.name, "was": "reference", "now": "forgotten"} for one in references]
     render.emit(Sheet("farm.forget/1", COLUMNS, rows, more={"study_gone": is_gone}), as_json=as_json)
     for remark in remarks(done, heirs, files, study if is_gone else None):
         say(remark)
@@ -106,11 +112,27 @@ def drop_imported(settings: Settings, queue: Queue, study: str, runs: Sequence[I
     queue.bring(left)
 
 
-def confirm(chosen: Mapping[str, Status | None], name: str, files: bool, imports: int = 0) -> None:
+def reference_models(queue: Queue, study: str, arm: str | None) -> list[Reference]:
+    """The reference models of a study, or the one of this name."""
+    return [one for one in queue.references(study).models if arm in (None, one.name)]
+
+
+def drop_references(settings: Settings, queue: Queue, study: str, references: Sequence[Reference]) -> None:
+    """As drop_imported.
+
+    Raises: StorageUnusable
+    """
+    left = queue.references(study).without([one.name for one in references])
+    recording(settings).keep_references(left)
+    queue.refer(left)
+
+
+def confirm(chosen: Mapping[str, Status | None], name: str, files: bool, imports: int = 0, references: int = 0) -> None:
     """Ask whoever sits at a terminal. Raises: Guard: nobody does. typer.Abort: no."""
     results = sum(status is not None and status.result is not None for status in chosen.values())
     what = f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {name}, {results} with a result"
     what += f", and {imports} imported loss{'es' * (imports != 1)}" if imports else ""
+    what += f", and {references} reference model{'s' * (references != 1)}" if references else ""
     what += ", and their files" if files else "; their files stay"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Guard(f"this would forget {what}.", remedy="Say so with -y.")

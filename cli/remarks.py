@@ -43,6 +43,7 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
         yield "  evaluation.source and evaluation.context of the baseline give all arms the same test"
     if imported := [row for row in ranked.rows if row.imported]:
         yield f"imported: {len(imported)} row{'s' * (len(imported) != 1)}, trained elsewhere: {IMPORTS_APART}"
+    yield from _reference_lines(ranked)
     for reason, rows in _aside(ranked).items():
         yield f"not ranked: {', '.join(rows)}: {reason}"
     yield from _verdict_lines(ranked)
@@ -67,6 +68,35 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
         yield f"queued: {count} of {arm} on {machine}"
     for twins in ranked.twins:
         yield from _twin_lines(twins, every)
+
+
+def _reference_lines(ranked: Table) -> Iterator[str]:
+    """What the reference models are, and to which of them the gap is; and which of them are out of date."""
+    for one in ranked.references:
+        error = "" if one.standard_error is None else f" ± {one.standard_error:.4f} (standard error of the test set)"
+        yield (
+            f"reference: {one.name}: {one.value:.4f}{error}, {one.parameters:,} parameters; not trained by this study;"
+            " one model without seeds has neither rank nor verdict"
+        )
+    gaps: dict[str, list[str]] = {}
+    for row in ranked.rows:
+        if row.arm == BASELINE and row.gap_to:
+            gaps.setdefault(row.gap_to, []).append(row.machine)
+    for name, machines in gaps.items():
+        several = ", of the references better than the baseline the nearest" if len(ranked.references) > 1 else ""
+        yield (
+            f"gap closed on {', '.join(machines)}: the difference to the baseline, in per cent of the way from the"
+            f" baseline's mean to {name}{several}; the reference's own error is not in it"
+        )
+    passed = [
+        row.machine
+        for row in ranked.rows
+        if row.arm == BASELINE
+        and not (row.aside or row.imported or row.gap_to)
+        and any(one.evaluation == row.evaluation for one in ranked.references)
+    ]
+    if passed:
+        yield f"no gap to close on {', '.join(passed)}: no reference is better than the baseline"
 
 
 def _aside(ranked: Table) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from farm.queue.queue import Queue
 from farm.queue.unscored import told
 from farm.record.result import Result
 from farm.study.recipe import TEST
+from farm.verdict.references import ReferenceRow
 from farm.verdict.seen import known, names, seen
 from farm.verdict.table import Row, Table, Twins, rank
 
@@ -30,10 +31,11 @@ def _mark(is_so: bool | None) -> str:
 
 
 RANK = Column("rank", "#", render.count, is_number=True)
-MACHINE = Column("machine", "machine", machine)
+MACHINE = Column("machine", "machine", render.known(machine))
 MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
 SD = Column("sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
 VERDICT = Column("verdict", "verdict", render.text)
+GAP = Column("gap_closed", "gap closed %", render.known(lambda gap: f"{gap:.1f}"), True, is_spare=True, digits=3)
 PAIRS = Column("pairs", "pairs", render.count, is_number=True, is_spare=True)
 SPEED = Column("tokens_per_second", "tokens/s", render.whole, is_number=True, is_spare=True, digits=0)
 COLUMNS = (
@@ -94,6 +96,8 @@ ALL = (
     Column("aside", "not ranked because"),
     Column("runs", "runs", render.listing),
 )
+# What machines read, too, where there is a reference.
+TO_REFERENCES = (GAP, Column("gap_to", "gap to"), Column("reference", "reference"))
 AT = "Rank by the validation loss that so much training bought."
 TARGET = "Show what it cost to reach this validation loss, and how much sooner than the baseline."
 
@@ -121,7 +125,9 @@ def table(
     seeds, divided by n - 1. Runs that were tested or trained on other tokens than the baseline's, though their recipes
     say the same, are not ranked; a score that an older evaluation made is out of date, and never ranked with today's.
     Where the error of the test set is larger than that of the seeds, the table says so. A * marks the arms that nothing
-    beats in both loss and training time. -v lists every pair of hardware twins.
+    beats in both loss and training time. Reference models (farm eval --reference) stand below the arms, unranked, and
+    `gap closed %` says how much of the way from the baseline to one an arm has come. -v lists every pair of hardware
+    twins.
     """
     question = equal.asked(at, target)
     every = context.find_root().obj["verbose"]
@@ -161,7 +167,8 @@ def show_table(
     statuses = queue.statuses(study)
     sight = seen([status.result for status in statuses if status.result], scores, by, evaluations)
     margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
-    ranked = rank(sight.results, statuses, margin, imported, looks)
+    references = queue.references(study).models
+    ranked = rank(sight.results, statuses, margin, imported, looks, references, by)
     if not ranked.rows:
         say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
     lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
@@ -180,7 +187,12 @@ def _show(
 ) -> None:
     """For people one table an evaluation, with the remarks below it; for machines one table, the remarks on stderr."""
     if as_json or form is Format.JSON:
-        more = {"study": study, "twins": [_twins(t) for t in ranked.twins], "unfinished": ranked.unfinished}
+        more: dict[str, Any] = {
+            "study": study,
+            "twins": [_twins(t) for t in ranked.twins],
+            "unfinished": ranked.unfinished,
+        }
+        more |= {"references": ranked.references, "references_out_of_date": ranked.outdated}
         render.emit_json("farm.table/1", ranked.rows, differences=ranked.differences, **more)
         return
     for_people = form in (Format.MD, Format.LATEX) or (form is None and render.is_terminal())
@@ -189,10 +201,13 @@ def _show(
         for evaluation in ranked.evaluations:
             rows = [row for row in ranked.rows if row.evaluation == evaluation]
             old = ", out of date" if all(row.stale for row in rows) else ""
-            render.emit(_sheet(_people_columns(rows[0], more_columns), rows, f"{study}: {evaluation}{old}"), form)
+            references = [one for one in ranked.references if one.evaluation == evaluation]
+            columns = _people_columns(rows[0], (*((GAP,) if references else ()), *more_columns))
+            render.emit(_sheet(columns, rows, references, f"{study}: {evaluation}{old}"), form)
         render.write_lines(list(told), form)
         return
-    render.emit(_sheet((*ALL, *more_columns), ranked.rows, for_people=False), form)
+    columns = (*ALL, *(TO_REFERENCES if ranked.references else ()), *more_columns)
+    render.emit(_sheet(columns, ranked.rows, ranked.references, for_people=False), form)
     for remark in told:
         say(render.line(remark))
 
@@ -205,11 +220,27 @@ def _people_columns(row: Row, more: tuple[Column, ...]) -> tuple[Column, ...]:
     return tuple(mean if column is MEAN else column for column in columns)
 
 
-def _sheet(columns: tuple[Column, ...], rows: Sequence[Row], title: str = "", for_people: bool = True) -> Sheet:
+def _sheet(
+    columns: tuple[Column, ...],
+    rows: Sequence[Row],
+    references: Sequence[ReferenceRow],
+    title: str = "",
+    for_people: bool = True,
+) -> Sheet:
     cells = [{"label": _label(row)} | _cells(row, columns, for_people) for row in rows]
     data = [row.model_dump(mode="json") | more for row, more in zip(rows, cells, strict=True)]
-    data = [row | {"seeds": seeds(row), "difference": difference(row)} for row in data]
+    data = [row | {"seeds": seeds(row), "difference": difference(row), "reference": False} for row in data]
+    data += [_reference(one, columns, for_people) for one in references]
     return Sheet("farm.table/1", columns, data, title=title, faint=[row.stale is not None for row in rows])
+
+
+def _reference(one: ReferenceRow, columns: Iterable[Column], for_people: bool) -> dict[str, Any]:
+    """A reference model as a row: one model without seeds has no more than its value."""
+    data: dict[str, Any] = {column.key: None for column in columns}
+    data |= {"label": f"{one.name} (reference)", "arm": one.name, "mean": one.value, "reference": True}
+    if for_people:
+        data |= {"seeds": render.UNKNOWN, "difference": render.UNKNOWN}
+    return data | {"score": one.score, "evaluation": one.evaluation}
 
 
 def _cells(row: Row, columns: Iterable[Column], for_people: bool) -> dict[str, Any]:
@@ -239,6 +270,9 @@ def _out_of_date(study: str, ranked: Table) -> Iterator[str]:
         for name, reason in old.items():
             if reason:
                 why.setdefault((name, reason), []).append(f"{row.arm} on {row.machine}")
+    for name, reason in ranked.outdated.items():
+        again = f"farm eval {study} --reference FOLDER --name {name}"
+        yield f"reference {name} is not shown: {reason}; to score it anew: {again}"
     for (name, reason), rows in why.items():
         yield f"out of date: {name} of {', '.join(rows)}: {reason}"
     if why:

@@ -72,6 +72,7 @@ class _Reading:
                 if self.store.cancelled(run_id) >= 0:
                     self.queue.cancel(run_id)
         self._bring_imported()
+        self._bring_references()
         return Reindexed(brought, tuple(self.unread))
 
     def _bring_imported(self) -> None:
@@ -79,6 +80,12 @@ class _Reading:
         self.unread += unread
         for imported in found:
             self.queue.bring(imported)
+
+    def _bring_references(self) -> None:
+        found, unread = self.store.all_references()
+        self.unread += unread
+        for references in found:
+            self.queue.refer(references)
 
     def _is_left_out(self, run_id: str) -> bool:
         """Whether the run was forgotten and has not begun again since; the queue is told."""

@@ -134,15 +134,15 @@ def read(folder: Path) -> GPT:
     Raises: CheckpointInvalid: it is no GPT-2, or a variant that differs from ours in more than its weights.
     """
     model = _model(folder)
-    # OpenAI's files leave out the prefix; "attn.bias" is their causal mask, which is no weight.
-    found = {name.removeprefix("transformer."): w for name, w in load_file(folder / "model.safetensors").items()}
     gpt = GPT(model)
     try:
+        # OpenAI's files leave out the prefix; "attn.bias" is their causal mask, which is no weight.
+        found = {name.removeprefix("transformer."): w for name, w in load_file(folder / "model.safetensors").items()}
         weights = {
             name.ours: _turned(found[name.theirs.removeprefix("transformer.")].float(), name) for name in _names(model)
         }
         gpt.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointInvalid(f"{folder}: not the tensors of a GPT2LMHeadModel: {error}.") from error
     return gpt
 
@@ -250,7 +250,7 @@ def _model(folder: Path) -> Model:
             qkv_bias=True,
             tie_weights=config.get("tie_word_embeddings", True),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointInvalid(f"{folder}: not the config of a GPT-2: {error}.") from error
 
 

@@ -55,6 +55,7 @@ from farm.errors import (
 )
 from farm.queue.node import Head, Node
 from farm.record.imported import Imported
+from farm.record.reference import References
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.site.server import translated
@@ -660,6 +661,23 @@ class Queue:
         """What was imported, by study."""
         return {one.study: one for one in _readable(_imported, self._call("imported", "")[1::2])}
 
+    def refer(self, references: References) -> None:
+        """Keep the reference models of a study, over what was there; without any, nothing."""
+        self._call("refer", references.study, stamped(canonical_json(references)) if references.models else "")
+
+    def references(self, study: str) -> References:
+        """The reference models of a study.
+
+        Raises: Unreadable
+        """
+        found = self._call("references", study) if study else []
+        if not found:
+            return References(study=study)
+        try:
+            return _references(found[1])
+        except UNREADABLE as error:
+            raise Unreadable(str(_spoilt_references(study, error))) from None
+
     def names(
         self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
     ) -> list[str]:
@@ -898,6 +916,8 @@ class Queue:
             found += [_spoilt_study(name, error) for error in _faults(_study, text)]
         for name, text in _pairs(self._call("imported", "")):
             found += [_spoilt_import(name, error) for error in _faults(_imported, text)]
+        for name, text in _pairs(self._call("references", "")):
+            found += [_spoilt_references(name, error) for error in _faults(_references, text)]
         for text in self._call("statuses", "all", ""):
             found += [_spoilt_run(json.loads(text)[0], error) for error in _faults(_status, text)]
         for run_id, texts in self._call("scores", "all", ""):
@@ -1031,6 +1051,10 @@ def _spoilt_import(name: str, error: Exception) -> Flaw:
     return _flaw(f"what was imported into {name!r}", error, "Import it again, or run: farm reindex")
 
 
+def _spoilt_references(name: str, error: Exception) -> Flaw:
+    return _flaw(f"a reference model of {name!r}", error, "Bring them back from the storage: farm reindex")
+
+
 def _spoilt_run(run_id: str, error: Exception) -> Flaw:
     return _flaw(f"run {run_id}", error, f"Drop it with: farm forget {run_id}; then submit its study again.")
 
@@ -1136,6 +1160,11 @@ def _study(text: str) -> Study:
 @lru_cache(maxsize=100)
 def _imported(text: str) -> Imported:
     return Imported.model_validate_json(unstamped(text))
+
+
+@lru_cache(maxsize=100)
+def _references(text: str) -> References:
+    return References.model_validate_json(unstamped(text))
 
 
 def _checkpoint(text: str | None) -> Checkpoint | None:

@@ -4,6 +4,7 @@
     <storage>/.farm-index                    the name of the Redis that is its index: two farms must not share one
     <storage>/studies/<name>.json            the study as it was submitted last
     <storage>/imported/<name>.json           the losses that were imported into the study
+    <storage>/references/<name>.json         the reference models that were scored for the study
     <storage>/runs/<id>/recipe.toml          the run, written once
     <storage>/runs/<id>/result.json          its result, created exclusively, never changed
     <storage>/runs/<id>/scores/              what its model is worth, a file an evaluation, created exclusively; beside
@@ -39,6 +40,7 @@ from farm.record.bucket import PATIENT, Bucket, Patience
 from farm.record.folder import Folder
 from farm.record.imported import Imported
 from farm.record.ledger import Ledgers, Line, storage_errors
+from farm.record.reference import References
 from farm.record.result import Result
 from farm.record.score import Score, packed, sha256, unpacked
 from farm.study.recipe import canonical_json
@@ -160,7 +162,7 @@ class Store:
 
     def has_records(self) -> bool:
         """Whether a farm ever wrote here."""
-        return any(self.records.names(folder) for folder in ("runs", "studies", "imported"))
+        return any(self.records.names(folder) for folder in ("runs", "studies", "imported", "references"))
 
     def occupy(self, run_id: str, epoch: int, owner: str) -> int:
         """Have the folder of this epoch for `owner` alone. Returns 0, or the epoch that the directory holds
@@ -268,6 +270,20 @@ class Store:
         Raises: CheckpointInvalid: the record is damaged.
         """
         return self._parsed(_of_import(study), read_json(Imported)) or Imported(study=study)
+
+    def keep_references(self, references: References) -> None:
+        """Record the reference models of a study, over what was there; without any, remove the record."""
+        if references.models:
+            self.records.put(_of_references(references.study), stamped(canonical_json(references)).encode())
+        else:
+            self.records.remove(_of_references(references.study))
+
+    def references(self, study: str) -> References:
+        """The reference models of a study.
+
+        Raises: CheckpointInvalid: the record is damaged.
+        """
+        return self._parsed(_of_references(study), read_json(References)) or References(study=study)
 
     def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
         """Record that an attempt began, and the run if this is its first; returns the attempt's folder.
@@ -476,6 +492,16 @@ class Store:
                 unread.append(told(error))
         return found, unread
 
+    def all_references(self) -> tuple[list[References], list[str]]:
+        """The reference models of each study, as far as they can be read; and what is wrong with the others."""
+        found, unread = [], []
+        for name in self.records.names("references"):
+            try:
+                found.append(self._parsed(f"references/{name}", read_json(References)))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(told(error))
+        return found, unread
+
     def studies(self) -> tuple[dict[str, Study], list[str]]:
         """Every study that can be read, by name; and what is wrong with the others."""
         found, unread = {}, []
@@ -583,6 +609,10 @@ def _sound(text: str) -> Result:
 
 def _of_import(study: str) -> str:
     return f"imported/{study}.json"
+
+
+def _of_references(study: str) -> str:
+    return f"references/{study}.json"
 
 
 def _result(run_id: str) -> str:

@@ -19,6 +19,7 @@ from pydantic import Field
 from farm.queue.queue import Status
 from farm.record.imported import EVALUATION as IMPORTED
 from farm.record.imported import ImportedRun
+from farm.record.reference import Reference
 from farm.record.result import Result
 from farm.record.score import NATS, Direction, Score, block_sizes
 from farm.stats import mean, sd
@@ -36,6 +37,7 @@ from farm.verdict.needs import Cost, Needs, needs
 from farm.verdict.noise import Hardware, SeedsRung, hardware, seeds_rung
 from farm.verdict.noise import Run as Twin
 from farm.verdict.ranks import ranks
+from farm.verdict.references import ReferenceRow, beside, gap_closed, nearest
 from farm.verdict.seen import ANOTHER_VERSION, Seen, seen
 from farm.verdict.unpaired import one_run_resolves
 
@@ -89,6 +91,12 @@ class Row(Frozen):
         None, description="the noise that delta was tested against: of which seeds; None: not tested, or seeds unknown"
     )
     margin: float | None = Field(None, description="study.margin: the smallest difference that matters, in nats")
+    gap_closed: float | None = Field(
+        None, description="delta in per cent of the way from the baseline's mean to `gap_to`; negative: away from it"
+    )
+    gap_to: str | None = Field(
+        None, description="the reference model behind gap_closed: of those better than the baseline the nearest to it"
+    )
     verdict: Word | None = Field(None, description="None: the baseline, or nothing to compare with")
     needs_seeds: int | None = Field(
         None, description="seed pairs to add, to find a difference as large as delta with a power of 80 %"
@@ -173,6 +181,8 @@ class Table(Frozen):
     rows: tuple[Row, ...]
     twins: tuple[Twins, ...] = ()
     unfinished: tuple[Unfinished, ...] = ()
+    references: tuple[ReferenceRow, ...] = Field((), description="models that others trained, by the same evaluation")
+    outdated: dict[str, str] = Field({}, description="reference -> why it does not stand beside the rows")
     differences: tuple[str, ...] = Field((), description="in what each further evaluation differs from the first")
 
     @property
@@ -195,6 +205,8 @@ def rank(
     margin: float | None = None,
     imported: Sequence[ImportedRun] = (),
     looks: Looks | None = None,
+    references: Sequence[Reference] = (),
+    by: str = TEST,
 ) -> Table:
     """Rank `results` by test loss, or as an evaluation has `seen` them, within each evaluation and machine; list the
     `statuses` without one.
@@ -202,7 +214,8 @@ def rank(
     The order is that of the differences to the baseline over shared seeds, so that an arm that lacks a seed is neither
     favoured nor punished for it. All comparisons of the table share one error rate. `margin` is the smallest difference
     that matters. After `looks` (of farm resolve) the verdicts are those that hold over all of them.
-    `imported` runs come last, ranked within each machine.
+    `imported` runs come last, ranked within each machine. `references` that the evaluation `by` has scored as it scored
+    the results stand beside the rows.
     """
     sighted = [one if isinstance(one, Seen) else seen([one]).results[0] for one in results]
     if any(one.direction == "higher" for one in sighted):
@@ -210,8 +223,31 @@ def rank(
         table = _turned(_rank(turned, statuses, margin, looks))
     else:
         table = _rank(sighted, statuses, margin, looks)
+    table = _with_references(table, sighted, references, by)
     more = {"rows": (*table.rows, *_imported_rows(imported, margin))}
     return table.model_copy(update=more | {"twins": (*table.twins, *_imported_twins(imported))})
+
+
+def _with_references(table: Table, results: Sequence[Seen], references: Sequence[Reference], by: str) -> Table:
+    """`table` with the reference models that were scored like its ranked rows, and how far these have come to one."""
+    aside = {run_id for row in table.rows if row.aside for run_id in row.runs}
+    tested: dict[str, set[str]] = {}
+    for result in results:
+        if result.run_id not in aside:
+            tested.setdefault(result.evaluation, set()).add(result.items)
+    found = beside(references, by, tested)
+    baselines = {(row.evaluation, row.machine): row for row in table.rows if row.arm == BASELINE and not row.aside}
+    rows = [_with_gap(row, baselines.get((row.evaluation, row.machine)), found.rows) for row in table.rows]
+    return table.model_copy(update={"rows": tuple(rows), "references": found.rows, "outdated": found.outdated})
+
+
+def _with_gap(row: Row, baseline: Row | None, references: Sequence[ReferenceRow]) -> Row:
+    if baseline is None or row.aside or row.delta is None:
+        return row
+    to = nearest(baseline.mean, [one for one in references if one.evaluation == row.evaluation], row.direction)
+    if to is None:
+        return row
+    return row.model_copy(update={"gap_closed": gap_closed(row.delta, baseline.mean, to), "gap_to": to.name})
 
 
 def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None, looks: Looks | None) -> Table:

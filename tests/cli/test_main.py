@@ -47,7 +47,7 @@ FROZEN: dict[str, list[str]] = {
     "watch": ["STUDY|RUN", "--json"],
     "cancel": ["RUN|STUDY", "--dropped", "--json"],
     "retry": ["RUN|STUDY", "--cancelled", "--json"],
-    "eval": ["RUN|STUDY", "EVALUATION", "--stale", "--machine", "--json"],
+    "eval": ["RUN|STUDY", "EVALUATION", "--stale", "--machine", "--reference", "--name", "--json"],
     "forget": ["RUN|STUDY", "--arm", "--dropped", "--files", "-y", "--yes", "--json"],
     "table": ["STUDY", "--score", "--scores", "--at", "--target", "--format", "--json"],
     "noise": ["STUDY", "--json"],

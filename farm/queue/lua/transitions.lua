@@ -41,6 +41,7 @@
 --   study:<name>    zset    run ids of the study in the order they were put
 --   arms:<name>     hash    arm -> what its recipe changes, canonical JSON (recipe.identity)
 --   imported        hash    study name -> what was imported into it, JSON; that study need not be in `studies`
+--   references      hash    study name -> its reference models, JSON
 --   paused          hash    "<study> <corpus>" -> why no run of those starts, "<study> <corpus> <Ray node id>" -> why none
 --                           starts there
 --   spent           string  study -> dollars, as a dispatcher counted them last, JSON; gone when it is
