@@ -47,7 +47,6 @@ sequences = 9
 train.learning_rate = 0.001
 """
 FURTHER = "[evaluations.start]\noffset = 0\nsequences = 5\n"
-EVALUATED = {"offset": 16, "sequences": 9, "context": 8}
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_twice_is_once_and_other_weights_of_that_name_are_a_conflict(farm: Farm)
     ("change", "reason"),
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "is a pickle"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "weights are a pickle"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "model-1-of-2.safetensors"), "several files"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"not tensors"), "not the tensors"),
         (lambda folder: (folder / "config.json").write_text("[]"), "not the config of a GPT-2"),

@@ -18,6 +18,7 @@ from farm.queue.node import Node
 from farm.queue.queue import Queue, Supply
 from farm.queue.unscored import unscored
 from farm.record.imported import Imported
+from farm.record.reference import Reference, References
 from farm.site.server import connect
 from farm.study import study
 from farm.study.machine import BUILT_IN
@@ -120,6 +121,21 @@ def test_imported_losses_can_be_seen_and_not_imported(alice: Farm) -> None:
     alice.queue.bring(Imported(study="elsewhere", runs=rows.read(path).runs))
     for words in (["table", "elsewhere"], ["runs", "elsewhere"], ["show", "imported-cpu"], ["noise", "elsewhere"]):
         assert alice(*words).code == 0, words
+
+
+def test_a_reference_model_can_be_seen_and_not_recorded(alice: Farm) -> None:
+    """She is refused before the folder is opened: it need not hold a model."""
+    alice.store.mark()
+    folder = alice.folder / "theirs"
+    folder.mkdir()
+    answer = alice("eval", "before", "--reference", str(folder))
+    assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
+    assert alice.store.references("before").models == (), "nothing is on record either"
+    shape = alice.queue.study("before").arms()[0].recipe.model
+    kept = Reference(name="theirs", weights="a" * 64, shape=shape)
+    alice.queue.refer(References(study="before", models=(kept,)))
+    answer = alice("table", "before")
+    assert (answer.code, "reference theirs is not shown: never scored by" in answer.err) == (0, True), answer.err
 
 
 BY_HAND = """
