@@ -390,7 +390,7 @@ from pathlib import Path
 from farm.queue.queue import Queue
 from farm.study.run import Lease
 from farm.site.settings import Settings
-from workers import agent
+from workers.attempt import agent
 
 home, url, lease, seconds = sys.argv[1:]
 agent.STOP_SECONDS = float(seconds)

@@ -8,9 +8,12 @@ from results import result, tiny_study
 from farm.queue.queue import Queue
 from farm.record.result import Exam, Outcome, Result, Scored
 from farm.record.store import Store
+from farm.site.settings import Settings
 from farm.study.recipe import FurtherEvaluation
-from workers.attempt.closing import Closing
+from workers.attempt.asks import Asks
+from workers.attempt.post import Post
 from workers.attempt.scores import scores_of
+from workers.attempt.training import Training
 
 RUN = tiny_study(init=(42,)).runs()[0]
 RESULT = result(RUN, 3.0)
@@ -31,6 +34,15 @@ def outcome(of: Result = RESULT) -> Outcome:
     )
 
 
+def training(queue: Queue, store: Store) -> Training:
+    """The work of an agent that has claimed the run."""
+    queue.put(tiny_study(init=(42,)))
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    here = Settings(home=store.root / "home", storage=store.root)
+    return Training(Post(here, queue, store, claim.lease, "job", "node", (), Asks()))
+
+
 def test_a_score_says_by_which_evaluation_of_which_weights_and_by_what_it_was_made() -> None:
     (test, values), (wiki, _) = scores_of(RESULT, outcome())
     assert (test.value, test.count, values) == (3.0, 2, (2.5, 3.5))
@@ -44,9 +56,6 @@ def test_a_score_says_by_which_evaluation_of_which_weights_and_by_what_it_was_ma
 
 
 def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queue: Queue, tmp_path: Path) -> None:
-    queue.put(tiny_study(init=(42,)))
-    claim = queue.claim("cpu", "worker", 60)
-    assert claim is not None
     order: list[str] = []
 
     class Noting(Store):
@@ -59,8 +68,8 @@ def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queu
             super().record(result)
 
     store = Noting(tmp_path)
-    closing = Closing(queue, store, claim.lease)
-    closing.finish(closing.record(RESULT, scores_of(RESULT, outcome())))
+    work = training(queue, store)
+    work.deliver(work._record(RESULT, outcome()))
     assert order == ["test_loss", "wiki", "result"]
     assert [score.name for score in store.scores(RUN.id)[0]] == ["test_loss", "wiki"]
     assert queue.scores()[RUN.id] == tuple(store.scores(RUN.id)[0])
@@ -68,16 +77,12 @@ def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queu
 
 def test_the_result_of_who_was_first_keeps_its_scores(queue: Queue, tmp_path: Path) -> None:
     """An attempt that had lost its lease recorded other weights, and all their scores."""
-    queue.put(tiny_study(init=(42,)))
-    claim = queue.claim("cpu", "worker", 60)
-    assert claim is not None
-    store = Store(tmp_path)
-    closing = Closing(queue, store, claim.lease)
+    work = training(queue, Store(tmp_path))
     first = RESULT.model_copy(
         update={"fingerprints": RESULT.fingerprints.model_copy(update={"final": "0" * 64}), "ended": 1.0}
     )
-    closing.record(first, scores_of(first, outcome(first)))
-    taken = closing.record(RESULT, scores_of(RESULT, outcome()))
+    work._record(first, outcome(first))
+    taken = work._record(RESULT, outcome())
     assert taken == first
-    closing.finish(taken)
+    work.deliver(taken)
     assert {score.weights for score in queue.scores()[RUN.id]} == {"0" * 64}

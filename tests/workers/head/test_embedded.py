@@ -90,7 +90,7 @@ def test_up_waits_for_whoever_holds_the_home(here: Settings) -> None:
 STARTER = """
 import pathlib, sys
 from farm.site.settings import Settings
-from workers import embedded
+from workers.head import embedded
 embedded.up(Settings(home=pathlib.Path(sys.argv[1]), storage=pathlib.Path(sys.argv[2])))
 """
 
@@ -140,7 +140,8 @@ def test_a_ray_that_this_machine_is_too_slow_to_start_is_started_again(here: Set
         facts = other.submit(embedded.up, here, units={"cpu-x1": 1})
         wait_until(stop_the_first, "a raylet", seconds=60)
         try:
-            assert serving.facts(here) == facts.result()
+            began = facts.result()
+            assert serving.facts(here) == began
             said = (here.home / "serve.log").read_text(encoding="utf-8")
             assert "Ray did not start: The current node timed out during startup" in said
             assert not stopped[0].is_running()
