@@ -50,7 +50,6 @@ EXAMPLES = {
         "farm import losses.csv harness/runs --study published   # losses, and the recipes behind them",
     ),
     "eval": (
-        "farm eval my-study",
         "farm eval cpu-x1-baseline-s42.23-1f3a9c2e wiki",
         "farm eval my-study --stale   # what an earlier form of an evaluation scored, too",
         "farm eval my-study --reference ~/models/gpt2 --name openai-small",
