@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from results import result, score, tiny_study
+from waiting import wait_until
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
 from farm.queue.queue import Claim, Queue
@@ -134,7 +135,7 @@ def test_it_is_cancelled_released_and_expires_as_a_run_does(queue: Queue) -> Non
     queue.acknowledge_cancel(claim.lease)
     late = queue.claim("cpu", "worker", 0.001)
     assert late is not None
-    assert queue.claim("cpu", "worker", 60) is not None, "what expired is claimed by another"
+    wait_until(lambda: queue.claim("cpu", "worker", 60), "what expired is claimed by another", seconds=5)
     with pytest.raises(LeaseLost):
         queue.deliver(late.lease, scored(late))
     check_conserved(queue)
