@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from cli import render
+from cli.render import Column
 from farm.study.machine import is_mixed
+
+RANK = Column("rank", "#", render.count, is_number=True)
+VERDICT = Column("verdict", "verdict", render.text)
 
 
 class Placed(Protocol):

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cli import render
-from cli.cells import difference, machine, named, seeds
-from cli.remarks import METHODS
-from cli.render import Column, Format, Sheet, say
+from cli.cells import RANK, VERDICT, difference, machine, named, seeds
+from cli.remarks import Tested, method_lines
+from cli.render import Column, Format, Sheet
 from farm.errors import BadStudy
 from farm.queue.queue import Queue
 from farm.study.study import BASELINE
@@ -36,39 +36,25 @@ def show(queue: Queue, study: str, question: Budget | float, form: Format | None
         bought = at(results, runs, question, margin)
         title = f"{study}: validation loss after {_amount(question)}"
         data = [row.model_dump(mode="json") for row in bought]
-        sheet = Sheet("farm.table-at/1", _machine_or(form, as_json, AT, ALL_AT), data, title=title)
-        sheet = sheet._replace(more={"study": study, "at": question._asdict()})
-        _emit(sheet, [*_bought(bought, question), *_common(bought, unfinished)], form, as_json)
+        sheet = Sheet("farm.table-at/1", AT, data, more={"study": study, "at": question._asdict()}, title=title)
+        _emit(sheet, ALL_AT, [*_bought(bought, question), *_common(bought, unfinished)], form, as_json)
     else:
         reached = to(results, runs, question)
         title = f"{study}: until validation loss {question:g}"
         data = [row.model_dump(mode="json") for row in reached]
-        sheet = Sheet("farm.table-target/1", _machine_or(form, as_json, TO, ALL_TO), data, title=title)
-        sheet = sheet._replace(more={"study": study, "target": question})
-        _emit(sheet, [*_reached(reached), *_common(reached, unfinished)], form, as_json)
+        sheet = Sheet("farm.table-target/1", TO, data, more={"study": study, "target": question}, title=title)
+        _emit(sheet, ALL_TO, [*_reached(reached), *_common(reached, unfinished)], form, as_json)
 
 
-def _machine_or(
-    form: Format | None, as_json: bool, people: tuple[Column, ...], machines: tuple[Column, ...]
-) -> tuple[Column, ...]:
-    return people if _is_for_people(form, as_json) else machines
-
-
-def _is_for_people(form: Format | None, as_json: bool) -> bool:
-    return not as_json and (form in (Format.MD, Format.LATEX) or (form is None and render.is_terminal()))
-
-
-def _emit(sheet: Sheet, remarks: Sequence[str], form: Format | None, as_json: bool) -> None:
-    rows = [row | {"seeds": seeds(row)} | _told(row) for row in sheet.data]
+def _emit(sheet: Sheet, every: Sequence[Column], remarks: Sequence[str], form: Format | None, as_json: bool) -> None:
+    """For people the sheet as it is, for machines with `every` column; in JSON without remarks."""
     if as_json or form is Format.JSON:
         render.emit(sheet, as_json=True)
         return
-    render.emit(sheet._replace(data=[row | _flat(row) for row in rows]), form)
-    if _is_for_people(form, as_json):
-        render.write_lines(list(remarks), form)
-        return
-    for remark in remarks:
-        say(render.line(remark))
+    columns = sheet.columns if render.is_for_people(form) else every
+    rows = [row | {"seeds": seeds(row)} | _told(row) | _flat(row) for row in sheet.data]
+    render.emit(sheet._replace(columns=columns, data=rows), form)
+    render.write_lines(remarks, form)
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
@@ -110,10 +96,8 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 ARM = (Column("arm", "arm"), Column("machine", "machine", machine))
-RANK = Column("rank", "#", render.count, is_number=True)
 LOSS = Column("validation_loss_mean", "validation loss", render.loss, is_number=True, digits=6)
 SD = Column("validation_loss_sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
-VERDICT = Column("verdict", "verdict", render.text)
 P = Column("p", "p", render.probability, is_number=True, is_spare=True, digits=6)
 N, ASKED = Column("n", "n"), Column("asked", "asked")
 LOW, HIGH = Column("ci_low", "ci low", digits=6), Column("ci_high", "ci high", digits=6)
@@ -203,12 +187,10 @@ def _reached(rows: Sequence[Reached]) -> Iterator[str]:
     yield from _methods(told, "in brackets", "is a 95 % interval of the speed-up, from the logarithms of the hours")
 
 
-def _methods(rows: Sequence[Any], mark: str, says: str) -> Iterator[str]:
+def _methods(rows: Sequence[Tested], mark: str, says: str) -> Iterator[str]:
     if rows:
         yield f"{mark} {says}{f', for all {len(rows)} comparisons at once' if len(rows) > 1 else ''}"
-    for method, text in METHODS.items():
-        if own := [row for row in rows if row.method == method]:
-            yield f"method: {text}" if len(own) == len(rows) else f"method for {named(own)}: {text}"
+    yield from method_lines(rows)
 
 
 def _common(rows: Sequence[Placed], unfinished: int) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """What the rows of a table do not say, in lines below it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from cli import render
-from cli.cells import named
+from cli.cells import Placed, named
 from cli.noise import hardware_line
 from farm.record.imported import EVALUATION as IMPORTED
 from farm.study.run import State
@@ -16,7 +17,7 @@ RUNGS = {
     "init seed": "the noise of the init seed; the train seed never changes, and what it does is not in the intervals",
     "train seed": "the noise of the train seed; the init seed never changes, and what it does is not in the intervals",
     "both seeds": "the noise of both seeds together",
-    None: "noise of which nobody can say what it is of, since the seeds of some runs are not known",
+    None: "noise of an unknown kind, since the seeds of some runs are not known",
 }
 IMPORTS_APART = (
     "they are ranked among themselves, and never with runs of this farm, since nothing checks that they were trained"
@@ -71,7 +72,7 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
 
 
 def _reference_lines(ranked: Table) -> Iterator[str]:
-    """What the reference models are, and to which of them the gap is; and which of them are out of date."""
+    """What the reference models are, and to which of them the gap is."""
     for one in ranked.references:
         error = "" if one.standard_error is None else f" ± {one.standard_error:.4f} (standard error of the test set)"
         yield (
@@ -85,8 +86,8 @@ def _reference_lines(ranked: Table) -> Iterator[str]:
     for name, machines in gaps.items():
         several = ", of the references better than the baseline the nearest" if len(ranked.references) > 1 else ""
         yield (
-            f"gap closed on {', '.join(machines)}: the difference to the baseline, in per cent of the way from the"
-            f" baseline's mean to {name}{several}; the reference's own error is not in it"
+            f"gap closed on {', '.join(machines)}: the difference to the baseline, as a percentage of the way"
+            f" from the baseline's mean to {name}{several}; the reference's own error is not in it"
         )
     passed = [
         row.machine
@@ -117,12 +118,7 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
         apart = f", and for all {imports} of imported losses" if own and imports else ""
         every = f", for all {own or imports} comparisons at once{apart}" if len(tested) > 1 else ""
         yield f"± is the half-width of a 95 % interval{every}"
-    for method, text in METHODS.items():
-        rows = [row for row in tested if row.method == method]
-        if rows and (len(rows) == len(tested)):
-            yield f"method: {text}"
-        elif rows:
-            yield f"method for {named(rows)}: {text}"
+    yield from method_lines(tested)
     for rung, text in RUNGS.items():
         rows = [row for row in tested if row.rung == rung]
         if rows:
@@ -150,6 +146,21 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
         arms = [row for row in ranked.rows if (row.evaluation, row.machine) == key and not row.aside]
         if not any(row.arm == BASELINE for row in arms):
             yield f"no baseline on {key[1]}: nothing to compare {named(arms)} with"
+
+
+class Tested(Placed, Protocol):
+    """An arm that was compared with the baseline."""
+
+    @property
+    def method(self) -> str | None: ...
+
+
+def method_lines(tested: Sequence[Tested]) -> Iterator[str]:
+    """How the arms were told from the baseline."""
+    for method, text in METHODS.items():
+        rows = [row for row in tested if row.method == method]
+        if rows:
+            yield f"method{'' if len(rows) == len(tested) else f' for {named(rows)}'}: {text}"
 
 
 def _test_set_lines(ranked: Table) -> Iterator[str]:

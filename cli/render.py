@@ -83,7 +83,11 @@ def emit_json(schema: str, data: Any, **more: Any) -> None:
 
 
 def write_lines(lines: Sequence[str], form: Format | None) -> None:
-    """Remarks below a table, on stdout: a list in Markdown, comments in LaTeX, plain on a terminal."""
+    """Remarks on a table: for people below it, a list in Markdown, comments in LaTeX; else on stderr."""
+    if not is_for_people(form):
+        for remark in lines:
+            say(line(remark))
+        return
     mark, escaped = _REMARKS.get(form, ("", str))
     body = "".join(f"{mark}{escaped(line(remark))}\n" for remark in lines)
     sys.stdout.write(f"\n{body}" if body and form is Format.MD else body)
@@ -96,6 +100,11 @@ def _jsonable(value: Any) -> Any:
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout.isatty()
+
+
+def is_for_people(form: Format | None) -> bool:
+    """Whether a table in this form is read by people, not by a program."""
+    return form in (Format.MD, Format.LATEX) or (form is None and is_terminal())
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from cli import equal, render
 from cli.access import newest_study, queue
-from cli.cells import difference, machine, seeds
+from cli.cells import RANK, VERDICT, difference, machine, seeds
 from cli.options import Json, StudyName
 from cli.remarks import remarks
 from cli.render import Column, Format, Sheet, say
@@ -30,11 +30,9 @@ def _mark(is_so: bool | None) -> str:
     return "*" if is_so else ""
 
 
-RANK = Column("rank", "#", render.count, is_number=True)
 MACHINE = Column("machine", "machine", render.known(machine))
 MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
 SD = Column("sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
-VERDICT = Column("verdict", "verdict", render.text)
 GAP = Column("gap_closed", "gap closed %", render.known(lambda gap: f"{gap:.1f}"), True, is_spare=True, digits=3)
 PAIRS = Column("pairs", "pairs", render.count, is_number=True, is_spare=True)
 SPEED = Column("tokens_per_second", "tokens/s", render.whole, is_number=True, is_spare=True, digits=0)
@@ -195,21 +193,18 @@ def _show(
         more |= {"references": ranked.references, "references_out_of_date": ranked.outdated}
         render.emit_json("farm.table/1", ranked.rows, differences=ranked.differences, **more)
         return
-    for_people = form in (Format.MD, Format.LATEX) or (form is None and render.is_terminal())
     more_columns = tuple(Column(f"score:{name}", name, render.text, is_number=True, is_spare=True) for name in beside)
-    if for_people:
+    if render.is_for_people(form):
         for evaluation in ranked.evaluations:
             rows = [row for row in ranked.rows if row.evaluation == evaluation]
             old = ", out of date" if all(row.stale for row in rows) else ""
             references = [one for one in ranked.references if one.evaluation == evaluation]
             columns = _people_columns(rows[0], (*((GAP,) if references else ()), *more_columns))
             render.emit(_sheet(columns, rows, references, f"{study}: {evaluation}{old}"), form)
-        render.write_lines(list(told), form)
-        return
-    columns = (*ALL, *(TO_REFERENCES if ranked.references else ()), *more_columns)
-    render.emit(_sheet(columns, ranked.rows, ranked.references, for_people=False), form)
-    for remark in told:
-        say(render.line(remark))
+    else:
+        columns = (*ALL, *(TO_REFERENCES if ranked.references else ()), *more_columns)
+        render.emit(_sheet(columns, ranked.rows, ranked.references, for_people=False), form)
+    render.write_lines(told, form)
 
 
 def _people_columns(row: Row, more: tuple[Column, ...]) -> tuple[Column, ...]:
