@@ -91,14 +91,20 @@ def newest_study(queue: Queue) -> str | None:
     return names[0] if names else None
 
 
+def study_or_newest(queue: Queue, name: str | None) -> str:
+    """`name`, or the newest study. Raises: NotFound: there is none at all."""
+    name = name or newest_study(queue)
+    if name is None:
+        raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+    return name
+
+
 def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
     """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them.
 
     Raises: NotFound: there is no such study, or none at all.
     """
-    name = name or newest_study(queue)
-    if name is None:
-        raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+    name = study_or_newest(queue, name)
     if queue.imported(name).runs and name not in queue.studies():
         raise NotFound(
             f"study {name!r} holds imported losses only, and this asks for runs of the farm's.",

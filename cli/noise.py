@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from cli import render
-from cli.access import finished, is_study, newest_study, queue
+from cli.access import finished, is_study, queue, study_or_newest
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
-from farm.queue.queue import Queue
 from farm.record.imported import EVALUATION as IMPORTED
 from farm.record.result import Result
 from farm.study.machine import is_mixed
@@ -34,11 +33,9 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     that trained the same recipes and seeds, and whether the order of the arms is the same on both.
     """
     with queue() as open_queue:
-        name = study or newest_study(open_queue)
-        imported = open_queue.imported(name).runs if name else ()
-        name, results = (
-            (name, []) if name and imported and not is_study(open_queue, name) else _trained(open_queue, name)
-        )
+        name = study_or_newest(open_queue, study)
+        imported = open_queue.imported(name).runs
+        results = [] if imported and not is_study(open_queue, name) else finished(open_queue, name)[1]
     told = {evaluation: ladder(runs) for evaluation, runs in _comparable(results)}
     if known := [Run(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds]:
         told[IMPORTED] = ladder(known)
@@ -49,16 +46,11 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
         ]
         render.emit_json("farm.noise/1", rows, study=name, hardware=hardware)
         return
-    render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=name or ""))
+    render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=name))
     for remark in _remarks(name, told):
         say(remark)
     if unknown := len(imported) - len(known):
         say(f"{IMPORTED}: {unknown} of {len(imported)} losses come without both seeds, and are left out")
-
-
-def _trained(queue: Queue, name: str | None) -> tuple[str, list[Result]]:
-    study, results = finished(queue, name)
-    return study.name, results
 
 
 def _comparable(results: list[Result]) -> Iterator[tuple[str, list[Run]]]:

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, newest_study, queue
+from cli.access import machines, queue, study_or_newest
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from cli.submit import queued, wait_for
-from farm.errors import BadSetting, NotFound
+from farm.errors import BadSetting
 from farm.queue.budget import unpriced
 from farm.queue.queue import Queue
 from farm.site import settings as settings_
@@ -60,9 +60,7 @@ def resolve(
     """
     settings, budget = settings_.load(), checked(usd, hours, runs)
     with queue(settings) as open_queue:
-        name = study or newest_study(open_queue)
-        if name is None:
-            raise NotFound("no study yet.", remedy="Queue one: farm submit STUDY.")
+        name = study_or_newest(open_queue, study)
         form = open_queue.study(name)
         warn_unpriced(form, machines(settings, open_queue), budget)
         while True:
