@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from cli import render
 from cli.access import queue, recording
+from cli.progress import bars
 from cli.render import Column, Sheet, say
-from farm.errors import Conflict, FarmError, NotFound, nearest
+from farm.errors import Conflict, FarmError, NotFound
 from farm.queue.queue import Queue
 from farm.record.reference import Reference, References, ReferenceScore
 from farm.record.score import standard_error
@@ -45,7 +46,7 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
     """
     settings, called = settings_.load(), _called(folder, name)
     with queue(settings) as open_queue:
-        found = _study(open_queue, study)
+        found = open_queue.study(study)
         recipes = _recipes(found, names(found), called)
         store = recording(settings)
         there = store.references(study)
@@ -75,19 +76,11 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
 def _called(folder: Path, name: str | None) -> str:
     """Raises: NotFound: the folder. FarmError: no name for the table."""
     if not folder.is_dir():
-        raise NotFound(f"{folder} is no folder.", remedy="Name a folder with config.json and model.safetensors.")
+        raise NotFound(f"{folder} is not a folder.", remedy="Name one with config.json and model.safetensors.")
     called = name or folder.resolve().name.lower()
     if not is_name(called):
         raise FarmError(f"{called!r} is not a name for a table.", remedy="Give one of a-z, 0-9, '.', '_', '-': --name")
     return called
-
-
-def _study(queue: Queue, study: str) -> Study:
-    """Raises: NotFound: a reference stands in the table of a study."""
-    known = queue.studies()
-    if study not in known:
-        raise NotFound(f"there is no study {study!r}{nearest(study, known)}", remedy="See `farm status`.")
-    return queue.study(study)
 
 
 def _recipes(study: Study, names: Sequence[str], called: str) -> dict[str, Recipe]:
@@ -142,19 +135,10 @@ def _kept(store: Store, queue: Queue, study: str, scored: Reference) -> Referenc
 @contextmanager
 def _progress(name: str, batches: int) -> Iterator[Callable[[], None]]:
     """What to call before each batch: a bar on a terminal, elsewhere a line now and then. Both on stderr."""
-    screen = render.console(stderr=True)
-    if screen.is_terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=screen, transient=True) as bars:
-            task = bars.add_task(f"{name}, batches", total=batches)
-            yield lambda: bars.advance(task)
+    if render.console(stderr=True).is_terminal:
+        with bars() as progress:
+            task = progress.add_task(name, total=batches, note="batches")
+            yield lambda: progress.advance(task)
         return
     begun, said = 0, time.monotonic()
     say(f"{name}: {batches:,} batch{'es' * (batches != 1)}")

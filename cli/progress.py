@@ -123,7 +123,7 @@ class Bars(Lines):
     def __init__(self, queue: Queue):
         super().__init__(queue)
         self.bars: dict[str, Any] = {}
-        self.progress = _progress()
+        self.progress = bars()
 
     def __enter__(self) -> "Bars":
         self.progress.start()
@@ -191,7 +191,8 @@ def last_validation(curve: Sequence[Point]) -> Point | None:
     return next((point for point in reversed(curve) if point.validation_loss is not None), None)
 
 
-def _progress() -> Any:
+def bars() -> Any:
+    """Bars on stderr that go when they are done; a task has a `note` beside its numbers."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
