@@ -37,7 +37,7 @@ def forget(
 
     Queued and running runs must be cancelled first. A run that another study has, too, stays there. The run directories
     stay unless --files is given, and farm reindex leaves them out: submitted again, a run finds its result or its
-    checkpoints there. A reference model of the study goes by its name, --arm NAME, or with the whole study.
+    checkpoints there. A reference model of the study is dropped by its name, --arm NAME, or with the whole study.
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
