@@ -18,7 +18,6 @@ from farm.record.imported import ImportedRun
 from farm.record.reference import Reference
 from farm.record.store import Store
 from farm.site import settings as settings_
-from farm.site.settings import Settings
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
 Files = Annotated[bool, typer.Option("--files", help="Remove the run directories, too: checkpoints, logs, results.")]
@@ -44,6 +43,7 @@ def forget(
         imports = [] if dropped_only else imported_runs(open_queue, name, arm)
         references = [] if dropped_only else reference_models(open_queue, name, arm)
         apart = bool(imports or references)
+        store = recording(settings) if apart else None  # refused before anything is forgotten
         is_here = not apart or is_study(open_queue, name)
         chosen = chosen_runs(open_queue, name, None if apart else arm, dropped_only) if is_here else {}
         chosen = {key: status for key, status in chosen.items() if not (arm and status) or status.run.arm == arm}
@@ -55,10 +55,10 @@ def forget(
         done = open_queue.forget(list(chosen), study) if chosen else Forgotten(gone={}, kept=())
         heirs = [] if not done.gone else adopters(open_queue, done.gone)
         is_gone = bool(study) and not is_study(open_queue, study)
-        if imports:
-            drop_imported(settings, open_queue, name, imports)
-        if references:
-            drop_references(settings, open_queue, name, references)
+        if store and imports:
+            drop_imported(store, open_queue, name, imports)
+        if store and references:
+            drop_references(store, open_queue, name, references)
     on_record(
         settings,
         lambda store: _record(store, done, heirs, files, study if is_gone and files else None),
@@ -102,13 +102,11 @@ def imported_runs(queue: Queue, study: str, arm: str | None) -> list[ImportedRun
     return [run for run in queue.imported(study).runs if arm in (None, run.arm)]
 
 
-def drop_imported(settings: Settings, queue: Queue, study: str, runs: Sequence[ImportedRun]) -> None:
-    """Remove imported losses, which are nowhere but on record and in Redis.
-
-    Raises: StorageUnusable: the record is not seen from here, and would bring them back.
-    """
+def drop_imported(store: Store, queue: Queue, study: str, runs: Sequence[ImportedRun]) -> None:
+    """Remove imported losses, which are nowhere but on record and in Redis; the record first, or it would bring them
+    back."""
     left = queue.imported(study).without(run.id for run in runs)
-    recording(settings).keep_imported(left)
+    store.keep_imported(left)
     queue.bring(left)
 
 
@@ -117,13 +115,10 @@ def reference_models(queue: Queue, study: str, arm: str | None) -> list[Referenc
     return [one for one in queue.references(study).models if arm in (None, one.name)]
 
 
-def drop_references(settings: Settings, queue: Queue, study: str, references: Sequence[Reference]) -> None:
-    """As drop_imported.
-
-    Raises: StorageUnusable
-    """
+def drop_references(store: Store, queue: Queue, study: str, references: Sequence[Reference]) -> None:
+    """As drop_imported."""
     left = queue.references(study).without([one.name for one in references])
-    recording(settings).keep_references(left)
+    store.keep_references(left)
     queue.refer(left)
 
 

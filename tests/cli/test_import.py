@@ -151,6 +151,20 @@ def test_they_are_forgotten_for_good(farm: Farm) -> None:
     assert not (farm.store.root / "imported" / "losses.json").exists()
 
 
+def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> None:
+    imported(farm)
+    farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
+    answer = farm("forget", "losses", "-y")
+    assert (answer.code, "is not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
+    assert farm.queue.imported("losses") == farm.store.imported("losses")
+
+
+def test_the_start_of_several_ids_shows_none(farm: Farm) -> None:
+    imported(farm)
+    answer = farm("show", "imported-")
+    assert (answer.code, "imported runs begin with 'imported-'" in answer.err, answer.out) == (6, True, "")
+
+
 def test_a_storage_that_is_not_seen_from_here_is_refused(farm: Farm) -> None:
     path = farm.folder / "losses.csv"
     path.write_text(LOSSES, encoding="utf-8")

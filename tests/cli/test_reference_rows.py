@@ -261,6 +261,16 @@ def test_a_reference_that_another_evaluation_or_other_tokens_scored_does_not_sta
     assert "elsewhere is not shown: other tokens were scored" in farm("table", "small").err
 
 
+def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> None:
+    brought(farm, finished(farm), one=3.0)
+    farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
+    for words in (["--arm", "one"], []):
+        answer = farm("forget", "small", *words, "-y")
+        assert (answer.code, "not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
+        assert [one.name for one in farm.queue.references("small").models] == ["one"]
+        assert len(farm.queue.statuses("small")) == 2, "nor is any run"
+
+
 def test_they_come_back_with_a_reindex_go_with_forget_and_what_is_spoilt_is_named(farm: Farm) -> None:
     brought(farm, finished(farm), one=3.0, two=3.5)
     farm.queue.redis.hdel("farm:references", "small")
