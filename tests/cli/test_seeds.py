@@ -67,6 +67,12 @@ def test_more_seeds_than_the_limit_allows_need_a_yes(farm: Farm) -> None:
     assert farm(*words, "-y").code == 0
 
 
+def test_seeds_that_no_machine_can_train_are_refused_before_anything_is_queued(farm: Farm) -> None:
+    farm.put(machines=("nowhere",))
+    answer = farm("seeds", "add", "tiny", "remove-dropout", "--to", "4")
+    assert (answer.code, "'nowhere'" in answer.err, farm.queue.put_count()) == (2, True, 9), answer.err
+
+
 def test_what_was_added_stays_with_the_study_when_its_file_is_submitted_again(farm: Farm) -> None:
     farm.put()
     farm("seeds", "add", "tiny", "remove-dropout", "--to", "5")

@@ -99,6 +99,10 @@ def test_limits_at_submit_stand_for_those_of_the_file(farm: Farm) -> None:
     )
     dear = farm("submit", str(path), "--max-usd", "0.01")
     assert (dear.code, "its policy.usd_limit is $0.01" in dear.err, farm.queue.put_count()) == (7, True, 0)
+    hours = farm.folder / "long.toml"
+    hours.write_text(path.read_text().replace("usd_limit = 1e6", "hours_limit = 0.001"))
+    planned = farm("plan", str(hours)).err
+    assert "more than policy.hours_limit, 0.001 node hours: its runs stop and wait once that is spent" in planned
     long = farm("submit", str(path), "--max-hours", "0.001")
     assert (long.code, "node hours and its policy.hours_limit is 0.001" in long.err) == (7, True)
     assert farm("submit", str(path), "--max-usd", "50", "--max-hours", "0.01", "-y").code == 0
