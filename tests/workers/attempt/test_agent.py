@@ -220,7 +220,8 @@ def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, i
     again = queue.claim("cpu", "worker", 60)
     assert again is not None
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
-    found = Agent(here, queue, again.lease, "job", "node").work._newest(claim.run, plan)
+    training = Agent(here, queue, again.lease, "job", "node").work
+    found = training._newest(claim.run, plan, training._past(claim.run))
     told = [(event.event, event.detail) for event in queue.events(claim.run.id) if event.epoch == again.lease.epoch]
     said = [(event, detail) for event, detail in told if event.endswith(("-invalid", "-cut"))]
     return found and (found.epoch, found.step), said
