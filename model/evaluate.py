@@ -1,5 +1,6 @@
 """The test loss: nats per token of the frozen slice, the same number on any number of workers."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,7 +8,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from farm.study.recipe import Recipe
+from farm.errors import Nonfinite
+from farm.record.result import Exam, Scored
+from farm.study.recipe import TEST, Recipe
 from model.data import evaluation_batches
 from model.gpt import GPT
 from model.meter import exact_sum
@@ -43,6 +46,27 @@ def evaluate(
         dist.all_reduce(targets)
     counted = int(targets.sum())
     return Score(exact_sum(sums.tolist()) / counted, counted, tuple((sums / targets).tolist()))
+
+
+def scored(
+    gpt: GPT,
+    exam: Exam,
+    tokens: np.ndarray,
+    group: Group,
+    size: int,
+    advanced: Callable[[], None],
+    step: int | None = None,
+) -> Scored:
+    """What `gpt` is worth by `exam`, as by `evaluate`. `step`: after which it is scored, for who trains it.
+
+    Raises: Nonfinite
+    """
+    found = evaluate(gpt, exam.recipe, tokens, group, size, advanced)
+    if not math.isfinite(found.loss):
+        what = "test loss" if exam.name == TEST else f"loss by evaluation {exam.name}"
+        after = "" if step is None else f" after step {step}"
+        raise Nonfinite(f"the {what}{after} is {found.loss}.", step=step)
+    return Scored(exam=exam, value=found.loss, tokens=found.tokens, values=found.values)
 
 
 @torch.no_grad()

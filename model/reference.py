@@ -10,11 +10,12 @@ import torch
 from farm.errors import BadCorpus, CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.recipe import Model, Recipe
+from model.corpus.sources import open_split
 from model.corpus.tokenizer import GPT2, of
+from model.evaluate import scored
 from model.export import read
 from model.gpt import GPT
 from model.reduce import Group, device
-from model.rescore import scored
 from model.train import agreed, conditions
 
 WEIGHTS = "model.safetensors"
@@ -73,7 +74,8 @@ def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = l
     group = Group(0, 1, device())
     one.gpt.to(group.device)
     with conditions(exam.recipe, group.device, agreed(exam.recipe.train.kernels, group)):
-        return scored(one.gpt, exam, group, size(exam.recipe), cache, advanced)
+        tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
+        return scored(one.gpt, exam, tokens, group, size(exam.recipe), advanced)
 
 
 def accelerator() -> str:

@@ -4,17 +4,15 @@ On the machine that trained it this gives the bits that the end of training gave
 conditions, in batches of the same size. How many ranks there were makes no difference to a score.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
-from farm.errors import CheckpointInvalid, Nonfinite
+from farm.errors import CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.run import Run
 from model.corpus.sources import open_split
-from model.evaluate import evaluate
+from model.evaluate import scored
 from model.export import trained
-from model.gpt import GPT
 from model.init import fingerprint
 from model.reduce import Group, device
 from model.train import agreed, compile_blocks, conditions
@@ -43,13 +41,5 @@ def rescore(
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
         if run.recipe.train.compile:
             compile_blocks(gpt, group.device)
-        return scored(gpt, exam, group, size, cache, advanced)
-
-
-def scored(gpt: GPT, exam: Exam, group: Group, size: int, cache: Path, advanced: Callable[[], None]) -> Scored:
-    """Raises: Nonfinite"""
-    tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
-    found = evaluate(gpt, exam.recipe, tokens, group, size, advanced)
-    if not math.isfinite(found.loss):
-        raise Nonfinite(f"the loss by evaluation {exam.name} is {found.loss}.")
-    return Scored(exam=exam, value=found.loss, tokens=found.tokens, values=found.values)
+        tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
+        return scored(gpt, exam, tokens, group, size, advanced)

@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch.nn.utils import get_total_norm
 
 from farm.errors import BadCorpus, Nonfinite, NotFound
 from farm.record.ledger import Line, Writer
-from farm.record.result import Computed, Exam, Fingerprints, Outcome, Scored, Tokens
+from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study import compiler, planner
 from farm.study.planner import Plan
 from farm.study.processor import instruction_set
@@ -39,7 +40,7 @@ from model.checkpoint import Identity
 from model.corpus.checks import exams_of, prepare
 from model.corpus.sources import open_split
 from model.data import Batches
-from model.evaluate import evaluate
+from model.evaluate import scored
 from model.gpt import GPT
 from model.init import fingerprint, initialised
 from model.meter import Meter, Signal, Sums, Totals
@@ -82,6 +83,7 @@ def train(
     group = join(plan)
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
         trainer = Trainer(run, plan, group, cache, tokens)
+        further = [(exam, open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)) for exam in exams]
         if resume:
             trainer.restore(resume)
             if group.leads and len(trainer.kernels) > 1:
@@ -109,7 +111,7 @@ def train(
                     return _stopped(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
                     saver.begin(trainer.state())
-            return _finished(trainer, saver, cache, exams, scoring)
+            return _finished(trainer, saver, further, scoring)
 
 
 class Trainer:
@@ -380,12 +382,15 @@ def _stopped(trainer: Trainer, saver: Saver) -> Outcome:
 
 
 def _finished(
-    trainer: Trainer, saver: Saver, cache: Path, exams: Sequence[Exam], scoring: Callable[[], None]
+    trainer: Trainer, saver: Saver, further: Sequence[tuple[Exam, np.ndarray]], scoring: Callable[[], None]
 ) -> Outcome:
     """Save, test and score while the checkpoint is being written, and say how it went."""
     saver.save(trainer.state())
     test = Exam(name=TEST, recipe=trainer.recipe, items=trainer.tokens.tested)
-    scores = [_scored(trainer, exam, cache, scoring) for exam in (test, *exams)]
+    scores = [
+        scored(trainer.gpt, exam, tokens, trainer.group, trainer.plan.microbatch, scoring, trainer.step)
+        for exam, tokens in ((test, trainer.test_tokens), *further)
+    ]
     saver.settle()
     return _outcome(
         trainer,
@@ -398,16 +403,6 @@ def _finished(
         ),
         scores=tuple(scores),
     )
-
-
-def _scored(trainer: Trainer, exam: Exam, cache: Path, scoring: Callable[[], None]) -> Scored:
-    """Raises: Nonfinite"""
-    tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
-    found = evaluate(trainer.gpt, exam.recipe, tokens, trainer.group, trainer.plan.microbatch, scoring)
-    if not math.isfinite(found.loss):
-        what = "test loss" if exam.name == TEST else f"loss by evaluation {exam.name}"
-        raise Nonfinite(f"the {what} after step {trainer.step} is {found.loss}.", step=trainer.step)
-    return Scored(exam=exam, value=found.loss, tokens=found.tokens, values=found.values)
 
 
 def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:

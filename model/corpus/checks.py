@@ -33,8 +33,7 @@ def prepare(recipe: Recipe, cache: Path) -> Tokens:
     Raises: BadCorpus: also a token outside the vocabulary, too few tokens, a test on what was trained on, or no room
     for a validation. Unreachable, StorageFull: as open_split.
     """
-    train = span_of(locate(recipe.data, recipe.data.split, cache, recipe.model.vocab))
-    test = span_of(locate(recipe.tested_data, recipe.evaluation.split, cache, recipe.model.vocab))
+    train, test = _train(recipe, cache), _test(recipe, cache)
     learnt, read, watched = trained(recipe, train), tested(recipe, test), validated(recipe, test)
     if train.path.resolve() == test.path.resolve():
         check_apart(recipe, learnt, read)
@@ -54,20 +53,34 @@ def exams_of(recipe: Recipe, evaluations: Mapping[str, FurtherEvaluation], cache
 
     Raises: as prepare
     """
-    recipes = {name: recipe.tested_by(further) for name, further in evaluations.items()}
-    return tuple(Exam(name=name, recipe=own, items=items(own, cache)) for name, own in recipes.items())
+    if not evaluations:
+        return ()
+    recipes, train = {name: recipe.tested_by(further) for name, further in evaluations.items()}, _train(recipe, cache)
+    return tuple(Exam(name=name, recipe=own, items=_items(own, train, cache)) for name, own in recipes.items())
 
 
 def items(recipe: Recipe, cache: Path) -> str:
     """As prepare, for the test alone: sha256 of the tokens that it reads."""
-    train = span_of(locate(recipe.data, recipe.data.split, cache, recipe.model.vocab))
-    test = span_of(locate(recipe.tested_data, recipe.evaluation.split, cache, recipe.model.vocab))
+    return _items(recipe, _train(recipe, cache), cache)
+
+
+def _items(recipe: Recipe, train: Span, cache: Path) -> str:
+    test = _test(recipe, cache)
     read = tested(recipe, test)
     if train.path.resolve() == test.path.resolve():
         check_apart(recipe, trained(recipe, train), read)
     scan = _scanned(test, read, cache)
     _check_vocabulary(recipe, test, scan)
     return scan.sha256
+
+
+def _train(recipe: Recipe, cache: Path) -> Span:
+    """Where training reads, fetched; looked up once for all evaluations, since each time may ask a network."""
+    return span_of(locate(recipe.data, recipe.data.split, cache, recipe.model.vocab))
+
+
+def _test(recipe: Recipe, cache: Path) -> Span:
+    return span_of(locate(recipe.tested_data, recipe.evaluation.split, cache, recipe.model.vocab))
 
 
 def trained(recipe: Recipe, span: Span) -> range:

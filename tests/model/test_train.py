@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -534,6 +535,23 @@ def test_a_model_is_scored_by_further_evaluations_which_change_nothing_else(toke
     two = in_world(2, scored, canonical(tokens), planned(canonical(tokens), 2), tmp_path / "two", exams)
     one = scored(canonical(tokens), planned(canonical(tokens), 1), tmp_path / "one", exams)
     assert [outcome.scores for outcome in two] == [one.scores] * 2, "to the bit on any number of ranks"
+
+
+def test_a_test_split_that_is_replaced_while_training_does_not_change_what_the_model_is_scored_on(tokens, tmp_path):
+    """The record names the tokens that were there when training began."""
+    own = Path(shutil.copytree(tokens, tmp_path / "own"))
+    run = tiny(own)
+    exams = exams_of(run.recipe, {"late": FurtherEvaluation(offset=1000, sequences=3)}, tmp_path / "cache")
+
+    def replaced(seen: int) -> Signal:
+        if seen == 1:
+            (own / "train.bin").rename(own / "validation.bin")
+        return Signal.CONTINUE
+
+    undisturbed, _ = attempt(run, planned(run, 1), tmp_path / "before", exams=exams)
+    disturbed, _ = attempt(run, planned(run, 1), tmp_path / "meanwhile", exams=exams, signals=replaced)
+    assert not (own / "train.bin").exists()
+    assert disturbed.scores == undisturbed.scores
 
 
 def test_a_further_evaluation_that_its_corpus_cannot_serve_is_refused_before_training(tokens, tmp_path):

@@ -43,9 +43,6 @@ class Leaving(Protocol):
     attempt: Attempt | None  # as it began; None before that was on record
     seen: int  # what `reached` said last, to be had without asking the storage
 
-    def step(self) -> int | None:
-        """The newest step of this attempt; None before the first."""
-
     def reached(self) -> int:
         """The newest step under this lease: one that it went on from counts."""
 

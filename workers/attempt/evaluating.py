@@ -63,9 +63,6 @@ class Evaluation:
         """Changes while scoring advances; None before the first batch, when getting ready takes what it takes."""
         return self._pulse.stat().st_mtime if self._pulse and self._pulse.exists() else None
 
-    def step(self) -> int | None:
-        return None
-
     def reached(self) -> int:
         return 0
 

@@ -4,7 +4,7 @@ import platform
 import threading
 import time
 from bisect import bisect
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from model.train import Signal, train
 from workers.attempt.curve import point
 from workers.attempt.gauges import Gauges
 from workers.attempt.meter import Metered, meter
+from workers.attempt.pulse import Pulse
 from workers.attempt.task import PULSE_FILE, STOP_FILE, Task
 from workers.node import hardware
 from workers.node.gpus import gpus
@@ -56,7 +57,7 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
                 control=home.signal if home else lambda: Signal.CONTINUE,
                 observe=home.add if home else lambda line: None,
                 saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
-                scoring=home.pulse if home else lambda: None,
+                scoring=home.pulse.beat if home else lambda: None,
                 note=home.note if home else lambda event, detail: None,
                 tokens=task.tokens,
                 exams=task.exams,
@@ -134,8 +135,8 @@ class _Home:
     def __init__(self, task: Task):
         self._task = task
         self._stop_file = Path(task.folder) / STOP_FILE
-        self._pulse_file = self._stop_file.with_name(PULSE_FILE)
-        self._looked = self._pulsed = 0.0
+        self.pulse = Pulse(Path(task.folder) / PULSE_FILE)
+        self._looked = 0.0
         self._lost = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -175,13 +176,6 @@ class _Home:
         print(f"{event}: {detail}")
         with self._lock:
             self._notes.append((event, detail))
-
-    def pulse(self) -> None:
-        """Tell the agent that work advances where no step shows it."""
-        if time.monotonic() - self._pulsed >= LOOK_SECONDS:
-            self._pulsed = time.monotonic()
-            with suppress(OSError):
-                self._pulse_file.touch()
 
     def close(self) -> None:
         self._over.set()

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -184,9 +184,10 @@ class Training:
         machine = stored.machine(run.machine, until_heard(lambda: self._queue.classes(self._post.here.machines)))
         machine = probed(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
         split = plan(run.recipe, machine, self._speeds(run, machine))
-        source = self._newest(run, split)
+        past = self._past(run)
+        source = self._newest(run, split, past)
         self.resumed = source.step if source else 0
-        split = self._continued(source, split, machine)
+        split = _continued(source, split, past, machine)
         attempt = self._begin(run, study, machine, split, source)
         task = self._task(run, stored, split, attempt, machine)
         with self.mirror, self._watched():
@@ -262,13 +263,17 @@ class Training:
             is_mirrored=self._store.bucket is not None,
         )
 
-    def _newest(self, run: Run, split: Plan) -> Checkpoint | None:
-        """The newest checkpoint of any attempt that can be gone on from: it is whole, it belongs to this run, there is
-        a ledger of every step up to it and the record of its attempt. What is passed over is said, and why."""
-        ledgers: ledger.Ledgers | None = None
+    def _past(self, run: Run) -> dict[int, Attempt]:
+        """The run's attempts so far, by epoch. A record that cannot be read is noted."""
         attempts, unread = self._store.readable_attempts(run.id)
         for reason in unread:
             self._post.note("attempt-invalid", f"{reason} What that attempt took is not counted.")
+        return {attempt.epoch: attempt for attempt in attempts}
+
+    def _newest(self, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Checkpoint | None:
+        """The newest checkpoint of `past` attempts that can be gone on from: it is whole, it belongs to this run, there
+        is a ledger of every step up to it and the record of its attempt. What is passed over is said, and why."""
+        ledgers: ledger.Ledgers | None = None
         expected = until_heard(lambda: self._queue.status(run.id)).checkpoint
         passed = set()
         for step, epoch, name in self._store.saved(run.id):
@@ -276,7 +281,7 @@ class Training:
                 saved = valid(self._store.brought(name), run, split)
                 if saved.step != step:
                     raise CheckpointInvalid(f"{name} is of step {saved.step}.")
-                if not any(past.epoch == epoch for past in attempts):
+                if epoch not in past:
                     raise CheckpointInvalid(f"attempt {epoch} has no record that can be read.")
                 ledgers = ledgers or self._store.ledgers(run.id)  # after the first: none is ahead of its ledger
                 ledgers.until(epoch, step)
@@ -295,13 +300,6 @@ class Training:
         """Say so where the checkpoint that the queue points at is not there any more."""
         if expected and expected.step > step and expected.path not in passed:
             self._post.note("checkpoint-invalid", f"{expected.path} is gone: going on from step {step}")
-
-    def _continued(self, source: Checkpoint | None, split: Plan, machine: Machine) -> Plan:
-        """`split`, or the plan of the attempt that this one goes on from."""
-        for past in self._store.readable_attempts(self._lease.run_id)[0]:
-            if source and past.epoch == source.epoch:
-                return continued(Plan.model_validate(past.plan), split, machine)
-        return split
 
     def _is_settled(self, seconds: float, is_urgent: bool) -> bool:
         try:
@@ -323,6 +321,11 @@ class Training:
     def _point_at(self, checkpoint: Checkpoint) -> None:
         with suppress(LeaseLost):
             self._queue.checkpoint(self._lease, checkpoint)
+
+
+def _continued(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:
+    """`split`, or as the plan of the attempt that this one goes on from has it."""
+    return continued(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
 
 
 def _last_words(end: Ending) -> dict[str, object]:

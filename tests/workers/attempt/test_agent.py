@@ -220,7 +220,8 @@ def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, i
     again = queue.claim("cpu", "worker", 60)
     assert again is not None
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
-    found = Agent(here, queue, again.lease, "job", "node").work._newest(claim.run, plan)
+    training = Agent(here, queue, again.lease, "job", "node").work
+    found = training._newest(claim.run, plan, training._past(claim.run))
     told = [(event.event, event.detail) for event in queue.events(claim.run.id) if event.epoch == again.lease.epoch]
     said = [(event, detail) for event, detail in told if event.endswith(("-invalid", "-cut"))]
     return found and (found.epoch, found.step), said
@@ -498,6 +499,23 @@ def test_a_line_that_is_slow_after_training_is_no_hang(queue: Queue, tmp_path: P
         (work.folder / PULSE_FILE).touch()
         assert len({None, stepped, work.sign()}) == 3, "the evaluation advances"
     assert work.sign() is None, "what is left is to send it up"
+
+
+@pytest.mark.parametrize("is_hung", [True, False])
+def test_what_stands_still_is_not_waited_for_to_be_sent_up(is_hung: bool, queue: Queue, tmp_path: Path) -> None:
+    """The heart has stopped, and the lease is about to run out."""
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent = Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
+    begin(agent, an_attempt(claim.run, 1))
+    settled: list[float] = []
+    agent.work.settle = lambda seconds, is_urgent: settled.append(seconds)
+    if is_hung:
+        agent.asks.stop(Hung())
+    assert closed(agent, None if is_hung else Broken(WorkerDied())) == 1
+    assert bool(settled) is not is_hung
+    assert [attempt.outcome for attempt in agent.store.attempts(claim.run.id)] == ["failed"]
 
 
 def test_q6_an_attempt_that_dies_before_its_first_step_has_died_where_it_resumed(queue: Queue, tmp_path: Path) -> None:

@@ -13,16 +13,18 @@ from worlds import planned
 from farm.errors import LeaseLost
 from farm.queue.queue import Claim, Queue, Status
 from farm.queue.unscored import unscored
-from farm.record.result import Result
+from farm.record.result import Result, Scored
 from farm.record.store import Store
 from farm.site.settings import Settings
 from farm.study.recipe import TEST
 from farm.study.run import Attempt, Evaluating, Run, State
 from model.checkpoint import Contents, Identity, write
+from workers.attempt import evaluating
 from workers.attempt.agent import Agent
 from workers.attempt.asks import Asks
 from workers.attempt.ending import Finished, ending
 from workers.attempt.evaluating import Evaluation
+from workers.attempt.task import Scoring
 
 STUDY = tiny_study(init=(42,))
 
@@ -149,6 +151,24 @@ def test_who_has_lost_the_lease_delivers_nothing(queue: Queue, tmp_path: Path) -
     assert queue.scores(made.run_id, "run") == {}
     assert agent.serve() == 0, "nothing to do"
     assert queue.status(claim.run.id).epoch == again.lease.epoch
+
+
+def test_who_loses_the_lease_while_scoring_records_nothing(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, made = trained(queue, tmp_path)
+    claim = asked(queue)
+
+    def scored(task: Scoring, *_: object) -> Scored:
+        queue.release(claim.lease, "given to another")
+        assert queue.claim("cpu", "other", 60) is not None
+        return Scored(exam=task.exam, value=3.0, tokens=2, values=(3.0, 3.0))
+
+    monkeypatch.setattr(evaluating, "score", scored)
+    monkeypatch.setattr(evaluating, "items", lambda *_: "9" * 64)
+    agent_of(queue, claim, tmp_path).serve()
+    assert store.scores(made.run_id) == ([], [])
+    assert queue.status(claim.run.id).epoch == claim.lease.epoch + 1
 
 
 def test_what_a_study_lacks_is_asked_of_one_node_of_a_mixed_group() -> None:
