@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from redis import Redis, SSLConnection
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import EqualJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -52,7 +52,7 @@ STOP_SECONDS = 60.0
 SOCKET_SECONDS = 15.0
 GREETING_SECONDS = 3.0  # for a TLS handshake, after plain words were refused
 GLANCE_SECONDS = 0.5  # a shell that completes does not wait longer
-RETRIES = 5  # 0.1 s doubling to 1 s: about 3 s in all, less than the time between two heartbeats
+RETRIES = 5  # 0.2 s doubling to 1 s, each halved at most: 2 to 3 s in all, less than the time between two heartbeats
 PORTS = 3  # somebody may take a free port before Redis binds it
 
 LOOPBACK = "127.0.0.1"
@@ -544,7 +544,7 @@ def _client(url: str, retries: int = RETRIES, seconds: float | None = None, auth
         socket_timeout=seconds or SOCKET_SECONDS,
         socket_connect_timeout=seconds or SOCKET_SECONDS,
         health_check_interval=30,
-        retry=_Patience(ExponentialWithJitterBackoff(cap=1.0, base=0.1), retries),
+        retry=_Patience(EqualJitterBackoff(cap=1.0, base=0.1), retries),
         protocol=2,  # with 3, a missing password is reported as a malformed HELLO
         **trusted,
     )
