@@ -141,7 +141,7 @@ def _text(name: str, arms: Mapping[str, _Arm], runs: Sequence[ImportedRun], sour
             f"machines = {json.dumps(machines)}",
             *_seeds(seeds, any(run.seeds is None for run in runs)),
             "",
-            *_baseline(arms, machines),
+            *_baseline(arms),
             *_interventions(arms, machines),
             *_unknown(arms, runs),
         ]
@@ -162,7 +162,7 @@ def _seeds(known: Sequence[Seeds], is_partial: bool) -> Iterator[str]:
         yield "# Not all imported losses come with both seeds; where one is not known, none is written here."
 
 
-def _baseline(arms: Mapping[str, _Arm], machines: Sequence[str]) -> Iterator[str]:
+def _baseline(arms: Mapping[str, _Arm]) -> Iterator[str]:
     if not arms:
         yield "# The losses say nothing of the recipes: write below what the baseline and each arm change."
         yield "[baseline]"

@@ -624,7 +624,7 @@ class Queue:
 
     def studies(self) -> dict[str, Study]:
         """Every study as it was submitted last, by name."""
-        found = _readable(_study, self._call("studies", "")[1::2])
+        found = _readable(_study, self._call("kept", "studies", "")[1::2])
         return {study.name: study for study in sorted(found, key=lambda study: study.name)}
 
     def study(self, name: str) -> Study:
@@ -632,51 +632,47 @@ class Queue:
 
         Raises: NotFound: names the nearest. Unreadable
         """
-        found = self._call("studies", name) if name else []
-        if not found:
+        found = self._kept("studies", name, _study, _spoilt_study)
+        if found is None:
             raise NotFound(f"no study {name!r}{nearest(name, self.studies())}", remedy="See `farm status`.")
-        try:
-            return _study(found[1])
-        except UNREADABLE as error:
-            raise Unreadable(str(_spoilt_study(name, error))) from None
+        return found
 
     def bring(self, imported: Imported) -> None:
         """Keep what was imported into a study, over what was there; without any run, nothing."""
-        self._call("bring", imported.study, stamped(canonical_json(imported)) if imported.runs else "")
+        self._call("keep", "imported", imported.study, stamped(canonical_json(imported)) if imported.runs else "")
 
     def imported(self, study: str) -> Imported:
         """What was imported into a study.
 
         Raises: Unreadable
         """
-        found = self._call("imported", study) if study else []
-        if not found:
-            return Imported(study=study)
-        try:
-            return _imported(found[1])
-        except UNREADABLE as error:
-            raise Unreadable(str(_spoilt_import(study, error))) from None
+        return self._kept("imported", study, _imported, _spoilt_import) or Imported(study=study)
 
     def all_imported(self) -> dict[str, Imported]:
         """What was imported, by study."""
-        return {one.study: one for one in _readable(_imported, self._call("imported", "")[1::2])}
+        return {one.study: one for one in _readable(_imported, self._call("kept", "imported", "")[1::2])}
 
     def refer(self, references: References) -> None:
         """Keep the reference models of a study, over what was there; without any, nothing."""
-        self._call("refer", references.study, stamped(canonical_json(references)) if references.models else "")
+        text = stamped(canonical_json(references)) if references.models else ""
+        self._call("keep", "references", references.study, text)
 
     def references(self, study: str) -> References:
         """The reference models of a study.
 
         Raises: Unreadable
         """
-        found = self._call("references", study) if study else []
-        if not found:
-            return References(study=study)
+        return self._kept("references", study, _references, _spoilt_references) or References(study=study)
+
+    def _kept(
+        self, which: str, study: str, read: Callable[[str], Said], spoilt: Callable[[str, Exception], "Flaw"]
+    ) -> Said | None:
+        """What is kept of a study under `which`; None where there is nothing. Raises: Unreadable"""
+        found = self._call("kept", which, study) if study else []
         try:
-            return _references(found[1])
+            return read(found[1]) if found else None
         except UNREADABLE as error:
-            raise Unreadable(str(_spoilt_references(study, error))) from None
+            raise Unreadable(str(spoilt(study, error))) from None
 
     def names(
         self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
@@ -912,12 +908,14 @@ class Queue:
     def flaws(self) -> list[Flaw]:
         """What cannot be read and is passed over by everybody, each with what to do."""
         found = [_aside(name, place) for name, place in _pairs(self._call("aside"))]
-        for name, text in _pairs(self._call("studies", "")):
-            found += [_spoilt_study(name, error) for error in _faults(_study, text)]
-        for name, text in _pairs(self._call("imported", "")):
-            found += [_spoilt_import(name, error) for error in _faults(_imported, text)]
-        for name, text in _pairs(self._call("references", "")):
-            found += [_spoilt_references(name, error) for error in _faults(_references, text)]
+        kept: tuple[tuple[str, Callable[[str], object], Callable[[str, Exception], Flaw]], ...] = (
+            ("studies", _study, _spoilt_study),
+            ("imported", _imported, _spoilt_import),
+            ("references", _references, _spoilt_references),
+        )
+        for which, read, spoilt in kept:
+            for name, text in _pairs(self._call("kept", which, "")):
+                found += [spoilt(name, error) for error in _faults(read, text)]
         for text in self._call("statuses", "all", ""):
             found += [_spoilt_run(json.loads(text)[0], error) for error in _faults(_status, text)]
         for run_id, texts in self._call("scores", "all", ""):

@@ -26,7 +26,7 @@ import secrets
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -259,10 +259,7 @@ class Store:
 
     def keep_imported(self, imported: Imported) -> None:
         """Record what was imported into a study, over what was there; without any run, remove the record."""
-        if imported.runs:
-            self.records.put(_of_import(imported.study), stamped(canonical_json(imported)).encode())
-        else:
-            self.records.remove(_of_import(imported.study))
+        self._keep(_of_import(imported.study), imported, bool(imported.runs))
 
     def imported(self, study: str) -> Imported:
         """What was imported into a study.
@@ -273,10 +270,7 @@ class Store:
 
     def keep_references(self, references: References) -> None:
         """Record the reference models of a study, over what was there; without any, remove the record."""
-        if references.models:
-            self.records.put(_of_references(references.study), stamped(canonical_json(references)).encode())
-        else:
-            self.records.remove(_of_references(references.study))
+        self._keep(_of_references(references.study), references, bool(references.models))
 
     def references(self, study: str) -> References:
         """The reference models of a study.
@@ -284,6 +278,12 @@ class Store:
         Raises: CheckpointInvalid: the record is damaged.
         """
         return self._parsed(_of_references(study), read_json(References)) or References(study=study)
+
+    def _keep(self, name: str, record: BaseModel, holds_something: bool) -> None:
+        if holds_something:
+            self.records.put(name, stamped(canonical_json(record)).encode())
+        else:
+            self.records.remove(name)
 
     def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
         """Record that an attempt began, and the run if this is its first; returns the attempt's folder.
@@ -337,7 +337,7 @@ class Store:
         place = f"{_scores(score.run_id)}/{score.file}.json"
         if self.records.create(place, record):
             return
-        there = self._score(place)
+        there = self._parsed(place, _unless_torn(read_json(Score)))
         if there == score:
             return
         result = self.result(score.run_id)
@@ -349,15 +349,12 @@ class Store:
         """The scores of a run that count, which are those of its result's weights, by evaluation; and what is wrong
         with records that cannot be read. One that is cut off is none.
         """
-        found, unread = [], []
-        names = [name for name in self.records.names(_scores(run_id)) if name.endswith(".json")]
-        result = self.result(run_id) if names else None
-        for name in names if result else ():
-            try:
-                found.append(self._score(f"{_scores(run_id)}/{name}"))
-            except (CheckpointInvalid, OSError) as error:
-                unread.append(told(error))
-        return [one for one in found if one and result and one.weights == result.fingerprints.final], unread
+        places = [f"{_scores(run_id)}/{name}" for name in self.records.names(_scores(run_id)) if name.endswith(".json")]
+        result = self.result(run_id) if places else None
+        if result is None:
+            return [], []
+        found, unread = self._readable(places, _unless_torn(read_json(Score)))
+        return [one for one in found if one.weights == result.fingerprints.final], unread
 
     def values(self, score: Score) -> "np.ndarray":
         """The value of each item of a score, in their order, as float64.
@@ -372,9 +369,6 @@ class Store:
             return unpacked(content)
         except ValueError as error:
             raise CheckpointInvalid(f"{self.uri}/{place} is damaged: {error}.", remedy="Score the run again.") from None
-
-    def _score(self, place: str) -> Score | None:
-        return self._parsed(place, lambda text: None if _is_torn(text) else read_json(Score)(text))
 
     def withdraw(self, run_id: str, epoch: int) -> None:
         """Record that a run was cancelled under this epoch; 0: before its first. What it recorded as its result until
@@ -427,7 +421,7 @@ class Store:
 
         Raises: CheckpointInvalid: result.json is damaged, or cannot be that of its recipe.
         """
-        found = self._parsed(_result(run_id), lambda text: None if _is_torn(text) else _sound(text))
+        found = self._parsed(_result(run_id), _unless_torn(_sound))
         return found if found and found.epoch > self.cancelled(run_id) else None
 
     def attempts(self, run_id: str) -> list[Attempt]:
@@ -441,13 +435,7 @@ class Store:
 
     def readable_attempts(self, run_id: str) -> tuple[list[Attempt], list[str]]:
         """Every attempt that began and whose record can be read, by epoch; and what is wrong with the others."""
-        found, unread = [], []
-        for epoch in self.epochs(run_id):
-            try:
-                found.append(self._parsed(_attempt(run_id, epoch), read_json(Attempt)))
-            except (CheckpointInvalid, OSError) as error:
-                unread.append(told(error))
-        return [attempt for attempt in found if attempt], unread
+        return self._readable([_attempt(run_id, epoch) for epoch in self.epochs(run_id)], read_json(Attempt))
 
     def reached(self, attempt: Attempt) -> tuple[int, float]:
         """The step that an attempt had reached, and the seconds it took: one that was killed, those of its steps."""
@@ -484,35 +472,19 @@ class Store:
 
     def all_imported(self) -> tuple[list[Imported], list[str]]:
         """What was imported into each study, as far as it can be read; and what is wrong with the others."""
-        found, unread = [], []
-        for name in self.records.names("imported"):
-            try:
-                found.append(self._parsed(f"imported/{name}", read_json(Imported)))
-            except (CheckpointInvalid, OSError) as error:
-                unread.append(told(error))
-        return found, unread
+        return self._all("imported", Imported)
 
     def all_references(self) -> tuple[list[References], list[str]]:
         """The reference models of each study, as far as they can be read; and what is wrong with the others."""
-        found, unread = [], []
-        for name in self.records.names("references"):
-            try:
-                found.append(self._parsed(f"references/{name}", read_json(References)))
-            except (CheckpointInvalid, OSError) as error:
-                unread.append(told(error))
-        return found, unread
+        return self._all("references", References)
 
     def studies(self) -> tuple[dict[str, Study], list[str]]:
         """Every study that can be read, by name; and what is wrong with the others."""
-        found, unread = {}, []
-        for name in self.records.names("studies"):
-            try:
-                study = self._parsed(f"studies/{name}", read_json(Study))
-            except (CheckpointInvalid, OSError) as error:
-                unread.append(told(error))
-            else:
-                found[study.name] = study
-        return found, unread
+        found, unread = self._all("studies", Study)
+        return {study.name: study for study in found}, unread
+
+    def _all(self, folder: str, model: type[Read]) -> tuple[list[Read], list[str]]:
+        return self._readable([f"{folder}/{name}" for name in self.records.names(folder)], read_json(model))
 
     def forgotten(self, run_id: str) -> int | None:
         """The epoch up to which a run was forgotten; None if it never was.
@@ -564,6 +536,16 @@ class Store:
             return Run.model_validate(table), study
 
         return self._parsed(f"{_of(run_id)}/recipe.toml", read)
+
+    def _readable(self, names: Iterable[str], read: Callable[[str], Any]) -> tuple[list[Any], list[str]]:
+        """The records of these names that are there and can be read; and what is wrong with the others."""
+        found, unread = [], []
+        for name in names:
+            try:
+                found.append(self._parsed(name, read))
+            except (CheckpointInvalid, OSError) as error:
+                unread.append(told(error))
+        return [one for one in found if one is not None], unread
 
     def _parsed(self, name: str, read: Any) -> Any:
         """A record as `read` understands it, or None where there is none."""
@@ -650,6 +632,11 @@ def _is_torn(text: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _unless_torn(read: Callable[[str], Read]) -> Callable[[str], Read | None]:
+    """How to read a record that is none while it is cut off."""
+    return lambda text: None if _is_torn(text) else read(text)
 
 
 def _epoch(text: str) -> int:

@@ -51,8 +51,8 @@ def extended(study: Study, name: str, count: int, avoid: Collection[Seeds] = (),
 
 def fresh(study: Study, count: int) -> list[Seeds]:
     """Pairs that no arm of the study has: the next whole numbers. What the baseline holds fixed stays so."""
-    used = [seeds for arm in study.arms() for seeds in arm.seeds]
-    own = study.arms()[0].seeds
+    arms = study.arms()
+    used, own = [seeds for arm in arms for seeds in arm.seeds], arms[0].seeds
     one_train = len({seeds.train for seeds in own}) == 1
     one_init = len({seeds.init for seeds in own}) == 1 and not one_train
     inits = repeat(own[0].init) if one_init else _unused({seeds.init for seeds in used})
@@ -89,11 +89,6 @@ def carried(study: Study, before: Study | None) -> Study:
     arms = {arm.name for arm in study.arms()}
     kept = {name: seeds for name, seeds in before.more_seeds.items() if name in arms}
     return widened(study.model_copy(update={"looks": before.looks}), kept)
-
-
-def new_runs(study: Study, more: More) -> int:
-    """How many runs these pairs are."""
-    return len(widened(study, more).runs()) - len(study.runs())
 
 
 def as_toml(more: Mapping[str, tuple[Seeds, ...]]) -> list[str]:

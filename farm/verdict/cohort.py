@@ -12,6 +12,7 @@ from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.stats import mean
 from farm.study.recipe import Seeds, canonical_json
+from farm.study.run import Run
 from farm.study.study import BASELINE, Arm
 
 SHORT = 12  # hex digits of a fingerprint that a person is shown
@@ -126,6 +127,21 @@ def by_block(runs: Iterable[ImportedRun]) -> dict[Seeds | str, float]:
     for run in runs:
         groups.setdefault(run.block, []).append(run.test_loss)
     return {block: mean(losses) for block, losses in groups.items()}
+
+
+def seeds_asked(runs: Iterable[Run | Result]) -> dict[tuple[str, str], int]:
+    """(arm, machine) -> different seeds that have a run, finished or not."""
+    seeds: dict[tuple[str, str], set[Seeds]] = {}
+    for run in runs:
+        seeds.setdefault((run.arm, run.machine), set()).add(run.seeds)
+    return {key: len(found) for key, found in seeds.items()}
+
+
+def by_arm(results: Iterable[Kind]) -> dict[str, list[Kind]]:
+    arms: dict[str, list[Kind]] = {}
+    for result in results:
+        arms.setdefault(result.arm, []).append(result)
+    return arms
 
 
 def _strangers(results: Sequence[Result], use: Use) -> dict[str, str]:

@@ -18,7 +18,7 @@ from farm.study.machine import is_mixed
 from farm.study.recipe import Frozen, Seeds
 from farm.study.run import Run
 from farm.study.study import BASELINE
-from farm.verdict.cohort import sort
+from farm.verdict.cohort import by_arm, seeds_asked, sort
 from farm.verdict.cost import Curve, Reach, SpeedUp, loss_at, reach, speed_ups, together
 from farm.verdict.inference import Comparison, Losses, Method, Word, judge
 from farm.verdict.ranks import ranks
@@ -123,7 +123,7 @@ def _number(text: str) -> float | None:
 
 def at(results: Iterable[Result], runs: Iterable[Run], amount: Budget, margin: float | None = None) -> list[Bought]:
     """Rank the arms of each evaluation and machine by what `amount` bought. `runs` are all that the study asks for."""
-    groups, asked = _groups(list(results)), _asked(runs)
+    groups, asked = _groups(list(results)), seeds_asked(runs)
     losses = [
         {
             arm: _by_seeds(its, lambda result: loss_at(_curve(result, amount.kind), amount.amount), mean)
@@ -142,7 +142,7 @@ def at(results: Iterable[Result], runs: Iterable[Run], amount: Budget, margin: f
 
 def to(results: Iterable[Result], runs: Iterable[Run], loss: float) -> list[Reached]:
     """What each arm of each evaluation and machine cost until it had come down to `loss`, soonest first."""
-    groups, asked = _groups(list(results)), _asked(runs)
+    groups, asked = _groups(list(results)), seeds_asked(runs)
     hours = [_reaches(group, "hours", loss) for group in groups]
     found = speed_ups([(one.get(BASELINE, {}), _others(one)) for one in hours])
     return [
@@ -170,10 +170,7 @@ def _groups(results: list[Result]) -> list[_Group]:
         aside = cohort.aside | _unwatched([result for result in members if result.run_id not in cohort.aside])
         for machine in sorted({result.machine for result in members}):
             here = [result for result in members if result.machine == machine]
-            arms: dict[str, list[Result]] = {}
-            for result in here:
-                if result.run_id not in aside:
-                    arms.setdefault(result.arm, []).append(result)
+            arms = by_arm(result for result in here if result.run_id not in aside)
             others = [(result, aside[result.run_id]) for result in here if result.run_id in aside]
             found.append(_Group(evaluation, machine, arms, others))
     return found
@@ -202,14 +199,6 @@ def _curve(result: Result, kind: str) -> Curve:
     if rate is not None:
         costs["usd"] = lambda point: point.seconds * rate
     return [(costs[kind](point), point.loss) for point in result.validation] if kind in costs else []
-
-
-def _asked(runs: Iterable[Run]) -> dict[tuple[str, str], int]:
-    """(arm, machine) -> different seeds that have a run, finished or not."""
-    seeds: dict[tuple[str, str], set[Seeds]] = {}
-    for run in runs:
-        seeds.setdefault((run.arm, run.machine), set()).add(run.seeds)
-    return {key: len(found) for key, found in seeds.items()}
 
 
 def _by_seeds(
@@ -305,9 +294,7 @@ def _row(
 
 def _reaches(group: _Group, kind: str, loss: float) -> dict[str, dict[Seeds, Reach]]:
     return {
-        arm: _by_seeds(
-            results, lambda result: reach(curve, loss) if (curve := _curve(result, kind)) else None, together
-        )
+        arm: _by_seeds(results, lambda result: _reach(_curve(result, kind), loss), together)
         for arm, results in group.arms.items()
     }
 

@@ -74,7 +74,7 @@ class Forecast(Frozen):
     @property
     def node_hours(self) -> float | None:
         """Of all machines; that of a mixed group counts once for each of them. None when one is unknown."""
-        return _total(one.hours and one.hours * len(parts(one.machine)) for one in self.classes)
+        return summed(one.hours and one.hours * len(parts(one.machine)) for one in self.classes)
 
 
 def forecast(
@@ -111,14 +111,14 @@ def forecast(
         classes=classes,
         runs=sum(estimate.runs for estimate in estimates),
         wall_clock_hours=max(clocks) if len(clocks) == len(classes) else None,
-        usd=_total(estimate.usd for estimate in estimates),
+        usd=summed(estimate.usd for estimate in estimates),
     )
 
 
 def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping[str, int]) -> ClassTotal:
     """No run is split over nodes, so the longest one is the least that a class takes."""
     own = [estimate for estimate in estimates if estimate.machine == machine.name]
-    total = _total(estimate.hours for estimate in own)
+    total = summed(estimate.hours for estimate in own)
     at_a_time = max(1, min(slots.get(part, 0) for part in parts(machine.name)))
     longest = max((estimate.hours or 0.0) / estimate.runs for estimate in own)
     return ClassTotal(
@@ -127,7 +127,7 @@ def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping
         hours=total,
         slots=at_a_time,
         wall_clock_hours=None if total is None else max(total / at_a_time, longest),
-        usd=_total(estimate.usd for estimate in own),
+        usd=summed(estimate.usd for estimate in own),
         prices=machine.prices,
     )
 
@@ -140,13 +140,13 @@ def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Ma
     nothing says how fast a class is, the steps that runs have done there tell what one costs.
     """
     left = _hours_left(study, statuses, known)
-    rest = _total(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
+    rest = summed(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
     return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
 
 
 def least_hours(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], used: float) -> float | None:
     """As `least_limit`, the least policy.hours_limit in hundredths: what is `used`, and what is left to do."""
-    rest = _total(
+    rest = summed(
         None if hours is None else hours * len(parts(run.machine)) for run, hours in _hours_left(study, statuses, known)
     )
     return None if rest is None else math.ceil(round((used + rest) * 100, 6)) / 100
@@ -344,7 +344,7 @@ def _dollars(hours: float | None, usd_per_hour: float | None) -> float | None:
     return None if hours is None or usd_per_hour is None else hours * usd_per_hour
 
 
-def _total(parts: Iterable[float | None]) -> float | None:
+def summed(parts: Iterable[float | None]) -> float | None:
     """The sum, or None when a part is unknown."""
     known = list(parts)
     return None if None in known else sum(part for part in known if part is not None)

@@ -129,7 +129,7 @@ def _compared(
     found = {}
     for name, one in zip(family.arms, tested, strict=True):
         p = min(1.0, one.p * count / size)
-        low, high = _interval(one, p)
+        low, high = interval(one.delta, one.half, p)
         found[name] = Comparison(
             delta=one.delta,
             ci_low=low,
@@ -146,11 +146,11 @@ def _compared(
     return found
 
 
-def _interval(one: Tested, p: float) -> tuple[float, float]:
+def interval(delta: float, half: float, p: float) -> tuple[float, float]:
     """Both ends. Holm's rule may settle the sign where the simultaneous interval reaches over 0: then it ends there."""
-    low, high = one.delta - one.half, one.delta + one.half
+    low, high = delta - half, delta + half
     if p < ALPHA and low < 0 < high:
-        return (low, 0.0) if one.delta < 0 else (0.0, high)
+        return (low, 0.0) if delta < 0 else (0.0, high)
     return low, high
 
 

@@ -22,7 +22,7 @@ from farm.study.seeding import extended, widened
 from farm.study.study import BASELINE, Study
 from farm.verdict import sequential
 from farm.verdict.cohort import by_seeds
-from farm.verdict.forecast import forecast
+from farm.verdict.forecast import forecast, summed
 from farm.verdict.inference import ALPHA
 from farm.verdict.seen import seen
 from farm.verdict.table import Row, rank
@@ -261,17 +261,13 @@ def _worth(study: Study, choice: _Choice, price: Callable[[Run], Price]) -> floa
 
 
 def _new(study: Study, wider: Study) -> list[Run]:
-    there = {run.id for run in study.runs()}
-    return [run for run in wider.runs() if run.id not in there]
+    """The runs that `wider`, which differs in seed pairs alone, adds."""
+    there = {(arm.name, seeds) for arm in study.arms() for seeds in arm.seeds}
+    return [run for run in wider.runs() if (run.arm, run.seeds) not in there]
 
 
 def _sum(prices: Sequence[Price]) -> Price:
-    usd, hours = [one.usd for one in prices], [one.hours for one in prices]
-    return Price(
-        None if None in usd else sum(one or 0.0 for one in usd),
-        None if None in hours else sum(one or 0.0 for one in hours),
-        len(prices),
-    )
+    return Price(summed(one.usd for one in prices), summed(one.hours for one in prices), len(prices))
 
 
 def _fits(price: Price, budget: Budget) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from farm.study.looks import key
 from farm.study.recipe import Seeds
-from farm.verdict.inference import ALPHA, Comparison, Losses, Word, holm, rounding
+from farm.verdict.inference import ALPHA, Comparison, Losses, Word, holm, interval, rounding
 
 LEAST = 3  # pairs of the first rung: two say next to nothing of a variance
 RUNGS = 6
@@ -158,12 +158,14 @@ def _looked(losses: Losses, baseline: Losses, first: int, order: Sequence[Seeds]
 
 def _same(one: Seen, margin: float | None) -> float:
     """The p value over all looks of "differs by the margin or more": two one-sided tests at each."""
+    return 1.0 if margin is None else min(1.0, float(_equivalence(one, margin).min()))
+
+
+def _equivalence(one: Seen, margin: float) -> Any:
+    """(rungs,) p / share."""
     from scipy.stats import t
 
-    if margin is None:
-        return 1.0
-    p = t.sf((margin - abs(one.delta)) / one.error, one.df)
-    return min(1.0, float((p / one.share).min()))
+    return t.sf((margin - abs(one.delta)) / one.error, one.df) / one.share
 
 
 def _comparison(one: Seen, p: float, same: float, margin: float | None, count: int, first: int) -> Comparison:
@@ -173,15 +175,13 @@ def _comparison(one: Seen, p: float, same: float, margin: float | None, count: i
     word: Word = "unresolved"
     place = len(one.share) - 1
     if margin is not None and same < ALPHA:
-        word, place = "same", int((t.sf((margin - abs(one.delta)) / one.error, one.df) / one.share).argmin())
+        word, place = "same", int(_equivalence(one, margin).argmin())
     elif p < ALPHA:
         place = int((one.p / one.share).argmin())
         word = "better" if one.delta[place] < 0 else "worse"
     delta, error, df = float(one.delta[place]), float(one.error[place]), int(one.df[place])
     half = float(t.isf(ALPHA * float(one.share[place]) / count / 2, df)) * error
-    low, high = delta - half, delta + half
-    if p < ALPHA and low < 0 < high:  # Holm's rule has settled the sign
-        low, high = (low, 0.0) if delta < 0 else (0.0, high)
+    low, high = interval(delta, half, p)
     return Comparison(
         delta=delta,
         ci_low=low,

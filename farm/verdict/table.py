@@ -26,10 +26,10 @@ from farm.stats import mean, sd
 from farm.study.looks import Looks
 from farm.study.machine import Price, is_mixed
 from farm.study.recipe import TEST, Frozen, Seeds, digest
-from farm.study.run import Run, State
+from farm.study.run import State
 from farm.study.study import BASELINE
 from farm.verdict import sequential
-from farm.verdict.cohort import SHORT, by_block, by_seeds, sort, unlike
+from farm.verdict.cohort import SHORT, by_arm, by_block, by_seeds, seeds_asked, sort, unlike
 from farm.verdict.cost import frontier
 from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
 from farm.verdict.items import averaged, items_error
@@ -252,7 +252,7 @@ def _with_gap(row: Row, baseline: Row | None, references: Sequence[ReferenceRow]
 
 def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None, looks: Looks | None) -> Table:
     statuses = list(statuses)
-    asked = _asked(results, statuses)
+    asked = seeds_asked([*(status.run for status in statuses), *results])
     first = {result.evaluation for result in results if result.arm == BASELINE}
     fresh = {result.evaluation for result in results if not result.stale}
     results.sort(key=lambda r: (r.evaluation not in first & fresh, r.evaluation not in first, r.evaluation, r.machine))
@@ -313,17 +313,8 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else 0.0 - value  # no -0.0
 
 
-def _asked(results: Sequence[Result], statuses: Sequence[Status]) -> dict[tuple[str, str], int]:
-    """(arm, machine) -> different seeds that have a run, finished or not."""
-    seeds: dict[tuple[str, str], set[Seeds]] = {}
-    runs: list[Run | Result] = [*(status.run for status in statuses), *results]
-    for run in runs:
-        seeds.setdefault((run.arm, run.machine), set()).add(run.seeds)
-    return {key: len(found) for key, found in seeds.items()}
-
-
 def _ranking(cohort: Sequence[Seen], asked: Mapping[tuple[str, str], int]) -> _Ranking:
-    arms = _by_arm(cohort)
+    arms = by_arm(cohort)
     rows = {name: _row(members, arms.get(BASELINE, []), asked) for name, members in arms.items()}
     return _Ranking(rows, {name: by_seeds(members) for name, members in arms.items()}, arms)
 
@@ -509,15 +500,8 @@ def _set_aside(results: Sequence[Seen], reasons: Mapping[str, str], asked: Mappi
     """Rows that are compared with nothing, each with the reason."""
     return [
         _row(members, [], asked).model_copy(update={"aside": reasons[members[0].run_id]})
-        for members in _by_arm(results).values()
+        for members in by_arm(results).values()
     ]
-
-
-def _by_arm(results: Iterable[Seen]) -> dict[str, list[Seen]]:
-    arms: dict[str, list[Seen]] = {}
-    for result in results:
-        arms.setdefault(result.arm, []).append(result)
-    return arms
 
 
 def _row(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tuple[str, str], int]) -> Row:
@@ -575,14 +559,11 @@ def _twins(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
     """Mixed groups have none: what differs there is no one machine's doing."""
     for left, right in combinations([cohort for cohort in cohorts if not is_mixed(cohort[0].machine)], 2):
         there = {_twin_key(result): result for result in right}
-        pairs = [_pair(result, there[key]) for result in left if (key := _twin_key(result)) in there]
-        if pairs:
+        both = [(result, there[key]) for result in left if (key := _twin_key(result)) in there]
+        if both:
             machines = (left[0].machine, right[0].machine)
-            pairs.sort(key=lambda pair: (pair.arm, pair.seeds, pair.runs))
-            both = [
-                (result.recipe.digest, result, there[key]) for result in left if (key := _twin_key(result)) in there
-            ]
-            effect = _effect(both)
+            pairs = sorted((_pair(*two) for two in both), key=lambda pair: (pair.arm, pair.seeds, pair.runs))
+            effect = _effect((one.recipe.digest, one, other) for one, other in both)
             yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs), hardware=effect)
 
 
@@ -607,16 +588,17 @@ def _imported_twins(runs: Sequence[ImportedRun]) -> Iterable[Twins]:
     for left, right in combinations(sorted(machines), 2):
         one, other = machines[left], machines[right]
         pairs = [
-            Pair(arm=key[0], seeds=key[1], runs=(one[key].id, other[key].id), test_losses=_losses(one[key], other[key]))
+            Pair(
+                arm=key[0],
+                seeds=key[1],
+                runs=(one[key].id, other[key].id),
+                test_losses=(one[key].test_loss, other[key].test_loss),
+            )
             for key in sorted(one.keys() & other.keys())
         ]
         if pairs:
             effect = _effect((key[0], one[key], other[key]) for key in one.keys() & other.keys())
             yield Twins(evaluation=IMPORTED, machines=(left, right), pairs=tuple(pairs), hardware=effect)
-
-
-def _losses(one: ImportedRun, other: ImportedRun) -> tuple[float, float]:
-    return one.test_loss, other.test_loss
 
 
 def _twin_key(result: Result) -> tuple[Any, ...]:

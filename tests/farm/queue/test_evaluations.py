@@ -219,3 +219,15 @@ def end(queue: Queue, claim: Claim, how: str) -> None:
         queue.acknowledge_cancel(claim.lease)
     except LeaseLost:
         pass
+
+
+def test_a_score_of_another_run_or_of_a_later_lease_is_not_taken(queue: Queue) -> None:
+    first, second, *_ = trained(queue)
+    queue.evaluate("tiny", [job(first)])
+    claim = claimed(queue)
+    made = scored(claim)
+    for changed in ({"run_id": second.id}, {"epoch": claim.lease.epoch + 1}):
+        with pytest.raises(Conflict, match="the score is of"):
+            queue.deliver(claim.lease, made.model_copy(update=changed))
+    assert queue.scores() == {}
+    queue.deliver(claim.lease, made)

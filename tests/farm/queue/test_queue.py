@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import socket
 import threading
@@ -19,6 +20,7 @@ from results import result, study_text, tiny_study
 from waiting import wait_until
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreachable
+from farm.queue import queue as queue_
 from farm.queue.node import Node
 from farm.queue.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
 from farm.record.store import Store
@@ -1249,3 +1251,14 @@ def test_a_study_comes_back_with_its_interventions_in_their_order(queue: Queue, 
     names = [arm.name for arm in study.arms()]
     assert [arm.name for arm in queue.study("tiny").arms()] == names
     assert [arm.name for arm in store.studies()[0]["tiny"].arms()] == names
+
+
+def test_every_script_that_writes_refuses_submitters_before_it_does_anything() -> None:
+    folder = Path(queue_.__file__).parent / "lua"
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.lua")}
+    assert len(re.findall(r"function (?:holds|sweep)\(.*\)\n  refuse_submitters\(\)", scripts.pop("transitions"))) == 2
+    writing = {name: text for name, text in scripts.items() if "writes" in text.partition("\n\n")[0]}
+    assert len(writing) > 30
+    assert [name for name, text in writing.items() if not re.search(r"\b(refuse_submitters|holds|sweep)\(", text)] == []
+    hands = re.compile(r"'(HSET|SET|DEL|HDEL|SADD|SREM|ZADD|ZREM|RPUSH|XADD|INCR|RENAME)'|\b(set|move|erase|tell)\(")
+    assert [name for name in scripts.keys() - writing.keys() if hands.search(scripts[name])] == []

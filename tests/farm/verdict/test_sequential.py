@@ -132,3 +132,12 @@ def test_the_simulation_judges_as_the_table_does() -> None:
         arms = {str(i): runs([2.0 + d for d in study[: pairs[i], i]]) for i in range(3)}
         found = judge([(base, arms)], ["cpu"], {f"{i}@cpu": 3 for i in range(3)}, list(base), None)[0]
         assert [found[str(i)].p for i in range(3)] == pytest.approx(list(p))
+
+
+def test_same_has_the_share_of_its_look_in_the_error_rate() -> None:
+    differences, margin = [0.01, -0.02, 0.015, -0.005], 0.04
+    theirs = [stats.ttest_1samp(differences[:n], margin, alternative="less").pvalue for n in (3, 4)]
+    shares = [rung.share for rung in ladder(3, 4)]
+    assert max(theirs) < ALPHA, "each look alone would call it the same"
+    assert min(p / share for p, share in zip(theirs, shares, strict=True)) > ALPHA
+    assert judged({"arm": differences}, margin=margin)["arm"].word == "unresolved"
