@@ -1,4 +1,4 @@
-"""The promises of the queue, over Redis. Each verb is one Lua script of farm/queue/, so each is all or nothing.
+"""The promises of the queue, over Redis. Each verb is one Lua script of lua/, so each is all or nothing.
 
 Q1  put is idempotent by run id: submitted twice = queued once, and says so. What is known under another name (the same
     recipe, seeds and machine class) is not trained again: the new run is born succeeded, with that result.
@@ -78,6 +78,7 @@ UNREADABLE = (Unreadable, ValueError, TypeError, KeyError, AttributeError)  # wa
 Said = TypeVar("Said")
 
 _SCRIPTS = Path(__file__).parent / "lua"
+SHARED = ("keys", "guards", "lists", "erasing", "moves", "failures", "leases")  # each may call what is before it
 
 
 class Cause(Frozen):
@@ -991,7 +992,8 @@ class _Script(NamedTuple):
 
 @cache
 def _script(verb: str) -> _Script:
-    text = "".join((_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8") for name in ("transitions", verb))
+    paths = [*(_SCRIPTS / "shared" / f"{name}.lua" for name in SHARED), _SCRIPTS / f"{verb}.lua"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
