@@ -58,7 +58,7 @@ class Farm:
         self.all = _study("all", range(SINGLE, QUEUED))
 
     def prepare(self) -> None:
-        self.queue.install()
+        self.queue.scripts.install()
 
     def put(self, i: int) -> None:
         self.queue.put(self.single[i])

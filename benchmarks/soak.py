@@ -22,7 +22,8 @@ from typing import NamedTuple
 import psutil
 
 from farm.errors import FarmError
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record import ledger
 from farm.record.result import Result
 from farm.record.store import Store
@@ -175,7 +176,7 @@ class Soak:
 
     def drain(self) -> str | None:
         with self.farm.queue() as queue:
-            nodes = [node.id for node in queue.roster()]
+            nodes = [node.id for node in queue.roster.nodes()]
         if not nodes:
             return None
         node = self.random.choice(nodes)
@@ -250,12 +251,12 @@ class Soak:
     def running(self) -> Status | None:
         """A run that has trained a step, and has a checkpoint under its present lease."""
         with self.farm.queue() as queue:
-            found = [one for one in queue.running() if one.checkpoint and one.checkpoint.epoch == one.epoch]
+            found = [one for one in queue.listing.running() if one.checkpoint and one.checkpoint.epoch == one.epoch]
         return self.random.choice(sorted(found, key=lambda one: one.id)) if found else None
 
     def status(self, run_id: str) -> Status:
         with self.farm.queue() as queue:
-            return queue.status(run_id)
+            return queue.listing.status(run_id)
 
     def end_training(self, run: Status) -> None:
         """Kill who writes the ledger of `run`, and wait until it is dead."""
@@ -280,8 +281,8 @@ class Soak:
         self.farm.processes()
         try:
             with self.farm.queue() as queue:
-                statuses, put = queue.statuses(), queue.put_count() - queue.forgotten_count()
-                total = sum(queue.counts().values())
+                statuses, put = queue.listing.statuses(), queue.listing.put_count() - queue.listing.forgotten_count()
+                total = sum(queue.listing.counts().values())
         except FarmError:
             return False
         if put != total:
@@ -448,7 +449,7 @@ def outcomes(farm: Farm) -> dict[str, Status]:
     farm.server.start()
     try:
         with farm.queue() as queue:
-            return {status.id: status for status in queue.statuses()}
+            return {status.id: status for status in queue.listing.statuses()}
     finally:
         farm.server.stop()
 

@@ -130,10 +130,12 @@ def _ours(settings: Settings, tokens: Path, turn: int) -> Pair:
     typed(settings, "submit", str(file))
     with session(settings) as redis:
         queue = Queue(redis)
-        runs = [status.run for status in queue.statuses(name)]
+        runs = [status.run for status in queue.listing.statuses(name)]
         ledgers = [Store(settings.storage).attempt_folder(run.id, 1) / "ledger.jsonl" for run in runs]
         first = _pair(began, ledgers, head=1)
-        wait_for(lambda: all(status.state is State.SUCCEEDED for status in queue.statuses(name)), "both are done")
+        wait_for(
+            lambda: all(status.state is State.SUCCEEDED for status in queue.listing.statuses(name)), "both are done"
+        )
     return first
 
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import psutil
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site import serving
 from farm.site.server import session
@@ -148,8 +149,8 @@ def _training(settings: Settings) -> Status:
     typed(settings, "submit", str(file))
     with session(settings) as redis:
         queue = Queue(redis)
-        wait_for(lambda: queue.statuses("bench")[0].step > 3, "the run trains")
-        return queue.statuses("bench")[0]
+        wait_for(lambda: queue.listing.statuses("bench")[0].step > 3, "the run trains")
+        return queue.listing.statuses("bench")[0]
 
 
 @contextmanager

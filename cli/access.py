@@ -8,7 +8,8 @@ from typing import Literal
 
 from farm.errors import Conflict, FarmError, NotFound, StorageUnusable, nearest
 from farm.queue.node import offering
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.bucket import BRIEF
 from farm.record.result import Result
 from farm.record.store import Store
@@ -34,7 +35,7 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
 def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
     """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
-    return queue.classes(settings.machines) if queue else layered(BUILT_IN, settings.machines)
+    return queue.roster.classes(settings.machines) if queue else layered(BUILT_IN, settings.machines)
 
 
 def study_file(path: Path, settings: Settings) -> Study:
@@ -60,7 +61,7 @@ def _known_at_once(settings: Settings) -> dict[str, Machine]:
 
 def is_study(queue: Queue, name: str) -> bool:
     """Whether `name` is a submitted study."""
-    return name in queue.studies()
+    return name in queue.studies.all()
 
 
 def select(queue: Queue, name: str) -> list[Status]:
@@ -68,13 +69,13 @@ def select(queue: Queue, name: str) -> list[Status]:
 
     Raises: NotFound: neither. Conflict: several runs start so.
     """
-    studies = queue.studies()
+    studies = queue.studies.all()
     if name in studies:
-        return queue.statuses(name)
+        return queue.listing.statuses(name)
     try:
-        return [queue.status(name)]
+        return [queue.listing.status(name)]
     except NotFound:
-        known = [*studies, *(status.id for status in queue.statuses())]
+        known = [*studies, *(status.id for status in queue.listing.statuses())]
         raise NotFound(f"there is no run or study {name!r}{nearest(name, known)}", remedy="See `farm runs`.") from None
 
 
@@ -82,8 +83,8 @@ def newest_study(queue: Queue) -> str | None:
     """The study that queued a run last, or None. Says on stderr which one that is, and what others there are."""
     from cli.render import say
 
-    newest_first = list(dict.fromkeys(status.study for status in reversed(queue.statuses())))
-    known = dict.fromkeys([*queue.studies(), *queue.all_imported()])
+    newest_first = list(dict.fromkeys(status.study for status in reversed(queue.listing.statuses())))
+    known = dict.fromkeys([*queue.studies.all(), *queue.studies.all_imported()])
     names = [*newest_first, *(name for name in known if name not in newest_first)]
     if names:
         others = ", ".join(names[1:6]) + (", ..." if len(names) > 6 else "")
@@ -105,13 +106,13 @@ def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
     Raises: NotFound: there is no such study, or none at all.
     """
     name = study_or_newest(queue, name)
-    if queue.imported(name).runs and name not in queue.studies():
+    if queue.studies.imported(name).runs and name not in queue.studies.all():
         raise NotFound(
             f"study {name!r} holds imported losses only, and this asks for runs of the farm's.",
             remedy=f"See them with: farm table {name}",
         )
-    study, scores = queue.study(name), queue.scores(name, "study")
-    results = [status.result for status in queue.statuses(name) if status.result]
+    study, scores = queue.studies.one(name), queue.evaluations.scores(name, "study")
+    results = [status.result for status in queue.listing.statuses(name) if status.result]
     return study, list(seen(results, scores, study.study.score, study.evaluations).results)
 
 
@@ -120,9 +121,9 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
 
     What a dispatcher sees; without one, what the nodes say of themselves.
     """
-    if roster := queue.roster():
+    if roster := queue.roster.nodes():
         return offering(roster)
-    nodes = {name: len(nodes) for name, nodes in queue.nodes().items() if nodes}
+    nodes = {name: len(nodes) for name, nodes in queue.roster.offers().items() if nodes}
     up = serving.facts(settings)
     return (dict.fromkeys(up.units, 1) if up else {}) | nodes
 
@@ -130,7 +131,7 @@ def offered(settings: Settings, queue: Queue) -> dict[str, int]:
 def slots(queue: Queue) -> dict[str, int]:
     """Machine class -> runs that can train at a time on the nodes that are up; empty without a dispatcher."""
     found: Counter[str] = Counter()
-    for node in queue.roster():
+    for node in queue.roster.nodes():
         if node.drained is None:
             found.update(node.units)
     return found
@@ -171,12 +172,12 @@ def recording(settings: Settings) -> Store:
 
 def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     """Raises: Conflict: this Redis was emptied, and knows less than the storage, as far as that is seen from here."""
-    store = within_sight(settings) if queue.index() is None else None
+    store = within_sight(settings) if queue.index.origin() is None else None
     begun: list[str] = []
     if store:
         with suppress(FarmError, OSError):
             begun = store.begun()
-    known = {status.id for status in queue.statuses()} if begun else set()
+    known = {status.id for status in queue.listing.statuses()} if begun else set()
     if store and (lost := [run_id for run_id in begun if run_id not in known]):
         raise Conflict(
             f"Redis is new or was emptied, and {store.uri} holds {len(lost)} run{'s' * (len(lost) != 1)}"
@@ -205,8 +206,8 @@ def complete_arm(incomplete: str, named: str | None) -> list[str]:
             return [arm.name for arm in study_.load(Path(named)).arms() if arm.name.startswith(incomplete)]
         with glance(settings_.load()) as redis:
             known = Queue(redis)
-            study = named if is_study(known, named) else known.status(named).study
-            return known.names("arms", incomplete, study)
+            study = named if is_study(known, named) else known.listing.status(named).study
+            return known.listing.names("arms", incomplete, study)
     return []
 
 
@@ -218,5 +219,5 @@ def complete_run(incomplete: str) -> list[str]:
 def _names(kind: Literal["studies", "arms", "runs"], incomplete: str, study: str = "") -> list[str]:
     """From a Redis that answers at once; from any other nothing."""
     with suppress(Exception), glance(settings_.load()) as redis:  # a shell that completes must not print errors
-        return Queue(redis).names(kind, incomplete, study)
+        return Queue(redis).listing.names(kind, incomplete, study)
     return []

@@ -10,7 +10,8 @@ from cli.access import is_study, on_record, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from farm.errors import Conflict
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site import settings as settings_
 from farm.study.run import Evaluating, State
@@ -32,7 +33,7 @@ def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = 
     with queue(settings) as open_queue:
         chosen = open_runs(open_queue, name)
         if dropped_only and is_study(open_queue, name):
-            chosen = dropped(open_queue.study(name), chosen)
+            chosen = dropped(open_queue.studies.one(name), chosen)
         rows = [_cancel(open_queue, status) for status in chosen]
     cancelled = [status for status, row in zip(chosen, rows, strict=True) if row["now"] in CANCELLED]
     on_record(

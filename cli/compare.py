@@ -11,7 +11,7 @@ from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
 from farm.errors import FarmError
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.record.result import Tokens
 from farm.record.store import Store, opened
 from farm.site import settings as settings_
@@ -44,7 +44,7 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
-        statuses = [open_queue.status(name) for name in (first, second)]
+        statuses = [open_queue.listing.status(name) for name in (first, second)]
     one, other = (_side(settings, status) for status in statuses)
     found = put_side_by_side(one, other)
     if as_json:

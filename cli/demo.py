@@ -17,7 +17,8 @@ from cli.runs import outlook
 from cli.submit import queued
 from cli.table import show_table
 from farm.errors import Conflict, NotFound, Unreachable
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.site import serving
 from farm.site import settings as settings_
 from farm.site.serving import Facts
@@ -89,9 +90,9 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
         try:
             statuses = follow(
                 open_queue,
-                lambda: open_queue.statuses(study.name),
+                lambda: open_queue.listing.statuses(study.name),
                 lambda: _still_up(settings, facts),
-                lambda: outlook(settings, open_queue, open_queue.statuses()),
+                lambda: outlook(settings, open_queue, open_queue.listing.statuses()),
             )
         except KeyboardInterrupt:
             if stays_up:
@@ -112,7 +113,7 @@ def fresh(queue: Queue, study: Study) -> tuple[Study, bool]:
 
     So every number of its table was trained for it: demo, demo-2 (rerun 1), demo-3 (rerun 2), ...
     """
-    taken, known = queue.studies(), {status.run.id: status.state for status in queue.statuses()}
+    taken, known = queue.studies.all(), {status.run.id: status.state for status in queue.listing.statuses()}
     number = 1
     while True:
         candidate = numbered(study, number)

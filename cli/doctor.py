@@ -18,6 +18,7 @@ from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet
 from farm.errors import FarmError, NoCompiler, first_line
+from farm.queue.unreadable import find_flaws
 from farm.record.store import Store
 from farm.site import server, serving, tunnel
 from farm.site import settings as settings_
@@ -108,7 +109,7 @@ def _compiler() -> Iterator[Finding]:
 
 def _redis(settings: Settings) -> Iterator[Finding]:
     with queue(settings) as open_queue:
-        total = sum(open_queue.counts().values())
+        total = sum(open_queue.listing.counts().values())
         doubts = [*server.doubts(open_queue.redis), *server.flaws(open_queue.redis)]
         program = server.named(open_queue.redis)
     place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
@@ -122,7 +123,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _values(settings: Settings) -> Iterator[Finding]:
     """What Redis holds and nobody can read."""
     with queue(settings) as open_queue:
-        flaws = open_queue.flaws()
+        flaws = find_flaws(open_queue.scripts)
     if not flaws:
         yield Finding("values", "ok", "all that Redis holds can be read")
     for flaw in flaws:

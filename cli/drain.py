@@ -28,11 +28,11 @@ def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
     until Ray on it starts again. No attempt is counted.
     """
     with queue() as open_queue:
-        found = find(open_queue.roster(), node)
+        found = find(open_queue.roster.nodes(), node)
         if undo:
             _undo(open_queue, found, as_json)
             return
-        reason = open_queue.drain(found.id, f"farm drain on {platform.node()}")
+        reason = open_queue.roster.drain(found.id, f"farm drain on {platform.node()}")
         try:
             released = _emptied(open_queue, found)
         except KeyboardInterrupt:
@@ -50,7 +50,7 @@ def _undo(queue: Queue, node: Node, as_json: bool) -> None:
     """Raises: Conflict: the node is on its way out."""
     if node.joined and node.drained is not None:
         raise Conflict(f"{node} is leaving: {node.drained}.", remedy="Join it again, with: farm join HEAD")
-    was_drained = queue.undrain(node.id)
+    was_drained = queue.roster.undrain(node.id)
     say(f"runs may start on {node}{' again' if was_drained else ': it was not drained'}")
     if as_json:
         render.emit_json("farm.drain/1", {"node": node.name, "id": node.id, "reason": None, "released": []})
@@ -79,11 +79,11 @@ def _emptied(queue: Queue, node: Node) -> list[str]:
 
 
 def _runs(queue: Queue, node: Node) -> set[str]:
-    return {status.run.id for status in queue.running() if node.id in status.nodes}
+    return {status.run.id for status in queue.listing.running() if node.id in status.nodes}
 
 
 def _told(queue: Queue, runs: set[str]) -> list[str]:
     for run_id in sorted(runs):
-        status = queue.status(run_id)
+        status = queue.listing.status(run_id)
         say(f"{run_id} stopped and was released at step {status.step:,}: {status.state}")
     return sorted(runs)

@@ -8,7 +8,8 @@ from cli.render import say
 from cli.runs import outlook
 from farm.errors import Guard
 from farm.queue.budget import Spending, dollars
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.queue.waiting import Outlook
 from farm.site.settings import Settings
 from farm.study.run import State
@@ -22,7 +23,7 @@ def ended(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> int:
     """
     if all(status.state.is_final for status in statuses):
         return int(any(status.state is not State.SUCCEEDED for status in statuses))
-    everything = queue.statuses()
+    everything = queue.listing.statuses()
     found = outlook(settings, queue, everything)
     for line in remedies(settings, queue, statuses, found, everything):
         say(line)
@@ -54,7 +55,7 @@ def _runs(count: int, one: str, several: str) -> str:
 
 
 def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending, everything: Sequence[Status]) -> str:
-    form, known = queue.study(study), machines(settings, queue)
+    form, known = queue.studies.one(study), machines(settings, queue)
     wanted = []
     if spent.usd >= spent.limit:
         usd = least_limit(form, everything, known, spent.usd)

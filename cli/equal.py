@@ -27,8 +27,8 @@ def asked(at: str | None, loss: str | None) -> Budget | float | None:
 
 def show(queue: Queue, study: str, question: Budget | float, form: Format | None, *, as_json: bool) -> None:
     """Print the study's arms at that cost, or what they cost until that loss. Raises: NotFound."""
-    margin = queue.study(study).study.margin
-    statuses = queue.statuses(study)
+    margin = queue.studies.one(study).study.margin
+    statuses = queue.listing.statuses(study)
     results = [status.result for status in statuses if status.result]
     runs = [status.run for status in statuses]
     unfinished = len(statuses) - len(results)

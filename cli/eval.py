@@ -12,8 +12,9 @@ from cli.access import is_study, machines, queue, select
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from farm.errors import Conflict, FarmError, NotFound, nearest
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
 from farm.queue.unscored import Unscored, unscored
+from farm.queue.values import Status
 from farm.record.score import Score
 from farm.record.store import Store
 from farm.site import settings as settings_
@@ -72,14 +73,14 @@ def eval(
     settings = settings_.load()
     with queue(settings) as open_queue:
         statuses = select(open_queue, name)
-        study = open_queue.study(name if is_study(open_queue, name) else statuses[0].study)
+        study = open_queue.studies.one(name if is_study(open_queue, name) else statuses[0].study)
         names = _names(study, evaluation)
         if machine is not None:
             study.machine(machine, machines(settings, open_queue))
         found = unscored(study, statuses, _scores(settings, open_queue, statuses), names, stale=stale, machine=machine)
         _refuse_unfinished(name, found)
         jobs = [job for job, _ in found.jobs.values()]
-        before = open_queue.evaluate(study.study.name, jobs) if jobs else {}
+        before = open_queue.evaluations.put(study.study.name, jobs) if jobs else {}
     rows = list(_rows(found, before))
     if rows or as_json or not render.is_terminal():
         render.emit(Sheet("farm.eval/1", COLUMNS, rows), as_json=as_json)
@@ -108,7 +109,7 @@ def _names(study: Study, evaluation: str | None) -> list[str]:
 
 def _scores(settings: Settings, queue: Queue, statuses: list[Status]) -> dict[str, tuple[Score, ...]]:
     """What the queue knows by run; and where the run directories are seen from here, only what is on record, too."""
-    known = queue.scores()
+    known = queue.evaluations.scores()
     store = Store(settings.storage) if not isinstance(settings.storage, str) else None
     if store is None or not store.is_local:
         return known

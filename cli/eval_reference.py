@@ -46,11 +46,11 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
     """
     settings, called = settings_.load(), _called(folder, name)
     with queue(settings) as open_queue:
-        found = open_queue.study(study)
+        found = open_queue.studies.one(study)
         recipes = _recipes(found, names(found), called)
         store = recording(settings)
         there = store.references(study)
-        open_queue.refer(there)  # whoever may not write learns so before anything is computed
+        open_queue.studies.refer(there)  # whoever may not write learns so before anything is computed
         _refuse_without_torch()
         from model import reference
 
@@ -128,7 +128,7 @@ def _kept(store: Store, queue: Queue, study: str, scored: Reference) -> Referenc
     """The record first, then the queue; read anew, since scoring takes its time and others may have scored, too."""
     whole = store.references(study).joined(scored)
     store.keep_references(whole)
-    queue.refer(whole)
+    queue.studies.refer(whole)
     return whole
 
 

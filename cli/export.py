@@ -38,7 +38,7 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
     settings, folder = settings_.load(), folder.resolve()
     _check_free(folder)
     with queue(settings) as open_queue:
-        status = open_queue.status(run)
+        status = open_queue.listing.status(run)
     if find_spec("torch") is None:
         raise FarmError("torch is not installed here.", remedy="Export where the farm trains: pip install farm[node].")
     with opened(settings.storage) as store:

@@ -13,7 +13,8 @@ from cli.options import ArmName, Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from cli.runs import of_arm
 from farm.errors import Guard, Unreadable
-from farm.queue.queue import Forgotten, Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Forgotten, Status
 from farm.record.imported import ImportedRun
 from farm.record.reference import Reference
 from farm.record.store import Store
@@ -93,33 +94,33 @@ def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) ->
     if arm:
         chosen = of_arm(chosen, arm)
     if dropped_only and is_study(queue, name):
-        chosen = dropped(queue.study(name), chosen)
+        chosen = dropped(queue.studies.one(name), chosen)
     return {status.id: status for status in chosen}
 
 
 def imported_runs(queue: Queue, study: str, arm: str | None) -> list[ImportedRun]:
     """What was imported into a study, or into this arm of it."""
-    return [run for run in queue.imported(study).runs if arm in (None, run.arm)]
+    return [run for run in queue.studies.imported(study).runs if arm in (None, run.arm)]
 
 
 def drop_imported(store: Store, queue: Queue, study: str, runs: Sequence[ImportedRun]) -> None:
     """Remove imported losses, which are nowhere but on record and in Redis; the record first, or it would bring them
     back."""
-    left = queue.imported(study).without(run.id for run in runs)
+    left = queue.studies.imported(study).without(run.id for run in runs)
     store.keep_imported(left)
-    queue.bring(left)
+    queue.studies.bring(left)
 
 
 def reference_models(queue: Queue, study: str, arm: str | None) -> list[Reference]:
     """The reference models of a study, or the one of this name."""
-    return [one for one in queue.references(study).models if arm in (None, one.name)]
+    return [one for one in queue.studies.references(study).models if arm in (None, one.name)]
 
 
 def drop_references(store: Store, queue: Queue, study: str, references: Sequence[Reference]) -> None:
     """As drop_imported."""
-    left = queue.references(study).without([one.name for one in references])
+    left = queue.studies.references(study).without([one.name for one in references])
     store.keep_references(left)
-    queue.refer(left)
+    queue.studies.refer(left)
 
 
 def confirm(chosen: Mapping[str, Status | None], name: str, files: bool, imports: int = 0, references: int = 0) -> None:
@@ -137,7 +138,7 @@ def confirm(chosen: Mapping[str, Status | None], name: str, files: bool, imports
 def adopters(queue: Queue, gone: Iterable[str]) -> list[Status]:
     """The runs that have the results of some that are gone."""
     gone = set(gone)
-    return [status for status in queue.statuses() if status.result and status.result.adopted in gone]
+    return [status for status in queue.listing.statuses() if status.result and status.result.adopted in gone]
 
 
 def remarks(done: Forgotten, heirs: list[Status], files: bool, study: str | None) -> Iterable[str]:

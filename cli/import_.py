@@ -59,9 +59,9 @@ def import_(paths: Paths, study: StudyCalled = None, output: Output = None, as_j
             store = recording(settings)
             there = store.imported(found.name)
             joined = there.joined(found.runs)
-            open_queue.bring(there)  # whoever may not write learns so before anything is on record
+            open_queue.studies.bring(there)  # whoever may not write learns so before anything is on record
             store.keep_imported(joined.whole)  # the record first, then the queue
-            open_queue.bring(joined.whole)
+            open_queue.studies.bring(joined.whole)
             now |= dict.fromkeys(joined.new, "imported")
         unknown = unknown_machines(found, machines(settings, open_queue))
     written = _written(file, found.study)

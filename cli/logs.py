@@ -12,7 +12,8 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import clean, say
 from farm.errors import NotFound
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.ledger import plain
 from farm.record.store import Store, opened
 from farm.site import settings as settings_
@@ -29,7 +30,7 @@ def logs(
     """The log of a run's newest attempt."""
     settings = settings_.load()
     with queue(settings) as open_queue, opened(settings.storage) as store:
-        status = open_queue.status(run)
+        status = open_queue.listing.status(run)
         newest = newest_log(store, status)
         if newest is None and not follow:
             raise _no_log(status, store.uri)
@@ -105,4 +106,4 @@ def _follow(queue: Queue, store: Store, status: Status, as_json: bool) -> None:
             say(f"{status.run.id}: {status.state}")
             return
         time.sleep(POLL_SECONDS)
-        status = queue.status(status.run.id)
+        status = queue.listing.status(status.run.id)

@@ -16,7 +16,8 @@ from cli.options import Json
 from cli.render import Column, Sheet, say
 from farm.errors import FarmError
 from farm.queue.node import Node, doing
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study import study as study_
@@ -71,9 +72,9 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         if probe:
             _probe(open_queue, settings, _study(open_queue, probe))
         known = known_machines(settings, open_queue)
-        registered = open_queue.machines().keys()
-        waiting, nodes = open_queue.queued(), offered(settings, open_queue)
-        statuses, roster, supply = open_queue.statuses(), open_queue.roster(), open_queue.supply()
+        registered = open_queue.roster.machines().keys()
+        waiting, nodes = open_queue.listing.queued(), offered(settings, open_queue)
+        statuses, roster, supply = open_queue.listing.statuses(), open_queue.roster.nodes(), open_queue.roster.supply()
     can_start = {name: count for name, count in waiting.items() if all(map(nodes.get, parts(name)))}
     seen, now = _speeds(statuses), [_now(node, statuses, can_start) for node in roster]
     rows = [
@@ -141,7 +142,7 @@ def _source(name: str, settings: Settings, is_registered: bool) -> str:
 def _study(queue: Queue, name: str) -> Study:
     path = Path(name)
     is_file = path == study_.STANDARD_INPUT or path.suffix == ".toml" or path.is_file()
-    return study_.load(path) if is_file else queue.study(name)
+    return study_.load(path) if is_file else queue.studies.one(name)
 
 
 def _probe(queue: Queue, settings: Settings, study: Study) -> None:
@@ -181,6 +182,8 @@ def _own_classes(queue: Queue, settings: Settings) -> list[Machine]:
 
     known = known_machines(settings, queue)
     own = [
-        known[name] for name, nodes in queue.nodes().items() if {platform.node(), platform.node().lower()} & set(nodes)
+        known[name]
+        for name, nodes in queue.roster.offers().items()
+        if {platform.node(), platform.node().lower()} & set(nodes)
     ]
     return own or [hardware.detect()]

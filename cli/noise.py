@@ -34,7 +34,7 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     """
     with queue() as open_queue:
         name = study_or_newest(open_queue, study)
-        imported = open_queue.imported(name).runs
+        imported = open_queue.studies.imported(name).runs
         results = [] if imported and not is_study(open_queue, name) else finished(open_queue, name)[1]
     told = {evaluation: ladder(runs) for evaluation, runs in _comparable(results)}
     if known := [Run(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds]:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from cli.cancel import dropped
 from cli.render import ago, duration
-from farm.queue.queue import Put, Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Put, Status
 from farm.queue.waiting import cut
 from farm.study.run import State
 from farm.study.study import Study
@@ -16,7 +17,7 @@ FAILURES = 3  # of other studies, told one by one
 
 def remarks(queue: Queue, study: Study, put: Put, dry_run: bool) -> Iterator[str]:
     """A line of numbers, and one for each thing that its reader would not expect."""
-    statuses = {status.id: status for status in queue.statuses()}
+    statuses = {status.id: status for status in queue.listing.statuses()}
     yield _numbers(study, put, dry_run)
     yield from _replaced(put, dry_run)
     yield from _adopted(put, statuses)
@@ -27,7 +28,7 @@ def remarks(queue: Queue, study: Study, put: Put, dry_run: bool) -> Iterator[str
             " results and checkpoints alike"
         )
     yield from _known(study, put, statuses)
-    yield from _leftover(study, put, queue.statuses(study.name))
+    yield from _leftover(study, put, queue.listing.statuses(study.name))
 
 
 def _numbers(study: Study, put: Put, dry_run: bool) -> str:

@@ -92,7 +92,7 @@ def what_is_known(settings: Settings) -> tuple[dict[str, Machine], list[Result],
     """Machine classes, results, and runs that can train at a time; without Redis, what the settings declare."""
     try:
         with queue(settings) as open_queue:
-            results = [status.result for status in open_queue.statuses() if status.result]
+            results = [status.result for status in open_queue.listing.statuses() if status.result]
             return machines(settings, open_queue), results, slots(open_queue)
     except (Unreachable, Refused) as error:
         say(f"warning: planning without what nodes registered and runs measured: {error}")
@@ -111,12 +111,12 @@ def noise_said(sd: float | None, study: str | None, settings: Settings) -> Noise
     if study is None:
         return None if sd is None else lambda machine: sd
     with queue(settings) as open_queue:
-        imported = open_queue.imported(study).runs
-        results = [status.result for status in open_queue.statuses(study) if status.result]
+        imported = open_queue.studies.imported(study).runs
+        results = [status.result for status in open_queue.listing.statuses(study) if status.result]
         if not results and imported:
             say(f"noise: that of {study}'s imported baseline, which was trained elsewhere")
             return imported_noise(imported)
-        open_queue.study(study)
+        open_queue.studies.one(study)
         return noise_of(results)
 
 

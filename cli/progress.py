@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cli.render import clean, console, duration, loss
-from farm.queue.queue import Point, Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Point, Status
 from farm.queue.waiting import SOON, Outlook
 from farm.study.run import Run, State
 
@@ -179,7 +180,7 @@ class Newest(NamedTuple):
 
 def newest(queue: Queue, status: Status) -> Newest:
     """The step that a running run has reached and its losses: the curve is ahead of the heartbeat."""
-    curve = queue.curve(status.run.id)
+    curve = queue.listing.curve(status.run.id)
     if not curve:
         return Newest(status.step)
     held_out = last_validation(curve)

@@ -29,7 +29,7 @@ def reindex(as_json: Json = False) -> None:
     store = Store(settings.storage)
     with queue(settings) as open_queue:
         done = records.reindex(store, open_queue)
-        known = sum(open_queue.counts().values())
+        known = sum(open_queue.listing.counts().values())
     row = {"storage": store.uri, "brought_back": done.brought, "runs": known}
     render.emit(Sheet("farm.reindex/1", COLUMNS, [row], more={"unread": list(done.unread)}), as_json=as_json)
     for what in done.unread:

@@ -61,20 +61,20 @@ def resolve(
     settings, budget = settings_.load(), checked(usd, hours, runs)
     with queue(settings) as open_queue:
         name = study_or_newest(open_queue, study)
-        form = open_queue.study(name)
+        form = open_queue.studies.one(name)
         warn_unpriced(form, machines(settings, open_queue), budget)
         while True:
-            if unfinished := sum(not status.state.is_final for status in open_queue.statuses(name)):
+            if unfinished := sum(not status.state.is_final for status in open_queue.listing.statuses(name)):
                 if no_wait:
                     say(f"{name}: {unfinished} runs are not done: call this again when they are")
                     break
                 wait_for(settings, open_queue, name)
-                if waiting := sum(not status.state.is_final for status in open_queue.statuses(name)):
+                if waiting := sum(not status.state.is_final for status in open_queue.listing.statuses(name)):
                     say(f"{name}: {waiting} runs wait for a person, so there is no look until they are done")
                     break
             if not step(settings, open_queue, name, budget) or no_wait:
                 break
-        form = open_queue.study(name)
+        form = open_queue.studies.one(name)
     taken = form.looks.looks if form.looks else ()
     rows = [row for number, one in enumerate(taken, 1) for row in rows_of(number, one)]
     render.emit(Sheet("farm.resolve/1", COLUMNS, rows, more={"study": name, "looks": taken}), as_json=as_json)
@@ -103,8 +103,10 @@ def warn_unpriced(study: Study, known: dict[str, Machine], budget: Budget) -> No
 def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
     """Look once, keep the look with the study, and queue what it adds. False: the race is over."""
     known = machines(settings, queue)
-    before = queue.study(name)
-    done = look(before, queue.statuses(name), known, budget, time.time(), queue.scores(name, "study"))
+    before = queue.studies.one(name)
+    done = look(
+        before, queue.listing.statuses(name), known, budget, time.time(), queue.evaluations.scores(name, "study")
+    )
     plans(done.study, known)
     queued(queue, settings, done.study)
     for line in lines(len(done.study.looks.looks) if done.study.looks else 0, done.look):

@@ -10,7 +10,8 @@ from cli.cancel import COLUMNS
 from cli.options import Json, RunOrStudy
 from cli.render import Sheet, say
 from farm.errors import Conflict
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.study.run import State
 
 Cancelled = Annotated[bool, typer.Option("--cancelled", help="Of a study: the cancelled runs, not the failed ones.")]
@@ -61,7 +62,7 @@ def retryable(queue: Queue, name: str, state: State = State.FAILED) -> list[Stat
 
 def _paused(queue: Queue, statuses: list[Status]) -> list[Status]:
     """Those that wait for the end of a pause, be it of a single node."""
-    places = {(pause.study, pause.corpus) for pause in queue.pauses()}
+    places = {(pause.study, pause.corpus) for pause in queue.listing.pauses()}
     return [
         status
         for status in statuses

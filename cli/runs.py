@@ -11,8 +11,9 @@ from cli.render import Column, Sheet, say
 from farm.errors import NotFound, nearest
 from farm.queue.budget import exhausted
 from farm.queue.node import drained
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
 from farm.queue.unscored import told
+from farm.queue.values import Status
 from farm.queue.waiting import Outlook, cut, held, reasons
 from farm.record.imported import ImportedRun
 from farm.site import settings as settings_
@@ -39,11 +40,11 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
     """
     settings = settings_.load()
     with queue(settings) as open_queue:
-        everything = open_queue.statuses()
-        imported = {study: open_queue.imported(study)} if study else open_queue.all_imported()
+        everything = open_queue.listing.statuses()
+        imported = {study: open_queue.studies.imported(study)} if study else open_queue.studies.all_imported()
         if study and not imported[study].runs:
-            open_queue.study(study)
-        chosen = open_queue.statuses(study) if study else everything
+            open_queue.studies.one(study)
+        chosen = open_queue.listing.statuses(study) if study else everything
         elsewhere = [(name, run) for name, one in imported.items() for run in one.runs if arm in (None, run.arm)]
         if arm and not elsewhere:
             chosen = of_arm(chosen, arm)
@@ -51,7 +52,7 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
         why = waits(settings, open_queue, everything)
         rows = [row(open_queue, status, why) for status in chosen]
         rows += [imported_row(name, run) for name, run in elsewhere]
-        evaluations = told(open_queue.evaluations(study))
+        evaluations = told(open_queue.evaluations.statuses(study))
     if not rows:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
     if rows or as_json or not render.is_terminal():
@@ -75,10 +76,10 @@ def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[
 
 def outlook(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> Outlook:
     """What the queued runs wait for. `statuses` are those of all studies."""
-    now, roster = time.time(), queue.roster()
-    spent = exhausted(queue.studies().values(), statuses, machines(settings, queue), now, queue.spent())
-    paused = held(statuses, queue.pauses(), roster)
-    why = reasons(statuses, offered(settings, queue), now, queue.supply(), spent, drained(roster), paused)
+    now, roster = time.time(), queue.roster.nodes()
+    spent = exhausted(queue.studies.all().values(), statuses, machines(settings, queue), now, queue.studies.spent())
+    paused = held(statuses, queue.listing.pauses(), roster)
+    why = reasons(statuses, offered(settings, queue), now, queue.roster.supply(), spent, drained(roster), paused)
     poor = {run.id: spent[run.study] for run in statuses if run.state is State.QUEUED and run.study in spent}
     return Outlook(why, poor, paused)
 

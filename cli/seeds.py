@@ -54,7 +54,7 @@ def seeds(
         name = names[0] if len(names) == 2 else newest_study(open_queue)
         if name is None:
             raise BadStudy("no study yet.", remedy="Queue one: farm submit STUDY.")
-        study, arm = open_queue.study(name), names[-1]
+        study, arm = open_queue.studies.one(name), names[-1]
         more = up_to(study, arm, to, alone=alone)
         wider = widened(study, more)
         known = machines(settings, open_queue)

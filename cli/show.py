@@ -12,7 +12,8 @@ from cli.progress import last_validation
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
 from cli.runs import explained, waits
 from farm.errors import Conflict, FarmError
-from farm.queue.queue import Event, Point, Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Event, Point, Status
 from farm.record.imported import PREFIX, ImportedRun
 from farm.record.score import Score
 from farm.record.store import Store
@@ -32,10 +33,10 @@ def show(run: RunName, as_json: Json = False) -> None:
         if elsewhere := _elsewhere(open_queue, run):
             _show_imported(*elsewhere, as_json)
             return
-        status = open_queue.status(run)
-        scores = open_queue.scores(status.run.id, "run").get(status.run.id, ())
-        curve, events = open_queue.curve(status.run.id), open_queue.events(status.run.id)
-        why = explained(status, waits(settings, open_queue, open_queue.statuses()))
+        status = open_queue.listing.status(run)
+        scores = open_queue.evaluations.scores(status.run.id, "run").get(status.run.id, ())
+        curve, events = open_queue.listing.curve(status.run.id), open_queue.listing.events(status.run.id)
+        why = explained(status, waits(settings, open_queue, open_queue.listing.statuses()))
     attempts = kept_attempts(settings, status.run.id)
     link = dashboard_link(settings, status)
     if as_json:
@@ -63,7 +64,7 @@ def _elsewhere(queue: Queue, start: str) -> tuple[str, ImportedRun] | None:
     """The imported run whose id begins so, and its study. Raises: Conflict: several do."""
     if not start.startswith(PREFIX):  # of the ids of imported runs
         return None
-    known = [(study, run) for study, one in queue.all_imported().items() for run in one.runs]
+    known = [(study, run) for study, one in queue.studies.all_imported().items() for run in one.runs]
     found = [one for one in known if one[1].id.startswith(start)]
     if len({run.id for _, run in found}) > 1:
         some = ", ".join(run.id for _, run in found[:3])

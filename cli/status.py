@@ -16,8 +16,10 @@ from cli.progress import label, newest
 from cli.render import Column, Sheet, ago, duration, say
 from cli.runs import outlook
 from farm.queue.node import Node
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.unreadable import find_flaws
 from farm.queue.unscored import told
+from farm.queue.values import Status
 from farm.site import invitation, serving
 from farm.site import settings as settings_
 from farm.site.server import shown
@@ -36,14 +38,14 @@ def status(as_json: Json = False) -> None:
     facts = serving.facts(settings)
     missing = serving.missing(settings, facts) if facts else []
     with queue(settings) as open_queue:
-        counts = {str(state): count for state, count in open_queue.counts().items()}
-        waiting = open_queue.queued()
-        studies = list(open_queue.studies())
+        counts = {str(state): count for state, count in open_queue.listing.counts().items()}
+        waiting = open_queue.listing.queued()
+        studies = list(open_queue.studies.all())
         trained = _trained(open_queue)
         nodes = offered(settings, open_queue)
-        evaluations = open_queue.evaluations()
-        flaws = [str(flaw) for flaw in open_queue.flaws()]
-        members = [node for node in open_queue.roster() if node.joined]
+        evaluations = open_queue.evaluations.statuses()
+        flaws = [str(flaw) for flaw in find_flaws(open_queue.scripts)]
+        members = [node for node in open_queue.roster.nodes() if node.joined]
         held = _held(settings, open_queue)
     known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
     known |= {"evaluations": Counter(str(status.state) for status in evaluations)}
@@ -65,15 +67,15 @@ def status(as_json: Json = False) -> None:
 
 def _held(settings: Settings, queue: Queue) -> list[str]:
     """What waits for a person, a line for each study and reason. Only where some may: it takes a look at every run."""
-    if not queue.pauses() and not any(study.policy.is_limited for study in queue.studies().values()):
+    if not queue.listing.pauses() and not any(study.policy.is_limited for study in queue.studies.all().values()):
         return []
-    everything = queue.statuses()
+    everything = queue.listing.statuses()
     return list(remedies(settings, queue, everything, outlook(settings, queue, everything), everything))
 
 
 def _trained(queue: Queue) -> list[str]:
     """Where the running runs stand, a line each."""
-    running = queue.running()
+    running = queue.listing.running()
     more = [f"and {len(running) - MAX_RUNS} more: farm runs"] if len(running) > MAX_RUNS else []
     return [f"{status.study}: {label(status.run)}, {_reached(queue, status)}" for status in running[:MAX_RUNS]] + more
 

@@ -18,7 +18,8 @@ from cli.runs import outlook
 from cli.table import show_table
 from farm.errors import Guard
 from farm.queue.budget import Spending, dollars, spending, unpriced
-from farm.queue.queue import Put, Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Put, Status
 from farm.queue.waiting import no_node
 from farm.record.store import Store
 from farm.site import serving
@@ -74,7 +75,7 @@ def submit(
     parsed = study_file(study, settings).limited(max_usd, max_hours)
     parsed = parsed.twinned() if twin else parsed
     with queue(settings) as open_queue:
-        parsed = carried(parsed, open_queue.studies().get(parsed.name))
+        parsed = carried(parsed, open_queue.studies.all().get(parsed.name))
         refuse_unindexed(settings, open_queue)
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
@@ -137,7 +138,7 @@ def sheet(study: Study, put: Put) -> Sheet:
 
 def absent(study: Study, ids: Collection[str], nodes: dict[str, int], queue: Queue) -> dict[str, bool]:
     """The machine classes of the runs `ids` that no node offers now -> whether an autoscaler can start one."""
-    supply = queue.supply()
+    supply = queue.roster.supply()
     names = sorted({name for run in study.runs() if run.id in ids for name in parts(run.machine)} - nodes.keys())
     return {name: name in supply and supply[name].most > 0 for name in names}
 
@@ -146,9 +147,9 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
     """Raises: Guard: all of `study`, with what it has cost already, would cost more than its policy allows."""
     if not study.policy.is_limited:
         return
-    statuses = queue.statuses()
+    statuses = queue.listing.statuses()
     results = [status.result for status in statuses if status.result]
-    spent = spending([study], statuses, known, time.time(), queue.spent())[study.name]
+    spent = spending([study], statuses, known, time.time(), queue.studies.spent())[study.name]
     passed = list(limits_passed(study, statuses, known, spent))
     if passed:
         stops = study.policy.limit_action == "stop"
@@ -208,7 +209,9 @@ def wait_for(settings: Settings, queue: Queue, study: str) -> int:
     """Follow a study until all its runs are final, or none goes on by itself; the exit code."""
     try:
         statuses = follow(
-            queue, lambda: queue.statuses(study), outlook=lambda: outlook(settings, queue, queue.statuses())
+            queue,
+            lambda: queue.listing.statuses(study),
+            outlook=lambda: outlook(settings, queue, queue.listing.statuses()),
         )
     except KeyboardInterrupt:
         say(f"{study} goes on without you; see it with: farm watch {study}")

@@ -156,22 +156,22 @@ def show_table(
 
     Raises: NotFound: also an evaluation that nobody knows.
     """
-    imported = queue.imported(study).runs
-    stored = queue.study(study) if not imported or study in queue.studies() else None
-    scores, evaluations = queue.scores(study, "study"), stored.evaluations if stored else {}
+    imported = queue.studies.imported(study).runs
+    stored = queue.studies.one(study) if not imported or study in queue.studies.all() else None
+    scores, evaluations = queue.evaluations.scores(study, "study"), stored.evaluations if stored else {}
     among = names(scores, evaluations)
     by = known(score or (stored.study.score if stored else TEST), among)
     columns = among if beside == "all" else [known(one, among) for one in (beside or "").split(",") if one]
-    statuses = queue.statuses(study)
+    statuses = queue.listing.statuses(study)
     sight = seen([status.result for status in statuses if status.result], scores, by, evaluations)
     margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
-    references = queue.references(study).models
+    references = queue.studies.references(study).models
     ranked = rank(sight.results, statuses, margin, imported, looks, references, by)
     if not ranked.rows:
         say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
     lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
     _show(study, ranked, form, as_json, lines, [one for one in columns if one != by])
-    for line in told(queue.evaluations(study)):
+    for line in told(queue.evaluations.statuses(study)):
         say(line)
 
 

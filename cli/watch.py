@@ -12,7 +12,8 @@ from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook, reached
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.site import serving
 from farm.site import settings as settings_
 from farm.site.settings import Settings
@@ -48,7 +49,9 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (it asks for a token: `farm status` says how to log in)")
-        statuses = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.statuses()))
+        statuses = follow(
+            open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.listing.statuses())
+        )
         _print([_row(open_queue, status) for status in statuses], as_json)
         code = ended(settings, open_queue, statuses)
     raise typer.Exit(code)
@@ -57,9 +60,9 @@ def watch(name: Name = None, as_json: Json = False) -> None:
 def fetcher(queue: Queue, name: str) -> Callable[[], list[Status]]:
     """How to look at a study or a run again. Raises: NotFound, Conflict."""
     if is_study(queue, name):
-        return lambda: queue.statuses(name)
+        return lambda: queue.listing.statuses(name)
     run_id = select(queue, name)[0].run.id
-    return lambda: [queue.status(run_id)]
+    return lambda: [queue.listing.status(run_id)]
 
 
 def warn_if_down(settings: Settings, statuses: list[Status]) -> None:

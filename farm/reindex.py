@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from farm.errors import CheckpointInvalid, Conflict
-from farm.queue.queue import Cause, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Cause
 from farm.record.store import Store, told
 from farm.study.run import Attempt, Run, State
 from farm.study.study import Study
@@ -33,9 +34,9 @@ def reindex(store: Store, queue: Queue, is_own: bool = False) -> Reindexed:
         return Reindexed(0, ())
     marker = store.mark()
     while True:
-        token = queue.begin_index(marker)
+        token = queue.index.begin(marker)
         done = _Reading(store, queue).bring()
-        if index := queue.end_index(token, marker):  # else it was emptied meanwhile
+        if index := queue.index.end(token, marker):  # else it was emptied meanwhile
             store.take(index.name)
             return done
 
@@ -46,7 +47,7 @@ class _Reading:
     def __init__(self, store: Store, queue: Queue):
         self.store, self.queue = store, queue
         self.recorded, self.unread = store.studies()
-        self.submitted = queue.studies()  # as they were submitted last, which may be since Redis was emptied
+        self.submitted = queue.studies.all()  # as they were submitted last, which may be since Redis was emptied
 
     def bring(self) -> Reindexed:
         begun = self.store.begun()
@@ -79,13 +80,13 @@ class _Reading:
         found, unread = self.store.all_imported()
         self.unread += unread
         for imported in found:
-            self.queue.bring(imported)
+            self.queue.studies.bring(imported)
 
     def _bring_references(self) -> None:
         found, unread = self.store.all_references()
         self.unread += unread
         for references in found:
-            self.queue.refer(references)
+            self.queue.studies.refer(references)
 
     def _is_left_out(self, run_id: str) -> bool:
         """Whether the run was forgotten and has not begun again since; the queue is told."""
@@ -101,7 +102,7 @@ class _Reading:
         return True
 
     def _omit(self, run_id: str, epoch: int = 0) -> None:
-        self.queue.omit(run_id, max(epoch, self._newest(run_id)))
+        self.queue.index.omit(run_id, max(epoch, self._newest(run_id)))
 
     def _newest(self, run_id: str) -> int:
         return max(self.store.epochs(run_id), default=0)
@@ -134,7 +135,7 @@ class _Reading:
             causes.append(_without_study(run_id, study or ORPHANS, epoch))
         scores, bad = self.store.scores(run_id)
         self.unread += bad
-        is_new = self.queue.restore(
+        is_new = self.queue.index.restore(
             run,
             study or ORPHANS,
             state,
@@ -145,7 +146,7 @@ class _Reading:
             held_seconds=sum(seconds for _, seconds in reached.values()),
             released=[past.epoch for past in attempts if past.outcome == "released"],
         )
-        self.queue.keep_scores(run_id, scores)
+        self.queue.index.keep_scores(run_id, scores)
         return is_new
 
 

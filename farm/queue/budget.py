@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from farm.errors import BadStudy
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.study.machine import Machine, Mixed, parts
 from farm.study.study import Study
 

@@ -2,8 +2,8 @@
 
 Redis gives a script no more rights than its caller has, so who may call the verbs that write may write the same keys by
 hand. A submitter's user may therefore write nothing at all. It publishes what it asks for (`Queue.put` and
-`Queue.cancel` do, where they are refused); the clerk of `farm serve` reads that as it would a stranger's file, calls
-the verb with the farm's own rights, and leaves the answer where the submitter may read it.
+`Queue.cancel` do, where they are refused, through farm.queue.asking); the clerk of `farm serve` reads that as it would
+a stranger's file, calls the verb with the farm's own rights, and leaves the answer where the submitter may read it.
 """
 
 import logging
@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from farm.errors import BadStudy, FarmError, first_line
-from farm.queue.queue import Ask, Queue, Reply
+from farm.queue.asking import KEPT_SECONDS, Ask, Reply
+from farm.queue.queue import Queue
 from farm.site.server import translated
 from farm.study.schema import unstamped
 from farm.study.study import Study
@@ -29,7 +30,7 @@ def listen(queue: Queue, stop: threading.Event) -> None:
     """Answer whoever asks until `stop` is set, over every restart of Redis."""
     while not stop.is_set():
         with suppress(RedisError, FarmError), queue.redis.pubsub(ignore_subscribe_messages=True) as line:
-            line.subscribe(queue.asked)
+            line.subscribe(queue.asking.channel)
             while not stop.is_set():
                 if message := line.get_message(timeout=TURN_SECONDS):
                     answer(queue, str(message["data"]))
@@ -47,21 +48,21 @@ def answer(queue: Queue, text: str) -> None:
         log.warning("somebody asked for what no submitter asks for: passed over")
         return
     with translated(queue.redis):
-        if not queue.redis.set(queue.taken(ask), 1, nx=True, ex=queue.KEPT_SECONDS):
+        if not queue.redis.set(queue.asking.taken(ask), 1, nx=True, ex=KEPT_SECONDS):
             return
     try:
         said = _done(queue, ask)
     except FarmError as error:
         said = Reply(error=type(error).__name__, message=error.message, remedy=error.remedy)
     with translated(queue.redis):
-        queue.redis.set(queue.said(ask), said.model_dump_json(), ex=queue.KEPT_SECONDS)
+        queue.redis.set(queue.asking.said(ask), said.model_dump_json(), ex=KEPT_SECONDS)
 
 
 def _done(queue: Queue, ask: Ask) -> Reply:
     if ask.verb == "put":
         return Reply(put=queue.put(_study(ask), ask.leaving))
     if ask.verb == "evaluate":
-        return Reply(before=queue.evaluate(ask.name, ask.jobs))
+        return Reply(before=queue.evaluations.put(ask.name, ask.jobs))
     return Reply(state=queue.cancel(ask.name))
 
 

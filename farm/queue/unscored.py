@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.study.machine import parts

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from farm.queue.budget import Spending
 from farm.queue.node import Node
-from farm.queue.queue import Pause, Status, Supply
+from farm.queue.values import Pause, Status, Supply
 from farm.study.machine import MIXED, is_mixed, parts
 from farm.study.run import State
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from farm.errors import BadStudy, DoesNotFit
 from farm.queue.budget import price
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.stats import mean, sd

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from farm.queue.budget import Spending, used
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.stats import mean, sd

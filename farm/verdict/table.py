@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.record.imported import EVALUATION as IMPORTED
 from farm.record.imported import ImportedRun
 from farm.record.reference import Reference

@@ -14,7 +14,8 @@ from results import result, study_text, tiny_study
 from typer.testing import CliRunner
 
 from cli.main import app
-from farm.queue.queue import Claim, Point, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Claim, Point
 from farm.record.store import Store
 from farm.reindex import reindex
 from farm.study.run import State
@@ -103,7 +104,7 @@ class Farm:
     def finish_all(self, machine: str = "cpu", shift: float = 0.0) -> None:
         """Finish every queued run of a class, at losses that its arm and seed decide."""
         base = {"baseline": 3.69, "remove-dropout": 3.64, "gradient-clipping": 3.70}
-        while self.queue.queued().get(machine):
+        while self.queue.listing.queued().get(machine):
             claim = self.claim(machine)
             self.finish(claim, base[claim.run.arm] + claim.run.seeds.init / 1000 + shift)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from results import result
 
-from farm.queue.queue import Claim
+from farm.queue.values import Claim
 from farm.record.ledger import Line, Writer
 from farm.study.run import Checkpoint
 
@@ -47,7 +47,7 @@ def test_two_finished_runs_are_told_apart_step_by_step(farm: Farm) -> None:
 def test_json_holds_everything(farm: Farm) -> None:
     farm.put(init=(42,))
     farm.finish(train(farm, 9.0, 8.0), 3.25)
-    run_id = farm.queue.statuses()[0].id
+    run_id = farm.queue.listing.statuses()[0].id
     told = json.loads(farm("compare", run_id, run_id, "--json").out)
     assert told["schema"] == "farm.compare/1"
     assert (told["data"]["first"], told["data"]["first_steps"]) == (run_id, 2)

@@ -108,7 +108,7 @@ def test_a_redis_that_does_not_answer_is_not_waited_for(farm: Farm) -> None:
 def test_many_names_are_cut_short(farm: Farm, redis: Redis) -> None:
     for i in range(300):
         redis.hset("farm:studies", f"study-{i:03}", "{}")
-    assert len(farm.queue.names("studies", "study-")) == 200
+    assert len(farm.queue.listing.names("studies", "study-")) == 200
 
 
 def test_an_arm_picks_runs(farm: Farm) -> None:

@@ -38,7 +38,7 @@ def test_an_interrupted_demo_goes_on(farm: Farm) -> None:
     farm.queue.put(study)
     farm.finish(farm.claim(), 3.25)
     assert fresh(farm.queue, study) == (study, True)
-    for status in farm.queue.statuses():
+    for status in farm.queue.listing.statuses():
         if status.state is State.QUEUED:
             farm.queue.cancel(status.run.id)
     assert fresh(farm.queue, study)[0].name == "demo-2"
@@ -77,7 +77,7 @@ def test_whoever_interrupts_it_in_a_farm_that_stays_up_is_told_that_it_goes_on(f
     )
     serving.announce(Settings(home=farm.folder / "home", storage=farm.store.root), facts)
     with farm.start("demo") as process:
-        wait_until(farm.queue.statuses, "it is submitted")
+        wait_until(farm.queue.listing.statuses, "it is submitted")
         farm.claim("cpu-x1")
         assert process.stderr is not None
         seen = iter(process.stderr.readline, "")

@@ -2,7 +2,7 @@
 
 from results import result, score, study_text, tiny_study
 
-from farm.queue.queue import Claim
+from farm.queue.values import Claim
 from farm.study import study as study_
 from farm.study.run import Attempt, Evaluating, State
 
@@ -16,7 +16,7 @@ ARMS = ["baseline", "remove-dropout", "gradient-clipping"]
 def trained(farm: Farm, *, scored: bool = False) -> list[str]:
     """The ids of three runs with results; `scored`: and with the score of their test."""
     farm.queue.put(STUDY)
-    while farm.queue.queued():
+    while farm.queue.listing.queued():
         claim = farm.claim()
         made = result(claim.run, 3.0, epoch=claim.lease.epoch)
         farm.store.begin(claim.run, attempt_of(claim), "tiny")
@@ -36,7 +36,7 @@ def deliver(farm: Farm) -> None:
     """Be the agent of the next evaluation."""
     claim = farm.claim()
     assert isinstance(claim.run, Evaluating)
-    of = farm.queue.status(claim.run.of).result
+    of = farm.queue.listing.status(claim.run.of).result
     assert of is not None
     name = claim.run.recipe.evaluation_id(claim.run.evaluation)
     made = score(of, [3.1, 3.1], claim.run.evaluation, evaluation=name, epoch=claim.lease.epoch)
@@ -59,7 +59,7 @@ def test_what_is_missing_is_asked_for_once(farm: Farm) -> None:
     assert answer.code == 0
     assert [row["evaluation"] for row in answer.rows] == ["start"] * 3, "the test is scored already"
     assert asked(farm, "tiny", "start") == [("start", "missing", "queued", "queued")] * 3
-    assert farm.queue.evaluation_counts()["put"] == 3
+    assert farm.queue.evaluations.counts()["put"] == 3
     deliver(farm)
     assert len(asked(farm, "tiny")) == 2
     deliver(farm)
@@ -110,7 +110,7 @@ def test_an_evaluation_or_a_class_that_is_not_known_is_named(farm: Farm) -> None
     assert (answer.code, "no evaluation 'strat'; did you mean 'start'?" in answer.err) == (3, True)
     answer = farm("eval", "tiny", "--machine", "8xa10m40")
     assert (answer.code, "8xa10m40" in answer.err) == (2, True)
-    assert farm.queue.evaluations() == []
+    assert farm.queue.evaluations.statuses() == []
 
 
 def test_lists_say_what_becomes_of_evaluations_and_count_them_as_no_runs(farm: Farm) -> None:
@@ -128,13 +128,13 @@ def test_lists_say_what_becomes_of_evaluations_and_count_them_as_no_runs(farm: F
     assert "evaluations\t2 queued" in answer.out
     assert "succeeded\t3" in answer.out
     assert asked(farm, run_ids[0], "start") == [("start", "missing", "failed", "queued")], "the first to be claimed"
-    assert farm.queue.counts()[State.SUCCEEDED] == 3
+    assert farm.queue.listing.counts()[State.SUCCEEDED] == 3
 
 
 def test_an_evaluation_is_shown_cancelled_and_retried_by_its_id(farm: Farm) -> None:
     trained(farm)
     farm("eval", "tiny", "start")
-    job = farm.queue.evaluations()[0].id
+    job = farm.queue.evaluations.statuses()[0].id
     assert farm("cancel", job).rows == [{"run": job, "was": "queued", "now": "cancelled"}]
     assert f"evaluation {job} was cancelled" in farm("runs").err
     assert farm("retry", job).rows == [{"run": job, "was": "cancelled", "now": "queued"}]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from worlds import attempt, corpus, planned, stop_after
 
-from farm.queue.queue import Claim
+from farm.queue.values import Claim
 from farm.record.bucket import Bucket
 from farm.record.result import Outcome
 from farm.study import study as study_

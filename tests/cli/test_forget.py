@@ -38,7 +38,7 @@ SHRUNK = ("[interventions.gradient-clipping]\ntrain.clip_grad_norm = 3.5\n", "")
 def recorded(farm: Farm) -> None:
     """All runs of the tiny study, failed, their directories there."""
     submit(farm)
-    while farm.queue.queued():
+    while farm.queue.listing.queued():
         claim = farm.claim()
         farm.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
         farm.fail(claim, "bad-corpus", "no such file")
@@ -62,7 +62,7 @@ def test_a_failed_first_try_does_not_burn_the_name(farm: Farm, redis: Redis) -> 
 def test_a_dry_run_says_what_would_be_replaced(farm: Farm) -> None:
     submit(farm)
     assert "would be replaced: 3 runs" in submit(farm, "tiny", MENDED, words=("--dry-run",))
-    assert farm.queue.counts()[State.QUEUED] == 3
+    assert farm.queue.listing.counts()[State.QUEUED] == 3
 
 
 def test_with_results_the_conflict_names_the_way_out(farm: Farm) -> None:
@@ -86,15 +86,15 @@ def test_forgetting_needs_a_yes_and_says_of_what(farm: Farm) -> None:
     answer = farm("forget", "tiny")
     assert answer.code == 7
     assert "this would forget 3 runs of tiny, 0 with a result; their files stay. Say so with -y." in answer.err
-    assert farm.queue.put_count() == sum(farm.queue.counts().values()) == 3
+    assert farm.queue.listing.put_count() == sum(farm.queue.listing.counts().values()) == 3
 
 
 def test_on_a_terminal_it_asks(farm: Farm) -> None:
     recorded(farm)
     assert "Forget 3 runs of tiny" in at_a_terminal(farm, "n\n", "forget", "tiny")
-    assert farm.queue.counts()[State.FAILED] == 3
+    assert farm.queue.listing.counts()[State.FAILED] == 3
     at_a_terminal(farm, "y\n", "forget", "tiny")
-    assert farm.queue.forgotten_count() == 3
+    assert farm.queue.listing.forgotten_count() == 3
 
 
 def at_a_terminal(farm: Farm, typed: str, *words: str) -> str:
@@ -144,7 +144,7 @@ def test_the_files_stay_unless_they_are_meant(farm: Farm, redis: Redis, files: b
     assert "1 run was forgotten before: what their directories hold counts" in submit(farm)
     redis.flushdb()
     farm("reindex")
-    assert farm.queue.status(claim.run.id).state == (State.QUEUED if files else State.SUCCEEDED)
+    assert farm.queue.listing.status(claim.run.id).state == (State.QUEUED if files else State.SUCCEEDED)
 
 
 def test_a_whole_study_forgotten_with_its_files_leaves_no_record(farm: Farm, redis: Redis) -> None:
@@ -173,7 +173,7 @@ def test_a_renamed_arm_is_not_trained_again(farm: Farm, redis: Redis) -> None:
 
 def test_forgetting_the_files_spares_those_of_adopted_results(farm: Farm, redis: Redis) -> None:
     submit(farm)
-    while farm.queue.queued():
+    while farm.queue.listing.queued():
         claim = farm.claim()
         farm.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
         farm.store.record(result(claim.run, 3.25))
@@ -185,7 +185,7 @@ def test_forgetting_the_files_spares_those_of_adopted_results(farm: Farm, redis:
     (row,) = [row for row in farm("runs", "next").rows if "no-drop" in row["run"]]
     redis.flushdb()
     farm("reindex")
-    adopted = farm.queue.status(row["run"]).result
+    adopted = farm.queue.listing.status(row["run"]).result
     assert adopted is not None
     assert adopted.checkpoint.startswith(f"runs/{adopted.adopted}/")
     assert farm.store.result(adopted.adopted or ""), "where its checkpoint is"
@@ -215,7 +215,7 @@ def test_a_cancelled_study_can_be_queued_again(farm: Farm) -> None:
     assert "2 cancelled runs stay so until: farm retry tiny --cancelled" in submit(farm)
     retried = farm("retry", "tiny", "--cancelled")
     assert [(row["was"], row["now"]) for row in retried.rows] == [("cancelled", "queued")] * 2
-    assert (farm.queue.counts()[State.FAILED], farm.queue.counts()[State.QUEUED]) == (1, 2)
+    assert (farm.queue.listing.counts()[State.FAILED], farm.queue.listing.counts()[State.QUEUED]) == (1, 2)
     assert "2 cancelled" not in farm("retry", "tiny").err
 
 
@@ -226,7 +226,7 @@ def test_a_study_that_shrank_says_what_is_left_of_it(farm: Farm) -> None:
     assert "1 run of an earlier form of tiny (gradient-clipping x 1) is still queued or running" in said
     assert "farm cancel tiny --dropped" in said
     assert [row["now"] for row in farm("cancel", "tiny", "--dropped").rows] == ["cancelled"]
-    assert farm.queue.counts()[State.QUEUED] == 2
+    assert farm.queue.listing.counts()[State.QUEUED] == 2
     assert "(gradient-clipping x 1) stays in its tables until: farm forget tiny --dropped" in submit(
         farm, "tiny", SHRUNK
     )

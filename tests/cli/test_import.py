@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from farm.queue.unreadable import find_flaws
 from farm.record.store import Store
 from farm.study.study import load
 
@@ -70,10 +71,10 @@ def test_twice_is_once_and_a_second_loss_of_one_run_is_a_conflict(farm: Farm) ->
     again = json.loads(farm("import", str(path), "--json").out)
     assert {row["now"] for row in again["data"]} == {"known"}
     assert again["study_file_is"] == "there already"
-    assert len(farm.queue.imported("losses").runs) == 4
+    assert len(farm.queue.studies.imported("losses").runs) == 4
     path.write_text(LOSSES.replace("3.57", "3.58"), encoding="utf-8")
     answer = farm("import", str(path))
-    assert (answer.code, len(farm.queue.imported("losses").runs)) == (6, 4)
+    assert (answer.code, len(farm.queue.studies.imported("losses").runs)) == (6, 4)
     assert "test_loss is 3.57 by" in answer.err
 
 
@@ -86,7 +87,7 @@ def test_what_is_wrong_is_refused_whole_with_a_line_for_each_fault(farm: Farm) -
         f"error: {path}:3: column test_loss: 'low' is not a number.",
         f"error: {path}:5: column test_loss: nan is not finite.",
     ]
-    assert not farm.queue.imported("bad").runs
+    assert not farm.queue.studies.imported("bad").runs
     assert not (farm.folder / "bad.toml").exists()
     assert farm("import", str(path), "--study", "No Name").code == 2
 
@@ -105,7 +106,7 @@ def test_they_survive_a_reindex_and_a_damaged_record_is_named(farm: Farm) -> Non
     imported(farm)
     farm.queue.redis.flushdb()
     assert farm("reindex").code == 0
-    assert len(farm.queue.imported("losses").runs) == 4
+    assert len(farm.queue.studies.imported("losses").runs) == 4
     record = farm.store.root / "imported" / "losses.json"
     record.write_text(record.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     answer = farm("reindex")
@@ -117,7 +118,7 @@ def test_they_are_never_ranked_with_runs_of_the_farm_nor_taken_for_them(farm: Fa
     farm.put(name="losses", init=(42, 22))
     imported(farm)
     farm.finish_all()
-    before = len(farm.queue.statuses())
+    before = len(farm.queue.listing.statuses())
     rows = table(farm, "losses")
     assert [(row["arm"], row["rank"]) for row in rows if row["imported"]] == [("remove-dropout", 1), ("baseline", 2)]
     own = [row for row in rows if not row["imported"]]
@@ -125,7 +126,7 @@ def test_they_are_never_ranked_with_runs_of_the_farm_nor_taken_for_them(farm: Fa
     alone = rows[:3]
     farm("forget", "losses", "-y")
     assert own == alone, "the farm's rows come first"
-    assert farm.queue.put_count() == before, "an import queues nothing"
+    assert farm.queue.listing.put_count() == before, "an import queues nothing"
 
 
 def test_an_error_rate_of_their_own(farm: Farm) -> None:
@@ -144,7 +145,7 @@ def test_they_are_forgotten_for_good(farm: Farm) -> None:
     assert farm("forget", "losses").code == 7, "it asks first"
     gone = farm("forget", "losses", "--arm", "baseline", "-y")
     assert {row["was"] for row in gone.rows} == {"imported"}
-    assert {run.arm for run in farm.queue.imported("losses").runs} == {"remove-dropout"}
+    assert {run.arm for run in farm.queue.studies.imported("losses").runs} == {"remove-dropout"}
     assert farm("forget", "losses", "-y").code == 0
     assert farm("reindex").code == 0
     assert farm("table", "losses").code == 3
@@ -156,7 +157,7 @@ def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> No
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     answer = farm("forget", "losses", "-y")
     assert (answer.code, "is not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
-    assert farm.queue.imported("losses") == farm.store.imported("losses")
+    assert farm.queue.studies.imported("losses") == farm.store.imported("losses")
 
 
 def test_the_start_of_several_ids_shows_none(farm: Farm) -> None:
@@ -170,7 +171,7 @@ def test_a_storage_that_is_not_seen_from_here_is_refused(farm: Farm) -> None:
     path.write_text(LOSSES, encoding="utf-8")
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     answer = farm("import", str(path))
-    assert (answer.code, farm.queue.imported("losses").runs) == (5, ())
+    assert (answer.code, farm.queue.studies.imported("losses").runs) == (5, ())
     assert "is not seen from this machine" in answer.err
 
 
@@ -185,11 +186,11 @@ def test_imported_losses_that_cannot_be_read_are_named_and_passed_over(farm: Far
     imported(farm)
     farm.queue.redis.hset("farm:imported", "losses", "{")
     assert farm("table", "losses").code == 1
-    assert farm.queue.all_imported() == {}
-    (flaw,) = farm.queue.flaws()
+    assert farm.queue.studies.all_imported() == {}
+    (flaw,) = find_flaws(farm.queue.scripts)
     assert "imported into 'losses'" in str(flaw)
     assert farm("reindex").code == 0
-    assert len(farm.queue.imported("losses").runs) == 4
+    assert len(farm.queue.studies.imported("losses").runs) == 4
 
 
 # The published series

@@ -30,7 +30,7 @@ def foreign(farm: Farm) -> Farm:
 def test_the_locale_changes_nothing_that_is_kept(foreign: Farm, locale: dict[str, str]) -> None:
     assert run(foreign, "plan", "größe-数.toml", **locale)["total"]["runs"] == 9
     assert len(run(foreign, "submit", "größe-数.toml", **locale)["data"]) == 9
-    assert foreign.queue.study("tiny").study.question == "Größe oder 数?"
+    assert foreign.queue.studies.one("tiny").study.question == "Größe oder 数?"
     kept = json.loads((foreign.store.root / "studies" / "tiny.json").read_text(encoding="utf-8"))
     assert kept["study"]["question"] == "Größe oder 数?"
     assert len(run(foreign, "runs", "tiny", **locale)["data"]) == 9

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from farm.queue.node import Node
-from farm.queue.queue import Supply
+from farm.queue.values import Supply
 from farm.study.machine import BUILT_IN
 from farm.study.study import load
 from workers.attempt.probing import key
@@ -20,7 +20,7 @@ BESIDES_TORCH = 850_000_000  # bytes: one sequence of the study below needs 550 
 
 def test_a_class_says_what_was_probed(farm: Farm) -> None:
     cpu = BUILT_IN["cpu"].model_copy(update={"probes": {"m:fp32": 3}})
-    farm.queue.register(cpu, "node-1", 60)
+    farm.queue.roster.register(cpu, "node-1", 60)
     told = {row["machine"]: row for row in json.loads(farm("machines", "--json").out)["data"]}
     assert (told["cpu"]["probes"], told["cpu"]["source"], told["cpu"]["nodes"]) == ({"m:fp32": 3}, "its nodes", 1)
     assert told["cpu-x1"]["probes"] == {}
@@ -35,8 +35,8 @@ def test_a_class_says_what_its_nodes_run_or_why_they_are_idle(farm: Farm) -> Non
         Node(id="node-2", name="cellar", host="cellar", address="10.0.0.7", units={"cpu": 1, "cpu-x1": 2}),
         Node(id="node-3", name="roof", host="roof", address="10.0.0.8", units={"cpu-x1": 2}),
     ]
-    farm.queue.sight(nodes, 60)
-    farm.queue.drain("node-2", "by hand")
+    farm.queue.roster.sight(nodes, 60)
+    farm.queue.roster.drain("node-2", "by hand")
     told = {row["machine"]: row for row in json.loads(farm("machines", "--json").out)["data"]}
     assert [(node["node"], node["doing"]) for node in told["cpu"]["on"]] == [
         ("attic", f"{here.run.id} at step 1"),
@@ -47,14 +47,16 @@ def test_a_class_says_what_its_nodes_run_or_why_they_are_idle(farm: Farm) -> Non
         "a drained one is none"
     )
     assert told["cpu-x1"]["on"][1]["doing"] == "idle: nothing queued for cpu-x1"
-    assert told["cpu"]["seen_tokens_per_second"] == round(farm.queue.status(done.run.id).result.tokens_per_second)
+    assert told["cpu"]["seen_tokens_per_second"] == round(
+        farm.queue.listing.status(done.run.id).result.tokens_per_second
+    )
     assert told["cpu-x1"]["seen_tokens_per_second"] is None
     (row,) = [row for row in farm("machines").rows if row["machine"] == "cpu"]
     assert row["now"] == f"attic: {here.run.id} at step 1; cellar: drained: by hand"
 
 
 def test_a_class_says_how_many_nodes_an_autoscaler_may_start(farm: Farm) -> None:
-    farm.queue.provide({"8xa100m40": Supply(most=2)}, 60)
+    farm.queue.roster.provide({"8xa100m40": Supply(most=2)}, 60)
     told = {row["machine"]: row["may_start"] for row in farm("machines").rows}
     assert (told["8xa100m40"], told["8xh100m80"]) == ("2", "0")
 
@@ -69,7 +71,7 @@ def test_a_cpu_is_not_probed_without_a_limit(farm: Farm) -> None:
     answer = farm("machines", "--probe", farm.file())
     assert (answer.code, answer.out) == (1, "")
     assert "a CPU's memory is not probed" in answer.err
-    assert farm.queue.machines() == {}
+    assert farm.queue.roster.machines() == {}
 
 
 def test_what_a_probe_finds_is_what_plans_are_made_with(farm: Farm) -> None:
@@ -90,9 +92,9 @@ def test_what_a_probe_finds_is_what_plans_are_made_with(farm: Farm) -> None:
     )
     assert said.returncode == 0, said.stderr
     recipe = load(farm.folder / "tiny.toml").arms()[0].recipe
-    found = farm.queue.machines()["cpu"].probes[key(recipe)]
+    found = farm.queue.roster.machines()["cpu"].probes[key(recipe)]
     assert 1 <= found < 4
     assert f"cpu: microbatches of up to {found} fit" in said.stderr
-    assert farm.queue.nodes()["cpu"] == [], f"{platform.node()} offers nothing by being probed"
+    assert farm.queue.roster.offers()["cpu"] == [], f"{platform.node()} offers nothing by being probed"
     (planned,) = json.loads(farm("plan", path, "--json").out)["data"]
     assert (planned["microbatch_basis"], planned["microbatch"]) == ("probe", min(found, 2)), "a divisor of the batch 8"

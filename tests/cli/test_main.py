@@ -287,7 +287,7 @@ def test_a_terminal_shows_progress_and_takes_no_cause_for_markup(farm: Farm) -> 
     farm.put(init=(42,))
     farm.finish(farm.claim(), 3.25)
     farm.fail(farm.claim(), message="[bold]nan[/bold] \x1b]0;title\x07")
-    farm.queue.cancel(farm.queue.statuses()[2].run.id)
+    farm.queue.cancel(farm.queue.listing.statuses()[2].run.id)
     shown = on_terminal(farm, ["watch", "tiny"], code=1)
     assert "succeeded  baseline s42.23 on cpu: test loss 3.2500" in shown
     assert "nonfinite: [bold]nan[/bold]" in shown

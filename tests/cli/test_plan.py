@@ -8,7 +8,7 @@ import pytest
 from results import result, study_text, tiny_study
 
 from farm.queue.node import Node
-from farm.queue.queue import Supply
+from farm.queue.values import Supply
 from farm.study.machine import BUILT_IN, Machine, Price
 from farm.study.study import load, parse
 from farm.verdict.forecast import forecast
@@ -159,7 +159,7 @@ def test_a_dash_is_standard_input(farm: Farm) -> None:
     (farm.folder / "-").write_text("not a study")
     assert farm("plan", "-", "--json", reads=study_text()).out == farm("plan", farm.file(), "--json").out
     assert len(farm("submit", "-", reads=study_text()).rows) == 9
-    assert farm.queue.studies().keys() == {"tiny"}
+    assert farm.queue.studies.all().keys() == {"tiny"}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_what_is_wrong_with_standard_input_is_told_of_it(farm: Farm, reads: str,
 
 
 def test_faults_are_lines_and_those_of_machines_are_among_them(farm: Farm) -> None:
-    farm.queue.register(Machine(name="home", accelerator="cpu"), "node-1", 60)
+    farm.queue.roster.register(Machine(name="home", accelerator="cpu"), "node-1", 60)
     text = study_text(machines=("cpu", "home", "cup")).replace('"fp32"', '"fp16"').replace("train = [23]", "train = 23")
     for words in (["plan", "-"], ["submit", "-"], ["plan", "-", "--json"]):
         answer = farm(*words, reads=text.replace("dropout = 0.0", "dropout = 10"))
@@ -201,7 +201,7 @@ def test_an_arm_on_a_machine_that_cannot_train_it_does_not_hide_the_next(farm: F
     answer = farm("submit", "-", reads=text)
     assert answer.code == 2
     assert [line.split("'")[3] for line in answer.err.splitlines()] == ["cpu", "cpu-x2"]
-    assert not farm.queue.studies()
+    assert not farm.queue.studies.all()
 
 
 def test_the_hours_of_two_classes_are_never_one_figure(farm: Farm) -> None:
@@ -224,10 +224,10 @@ def test_nodes_that_are_up_share_the_runs_and_none_splits_one(farm: Farm) -> Non
     farm.finish_all()
     units = {"cpu": 2}
     one, two = (Node(id=name, name=name, host=name, address=name, units=units) for name in ("attic", "cellar"))
-    farm.queue.sight([one, two], 60)
+    farm.queue.roster.sight([one, two], 60)
     (cpu,) = json.loads(farm("plan", farm.file(), "--json").out)["classes"]
     assert (cpu["slots"], cpu["wall_clock_hours"]) == (4, pytest.approx(cpu["hours"] / 4))
-    farm.queue.drain("cellar", "by hand")
+    farm.queue.roster.drain("cellar", "by hand")
     (cpu,) = json.loads(farm("plan", farm.file(), "--json").out)["classes"]
     assert cpu["slots"] == 2
     crowd = forecast(tiny_study(), BUILT_IN, [result(tiny_study().runs()[0], 3.0)], {"cpu": 100}).classes[0]
@@ -259,10 +259,12 @@ def test_a_plan_says_whose_price_it_used_and_when_that_is_old(farm: Farm) -> Non
 
 def test_the_price_of_the_cluster_file_counts_before_any_node_has_started(farm: Farm) -> None:
     price = Price(usd_per_hour=21.96, source="AWS-on-demand-us-east-1", date="2025-06")
-    farm.queue.provide({"8xa100m40": Supply(most=2, price=price)}, 60)
+    farm.queue.roster.provide({"8xa100m40": Supply(most=2, price=price)}, 60)
     path = str(ROOT / "examples" / "interventions.toml")
     assert "$2,597.75 at $21.96/h by AWS-on-demand-us-east-1 of 2025-06" in farm("plan", path).err
-    farm.queue.register(Machine(name="8xa100m40", accelerators=8, accelerator="A100", memory=2**35), "node-1", 60)
+    farm.queue.roster.register(
+        Machine(name="8xa100m40", accelerators=8, accelerator="A100", memory=2**35), "node-1", 60
+    )
     assert "at $21.96/h by AWS" in farm("plan", path).err, "a node that found its GPUs does not know what they cost"
 
 
@@ -279,7 +281,7 @@ def test_a_plan_and_a_submit_warn_of_bf16_where_a_node_only_emulates_it(farm: Fa
     file = farm.file()
     Path(file).write_text(study_text().replace('precision = "fp32"', 'precision = "bf16"'))
     assert "emulates" not in farm("plan", file).err, "nothing is known of a class that no node has described"
-    farm.queue.register(BUILT_IN["cpu"].model_copy(update={"instruction_set": "AVX2"}), "node-1", 60)
+    farm.queue.roster.register(BUILT_IN["cpu"].model_copy(update={"instruction_set": "AVX2"}), "node-1", 60)
     for command in ("plan", "submit"):
         said = farm(command, file).err
         assert "warning: cpu only emulates bf16 (its processor has AVX2" in said

@@ -25,7 +25,7 @@ def test_what_runs_wait_for_is_said_when_it_changes_but_for_its_numbers(
     queue: Queue, capsys: pytest.CaptureFixture[str]
 ) -> None:
     queue.put(tiny_study(init=(42,)))
-    statuses, lines = queue.statuses(), Lines(queue)
+    statuses, lines = queue.listing.statuses(), Lines(queue)
     for reason in ("next in line", "backing off 9 s after hung", "backing off 8 s after hung", "no node of class cpu"):
         lines.explain(statuses, {statuses[0].id: reason})
     said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]

@@ -11,6 +11,7 @@ from results import result
 from transformers import AutoModelForCausalLM
 from worlds import VOCAB, attempt, corpus, planned
 
+from farm.queue.unreadable import find_flaws
 from farm.record.reference import Reference, ReferenceScore
 from farm.study import study as study_
 from farm.study.recipe import Model
@@ -68,7 +69,7 @@ def trained(farm: Farm) -> dict[str, tuple[float, Path]]:
     """Train the study for real. By arm: the test loss of its run, and the exported folder."""
     submitted(farm)
     found: dict[str, tuple[float, Path]] = {}
-    while farm.queue.queued().get("cpu"):
+    while farm.queue.listing.queued().get("cpu"):
         claim = farm.claim()
         outcome, _ = attempt(claim.run, planned(claim.run, 1, 4), farm.store.folder(claim.run.id), epoch=1)
         assert outcome.test_loss is not None
@@ -124,7 +125,7 @@ def test_a_model_of_ours_has_its_own_test_loss_and_what_transformers_computes(fa
     assert rows["start"]["value"] == pytest.approx(theirs(folder, 0, 5), abs=1e-5)
     assert (rows["test_loss"]["count"], rows["start"]["count"]) == (9, 5)
     assert "test_loss: 1 batch" in answer.err, "progress is on stderr"
-    assert farm.store.references("small") == farm.queue.references("small")
+    assert farm.store.references("small") == farm.queue.studies.references("small")
     assert table(farm)["references"][0]["evaluation"] == rows["test_loss"]["evaluation_id"]
 
 
@@ -132,15 +133,15 @@ def test_twice_is_once_and_other_weights_of_that_name_are_a_conflict(farm: Farm)
     submitted(farm, further="")
     folder = untrained(farm.folder / "other")
     assert [row["now"] for row in asked(farm, folder).rows] == ["scored"]
-    before = farm.queue.references("small")
+    before = farm.queue.studies.references("small")
     again = asked(farm, folder)
     assert ([row["now"] for row in again.rows], "other has its scores already" in again.err) == (["known"], True)
     submitted(farm)
     assert [row["now"] for row in asked(farm, folder).rows] == ["known", "scored"], "a new evaluation is added"
-    assert farm.queue.references("small").models[0].scores[0] == before.models[0].scores[0]
+    assert farm.queue.studies.references("small").models[0].scores[0] == before.models[0].scores[0]
     answer = asked(farm, untrained(farm.folder / "wider", width=32), "--name", "other")
     assert (answer.code, "reference 'other' of 'small' has weights" in answer.err) == (6, True)
-    assert len(farm.queue.references("small").models) == 1
+    assert len(farm.queue.studies.references("small").models) == 1
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_what_cannot_be_scored_is_refused_with_the_reason(farm: Farm, change: An
     answer = asked(farm, folder)
     assert (answer.code, answer.out) == (1, ""), answer.err
     assert reason in answer.err
-    assert farm.queue.references("small").models == ()
+    assert farm.queue.studies.references("small").models == ()
 
 
 def _configured(folder: Path, **changes: Any) -> None:
@@ -204,14 +205,14 @@ def brought(farm: Farm, run: Run, **values: float) -> None:
         )
         store = store.joined(Reference(name=name, weights="a" * 64, shape=run.recipe.model, scores=(made,)))
     farm.store.keep_references(store)
-    farm.queue.refer(store)
+    farm.queue.studies.refer(store)
 
 
 def finished(farm: Farm) -> Run:
     """A baseline at 4.0 and an arm at 3.8."""
     runs = submitted(farm)
     losses = {"baseline": 4.0, "slow": 3.8}
-    while farm.queue.queued().get("cpu"):
+    while farm.queue.listing.queued().get("cpu"):
         claim = farm.claim()
         farm.finish(claim, losses[claim.run.arm])
     return runs[0]
@@ -253,11 +254,11 @@ def test_a_reference_that_another_evaluation_or_other_tokens_scored_does_not_sta
     assert "reference old is not shown: scored by test_loss@" in answer.err
     assert (table(farm)["references"], "gap_closed" in answer.out) == ([], False)
     brought(farm, run, elsewhere=3.0)
-    references = farm.queue.references("small")
+    references = farm.queue.studies.references("small")
     (one,) = references.named("elsewhere").scores  # type: ignore[union-attr]
     moved = one.model_copy(update={"items": "1" * 64})
     models = tuple(m.model_copy(update={"scores": (moved,)}) if m.name == "elsewhere" else m for m in references.models)
-    farm.queue.refer(references.model_copy(update={"models": models}))
+    farm.queue.studies.refer(references.model_copy(update={"models": models}))
     assert "elsewhere is not shown: other tokens were scored" in farm("table", "small").err
 
 
@@ -267,25 +268,25 @@ def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> No
     for words in (["--arm", "one"], []):
         answer = farm("forget", "small", *words, "-y")
         assert (answer.code, "not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
-        assert [one.name for one in farm.queue.references("small").models] == ["one"]
-        assert len(farm.queue.statuses("small")) == 2, "nor is any run"
+        assert [one.name for one in farm.queue.studies.references("small").models] == ["one"]
+        assert len(farm.queue.listing.statuses("small")) == 2, "nor is any run"
 
 
 def test_they_come_back_with_a_reindex_go_with_forget_and_what_is_spoilt_is_named(farm: Farm) -> None:
     brought(farm, finished(farm), one=3.0, two=3.5)
     farm.queue.redis.hdel("farm:references", "small")
     assert farm("reindex").code == 0
-    assert farm.queue.references("small") == farm.store.references("small")
+    assert farm.queue.studies.references("small") == farm.store.references("small")
     farm.queue.redis.hset("farm:references", "small", "{")
-    (flaw,) = farm.queue.flaws()
+    (flaw,) = find_flaws(farm.queue.scripts)
     assert "a reference model of 'small'" in str(flaw)
     assert farm("table", "small").code == 1
     assert farm("reindex").code == 0
     assert farm("forget", "small", "--arm", "one").code == 7, "it asks first"
     gone = farm("forget", "small", "--arm", "one", "-y")
     assert [(row["run"], row["was"]) for row in gone.rows] == [("one", "reference")]
-    assert [one.name for one in farm.queue.references("small").models] == ["two"]
-    assert len(farm.queue.statuses("small")) == 2, "and no run"
+    assert [one.name for one in farm.queue.studies.references("small").models] == ["two"]
+    assert len(farm.queue.listing.statuses("small")) == 2, "and no run"
     record = farm.store.root / "references" / "small.json"
     whole = record.read_text(encoding="utf-8")
     record.write_text(whole[:-20], encoding="utf-8")
@@ -293,4 +294,4 @@ def test_they_come_back_with_a_reindex_go_with_forget_and_what_is_spoilt_is_name
     assert (answer.code, f"{record} is damaged" in answer.err) == (1, True)
     record.write_text(whole, encoding="utf-8")
     assert farm("forget", "small", "-y").code == 0
-    assert (farm.queue.references("small").models, record.exists()) == ((), False)
+    assert (farm.queue.studies.references("small").models, record.exists()) == ((), False)

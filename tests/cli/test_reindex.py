@@ -120,7 +120,7 @@ def test_a_submit_to_a_redis_that_was_emptied_queues_nothing_until_the_records_a
     redis.flushdb()
     for words in (("submit", "tiny.toml"), ("submit", "tiny.toml", "--dry-run")):
         refused = farm(*words)
-        assert (refused.code, farm.queue.statuses()) == (6, [])
+        assert (refused.code, farm.queue.listing.statuses()) == (6, [])
         assert "holds 1 run that it does not know: nothing was queued. Run farm reindex first" in refused.err
     assert farm("reindex").code == 0
     submitted = farm("submit", "tiny.toml")
@@ -138,4 +138,4 @@ def test_who_does_not_see_the_storage_may_submit_before_the_records_are_read(far
     assert farm("submit", "tiny.toml").code == 0
     assert farm.queue.claim("cpu", "worker", 60, marker=farm.store.mark()) is None
     farm.serve()
-    assert farm.queue.status(run.id).epoch == 6
+    assert farm.queue.listing.status(run.id).epoch == 6

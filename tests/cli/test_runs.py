@@ -9,7 +9,7 @@ from results import result, study_text
 from cli import render
 from cli.runs import runs
 from farm.queue.node import Node
-from farm.queue.queue import Point, Supply
+from farm.queue.values import Point, Supply
 from farm.record.result import Validated
 from farm.study.run import Attempt, State
 
@@ -28,7 +28,7 @@ def test_no_runs_is_no_error(farm: Farm) -> None:
 def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
     study = farm.put(init=(42, 22))
     assert {row["why"] for row in farm("runs").rows} == {"no node of class cpu (no nodes at all)"}
-    farm.queue.register(study.machine("cpu", {}), "node-1", 60)
+    farm.queue.roster.register(study.machine("cpu", {}), "node-1", 60)
     farm.finish(farm.claim(), 3.25)
     running = farm.claim()
     farm.curve(running, 10.0, 9.5)  # two steps, before the next heartbeat
@@ -69,9 +69,9 @@ def test_a_long_cause_is_cut_on_a_terminal_only(
 
 def test_runs_and_show_say_why_ray_took_no_job_and_that_a_node_starts(farm: Farm) -> None:
     study = farm.put(init=(42,))
-    farm.queue.provide({"cpu": Supply(most=1, starting=1, since=time.time() - 50)}, 60)
+    farm.queue.roster.provide({"cpu": Supply(most=1, starting=1, since=time.time() - 50)}, 60)
     assert "a node of class cpu is starting, asked for 5" in farm("runs").rows[0]["why"]
-    farm.queue.register(study.machine("cpu", {}), "node-1", 60)
+    farm.queue.roster.register(study.machine("cpu", {}), "node-1", 60)
     claim = farm.queue.claim("cpu", "dispatcher", 60)
     assert claim is not None
     farm.queue.release(claim.lease, "Ray took no job: no room")
@@ -83,10 +83,10 @@ def test_runs_and_show_say_why_ray_took_no_job_and_that_a_node_starts(farm: Farm
 def test_a_class_whose_nodes_are_drained_is_the_reason(farm: Farm) -> None:
     farm.put(init=(42,))
     nodes = [Node(id=f"n{i}", name=f"n{i}", host="h", address="a", units={"cpu": 1}) for i in range(2)]
-    farm.queue.sight(nodes, 60)
-    farm.queue.drain("n0", "spot notice")
+    farm.queue.roster.sight(nodes, 60)
+    farm.queue.roster.drain("n0", "spot notice")
     assert farm("runs").rows[0]["why"] == "next in line"
-    farm.queue.drain("n1", "farm drain on head")
+    farm.queue.roster.drain("n1", "farm drain on head")
     assert farm("runs").rows[0]["why"] == "every node of class cpu is drained: farm drain on head"
     assert "no live node of class cpu" in farm("submit", farm.file(name="other", init=(1,))).err
 
@@ -95,7 +95,7 @@ def test_a_study_that_has_spent_its_limit_says_so(farm: Farm) -> None:
     path = farm.folder / "poor.toml"
     path.write_text(study_text(init=(42,)) + POOR)
     assert farm("submit", str(path)).code == 0
-    farm.queue.redis.hset(f"farm:run:{farm.queue.statuses()[0].run.id}", "held", 3_600_000)
+    farm.queue.redis.hset(f"farm:run:{farm.queue.listing.statuses()[0].run.id}", "held", 3_600_000)
     assert {row["why"] for row in farm("runs").rows} == {"over budget: $2.00 spent of $1.50"}
 
 
@@ -109,7 +109,7 @@ def poor(farm: Farm, usd_limit: float, action: str = "stop") -> str:
 
 def spend(farm: Farm, usd: float) -> None:
     """At a dollar an hour."""
-    farm.queue.redis.hset(f"farm:run:{farm.queue.statuses()[0].run.id}", "held", round(usd * 3_600_000))
+    farm.queue.redis.hset(f"farm:run:{farm.queue.listing.statuses()[0].run.id}", "held", round(usd * 3_600_000))
 
 
 def test_watch_ends_with_7_when_a_limit_is_spent_and_says_which_one_would_do(farm: Farm) -> None:
@@ -190,7 +190,7 @@ def test_what_is_paused_says_why_and_how_to_go_on_and_watch_ends_with_1(farm: Fa
         assert process.stderr is not None
         while "queued     remove-dropout" not in process.stderr.readline():
             pass
-        assert farm.queue.pauses() == [], "submitting it again ended the pause"
+        assert farm.queue.listing.pauses() == [], "submitting it again ended the pause"
         farm.queue.pause(farm.claim().lease, reason)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, line in err) == (1, True)
@@ -359,7 +359,7 @@ def test_cancel_says_what_it_did_per_run(farm: Farm) -> None:
     assert [(row["was"], row["now"]) for row in answer.rows] == [("running", "cancelling"), ("queued", "cancelled")]
     assert farm("runs", "tiny").rows[1]["why"] == "being cancelled"
     farm.queue.acknowledge_cancel(running.lease)
-    assert farm.queue.counts()[State.CANCELLED] == 2
+    assert farm.queue.listing.counts()[State.CANCELLED] == 2
     assert "all 3 runs of tiny are final already" in farm("cancel", "tiny").err
 
 
@@ -376,12 +376,12 @@ def test_retry_of_a_study_takes_the_failed_runs_only(farm: Farm) -> None:
     farm.put(init=(42,))
     farm.fail(farm.claim())
     cancelled = farm.claim().run.id
-    farm.queue.cancel(farm.queue.statuses()[2].run.id)
+    farm.queue.cancel(farm.queue.listing.statuses()[2].run.id)
     answer = farm("retry", "tiny")
     assert [(row["was"], row["now"]) for row in answer.rows] == [("failed", "queued")]
     assert "1 cancelled run stays so until: farm retry tiny --cancelled" in answer.err
     assert farm("retry", "tiny").rows == []
-    assert farm.queue.status(cancelled).state is State.RUNNING
+    assert farm.queue.listing.status(cancelled).state is State.RUNNING
     assert farm("retry", "cpu-gradient").rows[0]["now"] == "queued"
 
 

@@ -22,20 +22,20 @@ def test_seeds_add_queues_only_what_is_missing_and_nothing_twice(farm: Farm) -> 
         ("baseline", "43.23", "new pair"),
         ("baseline", "44.23", "new pair"),
     ]
-    assert farm.queue.counts()[State.QUEUED] == 4
+    assert farm.queue.listing.counts()[State.QUEUED] == 4
     assert "remove-dropout = [[43, 23], [44, 23]]" in answer.err
     again = farm("seeds", "add", "tiny", "remove-dropout", "--to", "4")
     assert (again.code, again.rows) == (0, [])
     assert "remove-dropout has 4 seed pairs already" in again.err
     other = farm("seeds", "add", "tiny", "gradient-clipping", "--to", "3", "--json")
     assert json.loads(other.out)["data"] == [{"arm": "gradient-clipping", "seeds": "43.23", "why": "baseline has it"}]
-    assert farm.queue.counts()[State.QUEUED] == 5
+    assert farm.queue.listing.counts()[State.QUEUED] == 5
 
 
 def test_a_dry_run_of_seeds_queues_nothing(farm: Farm) -> None:
     farm.put()
     answer = farm("seeds", "add", "tiny", "remove-dropout", "--to", "4", "--dry-run")
-    assert (answer.code, len(answer.rows), farm.queue.put_count()) == (0, 2, 9)
+    assert (answer.code, len(answer.rows), farm.queue.listing.put_count()) == (0, 2, 9)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_more_seeds_than_the_limit_allows_need_a_yes(farm: Farm) -> None:
     )
     assert farm("submit", str(path), "-y").code == 0
     words = ("seeds", "add", "tiny", "remove-dropout", "--to", "40")
-    assert (farm(*words).code, farm.queue.put_count()) == (7, 3)
+    assert (farm(*words).code, farm.queue.listing.put_count()) == (7, 3)
     assert farm(*words, "-y").code == 0
 
 
 def test_seeds_that_no_machine_can_train_are_refused_before_anything_is_queued(farm: Farm) -> None:
     farm.put(machines=("nowhere",))
     answer = farm("seeds", "add", "tiny", "remove-dropout", "--to", "4")
-    assert (answer.code, "'nowhere'" in answer.err, farm.queue.put_count()) == (2, True, 9), answer.err
+    assert (answer.code, "'nowhere'" in answer.err, farm.queue.listing.put_count()) == (2, True, 9), answer.err
 
 
 def test_what_was_added_stays_with_the_study_when_its_file_is_submitted_again(farm: Farm) -> None:
@@ -78,7 +78,7 @@ def test_what_was_added_stays_with_the_study_when_its_file_is_submitted_again(fa
     farm("seeds", "add", "tiny", "remove-dropout", "--to", "5")
     answer = farm("submit", farm.file())
     assert "of 13 runs 13 already queued or running, 0 queued" in answer.err
-    assert len(farm.queue.study("tiny").more_seeds["remove-dropout"]) == 2
+    assert len(farm.queue.studies.one("tiny").more_seeds["remove-dropout"]) == 2
 
 
 def test_resolve_looks_and_adds_and_is_called_again(farm: Farm) -> None:
@@ -106,13 +106,15 @@ def test_resolve_waits_for_what_it_added_and_ends_when_the_budget_is_spent(farm:
         farm.finish(claim, 3.7 + (len(claim.run.arm) * claim.run.seeds.init % 17) / 1000)
     with farm.start("resolve", "tiny", "--runs", "6") as process:
         for _ in range(2):
-            wait_until(lambda: farm.queue.queued().get("cpu") or process.poll() is not None, "more runs are queued", 90)
-            for _ in range(farm.queue.queued().get("cpu", 0)):
+            wait_until(
+                lambda: farm.queue.listing.queued().get("cpu") or process.poll() is not None, "more runs are queued", 90
+            )
+            for _ in range(farm.queue.listing.queued().get("cpu", 0)):
                 claim = farm.claim()
                 farm.finish(claim, 3.7 + (len(claim.run.arm) * claim.run.seeds.init % 17) / 1000)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
-    looks = farm.queue.study("tiny").looks
+    looks = farm.queue.studies.one("tiny").looks
     assert looks is not None
     assert 0 < looks.runs <= 6
     assert looks.looks[-1].decision == "spent"

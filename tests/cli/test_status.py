@@ -130,13 +130,13 @@ def test_status_on_a_machine_that_only_submits_shows_the_nodes_and_no_password(f
     assert rows["farm"] == "not served from this machine"
     assert rows["nodes"] == "none (nothing can train right now)"
     assert "@" not in rows["redis"]
-    farm.queue.register(BUILT_IN["cpu"], "node-1", 60)
+    farm.queue.roster.register(BUILT_IN["cpu"], "node-1", 60)
     assert {row["what"]: row["value"] for row in farm("status").rows}["nodes"] == "cpu x 1"
 
 
 def test_machines_say_where_they_are_known_from(farm: Farm) -> None:
     (farm.folder / "farm.toml").write_text('[machines.attic]\nmemory = "8GiB"\n')
-    farm.queue.register(BUILT_IN["cpu"].model_copy(update={"memory": 2**30}), "node-1", 60)
+    farm.queue.roster.register(BUILT_IN["cpu"].model_copy(update={"memory": 2**30}), "node-1", 60)
     rows = {row["machine"]: row for row in farm("machines").rows}
     assert {name: rows[name]["source"] for name in ("cpu", "attic", "8xa100m40")} == {
         "cpu": "its nodes",

@@ -15,8 +15,9 @@ from farm.errors import BadStudy, Conflict, NotFound, Unreachable
 from farm.imports import rows
 from farm.queue import clerk
 from farm.queue.node import Node
-from farm.queue.queue import Queue, Supply
+from farm.queue.queue import Queue
 from farm.queue.unscored import unscored
+from farm.queue.values import Supply
 from farm.record.imported import Imported
 from farm.record.reference import Reference, References
 from farm.site.server import connect
@@ -43,7 +44,7 @@ class Clerk:
         self.queue, self.stop = queue, threading.Event()
         self.thread = threading.Thread(target=clerk.listen, args=(queue, self.stop))
         self.thread.start()
-        wait_until(lambda: queue.redis.pubsub_numsub(queue.asked)[0][1], "it listens")
+        wait_until(lambda: queue.redis.pubsub_numsub(queue.asking.channel)[0][1], "it listens")
 
     def leave(self) -> None:
         self.stop.set()
@@ -58,10 +59,10 @@ def alice(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         url = serve(*KEPT, binary=OLD_SERVER if request.param == "Redis 6.2" else None)
         with connect(url) as redis:
             farm = Farm(tmp_path, redis, url)
-            farm.queue.install()
-            farm.queue.register(BUILT_IN["cpu"], "node-1", 60)
-            farm.queue.sight([NODE], 60)
-            farm.queue.provide({"8xa100m40": Supply(most=1)}, 60)
+            farm.queue.scripts.install()
+            farm.queue.roster.register(BUILT_IN["cpu"], "node-1", 60)
+            farm.queue.roster.sight([NODE], 60)
+            farm.queue.roster.provide({"8xa100m40": Supply(most=1)}, 60)
             farm.put(name="before")
             farm.finish(farm.claim(), 3.25)
             farm.claim()
@@ -82,7 +83,7 @@ def test_all_that_a_submitter_does_works(alice: Farm) -> None:
         ["submit", file],
         ["runs"],
         ["runs", "before"],
-        ["show", alice.queue.running()[0].run.id],
+        ["show", alice.queue.listing.running()[0].run.id],
         ["status"],
         ["machines"],
         ["table", "before"],
@@ -97,7 +98,7 @@ def test_all_that_a_submitter_does_works(alice: Farm) -> None:
     assert states == ["cancelled"] * 3
     (before,) = (row for row in alice("machines").rows if row["machine"] == "cpu")
     assert before["nodes"] == "1"
-    assert alice.queue.running()[0].cancelling
+    assert alice.queue.listing.running()[0].cancelling
 
 
 @pytest.mark.parametrize("words", [["retry", "before"], ["drain", "attic"], ["reindex"]])
@@ -105,10 +106,10 @@ def test_nothing_else_does(alice: Farm, words: list[str]) -> None:
     alice.fail(alice.claim())
     run = tiny_study(init=(7,)).runs()[0]
     alice.store.begin(run, Attempt(run_id=run.id, epoch=1, worker="w", started=1.0), "tiny")
-    before = alice.queue.statuses()
+    before = alice.queue.listing.statuses()
     answer = alice(*words)
     assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
-    assert alice.queue.statuses() == before
+    assert alice.queue.listing.statuses() == before
 
 
 def test_imported_losses_can_be_seen_and_not_imported(alice: Farm) -> None:
@@ -118,7 +119,7 @@ def test_imported_losses_can_be_seen_and_not_imported(alice: Farm) -> None:
     answer = alice("import", str(path))
     assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
     assert alice.store.imported("elsewhere").runs == (), "nothing is on record either"
-    alice.queue.bring(Imported(study="elsewhere", runs=rows.read(path).runs))
+    alice.queue.studies.bring(Imported(study="elsewhere", runs=rows.read(path).runs))
     for words in (["table", "elsewhere"], ["runs", "elsewhere"], ["show", "imported-cpu"], ["noise", "elsewhere"]):
         assert alice(*words).code == 0, words
 
@@ -131,9 +132,9 @@ def test_a_reference_model_can_be_seen_and_not_recorded(alice: Farm) -> None:
     answer = alice("eval", "before", "--reference", str(folder))
     assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
     assert alice.store.references("before").models == (), "nothing is on record either"
-    shape = alice.queue.study("before").arms()[0].recipe.model
+    shape = alice.queue.studies.one("before").arms()[0].recipe.model
     kept = Reference(name="theirs", weights="a" * 64, shape=shape)
-    alice.queue.refer(References(study="before", models=(kept,)))
+    alice.queue.studies.refer(References(study="before", models=(kept,)))
     answer = alice("table", "before")
     assert (answer.code, "reference theirs is not shown: never scored by" in answer.err) == (0, True), answer.err
 
@@ -151,7 +152,7 @@ GET farm:claim:x | HGETALL farm:joined:x | GET other | EXISTS farm:workers
 
 
 def test_by_hand_nothing_can_be_written(alice: Farm) -> None:
-    run_id = alice.queue.running()[0].id
+    run_id = alice.queue.listing.running()[0].id
     redis = alice.queue.redis
     before = {key: redis.dump(key) for key in redis.scan_iter()}
     with connect(alice.environment["FARM_REDIS_URL"]) as hers:
@@ -172,17 +173,22 @@ def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm
         with pytest.raises(Conflict, match="has results of another"):
             queue.put(study.parse(other))
         with pytest.raises(BadStudy, match="the farm cannot read that study"):
-            queue._ask(None, "put", "{}")  # type: ignore[arg-type]
+            queue.asking.ask(None, "put", "{}")  # type: ignore[arg-type]
         for nonsense in ("", "{", "[]", '{"verb":"forget"}', '{"token":"../x","verb":"cancel","name":"x"}', "\xff"):
-            assert hers.publish(queue.asked, nonsense) == 1
+            assert hers.publish(queue.asking.channel, nonsense) == 1
         first, *rest = [run.id for run in tiny_study(init=(5,)).runs()]
         assert sorted(queue.put(tiny_study(init=(5,)), leaving={first}).new) == sorted(rest)
         assert queue.cancel(rest[0]) is State.CANCELLED
-        (job,) = [job for job, _ in unscored(queue.study("before"), queue.statuses("before"), {}, [TEST]).jobs.values()]
-        assert queue.evaluate("before", [job]) == {job.id: None}
+        (job,) = [
+            job
+            for job, _ in unscored(
+                queue.studies.one("before"), queue.listing.statuses("before"), {}, [TEST]
+            ).jobs.values()
+        ]
+        assert queue.evaluations.put("before", [job]) == {job.id: None}
         with pytest.raises(NotFound, match="has not succeeded: it has no model to score"):
-            queue.evaluate("before", [job.model_copy(update={"of": rest[0]})])
-        assert [status.state for status in queue.evaluations()] == [State.QUEUED]
+            queue.evaluations.put("before", [job.model_copy(update={"of": rest[0]})])
+        assert [status.state for status in queue.evaluations.statuses()] == [State.QUEUED]
 
 
 def test_two_clerks_do_once_what_was_asked_once(alice: Farm) -> None:
@@ -196,12 +202,12 @@ def test_two_clerks_do_once_what_was_asked_once(alice: Farm) -> None:
 
 
 def test_where_no_farm_is_up_a_submitter_is_told_so(alice: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farm.queue.queue.CLERK_SECONDS", 0.1)
+    monkeypatch.setattr("farm.queue.asking.CLERK_SECONDS", 0.1)
     alice.queue.redis.client_kill_filter(_type="pubsub")
     alice.queue.redis.execute_command("ACL", "SETUSER", "alice", "resetchannels", "&farm:asked")
     alone = Queue(alice.queue.redis, prefix="elsewhere:")
     with pytest.raises(Unreachable, match="no farm is up that takes what submitters ask for"):
-        alone._ask(None, "cancel", "x")  # type: ignore[arg-type]
+        alone.asking.ask(None, "cancel", "x")  # type: ignore[arg-type]
 
 
 def test_a_clerk_is_back_after_its_connection_was_lost(alice: Farm) -> None:

@@ -159,7 +159,7 @@ def put_noisy(farm: Farm, init: tuple[int, ...], name: str = "tiny") -> None:
     """Finish a study whose arms differ by -0.05 and 0.004, with a noise of about 0.01."""
     farm.put(name=name, init=init)
     shift = {"baseline": 0.0, "remove-dropout": -0.05, "gradient-clipping": 0.004}
-    while farm.queue.queued().get("cpu"):
+    while farm.queue.listing.queued().get("cpu"):
         claim = farm.claim()
         run = claim.run
         noise = (run.seeds.init * len(run.arm) * 7919 % 21 - 10) / 1000
@@ -186,7 +186,7 @@ def test_a_margin_in_the_study_makes_arms_the_same(farm: Farm) -> None:
     text = study_text(init=(1, 2, 3)).replace('name = "tiny"', 'name = "tiny"\nmargin = 0.2')
     farm.queue.put(parse(text))
     shift = {"baseline": 0.0, "remove-dropout": -0.01, "gradient-clipping": 0.01}
-    while farm.queue.queued().get("cpu"):
+    while farm.queue.listing.queued().get("cpu"):
         claim = farm.claim()
         farm.finish(claim, 3.69 + shift[claim.run.arm] + claim.run.seeds.init * len(claim.run.arm) / 1e4)
     rows = json.loads(farm("table", "tiny", "--json").out)["data"]

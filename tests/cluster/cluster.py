@@ -13,7 +13,8 @@ from pathlib import Path
 from cluster.hosts import Host, Switch, allow_only, block, unblock
 from waiting import wait_until
 
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site.server import connect, find_binary
 from farm.study.run import State
@@ -134,12 +135,12 @@ class Cluster:
         path = self.folder / "laptop" / f"{name}.toml"
         path.write_text(text)
         self.laptop.run("farm", "submit", str(path))
-        return [status.run.id for status in self.queue.statuses(name)]
+        return [status.run.id for status in self.queue.listing.statuses(name)]
 
     def wait_for(self, run_id: str, state: State, seconds: float = 300) -> Status:
         """Wait until a run is in `state`."""
-        wait_until(lambda: self._is(self.queue.status(run_id), state), f"{run_id} is {state}", seconds)
-        return self.queue.status(run_id)
+        wait_until(lambda: self._is(self.queue.listing.status(run_id), state), f"{run_id} is {state}", seconds)
+        return self.queue.listing.status(run_id)
 
     def _is(self, status: Status, state: State) -> bool:
         assert status.state is state or not status.state.is_final, f"{status.run.id} is {status.state}: {status.causes}"
@@ -150,12 +151,12 @@ class Cluster:
         """Wait until attempt `epoch` of a run trains and a checkpoint of it is on the disk."""
 
         def trains() -> bool:
-            status = self.queue.status(run_id)
+            status = self.queue.listing.status(run_id)
             assert not status.state.is_final, f"{run_id} is {status.state}: {status.causes}"
             return status.checkpoint is not None and status.checkpoint.epoch >= epoch
 
         wait_until(trains, f"{run_id} has a checkpoint of attempt {epoch}", seconds)
-        return self.queue.status(run_id)
+        return self.queue.listing.status(run_id)
 
     def _start_redis(self, port: int) -> None:
         """A server as docs/cluster.md wants it. The tests look at it through a Unix socket, which no fault reaches."""

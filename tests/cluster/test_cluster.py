@@ -80,11 +80,11 @@ def hurt(cluster):
 
 
 def events(hurt, run_id):
-    return [event.event for event in hurt.cluster.queue.events(run_id)]
+    return [event.event for event in hurt.cluster.queue.listing.events(run_id)]
 
 
 def details(hurt, run_id):
-    return [event.detail for event in hurt.cluster.queue.events(run_id)]
+    return [event.detail for event in hurt.cluster.queue.listing.events(run_id)]
 
 
 def unharmed(hurt, run_id):
@@ -95,9 +95,9 @@ def unharmed(hurt, run_id):
     assert ours.test_loss == theirs.test_loss
     expected, found = (ledger.read(store.folder(name)) for name in (hurt.alone["rented"], run_id))
     assert [line.loss_sum for line in found] == [line.loss_sum for line in expected]
-    assert queue.status(run_id).result == ours
+    assert queue.listing.status(run_id).result == ours
     assert events(hurt, run_id).count("succeeded") == 1
-    assert sum(queue.counts().values()) == queue.put_count()
+    assert sum(queue.listing.counts().values()) == queue.listing.put_count()
 
 
 def test_a_laptop_submits_a_study_is_closed_and_prints_the_table(hurt):
@@ -148,7 +148,7 @@ def test_q4_a_host_that_vanishes_and_comes_back_changes_nothing_of_what_another_
     lost = cluster.nodes["rented"]
     with lost.stopped():  # as processes do whose network folder does not answer
         cluster.switch.pull(lost)
-        wait_until(lambda: cluster.queue.status(run_id).epoch == 2, "its lease ran out", 60)
+        wait_until(lambda: cluster.queue.listing.status(run_id).epoch == 2, "its lease ran out", 60)
         cluster.nodes["rented"] = cluster.join("spare", "rented")
         second = cluster.wait_for(run_id, State.SUCCEEDED)
         cluster.switch.push(lost)

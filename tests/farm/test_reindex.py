@@ -33,7 +33,7 @@ def begun(store: Store, run: Run, epoch: int = 1, study: str = "tiny", loss: flo
 
 
 def states(queue: Queue) -> dict[str, State]:
-    return {status.id: status.state for status in queue.statuses()}
+    return {status.id: status.state for status in queue.listing.statuses()}
 
 
 def renamed(name: str = "next") -> Study:
@@ -76,7 +76,7 @@ def test_a_study_of_which_all_was_forgotten_does_not_come_back(store: Store, que
     for run in STUDY.runs():
         store.forget(run.id, 0)
     assert reindex(store, queue) == (0, ())
-    assert (queue.studies(), queue.statuses()) == ({}, [])
+    assert (queue.studies.all(), queue.listing.statuses()) == ({}, [])
 
 
 def test_forgetting_with_the_files_leaves_the_word_alone(store: Store) -> None:
@@ -109,7 +109,7 @@ def test_an_adopted_result_is_adopted_again(store: Store, queue: Queue) -> None:
         store.keep(study)
     reindex(store, queue)
     (new,) = [run for run in renamed().runs() if run.arm == "no-drop"]
-    status = queue.status(new.id)
+    status = queue.listing.status(new.id)
     assert status.result is not None
     assert (status.state, status.result.adopted, status.result.test_loss) == (State.SUCCEEDED, DROPOUT.id, 3.0)
     assert not store.records.names(f"runs/{new.id}")
@@ -123,7 +123,7 @@ def test_what_was_adopted_from_a_forgotten_run_is_kept_by_whoever_has_it(store: 
     adopted = result(DROPOUT, 3.0).model_copy(update={"run_id": new.id, "arm": "no-drop", "adopted": DROPOUT.id})
     store.adopt(adopted, new, "next")
     assert reindex(store, queue) == (3, ())
-    assert queue.status(new.id).result == adopted
+    assert queue.listing.status(new.id).result == adopted
     assert DROPOUT.id not in states(queue)
 
 
@@ -149,8 +149,8 @@ def test_what_was_put_anew_before_the_records_were_read_becomes_what_they_tell(s
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     assert (claim.run, claim.lease.epoch) == (DROPOUT, 5)
-    assert queue.status(BASELINE.id).result == result(BASELINE, 3.0, epoch=6)
-    assert sum(queue.counts().values()) == queue.put_count() == 3
+    assert queue.listing.status(BASELINE.id).result == result(BASELINE, 3.0, epoch=6)
+    assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 3
     assert reindex(store, queue) == (0, ())
 
 
@@ -183,7 +183,7 @@ def test_a_study_that_was_submitted_since_stays_as_it_is(store: Store, queue: Qu
     changed = study_.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2"))
     queue.put(changed)
     reindex(store, queue)
-    assert queue.study("tiny") == changed
+    assert queue.studies.one("tiny") == changed
     assert set(states(queue)) == {run.id for run in changed.runs()}
 
 
@@ -198,9 +198,9 @@ def test_no_run_is_claimed_for_a_storage_until_its_records_were_read(store: Stor
 
 
 def test_a_redis_that_is_emptied_while_records_are_read_is_no_index(queue: Queue) -> None:
-    token = queue.begin_index("marker")
+    token = queue.index.begin("marker")
     queue.redis.delete(*queue.redis.keys(f"{queue.prefix}*"))
-    assert (queue.end_index(token, "marker"), queue.index()) == (None, None)
+    assert (queue.index.end(token, "marker"), queue.index.origin()) == (None, None)
 
 
 def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, queue: Queue, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, q
     with pytest.raises(Conflict, match="that of a farm with another storage"):
         reindex(other, queue)
     assert DROPOUT.id in states(queue)
-    assert queue.status(DROPOUT.id).epoch == 0
+    assert queue.listing.status(DROPOUT.id).epoch == 0
 
 
 def test_an_epoch_is_occupied_once(store: Store) -> None:
@@ -318,5 +318,5 @@ def test_a_run_whose_study_is_watched_otherwise_now_is_brought_back(store: Store
     store.keep(watched)
     assert [run.id for run in watched.runs()] == [run.id for run in STUDY.runs()]
     assert reindex(store, queue).unread == ()
-    status = queue.status(BASELINE.id)
+    status = queue.listing.status(BASELINE.id)
     assert (status.state, status.epoch) == (State.QUEUED, 1), "restored as begun, not put anew"

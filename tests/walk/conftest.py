@@ -16,7 +16,8 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site import serving
 from farm.site.server import free_port, session
@@ -174,7 +175,7 @@ class Farm:
         path.write_text(study_text(name, **changes))
         self.run("submit", str(path))
         with self.queue() as queue:
-            return [status.run.id for status in queue.statuses(name)]
+            return [status.run.id for status in queue.listing.statuses(name)]
 
     @contextmanager
     def queue(self) -> Iterator[Queue]:
@@ -184,14 +185,14 @@ class Farm:
     def wait_for(self, run_id: str, state: State, seconds: float = 400) -> Status:
         """Wait until a run is in `state`."""
         with self.queue() as queue:
-            wait_until(lambda: self._is(queue.status(run_id), state), f"{run_id} is {state}", seconds)
-            return queue.status(run_id)
+            wait_until(lambda: self._is(queue.listing.status(run_id), state), f"{run_id} is {state}", seconds)
+            return queue.listing.status(run_id)
 
     def wait_for_end(self, run_id: str, seconds: float = 400) -> State:
         """Wait until a run, or an evaluation, has ended, however it does."""
         with self.queue() as queue:
-            wait_until(lambda: queue.status(run_id).state.is_final, f"{run_id} has ended", seconds)
-            return queue.status(run_id).state
+            wait_until(lambda: queue.listing.status(run_id).state.is_final, f"{run_id} has ended", seconds)
+            return queue.listing.status(run_id).state
 
     def _is(self, status: Status, state: State) -> bool:
         assert status.state is state or not status.state.is_final, f"{status.run.id} is {status.state}: {status.causes}"
@@ -200,22 +201,22 @@ class Farm:
     def wait_for_checkpoint(self, run_id: str, seconds: float = 300) -> Status:
         """Wait until a run trains and a checkpoint of it is on the disk."""
         with self.queue() as queue:
-            wait_until(lambda: queue.status(run_id).checkpoint, f"{run_id} has a checkpoint", seconds)
-            assert queue.status(run_id).state is State.RUNNING
-            return queue.status(run_id)
+            wait_until(lambda: queue.listing.status(run_id).checkpoint, f"{run_id} has a checkpoint", seconds)
+            assert queue.listing.status(run_id).state is State.RUNNING
+            return queue.listing.status(run_id)
 
     def wait_for_event(self, run_id: str, event: str, seconds: float = 100) -> None:
         """Wait until something was noted of a run."""
         with self.queue() as queue:
             seen = f"{run_id} has the event {event}"
-            wait_until(lambda: event in [found.event for found in queue.events(run_id)], seen, seconds)
+            wait_until(lambda: event in [found.event for found in queue.listing.events(run_id)], seen, seconds)
 
     def wait_for_step(self, run_id: str, step: int, seconds: float = 100) -> Status:
         """Wait until the curve of a run has reached a step."""
         with self.queue() as queue:
-            reached = lambda: max((point.step for point in queue.curve(run_id)), default=0)  # noqa: E731
+            reached = lambda: max((point.step for point in queue.listing.curve(run_id)), default=0)  # noqa: E731
             wait_until(lambda: reached() >= step, f"{run_id} is at step {step}", seconds)
-            return queue.status(run_id)
+            return queue.listing.status(run_id)
 
     def agent(self, run_id: str) -> psutil.Process:
         """The process that drives the running attempt of `run_id`."""

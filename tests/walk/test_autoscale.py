@@ -26,13 +26,15 @@ def cluster(tmp_path, walk_farm):
 
 
 def offering(queue):
-    return [node.name for node in queue.roster() if "rented" in node.units]
+    return [node.name for node in queue.roster.nodes() if "rented" in node.units]
 
 
 def test_a_node_starts_for_what_waits_trains_it_and_goes_when_idle(cluster):
     """Two runs wait and only one node may be up: asked for two, Ray's autoscaler would start none."""
     with cluster.queue() as queue:
-        rented = wait_until(lambda: queue.supply().get("rented"), "the autoscaler's classes are known", seconds=30)
+        rented = wait_until(
+            lambda: queue.roster.supply().get("rented"), "the autoscaler's classes are known", seconds=30
+        )
         assert (rented.price.usd_per_hour, str(rented.price)) == (1.5, "by cluster file of 2026-11")
         assert offering(queue) == []
         first, second = cluster.submit("scaled", machines='["rented"]', more=RENTED, tokens=12_800)

@@ -34,11 +34,11 @@ def test_a_score_that_is_gone_comes_back_to_the_bit_and_a_damaged_model_says_so(
     assert scores(farm, run_id) == before
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"} == values
     with farm.queue() as queue:
-        assert {one.name: one.value for one in queue.scores(run_id, "run")[run_id]} == {
+        assert {one.name: one.value for one in queue.evaluations.scores(run_id, "run")[run_id]} == {
             name: one["value"] for name, one in before.items()
         }
-        assert queue.status(run_id).state is State.SUCCEEDED
-        assert queue.put_count() == sum(queue.counts().values()) + queue.forgotten_count()
+        assert queue.listing.status(run_id).state is State.SUCCEEDED
+        assert queue.listing.put_count() == sum(queue.listing.counts().values()) + queue.listing.forgotten_count()
     assert farm.store.result(run_id) == result
 
     weights = farm.store.root / result.checkpoint / "weights.safetensors"

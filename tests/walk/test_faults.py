@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_say
     hurt.farm.run("up")
     hurt.farm.wait_for(run_id, State.SUCCEEDED)
     with hurt.farm.queue() as queue:
-        events = {event.event: event for event in queue.events(run_id)}
+        events = {event.event: event for event in queue.listing.events(run_id)}
     assert newest.name in str(events["checkpoint-invalid"])
     assert hurt.farm.store.attempts(run_id)[1].resumed_from.path.endswith(whole.name)
     same_numbers(hurt, run_id)
@@ -134,15 +134,15 @@ def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
     hurt.farm.wait_for_checkpoint(run_id)
     late = hurt.begin()
     with hurt.farm.queue() as queue:
-        wait_until(lambda: queue.status(late).state is State.RUNNING, "another run has been claimed", 60)
+        wait_until(lambda: queue.listing.status(late).state is State.RUNNING, "another run has been claimed", 60)
     hurt.farm.run("down")
     try:
         with hurt.farm.queue() as queue:
-            for status in (queue.status(run_id), queue.status(late)):
+            for status in (queue.listing.status(run_id), queue.listing.status(late)):
                 assert status.state is State.QUEUED
                 assert status.attempts == 0
-            assert queue.counts()[State.RUNNING] == 0
-            assert "released" in {event.event for event in queue.events(run_id)}
+            assert queue.listing.counts()[State.RUNNING] == 0
+            assert "released" in {event.event for event in queue.listing.events(run_id)}
             queue.cancel(late)
     finally:
         hurt.farm.run("up")

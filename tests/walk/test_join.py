@@ -116,9 +116,9 @@ def test_machines_join_train_and_leave_and_no_run_is_hurt(cluster):
     assert "leaving: farm drain on " in home.said
 
     with farm.queue() as queue:
-        status = queue.status(run_id)
+        status = queue.listing.status(run_id)
         assert (status.state, status.attempts, status.epoch) == (State.QUEUED, 0, 2)
-        assert queue.nodes() == {"cpu-x1": [], "cpu-x2": []}
+        assert queue.roster.offers() == {"cpu-x1": [], "cpu-x2": []}
     first, second = farm.store.attempts(run_id)
     assert (first.outcome, second.outcome) == ("released", "released")
     assert second.resumed_from.step > 0

@@ -86,7 +86,7 @@ def live(farm):
     shutil.copy(EXAMPLES / "prometheus.yml", config)
     with prometheus(config, farm.home / "prometheus") as server:
         with farm.queue() as queue:
-            wait_until(lambda: queue.curve(run_id), "the run trains", 400)
+            wait_until(lambda: queue.listing.curve(run_id), "the run trains", 400)
         yield SimpleNamespace(farm=farm, run_id=run_id, facts=facts, prometheus=server)
     with farm.queue() as queue:
         queue.cancel(run_id)
@@ -170,7 +170,7 @@ def test_the_gauges_are_those_of_the_newest_step(live):
     wanted = {"study": "live", "run": live.run_id, "arm": "baseline", "machine": "cpu-x1"}
     assert wanted.items() <= loss["metric"].items()
     with live.farm.queue() as queue:
-        run, curve = queue.status(live.run_id).run, queue.curve(live.run_id)
+        run, curve = queue.listing.status(live.run_id).run, queue.listing.curve(live.run_id)
     assert float(loss["value"][1]) < curve[0].loss
     assert float(live.prometheus.series("ray_farm_learning_rate")[0]["value"][1]) == pytest.approx(1e-3)
     assert float(live.prometheus.series("ray_farm_tokens_per_second")[0]["value"][1]) > 0

@@ -30,9 +30,9 @@ def test_a_probe_in_between_changes_neither_the_plan_nor_the_bits_of_a_run(farm)
     alone, killed = submit(farm, 0), submit(farm, 1)
     farm.wait_for_checkpoint(killed)
     with farm.queue() as queue:
-        model = queue.status(killed).run.recipe.model
-        machine = queue.machines()["cpu-x1"].model_copy(update={"probes": {probe_key(model, "fp32"): 2}})
-        queue.register(machine, "probe", 0.001)
+        model = queue.listing.status(killed).run.recipe.model
+        machine = queue.roster.machines()["cpu-x1"].model_copy(update={"probes": {probe_key(model, "fp32"): 2}})
+        queue.roster.register(machine, "probe", 0.001)
     assert [row["microbatch"] for row in farm.json("plan", str(farm.home / "plans-1.toml"), "--json")] == [2]
     farm.trainer(killed).kill()
     for run_id in (alone, killed):

@@ -6,7 +6,7 @@ from pathlib import Path
 from links import link
 from s3_server import S3Server
 
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.study.run import State
 
 STEPS = 3000  # some 15 s of training on an idle machine: the kill comes after 5

@@ -45,9 +45,9 @@ def walked(farm):
 
 def test_every_run_succeeds_and_the_queue_conserves_them(walked):
     with walked.farm.queue() as queue:
-        states = [queue.status(run_id).state for run_id in walked.ids]
+        states = [queue.listing.status(run_id).state for run_id in walked.ids]
         assert states == [State.SUCCEEDED] * 4
-        assert queue.put_count() == sum(queue.counts().values())
+        assert queue.listing.put_count() == sum(queue.listing.counts().values())
 
 
 def test_the_evaluation_after_the_last_step_is_a_sign_of_life(walked):
@@ -68,7 +68,7 @@ def test_submitting_again_queues_nothing(walked):
     said = walked.farm.run("submit", str(walked.farm.home / "walk.toml"))
     assert "of 4 runs 4 already finished, 0 queued" in said.stderr
     with walked.farm.queue() as queue:
-        assert queue.counts()[State.QUEUED] == 0
+        assert queue.listing.counts()[State.QUEUED] == 0
 
 
 def test_the_table_orders_arms_per_machine_by_mean_test_loss_and_ranks_none_within_the_noise(walked):
@@ -108,7 +108,7 @@ def test_the_training_learned_something(walked):
 
 def test_every_model_is_scored_by_all_evaluations_on_record_and_in_redis(walked):
     with walked.farm.queue() as queue:
-        indexed = queue.scores("walk", "study")
+        indexed = queue.evaluations.scores("walk", "study")
     for run_id, result in walked.results.items():
         (late, test), unread = walked.farm.store.scores(run_id)
         assert (sorted(indexed[run_id], key=lambda score: score.name), unread) == ([late, test], [])
@@ -175,7 +175,7 @@ def test_show_and_logs_tell_of_one_run(walked):
 def test_the_curve_reaches_redis(walked):
     with walked.farm.queue() as queue:
         for run_id, result in walked.results.items():
-            curve = queue.curve(run_id)
+            curve = queue.listing.curve(run_id)
             assert curve[-1].step == result.recipe.steps
             assert curve[0].loss > curve[-1].loss
             validated = {point.step: point.validation_loss for point in curve if point.validation_loss is not None}

@@ -21,7 +21,8 @@ import ray
 from redis import Redis
 
 from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, WorkerDied, first_line
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site import settings
 from farm.site.server import session
@@ -161,7 +162,7 @@ class Agent:
 
         Raises: LeaseLost, Cancelled
         """
-        status = until_heard(lambda: self.queue.status(self.lease.run_id))
+        status = until_heard(lambda: self.queue.listing.status(self.lease.run_id))
         self.work.take_over(status)
         nodes = MIXED.join(self.nodes)
         until_heard(lambda: self.queue.renew(self.lease, self.work.seen, job=self.job, node=nodes))
@@ -172,7 +173,7 @@ class Agent:
 
         Raises: StorageUnusable
         """
-        head = until_heard(self.queue.head)
+        head = until_heard(self.queue.roster.head)
         if head and self.store.marker() != head.marker:
             raise StorageUnusable(
                 f"{self.store.uri} on this node is not the farm's storage, {head.storage} on {head.host}.",

@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 
 from farm import errors
 from farm.errors import FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, Unreachable
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.study.run import Attempt, Lease
@@ -127,7 +128,7 @@ class Closing:
                 self._release(reason, above)
             case Refused(error=error, fault="node"):
                 reason = f"on {platform.node()} {error}"
-                until_heard(lambda: self._queue.rest(self._nodes[0], reason, REST_SECONDS))
+                until_heard(lambda: self._queue.roster.rest(self._nodes[0], reason, REST_SECONDS))
                 self._release(reason)
             case Refused(error=error):
                 self._pause(error)
@@ -153,9 +154,11 @@ class Closing:
         """What is wrong would hurt every run that reads this corpus: this one goes back unharmed and none starts until
         somebody has mended it; or none on this node, where another proves at this moment that the corpus will do. For a
         mixed group units are kept free, which it could not use: it is paused everywhere."""
-        own = until_heard(lambda: self._queue.status(self._lease.run_id))
+        own = until_heard(lambda: self._queue.listing.status(self._lease.run_id))
         elsewhere = [
-            other for other in until_heard(self._queue.running) if self._nodes[0] not in other.nodes and _steps(other)
+            other
+            for other in until_heard(self._queue.listing.running)
+            if self._nodes[0] not in other.nodes and _steps(other)
         ]
         is_good = any(other.run.recipe.corpus == own.run.recipe.corpus for other in elsewhere)
         reason = f"{error.cause}: {str(error).rstrip('.')} (on {platform.node()})"

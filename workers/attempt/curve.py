@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import isfinite
 
-from farm.queue.queue import Point, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Point
 from farm.record.ledger import Line, Validation, validations
 from farm.record.result import Validated
 from farm.study.run import Lease
@@ -37,7 +38,7 @@ def complete(queue: Queue, lease: Lease, lines: Sequence[Line], tokens_per_step:
 
     Raises: LeaseLost, Unreachable
     """
-    curve = queue.curve(lease.run_id)
+    curve = queue.listing.curve(lease.run_id)
     newest = curve[-1].step if curve else 0
     found = [made for line in lines if line.step > newest and (made := point(line, tokens_per_step))]
     for first in range(0, len(found), POINTS_AT_ONCE):

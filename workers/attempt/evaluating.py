@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from farm.errors import CheckpointInvalid, Conflict, NotFound
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.record.result import Exam, Result
 from farm.record.score import Score
 from farm.record.store import Store
@@ -47,8 +47,10 @@ class Evaluation:
         """
         assert isinstance(run, Evaluating)
         result = self._result(run)
-        stored = until_heard(lambda: self._post.queue.study(study))
-        machine = stored.machine(run.machine, until_heard(lambda: self._post.queue.classes(self._post.here.machines)))
+        stored = until_heard(lambda: self._post.queue.studies.one(study))
+        machine = stored.machine(
+            run.machine, until_heard(lambda: self._post.queue.roster.classes(self._post.here.machines))
+        )
         with TemporaryDirectory(prefix="farm-score-") as folder:
             try:
                 return Finished(self._scored(run, result, machine, Path(folder)))

@@ -8,7 +8,7 @@ import psutil
 import torch
 from ray.util.metrics import Gauge
 
-from farm.queue.queue import Point
+from farm.queue.values import Point
 from farm.study.run import Run
 
 STEP = {

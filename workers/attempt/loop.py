@@ -16,7 +16,8 @@ from ray import train as ray_train
 from ray.train.torch import get_device
 
 from farm.errors import BadCorpus, FarmError, LeaseLost, WorkerDied
-from farm.queue.queue import Point, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Point
 from farm.record import energy
 from farm.record.ledger import Line
 from farm.record.store import Store

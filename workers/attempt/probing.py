@@ -36,8 +36,8 @@ def measure(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[]
     Raises: FarmError: as model.probe.largest_microbatch. Unreachable, Refused
     """
     found = {key(recipe): largest_microbatch(recipe, LIMIT, world=machine.accelerators, give_up=give_up)}
-    facts = queue.machines().get(machine.name, machine)  # as its nodes told them; a study may have its own
-    queue.register(facts.model_copy(update={"probes": found}), NODE, MOMENT_SECONDS)
+    facts = queue.roster.machines().get(machine.name, machine)  # as its nodes told them; a study may have its own
+    queue.roster.register(facts.model_copy(update={"probes": found}), NODE, MOMENT_SECONDS)
     return machine.model_copy(update={"probes": machine.probes | found})
 
 

@@ -14,7 +14,7 @@ from farm.errors import (
     LeaseLost,
     StorageFull,
 )
-from farm.queue.queue import Status
+from farm.queue.values import Status
 from farm.record import ledger
 from farm.record.folder import Folder
 from farm.record.result import Outcome, Result
@@ -167,7 +167,7 @@ class Training:
         """
         with suppress(FarmError):
             is_settled = self._is_settled(LAST_SECONDS, bool(self._post.asks.asked))
-            if is_settled and self._queue.status(self._lease.run_id).state.is_final:
+            if is_settled and self._queue.listing.status(self._lease.run_id).state.is_final:
                 self._store.forget_copies(self._lease.run_id, self._lease.epoch)
 
     def _without_group(self) -> Barred:
@@ -179,9 +179,9 @@ class Training:
         if result := self._store.result(run.id):
             print("An earlier attempt saved the result but could not report it.")
             return Finished(result)
-        stored = until_heard(lambda: self._queue.study(study))
+        stored = until_heard(lambda: self._queue.studies.one(study))
         self._store.keep(stored)
-        machine = stored.machine(run.machine, until_heard(lambda: self._queue.classes(self._post.here.machines)))
+        machine = stored.machine(run.machine, until_heard(lambda: self._queue.roster.classes(self._post.here.machines)))
         machine = probed(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
         split = plan(run.recipe, machine, self._speeds(run, machine))
         past = self._past(run)
@@ -238,7 +238,7 @@ class Training:
         """How fast the classes of a mixed group are, as far as what finished there tells."""
         if not isinstance(machine, Mixed):
             return {}
-        statuses = until_heard(self._queue.statuses)
+        statuses = until_heard(self._queue.listing.statuses)
         return speeds(run.recipe, machine, [status.result for status in statuses if status.result])
 
     def _task(self, run: Run, study: Study, split: Plan, attempt: Attempt, machine: Machine) -> Task:
@@ -274,7 +274,7 @@ class Training:
         """The newest checkpoint of `past` attempts that can be gone on from: it is whole, it belongs to this run, there
         is a ledger of every step up to it and the record of its attempt. What is passed over is said, and why."""
         ledgers: ledger.Ledgers | None = None
-        expected = until_heard(lambda: self._queue.status(run.id)).checkpoint
+        expected = until_heard(lambda: self._queue.listing.status(run.id)).checkpoint
         passed = set()
         for step, epoch, name in self._store.saved(run.id):
             try:

@@ -19,7 +19,8 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 
 from farm.errors import BadSetting, first_line
-from farm.queue.queue import Queue, Supply
+from farm.queue.queue import Queue
+from farm.queue.values import Supply
 from farm.study.machine import parts
 from workers.head.clusterfile import Fleet
 
@@ -125,7 +126,7 @@ class Autoscaler:
         except (RayError, RuntimeError, OSError) as error:
             log.warning("the autoscaler does not answer: %s; trying again", first_line(error))
             return
-        self.queue.provide(self._supply(found), KEEP_SECONDS)
+        self.queue.roster.provide(self._supply(found), KEEP_SECONDS)
 
     def rest(self) -> None:
         """Ask for nothing any more: who dispatches no run must not keep machines that are paid for."""
@@ -137,15 +138,19 @@ class Autoscaler:
     def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
         there = Counter(found.nodes.values()) + found.starting
         waiting: Counter[str] = Counter()
-        for machine, count in self.queue.queued(passing).items():
+        for machine, count in self.queue.listing.queued(passing).items():
             waiting.update(dict.fromkeys(parts(machine), count))  # a mixed group needs a unit of each class
         return demand(self.fleet, waiting, self._taken(found), there)
 
     def _taken(self, found: Sight) -> Counter[str]:
         """Machine class -> units of the autoscaler's nodes that nobody else can have: those of drained nodes, all."""
-        drained = {node.id for node in self.queue.roster() if node.drained is not None} & found.nodes.keys()
+        drained = {node.id for node in self.queue.roster.nodes() if node.drained is not None} & found.nodes.keys()
         training = found.nodes.keys() - drained
-        held = [pair for run in self.queue.running() for pair in zip(parts(run.run.machine), run.nodes, strict=False)]
+        held = [
+            pair
+            for run in self.queue.listing.running()
+            for pair in zip(parts(run.run.machine), run.nodes, strict=False)
+        ]
         taken = Counter(name for name, node in held if node in training)
         for node in drained:
             taken.update(self.fleet.kinds[found.nodes[node]].units)

@@ -13,7 +13,8 @@ from ray.job_submission import JobStatus
 from farm.errors import FarmError, LeaseLost
 from farm.queue import node as facts
 from farm.queue.budget import Spending, price, spending
-from farm.queue.queue import Claim, Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Claim, Status
 from farm.study.machine import MIXED, Machine, is_mixed, parts
 from farm.study.run import Evaluating, Lease
 from farm.study.study import Study
@@ -216,16 +217,18 @@ class Dispatcher:
         """Find the studies that have spent their limit, and stop what runs of those."""
         if time.monotonic() < self.counts_at:
             return
-        self.limited = {name: one for name, one in self.queue.studies().items() if one.policy.is_limited}
-        theirs = {status.id: status for name in self.limited for status in self.queue.statuses(name)}  # runs are shared
+        self.limited = {name: one for name, one in self.queue.studies.all().items() if one.policy.is_limited}
+        theirs = {
+            status.id: status for name in self.limited for status in self.queue.listing.statuses(name)
+        }  # runs are shared
         self.spent = spending(self.limited.values(), theirs.values(), self._classes(), time.time())
         self.counted_at = time.monotonic()
         self._count_again()
-        self.queue.account({name: one.usd for name, one in self.spent.items()}, TOLD_SECONDS)
+        self.queue.studies.account({name: one.usd for name, one in self.spent.items()}, TOLD_SECONDS)
         self._stop_spenders()
 
     def _classes(self) -> dict[str, Machine]:
-        return self.queue.classes(self.declared)
+        return self.queue.roster.classes(self.declared)
 
     def _count_again(self) -> None:
         """When to look next: at once where what trains reaches a limit."""
@@ -244,7 +247,7 @@ class Dispatcher:
         """Have the running runs of studies that have spent their limit save a checkpoint and wait, if their policy says
         so. One that did not hear of it is asked again at the next count."""
         stopped = {name for name in self.over_budget if self.limited[name].policy.limit_action == "stop"}
-        theirs = [status for status in self.queue.running() if status.study in stopped] if stopped else []
+        theirs = [status for status in self.queue.listing.running() if status.study in stopped] if stopped else []
         self.asked &= {job_id(status.id, status.epoch) for status in theirs}
         for status in theirs:
             if (job := job_id(status.id, status.epoch)) not in self.asked and self._recall(status, job):
@@ -273,10 +276,10 @@ class Dispatcher:
         if time.monotonic() < self.looks_at:
             return
         self.looks_at = time.monotonic() + LOOK_SECONDS
-        silent = [status for status in self.queue.running() if status.job is None]
+        silent = [status for status in self.queue.listing.running() if status.job is None]
         alive = {node.id for node in self.look()} if silent else set()
         others = (
-            self.queue.attending(ABSENT_SECONDS) - {self.name} if silent else set()
+            self.queue.roster.attending(ABSENT_SECONDS) - {self.name} if silent else set()
         )  # in a turn nothing is under way
         for status in silent:
             lease, job = _lease_of(status), job_id(status.run.id, status.epoch)
@@ -294,11 +297,11 @@ class Dispatcher:
                 continue
 
     def _claim(self) -> tuple[Claim, Slot] | None:
-        waiting = self.queue.queued(self.over_budget)
+        waiting = self.queue.listing.queued(self.over_budget)
         if not waiting:
             return None
-        nodes, known = self.look(), self.queue.machines()
-        busy = [held for status in self.queue.running() for held in holds(status)]
+        nodes, known = self.look(), self.queue.roster.machines()
+        busy = [held for status in self.queue.listing.running() for held in holds(status)]
         for name in waiting:
             slots = free(nodes, busy, known)
             for slot in offers(name, slots):

@@ -24,7 +24,7 @@ class Indexed:
 
     def begin(self) -> None:
         """Raises: BadSetting: this Redis has another storage, or this storage another Redis."""
-        there, index = self._queue.head(), self._queue.index()
+        there, index = self._queue.roster.head(), self._queue.index.origin()
         if (index and index.marker != self._head.marker) or (there and there.marker != self._head.marker):
             known = f"the farm on {there.host} with the storage {there.storage}" if there else "another storage"
             raise BadSetting(
@@ -43,7 +43,7 @@ class Indexed:
         """
         if time.monotonic() < self._looks_at:
             return
-        index = self._queue.index()
+        index = self._queue.index.origin()
         if index is None:
             self._read_records()
         elif time.monotonic() >= self._asks_at:
@@ -54,7 +54,7 @@ class Indexed:
         if self._store.has_records():
             log.warning("this Redis is new or was emptied: reading the records of %s", self._store.uri)
         done = reindex(self._store, self._queue, is_own=True)
-        self._queue.publish(self._head)
+        self._queue.roster.publish(self._head)
         if done.brought:
             log.warning("%d runs are back from the records of %s", done.brought, self._store.uri)
         for what in done.unread:

@@ -142,7 +142,7 @@ class Keeper:
     def _give_back(self, queue: Queue, reason: str) -> None:
         """Q7: no attempt is counted. A Redis that is away now lets the leases run out."""
         try:
-            for status in queue.running():
+            for status in queue.listing.running():
                 if status.worker == self.dispatcher:
                     with suppress(LeaseLost):
                         queue.release(

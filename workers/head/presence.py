@@ -31,11 +31,11 @@ def present(queue: Queue) -> Iterator[str]:
         over.set()
         thread.join(ATTEND_SECONDS)
         with suppress(FarmError):
-            queue.attend(name, 0)
+            queue.roster.attend(name, 0)
 
 
 def _attend(queue: Queue, name: str, over: threading.Event) -> None:
     while not over.is_set():
         with suppress(FarmError):  # a Redis that is away is told again
-            queue.attend(name, ABSENT_SECONDS)
+            queue.roster.attend(name, ABSENT_SECONDS)
         over.wait(ATTEND_SECONDS)

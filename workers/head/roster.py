@@ -32,7 +32,7 @@ class Roster:
         """The living nodes where a run may start. Whoever leaves can trust that none starts on a node not told of."""
         found = self._nodes()
         if {node.id for node in found} != self.told or time.monotonic() >= self.tells_at:
-            self.queue.sight([node.facts for node in found if node.units], KEEP_SECONDS)
+            self.queue.roster.sight([node.facts for node in found if node.units], KEEP_SECONDS)
             self.told = {node.id for node in found}
             self.tells_at = time.monotonic() + SIGHT_SECONDS
         return [node for node in found if node.id not in self.drained]
@@ -46,12 +46,14 @@ class Roster:
             self.look()
         except (RayError, ConnectionError) as error:
             log.warning("Ray does not say which nodes it has: %s", first_line(error))
-        self.drained = {node.id for node in self.queue.roster() if node.drained is not None}
+        self.drained = {node.id for node in self.queue.roster.nodes() if node.drained is not None}
         if self.drained:
             self._drain()
 
     def _drain(self) -> None:
-        running = {status.job: status for status in self.queue.running() if status.job}  # others have nobody to ask yet
+        running = {
+            status.job: status for status in self.queue.listing.running() if status.job
+        }  # others have nobody to ask yet
         self.asked &= running.keys()
         for job, status in running.items():
             if self.drained & set(status.nodes) and job not in self.asked and self._ask(job):

@@ -135,13 +135,13 @@ def _serve(
         dashboard = stack.enter_context(ours(folder) if folder else _attached(attach or ""))
         stack.enter_context(_targets(here.home))
         queue = Queue(redis)
-        queue.install()
+        queue.scripts.install()
         for doubt in [*doubts(redis), *flaws(redis)]:
             log.warning("Redis: %s", doubt)
         head = _head(store)
         indexed = Indexed(queue, store, head)
         indexed.begin()
-        queue.publish(head)
+        queue.roster.publish(head)
         place = address(redis)
         if shared:
             opened = sharing.opened(here, shared, head.ray, token_path, head.storage)
@@ -333,7 +333,7 @@ def _loopback(seed: str) -> str:
 
 def _register(queue: Queue, classes: list[tuple[Machine, int]]) -> None:
     for machine, _ in classes:
-        queue.register(machine, platform.node(), 3 * REGISTER_SECONDS)
+        queue.roster.register(machine, platform.node(), 3 * REGISTER_SECONDS)
 
 
 def _dispatch(
@@ -402,9 +402,9 @@ def _revived(here: Settings, shared: str | None) -> None:
 def _dismissed(queue: Queue) -> set[str]:
     """Tell the machines that joined to leave; their Ray ids."""
     try:
-        members = {node.id for node in queue.roster() if node.joined}
+        members = {node.id for node in queue.roster.nodes() if node.joined}
         for member in members:
-            queue.drain(member, f"farm down on {platform.node()}")
+            queue.roster.drain(member, f"farm down on {platform.node()}")
     except FarmError as error:
         log.warning("the machines that joined were not told to leave: %s", error)
         return set()
@@ -422,13 +422,13 @@ def _see_off(members: set[str]) -> None:
 def _drain(queue: Queue, jobs: Jobs) -> None:
     """Ask every running attempt for a checkpoint and its lease, and wait for them."""
     try:
-        asked = [status.job or job_id(status.run.id, status.epoch) for status in queue.running()]
+        asked = [status.job or job_id(status.run.id, status.epoch) for status in queue.listing.running()]
         with ThreadPoolExecutor(max(1, len(asked))) as pool:  # a dashboard that does not answer is waited for once
             for job, why in zip(asked, pool.map(jobs.stop, asked), strict=True):
                 if why:
                     log.warning("%s could not be asked to stop: %s", job, why)
         deadline, dispatcher = time.monotonic() + STOP_WAIT_SECONDS, Dispatcher(queue, jobs)
-        while time.monotonic() < deadline and queue.running():
+        while time.monotonic() < deadline and queue.listing.running():
             dispatcher.bury()
             time.sleep(TURN_SECONDS)
     except (FarmError, RayError, RuntimeError, OSError) as error:

@@ -121,9 +121,9 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
 
     Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here, or so many runs have no room.
     """
-    studies = queue.studies().values()  # what one of them says of a price is for itself alone
+    studies = queue.studies.all().values()  # what one of them says of a price is for itself alone
     declared = {key: without_hearsay(value) for study in studies for key, value in study.machines.items()}
-    told = {key: value for key, value in queue.machines().items() if key not in BUILT_IN}
+    told = {key: value for key, value in queue.roster.machines().items() if key not in BUILT_IN}
     classes, price = layered(told, declared, here.machines), own_price()
     if name is None:
         found = hardware.detect()
@@ -153,7 +153,7 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
 
 def _wanted(queue: Queue) -> set[str]:
     """The machine classes that studies have runs for, be it in a mixed group."""
-    groups = {name for study in queue.studies().values() for arm in study.arms() for name in arm.machines}
+    groups = {name for study in queue.studies.all().values() for arm in study.arms() for name in arm.machines}
     return {part for name in groups for part in parts(name)}
 
 
@@ -162,7 +162,7 @@ def _gib(size: float) -> str:
 
 
 def _published(queue: Queue) -> Head:
-    head = queue.head()
+    head = queue.roster.head()
     if head is None:
         raise Unreachable(
             "no farm has used this Redis yet, so there is nothing to join.",
@@ -196,22 +196,22 @@ class _Member:
             self.gone.set()
             keeper.join()
             with suppress(Unreachable):
-                self.queue.leave(self.machine.name, self.name, self.token)
+                self.queue.roster.leave(self.machine.name, self.name, self.token)
 
     def offer_nothing(self) -> None:
         """From now on no run is to count on this machine."""
         self.over.set()
         with suppress(Unreachable):
-            self.queue.leave(self.machine.name, self.name)
+            self.queue.roster.leave(self.machine.name, self.name)
 
     def node(self) -> Node | None:
         """This machine's Ray node, once a dispatcher has seen it."""
-        return next((node for node in self.queue.roster() if node.joined == self.token), None)
+        return next((node for node in self.queue.roster.nodes() if node.joined == self.token), None)
 
     def _tell(self) -> None:
-        self.queue.enroll(self.name, self.token, self.facts, 3 * REGISTER_SECONDS)
+        self.queue.roster.enroll(self.name, self.token, self.facts, 3 * REGISTER_SECONDS)
         if not self.over.is_set():
-            self.queue.register(self.machine, self.name, 3 * REGISTER_SECONDS)
+            self.queue.roster.register(self.machine, self.name, 3 * REGISTER_SECONDS)
 
     def _keep_telling(self) -> None:
         while not self.gone.wait(REGISTER_SECONDS):
@@ -341,12 +341,12 @@ def _still_running(member: _Member, seen: Node | None, farewell: Farewell, befor
     node = member.node() or seen
     if node is None:  # no dispatcher has seen it, so none has started anything
         return None
-    member.queue.drain(node.id, farewell.reason or "it leaves")
-    runs = {status.run.id for status in member.queue.running() if node.id in status.nodes}
+    member.queue.roster.drain(node.id, farewell.reason or "it leaves")
+    runs = {status.run.id for status in member.queue.listing.running() if node.id in status.nodes}
     for run_id in sorted(runs - before):
         log.info("%s: asked for a checkpoint; Ctrl-C leaves at once", run_id)
     for run_id in sorted(before - runs):
-        log.info("%s has let go: %s", run_id, member.queue.status(run_id).state)
+        log.info("%s has let go: %s", run_id, member.queue.listing.status(run_id).state)
     return runs or None
 
 

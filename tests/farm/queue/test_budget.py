@@ -33,20 +33,22 @@ def test_time_under_leases_is_what_counts(queue: Queue) -> None:
     study = limited(1.0)
     queue.put(study)
     held(queue, study, 33.4)
-    assert exhausted([study], queue.statuses(), RENTED, now=0.0).keys() == {"tiny"}, "3 runs x 33.4 s x $0.01"
+    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0).keys() == {"tiny"}, "3 runs x 33.4 s x $0.01"
     held(queue, study, 33.3)
-    assert exhausted([study], queue.statuses(), RENTED, now=0.0) == {}
+    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0) == {}
 
 
 def test_a_run_that_trains_counts_up_to_now(queue: Queue) -> None:
     queue.put(limited(1.0))
     claim = queue.claim("rented", "worker", 60)
     assert claim is not None
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert status.started is not None
     assert cost(status, 36.0, now=status.started + 50) == pytest.approx(0.5)
     queue.release(claim.lease, "drained")
-    assert cost(queue.status(claim.run.id), 36.0, now=status.started + 50) < 0.5, "a lease that is over costs no more"
+    assert cost(queue.listing.status(claim.run.id), 36.0, now=status.started + 50) < 0.5, (
+        "a lease that is over costs no more"
+    )
 
 
 def test_a_result_says_itself_what_it_cost(queue: Queue) -> None:
@@ -54,23 +56,23 @@ def test_a_result_says_itself_what_it_cost(queue: Queue) -> None:
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     queue.finish(claim.lease, result(claim.run, 3.0, usd=7.5))
-    assert cost(queue.status(claim.run.id), 36.0, now=0.0) == 7.5
+    assert cost(queue.listing.status(claim.run.id), 36.0, now=0.0) == 7.5
 
 
 def test_the_limit_is_that_of_the_study_as_submitted_last(queue: Queue) -> None:
     study = limited(0.5)
     queue.put(study)
     held(queue, study, 20)
-    assert exhausted(queue.studies().values(), queue.statuses(), RENTED, now=0.0)
+    assert exhausted(queue.studies.all().values(), queue.listing.statuses(), RENTED, now=0.0)
     queue.put(limited(5.0))
-    assert exhausted(queue.studies().values(), queue.statuses(), RENTED, now=0.0) == {}
+    assert exhausted(queue.studies.all().values(), queue.listing.statuses(), RENTED, now=0.0) == {}
 
 
 def test_without_a_limit_nothing_is_ever_exhausted(queue: Queue) -> None:
     study = limited(None)
     queue.put(study)
     held(queue, study, 1e6)
-    assert exhausted([study], queue.statuses(), RENTED, now=0.0) == {}
+    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0) == {}
 
 
 def test_classes_without_a_price_are_not_seen_by_a_limit() -> None:
@@ -87,14 +89,14 @@ def test_a_run_never_gets_cheaper_by_finishing(queue: Queue) -> None:
         claim.lease, result(claim.run.model_copy(update={"machine": "cpu"}), 3.0, usd=0.5, run_id=claim.run.id)
     )
     held(queue, study, 90)
-    assert cost(queue.status(claim.run.id), 36.0, now=0.0) == pytest.approx(0.9)
+    assert cost(queue.listing.status(claim.run.id), 36.0, now=0.0) == pytest.approx(0.9)
 
 
 def test_a_result_that_somebody_else_paid_for_costs_nothing(queue: Queue) -> None:
     """As one that was taken over: the run has it, and never had a lease."""
     (run, *_) = tiny_study().runs()
     queue.put(tiny_study())
-    paid = queue.status(run.id).model_copy(update={"result": result(run, 3.0, usd=7.5)})
+    paid = queue.listing.status(run.id).model_copy(update={"result": result(run, 3.0, usd=7.5)})
     assert cost(paid, 36.0, now=0.0) == 0.0
 
 
@@ -108,7 +110,9 @@ def test_failures_and_releases_are_paid_for(queue: Queue, redis: Redis) -> None:
         claim = wait_until(lambda: queue.claim("rented", "worker", 60), "a run can be claimed")
         redis.hincrby(f"farm:run:{claim.run.id}", "started", -10_000)  # it has trained for 10 s
         end(claim.lease)
-    assert spending([limited(1.0)], queue.statuses(), RENTED, now=0.0)["tiny"].usd == pytest.approx(0.3, abs=0.02)
+    assert spending([limited(1.0)], queue.listing.statuses(), RENTED, now=0.0)["tiny"].usd == pytest.approx(
+        0.3, abs=0.02
+    )
 
 
 def test_a_shared_run_counts_against_the_study_that_submitted_it_first(queue: Queue) -> None:
@@ -116,7 +120,7 @@ def test_a_shared_run_counts_against_the_study_that_submitted_it_first(queue: Qu
     for study in (first, second):
         queue.put(study)
     held(queue, first, 30)
-    statuses = queue.statuses("second")
+    statuses = queue.listing.statuses("second")
     assert {status.study for status in statuses} == {"tiny"}
     found = spending([first, second], statuses, RENTED, now=0.0)
     assert (found["tiny"].usd, found["second"].usd) == (pytest.approx(0.9), 0.0)
@@ -131,9 +135,9 @@ def test_what_trains_says_when_the_limit_will_be_reached(queue: Queue) -> None:
     queue.put(limited(1.0))
     claims = [queue.claim("rented", "worker", 60) for _ in range(2)]
     assert all(claims)
-    begun = queue.running()[0].started
+    begun = queue.listing.running()[0].started
     assert begun is not None
-    (found,) = spending([limited(1.0)], queue.statuses(), RENTED, now=begun + 20).values()
+    (found,) = spending([limited(1.0)], queue.listing.statuses(), RENTED, now=begun + 20).values()
     assert found.usd == pytest.approx(0.4, abs=0.01)
     assert found.usd_per_hour == 72.0
     assert found.seconds_left == pytest.approx(30, abs=1)
@@ -145,22 +149,26 @@ def test_what_a_dispatcher_counted_is_believed_since_it_knows_every_price(queue:
     study = limited(1.0)
     queue.put(study)
     held(queue, study, 50)
-    assert exhausted([study], queue.statuses(), {"rented": Machine(name="rented")}, now=0.0) == {}
-    found = exhausted([study], queue.statuses(), {"rented": Machine(name="rented")}, now=0.0, told={"tiny": 1.5})
+    assert exhausted([study], queue.listing.statuses(), {"rented": Machine(name="rented")}, now=0.0) == {}
+    found = exhausted(
+        [study], queue.listing.statuses(), {"rented": Machine(name="rented")}, now=0.0, told={"tiny": 1.5}
+    )
     assert found["tiny"].usd == 1.5
-    assert exhausted([limited(2.0)], queue.statuses(), RENTED, now=0.0, told={"tiny": 1.5}) == {}, "and raised since"
+    assert exhausted([limited(2.0)], queue.listing.statuses(), RENTED, now=0.0, told={"tiny": 1.5}) == {}, (
+        "and raised since"
+    )
 
 
 def test_node_hours_count_every_attempt_and_every_node_of_a_group(queue: Queue) -> None:
     study = limited(None, machines=("rented+free",)).limited(None, 0.1)
     queue.put(study)
     held(queue, study, 30)
-    found = spending([study], queue.statuses(), RENTED, now=0.0)["tiny"]
+    found = spending([study], queue.listing.statuses(), RENTED, now=0.0)["tiny"]
     assert found.hours == pytest.approx(3 * 2 * 30 / 3600)
     assert (found.is_over, str(found)) == (False, "0.05 node hours used of 0.1")
     held(queue, study, 60)
-    assert exhausted([study], queue.statuses(), RENTED, now=0.0).keys() == {"tiny"}
-    assert least_hours(study, queue.statuses(), RENTED, 0.1) is None, "nothing tells how fast it is"
+    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0).keys() == {"tiny"}
+    assert least_hours(study, queue.listing.statuses(), RENTED, 0.1) is None, "nothing tells how fast it is"
 
 
 def test_a_mixed_group_costs_what_is_known_of_its_classes() -> None:
@@ -178,10 +186,12 @@ def test_the_least_limit_is_what_was_spent_and_what_is_left(queue: Queue) -> Non
     claim = queue.claim("rented", "worker", 60)
     assert claim is not None
     queue.renew(claim.lease, 5)
-    assert least_limit(study, queue.statuses(), known, 0.05) == pytest.approx(0.3, abs=0.011)
+    assert least_limit(study, queue.listing.statuses(), known, 0.05) == pytest.approx(0.3, abs=0.011)
     queue.fail(claim.lease, "nonfinite", "nan", 5, False)
-    assert least_limit(study, queue.statuses(), known, 0.05) == pytest.approx(0.25, abs=0.011)
-    assert least_limit(renamed(study, "second"), queue.statuses(), known, 0.0) == 0.0, "another study pays for all"
+    assert least_limit(study, queue.listing.statuses(), known, 0.05) == pytest.approx(0.25, abs=0.011)
+    assert least_limit(renamed(study, "second"), queue.listing.statuses(), known, 0.0) == 0.0, (
+        "another study pays for all"
+    )
 
 
 def test_what_steps_have_cost_tells_what_is_left_where_no_speed_is_known(queue: Queue) -> None:
@@ -193,8 +203,10 @@ def test_what_steps_have_cost_tells_what_is_left_where_no_speed_is_known(queue: 
     queue.renew(claim.lease, 5)
     queue.release(claim.lease, "drained")
     queue.redis.hset(f"farm:run:{claim.run.id}", "held", 10_000)
-    assert least_limit(study, queue.statuses(), RENTED, 0.1) == pytest.approx(0.1 + 25 * 0.02), "2 s a step, 25 to go"
-    assert least_limit(study, queue.statuses(), {}, 0.1) == pytest.approx(0.1), (
+    assert least_limit(study, queue.listing.statuses(), RENTED, 0.1) == pytest.approx(0.1 + 25 * 0.02), (
+        "2 s a step, 25 to go"
+    )
+    assert least_limit(study, queue.listing.statuses(), {}, 0.1) == pytest.approx(0.1), (
         "a class that nobody knows costs nothing"
     )
 

@@ -8,7 +8,8 @@ from results import result, score, tiny_study
 from waiting import wait_until
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
-from farm.queue.queue import Claim, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Claim
 from farm.record.score import Score
 from farm.study.run import Evaluating, Run, State
 
@@ -40,13 +41,13 @@ def claimed(queue: Queue) -> Claim:
 
 def check_conserved(queue: Queue) -> None:
     """put = queued + running + succeeded + failed + cancelled + forgotten, of either kind."""
-    counts = queue.evaluation_counts()
+    counts = queue.evaluations.counts()
     assert counts["put"] == sum(counts[state] for state in State) + counts["forgotten"]
     assert {state: counts[state] for state in State} == {
-        state: Counter(status.state for status in queue.evaluations())[state] for state in State
+        state: Counter(status.state for status in queue.evaluations.statuses())[state] for state in State
     }
-    assert queue.put_count() == sum(queue.counts().values()) + queue.forgotten_count()
-    assert sum(queue.counts().values()) == len(queue.statuses())
+    assert queue.listing.put_count() == sum(queue.listing.counts().values()) + queue.listing.forgotten_count()
+    assert sum(queue.listing.counts().values()) == len(queue.listing.statuses())
 
 
 def scored(claim: Claim, value: float = 3.0) -> Score:
@@ -59,53 +60,58 @@ def scored(claim: Claim, value: float = 3.0) -> Score:
 def test_an_evaluation_is_queued_claimed_and_delivered_as_a_run_is(queue: Queue) -> None:
     first, *_ = trained(queue)
     wanted = job(first, "wiki", offset=64)
-    assert queue.evaluate("tiny", [wanted]) == {wanted.id: None}
+    assert queue.evaluations.put("tiny", [wanted]) == {wanted.id: None}
     assert wanted.id.startswith(f"{first.id}~wiki-")
-    assert queue.queued() == {"cpu": 1}
+    assert queue.listing.queued() == {"cpu": 1}
     claim = claimed(queue)
     assert claim.run == wanted
-    assert isinstance(queue.running()[0].run, Evaluating), "whoever counts units sees it"
+    assert isinstance(queue.listing.running()[0].run, Evaluating), "whoever counts units sees it"
     made = scored(claim)
     queue.deliver(claim.lease, made)
     queue.deliver(claim.lease, made)  # the reply got lost
     with pytest.raises(Conflict, match="has another result already"):
         queue.deliver(claim.lease, made.model_copy(update={"value": 2.0}))
-    assert queue.scores(first.id, "run") == {first.id: (made,)}
-    (status,) = queue.evaluations("tiny")
+    assert queue.evaluations.scores(first.id, "run") == {first.id: (made,)}
+    (status,) = queue.evaluations.statuses("tiny")
     assert (status.state, status.id, status.study) == (State.SUCCEEDED, wanted.id, "tiny")
-    assert queue.status(wanted.id).state is State.SUCCEEDED
+    assert queue.listing.status(wanted.id).state is State.SUCCEEDED
     check_conserved(queue)
 
 
 def test_it_is_no_run_of_the_study(queue: Queue) -> None:
     runs = trained(queue)
-    before = queue.statuses(), queue.statuses("tiny"), queue.counts(), queue.put_count()
-    queue.evaluate("tiny", [job(run) for run in runs])
-    assert (queue.statuses(), queue.statuses("tiny"), queue.counts(), queue.put_count()) == before
+    before = queue.listing.statuses(), queue.listing.statuses("tiny"), queue.listing.counts(), queue.listing.put_count()
+    queue.evaluations.put("tiny", [job(run) for run in runs])
+    assert (
+        queue.listing.statuses(),
+        queue.listing.statuses("tiny"),
+        queue.listing.counts(),
+        queue.listing.put_count(),
+    ) == before
     assert queue.put(STUDY).new == ()
-    assert queue.evaluation_counts()[State.QUEUED] == len(runs)
-    assert queue.names("runs", "") == sorted(run.id for run in runs)
+    assert queue.evaluations.counts()[State.QUEUED] == len(runs)
+    assert queue.listing.names("runs", "") == sorted(run.id for run in runs)
 
 
 def test_asked_twice_it_is_one_and_final_it_is_queued_anew(queue: Queue) -> None:
     first, *_ = trained(queue)
     wanted = job(first)
-    queue.evaluate("tiny", [wanted])
-    assert queue.evaluate("tiny", [wanted]) == {wanted.id: State.QUEUED}
+    queue.evaluations.put("tiny", [wanted])
+    assert queue.evaluations.put("tiny", [wanted]) == {wanted.id: State.QUEUED}
     claim = claimed(queue)
-    assert queue.evaluate("other", [wanted]) == {wanted.id: State.RUNNING}
+    assert queue.evaluations.put("other", [wanted]) == {wanted.id: State.RUNNING}
     assert queue.claim("cpu", "worker", 60) is None, "two at once: one"
-    assert queue.status(wanted.id).state is State.RUNNING
+    assert queue.listing.status(wanted.id).state is State.RUNNING
     assert queue.fail(claim.lease, "checkpoint-invalid", "it is damaged", 0, retryable=False) is State.FAILED
     check_conserved(queue)
-    assert queue.evaluate("tiny", [wanted]) == {wanted.id: State.FAILED}
+    assert queue.evaluations.put("tiny", [wanted]) == {wanted.id: State.FAILED}
     again = claimed(queue)
     assert again.lease.epoch == claim.lease.epoch + 1
     with pytest.raises(LeaseLost):
         queue.deliver(claim.lease, scored(claim))
     queue.deliver(again.lease, scored(again))
-    assert [cause.cause for cause in queue.status(wanted.id).causes] == ["checkpoint-invalid"]
-    assert queue.evaluate("tiny", [wanted]) == {wanted.id: State.SUCCEEDED}, "its score is gone, says who asks"
+    assert [cause.cause for cause in queue.listing.status(wanted.id).causes] == ["checkpoint-invalid"]
+    assert queue.evaluations.put("tiny", [wanted]) == {wanted.id: State.SUCCEEDED}, "its score is gone, says who asks"
     with pytest.raises(LeaseLost):
         queue.deliver(again.lease, scored(again))
     queue.deliver(claimed(queue).lease, scored(again, 4.0))
@@ -116,14 +122,14 @@ def test_a_run_that_has_not_finished_has_no_model_to_score(queue: Queue) -> None
     queue.put(STUDY)
     unfinished = STUDY.runs()[0]
     with pytest.raises(NotFound, match="has not succeeded: it has no model"):
-        queue.evaluate("tiny", [job(unfinished)])
-    assert queue.evaluations() == []
+        queue.evaluations.put("tiny", [job(unfinished)])
+    assert queue.evaluations.statuses() == []
 
 
 def test_it_is_cancelled_released_and_expires_as_a_run_does(queue: Queue) -> None:
     one, two, three, *_ = trained(queue)
     jobs = [job(one), job(two), job(three)]
-    queue.evaluate("tiny", jobs)
+    queue.evaluations.put("tiny", jobs)
     assert queue.cancel(jobs[0].id) is State.CANCELLED
     claim = claimed(queue)
     queue.release(claim.lease, "drained")
@@ -144,12 +150,12 @@ def test_it_is_cancelled_released_and_expires_as_a_run_does(queue: Queue) -> Non
 def test_what_a_forgotten_run_was_asked_for_goes_with_it(queue: Queue) -> None:
     one, two, *_ = trained(queue)
     jobs = [job(one), job(two), job(one, "wiki", offset=64)]
-    queue.evaluate("tiny", jobs)
+    queue.evaluations.put("tiny", jobs)
     claim = claimed(queue)
     queue.forget([one.id], "tiny")
     with pytest.raises(LeaseLost):
         queue.renew(claim.lease, 0)
-    assert [status.id for status in queue.evaluations()] == [jobs[1].id]
+    assert [status.id for status in queue.evaluations.statuses()] == [jobs[1].id]
     assert queue.redis.zcard(f"{queue.prefix}leases") == 0
     assert claimed(queue).run == jobs[1]
     check_conserved(queue)
@@ -158,25 +164,25 @@ def test_what_a_forgotten_run_was_asked_for_goes_with_it(queue: Queue) -> None:
 def test_it_is_retried_and_forgotten_by_its_own_id(queue: Queue) -> None:
     first, *_ = trained(queue)
     wanted = job(first)
-    queue.evaluate("tiny", [wanted])
+    queue.evaluations.put("tiny", [wanted])
     queue.cancel(wanted.id)
     assert queue.retry(wanted.id) is State.QUEUED
     queue.cancel(wanted.id)
     queue.forget([wanted.id])
-    assert queue.evaluations() == []
-    assert len(queue.statuses()) == 9
+    assert queue.evaluations.statuses() == []
+    assert len(queue.listing.statuses()) == 9
     check_conserved(queue)
 
 
 def test_a_key_that_was_spoilt_costs_no_count(queue: Queue) -> None:
     runs = trained(queue)
-    queue.evaluate("tiny", [job(run) for run in runs])
+    queue.evaluations.put("tiny", [job(run) for run in runs])
     for key in ("counts", "evaluations", "order", "study:tiny"):
         queue.redis.delete(f"{queue.prefix}{key}")
         queue.redis.set(f"{queue.prefix}{key}", "spoilt")
-        queue.mend()
+        queue.scripts.mend()
         check_conserved(queue)
-    assert len(queue.evaluations()) == len(queue.statuses("tiny")) == len(runs)
+    assert len(queue.evaluations.statuses()) == len(queue.listing.statuses("tiny")) == len(runs)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -188,17 +194,17 @@ def test_conservation_holds_whatever_is_said_of_them(queue: Queue, seed: int) ->
     for _ in range(120):
         said = chance.choice(["ask", "claim", "claim", "deliver", "fail", "release", "cancel", "forget", "put"])
         if said == "ask":
-            known = {status.id for status in queue.statuses()}
+            known = {status.id for status in queue.listing.statuses()}
             asked = [one for one in chance.sample(jobs, 3) if one.of in known]
-            if all(queue.status(one.of).state is State.SUCCEEDED for one in asked):
-                queue.evaluate("tiny", asked)
+            if all(queue.listing.status(one.of).state is State.SUCCEEDED for one in asked):
+                queue.evaluations.put("tiny", asked)
         elif said == "claim" and (claim := queue.claim("cpu", "worker", 60)):
             held.append(claim)
         elif said in ("deliver", "fail", "release") and held:
             end(queue, held.pop(chance.randrange(len(held))), said)
-        elif said == "cancel" and (there := queue.evaluations()):
+        elif said == "cancel" and (there := queue.evaluations.statuses()):
             queue.cancel(chance.choice(there).id)
-        elif said == "forget" and (there := [one for one in queue.statuses() if one.state.is_final]):
+        elif said == "forget" and (there := [one for one in queue.listing.statuses() if one.state.is_final]):
             queue.forget([chance.choice(there).id], "tiny")
         elif said == "put":
             queue.put(STUDY)
@@ -223,11 +229,11 @@ def end(queue: Queue, claim: Claim, how: str) -> None:
 
 def test_a_score_of_another_run_or_of_a_later_lease_is_not_taken(queue: Queue) -> None:
     first, second, *_ = trained(queue)
-    queue.evaluate("tiny", [job(first)])
+    queue.evaluations.put("tiny", [job(first)])
     claim = claimed(queue)
     made = scored(claim)
     for changed in ({"run_id": second.id}, {"epoch": claim.lease.epoch + 1}):
         with pytest.raises(Conflict, match="the score is of"):
             queue.deliver(claim.lease, made.model_copy(update=changed))
-    assert queue.scores() == {}
+    assert queue.evaluations.scores() == {}
     queue.deliver(claim.lease, made)

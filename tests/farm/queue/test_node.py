@@ -64,67 +64,67 @@ def test_a_node_says_what_it_runs_or_why_it_is_idle(node, runs, waiting, held, s
 
 
 def test_a_name_is_held_by_one_machine_until_it_leaves_or_is_not_heard_of(queue: Queue) -> None:
-    queue.enroll("attic", "mine", "host-1, process 7", 60)
-    queue.enroll("attic", "mine", "host-1, process 7", 60)
+    queue.roster.enroll("attic", "mine", "host-1, process 7", 60)
+    queue.roster.enroll("attic", "mine", "host-1, process 7", 60)
     with pytest.raises(Conflict, match=r"joined as 'attic': host-1, process 7\. Join with --name OTHER"):
-        queue.enroll("attic", "yours", "host-2, process 7", 60)
-    queue.leave("cpu", "attic", "yours")
+        queue.roster.enroll("attic", "yours", "host-2, process 7", 60)
+    queue.roster.leave("cpu", "attic", "yours")
     with pytest.raises(Conflict):
-        queue.enroll("attic", "yours", "host-2, process 7", 60)
-    queue.leave("cpu", "attic", "mine")
-    queue.enroll("attic", "yours", "host-2, process 7", 0.001)
+        queue.roster.enroll("attic", "yours", "host-2, process 7", 60)
+    queue.roster.leave("cpu", "attic", "mine")
+    queue.roster.enroll("attic", "yours", "host-2, process 7", 0.001)
     wait_until(lambda: not queue.redis.exists("farm:joined:attic"), "the claim ends by itself")
-    queue.enroll("attic", "mine", "host-1, process 7", 60)
+    queue.roster.enroll("attic", "mine", "host-1, process 7", 60)
 
 
 def test_a_node_that_leaves_offers_its_class_no_longer(queue: Queue) -> None:
-    queue.register(BUILT_IN["cpu"], "attic", 60)
-    queue.register(BUILT_IN["cpu"], "cellar", 60)
-    queue.leave("cpu", "attic")
-    assert queue.nodes() == {"cpu": ["cellar"]}
+    queue.roster.register(BUILT_IN["cpu"], "attic", 60)
+    queue.roster.register(BUILT_IN["cpu"], "cellar", 60)
+    queue.roster.leave("cpu", "attic")
+    assert queue.roster.offers() == {"cpu": ["cellar"]}
 
 
 def test_the_roster_is_what_was_sighted_lately(queue: Queue) -> None:
-    queue.sight([A100, HOME], 60)
-    queue.sight([LAPTOP], 0.001)
-    wait_until(lambda: len(queue.roster()) == 2, "a sighting ends")
-    assert queue.roster() == [HOME, A100]
-    queue.sight([A100.model_copy(update={"units": {}})], 60)
-    assert [node.units for node in queue.roster()] == [{"1xrtx3090": 1}, {}]
+    queue.roster.sight([A100, HOME], 60)
+    queue.roster.sight([LAPTOP], 0.001)
+    wait_until(lambda: len(queue.roster.nodes()) == 2, "a sighting ends")
+    assert queue.roster.nodes() == [HOME, A100]
+    queue.roster.sight([A100.model_copy(update={"units": {}})], 60)
+    assert [node.units for node in queue.roster.nodes()] == [{"1xrtx3090": 1}, {}]
 
 
 def test_q2_nothing_is_claimed_for_a_drained_node(queue: Queue) -> None:
     queue.put(tiny_study())
-    queue.sight([HOME, A100], 60)
-    assert queue.drain(HOME.id, "by hand") == "by hand"
-    assert queue.drain(HOME.id, "again") == "by hand"
-    assert [node.drained for node in queue.roster()] == ["by hand", None]
+    queue.roster.sight([HOME, A100], 60)
+    assert queue.roster.drain(HOME.id, "by hand") == "by hand"
+    assert queue.roster.drain(HOME.id, "again") == "by hand"
+    assert [node.drained for node in queue.roster.nodes()] == ["by hand", None]
     assert queue.claim("cpu", "worker", 60, node=HOME.id) is None
     claim = queue.claim("cpu", "worker", 60, node=A100.id)
     assert claim is not None
-    assert queue.status(claim.run.id).node == A100.id, "known before the agent says a word"
+    assert queue.listing.status(claim.run.id).node == A100.id, "known before the agent says a word"
     assert queue.claim("cpu", "worker", 60) is not None
     queue.release(claim.lease, "drained")
-    assert queue.status(claim.run.id).node is None
-    assert queue.status(claim.run.id).state is State.QUEUED
+    assert queue.listing.status(claim.run.id).node is None
+    assert queue.listing.status(claim.run.id).state is State.QUEUED
 
 
 def test_the_head_is_what_it_said_last(queue: Queue) -> None:
-    assert queue.head() is None
+    assert queue.roster.head() is None
     software = Provenance(farm="0.1.0", code="c" * 64, python="3.11.7", torch="2.13.0+cpu", ray="2.60.0")
     head = Head(host="head", ray="10.0.0.5:6379", software=software, sources="/farm", storage="/s", marker="m")
-    queue.publish(head.model_copy(update={"marker": "before"}))
-    queue.publish(head)
-    assert queue.head() == head
+    queue.roster.publish(head.model_copy(update={"marker": "before"}))
+    queue.roster.publish(head)
+    assert queue.roster.head() == head
 
 
 def test_q2_no_mixed_group_is_claimed_for_a_drained_node(queue: Queue) -> None:
     queue.put(tiny_study(machines=("cpu-x1+cpu-x2",)))
-    queue.drain(HOME.id, "by hand")
+    queue.roster.drain(HOME.id, "by hand")
     assert queue.claim("cpu-x1+cpu-x2", "worker", 60, node=f"{A100.id}+{HOME.id}") is None
     claim = queue.claim("cpu-x1+cpu-x2", "worker", 60, node=f"{A100.id}+{LAPTOP.id}")
     assert claim is not None
-    assert queue.status(claim.run.id).nodes == (A100.id, LAPTOP.id)
+    assert queue.listing.status(claim.run.id).nodes == (A100.id, LAPTOP.id)
 
 
 def test_a_node_that_is_kept_for_a_mixed_group_says_so() -> None:

@@ -20,9 +20,10 @@ from results import result, study_text, tiny_study
 from waiting import wait_until
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreachable
-from farm.queue import queue as queue_
+from farm.queue import scripts as scripts_
 from farm.queue.node import Node
-from farm.queue.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
+from farm.queue.queue import CURVE_POINTS, NEWEST_POINTS, Queue
+from farm.queue.values import Claim, Point, Supply
 from farm.record.store import Store
 from farm.site.server import Server, connect
 from farm.study import study as study_
@@ -44,7 +45,7 @@ def study_of(queue: Queue, **changes: dict) -> Study:
 
 def claimed(queue: Queue, seconds: float = 60.0) -> Claim:
     """A claim that must succeed, once the back-offs of a millisecond are over."""
-    wait_until(lambda: sum(queue.queued().values()) == queue.counts()[State.QUEUED], "no run backs off")
+    wait_until(lambda: sum(queue.listing.queued().values()) == queue.listing.counts()[State.QUEUED], "no run backs off")
     return wait_until(lambda: queue.claim("cpu", "worker", seconds), "a run can be claimed")
 
 
@@ -67,7 +68,7 @@ def claimed_as(queue: Queue) -> tuple[str, str] | None:
 
 
 def state(queue: Queue, claim: Claim) -> State:
-    return queue.status(claim.run.id).state
+    return queue.listing.status(claim.run.id).state
 
 
 def picture(queue: Queue, redis: Redis) -> dict[str, object]:
@@ -101,7 +102,7 @@ def test_q1_a_study_submitted_twice_is_queued_once_and_says_so(queue: Queue) -> 
     assert first.known == {}
     assert second.new == ()
     assert second.known == dict.fromkeys(first.new, State.QUEUED)
-    assert queue.put_count() == queue.queued()["cpu"] == 9
+    assert queue.listing.put_count() == queue.listing.queued()["cpu"] == 9
 
 
 def test_q1_only_the_new_runs_of_a_longer_study_are_queued(queue: Queue) -> None:
@@ -117,9 +118,9 @@ def test_q1_a_run_of_two_studies_is_trained_once_and_listed_in_both(queue: Queue
     queue.put(tiny_study("one", init=(42,)))
     put = queue.put(tiny_study("two", init=(42, 22)))
     assert len(put.known) == 3
-    assert [len(queue.statuses(name)) for name in ("one", "two")] == [3, 6]
-    assert {status.study for status in queue.statuses("two")} == {"one", "two"}
-    assert len(queue.statuses()) == 6
+    assert [len(queue.listing.statuses(name)) for name in ("one", "two")] == [3, 6]
+    assert {status.study for status in queue.listing.statuses("two")} == {"one", "two"}
+    assert len(queue.listing.statuses()) == 6
 
 
 def test_q1_another_recipe_under_the_same_arm_is_a_conflict_that_says_what_differs(queue: Queue, redis: Redis) -> None:
@@ -140,17 +141,17 @@ def test_q1_a_thousand_runs_are_put_quickly(queue: Queue, redis: Redis) -> None:
     queue.put(study)
     assert time.process_time() - ours < 2
     assert cpu_seconds(redis) - theirs < 1
-    assert queue.put_count() == 1002
+    assert queue.listing.put_count() == 1002
 
 
 def test_studies_are_kept_as_they_were_submitted_last(queue: Queue) -> None:
     queue.put(tiny_study(init=(42,)))
     longer = tiny_study(init=(42, 22))
     queue.put(longer)
-    assert queue.study("tiny") == longer
-    assert queue.studies() == {"tiny": longer}
+    assert queue.studies.one("tiny") == longer
+    assert queue.studies.all() == {"tiny": longer}
     with pytest.raises(NotFound, match=r"no study 'tinny'; did you mean 'tiny'\? See"):
-        queue.study("tinny")
+        queue.studies.one("tinny")
 
 
 # Q2
@@ -174,11 +175,11 @@ def test_q2_a_higher_priority_goes_first(queue: Queue) -> None:
 
 def test_q2_a_run_goes_only_to_the_machine_class_it_names(queue: Queue) -> None:
     queue.put(tiny_study(machines=("cpu", "1xrtx3090"), init=(42,)))
-    assert queue.queued() == {"1xrtx3090": 3, "cpu": 3}
+    assert queue.listing.queued() == {"1xrtx3090": 3, "cpu": 3}
     assert queue.claim("cpu-x2", "worker", 60) is None
     assert {claimed(queue).run.machine for _ in range(3)} == {"cpu"}
     assert queue.claim("cpu", "worker", 60) is None
-    assert queue.queued() == {"1xrtx3090": 3}
+    assert queue.listing.queued() == {"1xrtx3090": 3}
 
 
 def test_q2_many_claimers_at_once_never_share_a_run(queue: Queue) -> None:
@@ -199,7 +200,10 @@ def test_q2_a_claim_brings_all_that_its_worker_needs(queue: Queue, redis: Redis)
     assert claim.checkpoint is None
     assert claim.lease.epoch == 1
     assert now + 58 < claim.lease.deadline < now + 62
-    assert (queue.status(claim.run.id).state, queue.status(claim.run.id).worker) == (State.RUNNING, "worker")
+    assert (queue.listing.status(claim.run.id).state, queue.listing.status(claim.run.id).worker) == (
+        State.RUNNING,
+        "worker",
+    )
 
 
 # Q3
@@ -242,7 +246,7 @@ def test_q3_a_claim_that_was_never_renewed_costs_a_lease_and_no_attempt(queue: Q
         claim = claimed(queue, seconds=MOMENT)
         assert claim.lease.epoch == epoch
         wait_until(lambda claim=claim: claim.run.id in queue.sweep(), "the lease expires")
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ())
 
 
@@ -251,7 +255,7 @@ def test_q3_a_worker_that_died_costs_an_attempt_and_leaves_a_cause(queue: Queue)
     claim = claimed(queue)
     queue.renew(claim.lease, 7, job="job-1", node="node-1")
     lapse(queue, claim.lease, step=8)
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts) == (State.QUEUED, 1)
     (cause,) = status.causes
     assert (cause.cause, cause.epoch, cause.step, cause.retryable) == ("lease-expired", 1, 8, True)
@@ -327,15 +331,15 @@ def test_a_checkpoint_moves_only_forward(queue: Queue) -> None:
     claim = started(queue)
     for step in (10, 30, 20):
         queue.checkpoint(claim.lease, checkpoint_at(step))
-    assert queue.status(claim.run.id).checkpoint == checkpoint_at(30)
-    assert queue.status(claim.run.id).step == 30, "its holder got so far, whether or not it is heard of again"
+    assert queue.listing.status(claim.run.id).checkpoint == checkpoint_at(30)
+    assert queue.listing.status(claim.run.id).step == 30, "its holder got so far, whether or not it is heard of again"
     lapse(queue, claim.lease)
     again = claimed(queue)
     assert again.checkpoint == checkpoint_at(30)
     queue.checkpoint(again.lease, checkpoint_at(20, epoch=2))
-    assert queue.status(claim.run.id).checkpoint == checkpoint_at(30)
+    assert queue.listing.status(claim.run.id).checkpoint == checkpoint_at(30)
     queue.checkpoint(again.lease, checkpoint_at(30, epoch=2))
-    assert queue.status(claim.run.id).checkpoint == checkpoint_at(30, epoch=2), "the first of them was damaged"
+    assert queue.listing.status(claim.run.id).checkpoint == checkpoint_at(30, epoch=2), "the first of them was damaged"
 
 
 def test_a_resumed_run_replaces_the_end_of_its_curve(queue: Queue) -> None:
@@ -346,7 +350,7 @@ def test_a_resumed_run_replaces_the_end_of_its_curve(queue: Queue) -> None:
     queue.record(claim.lease, [])
     lapse(queue, claim.lease)
     queue.record(claimed(queue).lease, points(4))
-    assert queue.curve(claim.run.id) == points(1, 2, 3, 4)
+    assert queue.listing.curve(claim.run.id) == points(1, 2, 3, 4)
 
 
 def test_a_long_curve_is_thinned_evenly_and_keeps_its_ends(queue: Queue) -> None:
@@ -354,9 +358,9 @@ def test_a_long_curve_is_thinned_evenly_and_keeps_its_ends(queue: Queue) -> None
     claim = started(queue)
     for start in range(1, 10_001, 500):
         queue.record(claim.lease, points(*range(start, start + 500)))
-        newest = [point.step for point in queue.curve(claim.run.id)[-NEWEST_POINTS:]]
+        newest = [point.step for point in queue.listing.curve(claim.run.id)[-NEWEST_POINTS:]]
         assert newest == list(range(start + 500 - NEWEST_POINTS, start + 500))
-    steps = [point.step for point in queue.curve(claim.run.id)]
+    steps = [point.step for point in queue.listing.curve(claim.run.id)]
     assert CURVE_POINTS - NEWEST_POINTS <= len(steps) <= 2 * CURVE_POINTS
     assert steps == sorted(set(steps))
     assert steps[0] == 1
@@ -369,7 +373,7 @@ def test_a_long_curve_keeps_its_validations(queue: Queue) -> None:
     for start in range(1, 10_001, 500):
         steps = points(*range(start, start + 500))
         queue.record(claim.lease, [_validated(point) if point.step % 333 == 0 else point for point in steps])
-    curve = queue.curve(claim.run.id)
+    curve = queue.listing.curve(claim.run.id)
     assert len(curve) <= 2 * CURVE_POINTS
     assert [point.step for point in curve if point.validation_loss is not None] == list(range(333, 10_001, 333))
     assert _validated(points(333)[0]) in curve, "with all that was said of it"
@@ -380,7 +384,7 @@ def test_a_curve_of_validations_alone_is_bounded(queue: Queue) -> None:
     claim = started(queue)
     for start in range(1, 10_001, 500):
         queue.record(claim.lease, list(map(_validated, points(*range(start, start + 500)))))
-    steps = [point.step for point in queue.curve(claim.run.id)]
+    steps = [point.step for point in queue.listing.curve(claim.run.id)]
     assert len(steps) <= 2 * CURVE_POINTS
     assert steps == sorted(set(steps))
     assert max(b - a for a, b in pairwise(steps)) <= 12
@@ -399,7 +403,7 @@ def test_q5_finish_is_final_and_may_be_repeated(queue: Queue) -> None:
     said = result(claim.run, 3.0)
     queue.finish(claim.lease, said)
     queue.finish(claim.lease, said)
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.result, status.step) == (State.SUCCEEDED, said, said.steps)
     assert status.ended is not None
     assert queue.cancel(claim.run.id) == State.SUCCEEDED
@@ -413,7 +417,7 @@ def test_q5_a_different_result_is_a_conflict(queue: Queue) -> None:
     queue.finish(claim.lease, result(claim.run, 3.0))
     with pytest.raises(Conflict, match="has another result already"):
         queue.finish(claim.lease, result(claim.run, 2.0))
-    assert queue.status(claim.run.id).result == result(claim.run, 3.0)
+    assert queue.listing.status(claim.run.id).result == result(claim.run, 3.0)
 
 
 def test_q5_the_result_of_another_run_or_epoch_is_a_conflict(queue: Queue) -> None:
@@ -436,28 +440,28 @@ def test_q6_a_failure_is_tried_again_until_the_attempts_are_spent(queue: Queue) 
         claim = started(queue)
         states.append(queue.fail(claim.lease, "worker-died", f"at {step}", step, True))
     assert states == [State.QUEUED, State.QUEUED, State.FAILED]
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert [(cause.epoch, cause.message, cause.step) for cause in status.causes] == [
         (1, "at 1", 1),
         (2, "at 2", 2),
         (3, "at 3", 3),
     ]
     assert queue.claim("cpu", "worker", 60).run != claim.run  # type: ignore[union-attr]
-    assert queue.events(claim.run.id)[-1].detail == "all 3 attempts are spent"
+    assert queue.listing.events(claim.run.id)[-1].detail == "all 3 attempts are spent"
 
 
 def test_q6_one_attempt_is_spent_in_the_singular(queue: Queue) -> None:
     study_of(queue, policy={"attempts": 1})
     claim = started(queue)
     assert queue.fail(claim.lease, "worker-died", "killed", 1, True) == State.FAILED
-    assert queue.events(claim.run.id)[-1].detail == "the only attempt is spent"
+    assert queue.listing.events(claim.run.id)[-1].detail == "the only attempt is spent"
 
 
 def test_q6_what_cannot_be_retried_fails_at_once(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
     assert queue.fail(claim.lease, "nonfinite", "the loss is nan", 40, False) == State.FAILED
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.attempts, status.causes[0].cause, status.causes[0].retryable) == (1, "nonfinite", False)
 
 
@@ -468,8 +472,8 @@ def crash(queue: Queue, step: int) -> State:
 def test_q6_three_crashes_at_the_same_step_are_poison(queue: Queue) -> None:
     study_of(queue, policy={"attempts": 10})
     assert [crash(queue, 40) for _ in range(3)] == [State.QUEUED, State.QUEUED, State.FAILED]
-    (poisoned,) = queue.statuses("tiny")[:1]
-    assert queue.events(poisoned.run.id)[-1].detail == "3 crashes at step 40"
+    (poisoned,) = queue.listing.statuses("tiny")[:1]
+    assert queue.listing.events(poisoned.run.id)[-1].detail == "3 crashes at step 40"
 
 
 def test_q6_progress_resets_the_count_of_crashes(queue: Queue) -> None:
@@ -489,9 +493,9 @@ def test_q6_workers_that_die_without_a_word_cost_attempts_and_are_no_poison(queu
     for _ in range(5):
         claim = started(queue)
         lapse(queue, claim.lease, step=5)
-    assert (state(queue, claim), queue.status(claim.run.id).attempts) == (State.QUEUED, 5)
+    assert (state(queue, claim), queue.listing.status(claim.run.id).attempts) == (State.QUEUED, 5)
     lapse(queue, started(queue).lease, step=5)
-    assert queue.events(claim.run.id)[-1].detail == "all 6 attempts are spent"
+    assert queue.listing.events(claim.run.id)[-1].detail == "all 6 attempts are spent"
 
 
 @pytest.mark.parametrize(
@@ -526,7 +530,7 @@ def test_q6_progress_and_a_drain_in_between_count_crashes_anew(queue: Queue, bet
     study_of(queue, policy={"attempts": 10})
     assert [crash(queue, 40), crash(queue, 40)] == [State.QUEUED] * 2
     between(queue)
-    assert queue.counts()[State.FAILED] == 0
+    assert queue.listing.counts()[State.FAILED] == 0
     assert [crash(queue, 40), crash(queue, 40), crash(queue, 40)] == [State.QUEUED, State.QUEUED, State.FAILED]
 
 
@@ -546,15 +550,15 @@ def test_q6_the_back_off_doubles_up_to_its_limit_and_keeps_the_place(redis: Redi
         claim = started(queue)
         assert claim.run.id == run_id, "it has the first place, whatever happened"
         queue.fail(claim.lease, "worker-died", "killed", step, True)
-        status = queue.status(run_id)
+        status = queue.listing.status(run_id)
         assert status.not_before is not None
         waits.append(round(status.not_before - status.causes[-1].at))
-        assert queue.queued() == {"cpu": 2}, "one that backs off is not claimable"
+        assert queue.listing.queued() == {"cpu": 2}, "one that backs off is not claimable"
         redis.zadd("farm:delayed:cpu", {run_id: 1})  # its time has come
-        assert queue.queued() == {"cpu": 3}
+        assert queue.listing.queued() == {"cpu": 3}
     assert waits == [10, 20, 25]
     assert claimed(queue).run.id == run_id
-    assert queue.status(run_id).not_before is None
+    assert queue.listing.status(run_id).not_before is None
 
 
 def test_q6_a_run_that_backs_off_lets_others_pass(redis: Redis) -> None:
@@ -569,7 +573,7 @@ def test_q6_a_message_of_any_size_and_script_is_kept(queue: Queue) -> None:
     study_of(queue)
     message = "\udce9 é 漢字 \0 \n" + "x" * 100_000
     queue.fail(started(queue).lease, "worker-died", message, 1, True)
-    assert queue.statuses()[0].causes[0].message == message[:4000]
+    assert queue.listing.statuses()[0].causes[0].message == message[:4000]
 
 
 # Q7
@@ -581,30 +585,30 @@ def test_q7_a_release_is_no_attempt_and_keeps_the_place(queue: Queue) -> None:
         claim = started(queue)
         assert (claim.run, claim.lease.epoch) == (study.runs()[0], epoch)
         queue.release(claim.lease, "drained")
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ())
-    assert queue.events(claim.run.id)[-1].detail == "drained"
+    assert queue.listing.events(claim.run.id)[-1].detail == "drained"
 
 
 def test_q7_a_released_run_says_why_until_it_begins_again(queue: Queue) -> None:
     study_of(queue)
     first = claimed(queue)
     queue.release(first.lease, "Ray took no job: no room")
-    assert queue.status(first.run.id).released == "Ray took no job: no room"
+    assert queue.listing.status(first.run.id).released == "Ray took no job: no room"
     queue.renew(claimed(queue).lease, 0)
-    assert queue.status(first.run.id).released is None
+    assert queue.listing.status(first.run.id).released is None
 
 
 def test_q7_a_recalled_lease_is_released_for_the_reason_of_the_recall(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
     queue.recall(claim.lease, "over budget: $2.00 spent of $1.50")
-    assert queue.status(claim.run.id).recalled == "over budget: $2.00 spent of $1.50"
+    assert queue.listing.status(claim.run.id).recalled == "over budget: $2.00 spent of $1.50"
     assert queue.release(claim.lease, "drained") == "over budget: $2.00 spent of $1.50"
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.recalled) == (State.QUEUED, 0, None)
     assert status.released == "over budget: $2.00 spent of $1.50"
-    assert [event.event for event in queue.events(claim.run.id)][-2:] == ["recalled", "released"]
+    assert [event.event for event in queue.listing.events(claim.run.id)][-2:] == ["recalled", "released"]
     again = started(queue)
     assert queue.release(again.lease, "drained") == "drained", "the recall ended with its lease"
 
@@ -613,9 +617,9 @@ def test_q3_a_lease_that_no_agent_took_up_says_so(queue: Queue) -> None:
     study_of(queue)
     claim = claimed(queue, seconds=MOMENT)
     wait_until(queue.sweep, "the lease expires")
-    assert queue.status(claim.run.id).released == "worker claimed it and no agent came up"
+    assert queue.listing.status(claim.run.id).released == "worker claimed it and no agent came up"
     queue.fail(claimed(queue).lease, "agent-died", "", 0, retryable=True)
-    assert queue.status(claim.run.id).released is None, "there is something newer to say"
+    assert queue.listing.status(claim.run.id).released is None, "there is something newer to say"
 
 
 def _is_past(moment: float) -> bool:
@@ -626,21 +630,21 @@ def test_the_time_under_leases_adds_up(queue: Queue) -> None:
     study_of(queue)
     for _ in range(2):
         claim = started(queue)
-        until = (queue.status(claim.run.id).started or 0) + 0.05
+        until = (queue.listing.status(claim.run.id).started or 0) + 0.05
         wait_until(functools.partial(_is_past, until), "the lease is 50 ms old")
         queue.release(claim.lease, "drained")
-    held = queue.status(claim.run.id).held_seconds
+    held = queue.listing.status(claim.run.id).held_seconds
     assert 0.1 <= held < 60
     queue.cancel(claim.run.id)
     queue.retry(claim.run.id)
-    assert queue.status(claim.run.id).held_seconds == held, "no lease has ended since"
+    assert queue.listing.status(claim.run.id).held_seconds == held, "no lease has ended since"
 
 
 def test_q2_the_runs_of_a_study_that_is_passed_over_keep_their_places(queue: Queue) -> None:
     first, second = study_of(queue), tiny_study(name="second", init=(7,))
     queue.put(second)
-    assert queue.queued(passing=["tiny"]) == {"cpu": 3}
-    assert queue.queued(passing=["tiny", "second"]) == {}
+    assert queue.listing.queued(passing=["tiny"]) == {"cpu": 3}
+    assert queue.listing.queued(passing=["tiny", "second"]) == {}
     assert queue.claim("cpu", "worker", 60, passing=["tiny", "second"]) is None
     passed = queue.claim("cpu", "worker", 60, passing=["tiny"])
     assert passed is not None
@@ -649,12 +653,12 @@ def test_q2_the_runs_of_a_study_that_is_passed_over_keep_their_places(queue: Que
 
 
 def test_what_an_autoscaler_can_start_is_believed_for_a_while(queue: Queue) -> None:
-    assert queue.supply() == {}
+    assert queue.roster.supply() == {}
     supply = {"8xa100m40": Supply(most=2, starting=1, since=5.0, trouble="no capacity")}
-    queue.provide(supply, seconds=60)
-    assert queue.supply() == supply
-    queue.provide(supply, seconds=MOMENT)
-    wait_until(lambda: queue.supply() == {}, "it is forgotten")
+    queue.roster.provide(supply, seconds=60)
+    assert queue.roster.supply() == supply
+    queue.roster.provide(supply, seconds=MOMENT)
+    wait_until(lambda: queue.roster.supply() == {}, "it is forgotten")
 
 
 # Q8
@@ -680,12 +684,12 @@ def test_q8_the_next_renewal_of_a_running_one_says_cancelled(queue: Queue) -> No
     study_of(queue)
     claim = started(queue)
     assert queue.cancel(claim.run.id) == State.RUNNING
-    assert queue.status(claim.run.id).cancelling
+    assert queue.listing.status(claim.run.id).cancelling
     with pytest.raises(Cancelled):
         queue.renew(claim.lease, 1)
     queue.acknowledge_cancel(claim.lease)
     queue.acknowledge_cancel(claim.lease)
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.cancelling, status.attempts) == (State.CANCELLED, False, 0)
 
 
@@ -698,7 +702,7 @@ def test_q8_a_cancelled_run_never_gains_a_result(queue: Queue) -> None:
     queue.acknowledge_cancel(claim.lease)
     with pytest.raises(LeaseLost):
         queue.finish(claim.lease, result(claim.run, 3.0))
-    assert queue.status(claim.run.id).result is None
+    assert queue.listing.status(claim.run.id).result is None
 
 
 @pytest.mark.parametrize(
@@ -742,7 +746,7 @@ def test_retry_gives_all_attempts_and_the_old_place_and_keeps_the_causes(queue: 
     queue.fail(started(queue).lease, "nonfinite", "nan", 1, False)
     queue.cancel(second)
     assert [queue.retry(run_id) for run_id in (second, first, first)] == [State.QUEUED] * 3
-    status = queue.status(first)
+    status = queue.listing.status(first)
     assert (status.attempts, len(status.causes), status.ended) == (0, 1, None)
     again = claimed(queue)
     assert (again.run.id, again.lease.epoch) == (first, 2)
@@ -764,9 +768,9 @@ def test_q9_statuses_are_in_the_order_of_submission(queue: Queue) -> None:
     one, two = tiny_study("one", init=(3, 1)), tiny_study("two", init=(1, 2))
     queue.put(one)
     queue.put(two)
-    assert [status.run for status in queue.statuses("one")] == one.runs()
-    assert [status.run for status in queue.statuses("two")] == two.runs()
-    assert [status.run for status in queue.statuses()][:6] == one.runs()
+    assert [status.run for status in queue.listing.statuses("one")] == one.runs()
+    assert [status.run for status in queue.listing.statuses("two")] == two.runs()
+    assert [status.run for status in queue.listing.statuses()][:6] == one.runs()
 
 
 def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
@@ -784,8 +788,8 @@ def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
     ]
     for event in everything:
         event()
-        assert sum(queue.counts().values()) == queue.put_count() == 3
-    assert queue.counts() == {
+        assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 3
+    assert queue.listing.counts() == {
         State.QUEUED: 1,
         State.RUNNING: 0,
         State.SUCCEEDED: 1,
@@ -798,7 +802,7 @@ def test_q9_ten_thousand_runs_are_listed_quickly(queue: Queue, redis: Redis) -> 
     """In time of the processor, on either side: others may keep it busy."""
     queue.put(tiny_study(init=tuple(range(3333))))
     ours, theirs = time.process_time(), cpu_seconds(redis)
-    assert len(queue.statuses()) == 9999
+    assert len(queue.listing.statuses()) == 9999
     assert time.process_time() - ours < 4
     assert cpu_seconds(redis) - theirs < 2
 
@@ -811,21 +815,21 @@ def cpu_seconds(redis: Redis) -> float:
 def test_q9_running_lists_only_those_that_hold_a_lease(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
-    assert queue.running() == [queue.status(claim.run.id)]
+    assert queue.listing.running() == [queue.listing.status(claim.run.id)]
 
 
 def test_a_status_is_found_by_the_beginning_of_its_id(queue: Queue) -> None:
     study_of(queue)
-    assert queue.status("cpu-base").run.arm == "baseline"
+    assert queue.listing.status("cpu-base").run.arm == "baseline"
     with pytest.raises(Conflict, match=r"3 runs begin with 'cpu-': cpu-baseline-s42.*Write more of the id"):
-        queue.status("cpu-")
+        queue.listing.status("cpu-")
     with pytest.raises(NotFound, match=r"no run 'cpu-baselin-s42\.23'; did you mean 'cpu-baseline-s42\.23-"):
-        queue.status("cpu-baselin-s42.23")
-    for verb in (queue.status, queue.cancel, queue.retry):
+        queue.listing.status("cpu-baselin-s42.23")
+    for verb in (queue.listing.status, queue.cancel, queue.retry):
         with pytest.raises(NotFound):
             verb("nothing")
     with pytest.raises(NotFound):
-        queue.status("")
+        queue.listing.status("")
 
 
 def test_events_tell_the_story_of_a_run(queue: Queue, redis: Redis) -> None:
@@ -834,7 +838,7 @@ def test_events_tell_the_story_of_a_run(queue: Queue, redis: Redis) -> None:
     queue.renew(claim.lease, 0, node="node-1")
     queue.checkpoint(claim.lease, checkpoint_at(4))
     queue.finish(claim.lease, result(claim.run, 3.0))
-    events = queue.events(claim.run.id)
+    events = queue.listing.events(claim.run.id)
     assert [(event.event, event.epoch, event.detail) for event in events] == [
         ("queued", 0, "tiny"),
         ("claimed", 1, "worker"),
@@ -843,7 +847,7 @@ def test_events_tell_the_story_of_a_run(queue: Queue, redis: Redis) -> None:
         ("succeeded", 1, "step 10"),
     ]
     assert abs(events[-1].at - redis.time()[0]) < 5
-    assert queue.events(claim.run.id, count=2) == events[-2:]
+    assert queue.listing.events(claim.run.id, count=2) == events[-2:]
 
 
 def test_the_stream_of_events_is_bounded(queue: Queue, redis: Redis) -> None:
@@ -856,27 +860,27 @@ def test_the_stream_of_events_is_bounded(queue: Queue, redis: Redis) -> None:
 
 def test_a_node_registers_a_class_whose_facts_stay_when_it_is_gone(queue: Queue) -> None:
     machine = Machine(name="cpu-x4", accelerators=4, memory=2**40, probes={"abc:fp32": 6})
-    queue.register(machine, "node-1", seconds=60)
-    queue.register(machine.model_copy(update={"probes": {"def:fp32": 2}}), "node-2", seconds=MOMENT)
-    wait_until(lambda: queue.nodes() == {"cpu-x4": ["node-1"]}, "the registration of node-2 ends")
-    assert queue.machines()["cpu-x4"].probes == {"abc:fp32": 6, "def:fp32": 2}
-    queue.register(machine, "node-1", seconds=MOMENT)
-    wait_until(lambda: queue.nodes() == {"cpu-x4": []}, "the registration of node-1 ends")
-    assert queue.machines()["cpu-x4"].memory == 2**40
+    queue.roster.register(machine, "node-1", seconds=60)
+    queue.roster.register(machine.model_copy(update={"probes": {"def:fp32": 2}}), "node-2", seconds=MOMENT)
+    wait_until(lambda: queue.roster.offers() == {"cpu-x4": ["node-1"]}, "the registration of node-2 ends")
+    assert queue.roster.machines()["cpu-x4"].probes == {"abc:fp32": 6, "def:fp32": 2}
+    queue.roster.register(machine, "node-1", seconds=MOMENT)
+    wait_until(lambda: queue.roster.offers() == {"cpu-x4": []}, "the registration of node-1 ends")
+    assert queue.roster.machines()["cpu-x4"].memory == 2**40
 
 
 def test_nodes_that_nobody_has_seen_for_a_day_are_forgotten_and_their_drains_too(queue: Queue, redis: Redis) -> None:
     gone, silent, living = (
         Node(id=name, name=name, host=name, address=name, units={"cpu": 1}) for name in ("gone", "silent", "living")
     )
-    queue.sight([gone, silent, living], 60)
+    queue.roster.sight([gone, silent, living], 60)
     for node in (gone, silent, living):
-        queue.drain(node.id, "by hand")
+        queue.roster.drain(node.id, "by hand")
     long_ago = (time.time() - 25 * 3600) * 1000
     redis.zadd("farm:seen", {"gone": long_ago, "living": long_ago, "silent": (time.time() - 3600) * 1000})
-    queue.sight([living], 60)
+    queue.roster.sight([living], 60)
     assert set(redis.hgetall("farm:drained")) == set(redis.hgetall("farm:sightings")) == {"silent", "living"}
-    (seen,) = queue.roster()
+    (seen,) = queue.roster.nodes()
     assert (seen.id, seen.drained) == ("living", "by hand"), "the dispatcher was away for longer than the node"
 
 
@@ -885,19 +889,19 @@ def test_every_key_begins_with_the_prefix(redis: Redis) -> None:
     study_of(queue)
     claim = started(queue)
     queue.record(claim.lease, points(1))
-    queue.register(Machine(name="cpu", probes={"a": 1}), "node", 60)
+    queue.roster.register(Machine(name="cpu", probes={"a": 1}), "node", 60)
     crash(queue, 1)
     queue.finish(claim.lease, result(claim.run, 3.0))
     assert redis.keys()
     assert all(key.startswith("farm:other:") for key in redis.scan_iter())
-    assert Queue(redis, prefix="farm:").statuses() == []
+    assert Queue(redis, prefix="farm:").listing.statuses() == []
 
 
 def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url: str) -> None:
     """Whoever may not look at `workers`, whatever else its user may write; tests/cli/test_submitter.py has the rest."""
     study_of(queue)
     started(queue)
-    queue.install()
+    queue.scripts.install()
     roles = "run causes result curve events sequence order counts queue delayed classes studies study arms"
     roles += " leases machines probes nodes supply head seen sightings drained paused spent"
     roles += " digests superseded forgotten aside"
@@ -910,10 +914,15 @@ def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url:
         with connect(f"redis://alice:pw@{place.hostname}:{place.port}/0") as client:
             alice = Queue(client)
             assert len(alice.preview(tiny_study(init=(42, 22))).new) == 3
-            assert len(alice.statuses()) == 3
-            assert (alice.supply(), alice.machines(), alice.head(), alice.roster()) == ({}, {}, None, [])
-            assert (alice.pauses(), alice.spent()) == ([], {})
-            (running,) = alice.running()
+            assert len(alice.listing.statuses()) == 3
+            assert (alice.roster.supply(), alice.roster.machines(), alice.roster.head(), alice.roster.nodes()) == (
+                {},
+                {},
+                None,
+                [],
+            )
+            assert (alice.listing.pauses(), alice.studies.spent()) == ([], {})
+            (running,) = alice.listing.running()
             lease = Lease(run_id=running.run.id, epoch=1, deadline=0.0, worker="alice")
             before = picture(queue, redis)
             for verb in (
@@ -929,20 +938,20 @@ def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url:
                 lambda: alice.release(lease, "x"),
                 lambda: alice.recall(lease, "x"),
                 lambda: alice.pause(lease, "x"),
-                lambda: alice.account({"tiny": 0.0}, 60),
+                lambda: alice.studies.account({"tiny": 0.0}, 60),
                 lambda: alice.acknowledge_cancel(lease),
                 lambda: alice.note(lease, "x", "y"),
-                lambda: alice.retry(queue.statuses()[1].run.id),
-                lambda: alice.forget([queue.statuses()[1].run.id], "tiny"),
-                lambda: alice.omit("x", 1),
-                lambda: alice.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
-                lambda: alice.register(Machine(name="cpu"), "node", 60),
-                lambda: alice.provide({}, 60),
-                lambda: alice.leave("cpu", "node"),
-                lambda: alice.enroll("node", "token", "alice", 60),
-                lambda: alice.sight([], 60),
-                lambda: alice.drain("node-1", "by alice"),
-                lambda: alice.undrain("node-1"),
+                lambda: alice.retry(queue.listing.statuses()[1].run.id),
+                lambda: alice.forget([queue.listing.statuses()[1].run.id], "tiny"),
+                lambda: alice.index.omit("x", 1),
+                lambda: alice.index.restore(tiny_study(init=(5,)).runs()[0], "tiny", State.SUCCEEDED),
+                lambda: alice.roster.register(Machine(name="cpu"), "node", 60),
+                lambda: alice.roster.provide({}, 60),
+                lambda: alice.roster.leave("cpu", "node"),
+                lambda: alice.roster.enroll("node", "token", "alice", 60),
+                lambda: alice.roster.sight([], 60),
+                lambda: alice.roster.drain("node-1", "by alice"),
+                lambda: alice.roster.undrain("node-1"),
             ):
                 with pytest.raises(Refused, match="does not let this user"):
                     verb()
@@ -959,12 +968,12 @@ def test_q11_a_pause_is_no_attempt_and_holds_what_reads_the_same_corpus(queue: Q
     queue.put(tiny_study("other", init=(7,)))
     claim = started(queue)
     queue.pause(claim.lease, "bad-corpus: it is gone (on attic)")
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ())
-    assert queue.events(claim.run.id)[-1].detail == "bad-corpus: it is gone (on attic)"
-    (pause,) = queue.pauses()
+    assert queue.listing.events(claim.run.id)[-1].detail == "bad-corpus: it is gone (on attic)"
+    (pause,) = queue.listing.pauses()
     assert pause == ("tiny", claim.run.recipe.corpus, None, "bad-corpus: it is gone (on attic)")
-    assert queue.queued() == {"cpu": 4}, "the arm with another corpus, and the three of the other study"
+    assert queue.listing.queued() == {"cpu": 4}, "the arm with another corpus, and the three of the other study"
     assert [claimed_as(queue) for _ in range(5)] == [("tiny", "longer"), *[("other", arm) for arm in ARMS], None]
 
 
@@ -972,8 +981,8 @@ def test_q11_a_pause_of_a_node_holds_nothing_elsewhere(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
     queue.pause(claim.lease, "bad-corpus: it is gone (on attic)", "attic")
-    assert [pause.node for pause in queue.pauses()] == ["attic"]
-    assert queue.queued() == {"cpu": 3}
+    assert [pause.node for pause in queue.listing.pauses()] == ["attic"]
+    assert queue.listing.queued() == {"cpu": 3}
     assert queue.claim("cpu", "worker", 60, node="attic") is None
     assert queue.claim("cpu", "worker", 60, node="cellar+attic") is None, "all nodes of a mixed group must do"
     assert queue.claim("cpu", "worker", 60, node="cellar") is not None
@@ -995,7 +1004,7 @@ def test_q11_putting_the_study_again_or_retrying_a_run_ends_a_pause(
         assert queue.retry(claim.run.id) == State.QUEUED
     else:
         queue.put(study if resumed_by == "put" else tiny_study("third", init=(42,)))
-    assert [pause.reason for pause in queue.pauses()] == ["elsewhere"]
+    assert [pause.reason for pause in queue.listing.pauses()] == ["elsewhere"]
     assert queue.claim("cpu", "worker", 60, node="attic") is not None
 
 
@@ -1005,15 +1014,15 @@ def test_q11_a_run_that_is_being_cancelled_is_cancelled_and_the_others_pause(que
     queue.cancel(claim.run.id)
     queue.pause(claim.lease, "gone")
     assert state(queue, claim) == State.CANCELLED
-    assert queue.queued() == {}
+    assert queue.listing.queued() == {}
 
 
 def test_what_was_spent_is_told_for_a_while(queue: Queue) -> None:
-    assert queue.spent() == {}
-    queue.account({"tiny": 1.25}, 60)
-    assert queue.spent() == {"tiny": 1.25}
-    queue.account({"tiny": 1.5}, 0.001)
-    wait_until(lambda: queue.spent() == {}, "it is forgotten")
+    assert queue.studies.spent() == {}
+    queue.studies.account({"tiny": 1.25}, 60)
+    assert queue.studies.spent() == {"tiny": 1.25}
+    queue.studies.account({"tiny": 1.5}, 0.001)
+    wait_until(lambda: queue.studies.spent() == {}, "it is forgotten")
 
 
 # Q10
@@ -1030,13 +1039,13 @@ def test_q10_acknowledged_writes_survive_kill_9_of_redis(tmp_path: Path) -> None
         for step in range(1, 50):
             queue.renew(held.lease, step)
             queue.checkpoint(held.lease, checkpoint_at(step))
-        before = queue.statuses()
+        before = queue.listing.statuses()
         kill(server)
         with pytest.raises(Unreachable):
             queue.renew(held.lease, 50)
         server.start()
         try:
-            assert queue.statuses() == before, "and the old client is good for the new server"
+            assert queue.listing.statuses() == before, "and the old client is good for the new server"
             queue.renew(held.lease, 51)
             queue.finish(done.lease, said)
         finally:
@@ -1062,9 +1071,9 @@ def test_q10_what_was_acknowledged_in_the_middle_of_a_storm_is_there(tmp_path: P
         storm.result(timeout=30)
     with connect(server.start()) as client:
         try:
-            statuses = Queue(client).statuses()
+            statuses = Queue(client).listing.statuses()
             assert set(acknowledged) <= {status.run.id for status in statuses}
-            assert sum(Queue(client).counts().values()) == len(statuses) == Queue(client).put_count()
+            assert sum(Queue(client).listing.counts().values()) == len(statuses) == Queue(client).listing.put_count()
             assert len(statuses) % 3 == 0, "each put is all or none"
         finally:
             server.stop()
@@ -1158,7 +1167,7 @@ def test_a_lost_reply_to_put_queues_once(lossy: tuple[Queue, Proxy]) -> None:
     queue, proxy = lossy
     with reply_lost(proxy):
         queue.put(tiny_study())
-    assert queue.put_count() == queue.queued()["cpu"] == 9
+    assert queue.listing.put_count() == queue.listing.queued()["cpu"] == 9
 
 
 def test_a_lost_reply_to_claim_is_answered_with_the_same_lease(lossy: tuple[Queue, Proxy]) -> None:
@@ -1168,7 +1177,7 @@ def test_a_lost_reply_to_claim_is_answered_with_the_same_lease(lossy: tuple[Queu
         claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     assert (claim.run, claim.lease.epoch) == (study.runs()[0], 1)
-    assert queue.counts()[State.RUNNING] == 1
+    assert queue.listing.counts()[State.RUNNING] == 1
 
 
 def test_lost_replies_to_a_worker_are_harmless(lossy: tuple[Queue, Proxy]) -> None:
@@ -1186,9 +1195,9 @@ def test_lost_replies_to_a_worker_are_harmless(lossy: tuple[Queue, Proxy]) -> No
     again = started(queue)
     with reply_lost(proxy):
         queue.pause(again.lease, "gone", "a node")
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.checkpoint) == (State.QUEUED, 0, checkpoint_at(3))
-    assert queue.curve(claim.run.id) == points(1, 2, 3)
+    assert queue.listing.curve(claim.run.id) == points(1, 2, 3)
     again = started(queue)
     with reply_lost(proxy):
         queue.finish(again.lease, result(again.run, 3.0, epoch=3))
@@ -1201,7 +1210,7 @@ def test_a_lost_reply_to_fail_counts_one_attempt(lossy: tuple[Queue, Proxy]) -> 
     claim = started(queue)
     with reply_lost(proxy):
         assert queue.fail(claim.lease, "worker-died", "killed", 1, True) == State.QUEUED
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.attempts, len(status.causes)) == (1, 1)
 
 
@@ -1215,13 +1224,13 @@ def test_lost_replies_to_cancel_and_retry_are_harmless(lossy: tuple[Queue, Proxy
         queue.acknowledge_cancel(claim.lease)
     with reply_lost(proxy):
         assert queue.retry(claim.run.id) == State.QUEUED
-    assert queue.counts()[State.QUEUED] == 3
+    assert queue.listing.counts()[State.QUEUED] == 3
 
 
 def test_all_scripts_can_be_installed_beforehand(queue: Queue, redis: Redis) -> None:
     redis.script_flush()
-    queue.install()
-    assert queue.statuses() == []
+    queue.scripts.install()
+    assert queue.listing.statuses() == []
     assert redis.info("commandstats").get("cmdstat_script|load", {"calls": 1})["calls"] >= 1
 
 
@@ -1230,14 +1239,14 @@ def test_all_scripts_can_be_installed_beforehand(queue: Queue, redis: Redis) -> 
 
 def test_restored_runs_are_as_they_were_told_and_known_ones_stay(queue: Queue) -> None:
     lost, kept = tiny_study(init=(42,)).runs()[:2]
-    assert queue.restore(lost, "old", State.QUEUED, epoch=4, checkpoint=checkpoint_at(9, epoch=4))
-    assert queue.restore(kept, "old", State.SUCCEEDED, epoch=1, result=result(kept, 3.0))
-    assert not queue.restore(kept, "old", State.QUEUED)
-    first, second = queue.statuses("old")
+    assert queue.index.restore(lost, "old", State.QUEUED, epoch=4, checkpoint=checkpoint_at(9, epoch=4))
+    assert queue.index.restore(kept, "old", State.SUCCEEDED, epoch=1, result=result(kept, 3.0))
+    assert not queue.index.restore(kept, "old", State.QUEUED)
+    first, second = queue.listing.statuses("old")
     assert (first.state, first.epoch, first.step, first.checkpoint) == (State.QUEUED, 4, 9, checkpoint_at(9, epoch=4))
     assert (second.state, second.result) == (State.SUCCEEDED, result(kept, 3.0))
     assert claimed(queue).lease.epoch == 5
-    assert sum(queue.counts().values()) == queue.put_count() == 2
+    assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 2
 
 
 @pytest.mark.parametrize("design", ["factorial", "stack", "leave-one-out", "fraction"])
@@ -1249,14 +1258,14 @@ def test_a_study_comes_back_with_its_interventions_in_their_order(queue: Queue, 
     store = Store(tmp_path)
     store.keep(study)
     names = [arm.name for arm in study.arms()]
-    assert [arm.name for arm in queue.study("tiny").arms()] == names
+    assert [arm.name for arm in queue.studies.one("tiny").arms()] == names
     assert [arm.name for arm in store.studies()[0]["tiny"].arms()] == names
 
 
 def test_every_script_that_writes_refuses_submitters_before_it_does_anything() -> None:
-    folder = Path(queue_.__file__).parent / "lua"
+    folder = Path(scripts_.__file__).parent / "lua"
     scripts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.lua")}
-    shared = "".join((folder / "shared" / f"{name}.lua").read_text(encoding="utf-8") for name in queue_.SHARED)
+    shared = "".join((folder / "shared" / f"{name}.lua").read_text(encoding="utf-8") for name in scripts_.SHARED)
     assert len(re.findall(r"function (?:holds|sweep)\(.*\)\n  refuse_submitters\(\)", shared)) == 2
     writing = {name: text for name, text in scripts.items() if "writes" in text.partition("\n\n")[0]}
     assert len(writing) > 30

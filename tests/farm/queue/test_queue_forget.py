@@ -7,7 +7,8 @@ from results import result, study_text
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
 from farm.queue.budget import cost
-from farm.queue.queue import Claim, Put, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Claim, Put
 from farm.study import study as study_
 from farm.study.run import State
 from farm.study.study import Study
@@ -47,9 +48,9 @@ def conserved(queue: Queue) -> Iterator[None]:
     """Q9, and nothing left behind, after every test."""
     yield
     queue.sweep()
-    statuses = queue.statuses()
-    assert queue.put_count() == sum(queue.counts().values()) + queue.forgotten_count()
-    assert sum(queue.counts().values()) == len(statuses)
+    statuses = queue.listing.statuses()
+    assert queue.listing.put_count() == sum(queue.listing.counts().values()) + queue.listing.forgotten_count()
+    assert sum(queue.listing.counts().values()) == len(statuses)
     known = {status.id for status in statuses}
     for role in ("run", "causes", "result", "curve", "events"):
         assert {key.split(":", 2)[2] for key in queue.redis.keys(f"{queue.prefix}{role}:*")} <= known, role
@@ -72,15 +73,17 @@ def test_an_arm_without_a_result_may_be_mended(queue: Queue) -> None:
     put = queue.put(after)
     assert set(put.replaced) == set(arm)
     assert set(put.new) == set(ids(after, "remove-dropout"))
-    assert [status.id for status in queue.statuses("tiny")] == ids(before, "baseline") + ids(after, "remove-dropout")
+    assert [status.id for status in queue.listing.statuses("tiny")] == ids(before, "baseline") + ids(
+        after, "remove-dropout"
+    )
     queue.sweep()
-    assert {status.id for status in queue.statuses()} == {running.run.id, *ids(after)}
+    assert {status.id for status in queue.listing.statuses()} == {running.run.id, *ids(after)}
     with pytest.raises(Cancelled):
         queue.renew(running.lease, 2)
     queue.acknowledge_cancel(running.lease)
     queue.sweep()
-    assert {status.id for status in queue.statuses()} == set(ids(after))
-    assert queue.study("tiny") == after
+    assert {status.id for status in queue.listing.statuses()} == set(ids(after))
+    assert queue.studies.one("tiny") == after
     with pytest.raises(LeaseLost):
         queue.acknowledge_cancel(running.lease)
 
@@ -89,7 +92,7 @@ def test_the_baseline_may_be_mended_as_long_as_nothing_has_a_result(queue: Queue
     before, after = a_study(), other_baseline(a_study())
     queue.put(before)
     assert set(queue.put(after).replaced) == set(ids(before))
-    assert [status.id for status in queue.statuses("tiny")] == ids(after)
+    assert [status.id for status in queue.listing.statuses("tiny")] == ids(after)
 
 
 def test_with_results_all_arms_are_named_and_nothing_changes(queue: Queue) -> None:
@@ -103,18 +106,18 @@ def test_with_results_all_arms_are_named_and_nothing_changes(queue: Queue) -> No
     assert str(refused.value).endswith("or drop those results: farm forget tiny")
     with pytest.raises(Conflict, match="farm forget tiny --arm remove-dropout"):
         queue.put(a_study(dropout=0.2))
-    assert len(queue.statuses("tiny")) == 2
+    assert len(queue.listing.statuses("tiny")) == 2
 
 
 def test_a_preview_says_the_same_and_does_nothing(queue: Queue) -> None:
     queue.put(a_study())
-    before = queue.statuses()
+    before = queue.listing.statuses()
     assert queue.preview(a_study(dropout=0.2)) == Put(
         new=tuple(ids(a_study(dropout=0.2), "remove-dropout")),
         known=dict.fromkeys(ids(a_study(), "baseline"), State.QUEUED),
         replaced=dict.fromkeys(ids(a_study(), "remove-dropout"), "remove-dropout"),
     )
-    assert queue.statuses() == before
+    assert queue.listing.statuses() == before
 
 
 def test_a_replaced_run_that_another_study_has_goes_on_there(queue: Queue) -> None:
@@ -123,8 +126,8 @@ def test_a_replaced_run_that_another_study_has_goes_on_there(queue: Queue) -> No
     queue.put(a_study(dropout=0.2))
     queue.sweep()
     (shared,) = ids(a_study(), "remove-dropout")
-    assert (queue.status(shared).state, queue.status(shared).study) == (State.QUEUED, "other")
-    assert shared not in [status.id for status in queue.statuses("tiny")]
+    assert (queue.listing.status(shared).state, queue.listing.status(shared).study) == (State.QUEUED, "other")
+    assert shared not in [status.id for status in queue.listing.statuses("tiny")]
 
 
 @pytest.mark.parametrize("swept", [True, False])
@@ -153,8 +156,8 @@ def test_q9_a_forgotten_study_is_gone_and_counted(queue: Queue) -> None:
     queue.put(study)
     finish_all(queue)
     assert queue.forget(ids(study), "tiny").gone == dict.fromkeys(ids(study), 1)
-    assert (queue.statuses(), queue.studies(), queue.names("arms", "", "tiny")) == ([], {}, [])
-    assert (queue.put_count(), queue.forgotten_count()) == (2, 2)
+    assert (queue.listing.statuses(), queue.studies.all(), queue.listing.names("arms", "", "tiny")) == ([], {}, [])
+    assert (queue.listing.put_count(), queue.listing.forgotten_count()) == (2, 2)
 
 
 def test_q9_what_is_queued_or_running_is_not_forgotten(queue: Queue) -> None:
@@ -164,7 +167,7 @@ def test_q9_what_is_queued_or_running_is_not_forgotten(queue: Queue) -> None:
     queue.cancel(ids(study)[-1])
     with pytest.raises(Conflict, match=r"3 of 4 runs are queued or running: nothing .* farm cancel tiny"):
         queue.forget(ids(study), "tiny")
-    assert len(queue.statuses("tiny")) == 4
+    assert len(queue.listing.statuses("tiny")) == 4
     assert queue.forget([ids(study)[-1]]).gone == {ids(study)[-1]: 0}
     with pytest.raises(NotFound):
         queue.forget([ids(study)[-1]])
@@ -174,7 +177,7 @@ def test_an_arm_can_be_submitted_with_another_recipe_once_its_results_are_forgot
     queue.put(a_study())
     finish_all(queue)
     queue.forget(ids(a_study(), "remove-dropout"), "tiny")
-    assert queue.names("arms", "", "tiny") == ["baseline"]
+    assert queue.listing.names("arms", "", "tiny") == ["baseline"]
     assert len(queue.put(a_study(dropout=0.2)).new) == 1
 
 
@@ -185,8 +188,8 @@ def test_a_run_of_two_studies_stays_while_one_has_it(queue: Queue) -> None:
     with pytest.raises(Conflict, match="belongs to 2 studies, other, tiny"):
         queue.forget(ids(a_study())[:1])
     assert queue.forget(ids(a_study()), "tiny").kept == tuple(ids(a_study()))
-    assert list(queue.studies()) == ["other"]
-    assert {status.study for status in queue.statuses("other")} == {"other"}
+    assert list(queue.studies.all()) == ["other"]
+    assert {status.study for status in queue.listing.statuses("other")} == {"other"}
     assert len(queue.forget(ids(a_study()), "other").gone) == 2
 
 
@@ -211,7 +214,7 @@ def test_a_renamed_arm_has_the_result_of_the_old_one(queue: Queue) -> None:
     put = queue.put(a_study("next", arm="no-drop"))
     (trained,), (renamed,) = ids(a_study(), "remove-dropout"), ids(a_study("next", arm="no-drop"), "no-drop")
     assert (put.new, put.adopted) == ((), {renamed: trained})
-    status, original = queue.status(renamed), queue.status(trained)
+    status, original = queue.listing.status(renamed), queue.listing.status(trained)
     assert original.result is not None
     assert (status.state, status.step, status.attempts) == (State.SUCCEEDED, original.step, 0)
     assert status.result == original.result.model_copy(update={"run_id": renamed, "arm": "no-drop", "adopted": trained})
@@ -224,7 +227,7 @@ def test_an_adopted_result_has_cost_nothing(queue: Queue) -> None:
     for claim in claims(queue):
         queue.finish(claim.lease, result(claim.run, 3.0, usd=7.0))
     queue.put(a_study("next", arm="no-drop"))
-    spent = {status.run.arm: cost(status, 10.0, 0.0) for status in queue.statuses()}
+    spent = {status.run.arm: cost(status, 10.0, 0.0) for status in queue.listing.statuses()}
     assert spent == {"baseline": 7.0, "remove-dropout": 7.0, "no-drop": 0.0}
 
 
@@ -239,7 +242,7 @@ def test_an_adopted_result_outlives_the_run_that_trained_it(queue: Queue, order:
     for name in order:
         queue.forget(ids(a_study(name, arm=names[name]), names[name]), name)
     (last,) = ids(a_study("last", arm="drop-none"), "drop-none")
-    adopted = queue.status(last).result
+    adopted = queue.listing.status(last).result
     assert adopted is not None
     assert (adopted.run_id, adopted.adopted) == (last, trained)
     assert len(queue.put(a_study("again", arm="anew")).adopted) == 1, "and can be adopted again"
@@ -270,7 +273,7 @@ def test_a_study_of_ten_thousand_runs_can_be_replaced(queue: Queue) -> None:
     before = queue.redis.info("cpu")["used_cpu_user"]
     queue.sweep()
     assert queue.redis.info("cpu")["used_cpu_user"] - before < 5, "of the processor, which others use as well"
-    assert (len(queue.statuses()), queue.forgotten_count()) == (2, 10_000)
+    assert (len(queue.listing.statuses()), queue.listing.forgotten_count()) == (2, 10_000)
 
 
 def test_a_run_whose_recipe_comes_back_has_all_its_attempts_again(queue: Queue) -> None:
@@ -280,7 +283,7 @@ def test_a_run_whose_recipe_comes_back_has_all_its_attempts_again(queue: Queue) 
     (arm,) = ids(before, "remove-dropout")
     failing = next(claim for claim in claims(queue) if claim.run.id == arm)
     queue.fail(failing.lease, "worker-died", "killed", 5, retryable=True)
-    assert queue.status(arm).attempts == 1
+    assert queue.listing.status(arm).attempts == 1
     queue.put(after)
     assert arm in queue.put(before).new
-    assert (queue.status(arm).state, queue.status(arm).attempts) == (State.QUEUED, 0)
+    assert (queue.listing.status(arm).state, queue.listing.status(arm).attempts) == (State.QUEUED, 0)

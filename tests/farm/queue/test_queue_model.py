@@ -13,7 +13,8 @@ from results import result
 from waiting import wait_until
 
 from farm.errors import Cancelled, Conflict, LeaseLost
-from farm.queue.queue import Claim, Put, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Claim, Put
 from farm.record.result import Result
 from farm.study import study as study_
 from farm.study.recipe import Recipe
@@ -210,7 +211,7 @@ class QueueModel(RuleBasedStateMachine):
         """A run that another study has names that one, where it named `study`."""
         run = self.runs[run_id]
         if run.study == study:
-            run.study = self.queue.status(run_id).study
+            run.study = self.queue.listing.status(run_id).study
             assert run.study != study
             assert run_id in self.members[run.study]
 
@@ -277,7 +278,7 @@ class QueueModel(RuleBasedStateMachine):
 
     def _nobody_backs_off(self) -> bool:
         waiting = [r for r in self.runs.values() if r.state == State.QUEUED and not self._is_paused(r)]
-        return sum(self.queue.queued().values()) == len(waiting)
+        return sum(self.queue.listing.queued().values()) == len(waiting)
 
     def _is_paused(self, run: Expected, node: str | None = None) -> bool:
         return bool(self.paused & {(run.study, run.run.recipe.corpus, None), (run.study, run.run.recipe.corpus, node)})
@@ -374,7 +375,7 @@ class QueueModel(RuleBasedStateMachine):
         if self.runs:
             run_id = data.draw(st.sampled_from(sorted(self.runs)))
             run, held = self.runs[run_id], max(0, self.runs[run_id].epoch + beyond)
-            self.queue.omit(run_id, held)
+            self.queue.index.omit(run_id, held)
             if held > run.epoch:
                 if run.state == State.RUNNING:
                     run.leaves(State.CANCELLED if run.cancelling else State.QUEUED)
@@ -453,7 +454,7 @@ class QueueModel(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_says_what_the_model_says(self) -> None:
-        statuses = self.queue.statuses()
+        statuses = self.queue.listing.statuses()
         assert [status.run.id for status in statuses] == list(self.runs)
         for status in statuses:
             run = self.runs[status.run.id]
@@ -464,16 +465,16 @@ class QueueModel(RuleBasedStateMachine):
             assert (status.deadline is not None) == (run.state == State.RUNNING)
             assert (status.ended is not None) == run.state.is_final
         for name, ids in self.members.items():
-            assert [status.run.id for status in self.queue.statuses(name)] == ids
+            assert [status.run.id for status in self.queue.listing.statuses(name)] == ids
 
     @invariant()
     def nothing_is_lost(self) -> None:
         counted = Counter(run.state for run in self.runs.values())
-        assert self.queue.counts() == {state: counted[state] for state in State}
-        assert (self.queue.put_count(), self.queue.forgotten_count()) == (self.ever, self.forgotten)
+        assert self.queue.listing.counts() == {state: counted[state] for state in State}
+        assert (self.queue.listing.put_count(), self.queue.listing.forgotten_count()) == (self.ever, self.forgotten)
         assert self.ever == len(self.runs) + self.forgotten
-        assert len(self.queue.running()) == counted[State.RUNNING]
-        assert {(pause.study, pause.corpus, pause.node) for pause in self.queue.pauses()} == self.paused
+        assert len(self.queue.listing.running()) == counted[State.RUNNING]
+        assert {(pause.study, pause.corpus, pause.node) for pause in self.queue.listing.pauses()} == self.paused
 
     def teardown(self) -> None:
         if keys := self.redis.keys(f"{self.queue.prefix}*"):

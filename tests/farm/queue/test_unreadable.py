@@ -9,7 +9,9 @@ from results import result, tiny_study
 
 from farm.errors import LeaseLost, Unreadable
 from farm.queue.node import Head, Node
-from farm.queue.queue import Claim, Point, Queue, Supply
+from farm.queue.queue import Queue
+from farm.queue.unreadable import find_flaws
+from farm.queue.values import Claim, Point, Supply
 from farm.record.result import Provenance
 from farm.record.store import Store
 from farm.reindex import reindex
@@ -35,10 +37,10 @@ class Scene:
     def __init__(self, queue: Queue, redis: Redis):
         self.queue, self.redis = Queue(redis, queue.prefix, backoff_seconds=60), redis
         queue = self.queue
-        queue.register(BUILT_IN["cpu"], "node-1", 60)
-        queue.sight([NODE], 60)
-        queue.provide({"8xa100m40": Supply(most=1)}, 60)
-        queue.publish(HEAD)
+        queue.roster.register(BUILT_IN["cpu"], "node-1", 60)
+        queue.roster.sight([NODE], 60)
+        queue.roster.provide({"8xa100m40": Supply(most=1)}, 60)
+        queue.roster.publish(HEAD)
         queue.put(tiny_study())
         queue.put(tiny_study("sound", init=(1,)))
         done, self.running, late = (self.claim() for _ in range(3))
@@ -60,11 +62,25 @@ class Scene:
         """All that a dispatcher, an agent and a person who looks do."""
         queue = self.queue
         queue.sweep()
-        queue.statuses(), queue.statuses("tiny"), queue.running(), queue.studies(), queue.counts(), queue.flaws()
-        queue.machines(), queue.nodes(), queue.roster(), queue.supply(), queue.head(), queue.queued()
+        (
+            queue.listing.statuses(),
+            queue.listing.statuses("tiny"),
+            queue.listing.running(),
+            queue.studies.all(),
+            queue.listing.counts(),
+            find_flaws(queue.scripts),
+        )
+        (
+            queue.roster.machines(),
+            queue.roster.offers(),
+            queue.roster.nodes(),
+            queue.roster.supply(),
+            queue.roster.head(),
+            queue.listing.queued(),
+        )
         queue.put(tiny_study("later", init=(99,)))
-        queue.register(BUILT_IN["cpu"], "node-1", 60)
-        queue.sight([NODE], 60)
+        queue.roster.register(BUILT_IN["cpu"], "node-1", 60)
+        queue.roster.sight([NODE], 60)
         trained = set()
         while claim := queue.claim("cpu", "worker", 60):
             trained.add(claim.run.id)
@@ -72,7 +88,7 @@ class Scene:
         sound = [*tiny_study("sound", init=(1,)).runs(), *tiny_study("later", init=(99,)).runs()]
         assert {run.id for run in sound} <= trained
         queue.put(tiny_study())
-        assert queue.put_count() == sum(queue.counts().values()) + queue.forgotten_count()
+        assert queue.listing.put_count() == sum(queue.listing.counts().values()) + queue.listing.forgotten_count()
 
 
 @pytest.fixture
@@ -114,7 +130,7 @@ SPOILT: dict[str, tuple[Callable[[Scene], object], str]] = {
 def test_a_value_that_cannot_be_read_is_passed_over_and_named(scene: Scene, what: str) -> None:
     spoil, named = SPOILT[what]
     spoil(scene)
-    told = [str(flaw) for flaw in scene.queue.flaws()]
+    told = [str(flaw) for flaw in find_flaws(scene.queue.scripts)]
     assert len(told) == bool(named), told
     assert not named or told[0].startswith(named.format(scene))
     if what != "state":  # of a run in no state nothing can be counted, until a mend
@@ -128,18 +144,18 @@ ROLES = ("machines", "studies", "sightings", "head", "supply", "queue:cpu", "lea
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_key_of_a_wrong_type_is_put_aside_and_what_it_listed_is_listed_again(scene: Scene, role: str) -> None:
-    before = {status.id: status.state for status in scene.queue.statuses()}
-    members = [status.id for status in scene.queue.statuses("tiny")]
+    before = {status.id: status.state for status in scene.queue.listing.statuses()}
+    members = [status.id for status in scene.queue.listing.statuses("tiny")]
     scene.redis.delete(scene.key(role))
     scene.redis.rpush(scene.key(role), "spoilt")
     scene.goes_on()
-    assert {f"key {role}"} <= {flaw.what for flaw in scene.queue.flaws()}
+    assert {f"key {role}"} <= {flaw.what for flaw in find_flaws(scene.queue.scripts)}
     assert scene.redis.lrange(scene.key("aside", role), 0, -1) == ["spoilt"], "nothing is destroyed"
-    after = {status.id: status.state for status in scene.queue.statuses()}
+    after = {status.id: status.state for status in scene.queue.listing.statuses()}
     assert before.keys() <= after.keys()
     assert list(after)[: len(before)] == list(before), "in the order in which they were put"
     assert after[scene.running.run.id] == State.RUNNING
-    assert [status.id for status in scene.queue.statuses("tiny")] == members
+    assert [status.id for status in scene.queue.listing.statuses("tiny")] == members
     scene.queue.renew(scene.running.lease, 2)
 
 
@@ -148,14 +164,18 @@ def test_a_run_with_a_key_of_a_wrong_type_takes_no_other_with_it(scene: Scene, r
     for run_id in (scene.next, scene.done):
         scene.redis.delete(scene.key(role, run_id))
         scene.redis.sadd(scene.key(role, run_id), "spoilt")
-        scene.queue.curve(run_id), scene.queue.events(run_id), scene.queue.scores(run_id, "run")
+        (
+            scene.queue.listing.curve(run_id),
+            scene.queue.listing.events(run_id),
+            scene.queue.evaluations.scores(run_id, "run"),
+        )
     scene.goes_on()
 
 
 def test_a_run_that_cannot_be_read_says_so_and_can_be_forgotten(scene: Scene) -> None:
     scene.redis.hset(scene.key("run", scene.next), "spec", GARBAGE)
     with pytest.raises(Unreadable, match=f"farm forget {scene.next}"):
-        scene.queue.status(scene.next)
+        scene.queue.listing.status(scene.next)
     while claim := scene.queue.claim("cpu", "worker", 60):
         assert claim.run.id != scene.next
     assert scene.queue.forget([scene.next]).gone
@@ -170,9 +190,9 @@ def test_a_redis_that_was_emptied_under_a_running_farm_goes_on_empty(scene: Scen
     scene.redis.flushdb()
     with pytest.raises(LeaseLost):
         scene.queue.renew(lease, 2)
-    assert (scene.queue.sweep(), scene.queue.queued(), scene.queue.claim("cpu", "w", 60)) == ([], {}, None)
+    assert (scene.queue.sweep(), scene.queue.listing.queued(), scene.queue.claim("cpu", "w", 60)) == ([], {}, None)
     assert reindex(store, scene.queue).brought == 9
-    assert scene.queue.status(run.id).epoch == lease.epoch
+    assert scene.queue.listing.status(run.id).epoch == lease.epoch
     scene.queue.put(tiny_study("sound", init=(1,)))
     scene.goes_on()
 

@@ -7,7 +7,7 @@ from results import tiny_study
 
 from farm.queue.budget import Spending
 from farm.queue.node import Node
-from farm.queue.queue import Cause, Pause, Status, Supply
+from farm.queue.values import Cause, Pause, Status, Supply
 from farm.queue.waiting import Outlook, held, reasons
 from farm.study.run import Policy, State
 

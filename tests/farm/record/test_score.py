@@ -11,6 +11,7 @@ from results import result, score, study_text, tiny_study
 
 from farm.errors import CheckpointInvalid, Conflict, LeaseLost
 from farm.queue.queue import Queue
+from farm.queue.unreadable import find_flaws
 from farm.record.score import MOST_BLOCKS, block_sizes, blocks, standard_error
 from farm.record.store import Store
 from farm.reindex import reindex
@@ -167,15 +168,15 @@ def finished(queue: Queue, *scores) -> None:
 
 def test_q5_scores_come_with_the_result_and_under_its_lease(queue: Queue) -> None:
     finished(queue, SCORE, WIKI)
-    assert queue.scores() == queue.scores("tiny", "study") == {RUN.id: (SCORE, WIKI)}
-    assert queue.scores(RUN.id, "run") == {RUN.id: (SCORE, WIKI)}
-    assert queue.scores(OTHER.id, "run") == {}
+    assert queue.evaluations.scores() == queue.evaluations.scores("tiny", "study") == {RUN.id: (SCORE, WIKI)}
+    assert queue.evaluations.scores(RUN.id, "run") == {RUN.id: (SCORE, WIKI)}
+    assert queue.evaluations.scores(OTHER.id, "run") == {}
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     late = claim.lease.model_copy(update={"epoch": 9})
     with pytest.raises(LeaseLost):
         queue.finish(late, result(claim.run, 3.0), [score(result(claim.run, 3.0), VALUES)])
-    assert queue.scores().keys() == {RUN.id}
+    assert queue.evaluations.scores().keys() == {RUN.id}
 
 
 def test_who_adopts_a_result_has_its_scores_and_keeps_them_when_the_other_is_forgotten(queue: Queue) -> None:
@@ -187,23 +188,23 @@ def test_who_adopts_a_result_has_its_scores_and_keeps_them_when_the_other_is_for
     queue.finish(claim.lease, trained, [own := score(trained, VALUES)])
     queue.put(renamed)
     heir = next(run.id for run in renamed.runs() if run.digest == claim.run.digest)
-    assert queue.scores("next", "study")[heir] == (own,)
+    assert queue.evaluations.scores("next", "study")[heir] == (own,)
     queue.forget([claim.run.id], "tiny")
-    assert queue.scores("next", "study")[heir] == (own,)
-    assert claim.run.id not in queue.scores()
+    assert queue.evaluations.scores("next", "study")[heir] == (own,)
+    assert claim.run.id not in queue.evaluations.scores()
 
 
 def test_a_score_that_cannot_be_read_is_passed_over_and_named(queue: Queue, redis: Redis) -> None:
     finished(queue, SCORE, WIKI)
     redis.hset(f"{queue.prefix}scores:{RUN.id}", WIKI.evaluation, '{"schema":9,"value":3}')
-    assert queue.scores() == {RUN.id: (SCORE,)}
-    assert [str(flaw) for flaw in queue.flaws()] == [
+    assert queue.evaluations.scores() == {RUN.id: (SCORE,)}
+    assert [str(flaw) for flaw in find_flaws(queue.scripts)] == [
         f"a score of {RUN.id}: a newer farm wrote it (schema 9; this one reads up to 1). Update farm on this machine."
     ]
     redis.delete(f"{queue.prefix}scores:{RUN.id}")
     redis.set(f"{queue.prefix}scores:{RUN.id}", "spoilt")
-    assert queue.scores() == {}
-    assert queue.flaws()[0].what == f"key scores:{RUN.id}"
+    assert queue.evaluations.scores() == {}
+    assert find_flaws(queue.scripts)[0].what == f"key scores:{RUN.id}"
 
 
 def test_scores_come_back_from_the_records(store: Store, queue: Queue, redis: Redis) -> None:
@@ -212,12 +213,12 @@ def test_scores_come_back_from_the_records(store: Store, queue: Queue, redis: Re
     store.keep_score(SCORE, VALUES)
     store.record(RESULT)
     reindex(store, queue)
-    assert queue.scores() == {RUN.id: (SCORE,)}
+    assert queue.evaluations.scores() == {RUN.id: (SCORE,)}
     redis.delete(f"{queue.prefix}scores:{RUN.id}")
     store.keep_score(WIKI, [1.0, 5.0])
     store.records.put(f"runs/{RUN.id}/scores/x-00000000.json", b'{"colour": "red"}')
     done = reindex(store, queue)
-    assert queue.scores() == {RUN.id: (SCORE, WIKI)}, "of a run that the queue knew, too"
+    assert queue.evaluations.scores() == {RUN.id: (SCORE, WIKI)}, "of a run that the queue knew, too"
     assert "x-00000000.json is damaged" in done.unread[0]
 
 

@@ -15,7 +15,8 @@ from results import result, tiny_study
 
 from farm.errors import CheckpointInvalid, Conflict, FarmError, Nonfinite, NotFound, WorkerDied
 from farm.queue.budget import exhausted
-from farm.queue.queue import Queue, Status
+from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.record.ledger import SCHEMA, Line
 from farm.record.store import Store
 from farm.reindex import reindex
@@ -226,7 +227,7 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     store.begin(running, attempt(running, 7), "tiny")
 
     assert reindex(store, queue) == (9, ())
-    statuses = {status.run: status for status in queue.statuses("tiny")}
+    statuses = {status.run: status for status in queue.listing.statuses("tiny")}
     assert statuses.keys() == set(study.runs())
     assert statuses[finished].result == result(finished, 3.0)
     assert [cause.message for cause in statuses[failed].causes] == ["killed"] * 3
@@ -240,9 +241,9 @@ def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -
     assert pointer is not None
     assert (pointer.step, pointer.epoch, pointer.path) == (10, 2, newest)
     assert statuses[running].epoch == 7, "whoever still trains it has a dead epoch"
-    assert queue.study("tiny") == study
+    assert queue.studies.one("tiny") == study
     assert reindex(store, queue) == (0, ())
-    assert sum(queue.counts().values()) == queue.put_count() == 9
+    assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 9
 
 
 def failed(run: Run, epoch: int, step: int, retryable: bool = True) -> Attempt:
@@ -264,7 +265,7 @@ def restored(store: Store, queue: Queue, *attempts: Attempt) -> Status:
     for each in attempts:
         store.begin(RUN, each, "tiny")
     reindex(store, queue)
-    return queue.status(RUN.id)
+    return queue.listing.status(RUN.id)
 
 
 def test_what_may_not_be_tried_again_is_not_paid_for_again(store: Store, queue: Queue) -> None:
@@ -280,7 +281,7 @@ def test_poison_is_known_again_and_so_is_how_near_to_it_a_run_is(store: Store, q
     for epoch in (1, 2, 3):
         store.begin(run, failed(run, epoch, 4), "tiny")
     reindex(store, queue)
-    assert queue.status(run.id).state == State.FAILED
+    assert queue.listing.status(run.id).state == State.FAILED
     store.end(attempt(run, 3))  # killed: its ledger says where
     ledger_of(store, run, 3, steps=4)
     store.begin(run, attempt(run, 4))
@@ -316,8 +317,12 @@ def test_a_cancelled_run_stays_cancelled_begun_or_not(store: Store, queue: Queue
     store.begin(again, attempt(again, 2), "tiny")
     store.keep(tiny_study())
     assert reindex(store, queue) == (9, ())
-    assert [queue.status(run.id).state for run in (begun, waiting, again)] == ["cancelled", "cancelled", "queued"]
-    assert sum(queue.counts().values()) == queue.put_count() == 9
+    assert [queue.listing.status(run.id).state for run in (begun, waiting, again)] == [
+        "cancelled",
+        "cancelled",
+        "queued",
+    ]
+    assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 9
 
 
 def test_q8_the_result_of_a_cancelled_run_does_not_count_and_that_of_its_retry_does(store: Store, queue: Queue) -> None:
@@ -343,14 +348,14 @@ def test_a_limited_study_that_was_spent_stays_spent(store: Store, queue: Queue) 
     machines = {"cpu": BUILT_IN["cpu"].model_copy(update={"usd_per_hour": 3600.0})}
     study = tiny_study().model_copy(update={"policy": Policy(usd_limit=109.0)})
     queue.put(study)
-    assert exhausted([study], queue.statuses(), machines, time.time()).keys() == {"tiny"}
+    assert exhausted([study], queue.listing.statuses(), machines, time.time()).keys() == {"tiny"}
 
 
 def test_a_run_whose_study_is_unknown_waits_for_the_study(store: Store, queue: Queue) -> None:
     """An agent could not train it: it asks for the study. Its next lease has an epoch of its own all the same."""
     store.begin(RUN, attempt())
     assert reindex(store, queue) == (1, ())
-    status = queue.status(RUN.id)
+    status = queue.listing.status(RUN.id)
     assert (status.study, status.state) == ("reindexed", State.FAILED)
     assert status.causes[0].message.startswith("its study 'reindexed' is not in the storage: submit that, then farm")
     assert queue.claim("cpu", "worker", 60) is None
@@ -359,7 +364,7 @@ def test_a_run_whose_study_is_unknown_waits_for_the_study(store: Store, queue: Q
     claims = [queue.claim("cpu", "worker", 60) for _ in range(9)]
     (claim,) = [claim for claim in claims if claim and claim.run == RUN]
     assert (claim.study, claim.lease.epoch) == ("tiny", 2)
-    assert queue.study(claim.study) == tiny_study()
+    assert queue.studies.one(claim.study) == tiny_study()
 
 
 def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue) -> None:
@@ -373,7 +378,7 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
     store.begin(run, attempt(run), "tiny")
     store.end(attempt(run, outcome="cancelled"))
     assert reindex(store, queue) == (0, ())
-    assert queue.status(run.id).state == State.QUEUED
+    assert queue.listing.status(run.id).state == State.QUEUED
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def works(url: str) -> None:
         assert again.lease.epoch == 2
         queue.renew(again.lease, 3)
         queue.release(again.lease, "drained")
-        assert queue.counts()[State.QUEUED] == 3
+        assert queue.listing.counts()[State.QUEUED] == 3
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Track:
 
     def look(self, **budget) -> Step:
         """Look as a new process would: from what Redis has."""
-        done = look(self.queue.study("tiny"), self.queue.statuses("tiny"), KNOWN, Budget(**budget), 1.0)
+        done = look(self.queue.studies.one("tiny"), self.queue.listing.statuses("tiny"), KNOWN, Budget(**budget), 1.0)
         self.queue.put(done.study)
         return done
 
@@ -59,7 +59,7 @@ def test_only_what_is_not_resolved_goes_on_and_shares_its_pairs_with_the_baselin
     added = {one.arm: one.added for one in first.look.standings}
     assert added == {"remove-dropout": 0, "gradient-clipping": 1}, "from three pairs to the next rung, four"
     assert (first.look.decision, first.look.added_runs) == ("add", 2)
-    new = {status.run.arm for status in queue.statuses("tiny") if status.state is State.QUEUED}
+    new = {status.run.arm for status in queue.listing.statuses("tiny") if status.state is State.QUEUED}
     assert new == {"baseline", "gradient-clipping"}
 
 
@@ -68,14 +68,14 @@ def test_a_restart_goes_on_with_the_same_looks_and_the_same_error_rate(queue: Qu
     for number in (1, 2, 3):
         step = track.look(runs=40)
         track.finish()
-        looks = queue.study("tiny").looks
+        looks = queue.studies.one("tiny").looks
         assert looks is not None
         assert len(looks.looks) == number
         assert looks.looks[-1] == step.look
         assert looks.first == {"remove-dropout@cpu": 3, "gradient-clipping@cpu": 3}, "fixed at the first look"
     pairs = {one.arm: one.pairs for one in looks.looks[-1].standings}
     assert pairs == {"remove-dropout": 3, "gradient-clipping": 6}
-    again = Study.model_validate_json(canonical_json(queue.study("tiny")))
+    again = Study.model_validate_json(canonical_json(queue.studies.one("tiny")))
     assert again.looks == looks
 
 
@@ -91,7 +91,7 @@ def test_the_race_ends_when_all_are_resolved(queue: Queue) -> None:
 def test_the_race_ends_when_the_budget_does_not_reach_the_next_test(queue: Queue, budget: dict) -> None:
     track = Track(queue, tiny_study())
     assert track.look(**budget).look.decision == "spent"
-    assert queue.put_count() == 9
+    assert queue.listing.put_count() == 9
 
 
 def test_a_budget_counts_from_the_first_look_and_is_not_spent_twice(queue: Queue) -> None:
@@ -102,7 +102,7 @@ def test_a_budget_counts_from_the_first_look_and_is_not_spent_twice(queue: Queue
         track.finish()
     assert decisions[0] == "add"
     assert decisions[-1] == "spent"
-    looks = queue.study("tiny").looks
+    looks = queue.studies.one("tiny").looks
     assert looks is not None
     assert looks.usd == pytest.approx(9 * 0.36), "what it had cost before"
     assert looks.looks[-1].usd <= 3.0
@@ -152,10 +152,10 @@ def test_a_margin_resolves_an_arm_without_effect(queue: Queue) -> None:
 
 def test_a_table_after_looks_has_the_intervals_that_hold_over_them(queue: Queue) -> None:
     track = Track(queue, tiny_study())
-    results = [status.result for status in queue.statuses("tiny") if status.result]
+    results = [status.result for status in queue.listing.statuses("tiny") if status.result]
     plain = rank(results)
     track.look(runs=40)
-    looked = rank(results, looks=queue.study("tiny").looks)
+    looked = rank(results, looks=queue.studies.one("tiny").looks)
     wide, narrow = (next(row for row in table.rows if row.arm == "gradient-clipping") for table in (looked, plain))
     assert (wide.method, narrow.method) == ("sequential", "paired")
     losses = [{r.seeds: r.test_loss for r in results if r.arm == arm} for arm in (wide.arm, "baseline")]
@@ -169,5 +169,5 @@ def test_another_machine_is_another_comparison_of_the_same_race(queue: Queue) ->
         queue.finish(claim.lease, result(claim.run, loss(claim.run)))
     step = track.look(runs=40)
     assert len(step.look.standings) == 4
-    queued = [status.run for status in queue.statuses("tiny") if status.state is State.QUEUED]
+    queued = [status.run for status in queue.listing.statuses("tiny") if status.state is State.QUEUED]
     assert {run.machine for run in queued} == {"cpu", "cpu-x1"}

@@ -144,7 +144,7 @@ def test_a_row_says_how_many_seeds_its_study_asks_for(queue: Queue) -> None:
     queue.put(study)
     results = finished(study.runs())
     del results[index_of(results, "gradient-clipping", 67)]
-    arm = row(rank(results, queue.statuses()), "gradient-clipping")
+    arm = row(rank(results, queue.listing.statuses()), "gradient-clipping")
     assert (arm.n, arm.asked) == (2, 3)
 
 

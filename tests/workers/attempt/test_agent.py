@@ -18,7 +18,8 @@ from worlds import planned
 
 from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, StorageUnusable, WorkerDied
 from farm.queue.node import Head, Node
-from farm.queue.queue import Claim, Point, Queue
+from farm.queue.queue import Queue
+from farm.queue.values import Claim, Point
 from farm.record import energy, ledger
 from farm.record.ledger import FILE, Line, Writer
 from farm.record.result import Fingerprints, Outcome, Provenance, Tokens
@@ -70,20 +71,20 @@ def test_a_node_that_cannot_use_the_storage_gives_the_run_back_and_rests(
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     here = Settings(home=tmp_path / "home", storage=storage if "://" in storage else Path(storage))
-    queue.sight([Node(id="node", name="gpu-1", host="gpu-1", address="10.0.0.7", units={"cpu": 1})], 60)
+    queue.roster.sight([Node(id="node", name="gpu-1", host="gpu-1", address="10.0.0.7", units={"cpu": 1})], 60)
     assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ()), "the fault is the node's"
     assert status.released is not None
     assert status.released.startswith(f"on {platform.node()} {says}")
     assert queue.claim("cpu", "worker", 60, node="node") is None, "it would spend the next run's attempts as well"
-    assert queue.roster()[0].resting == status.released
+    assert queue.roster.nodes()[0].resting == status.released
     assert queue.claim("cpu", "worker", 60, node="another") is not None
 
 
 def begin(agent: Agent, attempt: Attempt) -> None:
     """As its work does, once it knows what to do."""
-    agent.store.begin(agent.queue.status(attempt.run_id).run, attempt, "tiny")
+    agent.store.begin(agent.queue.listing.status(attempt.run_id).run, attempt, "tiny")
     agent.work.attempt = attempt
 
 
@@ -109,7 +110,7 @@ def attempted(queue: Queue, claim: Claim, home: Path, node: str = "node") -> Sto
 
 def is_unharmed(queue: Queue, store: Store, claim: Claim) -> bool:
     """Queued again, with no attempt counted: by the queue, and by who reads the run directory."""
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     (kept,) = store.attempts(claim.run.id)
     return (status.state, status.attempts, status.causes, kept.outcome) == (State.QUEUED, 0, (), "released")
 
@@ -117,7 +118,7 @@ def is_unharmed(queue: Queue, store: Store, claim: Claim) -> bool:
 def test_q11_a_corpus_that_is_not_there_pauses_its_runs_and_costs_no_attempt(queue: Queue, tmp_path: Path) -> None:
     claim = of_corpus(queue, f"{tmp_path}/nowhere")
     assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
-    (pause,) = queue.pauses()
+    (pause,) = queue.listing.pauses()
     assert pause.node is None
     assert pause.reason.startswith(f"bad-corpus: {tmp_path}/nowhere does not exist here.")
     assert pause.reason.endswith(f" (on {platform.node()})")
@@ -130,7 +131,7 @@ def test_q11_a_node_that_alone_does_not_see_the_corpus_starts_none_of_its_runs(q
     claim = queue.claim("cpu", "worker", 60, node="node")
     assert claim is not None
     assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
-    assert [pause.node for pause in queue.pauses()] == ["node"]
+    assert [pause.node for pause in queue.listing.pauses()] == ["node"]
     assert queue.claim("cpu", "worker", 60, node="node") is None
     assert queue.claim("cpu", "worker", 60, node="another") is not None
     queue.retry(claim.run.id)
@@ -138,7 +139,7 @@ def test_q11_a_node_that_alone_does_not_see_the_corpus_starts_none_of_its_runs(q
     again = queue.claim("cpu", "worker", 60, node="node")
     assert again is not None
     attempted(queue, again, tmp_path)
-    assert [pause.node for pause in queue.pauses()] == [None], "one that only resumes has proved nothing yet"
+    assert [pause.node for pause in queue.listing.pauses()] == [None], "one that only resumes has proved nothing yet"
 
 
 def test_q11_a_mixed_group_is_paused_everywhere_since_units_are_kept_for_it(queue: Queue, tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_q11_a_mixed_group_is_paused_everywhere_since_units_are_kept_for_it(queu
     here = Settings(home=tmp_path, storage=tmp_path)
     agent = Agent(here, queue, claim.lease, "job", "node", also=[Also("rented", "rented", 2.0)])
     closed(agent, Broken(BadCorpus("gone"), "corpus"))
-    assert [pause.node for pause in queue.pauses()] == [None]
+    assert [pause.node for pause in queue.listing.pauses()] == [None]
 
 
 def test_q11_a_tokenizer_that_cannot_be_fetched_pauses_after_a_while(
@@ -164,7 +165,7 @@ def test_q11_a_tokenizer_that_cannot_be_fetched_pauses_after_a_while(
         (corpus / f"{split}.txt").write_text("a text\n" * 9)
     claim = of_corpus(queue, str(corpus))
     assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
-    assert queue.pauses()[0].reason.startswith("unreachable: ")
+    assert queue.listing.pauses()[0].reason.startswith("unreachable: ")
     assert capsys.readouterr().out.count("Trying again: ") > 1, "a network may be away for a moment"
 
 
@@ -174,7 +175,7 @@ def test_a_cache_on_a_full_disk_is_the_node_s_fault(queue: Queue, tmp_path: Path
     made.unlink()
     made.with_suffix(".unfinished").symlink_to("/dev/full")
     assert is_unharmed(queue, attempted(queue, claim, tmp_path), claim)
-    assert queue.pauses() == []
+    assert queue.listing.pauses() == []
     assert queue.claim("cpu", "worker", 60, node="node") is None, "it rests"
     assert queue.claim("cpu", "worker", 60, node="another") is not None
 
@@ -182,7 +183,7 @@ def test_a_cache_on_a_full_disk_is_the_node_s_fault(queue: Queue, tmp_path: Path
 def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Path) -> None:
     """As where nothing is mounted: it can be written, and nobody would ever find what was."""
     theirs = Store(tmp_path / "theirs")
-    queue.publish(
+    queue.roster.publish(
         Head(host="head", ray="h:1", software=SOFTWARE, sources="/s", storage=theirs.uri, marker=theirs.mark())
     )
     queue.put(tiny_study())
@@ -190,7 +191,7 @@ def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Pa
     assert claim is not None
     here = Settings(home=tmp_path / "home", storage=tmp_path / "ours")
     assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
-    released = queue.status(claim.run.id).released
+    released = queue.listing.status(claim.run.id).released
     assert (
         released
         == f"on {platform.node()} {here.storage} on this node is not the farm's storage, {theirs.uri} on head. "
@@ -222,7 +223,9 @@ def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, i
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
     training = Agent(here, queue, again.lease, "job", "node").work
     found = training._newest(claim.run, plan, training._past(claim.run))
-    told = [(event.event, event.detail) for event in queue.events(claim.run.id) if event.epoch == again.lease.epoch]
+    told = [
+        (event.event, event.detail) for event in queue.listing.events(claim.run.id) if event.epoch == again.lease.epoch
+    ]
     said = [(event, detail) for event, detail in told if event.endswith(("-invalid", "-cut"))]
     return found and (found.epoch, found.step), said
 
@@ -326,10 +329,10 @@ def test_q7_a_group_without_all_its_units_gives_the_run_back(queue: Queue, tmp_p
     agent = Agent(here, queue, cancelled.lease, "job", "node", also=also)
     agent.asks.stop(Cancelled("as the heart was told"))
     assert closed(agent, agent.work._without_group()) == 0
-    status = queue.status(released.run.id)
+    status = queue.listing.status(released.run.id)
     assert (status.state, status.attempts) == (State.QUEUED, 0)
     assert status.released == "no free unit of farm:rented on Ray node 01234567 within 60 s"
-    assert queue.status(cancelled.run.id).state is State.CANCELLED
+    assert queue.listing.status(cancelled.run.id).state is State.CANCELLED
 
 
 def test_q7_an_attempt_that_begins_while_it_is_drained_is_on_record_as_released(queue: Queue, tmp_path: Path) -> None:
@@ -435,7 +438,7 @@ def test_q7_whatever_an_agent_does_when_it_is_drained_it_releases_in_time(
             assert agent.wait(timeout=20) == 0
         finally:
             agent.kill()
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts) == (State.QUEUED, 0)
     assert [attempt.outcome for attempt in store.attempts(claim.run.id)] == ["released"]
     assert phase != "trains" or (folder / "stop").read_text() == "STOP"
@@ -453,7 +456,7 @@ def test_q8_a_run_that_is_cancelled_while_its_agent_gets_ready_ends_at_once(
             assert agent.wait(timeout=20) == 0
         finally:
             agent.kill()
-    assert queue.status(claim.run.id).state is State.CANCELLED
+    assert queue.listing.status(claim.run.id).state is State.CANCELLED
     assert [attempt.outcome for attempt in store.attempts(claim.run.id)] == ["cancelled"]
 
 
@@ -466,7 +469,7 @@ def test_q7_an_agent_that_was_told_to_stop_before_it_had_begun_gives_the_lease_b
     asks.drain()
     here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
     assert Agent(here, queue, claim.lease, "job", "node", asks).serve() == 0
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.job) == (State.QUEUED, 0, None)
 
 
@@ -480,7 +483,7 @@ def test_q7_what_dies_while_it_is_drained_is_released(
     agent = Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
     agent.asks.drain()
     closed(agent, Broken(error))
-    assert queue.status(claim.run.id).attempts == attempts
+    assert queue.listing.status(claim.run.id).attempts == attempts
 
 
 def test_a_line_that_is_slow_after_training_is_no_hang(queue: Queue, tmp_path: Path) -> None:
@@ -531,9 +534,9 @@ def test_q6_an_attempt_that_dies_before_its_first_step_has_died_where_it_resumed
         assert closed(agent, Broken(WorkerDied())) == 1
         queue.redis.zadd("farm:queue:cpu", {claim.run.id: 0})
         queue.redis.delete("farm:delayed:cpu")
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert [cause.step for cause in status.causes] == [5, 5, 5]
-    assert queue.events(claim.run.id)[-1].detail == "3 crashes at step 5"
+    assert queue.listing.events(claim.run.id)[-1].detail == "3 crashes at step 5"
 
 
 def test_a_hang_is_on_record_too(queue: Queue, tmp_path: Path) -> None:
@@ -547,7 +550,7 @@ def test_a_hang_is_on_record_too(queue: Queue, tmp_path: Path) -> None:
     assert closed(agent, None) == 1
     (attempt,) = agent.store.attempts(claim.run.id)
     assert (attempt.outcome, attempt.cause, attempt.retryable) == ("failed", "hung", True)
-    assert [cause.cause for cause in queue.status(claim.run.id).causes] == ["hung"]
+    assert [cause.cause for cause in queue.listing.status(claim.run.id).causes] == ["hung"]
 
 
 def an_outcome(run: Run) -> Outcome:
@@ -601,13 +604,13 @@ def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: 
     queue.cancel(run.id)
     split = planned(run, 1, run.recipe.train.batch)
     closed(agent, Finished(agent.work._recorded(run, split, BUILT_IN["cpu"], began, an_outcome(run))))
-    assert queue.status(run.id).state is State.CANCELLED
+    assert queue.listing.status(run.id).state is State.CANCELLED
     assert (agent.store.root / "runs" / run.id / "result.json").exists()
     assert agent.store.result(run.id) is None
     assert [attempt.outcome for attempt in agent.store.attempts(run.id)] == ["cancelled"]
     rebuilt = Queue(queue.redis, "farm:rebuilt:")
     reindex(agent.store, rebuilt)
-    assert rebuilt.status(run.id).state is State.CANCELLED
+    assert rebuilt.listing.status(run.id).state is State.CANCELLED
 
 
 def test_q8_a_result_of_before_is_not_told_of_a_run_that_is_being_cancelled(queue: Queue, tmp_path: Path) -> None:
@@ -624,7 +627,7 @@ def test_q8_a_result_of_before_is_not_told_of_a_run_that_is_being_cancelled(queu
         if is_cancelled:
             queue.cancel(claim.run.id)
         assert closed(agent, agent.work.do(claim.run, claim.study)) == 0
-        states.append((queue.status(claim.run.id).state, agent.store.result(claim.run.id) is None))
+        states.append((queue.listing.status(claim.run.id).state, agent.store.result(claim.run.id) is None))
     assert states == [(State.CANCELLED, True), (State.SUCCEEDED, False)]
 
 
@@ -659,9 +662,11 @@ def test_a_curve_is_completed_from_the_ledger_when_it_begins_and_ends(queue: Que
     attempt_of(agent, claim, (1500,))
     queue.record(claim.lease, [Point(step=1, loss=3.0, lr=1e-3, grad_norm=1.0, tokens_per_second=1.0)])
     agent.work.complete(Checkpoint(step=700, epoch=1, path="", sha256=""))
-    assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 701)), "no gap where one was killed"
+    assert [point.step for point in queue.listing.curve(claim.run.id)] == list(range(1, 701)), (
+        "no gap where one was killed"
+    )
     agent.work.complete()
-    assert [point.step for point in queue.curve(claim.run.id)] == list(range(1, 1501))
+    assert [point.step for point in queue.listing.curve(claim.run.id)] == list(range(1, 1501))
 
 
 def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Path) -> None:
@@ -671,7 +676,9 @@ def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Pat
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     store = Store(storage)
-    queue.publish(Head(host="head", ray="h:1", software=SOFTWARE, sources="/s", storage=store.uri, marker=store.mark()))
+    queue.roster.publish(
+        Head(host="head", ray="h:1", software=SOFTWARE, sources="/s", storage=store.uri, marker=store.mark())
+    )
     here = Settings(home=tmp_path / "home", storage=storage)
     agent = Agent(here, queue, claim.lease, "job", "node")
     attempt_of(agent, claim, (3,))
@@ -685,6 +692,6 @@ def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Pat
         store.keep(tiny_study())
     assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
     assert not storage.exists()
-    assert queue.status(claim.run.id).state is State.QUEUED
+    assert queue.listing.status(claim.run.id).state is State.QUEUED
     (tmp_path / "renamed").rename(storage)
     store.keep(tiny_study())

@@ -11,8 +11,9 @@ from results import result, score, tiny_study
 from worlds import planned
 
 from farm.errors import LeaseLost
-from farm.queue.queue import Claim, Queue, Status
+from farm.queue.queue import Queue
 from farm.queue.unscored import unscored
+from farm.queue.values import Claim, Status
 from farm.record.result import Result, Scored
 from farm.record.store import Store
 from farm.site.settings import Settings
@@ -50,8 +51,8 @@ def trained(queue: Queue, home: Path) -> tuple[Store, Result]:
 
 def asked(queue: Queue) -> Claim:
     """A claim of the scoring of that run."""
-    wanted = unscored(STUDY, queue.statuses("tiny"), {}, [TEST]).jobs
-    queue.evaluate("tiny", [job for job, _ in wanted.values()])
+    wanted = unscored(STUDY, queue.listing.statuses("tiny"), {}, [TEST]).jobs
+    queue.evaluations.put("tiny", [job for job, _ in wanted.values()])
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     assert isinstance(claim.run, Evaluating)
@@ -96,10 +97,10 @@ def test_a_model_that_is_not_whole_fails_its_evaluation_with_the_cause(
     claim = asked(queue)
     spoil(how, store, made)
     assert agent_of(queue, claim, tmp_path).serve() == 1
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, [one.cause for one in status.causes]) == (State.FAILED, [cause])
     assert says in status.causes[0].message
-    assert queue.status(made.run_id).state is State.SUCCEEDED, "the run is not touched"
+    assert queue.listing.status(made.run_id).state is State.SUCCEEDED, "the run is not touched"
     assert store.scores(made.run_id) == ([], [])
 
 
@@ -107,12 +108,12 @@ def test_a_model_that_was_trained_anew_is_not_scored_as_the_one_that_was_asked_f
     queue: Queue, tmp_path: Path
 ) -> None:
     _, made = trained(queue, tmp_path)
-    (job,) = [job for job, _ in unscored(STUDY, queue.statuses("tiny"), {}, [TEST]).jobs.values()]
-    queue.evaluate("tiny", [job.model_copy(update={"weights": "0" * 64})])
+    (job,) = [job for job, _ in unscored(STUDY, queue.listing.statuses("tiny"), {}, [TEST]).jobs.values()]
+    queue.evaluations.put("tiny", [job.model_copy(update={"weights": "0" * 64})])
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     assert agent_of(queue, claim, tmp_path).serve() == 1
-    (cause,) = queue.status(job.id).causes
+    (cause,) = queue.listing.status(job.id).causes
     assert "is of other weights than when this score was asked for" in cause.message
     assert cause.message.endswith(f"Ask again: farm eval {made.run_id}")
 
@@ -122,7 +123,7 @@ def test_drained_it_goes_back_unharmed(queue: Queue, tmp_path: Path) -> None:
     claim, asks = asked(queue), Asks()
     asks.drain()
     assert agent_of(queue, claim, tmp_path, asks).serve() == 0
-    status = queue.status(claim.run.id)
+    status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts, status.causes) == (State.QUEUED, 0, ())
 
 
@@ -134,7 +135,7 @@ def test_cancelled_at_its_end_it_keeps_its_score_and_the_run_its_result(queue: Q
     store.keep_score(found, [3.0, 3.0])
     queue.cancel(claim.run.id)
     assert agent.closing.carry_out(ending(agent.asks.asked, Finished(found)), agent.work).code == 0
-    assert queue.status(claim.run.id).state is State.CANCELLED
+    assert queue.listing.status(claim.run.id).state is State.CANCELLED
     assert store.result(made.run_id) == made, "a training that is cancelled has its result withdrawn; this is none"
     assert store.scores(made.run_id)[0] == [found]
 
@@ -148,9 +149,9 @@ def test_who_has_lost_the_lease_delivers_nothing(queue: Queue, tmp_path: Path) -
     assert again is not None
     with pytest.raises(LeaseLost):
         agent.work.deliver(score(made, [3.0, 3.0], epoch=claim.lease.epoch))
-    assert queue.scores(made.run_id, "run") == {}
+    assert queue.evaluations.scores(made.run_id, "run") == {}
     assert agent.serve() == 0, "nothing to do"
-    assert queue.status(claim.run.id).epoch == again.lease.epoch
+    assert queue.listing.status(claim.run.id).epoch == again.lease.epoch
 
 
 def test_who_loses_the_lease_while_scoring_records_nothing(
@@ -168,7 +169,7 @@ def test_who_loses_the_lease_while_scoring_records_nothing(
     monkeypatch.setattr(evaluating, "items", lambda *_: "9" * 64)
     agent_of(queue, claim, tmp_path).serve()
     assert store.scores(made.run_id) == ([], [])
-    assert queue.status(claim.run.id).epoch == claim.lease.epoch + 1
+    assert queue.listing.status(claim.run.id).epoch == claim.lease.epoch + 1
 
 
 def test_what_a_study_lacks_is_asked_of_one_node_of_a_mixed_group() -> None:

@@ -26,9 +26,9 @@ def claim(queue):
 def test_a_lease_is_kept_for_as_long_as_work_advances(queue, claim):
     steps = iter(range(10**9))
     with keep(queue, claim.lease, lambda: next(steps), lambda: 1, FOREVER, pytest.fail, every_seconds=0.05):
-        wait_until(lambda: queue.status(claim.run.id).step >= 3, "three renewals")
-        deadline = queue.status(claim.run.id).deadline
-        wait_until(lambda: queue.status(claim.run.id).deadline > deadline, "the deadline moves on")
+        wait_until(lambda: queue.listing.status(claim.run.id).step >= 3, "three renewals")
+        deadline = queue.listing.status(claim.run.id).deadline
+        wait_until(lambda: queue.listing.status(claim.run.id).deadline > deadline, "the deadline moves on")
     assert queue.sweep() == []
 
 
@@ -45,18 +45,22 @@ def test_getting_ready_is_no_hang(queue, claim):
     """A corpus may take hours to fetch: before the first step nothing stands still."""
     ends = []
     with keep(queue, claim.lease, lambda: 0, lambda: None, 0.1, ends.append, every_seconds=0.05):
-        first = queue.status(claim.run.id).deadline
-        wait_until(lambda: queue.status(claim.run.id).deadline > first + 0.3, "renewed for longer than a hang takes")
+        first = queue.listing.status(claim.run.id).deadline
+        wait_until(
+            lambda: queue.listing.status(claim.run.id).deadline > first + 0.3, "renewed for longer than a hang takes"
+        )
     assert ends == []
 
 
 def test_what_advances_without_a_step_is_no_hang(queue, claim):
     signs, ends = iter(range(10**9)), []
     with keep(queue, claim.lease, lambda: 7, lambda: next(signs), 0.1, ends.append, every_seconds=0.05):
-        first = queue.status(claim.run.id).deadline
-        wait_until(lambda: queue.status(claim.run.id).deadline > first + 0.3, "renewed for longer than a hang takes")
+        first = queue.listing.status(claim.run.id).deadline
+        wait_until(
+            lambda: queue.listing.status(claim.run.id).deadline > first + 0.3, "renewed for longer than a hang takes"
+        )
     assert ends == []
-    assert queue.status(claim.run.id).step == 7
+    assert queue.listing.status(claim.run.id).step == 7
 
 
 def test_a_storage_that_cannot_be_looked_at_is_waited_for_as_long_as_a_hang(queue, claim):
@@ -67,8 +71,8 @@ def test_a_storage_that_cannot_be_looked_at_is_waited_for_as_long_as_a_hang(queu
         raise OSError(116, "Stale file handle")
 
     with keep(queue, claim.lease, stale, lambda: 1, 0.5, ends.append, every_seconds=0.05):
-        first = queue.status(claim.run.id).deadline
-        wait_until(lambda: queue.status(claim.run.id).deadline > first, "a renewal")
+        first = queue.listing.status(claim.run.id).deadline
+        wait_until(lambda: queue.listing.status(claim.run.id).deadline > first, "a renewal")
         wait_until(lambda: ends, "the hang is noticed")
     assert len(looks) > 3
     assert [type(end) for end in ends] == [Hung]
@@ -114,8 +118,10 @@ def test_a_redis_that_is_full_or_refuses_is_waited_for(tmp_path):
                 before = len(beats)
                 wait_until(lambda before=before: len(beats) > before + 3, f"renewals in spite of {key}")
                 admin.config_set(key, whole)
-                renewed = queue.status(claim.run.id).step
-                wait_until(lambda it=renewed: queue.status(claim.run.id).step > it, f"a renewal after {key}", 30)
+                renewed = queue.listing.status(claim.run.id).step
+                wait_until(
+                    lambda it=renewed: queue.listing.status(claim.run.id).step > it, f"a renewal after {key}", 30
+                )
         assert ends == []
         queue.release(claim.lease, "done")
     server.stop()
@@ -131,11 +137,13 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path):
         steps = iter(range(1, 10**9))
         ends = []
         with keep(queue, claim.lease, lambda: next(steps), lambda: 1, FOREVER, ends.append, every_seconds=0.05):
-            wait_until(lambda: queue.status(claim.run.id).step > 0, "a renewal")
+            wait_until(lambda: queue.listing.status(claim.run.id).step > 0, "a renewal")
             server.stop()
             before = next(steps)
             server.start()
-            wait_until(lambda: queue.status(claim.run.id).step > before, "a renewal after the restart", seconds=30)
+            wait_until(
+                lambda: queue.listing.status(claim.run.id).step > before, "a renewal after the restart", seconds=30
+            )
         assert ends == []
         queue.release(claim.lease, "done")
     server.stop()

@@ -37,4 +37,4 @@ def test_a_probe_that_cannot_be_made_leaves_the_machine_as_it_is(
     many = GPU.model_copy(update={"accelerators": 512})
     assert probed(queue, many, RECIPE, lambda: False) is many
     assert "was not measured: class 1xtest takes 512 of the" in capsys.readouterr().out
-    assert queue.machines() == {}
+    assert queue.roster.machines() == {}

@@ -123,16 +123,16 @@ def test_what_waits_is_asked_for_once_and_what_starts_is_told(queue: Queue):
 def _turned(autoscaler: Autoscaler, queue: Queue):
     autoscaler.looks_at = 0.0
     autoscaler.turn()
-    return queue.supply()["8xa100m40"]
+    return queue.roster.supply()["8xa100m40"]
 
 
 @pytest.mark.parametrize(("drained", "asked"), [(False, 1), (True, 2)])
 def test_a_drained_node_is_taken(queue: Queue, drained: bool, asked: int):
     """To Ray it has room; asked for one unit, its autoscaler would point at that node and start none."""
     queue.put(tiny_study(machines=("8xa100m40",), init=(42,)).model_copy(update={"interventions": {}}))
-    queue.sight([Node(id="n1", name="n1", host="h", address="a", units={"8xa100m40": 1})], 60)
+    queue.roster.sight([Node(id="n1", name="n1", host="h", address="a", units={"8xa100m40": 1})], 60)
     if drained:
-        queue.drain("n1", "spot notice")
+        queue.roster.drain("n1", "spot notice")
     bundles: list[list] = []
     sight = Sight({"n1": "a100"}, Counter(), {})
     Autoscaler(queue, FLEET, look=lambda fleet: sight, ask=bundles.append).turn()
@@ -153,7 +153,7 @@ def test_an_autoscaler_that_does_not_answer_is_asked_again(queue: Queue, error: 
 
     autoscaler = Autoscaler(queue, FLEET, look=look)
     autoscaler.turn()
-    assert queue.supply() == {}
+    assert queue.roster.supply() == {}
     asked: list[list] = []
     autoscaler.look, autoscaler.ask, autoscaler.looks_at = lambda fleet: NOTHING, asked.append, 0.0
     autoscaler.turn()

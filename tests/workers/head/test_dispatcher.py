@@ -90,10 +90,10 @@ def spent_and(queue: Queue, *others: str) -> Dispatcher:
 
 def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
     dispatcher = spent_and(queue)
-    queue.register(Machine(name="cpu"), "node", 60)  # which does not know what it costs
+    queue.roster.register(Machine(name="cpu"), "node", 60)  # which does not know what it costs
     assert dispatcher.turn() == []
     assert dispatcher.over_budget == {"tiny"}
-    assert queue.counts()[State.QUEUED] == 3
+    assert queue.listing.counts()[State.QUEUED] == 3
 
 
 def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
@@ -187,8 +187,8 @@ def test_what_runs_of_a_study_that_has_spent_its_limit_is_asked_to_stop_once(que
         dispatcher.turn()
     assert sorted(seen.stopped) == sorted(job_id(lease.run_id, lease.epoch) for lease in leases)
     assert queue.release(leases[0], "drained").startswith("over budget: $3")
-    assert queue.spent()["tiny"] == pytest.approx(30, abs=5)
-    assert queue.status(leases[0].run_id).attempts == 0
+    assert queue.studies.spent()["tiny"] == pytest.approx(30, abs=5)
+    assert queue.listing.status(leases[0].run_id).attempts == 0
 
 
 def test_node_hours_of_all_attempts_stop_a_study_too(queue: Queue, dashboard):
@@ -205,7 +205,7 @@ def test_node_hours_of_all_attempts_stop_a_study_too(queue: Queue, dashboard):
     dispatcher.turn()
     assert seen.stopped == [job_id(lease.run_id, 1)]
     assert queue.release(lease, "drained").startswith("over budget: 0.01")
-    assert "node hours used of 0.01" in (queue.status(lease.run_id).released or "")
+    assert "node hours used of 0.01" in (queue.listing.status(lease.run_id).released or "")
 
 
 def test_a_limit_that_holds_back_new_runs_only_lets_those_that_train_go_on(queue: Queue, dashboard):
@@ -233,11 +233,11 @@ def test_a_limit_that_is_lowered_below_what_was_spent_stops_what_runs_and_a_rais
     dispatcher.turn()
     assert seen.stopped == [job_id(lease.run_id, 1)]
     queue.release(lease, "drained")
-    assert queue.queued(dispatcher.over_budget) == {}
+    assert queue.listing.queued(dispatcher.over_budget) == {}
     queue.put(limited(1000.0))
     dispatcher.counts_at = 0.0
     dispatcher.turn()
-    assert queue.queued(dispatcher.over_budget) == {"cpu": 3}
+    assert queue.listing.queued(dispatcher.over_budget) == {"cpu": 3}
 
 
 def test_the_next_look_is_when_what_trains_reaches_the_limit(queue: Queue, dashboard):
@@ -263,7 +263,7 @@ def test_a_lease_that_ends_meanwhile_is_not_recalled(queue: Queue, dashboard):
     lease = begun(queue, 30.0)
     dispatcher = of_limits(queue, jobs)
     dispatcher._count_spending()
-    (status,) = queue.running()
+    (status,) = queue.listing.running()
     queue.release(lease, "drained")
     assert not dispatcher._recall(status, "its job")
     assert "its job" not in seen.stopped
@@ -284,10 +284,10 @@ def test_a_mixed_run_holds_units_and_cpus_on_all_its_nodes(queue: Queue):
     queue.put(tiny_study(machines=("cpu-x1+cpu-x2",), init=(42,)))
     dispatcher = Dispatcher(queue, jobs=None, look=lambda: [attic, cellar])
     for machine in ("cpu-x1", "cpu-x2"):
-        queue.register(KNOWN[machine], "here", 60)
+        queue.roster.register(KNOWN[machine], "here", 60)
     _, slot = dispatcher._claim()
     assert slot.node == "attic+cellar"
-    busy = [held for status in queue.running() for held in holds(status)]
+    busy = [held for status in queue.listing.running() for held in holds(status)]
     assert busy == [Busy("cpu-x1", "attic"), Busy("cpu-x2", "cellar")]
     assert free([attic, cellar], busy, KNOWN) == [Slot("cpu-x1", "attic", 1.0)]
     assert dispatcher._claim() is None, "two more are queued, and no cpu-x2 is free"
@@ -295,7 +295,7 @@ def test_a_mixed_run_holds_units_and_cpus_on_all_its_nodes(queue: Queue):
 
 def of(queue: Queue, *nodes: RayNode) -> Dispatcher:
     for machine in KNOWN.values():
-        queue.register(machine, "here", 60)
+        queue.roster.register(machine, "here", 60)
     return Dispatcher(queue, jobs=None, look=lambda: nodes)
 
 
@@ -314,10 +314,10 @@ def test_classes_take_turns_in_the_order_of_their_runs(queue: Queue):
     put(queue, "second", "cpu-x2")
     put(queue, "third", "cpu-x1", (7,))
     put(queue, "first", "cpu-x1", priority=1)
-    assert list(queue.queued()) == ["cpu-x1", "cpu-x2"]
+    assert list(queue.listing.queued()) == ["cpu-x1", "cpu-x2"]
     node = RayNode("attic", 3, {"cpu-x1": 3, "cpu-x2": 1})
     assert claimed(of(queue, node)) == [("cpu-x1", "attic"), ("cpu-x2", "attic")]
-    assert queue.queued() == {"cpu-x1": 1}
+    assert queue.listing.queued() == {"cpu-x1": 1}
 
 
 def test_a_mixed_group_waits_its_turn_and_is_kept_what_comes_free_for_it(queue: Queue):
@@ -328,7 +328,7 @@ def test_a_mixed_group_waits_its_turn_and_is_kept_what_comes_free_for_it(queue: 
     put(queue, "after", "cpu-x1", (42, 22))
     put(queue, "after-too", "cpu-x2", (22,))
     assert claimed(dispatcher) == [("cpu-x2", "cellar"), ("cpu-x1", "attic")], "one of attic's two units is kept"
-    (before,) = [status for status in queue.running() if status.study == "before"]
+    (before,) = [status for status in queue.listing.running() if status.study == "before"]
     lease = Lease(run_id=before.id, epoch=1, deadline=0.0, worker=before.worker or "")
     queue.cancel(before.id)
     queue.acknowledge_cancel(lease)
@@ -368,12 +368,12 @@ def silent(queue: Queue, worker: str) -> Lease:
 
 def test_what_a_dead_dispatcher_claimed_and_did_not_submit_is_given_back_at_once(queue: Queue, dashboard):
     with present(queue) as worker:
-        wait_until(lambda: worker in queue.attending(1), "it is there")
+        wait_until(lambda: worker in queue.roster.attending(1), "it is there")
         lease = silent(queue, worker)
         of_limits(queue, dashboard[0]).bury()
-        assert queue.status(lease.run_id).state == "running", "it may be about to submit it"
+        assert queue.listing.status(lease.run_id).state == "running", "it may be about to submit it"
     of_limits(queue, dashboard[0]).bury()
-    status = queue.status(lease.run_id)
+    status = queue.listing.status(lease.run_id)
     assert (status.state, status.attempts, status.causes) == ("queued", 0, ())
     assert status.released == f"{worker} claimed it, and Ray has no job of it"
 
@@ -383,7 +383,7 @@ def test_what_was_submitted_just_before_a_dispatcher_died_is_left_to_its_job(que
     lease = silent(queue, "dead")
     handler.jobs.add(job_id(lease.run_id, lease.epoch))
     Dispatcher(queue, jobs, look=lambda: [RayNode("n", 1, {"cpu": 1})]).bury()
-    assert queue.status(lease.run_id).state == "running"
+    assert queue.listing.status(lease.run_id).state == "running"
 
 
 def test_a_ray_that_cannot_be_asked_knows_nothing_of_a_lease(queue: Queue, dashboard):
@@ -391,15 +391,15 @@ def test_a_ray_that_cannot_be_asked_knows_nothing_of_a_lease(queue: Queue, dashb
     lease = silent(queue, "dead")
     handler.is_away = True
     of_limits(queue, jobs).bury()
-    assert queue.status(lease.run_id).state == "running"
+    assert queue.listing.status(lease.run_id).state == "running"
 
 
 def test_what_a_dispatcher_submitted_to_a_ray_that_was_lost_is_given_back(queue: Queue, dashboard):
     dispatcher = of_limits(queue, dashboard[0])
-    queue.attend(dispatcher.name, 60)
+    queue.roster.attend(dispatcher.name, 60)
     lease = silent(queue, dispatcher.name)
     dispatcher.bury()
-    assert queue.status(lease.run_id).state == "queued"
+    assert queue.listing.status(lease.run_id).state == "queued"
 
 
 def test_a_lease_that_an_agent_takes_up_meanwhile_stays_its(queue: Queue):
@@ -422,7 +422,7 @@ def test_a_ray_that_takes_no_job_costs_one_epoch_and_is_asked_ever_more_seldom(q
         rests.append(round(dispatcher.resting_until - time.monotonic()))
     assert rests[:6] == [5, 10, 20, 40, 80, 120]
     assert set(rests[5:]) == {120}
-    (status,) = queue.statuses("waits")
+    (status,) = queue.listing.statuses("waits")
     assert (status.epoch, status.attempts) == (1, 0)
     there.is_away, dispatcher.resting_until = False, 0.0
     assert dispatcher.turn() == [job_id(status.id, 2)]

@@ -51,7 +51,9 @@ def test_a_bucket_that_this_machine_cannot_use_is_named_at_start(here: Settings,
 
 def test_a_redis_of_another_farm_is_named_at_start(here: Settings, queue: Queue, redis_url: str) -> None:
     software = Provenance(farm="0", code="0", python="3", torch="2")
-    queue.publish(Head(host="there", ray="r", software=software, sources="/s", storage="/theirs", marker="theirs"))
+    queue.roster.publish(
+        Head(host="there", ray="r", software=software, sources="/s", storage="/theirs", marker="theirs")
+    )
     with pytest.raises(BadSetting) as caught:
         embedded.up(here.model_copy(update={"redis_url": redis_url}))
     assert str(caught.value).startswith("The farm did not start: this Redis is that of the farm on there with")

@@ -49,9 +49,9 @@ def serving(queue: Queue, store: Store) -> Indexed:
 def test_a_farm_that_starts_with_an_empty_redis_reads_its_records(queue: Queue, store: Store) -> None:
     queue.put(STUDY)  # from a laptop, before anybody could read them
     serving(queue, store)
-    assert [queue.status(run.id).state for run in (FINISHED, HALF)] == [State.SUCCEEDED, State.QUEUED]
-    assert queue.status(HALF.id).epoch == 4
-    found = queue.index()
+    assert [queue.listing.status(run.id).state for run in (FINISHED, HALF)] == [State.SUCCEEDED, State.QUEUED]
+    assert queue.listing.status(HALF.id).epoch == 4
+    found = queue.index.origin()
     assert found is not None
     assert (found.marker, found.name) == (store.marker(), store.indexer())
 
@@ -68,8 +68,8 @@ def test_redis_that_is_emptied_under_a_farm_is_read_again_and_told_who_it_is(
     queue.put(STUDY)
     assert queue.claim("cpu", "worker", 60, marker=store.mark()) is None, "it would begin at epoch 1"
     indexed.turn()
-    assert queue.status(FINISHED.id).state == State.SUCCEEDED
-    assert queue.head() == head(store)
+    assert queue.listing.status(FINISHED.id).state == State.SUCCEEDED
+    assert queue.roster.head() == head(store)
     again = queue.claim("cpu", "worker", 60, marker=store.mark())
     assert again is not None
     assert (again.run, again.lease.epoch) == (HALF, 5)
@@ -96,7 +96,7 @@ def test_two_farms_do_not_share_a_storage(
 
 
 def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, store: Store, tmp_path: Path) -> None:
-    queue.publish(head(store))
+    queue.roster.publish(head(store))
     mine = Store(tmp_path / "mine")
     said = f"that of the farm on head with the storage {store.uri}; here it is {mine.uri}"
     with pytest.raises(BadSetting, match=said):
@@ -120,7 +120,7 @@ def test_an_agent_under_an_epoch_that_is_on_record_makes_way_and_the_next_goes_o
     (claim,) = [claim for _ in range(3) if (claim := queue.claim("cpu", "worker", 60)) is not None and claim.run == run]
     assert claim.lease.epoch == 1
     assert Agent(here, queue, claim.lease, "job", "node").serve() == 0
-    status = queue.status(run.id)
+    status = queue.listing.status(run.id)
     newest = 6 if run == FINISHED else 4
     assert (status.state, status.attempts, status.epoch) == (State.QUEUED, 0, newest)
     assert status.released == f"its directory holds attempt {newest}, and Redis handed out 1 again"
@@ -131,4 +131,4 @@ def test_an_agent_under_an_epoch_that_is_on_record_makes_way_and_the_next_goes_o
     assert (again.run, again.lease.epoch) == (run, newest + 1)
     if run == FINISHED:
         assert Agent(here, queue, again.lease, "job", "node").serve() == 0
-        assert queue.status(run.id).state == State.SUCCEEDED
+        assert queue.listing.status(run.id).state == State.SUCCEEDED

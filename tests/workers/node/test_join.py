@@ -43,7 +43,7 @@ def head(here: Settings, queue: Queue) -> Head:
         storage="/farm/storage",
         marker=Store(here.storage).mark(),
     )
-    queue.publish(head)
+    queue.roster.publish(head)
     return head
 
 
@@ -77,7 +77,7 @@ def test_a_class_that_nobody_declared(here: Settings) -> None:
 def test_a_class_that_a_study_or_another_node_declared_may_be_joined_as(here: Settings, queue: Queue) -> None:
     text = study_text(machines=("attic",)) + "\n[machines.attic]\nthreads = 1\n"
     queue.put(study.parse(text))
-    queue.register(BUILT_IN["cpu"].model_copy(update={"name": "cellar"}), "elsewhere", 0.001)
+    queue.roster.register(BUILT_IN["cpu"].model_copy(update={"name": "cellar"}), "elsewhere", 0.001)
     for name in ("attic", "cellar"):
         assert "nothing answers" in refused(Unreachable, here, machine=name), "all but the head was as it should be"
 
@@ -137,7 +137,7 @@ def test_a_class_of_a_mixed_group_has_runs_to_come(queue: Queue) -> None:
 
 
 def test_other_software(here: Settings, head: Head, queue: Queue) -> None:
-    queue.publish(head.model_copy(update={"software": head.software.model_copy(update={"torch": "1.0.0"})}))
+    queue.roster.publish(head.model_copy(update={"software": head.software.model_copy(update={"torch": "1.0.0"})}))
     assert "pip install 'torch==1.0.0'" in refused(Conflict, here)
 
 
@@ -175,12 +175,12 @@ def test_a_machine_keeps_its_name_until_it_has_left(queue: Queue, monkeypatch: p
     member = _Member(queue, BUILT_IN["cpu"], "node")
     with member.enrolled("here"):
         member.offer_nothing()
-        assert queue.nodes().get("cpu", []) == []
+        assert queue.roster.offers().get("cpu", []) == []
         over = time.monotonic() + 1.0
         while time.monotonic() < over:
             with pytest.raises(Conflict, match="another machine has joined as 'node'"):
-                queue.enroll("node", "token", "another", 0.1)
-    queue.enroll("node", "token", "another", 0.1)
+                queue.roster.enroll("node", "token", "another", 0.1)
+    queue.roster.enroll("node", "token", "another", 0.1)
 
 
 def test_a_ray_that_ray_stop_has_ended_is_not_waited_for(tmp_path: Path) -> None:

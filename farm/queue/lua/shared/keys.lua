@@ -1,5 +1,5 @@
 -- What the verbs share begins here: the names of the keys, the clock, and a run's fields. These files are prepended to
--- every verb, in the order of SHARED in Python.
+-- every verb, in the order of SHARED in scripts.py.
 --
 -- KEYS[1]           the prefix; every key is <prefix><role> or <prefix><role>:<name>
 --

@@ -1,0 +1,103 @@
+"""What a submitter asks a clerk for (farm.queue.clerk), who may write nothing."""
+
+import time
+from typing import Literal
+from uuid import uuid4
+
+from pydantic import Field
+from redis import Redis
+
+from farm import errors
+from farm.errors import FarmError, Refused, Unreachable
+from farm.queue.values import Put
+from farm.site.server import translated
+from farm.study.recipe import Frozen
+from farm.study.run import Evaluating, State
+
+CLERK_SECONDS = 5.0  # for a clerk to be there: it comes back within seconds after a restart of Redis
+ANSWER_SECONDS = 60.0  # for it to answer: 10,000 runs take it two
+KEPT_SECONDS = 60  # what was asked for, and the answer
+
+
+class Ask(Frozen):
+    """What a user asks for who may write nothing (farm.queue.clerk)."""
+
+    token: str = Field(pattern="^[0-9a-f]{32}$", description="of this asking alone; where the answer will be")
+    verb: Literal["put", "cancel", "evaluate"]
+    name: str = Field(description="a run id, a whole study as JSON, or the study that wants scores")
+    leaving: tuple[str, ...] = ()
+    jobs: tuple[Evaluating, ...] = Field((), description="what is to be scored")
+
+
+class Reply(Frozen):
+    """The answer: what the verb returned, or the error that it raised."""
+
+    put: Put | None = None
+    state: State | None = None
+    before: dict[str, State | None] | None = Field(None, description="what an evaluate returned")
+    error: str | None = Field(None, description="name of the class")
+    message: str | None = None
+    remedy: str | None = None
+
+
+class Asking:
+    """The way to the clerks of the farm under `prefix`."""
+
+    def __init__(self, redis: Redis, prefix: str):
+        self._redis = redis
+        self._prefix = prefix
+
+    @property
+    def channel(self) -> str:
+        """The channel on which submitters ask."""
+        return f"{self._prefix}asked"
+
+    def taken(self, ask: Ask) -> str:
+        """The key that says that a clerk does it."""
+        return f"{self._prefix}taken:{ask.token}"
+
+    def said(self, ask: Ask) -> str:
+        """The key that holds the answer."""
+        return f"{self._prefix}said:{ask.token}"
+
+    def ask(
+        self,
+        refused: Refused,
+        verb: Literal["put", "cancel", "evaluate"],
+        name: str,
+        leaving: tuple[str, ...] = (),
+        jobs: tuple[Evaluating, ...] = (),
+    ) -> Reply:
+        """Have a clerk do it.
+
+        Raises: Refused: this user may not even ask. Unreachable: no clerk is there, or it did not answer. And what the
+        verb raises.
+        """
+        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving, jobs=jobs)
+        until, pause = time.monotonic() + CLERK_SECONDS, 0.002
+        try:
+            while not self._published(ask):
+                if time.monotonic() > until:
+                    raise Unreachable("no farm is up that takes what submitters ask for.", remedy="Have it started.")
+                time.sleep(0.1)
+        except Refused:
+            raise refused from None
+        until = time.monotonic() + ANSWER_SECONDS
+        while (text := self._answer(ask)) is None:
+            if time.monotonic() > until:
+                raise Unreachable("the farm did not answer; it may have done it.", remedy="Look, and ask again.")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        said = Reply.model_validate_json(text)
+        if said.error:
+            kind = getattr(errors, said.error, FarmError)
+            raise kind(said.message, remedy=said.remedy)
+        return said
+
+    def _published(self, ask: Ask) -> bool:
+        with translated(self._redis):
+            return bool(self._redis.publish(self.channel, ask.model_dump_json()))
+
+    def _answer(self, ask: Ask) -> str | None:
+        with translated(self._redis):
+            return self._redis.get(self.said(ask))  # type: ignore[return-value]

@@ -1,0 +1,67 @@
+"""Evaluations: the scoring of trained models, as jobs of the queue, and the scores that came of it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from farm.errors import NotFound, Refused
+from farm.queue.asking import Asking
+from farm.queue.listing import count
+from farm.queue.scripts import Scripts
+from farm.queue.spelling import read_score, read_status, spell_run
+from farm.queue.unreadable import readable
+from farm.queue.values import Status
+from farm.record.score import Score
+from farm.study.run import Evaluating, State
+
+
+class Evaluations:
+    """What is to be scored, and what was. An evaluation is claimed, renewed and ended as a run is: see `Queue`."""
+
+    def __init__(self, scripts: Scripts, asking: Asking):
+        self._scripts = scripts
+        self._asking = asking
+
+    def put(self, study: str, jobs: Sequence[Evaluating]) -> dict[str, State | None]:
+        """Have trained models scored, for `study`: all of them or none. Returns what each job was before, by its id;
+        None: it is new. What was under way stays so, and what was final is queued anew.
+
+        Raises: NotFound: a run has no result. Conflict
+        """
+        spelled = [(*spell_run(job), job.of) for job in jobs]
+        try:
+            said, *details = self._scripts.call(
+                "evaluate",
+                study,
+                *(
+                    part
+                    for name, _, machine, arm, priority, limit, spec, corpus, of in spelled
+                    for part in (name, of, machine, arm, priority, limit, spec, corpus)
+                ),
+            )
+        except Refused as refused:
+            reply = self._asking.ask(refused, "evaluate", study, jobs=tuple(jobs))
+            assert reply.before is not None
+            return reply.before
+        if said == "missing":
+            raise NotFound(f"run {details[0]} has not succeeded: it has no model to score.", remedy="See `farm runs`.")
+        states = (State(state) if state else None for state in details[0])
+        return dict(zip((name for name, *_ in spelled), states, strict=True))
+
+    def statuses(self, study: str | None = None) -> list[Status]:
+        """Every evaluation that was asked for, of all studies or for one, in the order of asking, at one instant."""
+        found = readable(read_status, self._scripts.call("statuses", "evaluations", ""))
+        return [status for status in found if study is None or status.study == study]
+
+    def counts(self) -> dict[str, int]:
+        """How many are in each state, `forgotten`, and in all, `put`, at one instant."""
+        counted = count(self._scripts)
+        return {name: counted.get(f"evaluation {name}", 0) for name in (*State, "forgotten", "put")}
+
+    def scores(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> dict[str, tuple[Score, ...]]:
+        """What the models of runs are worth: of one run, of those of a study, or of all, by run id.
+
+        A run that has adopted its result has the scores of the run that trained.
+        """
+        return {
+            run_id: tuple(readable(read_score, texts)) for run_id, texts in self._scripts.call("scores", kind, name)
+        }

@@ -1,0 +1,92 @@
+"""What anybody may ask of the queue: where runs stand, and what happened to them (Q9)."""
+
+import json
+from collections.abc import Collection
+from typing import Literal
+
+from farm.errors import Conflict, Unreadable
+from farm.queue.scripts import Scripts
+from farm.queue.spelling import pairs, read_event, read_pause, read_status
+from farm.queue.unreadable import UNREADABLE, readable, spoilt_run
+from farm.queue.values import Event, Pause, Point, Status
+from farm.study.run import State
+
+
+class Listing:
+    """Runs as they stand; nothing here changes any."""
+
+    def __init__(self, scripts: Scripts):
+        self._scripts = scripts
+
+    def statuses(self, study: str | None = None) -> list[Status]:
+        """Every run, of a study or of all, in the order they were submitted, at one instant (Q9)."""
+        return list(readable(read_status, self._scripts.call("statuses", "study" if study else "all", study or "")))
+
+    def running(self) -> list[Status]:
+        """The runs that hold a lease, next deadline first: a small part of `statuses`, for frequent callers."""
+        return list(readable(read_status, self._scripts.call("statuses", "running", "")))
+
+    def status(self, run_id: str) -> Status:
+        """One run, by its id or a beginning of it that no other run shares.
+
+        Raises: NotFound: names the nearest. Conflict: several begin so. Unreadable
+        """
+        found = self._scripts.call("find", run_id)
+        if not found or not run_id:
+            self._scripts.refuse_unknown(run_id)
+        if len(found) > 1:
+            some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            raise Conflict(f"{len(found)} runs begin with {run_id!r}: {some}.", remedy="Write more of the id.")
+        (text,) = self._scripts.call("statuses", "one", found[0])
+        try:
+            return read_status(text)
+        except UNREADABLE as error:
+            raise Unreadable(str(spoilt_run(found[0], error)), run_id=found[0]) from None
+
+    def names(
+        self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
+    ) -> list[str]:
+        """At most `count` studies, arms (of one study or of all) or run ids that begin with `start`, for a shell."""
+        return sorted(self._scripts.call("names", kind, start, study, count))
+
+    def counts(self) -> dict[State, int]:
+        """How many runs are in each state, at one instant; with `forgotten_count` they add up to `put_count` (Q9)."""
+        counted = count(self._scripts)
+        return {state: counted.get(state, 0) for state in State}
+
+    def put_count(self) -> int:
+        """How many runs were ever put."""
+        counted = count(self._scripts)
+        return counted["put"] - counted.get("evaluation put", 0)
+
+    def forgotten_count(self) -> int:
+        """How many runs were put and are gone."""
+        return count(self._scripts).get("forgotten", 0)
+
+    def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
+        """How many runs each machine class may claim now, in the order of their next runs: priority, then first in.
+
+        Those that back off, are of the studies `passing` or are paused on every node (Q11) are not counted.
+        """
+        return {machine: int(count) for machine, count in pairs(self._scripts.call("queued", *passing))}
+
+    def pauses(self) -> list[Pause]:
+        """What is paused (Q11)."""
+        return [read_pause(place, reason) for place, reason in pairs(self._scripts.call("pauses"))]
+
+    def curve(self, run_id: str) -> list[Point]:
+        """The curve of a run, steps ascending, thinned out evenly when it is long."""
+        return [
+            Point(**dict(zip(Point.model_fields, json.loads(text), strict=True)))
+            for text in self._scripts.call("curve", run_id)
+        ]
+
+    def events(self, run_id: str, count: int = 100) -> list[Event]:
+        """The last `count` events of a run, oldest first."""
+        return [read_event(*entry) for entry in reversed(self._scripts.call("events", run_id, count))]
+
+
+def count(scripts: Scripts) -> dict[str, int]:
+    """What there is of runs and, as "evaluation STATE", of evaluations; `put` has both."""
+    both, *rest = scripts.call("counts")
+    return {"put": int(both)} | {name: int(count) for name, count in pairs(rest)}

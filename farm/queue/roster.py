@@ -1,0 +1,116 @@
+"""Who is there: machine classes, nodes, what an autoscaler can start, the head and its dispatchers."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from farm.errors import Conflict
+from farm.queue.node import Head, Node
+from farm.queue.scripts import Scripts
+from farm.queue.spelling import milliseconds, read_head, read_machine, read_node, read_supply, spell_node
+from farm.queue.unreadable import readable
+from farm.queue.values import Supply
+from farm.study.machine import BUILT_IN, Machine, layered
+from farm.study.recipe import canonical_json
+from farm.study.schema import stamped
+
+
+class Roster:
+    """What machines say of themselves, and what is said of them."""
+
+    def __init__(self, scripts: Scripts):
+        self._scripts = scripts
+
+    def register(self, machine: Machine, node: str, seconds: float) -> None:
+        """`node` offers a machine class for `seconds`. The class' facts, and what was probed, stay."""
+        facts = stamped(canonical_json(machine.model_copy(update={"probes": {}})))
+        probes = [part for probe in machine.probes.items() for part in probe]
+        self._scripts.call("register", machine.name, facts, node, milliseconds(seconds), *probes)
+
+    def machines(self) -> dict[str, Machine]:
+        """Every machine class that a node ever registered, by name."""
+        return {machine.name: machine for machine, _ in self._registered()}
+
+    def classes(self, declared: Mapping[str, Machine]) -> dict[str, Machine]:
+        """Every class that is known, the later over the earlier: built in, `declared` in the settings, registered.
+
+        A price that no node registered is that of the cluster file, if it has one: before any node has started, too.
+        """
+        told = layered(BUILT_IN, declared)
+        supplied = {name: told[name].priced(one.price) for name, one in self.supply().items() if name in told}
+        return layered(told, supplied, self.machines())
+
+    def offers(self) -> dict[str, list[str]]:
+        """The nodes that offer each class now."""
+        return {machine.name: nodes for machine, nodes in self._registered()}
+
+    def provide(self, supply: Mapping[str, Supply], seconds: float) -> None:
+        """An autoscaler can start these machine classes; forgotten after `seconds`."""
+        text = json.dumps({name: one.model_dump() for name, one in supply.items()})
+        self._scripts.call("provide", text, milliseconds(seconds))
+
+    def supply(self) -> dict[str, Supply]:
+        """The machine classes that an autoscaler can start, as it said lately; none when there is no autoscaler."""
+        read = readable(read_supply, [self._scripts.call("supply") or "{}"])
+        return next(read, {})
+
+    def publish(self, head: Head) -> None:
+        """Have the head described, for whoever joins."""
+        self._scripts.call("publish", stamped(canonical_json(head)))
+
+    def head(self) -> Head | None:
+        """The head as it described itself last; None if no head ever did."""
+        text = self._scripts.call("head")
+        return next(readable(read_head, [text]), None) if text else None
+
+    def enroll(self, name: str, token: str, facts: str, seconds: float) -> None:
+        """Join as the node `name` for `seconds`, or go on doing so. `facts`: who this is, for others to read.
+
+        Raises: Conflict: another machine has joined under that name; says which.
+        """
+        said, *details = self._scripts.call("enroll", name, token, milliseconds(seconds), facts)
+        if said == "taken":
+            free = max(0, int(details[1])) / 1000
+            raise Conflict(
+                f"another machine has joined as {name!r}: {details[0]}.",
+                remedy=f"Join with --name OTHER; if that one is gone, the name is free in {free:.0f} s.",
+            )
+
+    def leave(self, machine: str, name: str, token: str = "") -> None:
+        """The node `name` offers `machine` no longer; with its `token`, the name is free, too."""
+        self._scripts.call("leave", machine, name, token)
+
+    def sight(self, nodes: Sequence[Node], seconds: float) -> None:
+        """A dispatcher sees these nodes, and will have looked again before `seconds` are over."""
+        self._scripts.call(
+            "sight", milliseconds(seconds), *(part for node in nodes for part in (node.id, spell_node(node)))
+        )
+
+    def nodes(self) -> list[Node]:
+        """Every node that a dispatcher sees, by name; drained and resting ones say why."""
+        found = readable(read_node, self._scripts.call("roster"))
+        return sorted(found, key=lambda node: (node.name, node.id))
+
+    def drain(self, node_id: str, reason: str) -> str:
+        """Stop runs from starting on a node; returns the first reason given."""
+        return self._scripts.call("drain", node_id, reason)
+
+    def rest(self, node_id: str, reason: str, seconds: float) -> None:
+        """Let no run start on a node for a while: what is wrong with it would hurt one after the other."""
+        self._scripts.call("rest", node_id, reason, milliseconds(seconds))
+
+    def undrain(self, node_id: str) -> bool:
+        """Let runs start on a node again; whether it was drained."""
+        return bool(self._scripts.call("undrain", node_id))
+
+    def attend(self, dispatcher: str, seconds: float) -> None:
+        """A dispatcher is there, and will have said so again before `seconds` are over; 0: it has gone."""
+        self._scripts.call("attend", dispatcher, round(seconds * 1000))
+
+    def attending(self, seconds: float) -> set[str]:
+        """The dispatchers that are there, of which each may be silent for `seconds`."""
+        return set(self._scripts.call("attending", milliseconds(seconds)))
+
+    def _registered(self) -> Iterator[tuple[Machine, list[str]]]:
+        for _, facts, probes, nodes in self._scripts.call("machines"):
+            for machine in readable(lambda pair: read_machine(*pair), [(facts, probes)]):
+                yield machine, sorted(nodes)

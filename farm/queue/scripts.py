@@ -1,0 +1,96 @@
+"""The Lua scripts: composed, loaded and called, and what they answer for every verb alike raised as an error."""
+
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+
+from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreadable, nearest
+from farm.site.server import translated
+from farm.study.run import Lease
+
+_SCRIPTS = Path(__file__).parent / "lua"
+SHARED = ("keys", "guards", "lists", "erasing", "moves", "failures", "leases")  # each may call what is before it
+
+
+class Scripts:
+    """The scripts of lua/, for the keys under `prefix` of a Redis (a client from `farm.site.server.connect`)."""
+
+    def __init__(self, redis: Redis, prefix: str):
+        self.redis = redis
+        self.prefix = prefix
+
+    def install(self) -> None:
+        """Load every script, so that a client that may not load any can call them."""
+        with translated(self.redis):
+            for path in sorted(_SCRIPTS.glob("*.lua")):
+                self.redis.script_load(_script(path.stem).text)
+
+    def call(self, verb: str, *arguments: Any) -> Any:
+        """Call a verb; where a key of a wrong type is in its way, that is put aside first."""
+        try:
+            return self._say(verb, *arguments)
+        except Unreadable as unreadable:
+            try:
+                self.mend()
+            except Refused:  # a submitter's; the farm's own dispatcher may
+                raise unreadable from None
+            return self._say(verb, *arguments)
+
+    def call_under(self, lease: Lease, verb: str, *arguments: Any) -> list[Any]:
+        """Call a verb that needs a live lease."""
+        answer = self.call(verb, lease.run_id, lease.epoch, *arguments)
+        match answer[0]:
+            case "lost":
+                raise LeaseLost(f"epoch {lease.epoch} of {lease.run_id} is over: nothing was written.")
+            case "cancelled":
+                raise Cancelled(f"{lease.run_id} was cancelled.")
+            case "conflict" if verb == "finish":
+                raise Conflict(f"{lease.run_id} has another result already: it stays.")
+            case "conflict":
+                raise Conflict(f"nobody cancelled {lease.run_id}.")
+        return answer
+
+    def refuse_unknown(self, run_id: str) -> NoReturn:
+        known = self.call("find", "")
+        raise NotFound(f"no run {run_id!r}{nearest(run_id, known)}", remedy="See `farm runs`.")
+
+    def mend(self) -> list[str]:
+        """Put keys of a wrong type aside, and have what is counted and listed agree with the runs that are there again.
+
+        Returns what was put aside.
+        """
+        return self._say("mend")
+
+    def _say(self, verb: str, *arguments: Any) -> Any:
+        script = _script(verb)
+        with translated(self.redis):
+            try:
+                return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
+            except NoScriptError:  # Redis forgets its scripts when it restarts; submitters may not load theirs
+                self._install_anew()
+                return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
+
+    def _install_anew(self) -> None:
+        try:
+            self.install()
+        except Refused:
+            raise Refused(
+                "this farm has not loaded the scripts of this version of farm, and this user may load none.",
+                remedy="Have `farm serve` started there, and the head's version here.",
+            ) from None
+
+
+class _Script(NamedTuple):
+    text: str
+    sha: str
+
+
+@cache
+def _script(verb: str) -> _Script:
+    paths = [*(_SCRIPTS / "shared" / f"{name}.lua" for name in SHARED), _SCRIPTS / f"{verb}.lua"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())

@@ -1,0 +1,175 @@
+"""How values are spelled in Redis: as the scripts read them, and what the scripts say, read as values again."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from farm.queue.node import Head, Node
+from farm.queue.values import Cause, Event, Pause, Status, Supply
+from farm.record.imported import Imported
+from farm.record.reference import References
+from farm.record.result import Result
+from farm.record.score import Score
+from farm.study.machine import Machine
+from farm.study.recipe import Recipe, canonical_json
+from farm.study.run import Checkpoint, Evaluating, Run, State
+from farm.study.schema import SCHEMA, check, stamped, unstamped
+from farm.study.study import Study
+
+
+def spell_run(run: Run) -> tuple[Any, ...]:
+    """A run as put.lua and restore.lua read it.
+
+    Behind its JSON, on a line of its own, come its digest once more and the schema. Lua keeps strings in a hash table
+    and looks at 32 characters of a long one; the runs of an arm, which differ in a seed, all fell into one bucket, and
+    10,000 of them cost 90 us each.
+    """
+    digest, policy = run.digest, run.policy
+    kind = " evaluation" if isinstance(run, Evaluating) else ""
+    spec = f"{run.model_dump_json()}\n{digest} {SCHEMA}{kind}"
+    return run.named(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec, run.recipe.corpus
+
+
+@lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us
+def read_run(spec: str) -> Run:
+    text, _, rest = spec.partition("\n")
+    schema, _, kind = rest.partition(" ")[2].partition(" ")
+    check(int(schema or 0))
+    return (Evaluating if kind else Run).model_validate_json(text)
+
+
+def read_recipe(text: str) -> Recipe:
+    """The recipe of an identity."""
+    return Recipe.model_validate_json(canonical_json(json.loads(text)["changes"]))
+
+
+def read_status(text: str) -> Status:
+    """A run as statuses.lua spells it; what is absent is False there."""
+    _, spec, study, state, *rest, causes, result = json.loads(text)
+    run = read_run(spec)
+    epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, *rest = rest
+    checkpoint, cancelling, later, released, recalled, held = rest
+    return Status(
+        run=run,
+        study=study,
+        state=State(state),
+        epoch=int(epoch),
+        attempts=int(attempts),
+        step=int(step),
+        submitted=read_seconds(submitted),
+        started=read_seconds(started) if started else None,
+        ended=read_seconds(ended) if ended else None,
+        deadline=read_seconds(deadline) if deadline else None,
+        worker=worker or None,
+        job=job or None,
+        node=node or None,
+        causes=tuple(_read_cause(text) for text in causes),
+        checkpoint=read_checkpoint(checkpoint),
+        cancelling=bool(cancelling),
+        not_before=read_seconds(later) if later else None,
+        released=released or None,
+        recalled=recalled or None,
+        held_seconds=read_seconds(held) if held else 0.0,
+        result=_read_result(result, run) if result and not isinstance(run, Evaluating) else None,
+    )
+
+
+def _read_result(text: str, run: Run) -> Result:
+    """The result of `run`: its own, or the one that it has adopted, said of it."""
+    found = Result.model_validate_json(unstamped(text))
+    trained = found.adopted or found.run_id
+    if trained == run.id:
+        return found
+    return found.model_copy(update={"run_id": run.id, "arm": run.arm, "adopted": trained})
+
+
+def read_checkpoint(text: str | None) -> Checkpoint | None:
+    return Checkpoint.model_validate_json(text) if text else None
+
+
+def _read_cause(text: str) -> Cause:
+    at, epoch, detail = text.split(" ", 2)
+    return Cause(epoch=int(epoch), at=read_seconds(at), **json.loads(detail))
+
+
+def _spell_cause(cause: Cause) -> str:
+    detail = json.dumps(cause.model_dump(exclude={"at", "epoch"}))
+    return f"{milliseconds(cause.at)} {cause.epoch} {detail}"
+
+
+def spell_history(causes: Sequence[Cause], released: Collection[int]) -> list[str]:
+    """As restore.lua reads it: failures, oldest first, and between them the attempts that were given back."""
+    told = [(cause.epoch, _spell_cause(cause)) for cause in causes]
+    told += [(epoch, f"0 {epoch} released") for epoch in released]
+    return [text for _, text in sorted(told, key=lambda one: one[0])]
+
+
+def read_event(stream_id: str, fields: list[str]) -> Event:
+    values = dict(pairs(fields))
+    at, epoch = read_seconds(stream_id.split("-")[0]), int(values["epoch"])
+    return Event(at=at, event=values["event"], epoch=epoch, detail=values["detail"])
+
+
+def read_score(text: str) -> Score:
+    return Score.model_validate_json(unstamped(text))
+
+
+def spell_scores(scores: Iterable[Score]) -> list[str]:
+    """As the scripts read them: the evaluation's id, and the score."""
+    return [part for score in scores for part in (score.evaluation, stamped(canonical_json(score)))]
+
+
+@lru_cache(maxsize=100)  # who guards budgets reads them all every few seconds
+def read_study(text: str) -> Study:
+    return Study.model_validate_json(unstamped(text))
+
+
+@lru_cache(maxsize=100)
+def read_imported(text: str) -> Imported:
+    return Imported.model_validate_json(unstamped(text))
+
+
+@lru_cache(maxsize=100)
+def read_references(text: str) -> References:
+    return References.model_validate_json(unstamped(text))
+
+
+def spell_node(node: Node) -> str:
+    return stamped(canonical_json(node.model_copy(update={"drained": None, "resting": None})))
+
+
+def read_node(answer: Sequence[Any]) -> Node:
+    text, drained, resting = answer
+    node = Node.model_validate_json(unstamped(text))
+    return node.model_copy(update={"drained": drained or None, "resting": resting or None})
+
+
+def read_head(text: str) -> Head:
+    return Head.model_validate_json(unstamped(text))
+
+
+def read_machine(facts: str, probes: Sequence[str]) -> Machine:
+    machine = Machine.model_validate_json(unstamped(facts))
+    return machine.model_copy(update={"probes": {key: int(size) for key, size in pairs(probes)}})
+
+
+def read_supply(text: str) -> dict[str, Supply]:
+    return {name: Supply(**one) for name, one in json.loads(text).items()}
+
+
+def read_pause(place: str, reason: str) -> Pause:
+    study, corpus, *node = place.split(" ")
+    return Pause(study, corpus, node[0] if node else None, reason)
+
+
+def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def read_seconds(milliseconds: str) -> float:
+    return int(milliseconds) / 1000

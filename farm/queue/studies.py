@@ -1,0 +1,91 @@
+"""What is kept of studies beside their runs: their files, imported losses, reference models, and what they spent."""
+
+import json
+from collections.abc import Callable, Mapping
+
+from farm.errors import NotFound, Unreadable, nearest
+from farm.queue.scripts import Scripts
+from farm.queue.spelling import milliseconds, read_imported, read_references, read_study
+from farm.queue.unreadable import (
+    UNREADABLE,
+    Flaw,
+    Said,
+    readable,
+    spoilt_import,
+    spoilt_references,
+    spoilt_study,
+)
+from farm.record.imported import Imported
+from farm.record.reference import References
+from farm.study.recipe import canonical_json
+from farm.study.schema import stamped
+from farm.study.study import Study
+
+
+class Studies:
+    """The studies of a farm, by name."""
+
+    def __init__(self, scripts: Scripts):
+        self._scripts = scripts
+
+    def all(self) -> dict[str, Study]:
+        """Every study as it was submitted last, by name."""
+        found = readable(read_study, self._scripts.call("kept", "studies", "")[1::2])
+        return {study.name: study for study in sorted(found, key=lambda study: study.name)}
+
+    def one(self, name: str) -> Study:
+        """The study as it was submitted last.
+
+        Raises: NotFound: names the nearest. Unreadable
+        """
+        found = self._kept("studies", name, read_study, spoilt_study)
+        if found is None:
+            raise NotFound(f"no study {name!r}{nearest(name, self.all())}", remedy="See `farm status`.")
+        return found
+
+    def bring(self, imported: Imported) -> None:
+        """Keep what was imported into a study, over what was there; without any run, nothing."""
+        self._scripts.call(
+            "keep", "imported", imported.study, stamped(canonical_json(imported)) if imported.runs else ""
+        )
+
+    def imported(self, study: str) -> Imported:
+        """What was imported into a study.
+
+        Raises: Unreadable
+        """
+        return self._kept("imported", study, read_imported, spoilt_import) or Imported(study=study)
+
+    def all_imported(self) -> dict[str, Imported]:
+        """What was imported, by study."""
+        return {one.study: one for one in readable(read_imported, self._scripts.call("kept", "imported", "")[1::2])}
+
+    def refer(self, references: References) -> None:
+        """Keep the reference models of a study, over what was there; without any, nothing."""
+        text = stamped(canonical_json(references)) if references.models else ""
+        self._scripts.call("keep", "references", references.study, text)
+
+    def references(self, study: str) -> References:
+        """The reference models of a study.
+
+        Raises: Unreadable
+        """
+        return self._kept("references", study, read_references, spoilt_references) or References(study=study)
+
+    def account(self, usd: Mapping[str, float], seconds: float) -> None:
+        """A dispatcher has counted what studies have spent; believed for `seconds`."""
+        self._scripts.call("account", json.dumps(dict(usd)), milliseconds(seconds))
+
+    def spent(self) -> dict[str, float]:
+        """Dollars by study, of those that have a limit, as a dispatcher counted lately; it knows every price."""
+        return json.loads(self._scripts.call("spent") or "{}")
+
+    def _kept(
+        self, which: str, study: str, read: Callable[[str], Said], spoilt: Callable[[str, Exception], Flaw]
+    ) -> Said | None:
+        """What is kept of a study under `which`; None where there is nothing. Raises: Unreadable"""
+        found = self._scripts.call("kept", which, study) if study else []
+        try:
+            return read(found[1]) if found else None
+        except UNREADABLE as error:
+            raise Unreadable(str(spoilt(study, error))) from None

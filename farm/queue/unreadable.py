@@ -1,0 +1,120 @@
+"""What cannot be read in Redis: everybody passes it over, and it is named, each with what to do."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from farm.errors import Unreadable, first_line
+from farm.queue.scripts import Scripts
+from farm.queue.spelling import (
+    pairs,
+    read_imported,
+    read_machine,
+    read_node,
+    read_references,
+    read_score,
+    read_status,
+    read_study,
+)
+from farm.study.recipe import Frozen
+
+UNREADABLE = (Unreadable, ValueError, TypeError, KeyError, AttributeError)  # ways in which a value is none of ours
+Said = TypeVar("Said")
+
+
+class Flaw(Frozen):
+    """A value in Redis that cannot be read, which everybody passes over."""
+
+    what: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why.removesuffix('.')}. {self.remedy}"
+
+
+def find_flaws(scripts: Scripts) -> list[Flaw]:
+    """What cannot be read and is passed over by everybody, each with what to do."""
+    found = [_aside(name, place) for name, place in pairs(scripts.call("aside"))]
+    kept: tuple[tuple[str, Callable[[str], object], Callable[[str, Exception], Flaw]], ...] = (
+        ("studies", read_study, spoilt_study),
+        ("imported", read_imported, spoilt_import),
+        ("references", read_references, spoilt_references),
+    )
+    for which, read, spoilt in kept:
+        for name, text in pairs(scripts.call("kept", which, "")):
+            found += [spoilt(name, error) for error in faults(read, text)]
+    for text in scripts.call("statuses", "all", ""):
+        found += [spoilt_run(json.loads(text)[0], error) for error in faults(read_status, text)]
+    for run_id, texts in scripts.call("scores", "all", ""):
+        found += [spoilt_score(run_id, error) for text in texts for error in faults(read_score, text)]
+    for name, facts, probes, _ in scripts.call("machines"):
+        found += [spoilt_machine(name, error) for error in faults(lambda pair: read_machine(*pair), (facts, probes))]
+    for answer in scripts.call("roster"):
+        found += [spoilt_node(error) for error in faults(read_node, answer)]
+    return found
+
+
+def readable(read: Callable[[Any], Said], said: Iterable[Any]) -> Iterator[Said]:
+    """What can be read of what Redis said; `find_flaws` names the rest."""
+    for one in said:
+        with suppress(*UNREADABLE):
+            yield read(one)
+
+
+def faults(read: Callable[[Any], object], said: Any) -> list[Exception]:
+    try:
+        read(said)
+    except UNREADABLE as error:
+        return [error]
+    return []
+
+
+def why(error: Exception) -> str:
+    """What is wrong with it, in a line: of a model, the first field that is."""
+    if isinstance(error, ValidationError):
+        fault = error.errors()[0]
+        return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def spoilt_study(name: str, error: Exception) -> Flaw:
+    return _flaw(f"study {name!r}", error, "Submit its file again.")
+
+
+def spoilt_import(name: str, error: Exception) -> Flaw:
+    return _flaw(f"what was imported into {name!r}", error, "Import it again, or run: farm reindex")
+
+
+def spoilt_references(name: str, error: Exception) -> Flaw:
+    return _flaw(f"a reference model of {name!r}", error, "Bring them back from the storage: farm reindex")
+
+
+def spoilt_run(run_id: str, error: Exception) -> Flaw:
+    return _flaw(f"run {run_id}", error, f"Drop it with: farm forget {run_id}; then submit its study again.")
+
+
+def spoilt_score(run_id: str, error: Exception) -> Flaw:
+    return _flaw(f"a score of {run_id}", error, "Bring it back from its directory: farm reindex.")
+
+
+def spoilt_machine(name: str, error: Exception) -> Flaw:
+    return _flaw(f"machine class {name!r}", error, "A node that offers it writes it anew within 10 s.")
+
+
+def spoilt_node(error: Exception) -> Flaw:
+    return _flaw("a node", error, "A dispatcher writes it anew within 5 s: is one up?")
+
+
+def _aside(name: str, place: str) -> Flaw:
+    remedy = f"Lists are made anew from the runs, lost runs by farm reindex. Then remove it: redis-cli DEL {place}"
+    return Flaw(what=f"key {name}", why=f"had a wrong type, and is {place} now", remedy=remedy)
+
+
+def _flaw(what: str, error: Exception, remedy: str) -> Flaw:
+    """What a newer farm wrote is not spoilt: that has a remedy of its own."""
+    newer = error.remedy if isinstance(error, Unreadable) else None
+    return Flaw(what=what, why=error.message if isinstance(error, Unreadable) else why(error), remedy=newer or remedy)
