@@ -19,7 +19,7 @@ for i = 2, #ARGV, width do
   if not state then
     local sequence = redis.call('INCR', key('sequence'))
     redis.call('ZADD', key('evaluations'), sequence, id)
-    set(id, 'of', of, 'score', sequence - tonumber(priority) * 2 ^ 40, 'submitted', now, 'step', 0,
+    set(id, 'of', of, 'score', insertion_score(sequence, priority), 'submitted', now, 'step', 0,
       'epoch', redis.call('HGET', key('forgotten'), id) or 0, 'state', 'queued')
     redis.call('HDEL', key('forgotten'), id)
     set(of, 'evaluations', (get(of, 'evaluations') or '') .. ' ' .. id)

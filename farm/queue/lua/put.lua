@@ -125,7 +125,7 @@ for i = first, #ARGV, width do
   if not known[id] then
     new[#new + 1] = id
     sequence = redis.call('INCR', key('sequence'))
-    local score = sequence - tonumber(priority) * 2 ^ 40 -- exact: 1000 * 2^40 < 2^53
+    local score = insertion_score(sequence, priority)
     local epoch = redis.call('HGET', key('forgotten'), id) or 0
     set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', name, 'limit', limit,
       'score', score, 'corpus', corpus, 'state', 'queued', 'submitted', now, 'epoch', epoch, 'attempts', 0, 'step', 0)

@@ -60,7 +60,7 @@ if known then
 else
   local sequence = redis.call('INCR', key('sequence'))
   set(id, 'spec', spec, 'digest', digest, 'corpus', corpus, 'machine', machine, 'arm', arm, 'study', study,
-    'limit', limit, 'score', sequence - tonumber(priority) * 2 ^ 40, 'state', state, 'submitted', now)
+    'limit', limit, 'score', insertion_score(sequence, priority), 'state', state, 'submitted', now)
   count(id, state, 1)
   redis.call('ZADD', key('order'), sequence, id)
   append_to_study(study, { id })

@@ -4,6 +4,11 @@ local function is_evaluation(id)
   return id:find('~', 1, true) ~= nil
 end
 
+-- The score of a run in its queue, which puts it behind all of its priority. Exact: 1000 * 2^40 < 2^53.
+local function insertion_score(sequence, priority)
+  return sequence - tonumber(priority) * 2 ^ 40
+end
+
 -- Runs are counted apart from evaluations; `id` tells which it is.
 local function count(id, state, change)
   redis.call('HINCRBY', key('counts'), is_evaluation(id) and 'evaluation ' .. state or state, change)
