@@ -7,7 +7,7 @@ from farm.errors import NotFound, Refused
 from farm.queue.asking import Asking
 from farm.queue.listing import count
 from farm.queue.scripts import Scripts
-from farm.queue.spelling import read_score, read_status, spell_run
+from farm.queue.spelling import FIELDS, read_score, read_status, spell_run
 from farm.queue.unreadable import readable
 from farm.queue.values import Status
 from farm.record.score import Score
@@ -49,7 +49,7 @@ class Evaluations:
 
     def statuses(self, study: str | None = None) -> list[Status]:
         """Every evaluation that was asked for, of all studies or for one, in the order of asking, at one instant."""
-        found = readable(read_status, self._scripts.call("statuses", "evaluations", ""))
+        found = readable(read_status, self._scripts.call("statuses", "evaluations", "", *FIELDS))
         return [status for status in found if study is None or status.study == study]
 
     def counts(self) -> dict[str, int]:

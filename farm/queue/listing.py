@@ -6,7 +6,7 @@ from typing import Literal
 
 from farm.errors import Conflict, Unreadable
 from farm.queue.scripts import Scripts
-from farm.queue.spelling import pairs, read_event, read_pause, read_status
+from farm.queue.spelling import FIELDS, pairs, read_event, read_pause, read_status
 from farm.queue.unreadable import UNREADABLE, readable, spoilt_run
 from farm.queue.values import Event, Pause, Point, Status
 from farm.study.run import State
@@ -20,11 +20,12 @@ class Listing:
 
     def statuses(self, study: str | None = None) -> list[Status]:
         """Every run, of a study or of all, in the order they were submitted, at one instant (Q9)."""
-        return list(readable(read_status, self._scripts.call("statuses", "study" if study else "all", study or "")))
+        which = "study" if study else "all"
+        return list(readable(read_status, self._scripts.call("statuses", which, study or "", *FIELDS)))
 
     def running(self) -> list[Status]:
         """The runs that hold a lease, next deadline first: a small part of `statuses`, for frequent callers."""
-        return list(readable(read_status, self._scripts.call("statuses", "running", "")))
+        return list(readable(read_status, self._scripts.call("statuses", "running", "", *FIELDS)))
 
     def status(self, run_id: str) -> Status:
         """One run, by its id or a beginning of it that no other run shares.
@@ -37,7 +38,7 @@ class Listing:
         if len(found) > 1:
             some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             raise Conflict(f"{len(found)} runs begin with {run_id!r}: {some}.", remedy="Write more of the id.")
-        (text,) = self._scripts.call("statuses", "one", found[0])
+        (text,) = self._scripts.call("statuses", "one", found[0], *FIELDS)
         try:
             return read_status(text)
         except UNREADABLE as error:

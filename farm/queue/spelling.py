@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from farm.queue.node import Head, Node
 from farm.queue.values import Cause, Event, Pause, Status, Supply
@@ -16,6 +16,8 @@ from farm.study.recipe import Recipe, canonical_json
 from farm.study.run import Checkpoint, Evaluating, Run, State
 from farm.study.schema import SCHEMA, check, stamped, unstamped
 from farm.study.study import Study
+
+Absent: TypeAlias = Literal[False]  # what a hash has not, as Lua says it
 
 
 def spell_run(run: Run) -> tuple[Any, ...]:
@@ -44,34 +46,61 @@ def read_recipe(text: str) -> Recipe:
     return Recipe.model_validate_json(canonical_json(json.loads(text)["changes"]))
 
 
+class Row(NamedTuple):
+    """A run as statuses.lua tells it: these fields of its hash, between its id and what belongs to it."""
+
+    id: str
+    spec: str
+    study: str
+    state: str
+    epoch: str
+    attempts: str
+    step: str
+    submitted: str
+    started: str | Absent
+    ended: str | Absent
+    deadline: str | Absent
+    worker: str | Absent
+    job: str | Absent
+    node: str | Absent
+    checkpoint: str | Absent
+    cancelling: str | Absent
+    not_before: str | Absent
+    released: str | Absent
+    recalled: str | Absent
+    held: str | Absent
+    causes: Sequence[str]
+    result: str | Absent
+
+
+FIELDS = Row._fields[1:-2]  # as statuses.lua is asked for them; every run has the first
+
+
 def read_status(text: str) -> Status:
-    """A run as statuses.lua spells it; what is absent is False there."""
-    _, spec, study, state, *rest, causes, result = json.loads(text)
-    run = read_run(spec)
-    epoch, attempts, step, submitted, started, ended, deadline, worker, job, node, *rest = rest
-    checkpoint, cancelling, later, released, recalled, held = rest
+    row = Row(*json.loads(text))
+    run = read_run(row.spec)
     return Status(
         run=run,
-        study=study,
-        state=State(state),
-        epoch=int(epoch),
-        attempts=int(attempts),
-        step=int(step),
-        submitted=read_seconds(submitted),
-        started=read_seconds(started) if started else None,
-        ended=read_seconds(ended) if ended else None,
-        deadline=read_seconds(deadline) if deadline else None,
-        worker=worker or None,
-        job=job or None,
-        node=node or None,
-        causes=tuple(_read_cause(text) for text in causes),
-        checkpoint=read_checkpoint(checkpoint),
-        cancelling=bool(cancelling),
-        not_before=read_seconds(later) if later else None,
-        released=released or None,
-        recalled=recalled or None,
-        held_seconds=read_seconds(held) if held else 0.0,
-        result=_read_result(result, run) if result and not isinstance(run, Evaluating) else None,
+        study=row.study,
+        state=State(row.state),
+        epoch=int(row.epoch),
+        attempts=int(row.attempts),
+        step=int(row.step),
+        submitted=read_seconds(row.submitted),
+        started=read_seconds(row.started) if row.started else None,
+        ended=read_seconds(row.ended) if row.ended else None,
+        deadline=read_seconds(row.deadline) if row.deadline else None,
+        worker=row.worker or None,
+        job=row.job or None,
+        node=row.node or None,
+        causes=tuple(_read_cause(text) for text in row.causes),
+        checkpoint=read_checkpoint(row.checkpoint or None),
+        cancelling=bool(row.cancelling),
+        not_before=read_seconds(row.not_before) if row.not_before else None,
+        released=row.released or None,
+        recalled=row.recalled or None,
+        held_seconds=read_seconds(row.held) if row.held else 0.0,
+        result=_read_result(row.result, run) if row.result and not isinstance(run, Evaluating) else None,
     )
 
 

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from farm.errors import Unreadable, first_line
 from farm.queue.scripts import Scripts
 from farm.queue.spelling import (
+    FIELDS,
+    Row,
     pairs,
     read_imported,
     read_machine,
@@ -47,8 +49,8 @@ def find_flaws(scripts: Scripts) -> list[Flaw]:
     for which, read, spoilt in kept:
         for name, text in pairs(scripts.call("kept", which, "")):
             found += [spoilt(name, error) for error in faults(read, text)]
-    for text in scripts.call("statuses", "all", ""):
-        found += [spoilt_run(json.loads(text)[0], error) for error in faults(read_status, text)]
+    for text in scripts.call("statuses", "all", "", *FIELDS):
+        found += [spoilt_run(Row(*json.loads(text)).id, error) for error in faults(read_status, text)]
     for run_id, texts in scripts.call("scores", "all", ""):
         found += [spoilt_score(run_id, error) for text in texts for error in faults(read_score, text)]
     for name, facts, probes, _ in scripts.call("machines"):

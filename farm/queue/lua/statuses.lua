@@ -2,11 +2,9 @@
 -- Evaluations are not among the runs: all of them are a list of their own.
 --
 -- KEYS[1] prefix    reads: order, evaluations, study, leases, run, causes, result
--- ARGV    'one', 'all', 'study', 'running' or 'evaluations'; the run id or the study name
--- returns {JSON array per run: id, then FIELDS, then causes and result}
-
-local FIELDS = { 'spec', 'study', 'state', 'epoch', 'attempts', 'step', 'submitted', 'started', 'ended', 'deadline',
-  'worker', 'job', 'node', 'checkpoint', 'cancelling', 'not_before', 'released', 'recalled', 'held' }
+-- ARGV    'one', 'all', 'study', 'running' or 'evaluations'; the run id or the study name; fields of a run, of which each
+--         has the first...
+-- returns {JSON array per run: id, then those fields, then causes and result}
 
 local which, name = unpack(ARGV)
 local ids = { name }
@@ -18,7 +16,7 @@ end
 
 local found = {}
 for _, id in ipairs(ids) do
-  local run = redis.call('HMGET', key('run', id), unpack(FIELDS))
+  local run = redis.call('HMGET', key('run', id), unpack(ARGV, 3))
   if run[1] then
     run[#run + 1] = redis.call('LRANGE', key('causes', id), 0, -1)
     run[#run + 1] = redis.call('GET', key('result', id)) or redis.call('GET', key('result', get(id, 'adopted') or ''))
