@@ -1,0 +1,101 @@
+"""Q9: what anybody may ask."""
+
+import time
+
+import pytest
+from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, started, study_of
+from redis import Redis
+from results import result, tiny_study
+
+from farm.errors import Conflict, NotFound
+from farm.queue.queue import Queue
+from farm.study.run import State
+
+
+def test_q9_statuses_are_in_the_order_of_submission(queue: Queue) -> None:
+    one, two = tiny_study("one", init=(3, 1)), tiny_study("two", init=(1, 2))
+    queue.put(one)
+    queue.put(two)
+    assert [status.run for status in queue.listing.statuses("one")] == one.runs()
+    assert [status.run for status in queue.listing.statuses("two")] == two.runs()
+    assert [status.run for status in queue.listing.statuses()][:6] == one.runs()
+
+
+def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
+    study = study_of(queue)
+    everything = [
+        lambda: queue.put(study),
+        lambda: crash(queue, 1),
+        lambda: queue.release(started(queue).lease, "drained"),
+        lambda: queue.pause(started(queue).lease, "gone", "a node"),
+        lambda: (claim := started(queue), queue.finish(claim.lease, result(claim.run, 3.0, epoch=claim.lease.epoch))),
+        lambda: queue.cancel(study.runs()[1].id),
+        lambda: queue.retry(study.runs()[1].id),
+        lambda: lapse(queue, started(queue).lease),
+        lambda: queue.fail(started(queue).lease, "x", "y", 1, False),
+    ]
+    for event in everything:
+        event()
+        assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 3
+    assert queue.listing.counts() == {
+        State.QUEUED: 1,
+        State.RUNNING: 0,
+        State.SUCCEEDED: 1,
+        State.FAILED: 1,
+        State.CANCELLED: 0,
+    }
+
+
+def test_q9_ten_thousand_runs_are_listed_quickly(queue: Queue, redis: Redis) -> None:
+    """In time of the processor, on either side: others may keep it busy."""
+    queue.put(tiny_study(init=tuple(range(3333))))
+    ours, theirs = time.process_time(), cpu_seconds(redis)
+    assert len(queue.listing.statuses()) == 9999
+    assert time.process_time() - ours < 4
+    assert cpu_seconds(redis) - theirs < 2
+
+
+def test_q9_running_lists_only_those_that_hold_a_lease(queue: Queue) -> None:
+    study_of(queue)
+    claim = started(queue)
+    assert queue.listing.running() == [queue.listing.status(claim.run.id)]
+
+
+def test_a_status_is_found_by_the_beginning_of_its_id(queue: Queue) -> None:
+    study_of(queue)
+    assert queue.listing.status("cpu-base").run.arm == "baseline"
+    with pytest.raises(Conflict, match=r"3 runs begin with 'cpu-': cpu-baseline-s42.*Write more of the id"):
+        queue.listing.status("cpu-")
+    with pytest.raises(NotFound, match=r"no run 'cpu-baselin-s42\.23'; did you mean 'cpu-baseline-s42\.23-"):
+        queue.listing.status("cpu-baselin-s42.23")
+    for verb in (queue.listing.status, queue.cancel, queue.retry):
+        with pytest.raises(NotFound):
+            verb("nothing")
+    with pytest.raises(NotFound):
+        queue.listing.status("")
+
+
+def test_events_tell_the_story_of_a_run(queue: Queue, redis: Redis) -> None:
+    study_of(queue)
+    claim = claimed(queue)
+    queue.renew(claim.lease, 0, node="node-1")
+    queue.checkpoint(claim.lease, checkpoint_at(4))
+    queue.finish(claim.lease, result(claim.run, 3.0))
+    events = queue.listing.events(claim.run.id)
+    assert [(event.event, event.epoch, event.detail) for event in events] == [
+        ("queued", 0, "tiny"),
+        ("claimed", 1, "worker"),
+        ("started", 1, "node-1"),
+        ("checkpoint", 1, "step 4"),
+        ("succeeded", 1, "step 10"),
+    ]
+    assert abs(events[-1].at - redis.time()[0]) < 5
+    assert queue.listing.events(claim.run.id, count=2) == events[-2:]
+
+
+def test_the_stream_of_events_is_bounded(queue: Queue, redis: Redis) -> None:
+    study_of(queue)
+    claim = started(queue)
+    for step in range(1, 700):
+        queue.checkpoint(claim.lease, checkpoint_at(step))
+    assert redis.xlen(f"farm:events:{claim.run.id}") < 400
