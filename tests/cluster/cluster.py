@@ -158,7 +158,7 @@ class Cluster:
         return self.queue.status(run_id)
 
     def _start_redis(self, port: int) -> None:
-        """A server as docs/machines/README.md wants it. The tests look at it through a Unix socket: no fault reaches that."""
+        """A server as docs/machines/README.md wants it. Tests reach it by a Unix socket, which no fault touches."""
         folder = self.folder / f"redis-{port}"
         folder.mkdir(exist_ok=True)
         self.head.run(
