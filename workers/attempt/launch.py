@@ -14,7 +14,7 @@ from farm.errors import FarmError, MachineDied, WorkerDied, reason
 from farm.record.result import Outcome, Scored
 from farm.study.machine import Machine
 from workers.attempt.task import Scoring, Task
-from workers.attempt.trainer import Torch, Trainer
+from workers.ray_internals.trainer import Torch, Trainer
 
 # A worker needs no CPU of its own: the job holds the node's class unit and CPUs. Ray wants some resource in a bundle.
 SLIVER = 0.001

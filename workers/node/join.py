@@ -35,7 +35,7 @@ from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts,
 from workers.node import addresses, admission, hardware, spot
 from workers.node.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.node.labels import JOIN_LABEL, own_price
-from workers.node.raylet import has_ended, raylet
+from workers.ray_internals.raylet import has_ended, raylet
 
 TURN_SECONDS = 0.5
 REGISTER_SECONDS = 10.0
