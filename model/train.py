@@ -25,9 +25,10 @@ from farm.errors import BadCorpus, Nonfinite
 from farm.record.ledger import Line, Writer
 from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study.planner import Plan
-from farm.study.recipe import TEST
+from farm.study.recipe import TEST, Recipe
 from farm.study.run import Run
 from model import checkpoint, kernels, optim
+from model.assignment import Assignment, Listener
 from model.checkpoint import Identity
 from model.conditions import agreed, compile_blocks, conditions, other_kernels
 from model.corpus.checks import prepare
@@ -45,64 +46,44 @@ from model.validation import Validator
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
-def train(
-    run: Run,
-    plan: Plan,
-    folder: Path,
-    *,
-    cache: Path,
-    epoch: int,
-    resume: Path | None,
-    resume_epoch: int | None,
-    control: Callable[[], Signal],
-    observe: Callable[[Line], None],
-    saved: Callable[[int, Path, str], None],
-    scoring: Callable[[], None] = lambda: None,
-    note: Callable[[str, str], None] = lambda event, detail: None,
-    tokens: Tokens | None = None,
-    exams: Sequence[Exam] = (),
-) -> Outcome:
-    """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
+def train(assignment: Assignment, listener: Listener) -> Outcome:
+    """Carry an assignment out; every rank calls this.
 
-    Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
-    `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
-    the disk, and `scoring` before each batch of a validation and of the test at the end. `note(event, detail)` is told
-    on rank 0 what a person should know of this run. At the end the model is tested, and scored by `exams`.
+    Writes ledger.jsonl and checkpoints/step-XXXXXXXX/ into the attempt's folder.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
     """
-    group = join(plan)
+    run, group = assignment.run, join(assignment.plan)
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
-        trainer = Trainer(run, plan, group, cache, tokens)
-        further = [(exam, open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)) for exam in exams]
-        if resume:
-            trainer.restore(resume)
+        trainer = Trainer(run, assignment.plan, group, assignment.cache, assignment.tokens)
+        further = [(exam, _tested(exam.recipe, assignment.cache)) for exam in assignment.exams]
+        if assignment.resume:
+            trainer.restore(assignment.resume.checkpoint)
             if group.leads and len(trainer.kernels) > 1:
-                note("other-kernels", other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step))
+                change = other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step)
+                listener.on_note("other-kernels", change)
         trainer.make_ready()
         with (
-            _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
-            Saver(
-                folder / "checkpoints", Identity.of(run, plan), group, ledger.sync if ledger else None, saved
-            ) as saver,
+            _ledger(assignment, trainer.step, group) as ledger,
+            _saver(assignment, group, ledger, listener) as saver,
         ):
             while trainer.step < run.recipe.steps:
-                asked = control() if group.leads else Signal.CONTINUE
+                asked = listener.signal() if group.leads else Signal.CONTINUE
                 totals = trainer.compute(asked, saver.news)
                 if totals.signal is Signal.ABANDON:
                     return Outcome(finished=False, step=trainer.step)
                 line = trainer.update(totals)
-                line = line._replace(validation=trainer.validator.after(line.step, trainer.gpt, scoring))
+                line = line._replace(validation=trainer.validator.after(line.step, trainer.gpt, listener.on_scoring))
                 if ledger:
                     ledger.append(line)
-                    observe(line)
+                    listener.on_step(line)
                 if totals.news:
                     saver.settle()
                 if totals.signal is Signal.STOP:
                     return _stopped(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
                     saver.begin(trainer.state())
-            return _finished(trainer, saver, further, scoring)
+            return _finished(trainer, saver, further, listener.on_scoring)
 
 
 class Trainer:
@@ -112,7 +93,7 @@ class Trainer:
         recipe = run.recipe
         self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
         self.tokens = tokens or in_turn(lambda: prepare(recipe, cache), group)
-        self.test_tokens = open_split(recipe.tested_data, recipe.evaluation.split, cache)
+        self.test_tokens = _tested(recipe, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
         self.gpt = initialised(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
@@ -234,13 +215,25 @@ class Trainer:
 
 
 @contextmanager
-def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, group: Group) -> Iterator[Writer | None]:
+def _ledger(assignment: Assignment, from_step: int, group: Group) -> Iterator[Writer | None]:
     """The ledger on rank 0, which writes for all."""
     if not group.leads:
         yield None
         return
-    with Writer(folder / "ledger.jsonl", epoch, from_epoch, from_step) as ledger:
+    from_epoch = assignment.resume and assignment.resume.epoch
+    with Writer(assignment.folder / "ledger.jsonl", assignment.epoch, from_epoch, from_step) as ledger:
         yield ledger
+
+
+def _saver(assignment: Assignment, group: Group, ledger: Writer | None, listener: Listener) -> Saver:
+    identity = Identity.of(assignment.run, assignment.plan)
+    flush_ledger = ledger.sync if ledger else None
+    return Saver(assignment.folder / "checkpoints", identity, group, flush_ledger, listener.on_saved)
+
+
+def _tested(recipe: Recipe, cache: Path) -> np.ndarray:
+    """The tokens that a recipe tests a model on."""
+    return open_split(recipe.tested_data, recipe.evaluation.split, cache)
 
 
 def _nonfinite(step: int, totals: Totals) -> Nonfinite:

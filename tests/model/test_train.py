@@ -44,9 +44,10 @@ from model.corpus.checks import exams_of
 from model.corpus.sources import open_split
 from model.data import Batches
 from model.init import initialised
+from model.meter import Signal
 from model.optim import learning_rate
 from model.reduce import join
-from model.train import Signal, Trainer
+from model.train import Trainer
 
 
 @pytest.fixture(scope="module")

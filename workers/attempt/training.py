@@ -37,7 +37,7 @@ from workers.attempt.outcome import result_of
 from workers.attempt.post import Post, Unprepared, fetched
 from workers.attempt.probing import probed
 from workers.attempt.scores import scores_of
-from workers.attempt.task import PULSE_FILE, STOP_FILE, Task
+from workers.attempt.task import PULSE_FILE, STOP_FILE, Resuming, Task
 from workers.node import hardware
 
 
@@ -254,8 +254,7 @@ class Training:
             folder=str(self.folder),
             place=str(self.folder.relative_to(self._store.root)),
             cache=str(self._cache),
-            resume=str(self._store.root / source.path) if source else None,
-            resume_epoch=source.epoch if source else None,
+            resume=Resuming(checkpoint=str(self._store.root / source.path), epoch=source.epoch) if source else None,
             tokens=tokens,
             exams=exams,
             threads=_threads(machine),
