@@ -37,10 +37,10 @@ from model.data import Batches
 from model.evaluate import scored
 from model.feed import Feed
 from model.init import fingerprint, initialised
-from model.meter import Meter, Signal, Sums, Totals
+from model.meter import Meter, Signal, StepTotals, Sums
 from model.precision import LossScale, autocast
 from model.reduce import Group, in_turn, join, reducer
-from model.saver import Saver, State
+from model.saver import Saver, Snapshot
 from model.validation import Validator
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -119,7 +119,7 @@ class Trainer:
                 dist.broadcast(parameter.data, src=0)
         self.feed = Feed(self.batches, self.plan, self.group, first_step=self.step, steps=self.recipe.steps)
 
-    def compute(self, signal: Signal, news: bool) -> Totals:
+    def compute(self, signal: Signal, news: bool) -> StepTotals:
         """First half of a step: forward and backward over this rank's microbatches, and the sums over all ranks."""
         self._began = time.perf_counter()
         scale = self.loss_scale.scale / self.recipe.tokens_per_step
@@ -136,7 +136,7 @@ class Trainer:
         self.reducer.finish()
         return self.meter.total(get_total_norm(self._gradients()), signal, news)
 
-    def update(self, totals: Totals) -> Line:
+    def update(self, totals: StepTotals) -> Line:
         """Second half: clip the gradients and apply them, or skip the step where fp16 overflowed.
 
         Raises: Nonfinite
@@ -174,7 +174,7 @@ class Trainer:
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
-    def state(self) -> State:
+    def state(self) -> Snapshot:
         """Everything that the steps to come depend on."""
         progress = {
             "sums": asdict(self.sums),
@@ -183,7 +183,7 @@ class Trainer:
             "tokens": self.tokens.model_dump(),
             "kernels": self.kernels,
         }
-        return State(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
+        return Snapshot(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
 
     def restore(self, folder: Path) -> None:
         """Put back what `state` gave when this checkpoint was made.
@@ -236,7 +236,7 @@ def _tested(recipe: Recipe, cache: Path) -> np.ndarray:
     return open_split(recipe.tested_data, recipe.evaluation.split, cache)
 
 
-def _nonfinite(step: int, totals: Totals) -> Nonfinite:
+def _nonfinite(step: int, totals: StepTotals) -> Nonfinite:
     what = f"loss {totals.loss_sum / totals.tokens}, gradient norm {totals.gradient_norm}"
     return Nonfinite(
         f"step {step}: {what}.",
