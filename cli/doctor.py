@@ -20,7 +20,6 @@ from cli.render import Column, Sheet
 from farm.errors import FarmError, NoCompiler, first_line
 from farm.record.store import Store
 from farm.site import server, serving, tunnel
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study import compiler
 from farm.study.machine import BUILT_IN
@@ -64,7 +63,7 @@ def examine(cluster: Path | None = None) -> Iterator[Finding]:
     if find_spec("torch"):
         yield from _checked("compiler", _compiler)
     try:
-        settings = settings_.load()
+        settings = Settings.load()
     except FarmError as error:
         yield Finding("settings", "failed", str(error))
         return

@@ -15,7 +15,7 @@ from farm.errors import NotFound
 from farm.queue.queue import Queue, Status
 from farm.record.ledger import plain
 from farm.record.store import Store, opened
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 POLL_SECONDS = 0.5
 CHUNK_BYTES = 2**20
@@ -27,7 +27,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """The log of a run's newest attempt."""
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue, opened(settings.storage) as store:
         status = open_queue.status(run)
         newest = newest_log(store, status)

@@ -19,7 +19,6 @@ from farm.queue.node import Node
 from farm.queue.queue import Queue, Status
 from farm.queue.unscored import told
 from farm.site import invitation, serving
-from farm.site import settings as settings_
 from farm.site.server import shown
 from farm.site.serving import Facts
 from farm.site.settings import Settings
@@ -32,7 +31,7 @@ MAX_RUNS, MAX_STUDIES = 8, 5
 
 def status(as_json: Json = False) -> None:
     """What is up, what waits, what trains."""
-    settings = settings_.load()
+    settings = Settings.load()
     facts = serving.facts(settings)
     missing = serving.missing(settings, facts) if facts else []
     with queue(settings) as open_queue:

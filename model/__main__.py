@@ -13,7 +13,7 @@ from farm.errors import NotFound
 from farm.record.ledger import Line
 from farm.study import planner
 from farm.study.run import Run
-from farm.study.study import load
+from farm.study.study import Study
 from model import checkpoint
 from model.assignment import Assignment, Listener, Resume
 from model.corpus.checks import exams_of
@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    study = load(arguments.study)
+    study = Study.load(arguments.study)
     run = _chosen(study.runs(), arguments.run)
     plan = planner.plan(run.recipe, study.machine(run.machine, {}))
     found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)

@@ -23,7 +23,6 @@ from redis import Redis
 from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, StorageUnusable, WorkerDied, first_line
 from farm.queue.queue import Queue, Status
 from farm.record.store import Store
-from farm.site import settings
 from farm.site.server import session
 from farm.site.settings import Settings
 from farm.study.machine import MIXED
@@ -50,7 +49,7 @@ def main() -> int:
     words = parser.parse_args()
     asks = Asks()
     signal.signal(signal.SIGTERM, lambda *_: asks.drain())
-    here = settings.load()
+    here = Settings.load()
     stand_apart(here.home)
     try:
         ray.init(logging_level=logging.WARNING)

@@ -20,8 +20,8 @@ from farm.queue.queue import Point, Queue
 from farm.record import energy
 from farm.record.ledger import Line
 from farm.record.store import Store
-from farm.site import settings
 from farm.site.server import session
+from farm.site.settings import Settings
 from farm.study.run import Checkpoint
 from model.assignment import Assignment, Listener, Resume
 from model.corpus.checks import items, prepare
@@ -104,7 +104,7 @@ def _here(task: Task) -> Task:
 
 def _brought(task: Task, is_first: bool) -> Task:
     """`task` with the cache and the checkpoint of a node that the agent is not on."""
-    here = settings.load()
+    here = Settings.load()
     store, cache = Store(here.storage, here.home / "work"), here.home / "cache"
     update: dict[str, object] = {"cache": str(cache)}
     if is_first:
@@ -191,7 +191,7 @@ class _Reporter(Listener):
     def _send(self) -> None:
         while not self._lost.is_set():
             try:
-                with session(settings.load()) as redis:
+                with session(Settings.load()) as redis:
                     return self._pump(Queue(redis))
             except FarmError:
                 if self._over.wait(FLUSH_SECONDS):

@@ -31,7 +31,7 @@ from farm.queue import clerk
 from farm.queue.node import Head
 from farm.queue.queue import Queue
 from farm.record.store import Store
-from farm.site import serving, settings
+from farm.site import serving
 from farm.site.process import identity
 from farm.site.server import LOOPBACK, address, doubts, flaws, make_home, named, revive, session, shown
 from farm.site.serving import Facts
@@ -443,7 +443,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until Ray has its own
     try:
-        here = settings.load()
+        here = Settings.load()
         stand_apart(here.home)
         if words.leave:
             return _leave(here)

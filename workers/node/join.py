@@ -28,7 +28,6 @@ import psutil
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
 from farm.queue.node import Head, Node
 from farm.queue.queue import Queue
-from farm.site import settings
 from farm.site.server import make_home, session
 from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
@@ -361,7 +360,7 @@ def main() -> int:
     farewell = Farewell()
     farewell.listen()
     try:
-        here = settings.load()
+        here = Settings.load()
         stand_apart(here.home)
         join(here, words.head, **words.options, farewell=farewell)
     except FarmError as error:

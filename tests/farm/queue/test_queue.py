@@ -25,7 +25,6 @@ from farm.queue.node import Node
 from farm.queue.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
 from farm.record.store import Store
 from farm.site.server import Server, connect
-from farm.study import study as study_
 from farm.study.machine import Machine
 from farm.study.run import Checkpoint, Lease, State
 from farm.study.study import Study
@@ -37,7 +36,7 @@ MOMENT = 0.001  # seconds: a lease that is over before anybody looks
 def study_of(queue: Queue, **changes: dict) -> Study:
     """The tiny study of one seed, with `changes` to its tables, submitted."""
     tables = tiny_study(init=(42,)).model_dump(mode="json", exclude_unset=True)
-    study = study_.build(tables | {key: tables.get(key, {}) | value for key, value in changes.items()})
+    study = Study.build(tables | {key: tables.get(key, {}) | value for key, value in changes.items()})
     queue.put(study)
     return study
 
@@ -1243,7 +1242,7 @@ def test_restored_runs_are_as_they_were_told_and_known_ones_stay(queue: Queue) -
 @pytest.mark.parametrize("design", ["factorial", "stack", "leave-one-out", "fraction"])
 def test_a_study_comes_back_with_its_interventions_in_their_order(queue: Queue, design: str, tmp_path: Path) -> None:
     """It names the arms, and is the order of a ladder: sorted by name they would be other arms than those submitted."""
-    study = study_.parse(study_text().replace("[study]", f'[study]\ndesign = "{design}"'))
+    study = Study.parse(study_text().replace("[study]", f'[study]\ndesign = "{design}"'))
     assert list(study.interventions) != sorted(study.interventions)
     queue.put(study)
     store = Store(tmp_path)

@@ -26,9 +26,9 @@ from farm.record.store import Store
 from farm.reindex import reindex
 from farm.site.server import Server
 from farm.site.settings import Settings
-from farm.study import study
 from farm.study.machine import BUILT_IN
 from farm.study.run import Attempt, Checkpoint, Run, State
+from farm.study.study import Study
 from model.checkpoint import Contents, Identity, write
 from model.corpus.sources import open_split
 from workers.attempt.agent import Agent, opened
@@ -95,7 +95,7 @@ def closed(agent: Agent, done: Done | None) -> int:
 
 def of_corpus(queue: Queue, source: str) -> Claim:
     """A claim of the first of three runs that read `source`."""
-    queue.put(study.parse(study_text(init=(42,)).replace("builtin:python-reference", source)))
+    queue.put(Study.parse(study_text(init=(42,)).replace("builtin:python-reference", source)))
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     return claim
@@ -409,7 +409,7 @@ def getting_ready(queue: Queue, home: Path) -> Claim:
     corpus.mkdir()
     for split in ("train", "validation"):
         os.mkfifo(corpus / f"{split}.txt")
-    queue.put(study.parse(study_text().replace("builtin:python-reference", str(corpus))))
+    queue.put(Study.parse(study_text().replace("builtin:python-reference", str(corpus))))
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     return claim
