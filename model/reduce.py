@@ -173,7 +173,7 @@ def in_turn(fetch: Callable[[], Fetched], group: Group) -> Fetched:
     return fetched
 
 
-def told(note: bytes, group: Group) -> bytes:
+def tell(note: bytes, group: Group) -> bytes:
     """The note of rank 0, on every rank; all of one length."""
     if group.world == 1:
         return note

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from farm.errors import WorkerDied
 from model.checkpoint import Contents, Identity, Saved, folder_of, write
-from model.reduce import Group, told
+from model.reduce import Group, tell
 
 NOTHING, FAILED = bytes(40), b"\xff" * 40  # else 8 bytes of step and 32 of sha256
 
@@ -84,7 +84,7 @@ class Saver:
         Raises: StorageFull: and the checkpoint before is still valid. WorkerDied: the same, on the other ranks.
         """
         note, failure = self._landed()
-        note = told(note, self._group)
+        note = tell(note, self._group)
         if failure:
             raise failure
         if note == FAILED:

@@ -56,7 +56,7 @@ def main() -> int:
     except SystemExit:  # of the handler that Ray has set meanwhile
         asks.drain()
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
-    with opened(here) as redis:
+    with open_redis(here) as redis:
         agent = Agent(here, Queue(redis), lease, words.job, words.node, asks, words.also)
         code = agent.serve()
     if agent.is_done:  # else the work is stuck in Ray; and Ray ends the workers of a driver that is gone
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 @contextmanager
-def opened(here: Settings) -> Iterator[Redis]:
+def open_redis(here: Settings) -> Iterator[Redis]:
     """A session with Redis, waited for: a node that is cut off from it would spend the run's attempts one by one.
 
     Raises: Unreachable: it stayed away. Refused, BadSetting

@@ -27,12 +27,12 @@ from model.corpus.checks import exams_of, prepare
 from workers.attempt.closing import LAST_SECONDS, PATIENCE_SECONDS, until_heard
 from workers.attempt.curve import complete
 from workers.attempt.ending import Barred, Broken, Done, Ending, Failed, Finished, Lost, Stopped
-from workers.attempt.group import HOLD_SECONDS, held, places
+from workers.attempt.group import HOLD_SECONDS, hold, places
 from workers.attempt.launch import fit
 from workers.attempt.mirror import Mirror
 from workers.attempt.outcome import record, result_of
 from workers.attempt.post import Post, Unprepared, fetched
-from workers.attempt.probing import probed
+from workers.attempt.probing import probe_microbatch
 from workers.attempt.resuming import as_before, newest, past
 from workers.attempt.task import PULSE_FILE, STOP_FILE, Resuming, Task
 from workers.node import hardware
@@ -80,7 +80,7 @@ class Training:
         Raises: FarmError
         """
         try:
-            with held(self._post.also) as is_whole:
+            with hold(self._post.also) as is_whole:
                 return self._do(run, study) if is_whole else self._without_group()
         except Unprepared as unprepared:
             return Broken(unprepared.error, "node" if isinstance(unprepared.error, StorageFull) else "corpus")
@@ -179,7 +179,7 @@ class Training:
         stored = until_heard(lambda: self._queue.study(study))
         self._store.keep(stored)
         machine = stored.machine(run.machine, until_heard(lambda: self._queue.classes(self._post.here.machines)))
-        machine = probed(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
+        machine = probe_microbatch(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
         split = plan(run.recipe, machine, self._speeds(run, machine))
         before = past(self._post, run)
         source = newest(self._post, run, split, before)

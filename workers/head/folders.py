@@ -23,7 +23,7 @@ KILL_SECONDS = 5.0
 
 
 @contextmanager
-def held() -> Iterator[Path]:
+def hold() -> Iterator[Path]:
     """A new folder. Afterwards neither it nor any process of its Ray is there, nor the folder of a farm that died."""
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))

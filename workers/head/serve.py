@@ -128,7 +128,7 @@ def _serve(
     token_path = Path(os.environ[TOKEN_PATH])
     with ExitStack() as stack:
         redis = stack.enter_context(session(here))
-        folder = None if attach else stack.enter_context(folders.held())
+        folder = None if attach else stack.enter_context(folders.hold())
         ours = functools.partial(_ray, here.home, offered, cpus, shared, dashboard_port)
         dashboard = stack.enter_context(ours(folder) if folder else _attached(attach or ""))
         stack.enter_context(_targets(here.home))
@@ -142,7 +142,7 @@ def _serve(
         queue.publish(head)
         place = address(redis)
         if shared:
-            opened = sharing.opened(here, shared, head.ray, token_path, head.storage)
+            opened = sharing.invite(here, shared, head.ray, token_path, head.storage)
             place = shown(stack.enter_context(opened).redis)
         facts = Facts(
             pid=os.getpid(),
@@ -335,7 +335,7 @@ def _dispatch(
                 _register(queue, classes)
                 registered = time.monotonic()
                 if shared:  # a command may have revived Redis before this process missed it
-                    sharing.reopened(here, shared)
+                    sharing.reopen(here, shared)
             roster.turn()
             indexed.turn()
             for job in dispatcher.turn():
@@ -368,7 +368,7 @@ def _revived(here: Settings, shared: str | None) -> None:
     try:
         revive(here)
         if shared:
-            sharing.reopened(here, shared)
+            sharing.reopen(here, shared)
     except (FarmError, OSError) as error:
         log.warning("%s", error)
 

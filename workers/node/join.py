@@ -135,7 +135,7 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
 def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:
     """Look at everything that must be right, and say so."""
     cores, memory = hardware.cores(), _gib(hardware.memory_bytes())
-    log.info("%s: %s; %d cores, %s", platform.node(), hardware.seen(), cores, memory)
+    log.info("%s: %s; %d cores, %s", platform.node(), hardware.describe(), cores, memory)
     known = layered(BUILT_IN, {machine.name: machine})[machine.name]
     price = "".join(f", ${price.usd_per_hour:,.2f}/h {price}" for price in known.prices)
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"

@@ -27,10 +27,10 @@ def is_version_2() -> bool:
 
 def sight(kinds: Collection[str], now: float) -> Sight:
     """What the autoscaler of the Ray that this process is connected to has of the node types `kinds`, and starts."""
-    return seen(get_cluster_status(ray.get_runtime_context().gcs_address), kinds, now)
+    return read(get_cluster_status(ray.get_runtime_context().gcs_address), kinds, now)
 
 
-def seen(status: ClusterStatus, kinds: Collection[str], now: float) -> Sight:
+def read(status: ClusterStatus, kinds: Collection[str], now: float) -> Sight:
     """The nodes of the types `kinds` in what Ray says of the whole cluster at `now`, Unix seconds."""
     living = [*status.active_nodes, *status.idle_nodes]
     nodes = {node.node_id: node.ray_node_type_name for node in living if node.node_id}

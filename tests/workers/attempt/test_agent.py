@@ -31,7 +31,7 @@ from farm.study.run import Attempt, Checkpoint, Run, State
 from farm.study.study import Study
 from model.checkpoint import Contents, Identity, write
 from model.corpus.sources import open_split
-from workers.attempt.agent import Agent, opened
+from workers.attempt.agent import Agent, open_redis
 from workers.attempt.asks import Asks
 from workers.attempt.ending import Asked, Broken, Done, Finished, ending
 from workers.attempt.group import Also
@@ -50,7 +50,7 @@ def test_an_agent_waits_for_a_redis_that_is_away(tmp_path: Path) -> None:
     back = threading.Timer(AWAY_SECONDS, server.start)
     back.start()
     try:
-        with opened(here) as redis:
+        with open_redis(here) as redis:
             assert redis.ping()
     finally:
         back.join()
@@ -398,7 +398,7 @@ home, url, lease, seconds = sys.argv[1:]
 agent.STOP_SECONDS = float(seconds)
 agent.keep = partial(agent.keep, every_seconds=0.1)
 here = Settings(home=Path(home), storage=Path(home) / "storage", redis_url=url)
-with agent.opened(here) as redis:
+with agent.open_redis(here) as redis:
     sys.exit(agent.Agent(here, Queue(redis), Lease.model_validate_json(lease), "job", "node").serve())
 """
 
