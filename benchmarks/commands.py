@@ -12,10 +12,10 @@ from benchmarks.alternate import ROUNDS, heading, show
 from farm.queue.queue import Queue
 from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
 from farm.site.server import Server, connect
-from farm.study import study
 from farm.study.machine import BUILT_IN
 from farm.study.planner import plan
 from farm.study.run import Run
+from farm.study.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = 334  # three arms: 1,002 runs
@@ -64,7 +64,7 @@ def _seconds(environment: dict[str, str], *words: str) -> str:
 
 def _fill(queue: Queue) -> int:
     """Submit a study and finish all its runs; how many they are."""
-    asked = study.parse(STUDY)
+    asked = Study.parse(STUDY)
     queue.put(asked)
     count = 0
     while claim := queue.claim("cpu", "bench", 3600):

@@ -21,7 +21,6 @@ from redis import Redis
 from benchmarks.alternate import ROUNDS, heading, ratio, show
 from farm.queue.queue import Queue
 from farm.site.server import Server, connect
-from farm.study import study
 from farm.study.study import Study
 
 QUEUED, SINGLE, CLAIMS = 10_000, 300, 500
@@ -160,4 +159,4 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def _study(name: str, seeds: range) -> Study:
-    return study.parse(STUDY.format(name=name, seeds=list(seeds)))
+    return Study.parse(STUDY.format(name=name, seeds=list(seeds)))

@@ -14,12 +14,10 @@ from farm.record.bucket import BRIEF
 from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
-from farm.site import settings as settings_
 from farm.site.server import glance, session, translated
 from farm.site.settings import Settings
-from farm.study import study as study_
 from farm.study.machine import BUILT_IN, Machine, layered
-from farm.study.study import Study
+from farm.study.study import Draft, Study
 from farm.verdict.seen import seen
 
 
@@ -29,7 +27,7 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
     Raises: Unreachable, Refused: also when Redis goes away in between.
     """
-    with session(settings or settings_.load()) as redis, translated(redis):
+    with session(settings or Settings.load()) as redis, translated(redis):
         yield Queue(redis)
 
 
@@ -43,7 +41,7 @@ def study_file(path: Path, settings: Settings) -> Study:
 
     Raises: BadStudy
     """
-    found = study_.draft(path)
+    found = Draft.load(path)
     if found.faults:
         from farm.verdict.forecast import misfits
 
@@ -203,8 +201,8 @@ def complete_arm(incomplete: str, named: str | None) -> list[str]:
         return _names("arms", incomplete)
     with suppress(Exception):
         if Path(named).is_file():
-            return [arm.name for arm in study_.load(Path(named)).arms() if arm.name.startswith(incomplete)]
-        with glance(settings_.load()) as redis:
+            return [arm.name for arm in Study.load(Path(named)).arms() if arm.name.startswith(incomplete)]
+        with glance(Settings.load()) as redis:
             known = Queue(redis)
             study = named if is_study(known, named) else known.listing.status(named).study
             return known.listing.names("arms", incomplete, study)
@@ -218,6 +216,6 @@ def complete_run(incomplete: str) -> list[str]:
 
 def _names(kind: Literal["studies", "arms", "runs"], incomplete: str, study: str = "") -> list[str]:
     """From a Redis that answers at once; from any other nothing."""
-    with suppress(Exception), glance(settings_.load()) as redis:  # a shell that completes must not print errors
+    with suppress(Exception), glance(Settings.load()) as redis:  # a shell that completes must not print errors
         return Queue(redis).listing.names(kind, incomplete, study)
     return []

@@ -13,7 +13,7 @@ from farm.errors import Conflict
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.store import Store
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 from farm.study.run import Evaluating, State
 from farm.study.study import Study
 
@@ -29,7 +29,7 @@ def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = 
 
     A queued run is cancelled at once; a running one writes a checkpoint and stops within seconds.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         chosen = open_runs(open_queue, name)
         if dropped_only and is_study(open_queue, name):

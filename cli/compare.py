@@ -14,7 +14,6 @@ from farm.errors import FarmError
 from farm.queue.values import Status
 from farm.record.result import Tokens
 from farm.record.store import Store, opened
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.verdict.comparison import DRIFT, Comparison, Losses, Side
 from farm.verdict.comparison import compare as put_side_by_side
@@ -42,7 +41,7 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
     The losses come from the ledgers in the run directories. Runs that have not finished are compared as far as they
     are; a difference is the second minus the first.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         statuses = [open_queue.listing.status(name) for name in (first, second)]
     one, other = (_side(settings, status) for status in statuses)

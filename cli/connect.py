@@ -16,10 +16,10 @@ import typer
 
 from cli.render import say
 from farm.errors import BadSetting, FarmError, NotFound, Refused, Unreachable
-from farm.site import settings as settings_
 from farm.site import tunnel
 from farm.site.server import connect as checked
 from farm.site.server import free_port, make_home, split
+from farm.site.settings import Settings
 from farm.study import endpoint
 
 OPTIONS = {
@@ -60,7 +60,7 @@ def connect(head: Head, redis: Far = None, home: Home = None, ssh: Ssh = "ssh") 
 
     Opens a tunnel from a port of this machine to the Redis there, and opens it again whenever it breaks.
     """
-    settings = settings_.load(through_tunnel=False)
+    settings = Settings.load(through_tunnel=False)
     if settings.redis_url:
         raise BadSetting(
             "FARM_REDIS_URL or a farm.toml names a Redis, which a tunnel would not change.", remedy="Unset it."

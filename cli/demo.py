@@ -20,10 +20,8 @@ from farm.errors import Conflict, NotFound, Unreachable
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site import serving
-from farm.site import settings as settings_
 from farm.site.serving import Facts
 from farm.site.settings import Settings
-from farm.study import study as study_
 from farm.study.run import State
 from farm.study.study import Study
 
@@ -33,8 +31,8 @@ def demo(as_json: Json = False) -> None:
 
     Uses the farm that is up on this machine, else starts one and stops it afterwards. Every demo trains anew.
     """
-    settings = settings_.of_this_machine()
-    study = study_.load(find())
+    settings = Settings.of_this_machine()
+    study = Study.load(find())
     was_up = serving.facts(settings) is not None
     with farm_for(settings, study) as facts:
         statuses = train(settings, study, facts, was_up, as_json)

@@ -21,7 +21,6 @@ from farm.errors import FarmError, NoCompiler, first_line
 from farm.queue.unreadable import find_flaws
 from farm.record.store import Store
 from farm.site import server, serving, tunnel
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study import compiler
 from farm.study.machine import BUILT_IN
@@ -65,7 +64,7 @@ def examine(cluster: Path | None = None) -> Iterator[Finding]:
     if find_spec("torch"):
         yield from _checked("compiler", _compiler)
     try:
-        settings = settings_.load()
+        settings = Settings.load()
     except FarmError as error:
         yield Finding("settings", "failed", str(error))
         return

@@ -4,7 +4,7 @@ from cli import render
 from cli.options import Json
 from cli.render import say
 from farm.site import serving
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 
 def down(as_json: Json = False) -> None:
@@ -12,7 +12,7 @@ def down(as_json: Json = False) -> None:
 
     Running runs write a checkpoint and go back to the queue; `farm up` goes on with them.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     was = serving.facts(settings)
     stopped = False
     if was is not None:

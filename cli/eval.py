@@ -17,7 +17,6 @@ from farm.queue.unscored import Unscored, unscored
 from farm.queue.values import Status
 from farm.record.score import Score
 from farm.record.store import Store
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study.recipe import TEST
 from farm.study.run import State
@@ -70,7 +69,7 @@ def eval(
         return
     if called is not None:
         raise typer.BadParameter("it names a reference: give --reference FOLDER, too", param_hint="--name")
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         statuses = select(open_queue, name)
         study = open_queue.studies.one(name if is_study(open_queue, name) else statuses[0].study)

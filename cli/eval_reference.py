@@ -17,7 +17,7 @@ from farm.queue.queue import Queue
 from farm.record.reference import Reference, References, ReferenceScore
 from farm.record.score import standard_error
 from farm.record.store import Store
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 from farm.study.machine import is_name
 from farm.study.recipe import TEST, Recipe
 from farm.study.study import Study
@@ -44,7 +44,7 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
 
     Raises: NotFound, Conflict, Refused, StorageUnusable, CheckpointInvalid, Nonfinite
     """
-    settings, called = settings_.load(), _called(folder, name)
+    settings, called = Settings.load(), _called(folder, name)
     with queue(settings) as open_queue:
         found = open_queue.studies.one(study)
         recipes = _recipes(found, names(found), called)

@@ -13,7 +13,7 @@ from cli.render import Column, Sheet, say
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
 from farm.record.result import Result
 from farm.record.store import Store, opened
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 from farm.study.run import Run
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
 
     Those of its end; of a run that has none yet, those of its newest checkpoint that is whole.
     """
-    settings, folder = settings_.load(), folder.resolve()
+    settings, folder = Settings.load(), folder.resolve()
     _check_free(folder)
     with queue(settings) as open_queue:
         status = open_queue.listing.status(run)

@@ -18,7 +18,7 @@ from farm.queue.values import Forgotten, Status
 from farm.record.imported import ImportedRun
 from farm.record.reference import Reference
 from farm.record.store import Store
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
 Files = Annotated[bool, typer.Option("--files", help="Remove the run directories, too: checkpoints, logs, results.")]
@@ -39,7 +39,7 @@ def forget(
     stay unless --files is given, and farm reindex leaves them out: submitted again, a run finds its result or its
     checkpoints there. A reference model of the study is dropped by its name, --arm NAME, or with the whole study.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         imports = [] if dropped_only else imported_runs(open_queue, name, arm)
         references = [] if dropped_only else reference_models(open_queue, name, arm)

@@ -13,7 +13,7 @@ from cli.render import Column, Sheet, say
 from farm.errors import BadImport
 from farm.imports import importing
 from farm.imports.importing import Note, Read, unknown_machines
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 from farm.study.machine import is_name
 
 COLUMNS = (
@@ -48,7 +48,7 @@ def import_(paths: Paths, study: StudyCalled = None, output: Output = None, as_j
     Imported losses are marked as such wherever they show, and are ranked among themselves only. Importing twice imports
     once. What cannot be expressed is listed.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     if study is not None and not is_name(study):
         raise BadImport(f"--study {study!r} is not a name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
     found = importing.read(paths, study)

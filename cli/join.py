@@ -6,7 +6,7 @@ import typer
 
 from cli.offers import split
 from farm.site import invitation
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 Head = Annotated[
     str,
@@ -36,10 +36,10 @@ def join(head: Head, machine: Offer = None, name: Name = None, host: Reached = N
     secret = None
     if invitation.is_one(head):
         there = invitation.read(head)
-        settings = settings_.load(under={"storage": there.storage}, over={"redis_url": there.redis})
+        settings = Settings.load(under={"storage": there.storage}, over={"redis_url": there.redis})
         head, secret = there.ray, there.token
     else:
-        settings = settings_.load()
+        settings = Settings.load()
     from workers.head.embedded import member
 
     member(settings, head, secret, machine=offered, units=units, name=name, host=host)

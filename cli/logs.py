@@ -16,7 +16,7 @@ from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.ledger import plain
 from farm.record.store import Store, opened
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 POLL_SECONDS = 0.5
 CHUNK_BYTES = 2**20
@@ -28,7 +28,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """The log of a run's newest attempt."""
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue, opened(settings.storage) as store:
         status = open_queue.listing.status(run)
         newest = newest_log(store, status)

@@ -18,13 +18,11 @@ from farm.errors import FarmError
 from farm.queue.node import Node, doing
 from farm.queue.queue import Queue
 from farm.queue.values import Status
-from farm.site import settings as settings_
 from farm.site.settings import Settings
-from farm.study import study as study_
 from farm.study.machine import Machine, parts
 from farm.study.recipe import Recipe
 from farm.study.run import State
-from farm.study.study import Study
+from farm.study.study import STANDARD_INPUT, Study
 
 COLUMNS = (
     Column("machine", "machine"),
@@ -67,7 +65,7 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
     of each model that was tried. What --probe finds is kept for the class of this machine, and plans are made with it
     from then on.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         if probe:
             _probe(open_queue, settings, _study(open_queue, probe))
@@ -141,8 +139,8 @@ def _source(name: str, settings: Settings, is_registered: bool) -> str:
 
 def _study(queue: Queue, name: str) -> Study:
     path = Path(name)
-    is_file = path == study_.STANDARD_INPUT or path.suffix == ".toml" or path.is_file()
-    return study_.load(path) if is_file else queue.studies.one(name)
+    is_file = path == STANDARD_INPUT or path.suffix == ".toml" or path.is_file()
+    return Study.load(path) if is_file else queue.studies.one(name)
 
 
 def _probe(queue: Queue, settings: Settings, study: Study) -> None:

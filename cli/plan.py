@@ -14,7 +14,6 @@ from cli.render import Column, Sheet, say
 from farm.errors import BadStudy, Refused, Unreachable
 from farm.queue.budget import dollars
 from farm.record.result import Result
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study.machine import Machine
 from farm.study.study import Study
@@ -62,7 +61,7 @@ def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: J
     the baseline's finished runs, or those of --noise) or stated (--sd). Ends with exit code 2, as farm submit would, if
     this machine sees that no run could train on the data.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     parsed = study_file(study, settings)
     known, results, at_a_time = what_is_known(settings)
     found = forecast(parsed, known, results, at_a_time, noise_said(sd, noise_from, settings))

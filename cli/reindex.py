@@ -8,7 +8,7 @@ from cli.options import Json
 from cli.render import Column, Sheet, say
 from farm import reindex as records
 from farm.record.store import Store
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 COLUMNS = (
     Column("storage", "storage", render.text),
@@ -25,7 +25,7 @@ def reindex(as_json: Json = False) -> None:
     Redis is the storage's index, and another that was starts no run any more. What was forgotten stays so. Records that
     cannot be read are named, and the exit code is 1 then; all others are brought back.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     store = Store(settings.storage)
     with queue(settings) as open_queue:
         done = records.reindex(store, open_queue)

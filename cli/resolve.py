@@ -15,7 +15,6 @@ from cli.submit import queued, wait_for
 from farm.errors import BadSetting
 from farm.queue.budget import unpriced
 from farm.queue.queue import Queue
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study.looks import Look
 from farm.study.machine import Machine
@@ -58,7 +57,7 @@ def resolve(
     same intervals from the first look on. Every look is kept with the study, with what it decided and why. Budgets
     count from the first look on: to spend more, name a larger one. Exit code 0: all resolved; 1: not all.
     """
-    settings, budget = settings_.load(), checked(usd, hours, runs)
+    settings, budget = Settings.load(), checked(usd, hours, runs)
     with queue(settings) as open_queue:
         name = study_or_newest(open_queue, study)
         form = open_queue.studies.one(name)

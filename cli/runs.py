@@ -16,7 +16,6 @@ from farm.queue.unscored import told
 from farm.queue.values import Status
 from farm.queue.waiting import Outlook, cut, held, reasons
 from farm.record.imported import ImportedRun
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study.run import State
 
@@ -38,7 +37,7 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
 
     The training loss is that of the newest step, and of a finished run the mean over the last tenth of its steps.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         everything = open_queue.listing.statuses()
         imported = {study: open_queue.studies.imported(study)} if study else open_queue.studies.all_imported()

@@ -13,7 +13,7 @@ from cli.outcome import remarks
 from cli.render import Column, Sheet, say
 from cli.submit import guard_budget, queued
 from farm.errors import BadStudy
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 from farm.study.recipe import Seeds
 from farm.study.seeding import arm_of, as_toml, up_to, widened
 from farm.study.study import BASELINE, Study
@@ -49,7 +49,7 @@ def seeds(
     """
     if len(names) > 2:
         raise typer.BadParameter("name a study and one of its arms, or an arm alone", param_hint="[STUDY] ARM")
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         name = names[0] if len(names) == 2 else newest_study(open_queue)
         if name is None:

@@ -9,7 +9,7 @@ from cli.offers import units, where_shared
 from cli.options import Cpus, DashboardPort, Host, Offers, Shared
 from farm.errors import BadSetting, Conflict
 from farm.site import serving
-from farm.site import settings as settings_
+from farm.site.settings import Settings
 
 Attach = Annotated[
     str | None,
@@ -38,7 +38,7 @@ def serve(
 
     SIGTERM and Ctrl-C both stop it: running runs write a checkpoint and go back to the queue.
     """
-    settings = settings_.of_this_machine()
+    settings = Settings.of_this_machine()
     if (facts := serving.facts(settings)) is not None:
         raise Conflict(f"a farm is up at {settings.home} already, process {facts.pid}.", remedy="Stop it: farm down")
     if autoscaling_config and not attach:

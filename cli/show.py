@@ -18,7 +18,6 @@ from farm.record.imported import PREFIX, ImportedRun
 from farm.record.score import Score
 from farm.record.store import Store
 from farm.site import serving
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study.run import Attempt
 
@@ -28,7 +27,7 @@ COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 
 def show(run: RunName, as_json: Json = False) -> None:
     """Everything about one run."""
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         if elsewhere := _elsewhere(open_queue, run):
             _show_imported(*elsewhere, as_json)

@@ -21,7 +21,6 @@ from farm.queue.unreadable import find_flaws
 from farm.queue.unscored import told
 from farm.queue.values import Status
 from farm.site import invitation, serving
-from farm.site import settings as settings_
 from farm.site.server import shown
 from farm.site.serving import Facts
 from farm.site.settings import Settings
@@ -34,7 +33,7 @@ MAX_RUNS, MAX_STUDIES = 8, 5
 
 def status(as_json: Json = False) -> None:
     """What is up, what waits, what trains."""
-    settings = settings_.load()
+    settings = Settings.load()
     facts = serving.facts(settings)
     missing = serving.missing(settings, facts) if facts else []
     with queue(settings) as open_queue:

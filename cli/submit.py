@@ -23,7 +23,6 @@ from farm.queue.values import Put, Status
 from farm.queue.waiting import no_node
 from farm.record.store import Store
 from farm.site import serving
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.study.machine import Machine, parts
 from farm.study.seeding import carried
@@ -71,7 +70,7 @@ def submit(
     and wait, and say so. Exits with 7 unless -y is given if the forecast exceeds such a limit, or if --wait could never
     end because no node offers a machine class and no autoscaler can start one.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     parsed = study_file(study, settings).limited(max_usd, max_hours)
     parsed = parsed.twinned() if twin else parsed
     with queue(settings) as open_queue:

@@ -9,8 +9,8 @@ from cli.render import say
 from cli.status import served, storage_note
 from farm.errors import Conflict
 from farm.site import serving
-from farm.site import settings as settings_
 from farm.site.serving import Facts
+from farm.site.settings import Settings
 
 
 def up(
@@ -26,7 +26,7 @@ def up(
     That is Redis, Ray with its dashboard, and the dispatcher. With --shared other machines join it, and the answer has
     the lines to type there.
     """
-    settings = settings_.of_this_machine()
+    settings = Settings.of_this_machine()
     address = where_shared(settings, shared, host)
     facts, offered = serving.facts(settings), units(machine, settings, cpus)
     if facts is not None:

@@ -15,7 +15,6 @@ from cli.runs import outlook, reached
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site import serving
-from farm.site import settings as settings_
 from farm.site.settings import Settings
 
 COLUMNS = (
@@ -38,7 +37,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
     because a limit of their study is spent. Ctrl-C ends the watching, not the runs. Final states are printed only to a
     pipe or with --json.
     """
-    settings = settings_.load()
+    settings = Settings.load()
     with queue(settings) as open_queue:
         chosen = name or newest_study(open_queue)
         if chosen is None:

@@ -4,21 +4,16 @@ One function, the same under Ray Train, under plain `torchrun`, and alone. Every
 the train seed, the step and the number of the microbatch, so a run that was stopped goes on to the same bits.
 """
 
-import argparse
-import ctypes
 import hashlib
 import math
-import os
 import resource
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,92 +21,69 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from farm.errors import BadCorpus, Nonfinite, NotFound
+from farm.errors import BadCorpus, Nonfinite
 from farm.record.ledger import Line, Writer
 from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
-from farm.study import compiler, planner
 from farm.study.planner import Plan
-from farm.study.processor import instruction_set
-from farm.study.recipe import TEST, Kernels, Recipe
+from farm.study.recipe import TEST, Recipe
 from farm.study.run import Run
-from farm.study.study import load
 from model import checkpoint, kernels, optim
+from model.assignment import Assignment, Listener
 from model.checkpoint import Identity
-from model.corpus.checks import exams_of, prepare
+from model.conditions import agreed, compile_blocks, conditions, other_kernels
+from model.corpus.checks import prepare
 from model.corpus.sources import open_split
 from model.data import Batches
 from model.evaluate import scored
-from model.gpt import GPT
+from model.feed import Feed
 from model.init import fingerprint, initialised
-from model.meter import Meter, Signal, Sums, Totals
-from model.precision import LossScale, autocast, matmuls
-from model.reduce import Group, join, reducer
-from model.saver import Saver, State
+from model.meter import Meter, Signal, StepTotals, Sums
+from model.precision import LossScale, autocast
+from model.reduce import Group, in_turn, join, reducer
+from model.saver import Saver, Snapshot
 from model.validation import Validator
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-Fetched = TypeVar("Fetched")
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
-def train(
-    run: Run,
-    plan: Plan,
-    folder: Path,
-    *,
-    cache: Path,
-    epoch: int,
-    resume: Path | None,
-    resume_epoch: int | None,
-    control: Callable[[], Signal],
-    observe: Callable[[Line], None],
-    saved: Callable[[int, Path, str], None],
-    scoring: Callable[[], None] = lambda: None,
-    note: Callable[[str, str], None] = lambda event, detail: None,
-    tokens: Tokens | None = None,
-    exams: Sequence[Exam] = (),
-) -> Outcome:
-    """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
+def train(assignment: Assignment, listener: Listener) -> Outcome:
+    """Carry an assignment out; every rank calls this.
 
-    Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
-    `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
-    the disk, and `scoring` before each batch of a validation and of the test at the end. `note(event, detail)` is told
-    on rank 0 what a person should know of this run. At the end the model is tested, and scored by `exams`.
+    Writes ledger.jsonl and checkpoints/step-XXXXXXXX/ into the attempt's folder.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
     """
-    group = join(plan)
+    run, group = assignment.run, join(assignment.plan)
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
-        trainer = Trainer(run, plan, group, cache, tokens)
-        further = [(exam, open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)) for exam in exams]
-        if resume:
-            trainer.restore(resume)
+        trainer = Trainer(run, assignment.plan, group, assignment.cache, assignment.tokens)
+        further = [(exam, _tested(exam.recipe, assignment.cache)) for exam in assignment.exams]
+        if assignment.resume:
+            trainer.restore(assignment.resume.checkpoint)
             if group.leads and len(trainer.kernels) > 1:
-                note("other-kernels", _other_kernels(trainer))
+                change = other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step)
+                listener.on_note("other-kernels", change)
         trainer.make_ready()
         with (
-            _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
-            Saver(
-                folder / "checkpoints", Identity.of(run, plan), group, ledger.sync if ledger else None, saved
-            ) as saver,
+            _ledger(assignment, trainer.step, group) as ledger,
+            _saver(assignment, group, ledger, listener) as saver,
         ):
             while trainer.step < run.recipe.steps:
-                asked = control() if group.leads else Signal.CONTINUE
+                asked = listener.signal() if group.leads else Signal.CONTINUE
                 totals = trainer.compute(asked, saver.news)
                 if totals.signal is Signal.ABANDON:
                     return Outcome(finished=False, step=trainer.step)
                 line = trainer.update(totals)
-                line = line._replace(validation=trainer.validator.after(line.step, trainer.gpt, scoring))
+                line = line._replace(validation=trainer.validator.after(line.step, trainer.gpt, listener.on_scoring))
                 if ledger:
                     ledger.append(line)
-                    observe(line)
+                    listener.on_step(line)
                 if totals.news:
                     saver.settle()
                 if totals.signal is Signal.STOP:
                     return _stopped(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
                     saver.begin(trainer.state())
-            return _finished(trainer, saver, further, scoring)
+            return _finished(trainer, saver, further, listener.on_scoring)
 
 
 class Trainer:
@@ -120,8 +92,8 @@ class Trainer:
     def __init__(self, run: Run, plan: Plan, group: Group, cache: Path, tokens: Tokens | None):
         recipe = run.recipe
         self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
-        self.tokens = tokens or _in_turn(lambda: prepare(recipe, cache), group)
-        self.test_tokens = open_split(recipe.tested_data, recipe.evaluation.split, cache)
+        self.tokens = tokens or in_turn(lambda: prepare(recipe, cache), group)
+        self.test_tokens = _tested(recipe, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
         self.gpt = initialised(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
@@ -147,7 +119,7 @@ class Trainer:
                 dist.broadcast(parameter.data, src=0)
         self.feed = Feed(self.batches, self.plan, self.group, first_step=self.step, steps=self.recipe.steps)
 
-    def compute(self, signal: Signal, news: bool) -> Totals:
+    def compute(self, signal: Signal, news: bool) -> StepTotals:
         """First half of a step: forward and backward over this rank's microbatches, and the sums over all ranks."""
         self._began = time.perf_counter()
         scale = self.loss_scale.scale / self.recipe.tokens_per_step
@@ -164,7 +136,7 @@ class Trainer:
         self.reducer.finish()
         return self.meter.total(get_total_norm(self._gradients()), signal, news)
 
-    def update(self, totals: Totals) -> Line:
+    def update(self, totals: StepTotals) -> Line:
         """Second half: clip the gradients and apply them, or skip the step where fp16 overflowed.
 
         Raises: Nonfinite
@@ -202,7 +174,7 @@ class Trainer:
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
-    def state(self) -> State:
+    def state(self) -> Snapshot:
         """Everything that the steps to come depend on."""
         progress = {
             "sums": asdict(self.sums),
@@ -211,7 +183,7 @@ class Trainer:
             "tokens": self.tokens.model_dump(),
             "kernels": self.kernels,
         }
-        return State(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
+        return Snapshot(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
 
     def restore(self, folder: Path) -> None:
         """Put back what `state` gave when this checkpoint was made.
@@ -242,128 +214,29 @@ class Trainer:
         optim.restore(self.gpt, self.optimiser, contents.moments, updates=self.step - self.sums.skipped)
 
 
-class Batch(NamedTuple):
-    """A microbatch on the device, and how many targets count."""
-
-    x_BT: Tensor
-    y_BT: Tensor
-    targets: int
-
-
-class Feed:
-    """This rank's microbatches in the order of training, each fetched one ahead."""
-
-    def __init__(self, batches: Batches, plan: Plan, group: Group, first_step: int, steps: int):
-        self._batches, self._plan, self._group = batches, plan, group
-        share = plan.share(group.rank)
-        self._turns = ((step, turn) for step in range(first_step, steps) for turn in range(share))
-        self.fetch()
-
-    def take(self) -> Batch:
-        assert self._next is not None, "training is over"
-        return self._next
-
-    def fetch(self) -> None:
-        """Begin to move the next microbatch to the device; on CUDA without waiting for it."""
-        turn = next(self._turns, None)
-        self._next = None if turn is None else self._load(*turn)
-
-    def _load(self, step: int, turn: int) -> Batch:
-        x_BT, y_BT = map(torch.from_numpy, self._batches.microbatch(step, self._plan, self._group.rank, turn))
-        targets = int((y_BT >= 0).sum())
-        if self._group.device.type == "cuda":
-            x_BT, y_BT = x_BT.pin_memory(), y_BT.pin_memory()
-        device = self._group.device
-        return Batch(x_BT.to(device, non_blocking=True), y_BT.to(device, non_blocking=True), targets)
-
-
 @contextmanager
-def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, group: Group) -> Iterator[Writer | None]:
+def _ledger(assignment: Assignment, from_step: int, group: Group) -> Iterator[Writer | None]:
     """The ledger on rank 0, which writes for all."""
     if not group.leads:
         yield None
         return
-    with Writer(folder / "ledger.jsonl", epoch, from_epoch, from_step) as ledger:
+    from_epoch = assignment.resume and assignment.resume.epoch
+    with Writer(assignment.folder / "ledger.jsonl", assignment.epoch, from_epoch, from_step) as ledger:
         yield ledger
 
 
-def agreed(asked: Kernels, group: Group) -> Computed:
-    """The CPU kernels that every rank computes by: farm's only where each rank by itself would choose them."""
-    if group.device.type != "cpu":
-        return "torch"
-    are_farms = torch.tensor(kernels.resolved(asked, instruction_set()) == "farm", dtype=torch.int32)
-    if group.world > 1:
-        dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
-    return "farm" if are_farms else "torch"
+def _saver(assignment: Assignment, group: Group, ledger: Writer | None, listener: Listener) -> Saver:
+    identity = Identity.of(assignment.run, assignment.plan)
+    flush_ledger = ledger.sync if ledger else None
+    return Saver(assignment.folder / "checkpoints", identity, group, flush_ledger, listener.on_saved)
 
 
-def _other_kernels(trainer: Trainer) -> str:
-    before, now = trainer.kernels[-2:]
-    asked, has = trainer.recipe.train.kernels, instruction_set() or "unknown instructions"
-    return (
-        f"{now}'s kernels compute from step {trainer.step} on, {before}'s did before: kernels = {asked!r} with {has}."
-    )
+def _tested(recipe: Recipe, cache: Path) -> np.ndarray:
+    """The tokens that a recipe tests a model on."""
+    return open_split(recipe.tested_data, recipe.evaluation.split, cache)
 
 
-def compile_blocks(gpt: GPT, device: torch.device) -> None:
-    """Have torch compile the network. Raises: NoCompiler"""
-    compiler.found(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
-    for block in gpt.blocks:  # all alike, so that one compilation serves every layer
-        block.compile()
-
-
-@contextmanager
-def conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
-    """Kernels, precision of matrix products, random state: as training needs them, then as they were."""
-    if device.type == "cpu":
-        _keep_freed_memory()
-    on_cuda = device.type == "cuda"
-    with (
-        torch.random.fork_rng([device] if on_cuda else []),
-        matmuls(recipe.train.precision),
-        kernels.chosen(by),
-        _deterministic() if on_cuda else nullcontext(),
-    ):
-        yield
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """CUDA kernels that give the same bits every time. Those of the CPU always do, for one number of threads."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses
-    mode: Any = torch.utils.deterministic
-    enabled, fill = torch.are_deterministic_algorithms_enabled(), mode.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what nobody has written
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled)
-        mode.fill_uninitialized_memory = fill
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc's malloc keep large blocks that torch frees, for as long as this process lives.
-
-    By default it returns them to the system, and touching new ones costs half of a bf16 step with GPT-2's vocabulary.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        for setting, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
-            mallopt(setting, value)
-
-
-def _in_turn(fetch: Callable[[], Fetched], group: Group) -> Fetched:
-    """Fetch data on rank 0 first; the others then find it there."""
-    for leads in (True, False):
-        if group.leads is leads:
-            fetched = fetch()
-        if group.world > 1:
-            dist.barrier()
-    return fetched
-
-
-def _nonfinite(step: int, totals: Totals) -> Nonfinite:
+def _nonfinite(step: int, totals: StepTotals) -> Nonfinite:
     what = f"loss {totals.loss_sum / totals.tokens}, gradient norm {totals.gradient_norm}"
     return Nonfinite(
         f"step {step}: {what}.",
@@ -429,60 +302,3 @@ def _peak_bytes(group: Group) -> int:
     if group.world > 1:
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return int(peak)
-
-
-def main() -> None:
-    """`torchrun --nproc-per-node N -m model.train STUDY RUN FOLDER`: one run, without Ray or Redis.
-
-    FOLDER gets a folder per attempt, as a run directory has; called again, it goes on from the newest checkpoint there.
-    SIGTERM saves and ends.
-    """
-    parser = argparse.ArgumentParser(prog="model.train", description="Train one run of a study.")
-    parser.add_argument("study", type=Path)
-    parser.add_argument("run", help="the run's id, or the beginning of it")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm"))
-    arguments = parser.parse_args()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    study = load(arguments.study)
-    run = _chosen(study.runs(), arguments.run)
-    plan = planner.plan(run.recipe, study.machine(run.machine, {}))
-    found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)
-    # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
-    epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
-    (arguments.folder / str(epoch)).mkdir(parents=True, exist_ok=True)
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    cache = arguments.cache.expanduser()
-    group = join(plan)  # which takes this rank's GPU: NCCL's barrier needs to know it
-    outcome = train(
-        run,
-        plan,
-        arguments.folder / str(epoch),
-        cache=cache,
-        epoch=epoch,
-        resume=found and found.path,
-        resume_epoch=found and int(found.path.parent.parent.name),
-        control=lambda: Signal.STOP if told else Signal.CONTINUE,
-        observe=lambda line: print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr),
-        saved=lambda step, path, sha256: print(f"step {step} saved in {path}", file=sys.stderr),
-        note=lambda event, detail: print(f"{event}: {detail}", file=sys.stderr),
-        exams=_in_turn(lambda: exams_of(run.recipe, study.evaluations, cache), group),
-    )
-    if group.leads:
-        print(outcome.model_dump_json())
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _chosen(runs: list[Run], beginning: str) -> Run:
-    found = [run for run in runs if run.id.startswith(beginning)]
-    if len(found) != 1:
-        ids = ", ".join(run.id for run in (found or runs)[:8])
-        raise NotFound(f"{len(found)} runs of the study begin with {beginning!r}.", remedy=f"Choose one of {ids}.")
-    return found[0]
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,6 @@ from waiting import wait_until
 
 from farm.queue.queue import Queue
 from farm.queue.values import Claim, Point
-from farm.study import study as study_
 from farm.study.run import Checkpoint, Lease, State
 from farm.study.study import Study
 
@@ -18,7 +17,7 @@ MOMENT = 0.001  # seconds: a lease that is over before anybody looks
 def study_of(queue: Queue, **changes: dict) -> Study:
     """The tiny study of one seed, with `changes` to its tables, submitted."""
     tables = tiny_study(init=(42,)).model_dump(mode="json", exclude_unset=True)
-    study = study_.build(tables | {key: tables.get(key, {}) | value for key, value in changes.items()})
+    study = Study.build(tables | {key: tables.get(key, {}) | value for key, value in changes.items()})
     queue.put(study)
     return study
 

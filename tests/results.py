@@ -6,7 +6,6 @@ from typing import Any
 from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
 from farm.record.score import Score, blocks, packed, sha256, standard_error
 from farm.stats import mean
-from farm.study import study as study_
 from farm.study.machine import BUILT_IN, mixed, parts
 from farm.study.planner import plan
 from farm.study.run import Run
@@ -48,7 +47,7 @@ def study_text(name: str = "tiny", machines: tuple[str, ...] = ("cpu",), init: t
 
 def tiny_study(name: str = "tiny", machines: tuple[str, ...] = ("cpu",), init: tuple[int, ...] = (42, 22, 67)) -> Study:
     """The same, read."""
-    return study_.parse(study_text(name, machines, init))
+    return Study.parse(study_text(name, machines, init))
 
 
 def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result:

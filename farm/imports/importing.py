@@ -13,11 +13,10 @@ from farm.errors import BadImport
 from farm.imports import harness, rows
 from farm.imports.harness import Folder
 from farm.record.imported import ImportedRun
-from farm.study import study as study_
 from farm.study.faults import full_stop
 from farm.study.machine import BUILT_IN, is_name, parts
 from farm.study.recipe import NONE, Recipe, Seeds
-from farm.study.study import BASELINE
+from farm.study.study import BASELINE, Study
 
 KINDS = (".csv", ".json", ".jsonl")
 
@@ -71,7 +70,7 @@ def read(paths: Sequence[Path], name: str | None = None) -> Read:
         raise BadImport(first, also=tuple(more))
     runs = [run.model_copy(update={"recipe": found.told.get((run.arm, run.machine))}) for run in runs]
     text = _text(name, found.arms, runs, [str(path) for path in paths])
-    study_.parse(text, "the study file")  # a name that is too long, or a stranger thing
+    Study.parse(text, "the study file")  # a name that is too long, or a stranger thing
     recipes = {name: arm.machines for name, arm in found.arms.items()}
     return Read(name, text, tuple(runs), recipes, tuple(found.left_out), (*notes, *found.notes))
 
@@ -225,6 +224,6 @@ def _key(name: str) -> str:
 
 def unknown_machines(read: Read, known: Mapping[str, object]) -> list[str]:
     """The machine classes that the study file names and that nothing describes."""
-    study = study_.parse(read.study)
+    study = Study.parse(read.study)
     named = {part for arm in study.arms() for machine in arm.machines for part in parts(machine)}
     return sorted(named - known.keys() - BUILT_IN.keys())

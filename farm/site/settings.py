@@ -43,43 +43,60 @@ class Settings(Frozen):
     storage: Path | str = Field(union_mode="left_to_right")
     machines: dict[Name, Machine] = {}
 
+    @classmethod
+    def load(
+        cls,
+        environ: dict[str, str] | None = None,
+        files: tuple[Path, ...] = FILES,
+        *,
+        through_tunnel: bool = True,
+        under: Mapping[str, str] = MappingProxyType({}),
+        over: Mapping[str, str] = MappingProxyType({}),
+    ) -> "Settings":
+        """The settings in force here: `under`, then later `files` over earlier ones, FARM_* over both, and `over` over
+        all.
 
-def load(
-    environ: dict[str, str] | None = None,
-    files: tuple[Path, ...] = FILES,
-    *,
-    through_tunnel: bool = True,
-    under: Mapping[str, str] = MappingProxyType({}),
-    over: Mapping[str, str] = MappingProxyType({}),
-) -> Settings:
-    """The settings in force here: `under`, then later `files` over earlier ones, FARM_* over both, and `over` over all.
+        Where none of them names a Redis, it is the one that `farm connect` reaches from this home, if `through_tunnel`.
+        In a process that was started with `passed_on` there are neither files nor tunnels: whoever started it looked at
+        them.
 
-    Where none of them names a Redis, it is the one that `farm connect` reaches from this home, if `through_tunnel`. In
-    a process that was started with `passed_on` there are neither files nor tunnels: whoever started it looked at them.
+        Raises: BadSetting: names the file or variable, the key and the value. Unreachable: the tunnel is closed.
+        """
+        environ = dict(os.environ) if environ is None else environ
+        values: dict[str, Any] = dict(under)
+        source = priced_by = "settings"  # of machine classes, which alone may still be wrong when all is read
+        if environ.get(FOUND):
+            files, through_tunnel, source = (), False, FOUND
+            values |= _found(environ[FOUND])
+        for file in files:
+            said = {key: value for key, value in _read(file).items() if value != ""}
+            values |= said
+            source = str(file) if "machines" in said else source
+            priced_by = file.name if "machines" in said else priced_by
+        _refuse_misspelt(environ)
+        values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)} | dict(over)
+        home = _folder("home", values.get("home", "~/.farm"))
+        if through_tunnel and "redis_url" not in values:
+            values["redis_url"] = tunnel.url(home)
+        if values.get("redis_ca"):
+            values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
+        storage = _storage(values.get("storage", str(home / "storage")))
+        machines = {name: declared(name, table, priced_by) for name, table in values.get("machines", {}).items()}
+        return _validated(values | {"home": home, "storage": storage, "machines": machines}, source)
 
-    Raises: BadSetting: names the file or variable, the key and the value. Unreachable: the tunnel is closed.
-    """
-    environ = dict(os.environ) if environ is None else environ
-    values: dict[str, Any] = dict(under)
-    source = priced_by = "settings"  # of machine classes, which alone may still be wrong when all is read
-    if environ.get(FOUND):
-        files, through_tunnel, source = (), False, FOUND
-        values |= _found(environ[FOUND])
-    for file in files:
-        said = {key: value for key, value in _read(file).items() if value != ""}
-        values |= said
-        source = str(file) if "machines" in said else source
-        priced_by = file.name if "machines" in said else priced_by
-    _refuse_misspelt(environ)
-    values |= {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)} | dict(over)
-    home = _folder("home", values.get("home", "~/.farm"))
-    if through_tunnel and "redis_url" not in values:
-        values["redis_url"] = tunnel.url(home)
-    if values.get("redis_ca"):
-        values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
-    storage = _storage(values.get("storage", str(home / "storage")))
-    machines = {name: declared(name, table, priced_by) for name, table in values.get("machines", {}).items()}
-    return _validated(values | {"home": home, "storage": storage, "machines": machines}, source)
+    @classmethod
+    def of_this_machine(cls) -> "Settings":
+        """The settings for a farm that is to run here.
+
+        Raises: BadSetting. Conflict: the commands of this home go through a tunnel to another one.
+        """
+        settings = cls.load(through_tunnel=False)
+        if settings.redis_url is None and tunnel.url(settings.home):
+            raise Conflict(
+                f"`farm connect` is open in {settings.home}: every command here goes to the farm at its other end.",
+                remedy="Stop it, or give a farm of this machine a home of its own by FARM_HOME.",
+            )
+        return settings
 
 
 def passed_on(here: Settings) -> dict[str, str]:
@@ -98,20 +115,6 @@ def _found(text: str) -> dict[str, Any]:
         return {"machines": json.loads(text)["machines"]}
     except (ValueError, KeyError, TypeError):
         raise BadSetting(f"the variable {FOUND} is not farm's.", remedy="Unset it.") from None
-
-
-def of_this_machine() -> Settings:
-    """The settings for a farm that is to run here.
-
-    Raises: BadSetting. Conflict: the commands of this home go through a tunnel to another one.
-    """
-    settings = load(through_tunnel=False)
-    if settings.redis_url is None and tunnel.url(settings.home):
-        raise Conflict(
-            f"`farm connect` is open in {settings.home}: every command here goes to the farm at its other end.",
-            remedy="Stop it, or give a farm of this machine a home of its own by FARM_HOME.",
-        )
-    return settings
 
 
 def _refuse_misspelt(names: Iterable[str]) -> None:

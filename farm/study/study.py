@@ -90,7 +90,7 @@ OwnMachines = Annotated[Machines | None, Unset]
 OwnSeeds = Annotated[Pairs | None, Unset]
 
 
-class Head(Frozen):
+class StudyTable(Frozen):
     """The [study] table."""
 
     name: Name = Field(description="the name that commands use")
@@ -157,7 +157,7 @@ class Stack(Frozen):
 class Study(Frozen):
     """The unit of submit, progress, cancel, retry and table."""
 
-    study: Head
+    study: StudyTable
     baseline: Change = Change()
     interventions: dict[Name, Change] = {}
     sweeps: dict[Name, Sweep] = {}
@@ -167,6 +167,30 @@ class Study(Frozen):
     machines: dict[Name, Machine] = {}
     policy: Policy = Policy()
     looks: Annotated[Looks | None, Unset] = None  # farm resolve writes them
+
+    @classmethod
+    def load(cls, path: Path) -> "Study":
+        """Read a study file, or standard input where `path` is "-".
+
+        Raises: BadStudy: it is not there, not a file, not TOML, too large, or says something that makes no sense.
+        """
+        return Draft.load(path).whole()
+
+    @classmethod
+    def parse(cls, text: str, source: str = "study") -> "Study":
+        """Read a study from the text of a file. `source` names it in errors.
+
+        Raises: BadStudy
+        """
+        return cls.build(_tables(text, source), source)
+
+    @classmethod
+    def build(cls, data: dict[str, Any], source: str = "study") -> "Study":
+        """A study from its tables.
+
+        Raises: BadStudy: a line for each fault, which names the field, its value and the right form.
+        """
+        return _drafted(data, source).whole()
 
     @property
     def name(self) -> str:
@@ -502,6 +526,14 @@ class Draft(NamedTuple):
     partial: tuple[Arm, ...]
     faults: tuple[str, ...]
 
+    @classmethod
+    def load(cls, path: Path) -> "Draft":
+        """What a study file says, or standard input where `path` is "-".
+
+        Raises: BadStudy: there are no tables to speak of.
+        """
+        return _drafted(_tables(_read(path), _name_of(path)), _name_of(path))
+
     def whole(self) -> Study:
         """The study. Raises: BadStudy: something is wrong with it."""
         if self.study is None or self.faults:
@@ -516,40 +548,8 @@ class Draft(NamedTuple):
         return BadStudy(lines[0], also=tuple(lines[1:]), field=self.faults[0].split(":")[0])
 
 
-def load(path: Path) -> Study:
-    """Read a study file, or standard input where `path` is "-".
-
-    Raises: BadStudy: it is not there, not a file, not TOML, too large, or says something that makes no sense.
-    """
-    return draft(path).whole()
-
-
-def draft(path: Path) -> Draft:
-    """The same, for who has more to say of what makes no sense.
-
-    Raises: BadStudy: there are no tables to speak of.
-    """
-    return _drafted(_tables(_read(path), _name_of(path)), _name_of(path))
-
-
 def _name_of(path: Path) -> str:
     return "standard input" if path == STANDARD_INPUT else str(path)
-
-
-def parse(text: str, source: str = "study") -> Study:
-    """Read a study from the text of a file. `source` names it in errors.
-
-    Raises: BadStudy
-    """
-    return build(_tables(text, source), source)
-
-
-def build(data: dict[str, Any], source: str = "study") -> Study:
-    """A study from its tables.
-
-    Raises: BadStudy: a line for each fault, which names the field, its value and the right form.
-    """
-    return _drafted(data, source).whole()
 
 
 def _tables(text: str, source: str) -> dict[str, Any]:

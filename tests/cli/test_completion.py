@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from cli.access import complete_arm
-from farm.study.study import parse
+from farm.study.study import Study
 
 from .conftest import ROOT, Farm
 
@@ -68,14 +68,14 @@ def test_studies_and_arms(farm: Farm, words: str, offered: list[str]) -> None:
 )
 def test_arms_are_those_of_the_study_that_is_named(farm: Farm, words: str, offered: list[str]) -> None:
     farm.put()
-    farm.queue.put(parse(OTHER))
+    farm.queue.put(Study.parse(OTHER))
     assert completed(farm, words) == offered
 
 
 def test_arms_of_a_run_are_those_of_its_study_and_of_a_file_those_in_it(farm: Farm, monkeypatch) -> None:
     """Whatever a command calls its argument: each form that an argument of the farm has."""
     run = farm.put().runs()[0]
-    farm.queue.put(other := parse(OTHER))
+    farm.queue.put(other := Study.parse(OTHER))
     (farm.folder / "other.toml").write_text(OTHER)
     for name, value in farm.environment.items():
         monkeypatch.setenv(name, value)

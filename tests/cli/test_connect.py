@@ -12,7 +12,8 @@ import psutil
 import pytest
 from ssh_server import Sshd, sshd
 
-from farm.site import settings, tunnel
+from farm.site import tunnel
+from farm.site.settings import Settings
 
 from .conftest import Farm
 
@@ -40,7 +41,7 @@ def home(laptop: Farm) -> Path:
 
 def url(laptop: Farm) -> str | None:
     """Where the commands of this home go."""
-    return settings.load(laptop.environment, files=()).redis_url
+    return Settings.load(laptop.environment, files=()).redis_url
 
 
 def test_a_farm_in_another_home_of_the_head_is_found_there(laptop: Farm, head: Sshd) -> None:

@@ -3,13 +3,13 @@
 from results import result, score, study_text, tiny_study
 
 from farm.queue.values import Claim
-from farm.study import study as study_
 from farm.study.run import Attempt, Evaluating, State
+from farm.study.study import Study
 
 from .conftest import Farm
 
 FURTHER = "\n[evaluations.start]\noffset = 512\nsequences = 4\n"
-STUDY = study_.parse(study_text(init=(42,)) + FURTHER)
+STUDY = Study.parse(study_text(init=(42,)) + FURTHER)
 ARMS = ["baseline", "remove-dropout", "gradient-clipping"]
 
 
@@ -81,7 +81,7 @@ def test_stale_scores_are_replaced_where_that_is_asked_for(farm: Farm) -> None:
     for _ in range(3):
         farm("eval", "tiny")
         deliver(farm)
-    farm.queue.put(study_.parse(study_text(init=(42,)) + FURTHER.replace("512", "1024")))
+    farm.queue.put(Study.parse(study_text(init=(42,)) + FURTHER.replace("512", "1024")))
     answer = farm("eval", "tiny")
     assert (answer.code, answer.rows) == (0, [])
     assert "3 stale, made by an earlier form of the evaluation: farm eval tiny --stale" in answer.err

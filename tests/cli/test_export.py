@@ -19,7 +19,7 @@ from worlds import attempt, corpus, planned, stop_after
 from farm.queue.values import Claim
 from farm.record.bucket import Bucket
 from farm.record.result import Outcome
-from farm.study import study as study_
+from farm.study.study import Study
 from model.corpus import gpt2
 from model.corpus.text import BUILTIN
 from model.export import trained
@@ -55,7 +55,7 @@ TEXT = "def naïve(x):\n\treturn Ελλάδα isn't 12345 \x00 🙂"
 
 def claimed(farm: Farm, source: str | Path = BUILTIN, vocab: int = 257, model: str = "", tokenizer: str = "") -> Claim:
     """The only run of a small study, submitted and leased."""
-    farm.queue.put(study_.parse(STUDY.format(source=source, vocab=vocab, model=model, tokenizer=tokenizer)))
+    farm.queue.put(Study.parse(STUDY.format(source=source, vocab=vocab, model=model, tokenizer=tokenizer)))
     return farm.claim()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from farm.queue.unreadable import find_flaws
 from farm.record.store import Store
-from farm.study.study import load
+from farm.study.study import Study
 
 from .conftest import ROOT, Farm
 
@@ -94,12 +94,12 @@ def test_what_is_wrong_is_refused_whole_with_a_line_for_each_fault(farm: Farm) -
 
 def test_a_study_file_that_was_edited_stays(farm: Farm) -> None:
     path = imported(farm)
-    assert load(farm.folder / "losses.toml").name == "losses"
+    assert Study.load(farm.folder / "losses.toml").name == "losses"
     (farm.folder / "losses.toml").write_text("mine", encoding="utf-8")
     assert "is there already and differs, so it stays" in farm("import", str(path)).err
     assert (farm.folder / "losses.toml").read_text(encoding="utf-8") == "mine"
     assert farm("import", str(path), "--output", str(farm.folder / "other.toml")).code == 0
-    assert load(farm.folder / "other.toml").name == "losses"
+    assert Study.load(farm.folder / "other.toml").name == "losses"
 
 
 def test_they_survive_a_reindex_and_a_damaged_record_is_named(farm: Farm) -> None:

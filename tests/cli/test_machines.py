@@ -10,7 +10,7 @@ import pytest
 from farm.queue.node import Node
 from farm.queue.values import Supply
 from farm.study.machine import BUILT_IN
-from farm.study.study import load
+from farm.study.study import Study
 from workers.attempt.probing import key
 
 from .conftest import ROOT, Farm
@@ -91,7 +91,7 @@ def test_what_a_probe_finds_is_what_plans_are_made_with(farm: Farm) -> None:
         ["bash", "-c", words], env=environment, cwd=farm.folder, capture_output=True, text=True, check=False
     )
     assert said.returncode == 0, said.stderr
-    recipe = load(farm.folder / "tiny.toml").arms()[0].recipe
+    recipe = Study.load(farm.folder / "tiny.toml").arms()[0].recipe
     found = farm.queue.roster.machines()["cpu"].probes[key(recipe)]
     assert 1 <= found < 4
     assert f"cpu: microbatches of up to {found} fit" in said.stderr

@@ -10,7 +10,7 @@ from results import result, study_text, tiny_study
 from farm.queue.node import Node
 from farm.queue.values import Supply
 from farm.study.machine import BUILT_IN, Machine, Price
-from farm.study.study import load, parse
+from farm.study.study import Study
 from farm.verdict.forecast import forecast
 from farm.verdict.power import smallest_effect
 
@@ -122,7 +122,7 @@ def test_what_is_not_seen_from_here_is_said_once_and_refuses_nothing(farm: Farm)
 
 
 def test_hours_and_dollars_come_from_a_declaration_when_nothing_was_measured() -> None:
-    found = forecast(parse('[study]\nname = "published"\nmachines = ["8xa100m40"]'), BUILT_IN)
+    found = forecast(Study.parse('[study]\nname = "published"\nmachines = ["8xa100m40"]'), BUILT_IN)
     assert found.wall_clock_hours == pytest.approx(3.18, abs=0.01), "the published battery's own wall clock"
     assert found.usd == pytest.approx(37.65, abs=0.1)
     assert found.estimates[0].basis == "declared"
@@ -137,7 +137,7 @@ def test_numbers_in_a_pipe_are_rounded_to_what_is_meant(farm: Farm) -> None:
 def test_another_recipe_s_speed_is_scaled_by_the_arithmetic_of_a_token() -> None:
     study = tiny_study(init=(42,))
     deeper = study_text(init=(42,)).replace("layers = 1", "layers = 2")
-    other = parse(deeper).runs()[0]
+    other = Study.parse(deeper).runs()[0]
     found = forecast(study, BUILT_IN, [result(other, 3.0)])
     ratio = other.recipe.model.flops_per_token / study.runs()[0].recipe.model.flops_per_token
     assert found.estimates[0].basis == "scaled"
@@ -216,7 +216,7 @@ def test_the_hours_of_two_classes_are_never_one_figure(farm: Farm) -> None:
     assert "all of it: 66 runs, 59 days with the classes side by side, $1,400.61" in answer.err
     told = json.loads(farm("plan", str(path), "--json").out)
     assert told["total"]["wall_clock_hours"] == pytest.approx(float(home["hours"]))
-    assert {row["arm"] for row in told["data"]} == {arm.name for arm in load(path).arms()}
+    assert {row["arm"] for row in told["data"]} == {arm.name for arm in Study.load(path).arms()}
 
 
 def test_nodes_that_are_up_share_the_runs_and_none_splits_one(farm: Farm) -> None:

@@ -8,10 +8,10 @@ from cli.main import COMMANDS
 from cli.reference import DOCS, HIDDEN, PAGES, SECTIONS, TABLES, keys
 from cli.rooms import PACKAGES, ROOT
 from farm.study.machine import Machine
-from farm.study.study import Change, Head, Stack, Study, parse
+from farm.study.study import Change, Stack, Study, StudyTable
 
 NEEDED: dict[object, dict[str, object]] = {  # beside the key that is looked at
-    Head: {"name": "s", "machines": ["cpu"]},
+    StudyTable: {"name": "s", "machines": ["cpu"]},
     Stack: {"of": ["a"]},
     Machine: {"name": "m", "usd_per_hour": 1.0},
     "reduction": {"canonical_microbatch": 4},
@@ -64,7 +64,7 @@ def test_a_key_says_what_it_is_and_its_example_is_another_value_that_it_takes(ro
 
 def test_the_example_of_the_page_is_a_study() -> None:
     text = PAGES["study.md"]().partition("```toml\n")[2].partition("```")[0]
-    assert [arm.name for arm in parse(text).arms()] == ["baseline", "remove-dropout", "schedule", "both"]
+    assert [arm.name for arm in Study.parse(text).arms()] == ["baseline", "remove-dropout", "schedule", "both"]
 
 
 def test_every_command_is_on_its_page() -> None:

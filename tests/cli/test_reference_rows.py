@@ -13,9 +13,9 @@ from worlds import VOCAB, attempt, corpus, planned
 
 from farm.queue.unreadable import find_flaws
 from farm.record.reference import Reference, ReferenceScore
-from farm.study import study as study_
 from farm.study.recipe import Model
 from farm.study.run import Run
+from farm.study.study import Study
 from model import export
 from model.init import initialised
 
@@ -60,7 +60,7 @@ def farm(farm: Farm) -> Farm:
 
 def submitted(farm: Farm, further: str = FURTHER, model: str = "", vocab: int = VOCAB) -> list[Run]:
     text = STUDY.format(source=farm.folder, vocab=vocab, model=model, further=further)
-    study = study_.parse(text)
+    study = Study.parse(text)
     farm.queue.put(study)
     return study.runs()
 

@@ -21,10 +21,10 @@ from farm.queue.values import Supply
 from farm.record.imported import Imported
 from farm.record.reference import Reference, References
 from farm.site.server import connect
-from farm.study import study
 from farm.study.machine import BUILT_IN
 from farm.study.recipe import TEST
 from farm.study.run import Attempt, State
+from farm.study.study import Study
 
 from .conftest import ROOT, Farm
 
@@ -171,7 +171,7 @@ def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm
             queue.cancel("x")
         other = study_text("before").replace("batch = 8", "batch = 4")
         with pytest.raises(Conflict, match="has results of another"):
-            queue.put(study.parse(other))
+            queue.put(Study.parse(other))
         with pytest.raises(BadStudy, match="the farm cannot read that study"):
             queue.asking.ask(None, "put", "{}")  # type: ignore[arg-type]
         for nonsense in ("", "{", "[]", '{"verb":"forget"}', '{"token":"../x","verb":"cancel","name":"x"}', "\xff"):

@@ -9,7 +9,7 @@ import pytest
 from results import result, score, study_text
 
 from farm.study.machine import Price
-from farm.study.study import parse
+from farm.study.study import Study
 
 from .conftest import Farm
 
@@ -184,7 +184,7 @@ def test_people_read_the_interval_the_verdict_the_method_and_what_is_missing(far
 
 def test_a_margin_in_the_study_makes_arms_the_same(farm: Farm) -> None:
     text = study_text(init=(1, 2, 3)).replace('name = "tiny"', 'name = "tiny"\nmargin = 0.2')
-    farm.queue.put(parse(text))
+    farm.queue.put(Study.parse(text))
     shift = {"baseline": 0.0, "remove-dropout": -0.01, "gradient-clipping": 0.01}
     while farm.queue.listing.queued().get("cpu"):
         claim = farm.claim()
@@ -222,7 +222,7 @@ WIKI = {"baseline": 5.0, "remove-dropout": 5.5, "gradient-clipping": 4.5}
 
 def scored(farm: Farm, text: str = study_text(init=(42, 22)) + EVALUATIONS, **changes: Any) -> None:
     """A study whose runs have finished, each with a score by `wiki` that ranks the arms the other way."""
-    study = parse(text)
+    study = Study.parse(text)
     farm.queue.put(study)
     while claim := farm.queue.claim("cpu", "worker", 60):
         run = claim.run
@@ -271,7 +271,7 @@ def test_other_scores_are_columns(farm: Farm) -> None:
 def test_a_score_that_is_out_of_date_is_set_off_and_says_why_and_how_to_mend_it(farm: Farm) -> None:
     text = study_text(init=(42, 22)) + EVALUATIONS
     scored(farm, text)
-    farm.queue.put(parse(text.replace("offset = 8", "offset = 9")))
+    farm.queue.put(Study.parse(text.replace("offset = 8", "offset = 9")))
     answer = farm("table", "tiny", "--scores", "all", "--format", "md")
     assert "| (5.5003) |" in answer.out
     assert "out of date: wiki of" in answer.out
@@ -283,7 +283,7 @@ def test_a_score_that_is_out_of_date_is_set_off_and_says_why_and_how_to_mend_it(
 
 def test_runs_that_an_evaluation_has_not_scored_are_named(farm: Farm) -> None:
     scored(farm)
-    farm.queue.put(parse(study_text(init=(42, 22)) + EVALUATIONS + "[evaluations.web]\noffset = 16"))
+    farm.queue.put(Study.parse(study_text(init=(42, 22)) + EVALUATIONS + "[evaluations.web]\noffset = 16"))
     answer = farm("table", "tiny", "--score", "web")
     assert "no run has a score by web yet" in answer.err
     assert "no score by web: 2 of baseline on cpu" in answer.err
@@ -292,7 +292,7 @@ def test_runs_that_an_evaluation_has_not_scored_are_named(farm: Farm) -> None:
 
 def test_show_lists_the_scores_of_a_run(farm: Farm) -> None:
     scored(farm)
-    run_id = parse(study_text(init=(42, 22))).runs()[0].id
+    run_id = Study.parse(study_text(init=(42, 22))).runs()[0].id
     said = farm("show", run_id).out
     assert "5.000420 ± 0.5774 nats per token (wiki@" in said
     assert [one["name"] for one in json.loads(farm("show", run_id, "--json").out)["data"]["scores"]] == [

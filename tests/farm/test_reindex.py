@@ -11,7 +11,6 @@ from farm.errors import CheckpointInvalid, Conflict, LeaseLost
 from farm.queue.queue import Queue
 from farm.record.store import Store
 from farm.reindex import reindex
-from farm.study import study as study_
 from farm.study.run import Attempt, Run, State
 from farm.study.study import Study
 
@@ -37,7 +36,7 @@ def states(queue: Queue) -> dict[str, State]:
 
 
 def renamed(name: str = "next") -> Study:
-    return study_.parse(study_text(name, init=(42,)).replace("remove-dropout", "no-drop"))
+    return Study.parse(study_text(name, init=(42,)).replace("remove-dropout", "no-drop"))
 
 
 # Forgotten
@@ -95,7 +94,7 @@ def test_forgetting_with_the_files_leaves_the_word_alone(store: Store) -> None:
 def test_runs_of_a_recipe_that_its_arm_has_no_more_stay_out(store: Store, queue: Queue) -> None:
     """Whoever mended the arm may not see the storage: the study's newest form tells."""
     begun(store, DROPOUT)
-    store.keep(study_.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2")))
+    store.keep(Study.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2")))
     assert reindex(store, queue).brought == 3
     assert DROPOUT.id not in states(queue)
 
@@ -180,7 +179,7 @@ def test_what_was_cancelled_since_stays_so_and_its_retry_begins_above(store: Sto
 
 def test_a_study_that_was_submitted_since_stays_as_it_is(store: Store, queue: Queue) -> None:
     store.keep(STUDY)
-    changed = study_.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2"))
+    changed = Study.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2"))
     queue.put(changed)
     reindex(store, queue)
     assert queue.studies.one("tiny") == changed
@@ -314,7 +313,7 @@ def test_every_record_says_its_schema(store: Store, redis: Redis) -> None:
 def test_a_run_whose_study_is_watched_otherwise_now_is_brought_back(store: Store, queue: Queue) -> None:
     """It is the same run: how training is watched changes no bit of it."""
     begun(store, BASELINE)
-    watched = study_.parse(study_text(init=(42,)).replace("sequences = 8\n", "sequences = 8\nevery = 0\n"))
+    watched = Study.parse(study_text(init=(42,)).replace("sequences = 8\n", "sequences = 8\nevery = 0\n"))
     store.keep(watched)
     assert [run.id for run in watched.runs()] == [run.id for run in STUDY.runs()]
     assert reindex(store, queue).unread == ()

@@ -26,8 +26,8 @@ from waiting import wait_until
 
 from farm.errors import BadCorpus, StorageFull, StorageUnusable, Unreachable
 from farm.record.bucket import Bucket
-from farm.study import study
 from farm.study.recipe import Data, Recipe, digest
+from farm.study.study import Study
 from model.corpus import gpt2
 from model.corpus.checks import prepare
 from model.corpus.look import look
@@ -75,7 +75,7 @@ def test_an_unknown_built_in_corpus_or_split_is_refused(tmp_path):
 
 
 def test_the_demo_fits_its_corpus(tmp_path):
-    runs = study.load(ROOT / "examples" / "demo.toml").runs()
+    runs = Study.load(ROOT / "examples" / "demo.toml").runs()
     assert len({prepare(run.recipe, tmp_path) for run in runs}) == 1  # one fingerprint: all arms read the same tokens
 
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from farm.errors import BadCorpus, BadStudy
 from farm.study.recipe import Data, Recipe
-from farm.study.study import parse
+from farm.study.study import Study
 from model.corpus import tokenizer, tokenizer_json
 from model.corpus.checks import prepare
 from model.corpus.sources import open_split
@@ -169,11 +169,11 @@ def test_a_model_with_room_for_too_few_tokens_is_told_the_right_number(tmp_path:
 def test_a_study_names_a_tokenizer_by_word_or_by_full_path() -> None:
     text = '[study]\nname = "x"\nmachines = ["cpu"]\n[baseline.data]\ntokenizer = "{}"\n'
     for word in ("gpt2", "bytes", "/data/tokenizer.json", "~/tokenizer.json"):
-        assert parse(text.format(word)).runs()[0].recipe.data.tokenizer == word
+        assert Study.parse(text.format(word)).runs()[0].recipe.data.tokenizer == word
     with pytest.raises(BadStudy, match=r'data.tokenizer.*must be "gpt2", "bytes" or the full path of a tokenizer.json'):
-        parse(text.format("tokenizer.json"))
+        Study.parse(text.format("tokenizer.json"))
     with pytest.raises(BadStudy, match=r"has no effect: builtin:python-reference is read as bytes"):
-        parse(text.format("/t.json") + 'source = "builtin:python-reference"')
+        Study.parse(text.format("/t.json") + 'source = "builtin:python-reference"')
 
 
 def test_the_built_in_corpus_is_bytes_whichever_of_the_two_words_is_said() -> None:

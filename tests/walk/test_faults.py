@@ -10,8 +10,8 @@ from waiting import wait_until
 
 from farm.record import ledger
 from farm.site import serving
-from farm.study import study
 from farm.study.run import State
+from farm.study.study import Study
 from workers.head import parts
 
 from .conftest import study_text
@@ -181,7 +181,7 @@ def test_q11_a_corpus_that_is_not_there_pauses_its_study_until_it_is(farm, tmp_p
     """Past `farm submit`, which looks first: as from a machine that does not see the nodes' folders."""
     corpus = tmp_path / "corpus"
     with farm.queue() as queue:
-        queue.put(study.parse(study_text("nowhere").replace("builtin:python-reference", str(corpus))))
+        queue.put(Study.parse(study_text("nowhere").replace("builtin:python-reference", str(corpus))))
     farm.run("watch", "nowhere", code=1)
     (row,) = farm.json("runs", "nowhere", "--json")
     assert (row["state"], row["attempts"]) == ("queued", 0)

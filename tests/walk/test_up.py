@@ -12,7 +12,7 @@ import pytest
 from waiting import wait_until
 
 from farm.site.server import Server
-from farm.site.settings import load
+from farm.site.settings import Settings
 from farm.study.processor import instruction_set
 from farm.study.run import State
 
@@ -59,7 +59,7 @@ def test_two_ups_at_once_are_one_farm_which_trains_and_outlives_its_redis(walk_f
         wait_until(targets.exists, "what Prometheus may scrape is listed", 30)
         wait_until(lambda: len(servers(tmp_path)) == 1, "one of the two farms has left")
         with farm.queue() as queue:
-            told, declared = queue.roster.machines()["pair"], load({}, (typed / "farm.toml",)).machines["pair"]
+            told, declared = queue.roster.machines()["pair"], Settings.load({}, (typed / "farm.toml",)).machines["pair"]
             assert told == declared.model_copy(update={"instruction_set": instruction_set()}), "as it says there"
         (run_id,) = farm.submit("crowded")
         redis = Server(tmp_path / "redis")

@@ -24,7 +24,6 @@ from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, Stor
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.store import Store
-from farm.site import settings
 from farm.site.server import session
 from farm.site.settings import Settings
 from farm.study.machine import MIXED
@@ -51,14 +50,14 @@ def main() -> int:
     words = parser.parse_args()
     asks = Asks()
     signal.signal(signal.SIGTERM, lambda *_: asks.drain())
-    here = settings.load()
+    here = Settings.load()
     stand_apart(here.home)
     try:
         ray.init(logging_level=logging.WARNING)
     except SystemExit:  # of the handler that Ray has set meanwhile
         asks.drain()
     lease = Lease(run_id=words.run, epoch=words.epoch, deadline=0.0, worker=words.worker)
-    with opened(here) as redis:
+    with open_redis(here) as redis:
         agent = Agent(here, Queue(redis), lease, words.job, words.node, asks, words.also)
         code = agent.serve()
     if agent.is_done:  # else the work is stuck in Ray; and Ray ends the workers of a driver that is gone
@@ -67,7 +66,7 @@ def main() -> int:
 
 
 @contextmanager
-def opened(here: Settings) -> Iterator[Redis]:
+def open_redis(here: Settings) -> Iterator[Redis]:
     """A session with Redis, waited for: a node that is cut off from it would spend the run's attempts one by one.
 
     Raises: Unreachable: it stayed away. Refused, BadSetting

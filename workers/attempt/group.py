@@ -26,7 +26,7 @@ class Also(NamedTuple):
 
 
 @contextmanager
-def held(others: Sequence[Also], seconds: float = HOLD_SECONDS) -> Iterator[bool]:
+def hold(others: Sequence[Also], seconds: float = HOLD_SECONDS) -> Iterator[bool]:
     """Hold a unit and the CPUs of each of `others` while the block runs; False where they could not be had in time.
 
     The job itself holds those of the leader. Ray takes the units back when this process ends, however it does.

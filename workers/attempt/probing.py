@@ -14,7 +14,7 @@ NODE = "probe"  # what it registers as: facts and probes stay, and by this name 
 MOMENT_SECONDS = 0.001
 
 
-def probed(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[], bool]) -> Machine:
+def probe_microbatch(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[], bool]) -> Machine:
     """`machine`, with the microbatch measured here if its plan depends on that and nobody has measured it.
 
     For the agent: whatever goes wrong, it says so and leaves the microbatch to the planner's formula.

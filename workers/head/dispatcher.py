@@ -128,7 +128,7 @@ def offers(name: str, slots: Sequence[Slot]) -> list[Slot]:
     return [slot for slot in slots if slot.machine == name]
 
 
-def kept(name: str, slots: Sequence[Slot]) -> list[Busy]:
+def reserve(name: str, slots: Sequence[Slot]) -> list[Busy]:
     """A free unit of each class of the mixed group `name`, as far as there are any, as if it held them.
 
     The runs of one class would take each unit as it comes free, and the group would never start.
@@ -308,7 +308,7 @@ class Dispatcher:
                 if claim := self._lease(slot):
                     return claim, slot
             if is_mixed(name) and offers(name, free(nodes, [], known)):
-                busy += kept(name, slots)
+                busy += reserve(name, slots)
         return None
 
     def _lease(self, slot: Slot) -> Claim | None:

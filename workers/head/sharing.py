@@ -41,7 +41,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def opened(here: Settings, host: str, ray: str, token: Path, storage: str) -> Iterator[Invitation]:
+def invite(here: Settings, host: str, ray: str, token: Path, storage: str) -> Iterator[Invitation]:
     """Let other machines reach Redis at `host`, and keep the invitation in the home; afterwards neither is there.
 
     Raises: BadSetting: another program has Redis' port there.
@@ -51,7 +51,7 @@ def opened(here: Settings, host: str, ray: str, token: Path, storage: str) -> It
         head=platform.node(),
         ray=ray,
         token=token.read_text(encoding="utf-8").strip(),
-        redis=reopened(here, host),
+        redis=reopen(here, host),
         storage=storage,
     )
     try:
@@ -64,6 +64,6 @@ def opened(here: Settings, host: str, ray: str, token: Path, storage: str) -> It
                 listen(here, None)
 
 
-def reopened(here: Settings, host: str) -> str:
+def reopen(here: Settings, host: str) -> str:
     """The URL of Redis for other machines. Ours is made to listen at `host`, as it must be again after a revival."""
     return here.redis_url or listen(here, host)

@@ -48,7 +48,7 @@ def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | N
     return machine
 
 
-def seen() -> str:
+def describe() -> str:
     """What GPUs this node has, in words."""
     found = gpus()
     if not found:

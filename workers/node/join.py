@@ -28,14 +28,14 @@ import psutil
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
 from farm.queue.node import Head, Node
 from farm.queue.queue import Queue
-from farm.site import settings
 from farm.site.server import make_home, session
 from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
 from workers.node import addresses, admission, hardware, spot
-from workers.node.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
+from workers.node.environment import OBJECT_STORE_BYTES, stand_apart
 from workers.node.labels import JOIN_LABEL, own_price
-from workers.node.raylet import has_ended, raylet
+from workers.ray_internals.processes import has_ended, raylet
+from workers.ray_internals.variables import STOP_WAIT_SECONDS
 
 TURN_SECONDS = 0.5
 REGISTER_SECONDS = 10.0
@@ -135,7 +135,7 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
 def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:
     """Look at everything that must be right, and say so."""
     cores, memory = hardware.cores(), _gib(hardware.memory_bytes())
-    log.info("%s: %s; %d cores, %s", platform.node(), hardware.seen(), cores, memory)
+    log.info("%s: %s; %d cores, %s", platform.node(), hardware.describe(), cores, memory)
     known = layered(BUILT_IN, {machine.name: machine})[machine.name]
     price = "".join(f", ${price.usd_per_hour:,.2f}/h {price}" for price in known.prices)
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"
@@ -360,7 +360,7 @@ def main() -> int:
     farewell = Farewell()
     farewell.listen()
     try:
-        here = settings.load()
+        here = Settings.load()
         stand_apart(here.home)
         join(here, words.head, **words.options, farewell=farewell)
     except FarmError as error:

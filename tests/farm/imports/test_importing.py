@@ -9,8 +9,8 @@ import pytest
 from farm.errors import BadImport, Conflict
 from farm.imports import harness, importing, rows
 from farm.record.imported import Imported, ImportedRun
-from farm.study import study
 from farm.study.recipe import Recipe, Schedule, Seeds
+from farm.study.study import Study
 
 HEAD = "arm,machine,init_seed,train_seed,test_loss"
 MODEL = {
@@ -283,7 +283,7 @@ def test_the_study_file_trains_what_was_imported(tmp_path: Path) -> None:
     run_folder(tmp_path, "8xa100m80-no-clipping", use_amp=False, clipping_max_norm=1.0)
     losses = f"{HEAD}\nbaseline,8xa100m40,42,23,3.69\nno-clipping,8xa100m40,42,23,3.68\nqkv-bias,8xa100m40,1,,3.67\n"
     found = importing.read([tmp_path, written(tmp_path, losses)], "ours")
-    built = study.parse(found.study)
+    built = Study.parse(found.study)
     arms = {arm.name: arm for arm in built.arms()}
     assert (built.name, built.study.machines, built.study.seeds) == (
         "ours",
@@ -304,5 +304,5 @@ def test_the_study_file_trains_what_was_imported(tmp_path: Path) -> None:
 def test_losses_alone_name_arms_and_no_recipe(tmp_path: Path) -> None:
     found = importing.read([written(tmp_path, f"{HEAD}\nbaseline,m,,,3.69\nqkv-bias,m,,,3.67\n", "Our Losses.csv")])
     assert found.name == "our-losses"
-    assert [arm.name for arm in study.parse(found.study).arms()] == ["baseline"]
+    assert [arm.name for arm in Study.parse(found.study).arms()] == ["baseline"]
     assert "# [interventions.qkv-bias]" in found.study

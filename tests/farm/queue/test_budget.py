@@ -7,7 +7,6 @@ from waiting import wait_until
 
 from farm.queue.budget import Spending, cost, dollars, exhausted, price, spending, unpriced
 from farm.queue.queue import Queue
-from farm.study import study as study_
 from farm.study.machine import BUILT_IN, Machine
 from farm.study.recipe import Recipe
 from farm.study.study import Study
@@ -20,7 +19,7 @@ RENTED = {"rented": Machine(name="rented", usd_per_hour=36.0), "free": Machine(n
 def limited(usd: float | None, machines: tuple[str, ...] = ("rented",)) -> Study:
     """The tiny study of one seed with a limit."""
     tables = tiny_study(machines=machines, init=(42,)).model_dump(mode="json", exclude_unset=True)
-    return study_.build(tables | ({"policy": {"usd_limit": usd}} if usd else {}))
+    return Study.build(tables | ({"policy": {"usd_limit": usd}} if usd else {}))
 
 
 def held(queue: Queue, study: Study, seconds: float) -> None:

@@ -8,8 +8,8 @@ from results import result, study_text, tiny_study
 
 from farm.queue.queue import Queue
 from farm.record.store import Store
-from farm.study import study as study_
 from farm.study.run import State
+from farm.study.study import Study
 
 
 def test_restored_runs_are_as_they_were_told_and_known_ones_stay(queue: Queue) -> None:
@@ -27,7 +27,7 @@ def test_restored_runs_are_as_they_were_told_and_known_ones_stay(queue: Queue) -
 @pytest.mark.parametrize("design", ["factorial", "stack", "leave-one-out", "fraction"])
 def test_a_study_comes_back_with_its_interventions_in_their_order(queue: Queue, design: str, tmp_path: Path) -> None:
     """It names the arms, and is the order of a ladder: sorted by name they would be other arms than those submitted."""
-    study = study_.parse(study_text().replace("[study]", f'[study]\ndesign = "{design}"'))
+    study = Study.parse(study_text().replace("[study]", f'[study]\ndesign = "{design}"'))
     assert list(study.interventions) != sorted(study.interventions)
     queue.put(study)
     store = Store(tmp_path)

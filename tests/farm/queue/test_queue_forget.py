@@ -9,7 +9,6 @@ from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
 from farm.queue.budget import cost
 from farm.queue.queue import Queue
 from farm.queue.values import Claim, Put
-from farm.study import study as study_
 from farm.study.run import State
 from farm.study.study import Study
 
@@ -19,13 +18,13 @@ def a_study(
 ) -> Study:
     """A baseline and one arm, which may be called and be otherwise."""
     text = study_text(name, init=init).replace("remove-dropout", arm).partition("[interventions.gradient-clipping]")[0]
-    return study_.parse(text.replace("dropout = 0.0", f"dropout = {dropout}"))
+    return Study.parse(text.replace("dropout = 0.0", f"dropout = {dropout}"))
 
 
 def other_baseline(study: Study, batch: int = 4) -> Study:
     tables = study.model_dump(mode="json", exclude_unset=True)
     tables["baseline"]["train"]["batch"] = batch
-    return study_.build(tables)
+    return Study.build(tables)
 
 
 def claims(queue: Queue) -> Iterator[Claim]:

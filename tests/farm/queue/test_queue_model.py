@@ -16,7 +16,6 @@ from farm.errors import Cancelled, Conflict, LeaseLost
 from farm.queue.queue import Queue
 from farm.queue.values import Claim, Put
 from farm.record.result import Result
-from farm.study import study as study_
 from farm.study.recipe import Recipe
 from farm.study.run import Checkpoint, Run, State
 from farm.study.study import Study
@@ -30,7 +29,7 @@ def a_study(
     name: str, machines: list[str], seeds: list[int], priority: int, attempts: int, dropout: float = 0.1, **arms: float
 ) -> Study:
     """`dropout` is the baseline's; `arms` are called as they are and differ from it in theirs."""
-    return study_.build(
+    return Study.build(
         {
             "study": {"name": name, "machines": machines, "seeds": {"init": seeds, "train": [1]}},
             "baseline": {

@@ -15,9 +15,9 @@ from farm.queue.unreadable import find_flaws
 from farm.record.score import MOST_BLOCKS, block_sizes, blocks, standard_error
 from farm.record.store import Store
 from farm.reindex import reindex
-from farm.study import study as study_
 from farm.study.recipe import FurtherEvaluation, Recipe
 from farm.study.run import Attempt
+from farm.study.study import Study
 
 RUN, OTHER, *_ = tiny_study(init=(42,)).runs()
 RESULT = result(RUN, 3.0)
@@ -181,7 +181,7 @@ def test_q5_scores_come_with_the_result_and_under_its_lease(queue: Queue) -> Non
 
 def test_who_adopts_a_result_has_its_scores_and_keeps_them_when_the_other_is_forgotten(queue: Queue) -> None:
     finished(queue, SCORE)
-    renamed = study_.parse(study_text("next", init=(42,)).replace("remove-dropout", "no-drop"))
+    renamed = Study.parse(study_text("next", init=(42,)).replace("remove-dropout", "no-drop"))
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     trained = result(claim.run, 2.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from farm.errors import BadSetting
-from farm.site.settings import FOUND, load, passed_on
+from farm.site.settings import FOUND, Settings, passed_on
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_without_a_word_the_farm_is_at_home(files: tuple[Path, Path]) -> None:
-    here = load({}, files)
+    here = Settings.load({}, files)
     assert here.home == Path("~/.farm").expanduser()
     assert here.storage == here.home / "storage"
     assert (here.redis_url, here.machines) == (None, {})
@@ -27,28 +27,28 @@ def test_the_environment_beats_the_folder_which_beats_the_user(files: tuple[Path
     user, folder = files
     user.write_text('home = "/user"\nstorage = "/user-storage"\nredis_url = "redis://user"\n')
     folder.write_text('home = "/folder"\nredis_url = "redis://folder"\n')
-    here = load({"FARM_HOME": "/environment"}, files)
+    here = Settings.load({"FARM_HOME": "/environment"}, files)
     assert (str(here.home), here.redis_url, str(here.storage)) == ("/environment", "redis://folder", "/user-storage")
 
 
 def test_a_bucket_is_a_storage(files: tuple[Path, Path]) -> None:
-    assert load({"FARM_STORAGE": "s3://my-bucket/a/farm/"}, files).storage == "s3://my-bucket/a/farm"
+    assert Settings.load({"FARM_STORAGE": "s3://my-bucket/a/farm/"}, files).storage == "s3://my-bucket/a/farm"
 
 
 def test_an_empty_variable_says_nothing(files: tuple[Path, Path]) -> None:
-    assert load({"FARM_REDIS_URL": ""}, files).redis_url is None
+    assert Settings.load({"FARM_REDIS_URL": ""}, files).redis_url is None
 
 
 def test_paths_are_made_absolute(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/somewhere")
-    assert load({"FARM_HOME": "here"}, files).home == tmp_path / "here"
-    assert load({"FARM_HOME": "~/farm"}, files).home == Path("/somewhere/farm")
+    assert Settings.load({"FARM_HOME": "here"}, files).home == tmp_path / "here"
+    assert Settings.load({"FARM_HOME": "~/farm"}, files).home == Path("/somewhere/farm")
 
 
 def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) -> None:
     files[1].write_text('[machines.8xa100m40]\nusd_per_hour = 9\n[machines.mine]\nmemory = "8GiB"\n')
-    machines = load({}, files).machines
+    machines = Settings.load({}, files).machines
     assert (machines["8xa100m40"].accelerators, machines["8xa100m40"].usd_per_hour) == (8, 9.0)
     assert machines["mine"].memory == 2**33
 
@@ -80,24 +80,24 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
 def test_a_bad_file_is_refused_in_words(files: tuple[Path, Path], text: str, words: str) -> None:
     files[1].write_text(text)
     with pytest.raises(BadSetting, match=words):
-        load({}, files)
+        Settings.load({}, files)
 
 
 def test_a_file_that_is_no_text_is_refused(files: tuple[Path, Path]) -> None:
     files[1].write_bytes(b"\xff")
     with pytest.raises(BadSetting, match=r"farm.toml: .*utf-8"):
-        load({}, files)
+        Settings.load({}, files)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_mark_of_a_windows_editor_is_no_fault(files: tuple[Path, Path], which: int) -> None:
     files[which].write_text('\ufeff# Größe\nstorage = "/größe"\n', encoding="utf-8")
-    assert load({}, files).storage == Path("/größe")
+    assert Settings.load({}, files).storage == Path("/größe")
 
 
 def test_a_user_without_a_home_folder_needs_none_once_the_farm_has_one(tmp_path: Path) -> None:
     """In a container with a user that passwd does not have, as `docker run --user` makes them."""
-    program = "from farm.site.settings import load; print(load().home, load().storage)"
+    program = "from farm.site.settings import Settings; print(Settings.load().home, Settings.load().storage)"
     command = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", program]
     environment = {name: value for name, value in os.environ.items() if name != "HOME" and "FARM" not in name}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
@@ -112,44 +112,44 @@ def test_a_user_without_a_home_folder_needs_none_once_the_farm_has_one(tmp_path:
 
 def test_an_empty_value_says_nothing(files: tuple[Path, Path]) -> None:
     files[1].write_text('storage = ""\n')
-    here = load({}, files)
+    here = Settings.load({}, files)
     assert here.storage == here.home / "storage"
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("FARM_HOM", "FARM_HOME"), ("FARM_REDIS_URI", "FARM_REDIS_URL")])
 def test_a_misspelt_variable_is_refused(files: tuple[Path, Path], typed: str, meant: str) -> None:
     with pytest.raises(BadSetting, match=f"the variable {typed} is no setting.*Did you mean {meant}"):
-        load({typed: "x"}, files)
-    assert load({"FARM_PYTHON": "/usr/bin/python3"}, files) == load({}, files)
+        Settings.load({typed: "x"}, files)
+    assert Settings.load({"FARM_PYTHON": "/usr/bin/python3"}, files) == Settings.load({}, files)
 
 
 def test_what_a_command_found_is_found_by_what_it_starts(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Its own working folder has a farm.toml, too; and a tunnel that is opened later is none of its business."""
     files[1].write_text('storage = "/there"\n[machines.pair]\naccelerators = 2\nusd_per_hour = 0.5\n')
-    here = load({"FARM_HOME": str(tmp_path / "home")}, files)
+    here = Settings.load({"FARM_HOME": str(tmp_path / "home")}, files)
     files[1].write_text('redis_url = "redis://other"\n[machines.pair]\naccelerators = 9\n[machines.more]\n')
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "tunnel.json").write_text('{"head": "far", "url": "redis://far"}')
-    assert load(passed_on(here), files) == here
-    assert load(passed_on(here) | {"FARM_REDIS_URL": "redis://told"}, files).redis_url == "redis://told"
+    assert Settings.load(passed_on(here), files) == here
+    assert Settings.load(passed_on(here) | {"FARM_REDIS_URL": "redis://told"}, files).redis_url == "redis://told"
 
 
 def test_a_bucket_and_a_shared_redis_are_passed_on(tmp_path: Path) -> None:
     told = {"FARM_HOME": str(tmp_path), "FARM_STORAGE": "s3://bucket/farm", "FARM_REDIS_URL": "redis://:pw@head/0"}
-    here = load(told, ())
-    assert load(passed_on(here), ()) == here
+    here = Settings.load(told, ())
+    assert Settings.load(passed_on(here), ()) == here
     assert "pw" not in passed_on(here)[FOUND]
 
 
 def test_settings_that_were_not_passed_on_by_a_farm_are_refused() -> None:
     with pytest.raises(BadSetting, match=r"the variable FARM_SETTINGS is not farm's\. Unset it"):
-        load({FOUND: "yes"}, ())
+        Settings.load({FOUND: "yes"}, ())
 
 
 def test_an_invitation_names_the_redis_and_a_storage_that_this_machine_may_call_otherwise(tmp_path: Path) -> None:
     told = {"FARM_HOME": str(tmp_path), "FARM_REDIS_URL": "redis://own"}
     redis = {"redis_url": "redis://invited"}
-    here = load(told, (), under={"storage": "/theirs"}, over=redis)
+    here = Settings.load(told, (), under={"storage": "/theirs"}, over=redis)
     assert (here.redis_url, str(here.storage)) == ("redis://invited", "/theirs")
     mounted = told | {"FARM_STORAGE": "/mounted"}
-    assert str(load(mounted, (), under={"storage": "/theirs"}, over=redis).storage) == "/mounted"
+    assert str(Settings.load(mounted, (), under={"storage": "/theirs"}, over=redis).storage) == "/mounted"

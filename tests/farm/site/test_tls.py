@@ -8,8 +8,8 @@ import pytest
 from tls import Authority, secured
 
 from farm.errors import BadSetting, FarmError, Refused
-from farm.site import settings
 from farm.site.server import address, connect, session
+from farm.site.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_a_session_over_tls(port: int, password: str, authority: Authority, tmp_
         "FARM_REDIS_URL": f"rediss://:{password}@localhost:{port}/0",
         "FARM_REDIS_CA": str(authority.file),
     }
-    with session(settings.load(environ, files=())) as redis:
+    with session(Settings.load(environ, files=())) as redis:
         assert redis.ping()
         assert address(redis) == f"rediss://localhost:{port}/0"
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from farm.study import study
 from farm.study.machine import BUILT_IN
 from farm.study.planner import hours, plan
 from farm.study.recipe import Recipe
 from farm.study.study import Study
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-BATTERY, DEMO = (study.load(EXAMPLES / name) for name in ("interventions.toml", "demo.toml"))
+BATTERY, DEMO = (Study.load(EXAMPLES / name) for name in ("interventions.toml", "demo.toml"))
 
 
 def plans(of: Study) -> dict[str, set[str]]:

@@ -5,9 +5,9 @@ from datetime import date
 import pytest
 
 from farm.errors import BadSetting, BadStudy
-from farm.site.settings import load
+from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, Price, last_day, layered
-from farm.study.study import Study, parse
+from farm.study.study import Study
 
 HEAD = '[study]\nname = "priced"\nmachines = ["8xa100m40"]\n'
 DECLARED = Machine(name="8xa100m40", usd_per_hour=21.96, price_source="farm.toml", price_date="2026-11-20")
@@ -51,14 +51,14 @@ def test_a_price_never_has_the_source_or_the_date_of_another():
 
 def test_what_a_declaration_leaves_out_is_the_price_of_whoever_knows_one():
     """A study that says how much memory a class has must not bring the built-in price back with it."""
-    study = parse(HEAD + '[machines.8xa100m40]\nmemory = "38GiB"\n')
+    study = Study.parse(HEAD + '[machines.8xa100m40]\nmemory = "38GiB"\n')
     assert study.machine("8xa100m40", {"8xa100m40": DECLARED}).prices == DECLARED.prices
     assert study.machine("8xa100m40", {}).prices == BUILT_IN["8xa100m40"].prices
     assert study.machine("8xa100m40", {}).tokens_per_second == BUILT_IN["8xa100m40"].tokens_per_second
 
 
 def test_a_declared_price_is_by_whoever_declares_it_and_keeps_its_date(tmp_path):
-    study = parse(HEAD + "[machines.8xa100m40]\nusd_per_hour = 9.0\nprice_date = 2026-11-20\n")
+    study = Study.parse(HEAD + "[machines.8xa100m40]\nusd_per_hour = 9.0\nprice_date = 2026-11-20\n")
     assert [str(price) for price in study.machine("8xa100m40", {}).prices] == ["by the study of 2026-11-20"]
     again = Study.model_validate_json(study.model_dump_json())
     assert again.machine("8xa100m40", {}).prices == study.machine("8xa100m40", {}).prices
@@ -66,7 +66,7 @@ def test_a_declared_price_is_by_whoever_declares_it_and_keeps_its_date(tmp_path)
     file.write_text(
         '[machines.8xa100m40]\nusd_per_hour = 8.0\nprice_source = "our contract"\n[machines.cpu]\nusd_per_hour = 1\n'
     )
-    machines = load({"FARM_HOME": str(tmp_path)}, (file,)).machines
+    machines = Settings.load({"FARM_HOME": str(tmp_path)}, (file,)).machines
     assert [str(price) for price in machines["8xa100m40"].prices] == ["by our contract"]
     assert [str(price) for price in machines["cpu"].prices] == ["by farm.toml"]
 
@@ -83,10 +83,10 @@ def test_a_declared_price_is_by_whoever_declares_it_and_keeps_its_date(tmp_path)
 def test_a_date_without_its_price_or_that_is_none_is_refused(tmp_path, line, words):
     text = f"[machines.8xa100m40]\n{line}\n"
     with pytest.raises(BadStudy, match=words):
-        parse(HEAD + text)
+        Study.parse(HEAD + text)
     (tmp_path / "farm.toml").write_text(text)
     with pytest.raises(BadSetting, match=words):
-        load({"FARM_HOME": str(tmp_path)}, (tmp_path / "farm.toml",))
+        Settings.load({"FARM_HOME": str(tmp_path)}, (tmp_path / "farm.toml",))
 
 
 def test_a_price_is_as_old_as_the_last_day_that_its_date_allows():

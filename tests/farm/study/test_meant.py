@@ -8,7 +8,7 @@ from farm.study.faults import inner_model
 from farm.study.machine import Machine
 from farm.study.meant import paths
 from farm.study.recipe import Recipe
-from farm.study.study import Study, parse
+from farm.study.study import Study
 
 HEAD = '[study]\nname = "s"\nmachines = ["cpu"]\n'
 TRAIN, MODEL, DATA = (f"{HEAD}[baseline.{table}]\n" for table in ("train", "model", "data"))
@@ -17,7 +17,7 @@ TRAIN, MODEL, DATA = (f"{HEAD}[baseline.{table}]\n" for table in ("train", "mode
 def told(text: str) -> str:
     """All that is wrong, without the file's name."""
     with pytest.raises(BadStudy) as caught:
-        parse(text, "s.toml")
+        Study.parse(text, "s.toml")
     return " | ".join(line.removeprefix("s.toml: ") for line in caught.value.lines)
 
 

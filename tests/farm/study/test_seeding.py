@@ -6,7 +6,6 @@ import pytest
 from results import study_text, tiny_study
 
 from farm.errors import BadStudy, NotFound
-from farm.study import study as study_
 from farm.study.recipe import Seeds, canonical_json
 from farm.study.seeding import as_toml, carried, extended, fresh, up_to, widened
 from farm.study.study import Study
@@ -20,7 +19,7 @@ def pairs(*init: int) -> tuple[Seeds, ...]:
 
 def with_seeds(text: str) -> Study:
     """The tiny study with `text` at its end."""
-    return study_.parse(study_text(init=(42, 22)) + text)
+    return Study.parse(study_text(init=(42, 22)) + text)
 
 
 def test_the_baseline_s_own_pairs_come_first_and_then_new_ones_for_both() -> None:
@@ -62,7 +61,7 @@ def test_pairs_that_failed_are_not_taken_for_partners() -> None:
 )
 def test_new_pairs_are_the_next_numbers_and_keep_what_the_baseline_holds_fixed(seeds: str, expected: list) -> None:
     text = study_text().replace("{ init = [42, 22, 67], train = [23] }", seeds)
-    assert [(pair.init, pair.train) for pair in fresh(study_.parse(text), 2)] == expected
+    assert [(pair.init, pair.train) for pair in fresh(Study.parse(text), 2)] == expected
 
 
 def test_a_file_says_the_same_as_the_command() -> None:

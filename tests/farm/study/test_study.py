@@ -16,12 +16,11 @@ from pydantic import BaseModel, TypeAdapter
 from results import tiny_study
 
 from farm.errors import BadStudy
-from farm.study import study as study_
 from farm.study.faults import inner_model, is_optional
 from farm.study.looks import Looks
 from farm.study.machine import BUILT_IN, Machine, Mixed
 from farm.study.recipe import Data, Recipe, Seeds, canonical_json
-from farm.study.study import Study, build, load, parse
+from farm.study.study import Study
 
 HEAD = '[study]\nname = "s"\nmachines = ["cpu"]\n'
 THREE = """
@@ -41,12 +40,14 @@ def head(**values: str) -> str:
 
 
 def arms(text: str) -> list[str]:
-    return [arm.name for arm in parse(text).arms()]
+    return [arm.name for arm in Study.parse(text).arms()]
 
 
 def test_evaluations_change_no_run_and_are_as_the_arms_own_test_where_they_say_nothing() -> None:
-    plain = parse(HEAD + THREE)
-    more = parse(head(score='"wiki"') + THREE + "[evaluations.wiki]\nsource = '/wiki'\nsplit = 'test'\noffset = 0")
+    plain = Study.parse(HEAD + THREE)
+    more = Study.parse(
+        head(score='"wiki"') + THREE + "[evaluations.wiki]\nsource = '/wiki'\nsplit = 'test'\noffset = 0"
+    )
     assert [run.id for run in more.runs()] == [run.id for run in plain.runs()]
     assert (plain.study.score, more.study.score) == ("test_loss", "wiki")
     own = more.arms()[0].recipe.tested_by(more.evaluations["wiki"])
@@ -55,7 +56,7 @@ def test_evaluations_change_no_run_and_are_as_the_arms_own_test_where_they_say_n
 
 
 def test_the_study_of_the_design_means_what_the_design_says() -> None:
-    study = parse("""
+    study = Study.parse("""
 [study]
 name = "interventions"
 machines = ["8xa100m40", "1xrtx3090"]
@@ -93,7 +94,7 @@ stacked-1 = ["gradient-clipping", "remove-dropout", "schedule-learning-rate"]
 
 
 def test_the_first_seeds_of_all_arms_come_before_the_second_of_any() -> None:
-    runs = parse(head(seeds="{ init = [1, 2], train = [3] }", reruns="1") + THREE).runs()
+    runs = Study.parse(head(seeds="{ init = [1, 2], train = [3] }", reruns="1") + THREE).runs()
     assert [(run.rerun, run.seeds.init, run.arm) for run in runs] == [
         (rerun, seed, arm) for rerun in (0, 1) for seed in (1, 2) for arm in ("baseline", "a", "b", "c")
     ]
@@ -108,11 +109,11 @@ def test_the_first_seeds_of_all_arms_come_before_the_second_of_any() -> None:
     ],
 )
 def test_seeds_are_crossed_or_paired(seeds: str, pairs: list[str]) -> None:
-    assert [str(pair) for pair in parse(head(seeds=seeds)).study.seeds] == pairs
+    assert [str(pair) for pair in Study.parse(head(seeds=seeds)).study.seeds] == pairs
 
 
 def test_an_arm_may_depart_from_the_seeds_and_machines_of_the_study() -> None:
-    study = parse(
+    study = Study.parse(
         HEAD
         + "[baseline]\nseeds = [[1, 1], [2, 2], [3, 3]]\n"
         + '[interventions.a]\nmachines = ["1xrtx3090"]\nmodel.dropout = 0.0\n'
@@ -144,7 +145,7 @@ def test_named_stacks_replace_the_ladder_of_the_stack_design() -> None:
 
 
 def test_each_arm_of_a_factorial_design_holds_exactly_its_interventions() -> None:
-    for arm in parse(head(design='"factorial"') + THREE).arms():
+    for arm in Study.parse(head(design='"factorial"') + THREE).arms():
         assert (arm.recipe.model.dropout == 0.0) == ("a" in arm.changes)
         assert (arm.recipe.train.clip_grad_norm == 3.5) == ("b" in arm.changes)
         assert (arm.recipe.train.learning_rate == 1e-3) == ("c" in arm.changes)
@@ -174,7 +175,7 @@ def test_a_fraction_has_its_resolution_and_holds_the_baseline(k: int, resolution
         + "[interventions."
         + "[interventions.".join(SEVEN.split("[interventions.")[1 : k + 1])
     )
-    arms = parse(text).arms()
+    arms = Study.parse(text).arms()
     assert (arms[0].changes, len(arms), len({arm.recipe for arm in arms})) == ((), count, count)
     signs = [[1 if name in arm.changes else -1 for name in "abcdefg"[:k]] for arm in arms]
     for size in range(1, resolution):
@@ -197,7 +198,7 @@ def test_arms_of_many_long_names_are_named_by_a_digit_for_each() -> None:
 
 def test_a_sweep_is_an_arm_for_each_value_but_the_baselines() -> None:
     text = HEAD + "[sweeps.lr]\ntrain.learning_rate = [2e-4, 4e-4, 8e-4]\nmodel.dropout = 0.1\nseeds = [[1, 2]]\n"
-    found = parse(text).arms()
+    found = Study.parse(text).arms()
     assert [(arm.name, arm.recipe.train.learning_rate) for arm in found] == [
         ("baseline", 4e-4),
         ("lr-0.0002", 2e-4),
@@ -216,7 +217,7 @@ def test_a_grid_crosses_its_lists_and_its_arms_may_be_stacked() -> None:
             "[stacks]\nboth = ['g-0.0008-constant', 'a']\n"
         )
     )
-    found = {arm.name: arm for arm in parse(text).arms()}
+    found = {arm.name: arm for arm in Study.parse(text).arms()}
     assert [name for name in found if name.startswith("g-")] == [
         "g-0.0002-constant",
         "g-0.0002-warmup-cosine-0.05-0.1",
@@ -264,7 +265,7 @@ def test_two_interventions_that_agree_on_a_field_may_be_stacked() -> None:
 
 
 def test_a_machine_may_be_declared_or_refined() -> None:
-    study = parse(HEAD + '[machines.8xa100m40]\nusd_per_hour = 9.0\n[machines.mine]\nmemory = "8GiB"\n')
+    study = Study.parse(HEAD + '[machines.8xa100m40]\nusd_per_hour = 9.0\n[machines.mine]\nmemory = "8GiB"\n')
     refined = study.machine("8xa100m40", {})
     assert (refined.accelerators, refined.usd_per_hour) == (8, 9.0)
     assert study.machine("mine", {}).memory == 2**33
@@ -282,7 +283,7 @@ def test_a_machine_may_be_declared_or_refined() -> None:
 
 def test_a_study_survives_json() -> None:
     text = head(seeds="[[1, 2], [3, 4]]", design='"stack"') + THREE + '[stacks]\nmine = ["a", "c"]\n'
-    study = parse(text + '[machines.mine]\nmemory = "8GiB"\n[policy]\npriority = 3\n')
+    study = Study.parse(text + '[machines.mine]\nmemory = "8GiB"\n[policy]\npriority = 3\n')
     copy = Study.model_validate_json(canonical_json(study))
     assert copy == study
     assert copy.runs() == study.runs()
@@ -528,7 +529,7 @@ REFUSED = {
 def test_a_bad_study_is_refused_in_words(what: str) -> None:
     text, words = REFUSED[what]
     with pytest.raises(BadStudy) as caught:
-        parse(text, "study.toml")
+        Study.parse(text, "study.toml")
     assert str(caught.value) == f"study.toml: {words}"
     assert caught.value.exit_code == 2
 
@@ -564,7 +565,7 @@ attempts = 0
 def faults(text: str) -> list[str]:
     """The lines of the error, without the file's name."""
     with pytest.raises(BadStudy) as caught:
-        parse(text, "s.toml")
+        Study.parse(text, "s.toml")
     assert all(line.startswith("s.toml: ") and "\n" not in line for line in caught.value.lines)
     return [line.removeprefix("s.toml: ") for line in caught.value.lines]
 
@@ -597,7 +598,7 @@ def test_all_faults_are_told_at_once_and_one_does_not_hide_or_make_another() -> 
 
 def test_an_error_of_many_faults_is_one_line_where_one_is_asked_for() -> None:
     with pytest.raises(BadStudy) as caught:
-        parse(ALL_AT_ONCE, "s.toml")
+        Study.parse(ALL_AT_ONCE, "s.toml")
     assert str(caught.value).startswith("s.toml: study.name: must be 1 to 64")
     assert str(caught.value).endswith("(and 10 more)")
     assert pickle.loads(pickle.dumps(caught.value)).lines == caught.value.lines
@@ -661,17 +662,17 @@ def test_each_fault_is_told_whatever_else_is_wrong(chosen: set[int]) -> None:
 
 def test_a_number_without_end_is_refused() -> None:
     with pytest.raises(BadStudy, match="not TOML"):
-        parse("a = " + "9" * 5000)
+        Study.parse("a = " + "9" * 5000)
 
 
 def test_the_mark_of_a_windows_editor_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(f"\ufeff{HEAD}")
-    assert load(tmp_path / "study.toml").name == "s"
+    assert Study.load(tmp_path / "study.toml").name == "s"
 
 
 def test_brackets_without_end_are_refused() -> None:
     with pytest.raises(BadStudy, match="not TOML"):
-        parse("a = " + "[" * 100_000)
+        Study.parse("a = " + "[" * 100_000)
 
 
 def test_a_missing_file_a_folder_and_garbage_are_told_apart(tmp_path: Path) -> None:
@@ -685,9 +686,9 @@ def test_a_missing_file_a_folder_and_garbage_are_told_apart(tmp_path: Path) -> N
         "binary": "is not text: byte 8 is not UTF-8",
     }.items():
         with pytest.raises(BadStudy, match=words) as caught:
-            load(tmp_path / name)
+            Study.load(tmp_path / name)
         assert str(tmp_path) in str(caught.value)
-    assert load(tmp_path / "fine.toml").name == "s"
+    assert Study.load(tmp_path / "fine.toml").name == "s"
 
 
 json_like = st.recursive(
@@ -701,7 +702,7 @@ keys = st.sampled_from(["study", "baseline", "interventions", "stacks", "machine
 @given(st.dictionaries(keys, json_like | st.dictionaries(keys, json_like, max_size=3), max_size=4))
 def test_no_table_whatever_makes_it_crash(tables: dict[str, Any]) -> None:
     with suppress(BadStudy):
-        study_.build(tables)
+        Study.build(tables)
 
 
 def test_seeds_are_two_numbers() -> None:
@@ -733,7 +734,7 @@ def test_a_mixed_group_of_what_nobody_knows_or_cannot_mix_is_refused(name: str, 
 
 def test_nobody_declares_a_mixed_group_as_a_class() -> None:
     with pytest.raises(BadStudy, match="must be 1 to 64 of a-z"):
-        build(tiny_study().model_dump(mode="json", exclude_unset=True) | {"machines": {"a+b": {}}})
+        Study.build(tiny_study().model_dump(mode="json", exclude_unset=True) | {"machines": {"a+b": {}}})
 
 
 # Optional fields, which a patch may unset.
@@ -743,7 +744,7 @@ CLIPPED = HEAD + "[baseline.train]\nclip_grad_norm = 1.0\n"
 
 def test_a_patch_unsets_an_optional_field() -> None:
     text = CLIPPED + "[interventions.a]\ntrain.clip_grad_norm = 'none'\n[interventions.b]\nmodel.dropout = 0.0\n"
-    study = parse(text + "[stacks]\nab = ['a', 'b']\n")
+    study = Study.parse(text + "[stacks]\nab = ['a', 'b']\n")
     assert [arm.recipe.train.clip_grad_norm for arm in study.arms()] == [1.0, None, 1.0, None]
     assert Study.model_validate_json(canonical_json(study)) == study
 
@@ -785,25 +786,25 @@ def models(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 def test_twins_train_every_arm_on_every_class_that_the_study_names() -> None:
     text = head(machines='["cpu-x1"]') + '[interventions.a]\nmodel.dropout = 0.0\nmachines = ["cpu-x2"]\n'
-    study = parse(text)
+    study = Study.parse(text)
     assert {arm.name: arm.machines for arm in study.arms()} == {"baseline": ("cpu-x1",), "a": ("cpu-x2",)}
-    for twins in (study.twinned(), parse(text.replace("[study]", "[study]\ntwins = true"))):
+    for twins in (study.twinned(), Study.parse(text.replace("[study]", "[study]\ntwins = true"))):
         assert {arm.machines for arm in twins.arms()} == {("cpu-x1", "cpu-x2")}
         assert {run.id for run in study.runs()} < {run.id for run in twins.runs()}, "the same runs, and their twins"
         assert Study.model_validate_json(canonical_json(twins)).arms() == twins.arms()
     with pytest.raises(BadStudy, match="takes two machine classes or more, and the study names cpu only"):
-        parse(head(twins="true"))
+        Study.parse(head(twins="true"))
     with pytest.raises(BadStudy, match="take two machine classes or more"):
-        parse(head()).twinned()
+        Study.parse(head()).twinned()
 
 
 @pytest.mark.parametrize("margin", ["-0.005", "0.0", "nan", "inf", '"small"'])
 def test_a_margin_that_is_no_size_is_refused_by_name(margin: str) -> None:
     with pytest.raises(BadStudy, match=r"study\.margin"):
-        parse(head(margin=margin))
+        Study.parse(head(margin=margin))
 
 
 @pytest.mark.parametrize("limit", ["-5.0", "0.0", "nan", "inf"])
 def test_a_budget_that_is_no_sum_is_refused_by_name(limit: str) -> None:
     with pytest.raises(BadStudy, match=r"policy\.usd_limit"):
-        parse(head() + f"[policy]\nusd_limit = {limit}\n")
+        Study.parse(head() + f"[policy]\nusd_limit = {limit}\n")

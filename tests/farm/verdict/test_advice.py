@@ -3,12 +3,12 @@
 import pytest
 
 from farm.study.machine import BUILT_IN, Machine
-from farm.study.study import Study, parse
+from farm.study.study import Study
 from farm.verdict.advice import advice
 
 
 def study(machines: str = '["cpu-x1"]', precision: str = "bf16") -> Study:
-    return parse(
+    return Study.parse(
         f'[study]\nname = "half"\nmachines = {machines}\n[baseline.train]\nprecision = "fp32"\n'
         f'[interventions.half]\ntrain.precision = "{precision}"\n'
     )
@@ -43,5 +43,5 @@ def test_a_mixed_group_is_as_slow_as_its_part():
 
 def test_a_class_that_a_study_declares_has_the_instructions_that_its_nodes_found():
     declared = '[study]\nname = "half"\nmachines = ["cpu-x1"]\n[machines.cpu-x1]\nthreads = 1\n'
-    asked = parse(f'{declared}[baseline.train]\nprecision = "bf16"\n')
+    asked = Study.parse(f'{declared}[baseline.train]\nprecision = "bf16"\n')
     assert len(list(advice(asked, known("AVX2")))) == 1

@@ -12,7 +12,7 @@ from farm.record.result import Result
 from farm.study.machine import BUILT_IN
 from farm.study.recipe import Seeds
 from farm.study.run import Run
-from farm.study.study import build, parse
+from farm.study.study import Study
 from farm.verdict import cohort
 from farm.verdict.advice import advice
 from farm.verdict.forecast import baseline_sd, forecast
@@ -188,7 +188,7 @@ def test_another_corpus_that_the_recipe_names_is_an_intervention() -> None:
     study = tomllib.loads(study_text())
     study["baseline"]["evaluation"]["source"] = "/data/common"
     study["interventions"]["other-corpus"] = {"data": {"source": "/data/other"}}
-    members = build(study).runs()
+    members = Study.build(study).runs()
     results = [
         strange(result(run, 3.6), trained="9" * 64, head="8" * 64)
         if run.arm == "other-corpus"
@@ -207,13 +207,13 @@ def test_without_a_common_test_another_corpus_is_another_evaluation() -> None:
         "other-corpus": {"data": {"source": "/data/other"}},
         "short": {"model": {"context": 16}},
     }
-    table = rank([result(run, 3.6) for run in build(study).runs()])
+    table = rank([result(run, 3.6) for run in Study.build(study).runs()])
     assert len(table.evaluations) == 3
     assert row(table, "baseline").evaluation == table.evaluations[0]
     assert row(table, "other-corpus").delta is None
     assert any("source builtin:python-reference and /data/other" in text for text in table.differences)
     assert any("context 32 and 16" in text for text in table.differences)
-    arms = build(study).arms()
+    arms = Study.build(study).arms()
     assert cohort.unranked(arms) == {
         "other-corpus": "source builtin:python-reference and /data/other",
         "short": "context 32 and 16",
@@ -230,7 +230,7 @@ def test_without_a_common_test_another_corpus_is_another_evaluation() -> None:
 def test_rows_of_other_batches_or_reductions_are_never_ranked_together(patch: dict, says: str) -> None:
     study = tomllib.loads(study_text())
     study["interventions"]["otherwise"] = patch
-    built = build(study)
+    built = Study.build(study)
     results = [result(run, LOSSES.get(run.arm, LOSSES["baseline"])[run.seeds.init]) for run in built.runs()]
     apart = row(rank(results), "otherwise")
     assert (apart.rank, apart.delta, apart.verdict) == (None, None, None)
@@ -366,7 +366,7 @@ def test_the_plan_s_noise_is_that_of_one_corpus() -> None:
     ],
 )
 def test_a_verdict_names_the_noise_that_it_was_tested_against(seeds: str, rung: str) -> None:
-    members = parse(study_text().replace("{ init = [42, 22, 67], train = [23] }", seeds)).runs()
+    members = Study.parse(study_text().replace("{ init = [42, 22, 67], train = [23] }", seeds)).runs()
     arms = {"baseline": 0.0, "remove-dropout": -0.05, "gradient-clipping": 0.02}
     table = rank(result(run, 3.6 + arms[run.arm] + run.seeds.init / 1e3 + run.seeds.train / 1e4) for run in members)
     assert {r.rung for r in table.rows if r.arm != "baseline"} == {rung}

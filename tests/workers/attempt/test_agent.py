@@ -27,16 +27,17 @@ from farm.record.store import Store
 from farm.reindex import reindex
 from farm.site.server import Server
 from farm.site.settings import Settings
-from farm.study import study
 from farm.study.machine import BUILT_IN
 from farm.study.run import Attempt, Checkpoint, Run, State
+from farm.study.study import Study
 from model.checkpoint import Contents, Identity, write
 from model.corpus.sources import open_split
-from workers.attempt.agent import Agent, opened
+from workers.attempt.agent import Agent, open_redis
 from workers.attempt.asks import Asks
 from workers.attempt.ending import Asked, Broken, Done, Finished, ending
 from workers.attempt.group import Also
 from workers.attempt.outcome import result_of
+from workers.attempt.resuming import newest, past
 from workers.attempt.task import PULSE_FILE
 
 SOFTWARE = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
@@ -50,7 +51,7 @@ def test_an_agent_waits_for_a_redis_that_is_away(tmp_path: Path) -> None:
     back = threading.Timer(AWAY_SECONDS, server.start)
     back.start()
     try:
-        with opened(here) as redis:
+        with open_redis(here) as redis:
             assert redis.ping()
     finally:
         back.join()
@@ -95,7 +96,7 @@ def closed(agent: Agent, done: Done | None) -> int:
 
 def of_corpus(queue: Queue, source: str) -> Claim:
     """A claim of the first of three runs that read `source`."""
-    queue.put(study.parse(study_text(init=(42,)).replace("builtin:python-reference", source)))
+    queue.put(Study.parse(study_text(init=(42,)).replace("builtin:python-reference", source)))
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     return claim
@@ -221,8 +222,8 @@ def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, i
     again = queue.claim("cpu", "worker", 60)
     assert again is not None
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
-    training = Agent(here, queue, again.lease, "job", "node").work
-    found = training._newest(claim.run, plan, training._past(claim.run))
+    post = Agent(here, queue, again.lease, "job", "node").work._post
+    found = newest(post, claim.run, plan, past(post, claim.run))
     told = [
         (event.event, event.detail) for event in queue.listing.events(claim.run.id) if event.epoch == again.lease.epoch
     ]
@@ -400,7 +401,7 @@ home, url, lease, seconds = sys.argv[1:]
 agent.STOP_SECONDS = float(seconds)
 agent.keep = partial(agent.keep, every_seconds=0.1)
 here = Settings(home=Path(home), storage=Path(home) / "storage", redis_url=url)
-with agent.opened(here) as redis:
+with agent.open_redis(here) as redis:
     sys.exit(agent.Agent(here, Queue(redis), Lease.model_validate_json(lease), "job", "node").serve())
 """
 
@@ -411,7 +412,7 @@ def getting_ready(queue: Queue, home: Path) -> Claim:
     corpus.mkdir()
     for split in ("train", "validation"):
         os.mkfifo(corpus / f"{split}.txt")
-    queue.put(study.parse(study_text().replace("builtin:python-reference", str(corpus))))
+    queue.put(Study.parse(study_text().replace("builtin:python-reference", str(corpus))))
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     return claim

@@ -8,12 +8,12 @@ from workers.attempt.task import Place
 
 HOLDING = """
 import ray
-from workers.attempt.group import Also, held
+from workers.attempt.group import Also, hold
 
 other = Also("attic", ray.get_runtime_context().get_node_id(), 2.0)
-with held([other], 60) as first, held([other], 0.5) as second:
+with hold([other], 60) as first, hold([other], 0.5) as second:
     print(first, second)
-with held([other], 60) as third, held([]) as nothing:
+with hold([other], 60) as third, hold([]) as nothing:
     print(third, nothing)
 """
 

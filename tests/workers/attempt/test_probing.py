@@ -5,7 +5,7 @@ import pytest
 from farm.queue.queue import Queue
 from farm.study.machine import BUILT_IN, Machine
 from farm.study.recipe import Recipe
-from workers.attempt.probing import key, probed
+from workers.attempt.probing import key, probe_microbatch
 
 GPU = Machine(name="1xtest", accelerator="Test", memory=2**34, usd_per_hour=1.0)
 RECIPE = Recipe()
@@ -27,7 +27,7 @@ def never() -> bool:
 def test_what_needs_no_probe_is_not_probed(
     queue: Queue, machine: Machine, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert probed(queue, machine, RECIPE.patched({"train": changes}), never) is machine
+    assert probe_microbatch(queue, machine, RECIPE.patched({"train": changes}), never) is machine
     assert capsys.readouterr().out == "", "it did not fail either"
 
 
@@ -35,6 +35,6 @@ def test_a_probe_that_cannot_be_made_leaves_the_machine_as_it_is(
     queue: Queue, capsys: pytest.CaptureFixture[str]
 ) -> None:
     many = GPU.model_copy(update={"accelerators": 512})
-    assert probed(queue, many, RECIPE, lambda: False) is many
+    assert probe_microbatch(queue, many, RECIPE, lambda: False) is many
     assert "was not measured: class 1xtest takes 512 of the" in capsys.readouterr().out
     assert queue.roster.machines() == {}

@@ -15,7 +15,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from waiting import wait_until
 
 from farm.errors import BadSetting
-from farm.site import settings
+from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, Price
 from workers.head import clusterfile
 from workers.head.clusterfile import Fleet, Kind
@@ -170,7 +170,7 @@ def test_machines_of_ones_own_without_a_price_are_said(tmp_path):
 def test_the_config_that_onprem_writes_is_one_that_the_farm_reads(tmp_path):
     (command,) = [text for text in load("examples/onprem.yaml")["setup_commands"] if "usd_per_hour" in text]
     subprocess.run(["bash", "-c", command], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
-    read = settings.load({"FARM_HOME": str(tmp_path)}, (tmp_path / ".config/farm/config.toml",)).machines
+    read = Settings.load({"FARM_HOME": str(tmp_path)}, (tmp_path / ".config/farm/config.toml",)).machines
     assert {str(price) for machine in read.values() for price in machine.prices} == {"by our own machine"}
 
 

@@ -16,7 +16,7 @@ from farm.errors import LeaseLost
 from farm.queue.queue import Queue
 from farm.study.machine import BUILT_IN, Machine
 from farm.study.run import Lease, State
-from farm.study.study import Study, build, parse
+from farm.study.study import Study
 from workers.head.dispatcher import COUNT_SECONDS, Busy, Dispatcher, RayNode, Slot, cpus, free, holds, together
 from workers.head.jobs import Jobs, job_id
 from workers.head.presence import present
@@ -80,7 +80,9 @@ def test_an_unknown_class_is_counted_by_its_unit():
 
 def spent_and(queue: Queue, *others: str) -> Dispatcher:
     """A dispatcher of a study that has spent its limit, and then `others`. It has nobody to submit a job to."""
-    study = build(tiny_study(init=(42,)).model_dump(mode="json", exclude_unset=True) | {"policy": {"usd_limit": 1.0}})
+    study = Study.build(
+        tiny_study(init=(42,)).model_dump(mode="json", exclude_unset=True) | {"policy": {"usd_limit": 1.0}}
+    )
     for each in (study, *map(tiny_study, others)):
         queue.put(each)
     queue.redis.hset(f"farm:run:{study.runs()[0].id}", "held", 3_600_000)
@@ -156,7 +158,7 @@ def dashboard(tmp_path: Path) -> Iterator[tuple[Jobs, type[Dashboard]]]:
 def limited(usd: float, action: str = "stop", name: str = "tiny") -> Study:
     """Three runs of a class that costs a dollar a second."""
     policy = f'[policy]\nusd_limit = {usd}\nlimit_action = "{action}"\n'
-    return parse(study_text(name, init=(42,)) + policy + "[machines.cpu]\nusd_per_hour = 3600.0\n")
+    return Study.parse(study_text(name, init=(42,)) + policy + "[machines.cpu]\nusd_per_hour = 3600.0\n")
 
 
 def begun(queue: Queue, seconds_ago: float) -> Lease:
@@ -307,7 +309,7 @@ def claimed(dispatcher: Dispatcher) -> list[tuple[str, str]]:
 def put(queue: Queue, name: str, machine: str, init: tuple[int, ...] = (42,), priority: int = 0) -> None:
     """Queue a run of the baseline for each seed."""
     parsed = tiny_study(name, (machine,), init).model_dump(mode="json", exclude_unset=True)
-    queue.put(build(parsed | {"interventions": {}, "policy": {"priority": priority}}))
+    queue.put(Study.build(parsed | {"interventions": {}, "policy": {"priority": priority}}))
 
 
 def test_classes_take_turns_in_the_order_of_their_runs(queue: Queue):
@@ -360,7 +362,7 @@ def test_what_cannot_be_read_stops_no_dispatcher(queue: Queue):
 
 def silent(queue: Queue, worker: str) -> Lease:
     """A lease that no agent has taken up."""
-    queue.put(parse(study_text("tiny", init=(42,))))
+    queue.put(Study.parse(study_text("tiny", init=(42,))))
     claim = queue.claim("cpu", worker, 120)
     assert claim is not None
     return claim.lease

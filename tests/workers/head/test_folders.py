@@ -18,7 +18,7 @@ def below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-HOLDER = "from workers.head import folders\nwith folders.held() as folder: print(folder, flush=True); input()"
+HOLDER = "from workers.head import folders\nwith folders.hold() as folder: print(folder, flush=True); input()"
 
 
 def test_what_a_killed_farm_left_is_swept_at_the_next_start_with_its_processes(below: Path) -> None:
@@ -28,12 +28,12 @@ def test_what_a_killed_farm_left_is_swept_at_the_next_start_with_its_processes(b
         left = Path(farm.stdout.readline().strip())
         child = ["sleep", "600"]
         with subprocess.Popen(child, env=variables | {"RAY_TMPDIR": str(left)}) as ray:
-            with folders.held():
+            with folders.hold():
                 assert left.exists(), "a farm that lives keeps its folder"
             assert ray.poll() is None
             farm.kill()
             farm.wait()
-            with folders.held() as ours:
+            with folders.hold() as ours:
                 assert [ours] == list(below.iterdir())
             assert not psutil.pid_exists(ray.pid), "what it had started has ended"
     assert not list(below.iterdir())
@@ -41,6 +41,6 @@ def test_what_a_killed_farm_left_is_swept_at_the_next_start_with_its_processes(b
 
 def test_a_start_that_fails_in_any_way_leaves_no_folder(below: Path) -> None:
     """Ray raises a bare Exception where it has waited for too long."""
-    with pytest.raises(Exception, match="timed out"), folders.held():
+    with pytest.raises(Exception, match="timed out"), folders.hold():
         raise Exception("timed out")
     assert not list(below.iterdir())

@@ -193,7 +193,7 @@ def test_a_slice_of_unknown_memory_is_offered_only_as_somebody_declares_it(drive
     declared = here.model_copy(update={"machines": {"slice": slice_}})
     assert _classes(declared, {"slice": 1}, None) == [(slice_, 1)]
     assert hardware.hardware(slice_, 1).memory_bytes == slice_.memory
-    assert hardware.seen() == (
+    assert hardware.describe() == (
         f"1 x NVIDIA A100-SXM4-40GB MIG 3g.20gb, of unknown memory to use and 2 hidden (CUDA_VISIBLE_DEVICES={BIG})"
     )
 
@@ -235,7 +235,9 @@ def test_a_class_of_hidden_cards_is_not_offered(driver: Driver) -> None:
     says = "this machine has 1 GPU to use and 2 hidden (CUDA_VISIBLE_DEVICES=1). Leave --machine out"
     with pytest.raises(BadSetting, match=re.escape(says)):
         hardware.offer("home", declared)
-    assert hardware.seen() == "1 x NVIDIA GeForce RTX 4090, 24 GiB each to use and 2 hidden (CUDA_VISIBLE_DEVICES=1)"
+    assert (
+        hardware.describe() == "1 x NVIDIA GeForce RTX 4090, 24 GiB each to use and 2 hidden (CUDA_VISIBLE_DEVICES=1)"
+    )
     driver(QUERY, "")
     with pytest.raises(BadSetting, match="this machine has 0 GPUs to use and 3 hidden"):
         hardware.offer("home", declared)

@@ -16,8 +16,8 @@ from farm.queue.node import Head
 from farm.queue.queue import Queue
 from farm.record.store import Store
 from farm.site.settings import Settings
-from farm.study import study
 from farm.study.machine import BUILT_IN, Machine
+from farm.study.study import Study
 from workers.node import hardware
 from workers.node import join as membership
 from workers.node.join import Farewell, _Member, _offer, _wanted, _Watch, join
@@ -76,7 +76,7 @@ def test_a_class_that_nobody_declared(here: Settings) -> None:
 @pytest.mark.usefixtures("head")
 def test_a_class_that_a_study_or_another_node_declared_may_be_joined_as(here: Settings, queue: Queue) -> None:
     text = study_text(machines=("attic",)) + "\n[machines.attic]\nthreads = 1\n"
-    queue.put(study.parse(text))
+    queue.put(Study.parse(text))
     queue.roster.register(BUILT_IN["cpu"].model_copy(update={"name": "cellar"}), "elsewhere", 0.001)
     for name in ("attic", "cellar"):
         assert "nothing answers" in refused(Unreachable, here, machine=name), "all but the head was as it should be"
@@ -85,7 +85,7 @@ def test_a_class_that_a_study_or_another_node_declared_may_be_joined_as(here: Se
 def test_a_machine_registers_the_price_of_its_label_else_of_its_settings_and_never_a_study_s(
     here: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue.put(study.parse(study_text(machines=("cpu",)) + "\n[machines.cpu]\nusd_per_hour = 9.0\n"))
+    queue.put(Study.parse(study_text(machines=("cpu",)) + "\n[machines.cpu]\nusd_per_hour = 9.0\n"))
     assert _offer(queue, here, "cpu", 1).prices == ()
     declared = Machine(name="cpu", usd_per_hour=2.0, price_source="farm.toml", price_date="2026-11")
     settled = here.model_copy(update={"machines": {"cpu": declared}})
@@ -132,7 +132,7 @@ def test_an_address_of_this_machine(here: Settings, host: str) -> None:
 
 
 def test_a_class_of_a_mixed_group_has_runs_to_come(queue: Queue) -> None:
-    queue.put(study.parse(study_text(machines=("cpu-x1+cpu-x2", "cpu"))))
+    queue.put(Study.parse(study_text(machines=("cpu-x1+cpu-x2", "cpu"))))
     assert _wanted(queue) == {"cpu", "cpu-x1", "cpu-x2"}
 
 

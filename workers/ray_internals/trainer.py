@@ -36,7 +36,7 @@ HANG_SECONDS = 1800.0  # as ray.train.torch: a collective that takes longer has 
 LEAVE_SECONDS = 30.0
 
 
-class Trainer(DataParallelTrainer):
+class LeanTrainer(DataParallelTrainer):
     """A TorchTrainer: give it a `Torch` as backend_config."""
 
     def __init__(self, *words: Any, job: str, **options: Any):
