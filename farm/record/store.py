@@ -32,6 +32,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
@@ -575,7 +576,7 @@ def read_json(model: type[Read]) -> Callable[[str], Read]:
 
 
 def _recipe(run: Run, study: str | None) -> bytes:
-    return _toml({"schema": SCHEMA, "study": study} | run.model_dump(mode="json")).encode()
+    return tomli_w.dumps(_without_none({"schema": SCHEMA, "study": study} | run.model_dump(mode="json"))).encode()
 
 
 def _study(name: str) -> str:
@@ -653,22 +654,7 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _toml(table: dict[str, Any]) -> str:
-    return "\n".join(_toml_lines(table, "")) + "\n"
-
-
-def _toml_lines(table: dict[str, Any], path: str) -> Iterator[str]:
-    """`table` as TOML; None is left out, as everywhere it means the same as saying nothing."""
-    for key, value in table.items():
-        if value is not None and not isinstance(value, dict):
-            yield f"{key} = {_toml_value(value)}"
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield f"\n[{path}{key}]"
-            yield from _toml_lines(value, f"{path}{key}.")
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """`table` as TOML can say it: None is left out, as everywhere it means the same as saying nothing."""
+    told = {key: value for key, value in table.items() if value is not None}
+    return {key: _without_none(value) if isinstance(value, dict) else value for key, value in told.items()}

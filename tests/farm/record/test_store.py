@@ -86,6 +86,15 @@ def test_a_recipe_is_read_back_as_it_was(store: Store, recipe: Recipe) -> None:
     assert (table["study"], table["recipe"]["train"]["batch"]) == ("study", 96), "a person can read it too"
 
 
+def test_a_recipe_whose_lists_are_written_on_one_line_is_the_same(folder_store: Store) -> None:
+    folder_store.begin(RUN, attempt(), "study")
+    path = folder_store.folder(RUN.id) / "recipe.toml"
+    lines = path.read_text("utf-8").replace("[\n    ", "[").replace(",\n    ", ", ").replace(",\n]", "]")
+    assert "betas = [0.9, 0.999]" in lines
+    path.write_text(lines, "utf-8")
+    assert folder_store.run_and_study(RUN.id) == (RUN, "study")
+
+
 def test_a_directory_of_another_run_is_a_conflict(store: Store) -> None:
     store.begin(RUN, attempt())
     other = RUN.model_copy(update={"recipe": Recipe()})
