@@ -12,8 +12,8 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import clean, say
 from farm.errors import NotFound
+from farm.files import plain
 from farm.queue.queue import Queue, Status
-from farm.record.ledger import plain
 from farm.record.store import Store, opened
 from farm.site import settings as settings_
 

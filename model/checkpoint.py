@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from farm.errors import CheckpointInvalid
-from farm.record.ledger import plain, storage_errors
+from farm.files import plain, storage_errors
 from farm.study.planner import Plan
 from farm.study.run import Run
 

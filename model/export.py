@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from farm.errors import BadCorpus, CheckpointInvalid, FarmError
-from farm.record.ledger import storage_errors
+from farm.files import storage_errors
 from farm.study.recipe import Model, Recipe
 from farm.study.run import Run
 from model.checkpoint import verified

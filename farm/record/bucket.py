@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from farm.errors import FarmError, StorageFull, StorageUnusable
-from farm.record.ledger import storage_errors
+from farm.files import storage_errors
 from farm.study.endpoint import S3_URI, bracketed
 
 DELETED_AT_ONCE = 1000  # keys in one request, by the protocol

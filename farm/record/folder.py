@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from farm.errors import CheckpointInvalid, StorageUnusable
-from farm.record.ledger import plain, storage_errors
+from farm.files import plain, storage_errors
 
 
 class Folder:

@@ -36,11 +36,12 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from farm.errors import CheckpointInvalid, Conflict, NotFound, StorageUnusable, Unreadable, first_line
+from farm.files import storage_errors
 from farm.record import energy, ledger
 from farm.record.bucket import PATIENT, Bucket, Patience
 from farm.record.folder import Folder
 from farm.record.imported import Imported
-from farm.record.ledger import Ledgers, Line, storage_errors
+from farm.record.ledger import Ledgers, Line
 from farm.record.reference import References
 from farm.record.result import Result
 from farm.record.score import Score, packed, sha256, unpacked
