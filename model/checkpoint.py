@@ -9,7 +9,6 @@ the agent can choose a checkpoint.
 
 import hashlib
 import json
-import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from farm.errors import CheckpointInvalid
-from farm.files import plain, storage_errors
+from farm.files import flush, flush_folder, place, plain, storage_errors
 from farm.study.planner import Plan
 from farm.study.run import Run
 
@@ -78,8 +77,7 @@ def write(root: Path, identity: Identity, contents: Contents) -> Saved:
             draft.mkdir()
             sha256 = _write_files(draft, identity, contents)
             _forget([folder])  # the same step of the same run, from before a restart
-            draft.rename(folder)
-            _flush(root)
+            place(draft, folder)
     except BaseException:
         _forget([draft])
         raise
@@ -172,7 +170,7 @@ def _write_files(folder: Path, identity: Identity, contents: Contents) -> str:
     files = {name: _put(folder / name, parts) for name, parts in zip(FILES, pieces, strict=True)}
     manifest = {"format": FORMAT, "step": contents.step, **identity._asdict(), "files": files}
     written = _put(folder / "manifest.json", _json(manifest))
-    _flush(folder)
+    flush_folder(folder)
     return written["sha256"]
 
 
@@ -184,8 +182,7 @@ def _put(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
             file.write(piece)
             sha.update(piece)
             size += len(piece)
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
     return {"bytes": size, "sha256": sha.hexdigest()}
 
 
@@ -205,11 +202,3 @@ def _safetensors(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryvie
     yield struct.pack("<Q", len(text)) + text
     for array in arrays.values():
         yield array.reshape(-1).view(np.uint8).data
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from farm.errors import CheckpointInvalid, Conflict, Nonfinite, first_line
-from farm.files import plain, storage_errors
+from farm.files import flush, plain, storage_errors
 
 SCHEMA = "farm.ledger/1"
 FILE = "ledger.jsonl"
@@ -86,7 +86,7 @@ class Writer:
     def sync(self) -> None:
         """Return when every line is on the disk."""
         with storage_errors(self.path):
-            os.fsync(self._descriptor)
+            flush(self._descriptor)
 
     def close(self) -> None:
         self.sync()

@@ -5,7 +5,6 @@ that it keeps over restarts, so that agents find it again; `<folder>/server.json
 fsyncs every write before it answers (AOF always), which is promise Q10 of the queue.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -38,6 +37,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from farm.errors import BadSetting, FarmError, Refused, Unreachable
+from farm.files import PRIVATE, Lock, lock, write_whole
 from farm.site import answers, cves, tunnel
 from farm.site.process import is_alive
 from farm.site.settings import Settings
@@ -164,10 +164,7 @@ class Server:
             return {}
 
     def _write_card(self, card: dict[str, Any]) -> None:
-        draft = self.folder / f"server.json.{os.getpid()}"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(card, file)
-        draft.replace(self.folder / "server.json")
+        write_whole(self.folder / "server.json", json.dumps(card).encode(), PRIVATE)
 
     def _last_words(self) -> str:
         with suppress(OSError, IndexError):
@@ -253,16 +250,16 @@ def session(settings: Settings) -> Iterator[Redis]:
         return
     server = Server(settings.home / "redis")
     make_home(server.folder)
-    with _open_lock(server.folder / "users.lock") as users:
+    with Lock(server.folder / "users.lock") as users:
         try:
-            with _locked(server.folder / "gate.lock"):  # held only while somebody comes or goes
-                fcntl.flock(users, fcntl.LOCK_SH)
+            with lock(server.folder / "gate.lock"):  # held only while somebody comes or goes
+                users.share()
                 url = server.start()
             with connect(url) as client:
                 yield client
         finally:
-            with _locked(server.folder / "gate.lock"):
-                if _is_last(users):
+            with lock(server.folder / "gate.lock"):
+                if users.try_take():  # then nobody else holds it, and nobody can come in between
                     server.stop()
 
 
@@ -306,7 +303,7 @@ def revive(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         server = Server(settings.home / "redis")
-        with _locked(server.folder / "gate.lock"):
+        with lock(server.folder / "gate.lock"):
             server.start()
 
 
@@ -700,28 +697,3 @@ def make_home(folder: Path) -> None:
             f"home: cannot write in {folder}: {error.strerror}.",
             remedy="Make it writable, free some space, or set FARM_HOME to another folder.",
         ) from None
-
-
-@contextmanager
-def _open_lock(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # not inherited: a child's copy would keep the lock
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with _open_lock(path) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-def _is_last(users: int) -> bool:
-    """Whether nobody else holds the users' lock; asked under the gate's lock, so nobody can come in between."""
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

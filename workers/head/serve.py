@@ -5,7 +5,6 @@ workers.head.serve`, whose environment `workers.head.embedded` has prepared.
 """
 
 import argparse
-import fcntl
 import functools
 import hashlib
 import json
@@ -30,6 +29,7 @@ from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
+from farm.files import Lock
 from farm.queue import clerk
 from farm.queue.node import Head
 from farm.queue.queue import Queue
@@ -102,11 +102,9 @@ def _alone(home: Path) -> Iterator[None]:
     Raises: Conflict
     """
     make_home(home)
-    with (home / "serve.lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"a farm of {home} is up, starting or stopping.", remedy="See: farm status") from None
+    with Lock(home / "serve.lock") as alone:
+        if not alone.try_take():
+            raise Conflict(f"a farm of {home} is up, starting or stopping.", remedy="See: farm status")
         yield
 
 
