@@ -11,7 +11,8 @@ from pathlib import Path
 from benchmarks.alternate import ROUNDS, heading, show
 from farm.queue.queue import Queue
 from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.study import study
 from farm.study.machine import BUILT_IN
 from farm.study.planner import plan

@@ -27,7 +27,8 @@ from farm.record import ledger
 from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.site.settings import Settings
 from farm.study.run import State
 

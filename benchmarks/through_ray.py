@@ -22,7 +22,7 @@ from benchmarks.alternate import ROUNDS, heading, ratio, show
 from farm.queue.queue import Queue, Status
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.server import session
+from farm.site.session import session
 from farm.site.settings import Settings
 from farm.study.planner import Plan
 from farm.study.run import Run

@@ -14,7 +14,8 @@ from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
 from farm.site import settings as settings_
-from farm.site.server import glance, session, translated
+from farm.site.client import translated
+from farm.site.session import glance, session
 from farm.site.settings import Settings
 from farm.study import study as study_
 from farm.study.machine import BUILT_IN, Machine, layered

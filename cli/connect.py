@@ -18,8 +18,10 @@ from cli.render import say
 from farm.errors import BadSetting, FarmError, NotFound, Refused, Unreachable
 from farm.site import settings as settings_
 from farm.site import tunnel
-from farm.site.server import connect as checked
-from farm.site.server import free_port, make_home, split
+from farm.site.client import connect as checked
+from farm.site.server import free_port
+from farm.site.settings import make_home
+from farm.site.urls import split
 from farm.study import endpoint
 
 OPTIONS = {

@@ -20,9 +20,9 @@ from farm.queue.queue import Queue, Status
 from farm.queue.unscored import told
 from farm.site import invitation, serving
 from farm.site import settings as settings_
-from farm.site.server import shown
 from farm.site.serving import Facts
 from farm.site.settings import Settings
+from farm.site.urls import shown
 from farm.study.endpoint import bracketed
 from farm.study.run import State
 

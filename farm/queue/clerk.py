@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from farm.errors import BadStudy, FarmError, first_line
 from farm.queue.queue import Ask, Queue, Reply
-from farm.site.server import translated
+from farm.site.client import translated
 from farm.study.schema import unstamped
 from farm.study.study import Study
 

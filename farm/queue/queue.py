@@ -58,7 +58,7 @@ from farm.record.imported import Imported
 from farm.record.reference import References
 from farm.record.result import Result
 from farm.record.score import Score
-from farm.site.server import translated
+from farm.site.client import translated
 from farm.study.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.study.recipe import Frozen, Recipe, canonical_json, identity
 from farm.study.run import OF, Checkpoint, Evaluating, Lease, Run, State
@@ -232,7 +232,7 @@ class Supply(Frozen):
 
 
 class Queue:
-    """The queue under `prefix` of a Redis (a client from `farm.site.server.connect`)."""
+    """The queue under `prefix` of a Redis (a client from `farm.site.client.connect`)."""
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from farm.queue.queue import Queue, Supply
 from farm.queue.unscored import unscored
 from farm.record.imported import Imported
 from farm.record.reference import Reference, References
-from farm.site.server import connect
+from farm.site.client import connect
 from farm.study import study
 from farm.study.machine import BUILT_IN
 from farm.study.recipe import TEST

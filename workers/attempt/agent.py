@@ -24,7 +24,7 @@ from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, Stor
 from farm.queue.queue import Queue, Status
 from farm.record.store import Store
 from farm.site import settings
-from farm.site.server import session
+from farm.site.session import session
 from farm.site.settings import Settings
 from farm.study.machine import MIXED
 from farm.study.run import Lease, is_evaluating

@@ -21,7 +21,7 @@ from farm.record import energy
 from farm.record.ledger import Line
 from farm.record.store import Store
 from farm.site import settings
-from farm.site.server import session
+from farm.site.session import session
 from farm.study.run import Checkpoint
 from model.corpus.checks import items, prepare
 from model.reduce import join

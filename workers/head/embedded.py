@@ -15,9 +15,8 @@ from typing import NoReturn
 from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, last_line
 from farm.site import serving
 from farm.site.process import is_alive
-from farm.site.server import make_home
 from farm.site.serving import Facts
-from farm.site.settings import Settings
+from farm.site.settings import Settings, make_home
 from workers.node.environment import PACKAGES, ROOT, environment, kept, others_token, token
 
 START_SECONDS = 180.0  # Ray waits 30 s for itself, on a busy machine more than once

@@ -35,10 +35,13 @@ from farm.queue.node import Head
 from farm.queue.queue import Queue
 from farm.record.store import Store
 from farm.site import serving, settings
+from farm.site.client import doubts
 from farm.site.process import identity
-from farm.site.server import LOOPBACK, address, doubts, flaws, make_home, named, revive, session, shown
 from farm.site.serving import Facts
-from farm.site.settings import Settings
+from farm.site.session import revive, session
+from farm.site.settings import Settings, make_home
+from farm.site.standing import flaws, named
+from farm.site.urls import LOOPBACK, address, shown
 from farm.study.machine import Machine, layered
 from workers.head import autoscale, clusterfile, folders, sharing
 from workers.head.autoscale import Autoscaler

@@ -9,8 +9,9 @@ from pathlib import Path
 from farm.errors import BadSetting, FarmError
 from farm.site import invitation
 from farm.site.invitation import Invitation
-from farm.site.server import listen, shown, split
+from farm.site.session import listen
 from farm.site.settings import Settings
+from farm.site.urls import shown, split
 from workers.node import addresses
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from farm.errors import BadSetting
 from farm.files import PRIVATE, lock, write_whole
-from farm.site.server import make_home
-from farm.site.settings import Settings, passed_on
+from farm.site.settings import Settings, make_home, passed_on
 from workers.node import gpus
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,8 +29,8 @@ from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
 from farm.queue.node import Head, Node
 from farm.queue.queue import Queue
 from farm.site import settings
-from farm.site.server import make_home, session
-from farm.site.settings import Settings
+from farm.site.session import session
+from farm.site.settings import Settings, make_home
 from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
 from workers.node import addresses, admission, hardware, spot
 from workers.node.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart

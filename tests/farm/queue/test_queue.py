@@ -24,7 +24,8 @@ from farm.queue import queue as queue_
 from farm.queue.node import Node
 from farm.queue.queue import CURVE_POINTS, NEWEST_POINTS, Claim, Point, Queue, Supply
 from farm.record.store import Store
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.study import study as study_
 from farm.study.machine import Machine
 from farm.study.run import Checkpoint, Lease, State
