@@ -72,7 +72,7 @@ def main() -> None:
         status = _training(settings)
         store = Store(settings.storage)
         ledger = store.attempt_folder(status.run.id, status.epoch) / "ledger.jsonl"
-        plan = Plan.model_validate(store.attempts(status.run.id)[-1].plan)
+        plan = Plan.model_validate(store.runs.attempts(status.run.id)[-1].plan)
         with _bare(status.run, plan, Path(folder) / "bare") as (bare, bare_ledger):
             worker = _writer(ledger, settings)
             sides = {"bare": (bare, bare_ledger), "through Ray": (worker, ledger)}

@@ -176,7 +176,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     begun: list[str] = []
     if store:
         with suppress(FarmError, OSError):
-            begun = store.begun()
+            begun = store.runs.begun()
     known = {status.id for status in queue.statuses()} if begun else set()
     if store and (lost := [run_id for run_id in begun if run_id not in known]):
         raise Conflict(

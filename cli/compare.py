@@ -64,7 +64,7 @@ def _side(settings: Settings, status: Status) -> Side:
     attempts = kept_attempts(settings, trained)
     with opened(settings.storage) as store:
         kept = {} if status.result else _checkpointed(store, status)
-        lines = store.lines(trained)
+        lines = store.copies.lines(trained)
     return Side(
         run=status.run,
         state=status.state,

@@ -42,7 +42,7 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
     if find_spec("torch") is None:
         raise FarmError("torch is not installed here.", remedy="Export where the farm trains: pip install farm[node].")
     with opened(settings.storage) as store:
-        result = status.result or store.result(status.id)
+        result = status.result or store.runs.result(status.id)
         step, gpt = _final(store, status.run, result) if result else _newest(store, status.run)
     from model.export import export as write_folder
 
@@ -71,7 +71,7 @@ def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":
     from model.export import trained
     from model.init import fingerprint
 
-    path = store.brought(result.checkpoint)
+    path = store.copies.bring(result.checkpoint)
     if not path.is_dir():
         raise CheckpointInvalid(
             f"{store.uri}/{result.checkpoint} is not there.", remedy="Is FARM_STORAGE the farm's storage?"
@@ -89,7 +89,7 @@ def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
     """
     from model.export import newest
 
-    found = newest(store.checkpoints(run.id), run)
+    found = newest(store.copies.checkpoints(run.id), run)
     if found is None:
         raise NotFound(
             f"{run.id} has no checkpoint under {store.uri} that is whole.",

@@ -50,7 +50,7 @@ def _no_log(status: Status, storage: str) -> NotFound:
 def newest_log(store: Store, status: Status) -> Path | None:
     """The log of the newest attempt that wrote one."""
     for epoch in range(status.epoch, 0, -1):
-        if log := store.log(status.run.id, epoch):
+        if log := store.copies.log(status.run.id, epoch):
             return log
     return None
 

@@ -146,7 +146,7 @@ class Agent:
             self._check_same()  # first: the check would make a folder where the storage is not mounted
             self.store.check()
             barred = self.work.occupy()
-            self.store.forget_stale_copies()
+            self.store.copies.forget_stale()
         except (StorageUnusable, StorageFull) as error:
             return Broken(error, "node")
         if barred:

@@ -117,7 +117,7 @@ def _brought(task: Task, is_first: bool) -> Task:
                 raise _other_tokens(exam.recipe.tested_data.source)
     if task.resume:
         relative = str(Path(task.resume).relative_to(task.folder.removesuffix(task.place)))
-        update["resume"] = str(store.brought(relative) if is_first else store.root / relative)
+        update["resume"] = str(store.copies.bring(relative) if is_first else store.root / relative)
     return task.model_copy(update=update)
 
 

@@ -16,7 +16,8 @@ from typing import Self
 
 from farm.errors import FarmError, StorageUnusable
 from farm.record import energy, ledger
-from farm.record.store import LOG, Store
+from farm.record.layout import LOG
+from farm.record.store import Store
 from farm.study.run import Checkpoint
 from model.checkpoint import FILES, KEPT
 

@@ -1248,10 +1248,10 @@ def test_a_study_comes_back_with_its_interventions_in_their_order(queue: Queue, 
     assert list(study.interventions) != sorted(study.interventions)
     queue.put(study)
     store = Store(tmp_path)
-    store.keep(study)
+    store.studies.keep(study)
     names = [arm.name for arm in study.arms()]
     assert [arm.name for arm in queue.study("tiny").arms()] == names
-    assert [arm.name for arm in store.studies()[0]["tiny"].arms()] == names
+    assert [arm.name for arm in store.studies.all()[0]["tiny"].arms()] == names
 
 
 def test_every_script_that_writes_refuses_submitters_before_it_does_anything() -> None:

@@ -71,8 +71,8 @@ def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queu
     work = training(queue, store)
     work.deliver(work._record(RESULT, outcome()))
     assert order == ["test_loss", "wiki", "result"]
-    assert [score.name for score in store.scores(RUN.id)[0]] == ["test_loss", "wiki"]
-    assert queue.scores()[RUN.id] == tuple(store.scores(RUN.id)[0])
+    assert [score.name for score in store.scores.of(RUN.id)[0]] == ["test_loss", "wiki"]
+    assert queue.scores()[RUN.id] == tuple(store.scores.of(RUN.id)[0])
 
 
 def test_the_result_of_who_was_first_keeps_its_scores(queue: Queue, tmp_path: Path) -> None:
