@@ -12,6 +12,7 @@ from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
 from farm.errors import FarmError
 from farm.queue.queue import Status
+from farm.record import layout
 from farm.record.result import Tokens
 from farm.record.store import Store, opened
 from farm.site import settings as settings_
@@ -80,7 +81,7 @@ def _checkpointed(store: Store, status: Status) -> dict[str, Any]:
     """What the newest checkpoint of a run says of it; nothing where there is none."""
     with suppress(FarmError, OSError, ValueError):
         if status.checkpoint and store.path(status.checkpoint.path):
-            return json.loads(store.records.get(f"{status.checkpoint.path}/state.json") or b"{}")
+            return json.loads(store.records.get(f"{status.checkpoint.path}/{layout.STATE}") or b"{}")
     return {}
 
 

@@ -11,6 +11,7 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
+from farm.record import layout
 from farm.record.result import Result
 from farm.record.store import Store, opened
 from farm.site import settings as settings_
@@ -96,4 +97,4 @@ def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
             remedy=f"It makes one every {run.policy.checkpoint_seconds:,g} s while it trains.",
         )
     path, gpt = found
-    return int(path.name.removeprefix("step-")), gpt
+    return layout.step_of(path.name), gpt

@@ -14,6 +14,7 @@ from cli.render import clean, say
 from farm.errors import NotFound
 from farm.files import plain
 from farm.queue.queue import Queue, Status
+from farm.record import layout
 from farm.record.store import Store, opened
 from farm.site import settings as settings_
 
@@ -82,7 +83,7 @@ class Tail:
 
     def _form(self, line: str) -> str:
         if self.as_json:
-            data = {"epoch": int(self.path.parent.name), "line": line}
+            data = {"epoch": layout.epoch_of(self.path), "line": line}
             return json.dumps({"schema": "farm.logs/1", "data": data})
         return clean(line)  # in a pipe, too: what reads it may be a terminal
 
@@ -96,7 +97,7 @@ def _follow(queue: Queue, store: Store, status: Status, as_json: bool) -> None:
         if newest is not None and (tail is None or tail.path != newest):
             if tail is not None:
                 tail.drain(final=True)
-                say(f"attempt {newest.parent.name} takes over")
+                say(f"attempt {layout.epoch_of(newest)} takes over")
             tail = Tail(newest, as_json)
         is_final = status.state.is_final
         if tail is not None:

@@ -21,11 +21,12 @@ from safetensors.numpy import load_file
 
 from farm.errors import CheckpointInvalid
 from farm.files import flush, flush_folder, place, plain, storage_errors
+from farm.record import layout
 from farm.study.planner import Plan
 from farm.study.run import Run
 
 FORMAT = "farm.checkpoint/1"
-FILES = ("state.json", "weights.safetensors", "optimiser.safetensors")
+FILES = (layout.STATE, "weights.safetensors", "optimiser.safetensors")
 KEPT = 2
 DTYPES = {"float32": "F32", "float64": "F64"}
 
@@ -60,7 +61,7 @@ class Saved(NamedTuple):
 
 
 def folder_of(root: Path, step: int) -> Path:
-    return root / f"step-{step:08d}"
+    return root / layout.checkpoint(step)
 
 
 def write(root: Path, identity: Identity, contents: Contents) -> Saved:
@@ -81,7 +82,7 @@ def write(root: Path, identity: Identity, contents: Contents) -> Saved:
     except BaseException:
         _forget([draft])
         raise
-    _forget(sorted(root.glob("step-*"))[:-KEPT])
+    _forget(layout.checkpoints_in(root)[:-KEPT])
     return Saved(contents.step, folder, sha256)
 
 
@@ -97,7 +98,7 @@ def read(folder: Path, run: Run, plan: Plan) -> Contents:
         step=manifest["step"],
         weights=load_file(folder / "weights.safetensors"),
         moments=load_file(folder / "optimiser.safetensors"),
-        progress=json.loads((folder / "state.json").read_text(encoding="utf-8")),
+        progress=json.loads((folder / layout.STATE).read_text(encoding="utf-8")),
     )
 
 
@@ -107,7 +108,7 @@ def verified(folder: Path) -> dict[str, Any]:
     Raises: CheckpointInvalid
     """
     try:
-        with plain(folder / "manifest.json") as file:
+        with plain(folder / layout.MANIFEST) as file:
             manifest = json.loads(file.read())
         if manifest["format"] != FORMAT or set(manifest["files"]) != set(FILES):
             raise CheckpointInvalid(f"{folder}: not a {FORMAT} checkpoint.")
@@ -126,7 +127,7 @@ def verified(folder: Path) -> dict[str, Any]:
 
 def newest_valid(roots: Iterable[Path], run: Run, plan: Plan) -> Saved | None:
     """The checkpoint of the highest step below `roots` that `read` would take; damaged ones are passed over."""
-    folders = (folder for root in roots if root.is_dir() for folder in root.glob("step-*"))
+    folders = (folder for root in roots for folder in layout.checkpoints_in(root))
     return first_valid(sorted(folders, key=lambda folder: folder.name, reverse=True), run, plan)
 
 
@@ -145,7 +146,7 @@ def valid(folder: Path, run: Run, plan: Plan) -> Saved:
     """
     manifest = verified(folder)
     _check_owner(folder, manifest, Identity.of(run, plan))
-    return Saved(manifest["step"], folder, hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest())
+    return Saved(manifest["step"], folder, hashlib.sha256((folder / layout.MANIFEST).read_bytes()).hexdigest())
 
 
 def _check_owner(folder: Path, manifest: dict[str, Any], wanted: Identity) -> None:
@@ -169,7 +170,7 @@ def _write_files(folder: Path, identity: Identity, contents: Contents) -> str:
     pieces = (_json(contents.progress), _safetensors(contents.weights), _safetensors(contents.moments))
     files = {name: _put(folder / name, parts) for name, parts in zip(FILES, pieces, strict=True)}
     manifest = {"format": FORMAT, "step": contents.step, **identity._asdict(), "files": files}
-    written = _put(folder / "manifest.json", _json(manifest))
+    written = _put(folder / layout.MANIFEST, _json(manifest))
     flush_folder(folder)
     return written["sha256"]
 

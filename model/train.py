@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from farm.errors import BadCorpus, Nonfinite, NotFound
+from farm.record import layout
 from farm.record.ledger import Line, Writer
 from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study import compiler, planner
@@ -92,7 +93,7 @@ def train(
         with (
             _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
             Saver(
-                folder / "checkpoints", Identity.of(run, plan), group, ledger.sync if ledger else None, saved
+                folder / layout.CHECKPOINTS, Identity.of(run, plan), group, ledger.sync if ledger else None, saved
             ) as saver,
         ):
             while trainer.step < run.recipe.steps:
@@ -448,7 +449,7 @@ def main() -> None:
     study = load(arguments.study)
     run = _chosen(study.runs(), arguments.run)
     plan = planner.plan(run.recipe, study.machine(run.machine, {}))
-    found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)
+    found = checkpoint.newest_valid(arguments.folder.glob(f"*/{layout.CHECKPOINTS}"), run, plan)
     # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
     epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
     (arguments.folder / str(epoch)).mkdir(parents=True, exist_ok=True)
@@ -463,7 +464,7 @@ def main() -> None:
         cache=cache,
         epoch=epoch,
         resume=found and found.path,
-        resume_epoch=found and int(found.path.parent.parent.name),
+        resume_epoch=found and layout.epoch_of(found.path),
         control=lambda: Signal.STOP if told else Signal.CONTINUE,
         observe=lambda line: print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr),
         saved=lambda step, path, sha256: print(f"step {step} saved in {path}", file=sys.stderr),

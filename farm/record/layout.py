@@ -21,7 +21,7 @@ from pathlib import Path
 from farm.errors import NotFound
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
-STEP = re.compile(r"step-(\d{8,})")
+STEP = re.compile(r"step-\d{8,}")
 LOG = "log.txt"
 CANCELLED, FORGOTTEN, LEASE = "cancelled.json", "forgotten.json", "lease.json"
 MARKER, INDEX = ".farm-storage", ".farm-index"
@@ -78,15 +78,14 @@ def checkpoint(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def step_of(name: str) -> int | None:
-    """Of a checkpoint, by the name of its folder; None where that is no checkpoint's."""
-    match = STEP.fullmatch(name)
-    return int(match[1]) if match else None
+def step_of(name: str) -> int:
+    """Of a checkpoint, by the name of its folder."""
+    return int(name.removeprefix("step-"))
 
 
-def epoch_of(checkpoint: Path) -> int:
-    """Of the attempt that made a checkpoint, by the path of its folder."""
-    return int(checkpoint.parent.parent.name)
+def epoch_of(path: Path) -> int:
+    """Of the attempt in whose folder a file or a checkpoint lies."""
+    return next(int(folder.name) for folder in path.parents if folder.name.isdecimal())
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -194,10 +194,10 @@ class Runs:
         """Step, epoch and name of every checkpoint, whole or not, highest step first."""
         folders = [(epoch, layout.checkpoints(run_id, epoch)) for epoch in self.epochs(run_id)]
         found = [
-            (step, epoch, f"{folder}/{name}")
+            (layout.step_of(name), epoch, f"{folder}/{name}")
             for epoch, folder in folders
             for name in self._records.names(folder)
-            if (step := layout.step_of(name)) is not None
+            if layout.STEP.fullmatch(name)
         ]
         return sorted(found, reverse=True)
 

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from farm.errors import CheckpointInvalid, Conflict, NotFound
 from farm.queue.queue import Status
+from farm.record import layout
 from farm.record.result import Exam, Result
 from farm.record.score import Score
 from farm.record.store import Store
@@ -150,7 +151,7 @@ class Evaluation:
         Raises: CheckpointInvalid: damaged, or gone.
         """
         place = Store(self._post.here.storage, folder / "copies").copies.bring(result.checkpoint)
-        if not (place / "manifest.json").exists():
+        if not (place / layout.MANIFEST).exists():
             raise CheckpointInvalid(
                 f"{self._store.uri}/{result.checkpoint} is gone: the model of {result.run_id} cannot be scored.",
                 remedy="Restore it, or train the run anew: farm forget it, and submit its study again.",
