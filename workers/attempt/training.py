@@ -20,7 +20,7 @@ from farm.record.folder import Folder
 from farm.record.layout import LOG
 from farm.record.result import Outcome, Result
 from farm.record.score import Score
-from farm.study.machine import Machine, Mixed
+from farm.study.machine import Machine, Mixed, resource
 from farm.study.planner import Plan, Speed, continued, plan
 from farm.study.run import Attempt, Checkpoint, Run
 from farm.study.study import Study
@@ -172,7 +172,7 @@ class Training:
 
     def _without_group(self) -> Barred:
         """The group is not complete, which is no fault of the run."""
-        missing = ", ".join(f"farm:{other.machine} on Ray node {other.node[:8]}" for other in self._post.also)
+        missing = ", ".join(f"{resource(other.machine)} on Ray node {other.node[:8]}" for other in self._post.also)
         return Barred(f"no free unit of {missing} within {HOLD_SECONDS:g} s")
 
     def _do(self, run: Run, study: str) -> Done:

@@ -42,7 +42,7 @@ from farm.site.session import revive, session
 from farm.site.settings import Settings, make_home
 from farm.site.standing import flaws, named
 from farm.site.urls import LOOPBACK, address, shown
-from farm.study.machine import Machine, layered
+from farm.study.machine import Machine, layered, resource
 from workers.head import autoscale, clusterfile, folders, sharing
 from workers.head.autoscale import Autoscaler
 from workers.head.clusterfile import Fleet
@@ -248,7 +248,7 @@ def _ray(
     os.environ["RAY_TMPDIR"] = str(folder)  # inherited by all that Ray starts: there it finds this Ray and no other
     start: dict[str, Any] = {
         "num_cpus": cpus or hardware.cores(),
-        "resources": {f"farm:{name}": float(count) for name, count in units.items()},
+        "resources": {resource(name): float(count) for name, count in units.items()},
         "labels": {"farm-machine": next(iter(units), "none")},
         "include_dashboard": True,
         "dashboard_host": LOOPBACK,
