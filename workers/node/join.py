@@ -8,7 +8,6 @@ workers.node.join`, whose environment `workers.head.embedded` has prepared.
 """
 
 import argparse
-import ctypes
 import json
 import logging
 import os
@@ -29,6 +28,7 @@ from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
 from farm.queue.node import Head, Node
 from farm.queue.queue import Queue
 from farm.site import settings
+from farm.site.process import end_with_parent
 from farm.site.session import session
 from farm.site.settings import Settings, make_home
 from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
@@ -43,10 +43,7 @@ PATIENCE_SECONDS = 60.0  # for a dispatcher to see this node
 LEAVE_SECONDS = 60.0 + STOP_WAIT_SECONDS  # for its runs to let go: an agent may just be starting
 RAY_STOP_SECONDS = 30.0
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 log = logging.getLogger("farm")
-_libc = ctypes.CDLL(None)
 
 
 class Farewell:
@@ -247,18 +244,12 @@ def _ray(here: Settings, place: str, member: _Member, units: int, host: str | No
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for this process, which drains first
-            preexec_fn=_die_with_parent,
+            preexec_fn=end_with_parent,  # nobody trains on a machine that nobody watches
         )
     try:
         yield process
     finally:
         _end(process)
-
-
-def _die_with_parent() -> None:
-    """For a child: SIGTERM when this process is gone, so that nobody trains on a machine that nobody watches."""
-    if sys.platform == "linux":
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _log(here: Settings) -> Path:
