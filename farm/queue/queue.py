@@ -59,6 +59,7 @@ from farm.record.reference import References
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.site.client import translated
+from farm.study.differences import differences
 from farm.study.machine import BUILT_IN, Machine, Price, layered, parts
 from farm.study.recipe import Frozen, Recipe, canonical_json, identity
 from farm.study.run import OF, Checkpoint, Evaluating, Lease, Run, State
@@ -1218,7 +1219,9 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
     """`stored`: arm -> its recipe, of those that have results; `given`: of all that are submitted."""
     arm, *more = stored
     before, now = stored[arm].model_dump(mode="json"), given[arm].model_dump(mode="json")
-    changes = "; ".join(_differences(before, now))
+    changes = "; ".join(
+        f"{path} was {was!r}, is {is_now!r} now" for path, was, is_now in sorted(differences(before, now))
+    )
     also = f" (and {len(more)} more arms: {', '.join(more[:3])}{', ...' * (len(more) > 3)})" if more else ""
     which = "" if more else f" --arm {arm}"
     raise Conflict(
@@ -1227,12 +1230,3 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
         study=study,
         arm=arm,
     )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
-    for key in sorted(before.keys() | now.keys()):
-        was, is_now, here = before.get(key), now.get(key), f"{path}{key}"
-        if isinstance(was, dict) and isinstance(is_now, dict):
-            yield from _differences(was, is_now, f"{here}.")
-        elif was != is_now:
-            yield f"{here} was {was!r}, is {is_now!r} now"
