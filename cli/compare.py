@@ -14,7 +14,7 @@ from farm.errors import FarmError
 from farm.queue.queue import Status
 from farm.record import layout
 from farm.record.result import Tokens
-from farm.record.store import Store, opened
+from farm.record.store import Store, open_store
 from farm.site import settings as settings_
 from farm.site.settings import Settings
 from farm.verdict.comparison import DRIFT, Comparison, Losses, Side
@@ -63,7 +63,7 @@ def _side(settings: Settings, status: Status) -> Side:
     """A run, with what its directory holds if that is seen from here."""
     trained = (status.result and status.result.adopted) or status.id
     attempts = kept_attempts(settings, trained)
-    with opened(settings.storage) as store:
+    with open_store(settings.storage) as store:
         kept = {} if status.result else _checkpointed(store, status)
         lines = store.copies.lines(trained)
     return Side(

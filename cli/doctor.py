@@ -110,7 +110,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     with queue(settings) as open_queue:
         total = sum(open_queue.counts().values())
         doubts = [*client.doubts(open_queue.redis), *standing.flaws(open_queue.redis)]
-        program = standing.named(open_queue.redis)
+        program = standing.describe(open_queue.redis)
     place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
     if head := _head(settings):
         place = f"of {head}, through the tunnel of farm connect"

@@ -54,7 +54,7 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
         _refuse_without_torch()
         from model import reference
 
-        opened = reference.opened(folder)
+        opened = reference.load(folder)
         for recipe in recipes.values():
             reference.check(opened.shape, recipe, folder)
         bare = Reference(name=called, weights=opened.weights, shape=opened.shape)

@@ -13,7 +13,7 @@ from cli.render import Column, Sheet, say
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
 from farm.record import layout
 from farm.record.result import Result
-from farm.record.store import Store, opened
+from farm.record.store import Store, open_store
 from farm.site import settings as settings_
 from farm.study.run import Run
 
@@ -42,7 +42,7 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
         status = open_queue.status(run)
     if find_spec("torch") is None:
         raise FarmError("torch is not installed here.", remedy="Export where the farm trains: pip install farm[node].")
-    with opened(settings.storage) as store:
+    with open_store(settings.storage) as store:
         result = status.result or store.runs.result(status.id)
         step, gpt = _final(store, status.run, result) if result else _newest(store, status.run)
     from model.export import export as write_folder

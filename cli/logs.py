@@ -15,7 +15,7 @@ from farm.errors import NotFound
 from farm.files import plain
 from farm.queue.queue import Queue, Status
 from farm.record import layout
-from farm.record.store import Store, opened
+from farm.record.store import Store, open_store
 from farm.site import settings as settings_
 
 POLL_SECONDS = 0.5
@@ -29,7 +29,7 @@ def logs(
 ) -> None:
     """The log of a run's newest attempt."""
     settings = settings_.load()
-    with queue(settings) as open_queue, opened(settings.storage) as store:
+    with queue(settings) as open_queue, open_store(settings.storage) as store:
         status = open_queue.status(run)
         newest = newest_log(store, status)
         if newest is None and not follow:

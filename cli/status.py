@@ -22,7 +22,7 @@ from farm.site import invitation, serving
 from farm.site import settings as settings_
 from farm.site.serving import Facts
 from farm.site.settings import Settings
-from farm.site.urls import shown
+from farm.site.urls import hide_password
 from farm.study.endpoint import bracketed
 from farm.study.run import State
 
@@ -92,7 +92,11 @@ def _place(
         return [("farm", f"up for {duration(ago(facts.started))}"), *_facts(settings, facts).items(), *with_whom]
     if settings.redis_url:
         there = ", ".join(f"{name} x {count}" for name, count in nodes.items()) or "none (nothing can train right now)"
-        return [("farm", "not served from this machine"), ("redis", shown(settings.redis_url)), ("nodes", there)]
+        return [
+            ("farm", "not served from this machine"),
+            ("redis", hide_password(settings.redis_url)),
+            ("nodes", there),
+        ]
     return [("farm", "down"), ("home", settings.home), ("storage", settings.storage)]
 
 

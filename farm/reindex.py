@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from farm.errors import CheckpointInvalid, Conflict
 from farm.queue.queue import Cause, Queue
-from farm.record.storage import told
+from farm.record.storage import explain
 from farm.record.store import Store
 from farm.study.run import Attempt, Run, State
 from farm.study.study import Study
@@ -57,7 +57,7 @@ class _Reading:
             try:
                 brought += self._restore(run_id)
             except (CheckpointInvalid, OSError) as error:
-                self.unread.append(told(error))
+                self.unread.append(explain(error))
                 leaving.add(run_id)
                 self._omit(run_id)
         for study in self.recorded.values():
@@ -94,7 +94,7 @@ class _Reading:
         try:
             found = self.store.runs.forgotten(run_id)
         except (CheckpointInvalid, OSError) as error:  # that it is there says enough
-            self.unread.append(told(error))
+            self.unread.append(explain(error))
             found = newest
         if found is None or found < newest:
             return False

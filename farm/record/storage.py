@@ -134,11 +134,11 @@ class Storage:
             try:
                 found.append(self.read(name, read))
             except (CheckpointInvalid, OSError) as error:
-                unread.append(told(error))
+                unread.append(explain(error))
         return [one for one in found if one is not None], unread
 
 
-def told(error: Exception) -> str:
+def explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}. See to it that it can be read, and reindex again."
     return str(error)

@@ -43,7 +43,7 @@ class Store(Storage):
 
 
 @contextmanager
-def opened(storage: Path | str) -> Iterator[Store]:
+def open_store(storage: Path | str) -> Iterator[Store]:
     """The storage, for who reads a little of it: copies of what lies in a bucket are gone at the end."""
     if isinstance(storage, Path):
         yield Store(storage)

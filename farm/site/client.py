@@ -22,7 +22,7 @@ from farm.errors import BadSetting
 from farm.site import answers
 from farm.site.silence import NO_ANSWER, NOT_TLS, explain_silence
 from farm.site.standing import check, replica
-from farm.site.urls import address, not_a_url, shown, split
+from farm.site.urls import address, hide_password, not_a_url, split
 
 SOCKET_SECONDS = 15.0
 RETRIES = 5  # 0.2 s doubling to 1 s, each halved at most: 2 to 3 s in all, less than the time between two heartbeats
@@ -91,7 +91,7 @@ def _check_options(client: Redis, url: str) -> None:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError:
         raise BadSetting(
-            f"redis_url {shown(url)!r} has an option after its '?' that nobody knows.", remedy="Leave it out."
+            f"redis_url {hide_password(url)!r} has an option after its '?' that nobody knows.", remedy="Leave it out."
         ) from None
 
 

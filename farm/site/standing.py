@@ -26,7 +26,7 @@ def software(client: Redis) -> tuple[str, tuple[int, ...]] | None:
     return None
 
 
-def named(client: Redis) -> str:
+def describe(client: Redis) -> str:
     """The program that answers, as people call it: "Valkey 9.1.2"."""
     program, version = software(client) or ("Redis", ())
     return f"{program} {dotted(version)}".strip()

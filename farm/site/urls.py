@@ -42,12 +42,12 @@ def split(url: str) -> SplitResult:
 def not_a_url(url: str) -> BadSetting:
     """Without the text of the ValueError, which repeats a part of the URL: it may be of the password."""
     return BadSetting(
-        f"redis_url {shown(url)!r} is not a Redis URL.",
+        f"redis_url {hide_password(url)!r} is not a Redis URL.",
         remedy="Write redis://:PASSWORD@HOST:PORT/0, or rediss:// for TLS; in PASSWORD, %2F for / and %40 for @.",
     )
 
 
-def shown(url: str) -> str:
+def hide_password(url: str) -> str:
     """`url` without its password, for messages; whatever the password holds, it ends before the last "@".
 
     One that was meant to have a password and has no "@" after it may be nothing but password.

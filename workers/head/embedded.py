@@ -17,7 +17,7 @@ from farm.site import serving
 from farm.site.process import is_alive
 from farm.site.serving import Facts
 from farm.site.settings import Settings, make_home
-from workers.node.environment import PACKAGES, ROOT, environment, kept, others_token, token
+from workers.node.environment import PACKAGES, ROOT, environment, keep_secret, others_token, token
 
 START_SECONDS = 180.0  # Ray waits 30 s for itself, on a busy machine more than once
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
@@ -40,7 +40,7 @@ def member(here: Settings, head: str, secret: str | None = None, **options: obje
     """
     check_installed()
     command = [sys.executable, "-m", "workers.node.join", f"--head={head}", "--options", json.dumps(options)]
-    variables = environment(here, kept(here.home, secret) if secret else others_token(), is_ours=False)
+    variables = environment(here, keep_secret(here.home, secret) if secret else others_token(), is_ours=False)
     if secret:
         variables.pop("RAY_AUTH_TOKEN", None)  # it would go before the file
     os.execve(command[0], command, variables)

@@ -40,8 +40,8 @@ from farm.site.process import identity
 from farm.site.serving import Facts
 from farm.site.session import revive, session
 from farm.site.settings import Settings, make_home
-from farm.site.standing import flaws, named
-from farm.site.urls import LOOPBACK, address, shown
+from farm.site.standing import describe, flaws
+from farm.site.urls import LOOPBACK, address, hide_password
 from farm.study.machine import Machine, layered, resource
 from workers.head import autoscale, clusterfile, folders, sharing
 from workers.head.autoscale import Autoscaler
@@ -145,13 +145,13 @@ def _serve(
         queue.publish(head)
         place = address(redis)
         if shared:
-            opened = sharing.opened(here, shared, head.ray, token_path, head.storage)
-            place = shown(stack.enter_context(opened).redis)
+            opened = sharing.invite(here, shared, head.ray, token_path, head.storage)
+            place = hide_password(stack.enter_context(opened).redis)
         facts = Facts(
             pid=os.getpid(),
             process=identity(os.getpid()) or "",
             redis=place,
-            server=named(redis),
+            server=describe(redis),
             dashboard=dashboard,
             units=offered,
             storage=str(here.storage),
@@ -362,7 +362,7 @@ def _dispatch(
                 _register(queue, classes)
                 registered = time.monotonic()
                 if shared:  # a command may have revived Redis before this process missed it
-                    sharing.reopened(here, shared)
+                    sharing.reopen(here, shared)
             roster.turn()
             indexed.turn()
             for job in dispatcher.turn():
@@ -395,7 +395,7 @@ def _revived(here: Settings, shared: str | None) -> None:
     try:
         revive(here)
         if shared:
-            sharing.reopened(here, shared)
+            sharing.reopen(here, shared)
     except (FarmError, OSError) as error:
         log.warning("%s", error)
 

@@ -11,7 +11,7 @@ from farm.site import invitation
 from farm.site.invitation import Invitation
 from farm.site.session import listen
 from farm.site.settings import Settings
-from farm.site.urls import shown, split
+from farm.site.urls import hide_password, split
 from workers.node import addresses
 
 
@@ -24,12 +24,12 @@ def address(here: Settings, host: str | None) -> str:
         place = split(here.redis_url)
         if not place.password:
             raise BadSetting(
-                f"a shared farm needs a Redis with a password, and {shown(here.redis_url)} is used without one.",
+                f"a shared farm needs a Redis with a password, and {hide_password(here.redis_url)} is used without one.",
                 remedy="Set one there and in FARM_REDIS_URL, or unset that and let the farm start its own.",
             )
         if place.scheme == "unix" or _is_loopback(place.hostname or ""):
             raise BadSetting(
-                f"no other machine can reach the Redis at {shown(here.redis_url)}.",
+                f"no other machine can reach the Redis at {hide_password(here.redis_url)}.",
                 remedy="Write an address that others reach, or unset FARM_REDIS_URL and let the farm start its own.",
             )
     return addresses.shared(host)
@@ -42,7 +42,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def opened(here: Settings, host: str, ray: str, token: Path, storage: str) -> Iterator[Invitation]:
+def invite(here: Settings, host: str, ray: str, token: Path, storage: str) -> Iterator[Invitation]:
     """Let other machines reach Redis at `host`, and keep the invitation in the home; afterwards neither is there.
 
     Raises: BadSetting: another program has Redis' port there.
@@ -52,7 +52,7 @@ def opened(here: Settings, host: str, ray: str, token: Path, storage: str) -> It
         head=platform.node(),
         ray=ray,
         token=token.read_text(encoding="utf-8").strip(),
-        redis=reopened(here, host),
+        redis=reopen(here, host),
         storage=storage,
     )
     try:
@@ -65,6 +65,6 @@ def opened(here: Settings, host: str, ray: str, token: Path, storage: str) -> It
                 listen(here, None)
 
 
-def reopened(here: Settings, host: str) -> str:
+def reopen(here: Settings, host: str) -> str:
     """The URL of Redis for other machines. Ours is made to listen at `host`, as it must be again after a revival."""
     return here.redis_url or listen(here, host)

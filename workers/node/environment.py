@@ -131,7 +131,7 @@ def token(home: Path) -> Path:
     return path
 
 
-def kept(home: Path, secret: str) -> Path:
+def keep_secret(home: Path, secret: str) -> Path:
     """A file in `home` with the secret of a head that invited this machine, readable by its owner only."""
     path = home / "head-token"
     make_home(home)

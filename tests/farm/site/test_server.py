@@ -14,7 +14,7 @@ from waiting import wait_until
 from farm.errors import Unreachable
 from farm.site.client import connect
 from farm.site.server import Server, find_binary
-from farm.site.standing import flaws, named
+from farm.site.standing import describe, flaws
 
 
 def test_the_secret_is_in_a_private_file_and_on_no_command_line(server: Server) -> None:
@@ -135,7 +135,7 @@ def test_a_newer_server_reads_what_an_older_one_wrote_and_an_older_one_does_not_
     server, newer = Server(tmp_path / "redis"), find_binary()
     monkeypatch.setattr("farm.site.server.find_binary", lambda: OLD_SERVER)
     with connect(server.start()) as client:
-        assert named(client).startswith("Redis 6.2.")
+        assert describe(client).startswith("Redis 6.2.")
         assert any("CVE-2025-49844, mended in 6.2.20" in flaw for flaw in flaws(client))
         client.set("kept", "1")
     server.stop()

@@ -19,7 +19,7 @@ from farm.site.client import connect
 from farm.site.server import Server
 from farm.site.session import glance, listen, revive, session
 from farm.site.settings import Settings
-from farm.site.urls import address, shown
+from farm.site.urls import address, hide_password
 
 # What another command of the farm does: hold a session until its stdin closes.
 HOLDER = """
@@ -152,11 +152,11 @@ def test_a_shared_server_listens_on_one_more_address_until_it_is_not_shared(here
     with session(here):
         there = listen(here, "127.0.0.9")
         with connect(there) as client:
-            assert address(client) == shown(there)
+            assert address(client) == hide_password(there)
             assert urlsplit(there).hostname == "127.0.0.9"
             assert urlsplit(there).password, "never without"
         with pytest.raises(Refused, match="refused the credentials"):
-            connect(shown(there))
+            connect(hide_password(there))
         assert urlsplit(listen(here, None)).hostname == "127.0.0.1"
         with pytest.raises(Unreachable), glance(here.model_copy(update={"redis_url": there})) as client:
             client.ping()

@@ -6,7 +6,7 @@ import pytest
 
 from farm.errors import BadSetting
 from farm.site.client import connect
-from farm.site.urls import shown
+from farm.site.urls import hide_password
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_what_is_not_a_redis_url_is_a_bad_setting(url: str) -> None:
 
 
 def test_a_url_is_shown_without_its_password() -> None:
-    assert shown("redis://user:pass@host:1/0") == "redis://host:1/0"
-    assert shown("redis://host:1/0") == "redis://host:1/0"
-    assert shown("redis://:pa/s@s#x@host:1/0") == "redis://host:1/0"
-    assert shown("redis://host:1/0?password=pass") == "redis://host:1/0"
-    assert shown(":pass@host") == "host"
-    assert shown("redis://:pass") == "redis://:..."
+    assert hide_password("redis://user:pass@host:1/0") == "redis://host:1/0"
+    assert hide_password("redis://host:1/0") == "redis://host:1/0"
+    assert hide_password("redis://:pa/s@s#x@host:1/0") == "redis://host:1/0"
+    assert hide_password("redis://host:1/0?password=pass") == "redis://host:1/0"
+    assert hide_password(":pass@host") == "host"
+    assert hide_password("redis://:pass") == "redis://:..."
