@@ -18,7 +18,7 @@ from farm.site.client import translated
 from farm.site.session import glance, session
 from farm.site.settings import Settings
 from farm.study import study as study_
-from farm.study.machine import BUILT_IN, Machine, layered
+from farm.study.machine import BUILT_IN, Machine, layer
 from farm.study.study import Study
 from farm.verdict.seen import seen
 
@@ -35,7 +35,7 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
 def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
     """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
-    return queue.classes(settings.machines) if queue else layered(BUILT_IN, settings.machines)
+    return queue.classes(settings.machines) if queue else layer(BUILT_IN, settings.machines)
 
 
 def study_file(path: Path, settings: Settings) -> Study:

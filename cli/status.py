@@ -17,7 +17,7 @@ from cli.render import Column, Sheet, ago, duration, say
 from cli.runs import outlook
 from farm.queue.node import Node
 from farm.queue.queue import Queue, Status
-from farm.queue.unscored import told
+from farm.queue.unscored import tell
 from farm.site import invitation, serving
 from farm.site import settings as settings_
 from farm.site.serving import Facts
@@ -54,7 +54,7 @@ def status(as_json: Json = False) -> None:
     lines = [*_place(settings, facts, nodes, members), *((state, counts.get(state, 0)) for state in map(str, State))]
     lines += [(f"queued for {machine}", count) for machine, count in waiting.items() if count]
     lines += [("held", text) for text in held]
-    lines += [("evaluations", text.removeprefix("evaluations: ")) for text in told(evaluations)]
+    lines += [("evaluations", text.removeprefix("evaluations: ")) for text in tell(evaluations)]
     newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
     lines += [("studies", ", ".join(newest_last) or "none"), *(("trains", text) for text in trained)]
     lines += [*(("missing", text) for text in missing), *(("unreadable", text) for text in flaws)]

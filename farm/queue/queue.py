@@ -60,7 +60,7 @@ from farm.record.result import Result
 from farm.record.score import Score
 from farm.site.client import translated
 from farm.study.differences import differences
-from farm.study.machine import BUILT_IN, Machine, Price, layered, parts
+from farm.study.machine import BUILT_IN, Machine, Price, layer, parts
 from farm.study.recipe import Frozen, Recipe, canonical_json, identity
 from farm.study.run import OF, Checkpoint, Evaluating, Lease, Run, State
 from farm.study.schema import SCHEMA, check, stamped, unstamped
@@ -758,9 +758,9 @@ class Queue:
 
         A price that no node registered is that of the cluster file, if it has one: before any node has started, too.
         """
-        told = layered(BUILT_IN, declared)
+        told = layer(BUILT_IN, declared)
         supplied = {name: told[name].priced(one.price) for name, one in self.supply().items() if name in told}
-        return layered(told, supplied, self.machines())
+        return layer(told, supplied, self.machines())
 
     def nodes(self) -> dict[str, list[str]]:
         """The nodes that offer each class now."""

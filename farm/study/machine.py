@@ -249,7 +249,7 @@ HEARSAY = (*PRICE, "tokens_per_second")  # what is true of the class somewhere, 
 OPEN = ("tokens_per_second", "microbatch", "threads", "instruction_set")
 
 
-def layered(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
+def layer(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
     """Several tables of machine classes as one: a later one wins, but what it leaves open an earlier one may say.
 
     A price comes with its source and its date, or not at all.
@@ -269,7 +269,7 @@ def without_hearsay(machine: Machine) -> Machine:
     return machine.model_copy(update=dict.fromkeys(HEARSAY))
 
 
-def find(name: str, known: dict[str, Machine]) -> Machine:
+def find_machine(name: str, known: dict[str, Machine]) -> Machine:
     """The machine class called `name`.
 
     Raises: BadStudy: nobody declared or registered it.

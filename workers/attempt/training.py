@@ -21,7 +21,7 @@ from farm.record.layout import LOG
 from farm.record.result import Outcome, Result
 from farm.record.score import Score
 from farm.study.machine import Machine, Mixed, resource
-from farm.study.planner import Plan, Speed, continued, plan
+from farm.study.planner import Plan, Speed, carry_on, plan
 from farm.study.run import Attempt, Checkpoint, Run
 from farm.study.study import Study
 from farm.verdict.forecast import speeds
@@ -325,7 +325,7 @@ class Training:
 
 def _continued(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:
     """`split`, or as the plan of the attempt that this one goes on from has it."""
-    return continued(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
+    return carry_on(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
 
 
 def _last_words(end: Ending) -> dict[str, object]:

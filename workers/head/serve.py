@@ -42,7 +42,7 @@ from farm.site.session import revive, session
 from farm.site.settings import Settings, make_home
 from farm.site.standing import describe, flaws
 from farm.site.urls import LOOPBACK, address, hide_password
-from farm.study.machine import Machine, layered, resource
+from farm.study.machine import Machine, layer, resource
 from workers.head import autoscale, clusterfile, folders, sharing
 from workers.head.autoscale import Autoscaler
 from workers.head.clusterfile import Fleet
@@ -216,7 +216,7 @@ def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -
         if units is None:
             raise
         local = []
-    classes = layered(here.machines, {machine.name: machine for machine, _ in local})
+    classes = layer(here.machines, {machine.name: machine for machine, _ in local})
     if units is None:
         return [(classes[machine.name], count) for machine, count in local]
     return [(hardware.offer(name, classes), count) for name, count in units.items()]

@@ -24,7 +24,8 @@ def address(here: Settings, host: str | None) -> str:
         place = split(here.redis_url)
         if not place.password:
             raise BadSetting(
-                f"a shared farm needs a Redis with a password, and {hide_password(here.redis_url)} is used without one.",
+                f"a shared farm needs a Redis with a password, and {hide_password(here.redis_url)} is used"
+                " without one.",
                 remedy="Set one there and in FARM_REDIS_URL, or unset that and let the farm start its own.",
             )
         if place.scheme == "unix" or _is_loopback(place.hostname or ""):

@@ -31,7 +31,7 @@ from farm.site import settings
 from farm.site.process import end_with_parent
 from farm.site.session import session
 from farm.site.settings import Settings, make_home
-from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
+from farm.study.machine import BUILT_IN, Machine, find_machine, is_name, layer, parts, without_hearsay
 from workers.node import addresses, admission, hardware, spot
 from workers.node.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
 from workers.node.labels import JOIN_LABEL, own_price
@@ -121,11 +121,11 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
     studies = queue.studies().values()  # what one of them says of a price is for itself alone
     declared = {key: without_hearsay(value) for study in studies for key, value in study.machines.items()}
     told = {key: value for key, value in queue.machines().items() if key not in BUILT_IN}
-    classes, price = layered(told, declared, here.machines), own_price()
+    classes, price = layer(told, declared, here.machines), own_price()
     if name is None:
         found = hardware.detect()
-        return layered({found.name: found}, classes)[found.name].priced(price)
-    find(name, BUILT_IN | classes)
+        return layer({found.name: found}, classes)[found.name].priced(price)
+    find_machine(name, BUILT_IN | classes)
     return hardware.offer(name, classes, units).priced(price)
 
 
@@ -133,7 +133,7 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
     """Look at everything that must be right, and say so."""
     cores, memory = hardware.cores(), _gib(hardware.memory_bytes())
     log.info("%s: %s; %d cores, %s", platform.node(), hardware.seen(), cores, memory)
-    known = layered(BUILT_IN, {machine.name: machine})[machine.name]
+    known = layer(BUILT_IN, {machine.name: machine})[machine.name]
     price = "".join(f", ${price.usd_per_hour:,.2f}/h {price}" for price in known.prices)
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"
     log.info("class %s: %s; %d run%s at a time", machine.name, each, units, "s" * (units > 1))
