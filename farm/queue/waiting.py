@@ -69,7 +69,7 @@ def reasons(
 
     `nodes`: machine class -> living nodes that train it. `supply`: what an autoscaler can start. `exhausted`: the
     studies that have spent what they may. `drained`: machine classes whose every node is drained -> why.
-    `paused`: run id -> why it is, as `held` says.
+    `paused`: run id -> why it is, as `explain_pauses` says.
     """
     queued = [status for status in statuses if status.state is State.QUEUED]
     queued.sort(key=lambda status: -status.run.policy.priority)  # stable: then first in
