@@ -19,6 +19,7 @@ def as_json(content: dict[str, Any]) -> bytes:
 
 
 def as_recipe(run: Run, study: str | None) -> bytes:
+    """A run as TOML, which is for people, too."""
     return tomli_w.dumps(_without_none({"schema": SCHEMA, "study": study} | run.model_dump(mode="json"))).encode()
 
 
@@ -36,6 +37,7 @@ def read_recipe(text: str) -> tuple[Run, str | None]:
 
 
 def read_epoch(text: str) -> int:
+    """The epoch up to which a run was forgotten or cancelled."""
     return int(json.loads(text)["epoch"])
 
 

@@ -139,6 +139,7 @@ class Storage:
 
 
 def explain(error: Exception) -> str:
+    """Why a record cannot be read, and what to do."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}. See to it that it can be read, and reindex again."
     return str(error)

@@ -8,12 +8,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import EqualJitterBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    InvalidResponse,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -108,6 +103,7 @@ def _is_away(error: Exception) -> bool:
 
 
 def client_of(url: str, retries: int = RETRIES, seconds: float | None = None, authorities: Path | None = None) -> Redis:
+    """A client for whatever is at `url`, which nobody has looked at yet. Raises: ValueError: `url` is no URL."""
     trusted = {"ssl_ca_certs": str(authorities)} if authorities and url.startswith("rediss:") else {}
     return Redis.from_url(
         url,

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from redis import Redis
-from redis.exceptions import (
-    ResponseError,
-)
+from redis.exceptions import ResponseError
 
 from farm.errors import BadSetting, Unreachable
 from farm.files import Lock, lock

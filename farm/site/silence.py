@@ -5,10 +5,7 @@ import ssl
 from contextlib import suppress
 
 from redis import Redis
-from redis.exceptions import (
-    InvalidResponse,
-    ResponseError,
-)
+from redis.exceptions import InvalidResponse, ResponseError
 
 from farm.errors import BadSetting, FarmError, Refused, Unreachable
 from farm.site import answers
@@ -21,6 +18,7 @@ GREETING_SECONDS = 3.0  # for a TLS handshake, after plain words were refused
 
 
 def explain_silence(client: Redis, error: Exception) -> FarmError:
+    """What to tell of a server that did not answer `client`, but with `error`."""
     return (
         _mismatch(client, error)
         or _unasked(client, error)
@@ -99,4 +97,5 @@ def _called(client: Redis) -> socket.socket:
 
 
 def said_by(error: Exception) -> str:
+    """Its words, without the full stop: a sentence goes on after them."""
     return str(error).rstrip(".")

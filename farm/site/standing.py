@@ -6,9 +6,7 @@ from functools import partial
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import (
-    ResponseError,
-)
+from redis.exceptions import ResponseError
 
 from farm.errors import BadSetting
 from farm.site import cves
@@ -104,8 +102,10 @@ def _refuse(client: Redis, fact: str, remedy: str) -> None:
 
 
 def version_in(text: str) -> tuple[int, ...]:
+    """The version that `text` names, as numbers."""
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
 def dotted(version: tuple[int, ...]) -> str:
+    """A version as people write it."""
     return ".".join(map(str, version))

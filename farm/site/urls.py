@@ -12,6 +12,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def is_secure(client: Redis) -> bool:
+    """Whether a client speaks TLS."""
     return issubclass(client.connection_pool.connection_class, SSLConnection)
 
 
