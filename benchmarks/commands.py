@@ -10,8 +10,10 @@ from pathlib import Path
 
 from benchmarks.alternate import ROUNDS, heading, show
 from farm.queue.queue import Queue
+from farm.record import layout
 from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.study.machine import BUILT_IN
 from farm.study.planner import plan
 from farm.study.run import Run
@@ -107,5 +109,5 @@ def _result(run: Run, epoch: int) -> Result:
             tokens=Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64),
             final=run.digest,
         ),
-        checkpoint=f"runs/{run.id}/{epoch}/checkpoints/step-{recipe.steps:08d}",
+        checkpoint=f"{layout.checkpoints(run.id, epoch)}/{layout.checkpoint(recipe.steps)}",
     )

@@ -20,7 +20,8 @@ from redis import Redis
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
 from farm.queue.queue import Queue
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.study.study import Study
 
 QUEUED, SINGLE, CLAIMS = 10_000, 300, 500

@@ -28,7 +28,8 @@ from farm.record import ledger
 from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.site.settings import Settings
 from farm.study.run import State
 
@@ -205,7 +206,7 @@ class Soak:
 
     def checkpoint(self, spoil: Callable[[Path], None]) -> str | None:
         run = self.running()
-        found = sorted(self.farm.store.checkpoints(run.id), key=lambda path: path.stat().st_mtime) if run else []
+        found = sorted(self.farm.store.copies.checkpoints(run.id), key=lambda path: path.stat().st_mtime) if run else []
         if not run or not found:
             return None
         spoil(next(found[-1].glob("*.safetensors")))
@@ -465,10 +466,10 @@ def compared(farm: Farm, twin: Farm) -> Iterator[str]:
             last = "; ".join(f"{one.cause}: {one.message}" for one in status.causes[-2:])
             yield f"{run_id} is {status.state}: {last}"
             continue
-        with_outcome = [one for one in farm.store.attempts(run_id) if one.outcome == "succeeded"]
+        with_outcome = [one for one in farm.store.runs.attempts(run_id) if one.outcome == "succeeded"]
         if len(with_outcome) > 1:
             yield f"{run_id} succeeded {len(with_outcome)} times"
-        recorded = farm.store.result(run_id)
+        recorded = farm.store.runs.result(run_id)
         if recorded != status.result:
             yield f"{run_id}: Redis and result.json differ"
         here, there = numbers(farm, run_id, status.result), numbers(twin, run_id, theirs[run_id].result)

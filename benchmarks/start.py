@@ -23,7 +23,7 @@ from benchmarks.through_ray import served, typed, wait_for
 from farm.queue.queue import Queue
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.server import session
+from farm.site.session import session
 from farm.site.settings import Settings
 from farm.study.run import State
 

@@ -23,7 +23,7 @@ from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.server import session
+from farm.site.session import session
 from farm.site.settings import Settings
 from farm.study.planner import Plan
 from farm.study.run import Run
@@ -73,7 +73,7 @@ def main() -> None:
         status = _training(settings)
         store = Store(settings.storage)
         ledger = store.attempt_folder(status.run.id, status.epoch) / "ledger.jsonl"
-        plan = Plan.model_validate(store.attempts(status.run.id)[-1].plan)
+        plan = Plan.model_validate(store.runs.attempts(status.run.id)[-1].plan)
         with _bare(status.run, plan, Path(folder) / "bare") as (bare, bare_ledger):
             worker = _writer(ledger, settings)
             sides = {"bare": (bare, bare_ledger), "through Ray": (worker, ledger)}

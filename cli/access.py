@@ -14,9 +14,10 @@ from farm.record.bucket import BRIEF
 from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.server import glance, session, translated
+from farm.site.client import translated
+from farm.site.session import glance, session
 from farm.site.settings import Settings
-from farm.study.machine import BUILT_IN, Machine, layered
+from farm.study.machine import BUILT_IN, Machine, layer
 from farm.study.study import Draft, Study
 from farm.verdict.seen import seen
 
@@ -33,7 +34,7 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
 def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
     """The machine classes known here: built in, declared in farm.toml, registered by nodes; the last wins."""
-    return queue.roster.classes(settings.machines) if queue else layered(BUILT_IN, settings.machines)
+    return queue.roster.classes(settings.machines) if queue else layer(BUILT_IN, settings.machines)
 
 
 def study_file(path: Path, settings: Settings) -> Study:
@@ -174,7 +175,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     begun: list[str] = []
     if store:
         with suppress(FarmError, OSError):
-            begun = store.begun()
+            begun = store.runs.begun()
     known = {status.id for status in queue.listing.statuses()} if begun else set()
     if store and (lost := [run_id for run_id in begun if run_id not in known]):
         raise Conflict(

@@ -72,7 +72,7 @@ def _withdraw(store: Store, cancelled: list[Status]) -> None:
     for status in cancelled:
         if isinstance(status.run, Evaluating):
             continue  # a score that is on record stays true
-        store.withdraw(status.run.id, status.epoch)
+        store.runs.withdraw(status.run.id, status.epoch)
 
 
 def _cancel(queue: Queue, status: Status) -> dict:

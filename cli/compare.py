@@ -12,8 +12,9 @@ from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
 from farm.errors import FarmError
 from farm.queue.values import Status
+from farm.record import layout
 from farm.record.result import Tokens
-from farm.record.store import Store, opened
+from farm.record.store import Store, open_store
 from farm.site.settings import Settings
 from farm.verdict.comparison import DRIFT, Comparison, Losses, Side
 from farm.verdict.comparison import compare as put_side_by_side
@@ -61,9 +62,9 @@ def _side(settings: Settings, status: Status) -> Side:
     """A run, with what its directory holds if that is seen from here."""
     trained = (status.result and status.result.adopted) or status.id
     attempts = kept_attempts(settings, trained)
-    with opened(settings.storage) as store:
+    with open_store(settings.storage) as store:
         kept = {} if status.result else _checkpointed(store, status)
-        lines = store.lines(trained)
+        lines = store.copies.lines(trained)
     return Side(
         run=status.run,
         state=status.state,
@@ -79,7 +80,7 @@ def _checkpointed(store: Store, status: Status) -> dict[str, Any]:
     """What the newest checkpoint of a run says of it; nothing where there is none."""
     with suppress(FarmError, OSError, ValueError):
         if status.checkpoint and store.path(status.checkpoint.path):
-            return json.loads(store.records.get(f"{status.checkpoint.path}/state.json") or b"{}")
+            return json.loads(store.records.get(f"{status.checkpoint.path}/{layout.STATE}") or b"{}")
     return {}
 
 

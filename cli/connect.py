@@ -1,6 +1,5 @@
 """`farm connect HEAD`"""
 
-import ctypes
 import json
 import shlex
 import signal
@@ -17,9 +16,11 @@ import typer
 from cli.render import say
 from farm.errors import BadSetting, FarmError, NotFound, Refused, Unreachable
 from farm.site import tunnel
-from farm.site.server import connect as checked
-from farm.site.server import free_port, make_home, split
-from farm.site.settings import Settings
+from farm.site.client import connect as checked
+from farm.site.process import end_with_parent
+from farm.site.server import free_port
+from farm.site.settings import Settings, make_home
+from farm.site.urls import split
 from farm.study import endpoint
 
 OPTIONS = {
@@ -31,7 +32,6 @@ OPTIONS = {
 CARD = "redis/server.json"  # of a farm's own Redis, in its home
 OPEN_SECONDS = 60.0  # somebody may have to type a passphrase
 LOOK_SECONDS = 0.1
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # before another try; the last one from then on
 
 Head = Annotated[str, typer.Argument(metavar="HEAD", help="Where ssh finds it: a host, user@host, or an alias.")]
@@ -43,8 +43,6 @@ Home = Annotated[
     str | None, typer.Option("--home", metavar="FOLDER", help="The farm's home on HEAD, where it is not ~/.farm.")
 ]
 Ssh = Annotated[str, typer.Option("--ssh", metavar="COMMAND", help="How to call ssh, e.g. 'ssh -p 2222'.")]
-
-_libc = ctypes.CDLL(None)
 
 
 class Way(NamedTuple):
@@ -126,7 +124,7 @@ def _keep(way: Way, hint: str) -> None:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,  # or the port would lead to the head for good
         ) as ssh:
             try:
                 _until_open(ssh, way)
@@ -145,12 +143,6 @@ def _keep(way: Way, hint: str) -> None:
         failures += 1
         say(f"closed: {reason} Trying again in {pause:g} s.")
         time.sleep(pause)
-
-
-def _end_with_parent() -> None:
-    """For ssh: SIGTERM when this process is gone, be it by kill -9, or the port would lead to the head for good."""
-    if sys.platform == "linux":
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _until_open(ssh: subprocess.Popen, way: Way) -> None:

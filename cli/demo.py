@@ -32,7 +32,7 @@ def demo(as_json: Json = False) -> None:
     Uses the farm that is up on this machine, else starts one and stops it afterwards. Every demo trains anew.
     """
     settings = Settings.of_this_machine()
-    study = Study.load(find())
+    study = Study.load(find_demo())
     was_up = serving.facts(settings) is not None
     with farm_for(settings, study) as facts:
         statuses = train(settings, study, facts, was_up, as_json)
@@ -42,7 +42,7 @@ def demo(as_json: Json = False) -> None:
     raise typer.Exit(1 if failed else 0)
 
 
-def find() -> Path:
+def find_demo() -> Path:
     """The demo's study file: in the checkout, or inside the installed package. Raises: NotFound."""
     places = [Path(__file__).resolve().parent.parent / "examples", Path(str(files("farm"))) / "examples"]
     for place in places:

@@ -20,7 +20,7 @@ from cli.render import Column, Sheet
 from farm.errors import FarmError, NoCompiler, first_line
 from farm.queue.unreadable import find_flaws
 from farm.record.store import Store
-from farm.site import server, serving, tunnel
+from farm.site import client, serving, standing, tunnel
 from farm.site.settings import Settings
 from farm.study import compiler
 from farm.study.machine import BUILT_IN
@@ -109,8 +109,8 @@ def _compiler() -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     with queue(settings) as open_queue:
         total = sum(open_queue.listing.counts().values())
-        doubts = [*server.doubts(open_queue.redis), *server.flaws(open_queue.redis)]
-        program = server.named(open_queue.redis)
+        doubts = [*client.doubts(open_queue.redis), *standing.flaws(open_queue.redis)]
+        program = standing.describe(open_queue.redis)
     place = "at FARM_REDIS_URL" if settings.redis_url else f"embedded, under {settings.home}"
     if head := _head(settings):
         place = f"of {head}, through the tunnel of farm connect"

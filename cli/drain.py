@@ -11,7 +11,7 @@ from cli.access import queue
 from cli.options import Json
 from cli.render import say
 from farm.errors import Conflict, Unreachable
-from farm.queue.node import Node, find
+from farm.queue.node import Node, find_node
 from farm.queue.queue import Queue
 
 LOOK_SECONDS = 0.5
@@ -28,7 +28,7 @@ def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
     until Ray on it starts again. No attempt is counted.
     """
     with queue() as open_queue:
-        found = find(open_queue.roster.nodes(), node)
+        found = find_node(open_queue.roster.nodes(), node)
         if undo:
             _undo(open_queue, found, as_json)
             return

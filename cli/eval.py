@@ -116,7 +116,7 @@ def _scores(settings: Settings, queue: Queue, statuses: list[Status]) -> dict[st
         if status.result and known.get(status.id):
             recorded: list[str] = []
             with suppress(FarmError, OSError):
-                recorded = [one.evaluation for one in store.scores(status.result.adopted or status.id)[0]]
+                recorded = [one.evaluation for one in store.scores.of(status.result.adopted or status.id)[0]]
             known[status.id] = tuple(one for one in known[status.id] if one.evaluation in recorded)
     return known
 

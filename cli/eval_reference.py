@@ -49,12 +49,12 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
         found = open_queue.studies.one(study)
         recipes = _recipes(found, names(found), called)
         store = recording(settings)
-        there = store.references(study)
+        there = store.studies.references(study)
         open_queue.studies.refer(there)  # whoever may not write learns so before anything is computed
         _refuse_without_torch()
         from model import reference
 
-        opened = reference.opened(folder)
+        opened = reference.load(folder)
         for recipe in recipes.values():
             reference.check(opened.shape, recipe, folder)
         bare = Reference(name=called, weights=opened.weights, shape=opened.shape)
@@ -126,8 +126,8 @@ def _scored(opened: "Opened", name: str, recipe: Recipe, cache: Path) -> Referen
 
 def _kept(store: Store, queue: Queue, study: str, scored: Reference) -> References:
     """The record first, then the queue; read anew, since scoring takes its time and others may have scored, too."""
-    whole = store.references(study).joined(scored)
-    store.keep_references(whole)
+    whole = store.studies.references(study).joined(scored)
+    store.studies.keep_references(whole)
     queue.studies.refer(whole)
     return whole
 

@@ -11,8 +11,9 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
+from farm.record import layout
 from farm.record.result import Result
-from farm.record.store import Store, opened
+from farm.record.store import Store, open_store
 from farm.site.settings import Settings
 from farm.study.run import Run
 
@@ -41,8 +42,8 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
         status = open_queue.listing.status(run)
     if find_spec("torch") is None:
         raise FarmError("torch is not installed here.", remedy="Export where the farm trains: pip install farm[node].")
-    with opened(settings.storage) as store:
-        result = status.result or store.result(status.id)
+    with open_store(settings.storage) as store:
+        result = status.result or store.runs.result(status.id)
         step, gpt = _final(store, status.run, result) if result else _newest(store, status.run)
     from model.export import export as write_folder
 
@@ -71,7 +72,7 @@ def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":
     from model.export import trained
     from model.init import fingerprint
 
-    path = store.brought(result.checkpoint)
+    path = store.copies.bring(result.checkpoint)
     if not path.is_dir():
         raise CheckpointInvalid(
             f"{store.uri}/{result.checkpoint} is not there.", remedy="Is FARM_STORAGE the farm's storage?"
@@ -89,11 +90,11 @@ def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
     """
     from model.export import newest
 
-    found = newest(store.checkpoints(run.id), run)
+    found = newest(store.copies.checkpoints(run.id), run)
     if found is None:
         raise NotFound(
             f"{run.id} has no checkpoint under {store.uri} that is whole.",
             remedy=f"It makes one every {run.policy.checkpoint_seconds:,g} s while it trains.",
         )
     path, gpt = found
-    return int(path.name.removeprefix("step-")), gpt
+    return layout.step_of(path.name), gpt

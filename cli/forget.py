@@ -107,7 +107,7 @@ def drop_imported(store: Store, queue: Queue, study: str, runs: Sequence[Importe
     """Remove imported losses, which are nowhere but on record and in Redis; the record first, or it would bring them
     back."""
     left = queue.studies.imported(study).without(run.id for run in runs)
-    store.keep_imported(left)
+    store.studies.keep_imported(left)
     queue.studies.bring(left)
 
 
@@ -119,7 +119,7 @@ def reference_models(queue: Queue, study: str, arm: str | None) -> list[Referenc
 def drop_references(store: Store, queue: Queue, study: str, references: Sequence[Reference]) -> None:
     """As drop_imported."""
     left = queue.studies.references(study).without([one.name for one in references])
-    store.keep_references(left)
+    store.studies.keep_references(left)
     queue.studies.refer(left)
 
 
@@ -159,6 +159,6 @@ def _record(store: Store, done: Forgotten, heirs: list[Status], files: bool, stu
         store.adopt(heir.result, heir.run, heir.study)
     inherited = {heir.result.adopted for heir in heirs if heir.result}
     for run_id, epoch in done.gone.items():
-        store.forget(run_id, epoch, files=files and run_id not in inherited)
+        store.runs.forget(run_id, epoch, files=files and run_id not in inherited)
     if study:
-        store.drop(study)
+        store.studies.drop(study)

@@ -57,10 +57,10 @@ def import_(paths: Paths, study: StudyCalled = None, output: Output = None, as_j
         now = dict.fromkeys((run.id for run in found.runs), "known")
         if found.runs:
             store = recording(settings)
-            there = store.imported(found.name)
+            there = store.studies.imported(found.name)
             joined = there.joined(found.runs)
             open_queue.studies.bring(there)  # whoever may not write learns so before anything is on record
-            store.keep_imported(joined.whole)  # the record first, then the queue
+            store.studies.keep_imported(joined.whole)  # the record first, then the queue
             open_queue.studies.bring(joined.whole)
             now |= dict.fromkeys(joined.new, "imported")
         unknown = unknown_machines(found, machines(settings, open_queue))

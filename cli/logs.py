@@ -12,10 +12,11 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.render import clean, say
 from farm.errors import NotFound
+from farm.files import plain
 from farm.queue.queue import Queue
 from farm.queue.values import Status
-from farm.record.ledger import plain
-from farm.record.store import Store, opened
+from farm.record import layout
+from farm.record.store import Store, open_store
 from farm.site.settings import Settings
 
 POLL_SECONDS = 0.5
@@ -29,7 +30,7 @@ def logs(
 ) -> None:
     """The log of a run's newest attempt."""
     settings = Settings.load()
-    with queue(settings) as open_queue, opened(settings.storage) as store:
+    with queue(settings) as open_queue, open_store(settings.storage) as store:
         status = open_queue.listing.status(run)
         newest = newest_log(store, status)
         if newest is None and not follow:
@@ -51,7 +52,7 @@ def _no_log(status: Status, storage: str) -> NotFound:
 def newest_log(store: Store, status: Status) -> Path | None:
     """The log of the newest attempt that wrote one."""
     for epoch in range(status.epoch, 0, -1):
-        if log := store.log(status.run.id, epoch):
+        if log := store.copies.log(status.run.id, epoch):
             return log
     return None
 
@@ -83,7 +84,7 @@ class Tail:
 
     def _form(self, line: str) -> str:
         if self.as_json:
-            data = {"epoch": int(self.path.parent.name), "line": line}
+            data = {"epoch": layout.epoch_of(self.path), "line": line}
             return json.dumps({"schema": "farm.logs/1", "data": data})
         return clean(line)  # in a pipe, too: what reads it may be a terminal
 
@@ -97,7 +98,7 @@ def _follow(queue: Queue, store: Store, status: Status, as_json: bool) -> None:
         if newest is not None and (tail is None or tail.path != newest):
             if tail is not None:
                 tail.drain(final=True)
-                say(f"attempt {newest.parent.name} takes over")
+                say(f"attempt {layout.epoch_of(newest)} takes over")
             tail = Tail(newest, as_json)
         is_final = status.state.is_final
         if tail is not None:

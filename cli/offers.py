@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from farm.errors import BadSetting
 from farm.site.settings import Settings
-from farm.study.machine import BUILT_IN, find
+from farm.study.machine import BUILT_IN, find_machine
 
 
 def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) -> dict[str, int] | None:
@@ -19,7 +19,7 @@ def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) ->
     from workers.node import hardware
 
     for name, count in counts.items():
-        find(name, BUILT_IN | settings.machines)
+        find_machine(name, BUILT_IN | settings.machines)
         hardware.offer(name, settings.machines, count, cpus)
     return counts
 

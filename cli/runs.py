@@ -12,9 +12,9 @@ from farm.errors import NotFound, nearest
 from farm.queue.budget import exhausted
 from farm.queue.node import drained
 from farm.queue.queue import Queue
-from farm.queue.unscored import told
+from farm.queue.unscored import tell
 from farm.queue.values import Status
-from farm.queue.waiting import Outlook, cut, held, reasons
+from farm.queue.waiting import Outlook, cut, explain_pauses, reasons
 from farm.record.imported import ImportedRun
 from farm.site.settings import Settings
 from farm.study.run import State
@@ -51,7 +51,7 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
         why = waits(settings, open_queue, everything)
         rows = [row(open_queue, status, why) for status in chosen]
         rows += [imported_row(name, run) for name, run in elsewhere]
-        evaluations = told(open_queue.evaluations.statuses(study))
+        evaluations = tell(open_queue.evaluations.statuses(study))
     if not rows:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
     if rows or as_json or not render.is_terminal():
@@ -77,7 +77,7 @@ def outlook(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> Out
     """What the queued runs wait for. `statuses` are those of all studies."""
     now, roster = time.time(), queue.roster.nodes()
     spent = exhausted(queue.studies.all().values(), statuses, machines(settings, queue), now, queue.studies.spent())
-    paused = held(statuses, queue.listing.pauses(), roster)
+    paused = explain_pauses(statuses, queue.listing.pauses(), roster)
     why = reasons(statuses, offered(settings, queue), now, queue.roster.supply(), spent, drained(roster), paused)
     poor = {run.id: spent[run.study] for run in statuses if run.state is State.QUEUED and run.study in spent}
     return Outlook(why, poor, paused)

@@ -99,7 +99,7 @@ def _validated(status: Status, curve: list[Point]) -> dict[str, Any] | None:
 def kept_attempts(settings: Settings, run_id: str) -> list[Attempt]:
     """The attempts that the run directory holds; none where the storage cannot be read from here."""
     with suppress(FarmError, OSError):
-        return list(Store(settings.storage).attempts(run_id))
+        return list(Store(settings.storage).runs.attempts(run_id))
     return []
 
 

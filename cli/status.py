@@ -18,12 +18,12 @@ from cli.runs import outlook
 from farm.queue.node import Node
 from farm.queue.queue import Queue
 from farm.queue.unreadable import find_flaws
-from farm.queue.unscored import told
+from farm.queue.unscored import tell
 from farm.queue.values import Status
 from farm.site import invitation, serving
-from farm.site.server import shown
 from farm.site.serving import Facts
 from farm.site.settings import Settings
+from farm.site.urls import hide_password
 from farm.study.endpoint import bracketed
 from farm.study.run import State
 
@@ -55,7 +55,7 @@ def status(as_json: Json = False) -> None:
     lines = [*_place(settings, facts, nodes, members), *((state, counts.get(state, 0)) for state in map(str, State))]
     lines += [(f"queued for {machine}", count) for machine, count in waiting.items() if count]
     lines += [("held", text) for text in held]
-    lines += [("evaluations", text.removeprefix("evaluations: ")) for text in told(evaluations)]
+    lines += [("evaluations", text.removeprefix("evaluations: ")) for text in tell(evaluations)]
     newest_last = [*(["..."] if len(studies) > MAX_STUDIES else []), *studies[-MAX_STUDIES:]]
     lines += [("studies", ", ".join(newest_last) or "none"), *(("trains", text) for text in trained)]
     lines += [*(("missing", text) for text in missing), *(("unreadable", text) for text in flaws)]
@@ -93,7 +93,11 @@ def _place(
         return [("farm", f"up for {duration(ago(facts.started))}"), *_facts(settings, facts).items(), *with_whom]
     if settings.redis_url:
         there = ", ".join(f"{name} x {count}" for name, count in nodes.items()) or "none (nothing can train right now)"
-        return [("farm", "not served from this machine"), ("redis", shown(settings.redis_url)), ("nodes", there)]
+        return [
+            ("farm", "not served from this machine"),
+            ("redis", hide_password(settings.redis_url)),
+            ("nodes", there),
+        ]
     return [("farm", "down"), ("home", settings.home), ("storage", settings.storage)]
 
 

@@ -105,9 +105,9 @@ def queued(queue: Queue, settings: Settings, study: Study) -> Put:
     put = queue.put(study)
 
     def record(store: Store) -> None:
-        store.keep(study)
+        store.studies.keep(study)
         for run_id in put.again:
-            store.remember(run_id)
+            store.runs.remember(run_id)
 
     on_record(settings, record, f"{study.name} is queued, but not on record before it trains")
     return put

@@ -13,7 +13,7 @@ from cli.options import Json, StudyName
 from cli.remarks import remarks
 from cli.render import Column, Format, Sheet, say
 from farm.queue.queue import Queue
-from farm.queue.unscored import told
+from farm.queue.unscored import tell
 from farm.record.result import Result
 from farm.study.recipe import TEST
 from farm.verdict.references import ReferenceRow
@@ -171,7 +171,7 @@ def show_table(
         say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
     lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
     _show(study, ranked, form, as_json, lines, [one for one in columns if one != by])
-    for line in told(queue.evaluations.statuses(study)):
+    for line in tell(queue.evaluations.statuses(study)):
         say(line)
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from farm.errors import CheckpointInvalid, Conflict
 from farm.queue.queue import Queue
 from farm.queue.values import Cause
-from farm.record.store import Store, told
+from farm.record.storage import explain
+from farm.record.store import Store
 from farm.study.run import Attempt, Run, State
 from farm.study.study import Study
 
@@ -46,18 +47,18 @@ class _Reading:
 
     def __init__(self, store: Store, queue: Queue):
         self.store, self.queue = store, queue
-        self.recorded, self.unread = store.studies()
+        self.recorded, self.unread = store.studies.all()
         self.submitted = queue.studies.all()  # as they were submitted last, which may be since Redis was emptied
 
     def bring(self) -> Reindexed:
-        begun = self.store.begun()
+        begun = self.store.runs.begun()
         leaving = {run_id for run_id in begun if self._is_left_out(run_id)}
         brought = 0
         for run_id in (run_id for run_id in begun if run_id not in leaving):
             try:
                 brought += self._restore(run_id)
             except (CheckpointInvalid, OSError) as error:
-                self.unread.append(told(error))
+                self.unread.append(explain(error))
                 leaving.add(run_id)
                 self._omit(run_id)
         for study in self.recorded.values():
@@ -70,20 +71,20 @@ class _Reading:
                 continue
             brought += len(put.new) + len(put.adopted)
             for run_id in set(begun).intersection(put.new):
-                if self.store.cancelled(run_id) >= 0:
+                if self.store.runs.cancelled(run_id) >= 0:
                     self.queue.cancel(run_id)
         self._bring_imported()
         self._bring_references()
         return Reindexed(brought, tuple(self.unread))
 
     def _bring_imported(self) -> None:
-        found, unread = self.store.all_imported()
+        found, unread = self.store.studies.all_imported()
         self.unread += unread
         for imported in found:
             self.queue.studies.bring(imported)
 
     def _bring_references(self) -> None:
-        found, unread = self.store.all_references()
+        found, unread = self.store.studies.all_references()
         self.unread += unread
         for references in found:
             self.queue.studies.refer(references)
@@ -92,9 +93,9 @@ class _Reading:
         """Whether the run was forgotten and has not begun again since; the queue is told."""
         newest = self._newest(run_id)
         try:
-            found = self.store.forgotten(run_id)
+            found = self.store.runs.forgotten(run_id)
         except (CheckpointInvalid, OSError) as error:  # that it is there says enough
-            self.unread.append(told(error))
+            self.unread.append(explain(error))
             found = newest
         if found is None or found < newest:
             return False
@@ -105,27 +106,27 @@ class _Reading:
         self.queue.index.omit(run_id, max(epoch, self._newest(run_id)))
 
     def _newest(self, run_id: str) -> int:
-        return max(self.store.epochs(run_id), default=0)
+        return max(self.store.runs.epochs(run_id), default=0)
 
     def _restore(self, run_id: str) -> bool:
         """A run with a result has succeeded; one that was cancelled and not begun again is cancelled; one whose
         failures were final has failed, and so has one whose study is not known: an agent could not train it. Any other
         is queued, to go on from its newest checkpoint under a new epoch.
         """
-        found = self.store.run_and_study(run_id)
+        found = self.store.runs.run_and_study(run_id)
         if found is None:
             return False
         run, study = found
-        result, (attempts, bad) = self.store.result(run_id), self.store.readable_attempts(run_id)
+        result, (attempts, bad) = self.store.runs.result(run_id), self.store.runs.readable_attempts(run_id)
         self.unread += bad
-        if result is None and (name := self.store.torn(run_id)):
+        if result is None and (name := self.store.runs.torn(run_id)):
             self.unread.append(f"{name} is cut off, so it is no result: {run_id} goes on from its newest checkpoint.")
         if result is None and _is_superseded(run, study, self.recorded | self.submitted):
             return False
         epoch = self._newest(run_id)
-        is_cancelled = self.store.cancelled(run_id) >= epoch
+        is_cancelled = self.store.runs.cancelled(run_id) >= epoch
         state = State.SUCCEEDED if result else State.CANCELLED if is_cancelled else State.QUEUED
-        reached = {past.epoch: self.store.reached(past) for past in attempts}
+        reached = {past.epoch: self.store.runs.reached(past) for past in attempts}
         causes = [
             _cause(past, reached[past.epoch][0])
             for past in attempts
@@ -133,7 +134,7 @@ class _Reading:
         ]
         if state is State.QUEUED and study not in self.recorded.keys() | self.submitted.keys():
             causes.append(_without_study(run_id, study or ORPHANS, epoch))
-        scores, bad = self.store.scores(run_id)
+        scores, bad = self.store.scores.of(run_id)
         self.unread += bad
         is_new = self.queue.index.restore(
             run,
@@ -141,7 +142,7 @@ class _Reading:
             state,
             epoch=epoch,
             causes=causes,
-            checkpoint=self.store.newest_checkpoint(run_id),
+            checkpoint=self.store.runs.newest_checkpoint(run_id),
             result=result,
             held_seconds=sum(seconds for _, seconds in reached.values()),
             released=[past.epoch for past in attempts if past.outcome == "released"],

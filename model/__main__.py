@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from farm.errors import NotFound
+from farm.record import layout
 from farm.record.ledger import Line
 from farm.study import planner
 from farm.study.run import Run
@@ -39,7 +40,7 @@ def main() -> None:
     study = Study.load(arguments.study)
     run = _chosen(study.runs(), arguments.run)
     plan = planner.plan(run.recipe, study.machine(run.machine, {}))
-    found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)
+    found = checkpoint.newest_valid(arguments.folder.glob(f"*/{layout.CHECKPOINTS}"), run, plan)
     # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
     epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
     folder = arguments.folder / str(epoch)
@@ -52,7 +53,7 @@ def main() -> None:
         folder,
         cache,
         epoch,
-        resume=found and Resume(found.path, int(found.path.parent.parent.name)),
+        resume=found and Resume(found.path, layout.epoch_of(found.path)),
         exams=in_turn(lambda: exams_of(run.recipe, study.evaluations, cache), group),
     )
     outcome = train(assignment, _Terminal())

@@ -9,7 +9,6 @@ the agent can choose a checkpoint.
 
 import hashlib
 import json
-import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,12 +20,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from farm.errors import CheckpointInvalid
-from farm.record.ledger import plain, storage_errors
+from farm.files import flush, flush_folder, place, plain, storage_errors
+from farm.record import layout
 from farm.study.planner import Plan
 from farm.study.run import Run
 
 FORMAT = "farm.checkpoint/1"
-FILES = ("state.json", "weights.safetensors", "optimiser.safetensors")
+FILES = (layout.STATE, "weights.safetensors", "optimiser.safetensors")
 KEPT = 2
 DTYPES = {"float32": "F32", "float64": "F64"}
 
@@ -61,7 +61,7 @@ class Saved(NamedTuple):
 
 
 def folder_of(root: Path, step: int) -> Path:
-    return root / f"step-{step:08d}"
+    return root / layout.checkpoint(step)
 
 
 def write(root: Path, identity: Identity, contents: Contents) -> Saved:
@@ -78,12 +78,11 @@ def write(root: Path, identity: Identity, contents: Contents) -> Saved:
             draft.mkdir()
             sha256 = _write_files(draft, identity, contents)
             _forget([folder])  # the same step of the same run, from before a restart
-            draft.rename(folder)
-            _flush(root)
+            place(draft, folder)
     except BaseException:
         _forget([draft])
         raise
-    _forget(sorted(root.glob("step-*"))[:-KEPT])
+    _forget(layout.checkpoints_in(root)[:-KEPT])
     return Saved(contents.step, folder, sha256)
 
 
@@ -99,7 +98,7 @@ def read(folder: Path, run: Run, plan: Plan) -> Contents:
         step=manifest["step"],
         weights=load_file(folder / "weights.safetensors"),
         moments=load_file(folder / "optimiser.safetensors"),
-        progress=json.loads((folder / "state.json").read_text(encoding="utf-8")),
+        progress=json.loads((folder / layout.STATE).read_text(encoding="utf-8")),
     )
 
 
@@ -109,7 +108,7 @@ def verified(folder: Path) -> dict[str, Any]:
     Raises: CheckpointInvalid
     """
     try:
-        with plain(folder / "manifest.json") as file:
+        with plain(folder / layout.MANIFEST) as file:
             manifest = json.loads(file.read())
         if manifest["format"] != FORMAT or set(manifest["files"]) != set(FILES):
             raise CheckpointInvalid(f"{folder}: not a {FORMAT} checkpoint.")
@@ -128,7 +127,7 @@ def verified(folder: Path) -> dict[str, Any]:
 
 def newest_valid(roots: Iterable[Path], run: Run, plan: Plan) -> Saved | None:
     """The checkpoint of the highest step below `roots` that `read` would take; damaged ones are passed over."""
-    folders = (folder for root in roots if root.is_dir() for folder in root.glob("step-*"))
+    folders = (folder for root in roots for folder in layout.checkpoints_in(root))
     return first_valid(sorted(folders, key=lambda folder: folder.name, reverse=True), run, plan)
 
 
@@ -147,7 +146,7 @@ def valid(folder: Path, run: Run, plan: Plan) -> Saved:
     """
     manifest = verified(folder)
     _check_owner(folder, manifest, Identity.of(run, plan))
-    return Saved(manifest["step"], folder, hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest())
+    return Saved(manifest["step"], folder, hashlib.sha256((folder / layout.MANIFEST).read_bytes()).hexdigest())
 
 
 def _check_owner(folder: Path, manifest: dict[str, Any], wanted: Identity) -> None:
@@ -171,8 +170,8 @@ def _write_files(folder: Path, identity: Identity, contents: Contents) -> str:
     pieces = (_json(contents.progress), _safetensors(contents.weights), _safetensors(contents.moments))
     files = {name: _put(folder / name, parts) for name, parts in zip(FILES, pieces, strict=True)}
     manifest = {"format": FORMAT, "step": contents.step, **identity._asdict(), "files": files}
-    written = _put(folder / "manifest.json", _json(manifest))
-    _flush(folder)
+    written = _put(folder / layout.MANIFEST, _json(manifest))
+    flush_folder(folder)
     return written["sha256"]
 
 
@@ -184,8 +183,7 @@ def _put(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
             file.write(piece)
             sha.update(piece)
             size += len(piece)
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
     return {"bytes": size, "sha256": sha.hexdigest()}
 
 
@@ -205,11 +203,3 @@ def _safetensors(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryvie
     yield struct.pack("<Q", len(text)) + text
     for array in arrays.values():
         yield array.reshape(-1).view(np.uint8).data
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

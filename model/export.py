@@ -1,7 +1,6 @@
 """Our weights <-> the folder that transformers' AutoModelForCausalLM loads as a GPT2LMHeadModel, no custom code."""
 
 import json
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from farm.errors import BadCorpus, CheckpointInvalid, FarmError
-from farm.record.ledger import storage_errors
+from farm.files import draft_of, place, storage_errors
 from farm.study.recipe import Model, Recipe
 from farm.study.run import Run
 from model.checkpoint import verified
@@ -150,12 +149,12 @@ def read(folder: Path) -> GPT:
 @contextmanager
 def _drafted(folder: Path) -> Iterator[Path]:
     """A folder to write in that becomes `folder` in the end. The rename fails on a file, and on a folder with any."""
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    draft = draft_of(folder)
     try:
         with storage_errors(folder):
             draft.mkdir(parents=True)
             yield draft
-            draft.rename(folder)
+            place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -33,7 +33,7 @@ class Opened(NamedTuple):
         return self.gpt.shape
 
 
-def opened(folder: Path) -> Opened:
+def load(folder: Path) -> Opened:
     """The GPT-2 in a folder. Nothing but JSON and safetensors is ever read.
 
     Raises: CheckpointInvalid: there is none, or none that is like ours.

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from farm.errors import BadCorpus, Nonfinite
+from farm.record import layout
 from farm.record.ledger import Line, Writer
 from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study.planner import Plan
@@ -228,7 +229,7 @@ def _ledger(assignment: Assignment, from_step: int, group: Group) -> Iterator[Wr
 def _saver(assignment: Assignment, group: Group, ledger: Writer | None, listener: Listener) -> Saver:
     identity = Identity.of(assignment.run, assignment.plan)
     flush_ledger = ledger.sync if ledger else None
-    return Saver(assignment.folder / "checkpoints", identity, group, flush_ledger, listener.on_saved)
+    return Saver(assignment.folder / layout.CHECKPOINTS, identity, group, flush_ledger, listener.on_saved)
 
 
 def _tested(recipe: Recipe, cache: Path) -> np.ndarray:

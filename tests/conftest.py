@@ -12,7 +12,8 @@ from s3_server import BUCKET, S3Server, s3_server
 from waiting import wait_until
 
 from farm.queue.queue import Queue
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 
 PREFIX = "farm:"
 

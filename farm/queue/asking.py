@@ -10,7 +10,7 @@ from redis import Redis
 from farm import errors
 from farm.errors import FarmError, Refused, Unreachable
 from farm.queue.values import Put
-from farm.site.server import translated
+from farm.site.client import translated
 from farm.study.recipe import Frozen
 from farm.study.run import Evaluating, State
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from farm.errors import BadStudy, FarmError, first_line
 from farm.queue.asking import KEPT_SECONDS, Ask, Reply
 from farm.queue.queue import Queue
-from farm.site.server import translated
+from farm.site.client import translated
 from farm.study.schema import unstamped
 from farm.study.study import Study
 

@@ -39,7 +39,7 @@ class Node(Frozen):
         return f"{self.name}{at} (Ray node {self.id[:8]})"
 
 
-def find(nodes: Sequence[Node], word: str) -> Node:
+def find_node(nodes: Sequence[Node], word: str) -> Node:
     """The node that `word` names: its name, host, address, or the beginning of its Ray id.
 
     Raises: NotFound: names the nearest. Conflict: it names several.

@@ -27,7 +27,7 @@ raise Unreachable, Refused or StorageFull.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
 from uuid import uuid4
 
@@ -55,6 +55,7 @@ from farm.queue.unreadable import UNREADABLE, why
 from farm.queue.values import Claim, Forgotten, Point, Put
 from farm.record.result import Result
 from farm.record.score import Score
+from farm.study.differences import differences
 from farm.study.recipe import Recipe, canonical_json, identity
 from farm.study.run import OF, Checkpoint, Lease, State
 from farm.study.schema import stamped
@@ -70,7 +71,7 @@ MESSAGE_CHARACTERS = 4000
 
 
 class Queue:
-    """The queue under `prefix` of a Redis (a client from `farm.site.server.connect`), and what is told beside it."""
+    """The queue under `prefix` of a Redis (a client from `farm.site.client.connect`), and what is told beside it."""
 
     def __init__(
         self,
@@ -350,7 +351,9 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
     """`stored`: arm -> its recipe, of those that have results; `given`: of all that are submitted."""
     arm, *more = stored
     before, now = stored[arm].model_dump(mode="json"), given[arm].model_dump(mode="json")
-    changes = "; ".join(_differences(before, now))
+    changes = "; ".join(
+        f"{path} was {was!r}, is {is_now!r} now" for path, was, is_now in sorted(differences(before, now))
+    )
     also = f" (and {len(more)} more arms: {', '.join(more[:3])}{', ...' * (len(more) > 3)})" if more else ""
     which = "" if more else f" --arm {arm}"
     raise Conflict(
@@ -359,12 +362,3 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
         study=study,
         arm=arm,
     )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
-    for key in sorted(before.keys() | now.keys()):
-        was, is_now, here = before.get(key), now.get(key), f"{path}{key}"
-        if isinstance(was, dict) and isinstance(is_now, dict):
-            yield from _differences(was, is_now, f"{here}.")
-        elif was != is_now:
-            yield f"{here} was {was!r}, is {is_now!r} now"

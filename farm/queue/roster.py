@@ -9,7 +9,7 @@ from farm.queue.scripts import Scripts
 from farm.queue.spelling import milliseconds, read_head, read_machine, read_node, read_supply, spell_node
 from farm.queue.unreadable import readable
 from farm.queue.values import Supply
-from farm.study.machine import BUILT_IN, Machine, layered
+from farm.study.machine import BUILT_IN, Machine, layer
 from farm.study.recipe import canonical_json
 from farm.study.schema import stamped
 
@@ -35,9 +35,9 @@ class Roster:
 
         A price that no node registered is that of the cluster file, if it has one: before any node has started, too.
         """
-        told = layered(BUILT_IN, declared)
+        told = layer(BUILT_IN, declared)
         supplied = {name: told[name].priced(one.price) for name, one in self.supply().items() if name in told}
-        return layered(told, supplied, self.machines())
+        return layer(told, supplied, self.machines())
 
     def offers(self) -> dict[str, list[str]]:
         """The nodes that offer each class now."""

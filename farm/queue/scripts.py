@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreadable, nearest
-from farm.site.server import translated
+from farm.site.client import translated
 from farm.study.run import Lease
 
 _SCRIPTS = Path(__file__).parent / "lua"

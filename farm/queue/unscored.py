@@ -63,7 +63,7 @@ def _job(study: Study, run: Run, result: Result, name: str, machine: str | None)
     return Evaluating(**fields, of=result.adopted or run.id, evaluation=name, weights=result.fingerprints.final)
 
 
-def told(jobs: Sequence[Status]) -> list[str]:
+def tell(jobs: Sequence[Status]) -> list[str]:
     """What becomes of the evaluations that were asked for, in lines; nothing of those that have their scores."""
     counted = Counter(status.state for status in jobs)
     under_way = [f"{counted[state]} {state}" for state in (State.QUEUED, State.RUNNING) if counted[state]]

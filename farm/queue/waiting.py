@@ -28,7 +28,7 @@ class Outlook(NamedTuple):
         return bool(unfinished) and all(run in self.over_budget or run in self.paused for run in unfinished)
 
 
-def held(statuses: Iterable[Status], pauses: Sequence[Pause], nodes: Iterable[Node]) -> dict[str, str]:
+def explain_pauses(statuses: Iterable[Status], pauses: Sequence[Pause], nodes: Iterable[Node]) -> dict[str, str]:
     """Run id -> why it is paused (Q11), for every queued run that can start on none of the living `nodes` for that.
 
     A class without a node is not paused: one that comes may do.
@@ -69,7 +69,7 @@ def reasons(
 
     `nodes`: machine class -> living nodes that train it. `supply`: what an autoscaler can start. `exhausted`: the
     studies that have spent what they may. `drained`: machine classes whose every node is drained -> why.
-    `paused`: run id -> why it is, as `held` says.
+    `paused`: run id -> why it is, as `explain_pauses` says.
     """
     queued = [status for status in statuses if status.state is State.QUEUED]
     queued.sort(key=lambda status: -status.run.policy.priority)  # stable: then first in

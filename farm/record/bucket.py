@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from farm.errors import FarmError, StorageFull, StorageUnusable
-from farm.record.ledger import storage_errors
+from farm.files import storage_errors, writing_whole
 from farm.study.endpoint import S3_URI, bracketed
 
 DELETED_AT_ONCE = 1000  # keys in one request, by the protocol
@@ -139,16 +139,12 @@ class Bucket:
 
         Raises: StorageFull: here, on this node.
         """
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with draft.open("xb") as file:
-                    self.read_into(found.name, file)
-                os.utime(draft, (found.modified, found.modified))
-                draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with writing_whole(path) as file:
+                self.read_into(found.name, file)
+                file.flush()  # or what is written later would set the time again
+                os.utime(file.fileno(), (found.modified, found.modified))
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects, in this order; those that are gone are fine."""

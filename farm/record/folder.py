@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from farm.errors import CheckpointInvalid, StorageUnusable
-from farm.record.ledger import plain, storage_errors
+from farm.files import create_whole, plain, storage_errors, write_whole
 
 
 class Folder:
@@ -42,8 +42,8 @@ class Folder:
         Raises: StorageFull
         """
         path = self._made(name)
-        _draft(path, content).replace(path)
-        _flush(path.parent)
+        with storage_errors(path):
+            write_whole(path, content, lasting=True)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a record all at once unless there is one of that name; whether it was written.
@@ -51,16 +51,8 @@ class Folder:
         Raises: StorageFull
         """
         path = self._made(name)
-        draft = _draft(path, content)
-        try:
-            with storage_errors(path):
-                os.link(draft, path)  # unlike rename, fails when the name is taken
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink()
-        _flush(path.parent)
-        return True
+        with storage_errors(path):
+            return create_whole(path, content)
 
     def remove(self, name: str) -> None:
         """Remove a record, or a folder with all that is in it; one that is gone is fine.
@@ -136,24 +128,3 @@ class Folder:
     def _inside(self, path: Path) -> None:
         if self._leads_out(path):
             raise CheckpointInvalid(f"{path} leads out of the storage {self.root}.", remedy="Remove the link.")
-
-
-def _draft(path: Path, content: bytes) -> Path:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with storage_errors(path), draft.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    return draft
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # of a folder: the names in it
-    finally:
-        os.close(descriptor)

@@ -5,13 +5,10 @@ on from, so the attempts form a chain, and reading the chain gives every step on
 Every figure of a run is derived from these lines; none is counted apart.
 """
 
-import errno
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from math import ceil, fsum, isfinite, nan
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +16,11 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from farm.errors import CheckpointInvalid, Conflict, Nonfinite, StorageFull, first_line
+from farm.errors import CheckpointInvalid, Conflict, Nonfinite, first_line
+from farm.files import flush, plain, storage_errors
 
 SCHEMA = "farm.ledger/1"
 FILE = "ledger.jsonl"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_LINE = 1024  # bytes
 TAIL = 0.1  # of the steps: what train_loss is the mean of
 
@@ -89,7 +86,7 @@ class Writer:
     def sync(self) -> None:
         """Return when every line is on the disk."""
         with storage_errors(self.path):
-            os.fsync(self._descriptor)
+            flush(self._descriptor)
 
     def close(self) -> None:
         self.sync()
@@ -245,23 +242,6 @@ def files(run_folder: Path) -> dict[int, Path]:
     return {int(path.parent.name): path for path in run_folder.glob(f"*/{FILE}") if path.parent.name.isdecimal()}
 
 
-def plain(path: Path) -> BufferedReader:
-    """Open a file that farm wrote: never through a symbolic link, and nothing that could block the reader.
-
-    Raises: OSError: it is a link, a folder, a pipe or a device; or as `open`.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    return os.fdopen(descriptor, "rb")
-
-
 def last_step(path: Path) -> int | None:
     """The newest step in one ledger file, read from its end; None before the first."""
     try:
@@ -309,20 +289,6 @@ def validations(lines: list[Line]) -> list[tuple[Line, Validation]]:
     """The steps after which the model was validated: all on the slice of the last, since others cannot be compared."""
     found = [(line, line.validation) for line in lines if line.validation]
     return [pair for pair in found if pair[1].slice == found[-1][1].slice]
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """A full disk, quota or file size limit as the farm's own error.
-
-    Raises: StorageFull
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise StorageFull(f"cannot write {path}: {error.strerror}.", remedy="Free some space there.") from error
-        raise
 
 
 def _read_file(path: Path, epoch: int) -> _File:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from farm.errors import BadSetting, NotFound, Refused
+from farm.files import PRIVATE, write_whole
 from farm.study.recipe import Frozen
 
 FILE = "invitation.json"
@@ -32,11 +33,7 @@ class Invitation(Frozen):
 
 def write(path: Path, invitation: Invitation) -> None:
     """Put it at `path`, in full or not at all, readable by its owner only."""
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(invitation.model_dump_json(indent=2) + "\n")
-    draft.replace(path)
+    write_whole(path, f"{invitation.model_dump_json(indent=2)}\n".encode(), PRIVATE)
 
 
 def is_one(word: str) -> bool:

@@ -1,10 +1,16 @@
-"""Does a process still run? A pid alone does not tell: it is given again, to whoever comes next."""
+"""Whether a process still runs, which its pid alone does not tell: it is given again. And how a child ends with it."""
 
+import ctypes
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_libc = ctypes.CDLL(None)  # before any fork: a child may not load it
 
 
 def is_alive(pid: int, who: str | None = None) -> bool:
@@ -38,3 +44,9 @@ def _identity_by_ps(pid: int) -> str | None:
     )
     state, _, began = said.stdout.strip().partition(" ")
     return began.strip() if began and not state.startswith("Z") else None
+
+
+def end_with_parent() -> None:
+    """In a child that was forked: SIGTERM when its parent is gone, be it by kill -9. On Linux only."""
+    if sys.platform == "linux":
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,12 +1,12 @@
 """Is a farm up here? `<home>/farm.json` says where; the process that wrote it must still be the one of that pid."""
 
 import json
-import os
 import time
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from farm.files import PRIVATE, write_whole
 from farm.site.process import is_alive
 from farm.site.settings import Settings
 from farm.study.recipe import Frozen
@@ -79,12 +79,7 @@ def _health(settings: Settings) -> Path:
 
 def _write(target: Path, said: Frozen) -> None:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(said.model_dump_json(indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
+    write_whole(target, f"{said.model_dump_json(indent=2)}\n".encode(), PRIVATE, lasting=True)
 
 
 def withdraw(settings: Settings, pid: int) -> None:

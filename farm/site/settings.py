@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import Any
 
@@ -184,3 +185,22 @@ def _validated(values: dict[str, Any], source: str) -> Settings:
     except ValidationError as error:
         first, *more = [f"{source}: {full_stop(fault.line)}" for fault in explain(error, Settings)]
         raise BadSetting(first, also=tuple(more)) from None
+
+
+def make_home(folder: Path) -> None:
+    """Make the home of a farm, or a folder in it, and see that it can be written in.
+
+    Raises: BadSetting: says why not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(f"home: cannot make {folder}: {error.strerror}.", remedy="Set FARM_HOME elsewhere.") from None
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"here")
+    except OSError as error:  # read-only, another user's, or full
+        raise BadSetting(
+            f"home: cannot write in {folder}: {error.strerror}.",
+            remedy="Make it writable, free some space, or set FARM_HOME to another folder.",
+        ) from None

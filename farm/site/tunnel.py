@@ -5,7 +5,6 @@ all. Two locks beside it, since who asks must not be in the way of who connects:
 there is one, is never touched by others; `tunnel.open` tells a tunnel that is open from one whose keeper was killed.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from farm.errors import BadSetting, Conflict, Unreachable
+from farm.files import PRIVATE, Lock, write_whole
 
 FILE = "tunnel.json"
 KEEPER, OPEN = "tunnel.keeper", "tunnel.open"
@@ -32,8 +32,9 @@ def url(home: Path) -> str | None:
         return None
     except (ValueError, KeyError, TypeError):
         raise BadSetting(f"{path} is damaged.", remedy="Remove it; `farm connect` writes it anew.") from None
-    if _is_locked(home / OPEN):
-        return near
+    with Lock(home / OPEN) as is_open:
+        if not is_open.try_share():
+            return near
     raise Unreachable(
         f"the tunnel to {head} is closed.",
         remedy=f"Open it with: farm connect {head}; or remove {path} to use this machine's own farm.",
@@ -52,36 +53,14 @@ def head(home: Path, url: str) -> str | None:
 @contextmanager
 def announced(home: Path, head: str, url: str) -> Iterator[None]:
     """Have the commands of this home use `url` meanwhile. Raises: Conflict: another tunnel is open here."""
-    path, draft = home / FILE, home / f".{FILE}"
-    with _made(home / KEEPER) as keeper, _made(home / OPEN) as is_open:
+    path = home / FILE
+    with Lock(home / KEEPER) as keeper, Lock(home / OPEN) as is_open:
+        if not keeper.try_take():
+            raise Conflict(f"this home is connected already: {path}.", remedy="Stop that `farm connect`.")
+        said = json.dumps({"head": head, "url": url, "pid": os.getpid()})
         try:
-            fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"this home is connected already: {path}.", remedy="Stop that `farm connect`.") from None
-        with _made(draft) as file:
-            os.ftruncate(file, 0)
-            os.write(file, json.dumps({"head": head, "url": url, "pid": os.getpid()}).encode())
-        try:
-            draft.replace(path)
-            fcntl.flock(is_open, fcntl.LOCK_EX)  # somebody who asks holds it for a moment
+            write_whole(path, said.encode(), PRIVATE)
+            is_open.take()  # somebody who asks holds it for a moment
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def _is_locked(path: Path) -> bool:
-    with _made(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-@contextmanager
-def _made(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # not inherited: ssh's copy would keep the lock
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from farm.study.recipe import Frozen, Model, Positive, Precision, Unset, digest,
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MIXED = "+"  # between the classes of a mixed group
+RESOURCE = "farm:"  # before the name of a class: what Ray calls its units
 MOST_PARTS = 4  # a longer name would not fit a run's id
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -32,6 +33,16 @@ def parts(name: str) -> tuple[str, ...]:
 def is_mixed(name: str) -> bool:
     """Whether a machine's name is that of a mixed group."""
     return MIXED in name
+
+
+def resource(name: str) -> str:
+    """The Ray custom resource that a node of this class offers, one unit per run at a time."""
+    return f"{RESOURCE}{name}"
+
+
+def units_in(resources: Mapping[str, float]) -> dict[str, float]:
+    """The machine classes among what a Ray node offers, and how many units of each."""
+    return {name.removeprefix(RESOURCE): n for name, n in resources.items() if name.startswith(RESOURCE)}
 
 
 def _bytes(value: Any) -> Any:
@@ -143,8 +154,8 @@ class Machine(Frozen):
 
     @property
     def resource(self) -> str:
-        """The Ray custom resource that a node of this class offers, one unit per run at a time."""
-        return f"farm:{self.name}"
+        """As `resource` of its name."""
+        return resource(self.name)
 
 
 class Mixed(Machine):
@@ -240,7 +251,7 @@ HEARSAY = (*PRICE, "tokens_per_second")  # what is true of the class somewhere, 
 OPEN = ("tokens_per_second", "microbatch", "threads", "instruction_set")
 
 
-def layered(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
+def layer(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
     """Several tables of machine classes as one: a later one wins, but what it leaves open an earlier one may say.
 
     A price comes with its source and its date, or not at all.
@@ -260,7 +271,7 @@ def without_hearsay(machine: Machine) -> Machine:
     return machine.model_copy(update=dict.fromkeys(HEARSAY))
 
 
-def find(name: str, known: dict[str, Machine]) -> Machine:
+def find_machine(name: str, known: dict[str, Machine]) -> Machine:
     """The machine class called `name`.
 
     Raises: BadStudy: nobody declared or registered it.

@@ -171,7 +171,7 @@ def _rates(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> tuple
     return rates, max((speed.basis for speed in told), key=BASES.index)
 
 
-def continued(before: Plan, fresh: Plan, machine: Machine) -> Plan:
+def carry_on(before: Plan, fresh: Plan, machine: Machine) -> Plan:
     """The plan of a run that goes on from an attempt with the plan `before`; beginning now, it would get `fresh`.
 
     It keeps the old one: another microbatch has other dropout masks and other bits, so what was probed in between must

@@ -24,7 +24,7 @@ from farm.study.design import Design, subsets, sweep
 from farm.study.endpoint import S3_URI
 from farm.study.faults import Fault, explain, full_stop, without
 from farm.study.looks import Looks
-from farm.study.machine import BUILT_IN, Machine, find, is_mixed, layered, mixed, parts, without_hearsay
+from farm.study.machine import BUILT_IN, Machine, find_machine, is_mixed, layer, mixed, parts, without_hearsay
 from farm.study.recipe import TEST, Frozen, FurtherEvaluation, Recipe, Seeds, Unset, merged
 from farm.study.run import MachineName, Name, Policy, Run
 
@@ -341,7 +341,7 @@ class Study(Frozen):
         """
         if is_mixed(name):
             return mixed(tuple(self.machine(part, known) for part in parts(name)))
-        found = find(name, layered(BUILT_IN, known, self.machines))
+        found = find_machine(name, layer(BUILT_IN, known, self.machines))
         measured = known[name].probes if name in known else {}
         return found.model_copy(update={"probes": measured | found.probes})
 

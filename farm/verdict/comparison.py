@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from farm.errors import Nonfinite
 from farm.record.ledger import Line, train_loss
 from farm.record.result import Result, Tokens
+from farm.study.differences import differences
 from farm.study.recipe import Frozen
 from farm.study.run import Attempt, Run, State
 from farm.verdict.cohort import apart
@@ -185,11 +186,8 @@ def _facts(side: Side) -> dict[str, Any]:
     return known
 
 
-def _differences(first: dict[str, Any], second: dict[str, Any], path: str = "") -> Iterator[Difference]:
-    """The leaves that differ, in the order of `first`. A table that only one side knows says nothing of the other."""
-    for key in [*first, *(key for key in second if key not in first)]:
-        one, other, here = first.get(key), second.get(key), f"{path}{key}"
-        if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, f"{here}.")
-        elif one != other and not (isinstance(one, dict) or isinstance(other, dict)):
-            yield Difference(what=here, first=one, second=other)
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[Difference]:
+    """The values that differ. A table that only one side knows says nothing of the other."""
+    for path, one, other in differences(first, second):
+        if not (isinstance(one, dict) or isinstance(other, dict)):
+            yield Difference(what=path, first=one, second=other)

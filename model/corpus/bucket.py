@@ -1,12 +1,12 @@
 """The files of a split in an S3 bucket, brought into the cache."""
 
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
 
 from farm.errors import BadCorpus, StorageUnusable
+from farm.files import write_whole
 from farm.record.bucket import Bucket
 from farm.study.recipe import Data, digest
 from model.corpus.kept import made_once
@@ -51,9 +51,7 @@ def _keep_listing(split: str, folder: Path, found: list[Path]) -> None:
     listing, names = folder / f"{split}.listing", [file.relative_to(folder).as_posix() for file in found]
     content = json.dumps(names)
     if not listing.exists() or listing.read_text(encoding="utf-8") != content:
-        draft = folder / f"{split}.listing-{os.getpid()}"
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(listing)
+        write_whole(listing, content.encode())
 
 
 def _brought(split: str, folder: Path) -> list[Path]:

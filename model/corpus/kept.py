@@ -1,15 +1,14 @@
 """What is computed once and kept: files that one process makes and others find, and facts about files."""
 
 import errno
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from farm.errors import BadCorpus, StorageFull
+from farm.files import PUBLIC, flush, lock, place
 from farm.study.recipe import digest
 
 
@@ -55,11 +54,10 @@ def made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     unfinished = path.with_suffix(".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(path.with_suffix(".lock"), PUBLIC):
             if not path.exists():
                 _write(unfinished, write)
-                unfinished.replace(path)
+                place(unfinished, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise full(path.parent) from None
@@ -73,8 +71,7 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with path.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
     except BaseException:
         path.unlink(missing_ok=True)  # half a corpus may be many GiB
         raise

@@ -7,7 +7,7 @@ import time
 from results import tiny_study
 from waiting import wait_until
 
-from cli.demo import find, fresh, numbered
+from cli.demo import find_demo, fresh, numbered
 from farm.site import serving
 from farm.site.process import identity
 from farm.site.serving import Facts
@@ -64,7 +64,7 @@ def test_a_numbered_demo_differs_in_name_and_repetition_only() -> None:
 
 
 def test_whoever_interrupts_it_in_a_farm_that_stays_up_is_told_that_it_goes_on(farm: Farm) -> None:
-    needed = {machine: 1 for arm in Study.load(find()).arms() for machine in arm.machines}
+    needed = {machine: 1 for arm in Study.load(find_demo()).arms() for machine in arm.machines}
     facts = Facts(
         pid=os.getpid(),
         process=identity(os.getpid()) or "",

@@ -19,11 +19,11 @@ def trained(farm: Farm, *, scored: bool = False) -> list[str]:
     while farm.queue.listing.queued():
         claim = farm.claim()
         made = result(claim.run, 3.0, epoch=claim.lease.epoch)
-        farm.store.begin(claim.run, attempt_of(claim), "tiny")
-        farm.store.record(made)
+        farm.store.runs.begin(claim.run, attempt_of(claim), "tiny")
+        farm.store.runs.record(made)
         scores = [score(made, [3.0, 3.0])] if scored else []
         for one in scores:
-            farm.store.keep_score(one, [3.0, 3.0])
+            farm.store.scores.keep(one, [3.0, 3.0])
         farm.queue.finish(claim.lease, made, scores)
     return [run.id for run in STUDY.runs()]
 
@@ -40,7 +40,7 @@ def deliver(farm: Farm) -> None:
     assert of is not None
     name = claim.run.recipe.evaluation_id(claim.run.evaluation)
     made = score(of, [3.1, 3.1], claim.run.evaluation, evaluation=name, epoch=claim.lease.epoch)
-    farm.store.keep_score(made, [3.1, 3.1])
+    farm.store.scores.keep(made, [3.1, 3.1])
     farm.queue.deliver(claim.lease, made)
 
 

@@ -74,7 +74,7 @@ def finished(farm: Farm, **changes: Any) -> tuple[Claim, Path]:
     assert outcome.test_loss is not None
     place = f"runs/{claim.run.id}/1/{outcome.checkpoint}"
     told = result(claim.run, outcome.test_loss, checkpoint=place, fingerprints=outcome.fingerprints)
-    farm.store.record(told)
+    farm.store.runs.record(told)
     farm.queue.finish(claim.lease, told)
     return claim, farm.store.root / place
 

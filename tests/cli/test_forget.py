@@ -40,7 +40,7 @@ def recorded(farm: Farm) -> None:
     submit(farm)
     while farm.queue.listing.queued():
         claim = farm.claim()
-        farm.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+        farm.store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
         farm.fail(claim, "bad-corpus", "no such file")
 
 
@@ -134,11 +134,11 @@ def test_the_files_stay_unless_they_are_meant(farm: Farm, redis: Redis, files: b
     """Either way no reindex brings the runs back, and a run submitted again begins anew or finds its result."""
     submit(farm)
     claim = farm.claim()
-    farm.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
-    farm.store.record(result(claim.run, 3.25))
+    farm.store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+    farm.store.runs.record(result(claim.run, 3.25))
     farm.finish(claim, 3.25)
     assert farm("forget", claim.run.id, "-y", *(["--files"] if files else [])).code == 0
-    assert (farm.store.result(claim.run.id) is None) == files
+    assert (farm.store.runs.result(claim.run.id) is None) == files
     redis.flushdb()
     assert farm("reindex").rows[0]["brought_back"] == "2"
     assert "1 run was forgotten before: what their directories hold counts" in submit(farm)
@@ -175,8 +175,8 @@ def test_forgetting_the_files_spares_those_of_adopted_results(farm: Farm, redis:
     submit(farm)
     while farm.queue.listing.queued():
         claim = farm.claim()
-        farm.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
-        farm.store.record(result(claim.run, 3.25))
+        farm.store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+        farm.store.runs.record(result(claim.run, 3.25))
         farm.finish(claim, 3.25)
     submit(farm, "next", RENAMED)
     answer = farm("forget", "tiny", "--files", "-y")
@@ -188,7 +188,7 @@ def test_forgetting_the_files_spares_those_of_adopted_results(farm: Farm, redis:
     adopted = farm.queue.listing.status(row["run"]).result
     assert adopted is not None
     assert adopted.checkpoint.startswith(f"runs/{adopted.adopted}/")
-    assert farm.store.result(adopted.adopted or ""), "where its checkpoint is"
+    assert farm.store.runs.result(adopted.adopted or ""), "where its checkpoint is"
 
 
 def test_what_is_queued_under_another_name_is_said(farm: Farm) -> None:

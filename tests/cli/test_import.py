@@ -157,7 +157,7 @@ def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> No
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     answer = farm("forget", "losses", "-y")
     assert (answer.code, "is not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
-    assert farm.queue.studies.imported("losses") == farm.store.imported("losses")
+    assert farm.queue.studies.imported("losses") == farm.store.studies.imported("losses")
 
 
 def test_the_start_of_several_ids_shows_none(farm: Farm) -> None:
@@ -234,4 +234,4 @@ def test_the_published_seeds_tell_the_noise_of_the_first_weights(farm: Farm) -> 
     rungs = {row["rung"]: row for row in answer.rows}
     assert float(rungs["init seed"]["sd"]) == pytest.approx(0.008529, abs=1e-6)
     assert "16 of 20 losses come without both seeds" in answer.err
-    assert isinstance(Store(farm.store.root).imported("published").runs[0].source, str)
+    assert isinstance(Store(farm.store.root).studies.imported("published").runs[0].source, str)

@@ -125,7 +125,7 @@ def test_a_model_of_ours_has_its_own_test_loss_and_what_transformers_computes(fa
     assert rows["start"]["value"] == pytest.approx(theirs(folder, 0, 5), abs=1e-5)
     assert (rows["test_loss"]["count"], rows["start"]["count"]) == (9, 5)
     assert "test_loss: 1 batch" in answer.err, "progress is on stderr"
-    assert farm.store.references("small") == farm.queue.studies.references("small")
+    assert farm.store.studies.references("small") == farm.queue.studies.references("small")
     assert table(farm)["references"][0]["evaluation"] == rows["test_loss"]["evaluation_id"]
 
 
@@ -188,7 +188,7 @@ def test_words_that_do_not_go_together_and_names_that_are_none_are_refused(farm:
 
 def brought(farm: Farm, run: Run, **values: float) -> None:
     """References with these test losses, as if they had been scored."""
-    store = farm.store.references("small")
+    store = farm.store.studies.references("small")
     for name, value in values.items():
         made = ReferenceScore(
             name="test_loss",
@@ -204,7 +204,7 @@ def brought(farm: Farm, run: Run, **values: float) -> None:
             when=1.0,
         )
         store = store.joined(Reference(name=name, weights="a" * 64, shape=run.recipe.model, scores=(made,)))
-    farm.store.keep_references(store)
+    farm.store.studies.keep_references(store)
     farm.queue.studies.refer(store)
 
 
@@ -276,7 +276,7 @@ def test_they_come_back_with_a_reindex_go_with_forget_and_what_is_spoilt_is_name
     brought(farm, finished(farm), one=3.0, two=3.5)
     farm.queue.redis.hdel("farm:references", "small")
     assert farm("reindex").code == 0
-    assert farm.queue.studies.references("small") == farm.store.references("small")
+    assert farm.queue.studies.references("small") == farm.store.studies.references("small")
     farm.queue.redis.hset("farm:references", "small", "{")
     (flaw,) = find_flaws(farm.queue.scripts)
     assert "a reference model of 'small'" in str(flaw)

@@ -19,9 +19,9 @@ FINISHED, RUNNING = tiny_study().runs()[:2]
 def recorded(store: Store) -> None:
     """A finished run and one that was training."""
     for run in (FINISHED, RUNNING):
-        store.begin(run, Attempt(run_id=run.id, epoch=1, worker="w", started=1.0), "tiny")
-    store.record(result(FINISHED, 3.25))
-    store.keep(tiny_study())
+        store.runs.begin(run, Attempt(run_id=run.id, epoch=1, worker="w", started=1.0), "tiny")
+    store.runs.record(result(FINISHED, 3.25))
+    store.studies.keep(tiny_study())
 
 
 def check(farm: Farm, uri: str) -> None:
@@ -97,7 +97,7 @@ def test_logs_and_show_read_from_a_bucket_and_leave_no_copy(
     store = Store(s3_uri, tmp_path / "work")
     farm.put(init=(42,))
     claim = farm.claim()
-    store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+    store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
     store.records.put(f"runs/{claim.run.id}/1/log.txt", b"said so\n")
     farm.environment["FARM_STORAGE"] = s3_uri
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
@@ -115,8 +115,8 @@ def test_a_submit_to_a_redis_that_was_emptied_queues_nothing_until_the_records_a
     farm.file(init=(42,))
     assert farm("submit", "tiny.toml").code == 0
     claim = farm.claim()
-    farm.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
-    farm.store.record(result(claim.run, 3.25))
+    farm.store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+    farm.store.runs.record(result(claim.run, 3.25))
     redis.flushdb()
     for words in (("submit", "tiny.toml"), ("submit", "tiny.toml", "--dry-run")):
         refused = farm(*words)
@@ -132,7 +132,7 @@ def test_who_does_not_see_the_storage_may_submit_before_the_records_are_read(far
     """No run is claimed until a farm has read them, and it makes up for what the queue did not know."""
     farm.file(init=(42,))
     run = farm.put(init=(42,)).runs()[0]
-    farm.store.begin(run, Attempt(run_id=run.id, epoch=6, worker="w", started=1.0), "tiny")
+    farm.store.runs.begin(run, Attempt(run_id=run.id, epoch=6, worker="w", started=1.0), "tiny")
     redis.flushdb()
     farm.environment["FARM_STORAGE"] = str(farm.folder / "not-here")
     assert farm("submit", "tiny.toml").code == 0

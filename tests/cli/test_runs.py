@@ -215,7 +215,7 @@ def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
     farm.put(init=(42,))
     claim = farm.claim()
     attempt = Attempt(run_id=claim.run.id, epoch=1, worker="worker", hardware={"host": "attic"}, started=1.0)
-    farm.store.begin(claim.run, attempt)
+    farm.store.runs.begin(claim.run, attempt)
     farm.curve(claim, *[10.0 - step for step in range(8)])
     farm.finish(claim, 3.25)
     told = {row["what"]: row["value"] for row in farm("show", "cpu-baseline").rows}

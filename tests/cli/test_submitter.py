@@ -20,7 +20,7 @@ from farm.queue.unscored import unscored
 from farm.queue.values import Supply
 from farm.record.imported import Imported
 from farm.record.reference import Reference, References
-from farm.site.server import connect
+from farm.site.client import connect
 from farm.study.machine import BUILT_IN
 from farm.study.recipe import TEST
 from farm.study.run import Attempt, State
@@ -105,7 +105,7 @@ def test_all_that_a_submitter_does_works(alice: Farm) -> None:
 def test_nothing_else_does(alice: Farm, words: list[str]) -> None:
     alice.fail(alice.claim())
     run = tiny_study(init=(7,)).runs()[0]
-    alice.store.begin(run, Attempt(run_id=run.id, epoch=1, worker="w", started=1.0), "tiny")
+    alice.store.runs.begin(run, Attempt(run_id=run.id, epoch=1, worker="w", started=1.0), "tiny")
     before = alice.queue.listing.statuses()
     answer = alice(*words)
     assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
@@ -118,7 +118,7 @@ def test_imported_losses_can_be_seen_and_not_imported(alice: Farm) -> None:
     path.write_text("arm,machine,init_seed,train_seed,test_loss\nbaseline,cpu,1,2,3.5\n")
     answer = alice("import", str(path))
     assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
-    assert alice.store.imported("elsewhere").runs == (), "nothing is on record either"
+    assert alice.store.studies.imported("elsewhere").runs == (), "nothing is on record either"
     alice.queue.studies.bring(Imported(study="elsewhere", runs=rows.read(path).runs))
     for words in (["table", "elsewhere"], ["runs", "elsewhere"], ["show", "imported-cpu"], ["noise", "elsewhere"]):
         assert alice(*words).code == 0, words
@@ -131,7 +131,7 @@ def test_a_reference_model_can_be_seen_and_not_recorded(alice: Farm) -> None:
     folder.mkdir()
     answer = alice("eval", "before", "--reference", str(folder))
     assert (answer.code, "does not let this user do that" in answer.err) == (4, True), answer.err
-    assert alice.store.references("before").models == (), "nothing is on record either"
+    assert alice.store.studies.references("before").models == (), "nothing is on record either"
     shape = alice.queue.studies.one("before").arms()[0].recipe.model
     kept = Reference(name="theirs", weights="a" * 64, shape=shape)
     alice.queue.studies.refer(References(study="before", models=(kept,)))

@@ -16,7 +16,8 @@ from waiting import wait_until
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.store import Store
-from farm.site.server import connect, find_binary
+from farm.site.client import connect
+from farm.site.server import find_binary
 from farm.study.run import State
 
 BIN = Path(sys.executable).parent

@@ -91,7 +91,7 @@ def details(hurt, run_id):
 def unharmed(hurt, run_id):
     """One result, every step and weight as if left alone, and no run of the queue lost."""
     queue, store = hurt.cluster.queue, hurt.cluster.store
-    theirs, ours = (store.result(name) for name in (hurt.alone["rented"], run_id))
+    theirs, ours = (store.runs.result(name) for name in (hurt.alone["rented"], run_id))
     assert ours.fingerprints == theirs.fingerprints
     assert ours.test_loss == theirs.test_loss
     expected, found = (ledger.read(store.folder(name)) for name in (hurt.alone["rented"], run_id))
@@ -105,7 +105,7 @@ def test_a_laptop_submits_a_study_is_closed_and_prints_the_table(hurt):
     rows = hurt.cluster.laptop.run("farm", "table", "study-0").stdout.splitlines()[1:]
     machines = [row.split("\t")[2] for row in rows]
     assert sorted(machines) == ["home", "rented"]
-    one, two = (hurt.cluster.store.result(hurt.alone[machine]) for machine in ("home", "rented"))
+    one, two = (hurt.cluster.store.runs.result(hurt.alone[machine]) for machine in ("home", "rented"))
     assert (one.plan.world, one.plan.accumulation) == (1, 4)
     assert (two.plan.world, two.plan.accumulation) == (2, 2)
     assert one.fingerprints == two.fingerprints

@@ -26,9 +26,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def begun(store: Store, run: Run, epoch: int = 1, study: str = "tiny", loss: float | None = None) -> None:
-    store.begin(run, Attempt(run_id=run.id, epoch=epoch, worker="w", started=1000.0), study)
+    store.runs.begin(run, Attempt(run_id=run.id, epoch=epoch, worker="w", started=1000.0), study)
     if loss is not None:
-        store.record(result(run, loss, epoch=epoch))
+        store.runs.record(result(run, loss, epoch=epoch))
 
 
 def states(queue: Queue) -> dict[str, State]:
@@ -44,14 +44,14 @@ def renamed(name: str = "next") -> Study:
 
 def test_a_forgotten_run_is_not_brought_back_until_it_is_submitted_again(store: Store, queue: Queue) -> None:
     """It is left out of its study, too, whose record names it; submitted again, it begins above its old epochs."""
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     begun(store, DROPOUT, epoch=3, loss=3.0)
     begun(store, BASELINE, loss=3.0)
-    store.forget(DROPOUT.id, 3)
-    store.forget(CLIPPING.id, 0)
+    store.runs.forget(DROPOUT.id, 3)
+    store.runs.forget(CLIPPING.id, 0)
     assert reindex(store, queue) == (1, ())
     assert states(queue) == {BASELINE.id: State.SUCCEEDED}
-    assert store.result(DROPOUT.id) == result(DROPOUT, 3.0, epoch=3), "its files are there"
+    assert store.runs.result(DROPOUT.id) == result(DROPOUT, 3.0, epoch=3), "its files are there"
     put = queue.put(STUDY)
     assert set(put.again) == set(put.new) == {DROPOUT.id, CLIPPING.id}
     claim = queue.claim("cpu", "worker", 60)
@@ -61,40 +61,40 @@ def test_a_forgotten_run_is_not_brought_back_until_it_is_submitted_again(store: 
 
 
 def test_what_began_again_after_it_was_forgotten_comes_back(store: Store, queue: Queue) -> None:
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     begun(store, DROPOUT, epoch=1)
-    store.forget(DROPOUT.id, 1)
-    store.forget(BASELINE.id, 0)
+    store.runs.forget(DROPOUT.id, 1)
+    store.runs.forget(BASELINE.id, 0)
     begun(store, DROPOUT, epoch=2)
-    store.remember(BASELINE.id)
+    store.runs.remember(BASELINE.id)
     assert reindex(store, queue) == (3, ())
 
 
 def test_a_study_of_which_all_was_forgotten_does_not_come_back(store: Store, queue: Queue) -> None:
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     for run in STUDY.runs():
-        store.forget(run.id, 0)
+        store.runs.forget(run.id, 0)
     assert reindex(store, queue) == (0, ())
     assert (queue.studies.all(), queue.listing.statuses()) == ({}, [])
 
 
 def test_forgetting_with_the_files_leaves_the_word_alone(store: Store) -> None:
     begun(store, DROPOUT, loss=3.0)
-    store.forget(DROPOUT.id, 1, files=True)
+    store.runs.forget(DROPOUT.id, 1, files=True)
     assert store.records.names(f"runs/{DROPOUT.id}") == ["forgotten.json"]
-    store.remember(DROPOUT.id)
-    store.remember(DROPOUT.id)
+    store.runs.remember(DROPOUT.id)
+    store.runs.remember(DROPOUT.id)
     assert store.records.names("runs") == [] or store.records.names(f"runs/{DROPOUT.id}") == []
-    store.keep(STUDY)
-    store.drop("tiny")
-    store.drop("tiny")
+    store.studies.keep(STUDY)
+    store.studies.drop("tiny")
+    store.studies.drop("tiny")
     assert store.records.names("studies") == []
 
 
 def test_runs_of_a_recipe_that_its_arm_has_no_more_stay_out(store: Store, queue: Queue) -> None:
     """Whoever mended the arm may not see the storage: the study's newest form tells."""
     begun(store, DROPOUT)
-    store.keep(Study.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2")))
+    store.studies.keep(Study.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2")))
     assert reindex(store, queue).brought == 3
     assert DROPOUT.id not in states(queue)
 
@@ -105,7 +105,7 @@ def test_runs_of_a_recipe_that_its_arm_has_no_more_stay_out(store: Store, queue:
 def test_an_adopted_result_is_adopted_again(store: Store, queue: Queue) -> None:
     begun(store, DROPOUT, loss=3.0)
     for study in (STUDY, renamed()):
-        store.keep(study)
+        store.studies.keep(study)
     reindex(store, queue)
     (new,) = [run for run in renamed().runs() if run.arm == "no-drop"]
     status = queue.listing.status(new.id)
@@ -116,8 +116,8 @@ def test_an_adopted_result_is_adopted_again(store: Store, queue: Queue) -> None:
 
 def test_what_was_adopted_from_a_forgotten_run_is_kept_by_whoever_has_it(store: Store, queue: Queue) -> None:
     begun(store, DROPOUT, loss=3.0)
-    store.keep(renamed())
-    store.forget(DROPOUT.id, 1)
+    store.studies.keep(renamed())
+    store.runs.forget(DROPOUT.id, 1)
     (new,) = [run for run in renamed().runs() if run.arm == "no-drop"]
     adopted = result(DROPOUT, 3.0).model_copy(update={"run_id": new.id, "arm": "no-drop", "adopted": DROPOUT.id})
     store.adopt(adopted, new, "next")
@@ -132,11 +132,11 @@ def test_what_was_adopted_from_a_forgotten_run_is_kept_by_whoever_has_it(store: 
 def test_what_was_put_anew_before_the_records_were_read_becomes_what_they_tell(store: Store, queue: Queue) -> None:
     """Redis was emptied, and a submit came first: results count, epochs go on above the directories', and so does the
     lease that one of them is under already."""
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     begun(store, BASELINE, epoch=6, loss=3.0)
     begun(store, DROPOUT, epoch=4)
     begun(store, CLIPPING, epoch=2)
-    store.end(Attempt(run_id=CLIPPING.id, epoch=2, worker="w", started=1.0, outcome="failed", retryable=False))
+    store.runs.end(Attempt(run_id=CLIPPING.id, epoch=2, worker="w", started=1.0, outcome="failed", retryable=False))
     queue.put(STUDY)
     leases = {claim.run.id: claim.lease for _ in range(2) if (claim := queue.claim("cpu", "worker", 60))}
     assert leases[DROPOUT.id].epoch == 1
@@ -166,8 +166,8 @@ def test_a_redis_from_before_a_run_finished_learns_of_its_result(store: Store, q
 def test_what_was_cancelled_since_stays_so_and_its_retry_begins_above(store: Store, queue: Queue) -> None:
     begun(store, DROPOUT, epoch=4)
     begun(store, BASELINE, epoch=7)
-    store.forget(BASELINE.id, 7)
-    store.keep(STUDY)
+    store.runs.forget(BASELINE.id, 7)
+    store.studies.keep(STUDY)
     queue.put(STUDY)
     queue.cancel(DROPOUT.id)
     reindex(store, queue)
@@ -178,7 +178,7 @@ def test_what_was_cancelled_since_stays_so_and_its_retry_begins_above(store: Sto
 
 
 def test_a_study_that_was_submitted_since_stays_as_it_is(store: Store, queue: Queue) -> None:
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     changed = Study.parse(study_text(init=(42,)).replace("dropout = 0.0", "dropout = 0.2"))
     queue.put(changed)
     reindex(store, queue)
@@ -187,7 +187,7 @@ def test_a_study_that_was_submitted_since_stays_as_it_is(store: Store, queue: Qu
 
 
 def test_no_run_is_claimed_for_a_storage_until_its_records_were_read(store: Store, queue: Queue) -> None:
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     queue.put(STUDY)
     marker = store.mark()
     assert queue.claim("cpu", "worker", 60, marker=marker) is None
@@ -203,7 +203,7 @@ def test_a_redis_that_is_emptied_while_records_are_read_is_no_index(queue: Queue
 
 
 def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, queue: Queue, tmp_path: Path) -> None:
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     reindex(store, queue)
     other = Store(tmp_path / "other")
     assert reindex(other, queue) == (0, ()), "it holds nothing, so that it marks nothing"
@@ -215,22 +215,22 @@ def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, q
 
 
 def test_an_epoch_is_occupied_once(store: Store) -> None:
-    assert store.occupy(DROPOUT.id, 2, "one") == 0
-    assert store.occupy(DROPOUT.id, 2, "one") == 0, "its answer got lost"
-    assert [store.occupy(DROPOUT.id, epoch, "two") for epoch in (1, 2, 3)] == [2, 2, 0]
+    assert store.runs.occupy(DROPOUT.id, 2, "one") == 0
+    assert store.runs.occupy(DROPOUT.id, 2, "one") == 0, "its answer got lost"
+    assert [store.runs.occupy(DROPOUT.id, epoch, "two") for epoch in (1, 2, 3)] == [2, 2, 0]
     begun(store, BASELINE, epoch=1)
-    assert store.occupy(BASELINE.id, 1, "one") == 1
+    assert store.runs.occupy(BASELINE.id, 1, "one") == 1
 
 
 def test_an_attempt_that_is_on_record_is_not_written_over(store: Store) -> None:
     begun(store, DROPOUT)
     with pytest.raises(Conflict, match=r"1/attempt\.json is there already: it stays"):
-        store.begin(DROPOUT, Attempt(run_id=DROPOUT.id, epoch=1, worker="another", started=2000.0))
-    assert [past.worker for past in store.attempts(DROPOUT.id)] == ["w"]
-    store.withdraw(DROPOUT.id, 6)
-    store.withdraw(DROPOUT.id, 0)
-    store.record(result(DROPOUT, 3.0, epoch=5))
-    assert store.result(DROPOUT.id) is None, "nor what was withdrawn"
+        store.runs.begin(DROPOUT, Attempt(run_id=DROPOUT.id, epoch=1, worker="another", started=2000.0))
+    assert [past.worker for past in store.runs.attempts(DROPOUT.id)] == ["w"]
+    store.runs.withdraw(DROPOUT.id, 6)
+    store.runs.withdraw(DROPOUT.id, 0)
+    store.runs.record(result(DROPOUT, 3.0, epoch=5))
+    assert store.runs.result(DROPOUT.id) is None, "nor what was withdrawn"
 
 
 # Not readable
@@ -238,7 +238,7 @@ def test_an_attempt_that_is_on_record_is_not_written_over(store: Store) -> None:
 
 def test_it_reads_on_past_bad_records_and_names_each(store: Store, queue: Queue) -> None:
     """Half a result, a damaged attempt, half a recipe, a stray file among the studies, and one study of the future."""
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     for run in (BASELINE, DROPOUT, CLIPPING):
         begun(store, run, loss=3.0)
     other = tiny_study("other", init=(1,)).runs()[0]
@@ -264,7 +264,7 @@ def test_it_reads_on_past_bad_records_and_names_each(store: Store, queue: Queue)
 
 
 def test_a_run_that_cannot_be_read_is_not_trained_over_what_it_wrote(store: Store, queue: Queue) -> None:
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     begun(store, BASELINE, epoch=5)
     store.records.put(f"runs/{BASELINE.id}/recipe.toml", b"[recipe")
     reindex(store, queue)
@@ -286,25 +286,25 @@ def test_a_record_that_was_mended_is_read_by_the_next_reindex(store: Store, queu
 
 
 def test_half_a_result_is_no_result_and_another_takes_its_place(store: Store) -> None:
-    store.record(result(BASELINE, 3.0))
+    store.runs.record(result(BASELINE, 3.0))
     name = f"runs/{BASELINE.id}/result.json"
     store.records.put(name, (store.records.get(name) or b"")[:100])
-    assert store.result(BASELINE.id) is None
-    store.record(result(BASELINE, 2.0))
-    assert store.result(BASELINE.id) == result(BASELINE, 2.0)
+    assert store.runs.result(BASELINE.id) is None
+    store.runs.record(result(BASELINE, 2.0))
+    assert store.runs.result(BASELINE.id) == result(BASELINE, 2.0)
 
 
 def test_a_result_of_a_newer_farm_is_no_half_result(store: Store) -> None:
-    store.record(result(BASELINE, 3.0))
+    store.runs.record(result(BASELINE, 3.0))
     name = f"runs/{BASELINE.id}/result.json"
     store.records.put(name, (store.records.get(name) or b"").replace(b'"schema": 1', b'"schema": 2'))
     with pytest.raises(CheckpointInvalid, match="a newer farm wrote it"):
-        store.record(result(BASELINE, 2.0))
+        store.runs.record(result(BASELINE, 2.0))
 
 
 def test_every_record_says_its_schema(store: Store, redis: Redis) -> None:
     begun(store, BASELINE, loss=3.0)
-    store.keep(STUDY)
+    store.studies.keep(STUDY)
     names = [f"runs/{BASELINE.id}/{name}" for name in ("recipe.toml", "result.json", "1/attempt.json")]
     for name in [*names, "studies/tiny.json"]:
         assert (store.records.get(name) or b"").lstrip(b"{\n ").replace(b'"', b"").startswith(b"schema"), name
@@ -314,7 +314,7 @@ def test_a_run_whose_study_is_watched_otherwise_now_is_brought_back(store: Store
     """It is the same run: how training is watched changes no bit of it."""
     begun(store, BASELINE)
     watched = Study.parse(study_text(init=(42,)).replace("sequences = 8\n", "sequences = 8\nevery = 0\n"))
-    store.keep(watched)
+    store.studies.keep(watched)
     assert [run.id for run in watched.runs()] == [run.id for run in STUDY.runs()]
     assert reindex(store, queue).unread == ()
     status = queue.listing.status(BASELINE.id)

@@ -20,7 +20,8 @@ from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.server import free_port, session
+from farm.site.server import free_port
+from farm.site.session import session
 from farm.site.settings import Settings
 from farm.study.run import State
 from workers.node.environment import environment, token

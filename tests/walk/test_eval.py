@@ -13,7 +13,7 @@ sequences = 48
 
 def scores(farm, run_id):
     """What is on record of each evaluation, without who made it and when."""
-    found, unread = farm.store.scores(run_id)
+    found, unread = farm.store.scores.of(run_id)
     assert unread == []
     return {one.name: one.model_dump(exclude={"when", "epoch", "hardware", "code"}) for one in found}
 
@@ -21,7 +21,7 @@ def scores(farm, run_id):
 def test_a_score_that_is_gone_comes_back_to_the_bit_and_a_damaged_model_says_so(farm):
     (run_id,) = farm.submit("scored", first_rerun=9, more=FURTHER)  # not the run of another module
     farm.wait_for(run_id, State.SUCCEEDED)
-    before, result = scores(farm, run_id), farm.store.result(run_id)
+    before, result = scores(farm, run_id), farm.store.runs.result(run_id)
     assert before.keys() == {"test_loss", "start"}
     assert before["test_loss"]["value"] == result.test_loss
     folder = farm.store.folder(run_id) / "scores"
@@ -39,7 +39,7 @@ def test_a_score_that_is_gone_comes_back_to_the_bit_and_a_damaged_model_says_so(
         }
         assert queue.listing.status(run_id).state is State.SUCCEEDED
         assert queue.listing.put_count() == sum(queue.listing.counts().values()) + queue.listing.forgotten_count()
-    assert farm.store.result(run_id) == result
+    assert farm.store.runs.result(run_id) == result
 
     weights = farm.store.root / result.checkpoint / "weights.safetensors"
     content = weights.read_bytes()

@@ -50,7 +50,7 @@ def hurt(farm):
 def same_numbers(hurt, run_id):
     """The run has the weights, the loss and every step of the run that was left alone."""
     hurt.farm.wait_for(hurt.alone, State.SUCCEEDED)
-    theirs, ours = (hurt.farm.store.result(name) for name in (hurt.alone, run_id))
+    theirs, ours = (hurt.farm.store.runs.result(name) for name in (hurt.alone, run_id))
     assert ours.fingerprints == theirs.fingerprints
     assert ours.test_loss == theirs.test_loss
     expected, found = (ledger.read(hurt.farm.store.folder(name)) for name in (hurt.alone, run_id))
@@ -68,7 +68,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt):
     status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["worker-died"]
     assert status.epoch == 2
-    second = hurt.farm.store.attempts(run_id)[1]
+    second = hurt.farm.store.runs.attempts(run_id)[1]
     assert second.resumed_from is not None
     assert second.resumed_from.step > 0
     same_numbers(hurt, run_id)
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_say
     with hurt.farm.queue() as queue:
         events = {event.event: event for event in queue.listing.events(run_id)}
     assert newest.name in str(events["checkpoint-invalid"])
-    assert hurt.farm.store.attempts(run_id)[1].resumed_from.path.endswith(whole.name)
+    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from.path.endswith(whole.name)
     same_numbers(hurt, run_id)
 
 
@@ -112,7 +112,7 @@ def test_q7_a_ray_that_loses_a_part_is_started_again_and_costs_neither_attempts_
         assert (status.attempts, status.causes) == (0, ())
     assert serving.facts(farm.settings).pid == facts.pid
     assert serving.missing(farm.settings, facts) == []
-    assert farm.store.attempts(run_id)[-1].resumed_from.step > 0
+    assert farm.store.runs.attempts(run_id)[-1].resumed_from.step > 0
     same_numbers(hurt, run_id)
 
 
@@ -124,7 +124,7 @@ def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
     wait_until(lambda: is_gone(trainer), "nobody trains on without an agent", GONE_SECONDS)
     status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["lease-expired"]
-    assert hurt.farm.store.attempts(run_id)[1].resumed_from is not None
+    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
     same_numbers(hurt, run_id)
 
 
@@ -148,7 +148,7 @@ def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
     finally:
         hurt.farm.run("up")
     hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    first, second = hurt.farm.store.attempts(run_id)
+    first, second = hurt.farm.store.runs.attempts(run_id)
     assert first.outcome == "released"
     assert second.resumed_from is not None
     same_numbers(hurt, run_id)
@@ -173,7 +173,7 @@ def test_a_spent_limit_stops_what_trains_and_a_raised_one_lets_it_go_on(hurt):
     path.write_text(text)
     farm.run("submit", str(path))
     farm.wait_for(run_id, State.SUCCEEDED)
-    assert [attempt.outcome for attempt in farm.store.attempts(run_id)] == ["released", "succeeded"]
+    assert [attempt.outcome for attempt in farm.store.runs.attempts(run_id)] == ["released", "succeeded"]
     same_numbers(hurt, run_id)
 
 
@@ -198,8 +198,8 @@ def test_q8_a_cancelled_run_stops_and_gains_no_result(farm):
     farm.wait_for_checkpoint(run_id)
     farm.run("cancel", run_id)
     farm.wait_for(run_id, State.CANCELLED)
-    assert farm.store.result(run_id) is None
-    assert farm.store.attempts(run_id)[-1].outcome == "cancelled"
+    assert farm.store.runs.result(run_id) is None
+    assert farm.store.runs.attempts(run_id)[-1].outcome == "cancelled"
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm):
@@ -220,5 +220,5 @@ def test_a_worker_that_hangs_loses_the_run_and_no_bits(hurt):
     status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["hung"]
     assert is_gone(trainer), "it would hold its GPU for ever"
-    assert hurt.farm.store.attempts(run_id)[1].resumed_from is not None
+    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
     same_numbers(hurt, run_id)

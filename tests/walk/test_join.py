@@ -107,7 +107,7 @@ def test_machines_join_train_and_leave_and_no_run_is_hurt(cluster):
 
     with cluster.joined("home", HOME, "cpu-x1") as home:
         home.wait_until_joined()
-        wait_until(lambda: len(farm.store.attempts(run_id)) == 2, "home has begun", 90)
+        wait_until(lambda: len(farm.store.runs.attempts(run_id)) == 2, "home has begun", 90)
         assert doing(farm)["home"].startswith(f"{run_id} at step ")
         said = farm.run("drain", "home").stderr
         assert home.left() == 0, home.said
@@ -119,7 +119,7 @@ def test_machines_join_train_and_leave_and_no_run_is_hurt(cluster):
         status = queue.listing.status(run_id)
         assert (status.state, status.attempts, status.epoch) == (State.QUEUED, 0, 2)
         assert queue.roster.offers() == {"cpu-x1": [], "cpu-x2": []}
-    first, second = farm.store.attempts(run_id)
+    first, second = farm.store.runs.attempts(run_id)
     assert (first.outcome, second.outcome) == ("released", "released")
     assert second.resumed_from.step > 0
     assert farm.run("drain", "homer", code=3).stderr.startswith("error: no node 'homer'")

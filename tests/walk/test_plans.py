@@ -37,7 +37,7 @@ def test_a_probe_in_between_changes_neither_the_plan_nor_the_bits_of_a_run(farm)
     farm.trainer(killed).kill()
     for run_id in (alone, killed):
         farm.wait_for(run_id, State.SUCCEEDED)
-    first, second = farm.store.attempts(killed)
+    first, second = farm.store.runs.attempts(killed)
     assert second.resumed_from is not None
     assert first.plan == second.plan
     assert first.plan["microbatch"] == 8

@@ -49,12 +49,12 @@ def walked(farm, wire) -> tuple[str, int]:
 def on_record(farm, run_id: str, sent_before: int, s3: S3Server) -> None:
     """What the bucket holds is the whole record, and this node holds nothing of it."""
     store = farm.store
-    result, (first, second) = store.result(run_id), store.attempts(run_id)
+    result, (first, second) = store.runs.result(run_id), store.runs.attempts(run_id)
     assert (first.outcome, second.outcome) == ("failed", "succeeded")
     assert second.resumed_from is not None
     assert second.resumed_from.step > sent_before, "what was saved during the outage was sent after it"
-    assert [line.step for line in store.lines(run_id)] == list(range(1, STEPS + 1))
-    assert (store.brought(result.checkpoint) / "manifest.json").exists()
+    assert [line.step for line in store.copies.lines(run_id)] == list(range(1, STEPS + 1))
+    assert (store.copies.bring(result.checkpoint) / "manifest.json").exists()
     log = farm.run("logs", run_id).stdout
     assert f"Resuming from step {second.resumed_from.step} of attempt 1." in log
     assert "Finished: test loss" in log, "to its last line"

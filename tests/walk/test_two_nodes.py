@@ -39,7 +39,7 @@ def test_two_nodes_of_different_classes_train_one_study(cluster):
     statuses = [cluster.wait_for(run_id, State.SUCCEEDED) for run_id in ids]
     assert {status.run.machine for status in statuses} == {"home", "rented"}
     assert len({status.node for status in statuses}) == 2
-    one, two = (cluster.store.result(run_id) for run_id in ids)
+    one, two = (cluster.store.runs.result(run_id) for run_id in ids)
     assert (one.plan.world, two.plan.world) == (1, 2)
     assert one.test_loss == pytest.approx(two.test_loss, abs=1e-5)
 
@@ -62,7 +62,7 @@ def test_a_mixed_group_of_both_has_the_bits_of_each_alone_and_stands_apart(clust
 
 
 def _losses(cluster, run_id):
-    return [(line.step, line.loss_sum, line.grad_norm) for line in cluster.store.lines(run_id)]
+    return [(line.step, line.loss_sum, line.grad_norm) for line in cluster.store.copies.lines(run_id)]
 
 
 def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
@@ -87,4 +87,4 @@ def test_a_dispatcher_that_is_stopped_leaves_the_runs_of_a_ray_that_it_did_not_s
     wait_until(lambda: ledger.stat().st_size > size, "it trains on", seconds=30)
     with farm.dispatching(ray.address, ray.variables):
         farm.wait_for(run_id, State.SUCCEEDED)
-    assert [attempt.outcome for attempt in farm.store.attempts(run_id)] == ["succeeded"]
+    assert [attempt.outcome for attempt in farm.store.runs.attempts(run_id)] == ["succeeded"]

@@ -38,7 +38,7 @@ def walked(farm):
     """A study that was submitted and waited for: the baseline on two machine classes, two interventions on one."""
     ids = farm.submit("walk", machines='["cpu-x1", "cpu-x2"]', more=INTERVENTIONS)
     farm.run("watch", "walk")
-    results = {run_id: farm.store.result(run_id) for run_id in ids}
+    results = {run_id: farm.store.runs.result(run_id) for run_id in ids}
     assert all(results.values()), farm.run("runs", "walk").stdout
     return SimpleNamespace(farm=farm, ids=ids, results=results)
 
@@ -110,11 +110,11 @@ def test_every_model_is_scored_by_all_evaluations_on_record_and_in_redis(walked)
     with walked.farm.queue() as queue:
         indexed = queue.evaluations.scores("walk", "study")
     for run_id, result in walked.results.items():
-        (late, test), unread = walked.farm.store.scores(run_id)
+        (late, test), unread = walked.farm.store.scores.of(run_id)
         assert (sorted(indexed[run_id], key=lambda score: score.name), unread) == ([late, test], [])
         assert (test.name, test.value, test.evaluation) == ("test_loss", result.test_loss, result.evaluation)
-        assert (late.name, late.count, len(walked.farm.store.values(late))) == ("late", 32, 32)
-        assert walked.farm.store.values(test).mean() == pytest.approx(test.value, rel=1e-12)
+        assert (late.name, late.count, len(walked.farm.store.scores.values(late))) == ("late", 32, 32)
+        assert walked.farm.store.scores.values(test).mean() == pytest.approx(test.value, rel=1e-12)
         assert 1.5 < late.value < math.log(257)
         assert late.value != test.value
     rows = walked.farm.json("table", "walk", "--score", "late", "--json")

@@ -24,7 +24,7 @@ from farm.errors import Cancelled, FarmError, Hung, LeaseLost, StorageFull, Stor
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.store import Store
-from farm.site.server import session
+from farm.site.session import session
 from farm.site.settings import Settings
 from farm.study.machine import MIXED
 from farm.study.run import Lease, is_evaluating
@@ -146,7 +146,7 @@ class Agent:
             self._check_same()  # first: the check would make a folder where the storage is not mounted
             self.store.check()
             barred = self.work.occupy()
-            self.store.forget_stale_copies()
+            self.store.copies.forget_stale()
         except (StorageUnusable, StorageFull) as error:
             return Broken(error, "node")
         if barred:

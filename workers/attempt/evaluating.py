@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from farm.errors import CheckpointInvalid, Conflict, NotFound
 from farm.queue.values import Status
+from farm.record import layout
 from farm.record.result import Exam, Result
 from farm.record.score import Score
 from farm.record.store import Store
@@ -97,7 +98,7 @@ class Evaluation:
 
         Raises: NotFound, CheckpointInvalid
         """
-        result = until_heard(lambda: self._store.result(run.of))
+        result = until_heard(lambda: self._store.runs.result(run.of))
         if result is None:
             raise NotFound(f"{self._store.place(run.of)} holds no result: there is no model to score.")
         if result.fingerprints.final != run.weights:
@@ -108,7 +109,7 @@ class Evaluation:
         return result
 
     def _scored(self, run: Evaluating, result: Result, machine: Machine, folder: Path) -> Score:
-        trained = until_heard(lambda: self._store.run(run.of))
+        trained = until_heard(lambda: self._store.runs.run(run.of))
         checkpoint = self._checkpoint(result, folder)
         cache = self._post.here.home / "cache"
         exam = Exam(name=run.evaluation, recipe=run.recipe, items=fetched(lambda: items(run.recipe, cache)))
@@ -136,9 +137,9 @@ class Evaluation:
     def _recorded(self, made: Score, values: tuple[float, ...]) -> Score:
         """The score as the run directory has it: an attempt whose lease was lost later may have recorded first."""
         try:
-            self._store.keep_score(made, values)
+            self._store.scores.keep(made, values)
         except Conflict:
-            there = [one for one in self._store.scores(made.run_id)[0] if one.evaluation == made.evaluation]
+            there = [one for one in self._store.scores.of(made.run_id)[0] if one.evaluation == made.evaluation]
             if not there:
                 raise
             print(f"An earlier attempt has recorded {there[0].value:.6f}; this one came to {made.value:.6f}.")
@@ -151,8 +152,8 @@ class Evaluation:
 
         Raises: CheckpointInvalid: damaged, or gone.
         """
-        place = Store(self._post.here.storage, folder / "copies").brought(result.checkpoint)
-        if not (place / "manifest.json").exists():
+        place = Store(self._post.here.storage, folder / "copies").copies.bring(result.checkpoint)
+        if not (place / layout.MANIFEST).exists():
             raise CheckpointInvalid(
                 f"{self._store.uri}/{result.checkpoint} is gone: the model of {result.run_id} cannot be scored.",
                 remedy="Restore it, or train the run anew: farm forget it, and submit its study again.",

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from ray.util import placement_group, remove_placement_group
 
-from farm.study.machine import Machine, Mixed
+from farm.study.machine import Machine, Mixed, resource
 from workers.attempt.task import Place
 
 HOLD_SECONDS = 60.0  # for units that were free when the run was claimed
@@ -35,7 +35,7 @@ def hold(others: Sequence[Also], seconds: float = HOLD_SECONDS) -> Iterator[bool
         yield True
         return
     group = placement_group(
-        [{f"farm:{other.machine}": 1.0} | ({"CPU": other.cpus} if other.cpus else {}) for other in others],
+        [{resource(other.machine): 1.0} | ({"CPU": other.cpus} if other.cpus else {}) for other in others],
         bundle_label_selector=[{"ray.io/node-id": other.node} for other in others],
     )
     try:

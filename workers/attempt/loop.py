@@ -21,7 +21,7 @@ from farm.queue.values import Point
 from farm.record import energy
 from farm.record.ledger import Line
 from farm.record.store import Store
-from farm.site.server import session
+from farm.site.session import session
 from farm.site.settings import Settings
 from farm.study.run import Checkpoint
 from model.assignment import Assignment, Listener, Resume
@@ -119,7 +119,7 @@ def _brought(task: Task, is_first: bool) -> Task:
                 raise _other_tokens(exam.recipe.tested_data.source)
     if task.resume:
         relative = str(Path(task.resume.checkpoint).relative_to(task.folder.removesuffix(task.place)))
-        checkpoint = str(store.brought(relative) if is_first else store.root / relative)
+        checkpoint = str(store.copies.bring(relative) if is_first else store.root / relative)
         update["resume"] = task.resume.model_copy(update={"checkpoint": checkpoint})
     return task.model_copy(update=update)
 

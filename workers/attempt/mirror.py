@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from farm.errors import FarmError, StorageUnusable
-from farm.record import energy, ledger
-from farm.record.store import LOG, Store
+from farm.record import energy, layout, ledger
+from farm.record.store import Store
 from farm.study.run import Checkpoint
 from model.checkpoint import FILES, KEPT
 
@@ -24,7 +24,6 @@ LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 5.0  # after the storage could not be reached
 GROWN_SECONDS = 5.0  # between two uploads of a file that grows: an object cannot be appended to
 SHARE = 20  # and at least so many times as long as the last one took
-MANIFEST = "manifest.json"
 
 
 class Mirror:
@@ -43,7 +42,7 @@ class Mirror:
     ):
         self._bucket, self._epoch = store.bucket, epoch
         self._folder = store.attempt_folder(run_id, epoch)
-        self._place = f"runs/{run_id}/{epoch}"
+        self._place = layout.attempt(run_id, epoch)
         self._saved, self._note = saved, note
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -105,7 +104,7 @@ class Mirror:
         with self._lock:
             self._send_grown(ledger.FILE, is_last)
             self._send_checkpoint()
-            self._send_grown(LOG, is_last)
+            self._send_grown(layout.LOG, is_last)
             self._send_grown(energy.file(0), is_last)
             self._tell()
 
@@ -143,21 +142,21 @@ class Mirror:
 
     def _send_checkpoint(self) -> None:
         """Send the newest checkpoint unless it is up already, and remove there what training keeps no longer."""
-        newest = max((self._folder / "checkpoints").glob("step-*"), key=lambda folder: folder.name, default=None)
+        newest = next(reversed(layout.checkpoints_in(self._folder / layout.CHECKPOINTS)), None)
         if not self._bucket or newest is None or newest.name in self._complete:
             return
-        place = f"{self._place}/checkpoints/{newest.name}"
+        place = f"{self._place}/{layout.CHECKPOINTS}/{newest.name}"
         with ExitStack() as opened:
             try:  # all at once: training may remove the folder meanwhile, and open files stay
-                files = {name: opened.enter_context((newest / name).open("rb")) for name in (*FILES, MANIFEST)}
+                files = {name: opened.enter_context((newest / name).open("rb")) for name in (*FILES, layout.MANIFEST)}
             except FileNotFoundError:  # it just did, for a newer one
                 return
-            manifest = files[MANIFEST].read()
+            manifest = files[layout.MANIFEST].read()
             self._send_grown(ledger.FILE, is_urgent=True)
             for name in FILES:
                 self._bucket.upload(files[name], f"{place}/{name}")
-            self._bucket.put(f"{place}/{MANIFEST}", manifest)
-        step, sha256 = int(newest.name.removeprefix("step-")), hashlib.sha256(manifest).hexdigest()
+            self._bucket.put(f"{place}/{layout.MANIFEST}", manifest)
+        step, sha256 = layout.step_of(newest.name), hashlib.sha256(manifest).hexdigest()
         self._complete.append(newest.name)
         self._news = Checkpoint(step=step, epoch=self._epoch, path=place, sha256=sha256)
         self._prune()
@@ -175,10 +174,10 @@ class Mirror:
 
     def _remove_older(self) -> None:
         assert self._bucket
-        for name in self._bucket.names(f"{self._place}/checkpoints"):
+        for name in self._bucket.names(f"{self._place}/{layout.CHECKPOINTS}"):
             if name not in self._complete[-KEPT:]:
                 place = f"{self._place}/checkpoints/{name}"
-                self._bucket.delete([f"{place}/{MANIFEST}"])  # first: from now on it is none
+                self._bucket.delete([f"{place}/{layout.MANIFEST}"])  # first: from now on it is none
                 self._bucket.delete([entry.name for entry in self._bucket.objects(place)])
 
     def _tell(self) -> None:

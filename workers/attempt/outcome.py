@@ -22,7 +22,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
     Raises: WorkerDied: the ledger or the outcome is not that of a finished run. Nonfinite: no loss in it counts.
     """
     try:
-        lines = store.lines(run.id)
+        lines = store.copies.lines(run.id)
     except CheckpointInvalid as damaged:  # while this attempt trained: the next goes on from where it is whole
         raise WorkerDied(f"The ledger of the run was damaged while it trained: {damaged}") from None
     totals = ledger.totals(lines)
@@ -35,11 +35,11 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
     if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
         raise WorkerDied("Training finished, but did not say how it computed.")
     ended = time.time()
-    past_attempts, unread = store.readable_attempts(run.id)
+    past_attempts, unread = store.runs.readable_attempts(run.id)
     others = [past for past in past_attempts if past.epoch != attempt.epoch]
-    before = [store.reached(past) for past in others]
-    last = store.used(attempt.model_copy(update={"step": outcome.step}), len(parts(run.machine)))
-    used = [last, *(store.used(past, len(parts(run.machine))) for past in others)]
+    before = [store.runs.reached(past) for past in others]
+    last = store.runs.used(attempt.model_copy(update={"step": outcome.step}), len(parts(run.machine)))
+    used = [last, *(store.runs.used(past, len(parts(run.machine))) for past in others)]
     seconds = ended - attempt.started + sum(took for _, took in before)
     folder = store.attempt_folder(run.id, attempt.epoch).relative_to(store.root)
     return Result(
@@ -86,9 +86,9 @@ def record(store: Store, result: Result, outcome: Outcome) -> Result:
     """The result that the run directory has from now on. Scores go first: a run that has its result has them, too."""
     for score, values in scores_of(result, outcome):
         with suppress(Conflict):
-            store.keep_score(score, values)
+            store.scores.keep(score, values)
     try:
-        store.record(result)
+        store.runs.record(result)
     except Conflict:
-        return store.result(result.run_id) or result
+        return store.runs.result(result.run_id) or result
     return result

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from farm.errors import CheckpointInvalid
 from farm.record import ledger
 from farm.study.machine import Machine
-from farm.study.planner import Plan, continued
+from farm.study.planner import Plan, carry_on
 from farm.study.run import Attempt, Checkpoint, Run
 from model.checkpoint import valid
 from workers.attempt.closing import until_heard
@@ -14,7 +14,7 @@ from workers.attempt.post import Post
 
 def past(post: Post, run: Run) -> dict[int, Attempt]:
     """The run's attempts so far, by epoch. A record that cannot be read is noted."""
-    attempts, unread = post.store.readable_attempts(run.id)
+    attempts, unread = post.store.runs.readable_attempts(run.id)
     for reason in unread:
         post.note("attempt-invalid", f"{reason} What that attempt took is not counted.")
     return {attempt.epoch: attempt for attempt in attempts}
@@ -26,14 +26,14 @@ def newest(post: Post, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Ch
     ledgers: ledger.Ledgers | None = None
     expected = until_heard(lambda: post.queue.listing.status(run.id)).checkpoint
     passed = set()
-    for step, epoch, name in post.store.saved(run.id):
+    for step, epoch, name in post.store.runs.saved(run.id):
         try:
-            saved = valid(post.store.brought(name), run, split)
+            saved = valid(post.store.copies.bring(name), run, split)
             if saved.step != step:
                 raise CheckpointInvalid(f"{name} is of step {saved.step}.")
             if epoch not in past:
                 raise CheckpointInvalid(f"attempt {epoch} has no record that can be read.")
-            ledgers = ledgers or post.store.ledgers(run.id)  # after the first: none is ahead of its ledger
+            ledgers = ledgers or post.store.copies.ledgers(run.id)  # after the first: none is ahead of its ledger
             ledgers.until(epoch, step)
         except CheckpointInvalid as invalid:
             post.note("checkpoint-invalid", f"{name} is passed over: {invalid}")
@@ -55,4 +55,4 @@ def _say_lost(post: Post, expected: Checkpoint | None, passed: set[str], step: i
 
 def as_before(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:
     """`split`, or as the plan of the attempt that this one goes on from has it."""
-    return continued(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
+    return carry_on(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split

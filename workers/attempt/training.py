@@ -15,10 +15,10 @@ from farm.errors import (
 from farm.queue.values import Status
 from farm.record import ledger
 from farm.record.folder import Folder
+from farm.record.layout import LOG
 from farm.record.result import Outcome, Result
 from farm.record.score import Score
-from farm.record.store import LOG
-from farm.study.machine import Machine, Mixed
+from farm.study.machine import Machine, Mixed, resource
 from farm.study.planner import Plan, Speed, plan
 from farm.study.run import Attempt, Checkpoint, Run
 from farm.study.study import Study
@@ -68,7 +68,7 @@ class Training:
         A directory that holds a later attempt bars this one: its Redis knew less.
         """
         owner = f"{self._post.job} {self._lease.worker} {secrets.token_hex(8)}"
-        taken = until_heard(lambda: self._store.occupy(self._lease.run_id, self._lease.epoch, owner))
+        taken = until_heard(lambda: self._store.runs.occupy(self._lease.run_id, self._lease.epoch, owner))
         if not taken:
             return None
         held = f"its directory holds attempt {taken}, and Redis handed out {self._lease.epoch} again"
@@ -130,11 +130,11 @@ class Training:
         with self._recording:  # it may begin at this moment
             self._is_closed = True
         if self.attempt:
-            self._store.end(self.attempt.model_copy(update=_last_words(end) | {"step": self.step()}))
+            self._store.runs.end(self.attempt.model_copy(update=_last_words(end) | {"step": self.step()}))
 
     def withdraw(self) -> None:
         """Record that the run was cancelled under this lease: a result of it does not count (Q8)."""
-        self._store.withdraw(self._lease.run_id, self._lease.epoch)
+        self._store.runs.withdraw(self._lease.run_id, self._lease.epoch)
 
     def deliver(self, product: Result | Score) -> str:
         """Give the queue the result, and the scores beside it. Returns what there is to say of it.
@@ -142,7 +142,7 @@ class Training:
         Raises: LeaseLost, Cancelled, Conflict
         """
         assert isinstance(product, Result)
-        scores, unread = self._store.scores(product.run_id)
+        scores, unread = self._store.scores.of(product.run_id)
         for what in unread:
             print(f"Not told: {what}")
         self._queue.finish(self._lease, product, scores)
@@ -152,8 +152,8 @@ class Training:
         """Send what of the ledger's steps never reached Redis, which was full or away when training ended: all of them,
         or those up to the checkpoint that this attempt goes on from."""
         with suppress(FarmError, OSError):  # a curve is only to be looked at: the ledger is the record
-            run = self._store.run(self._lease.run_id)
-            ledgers = self._store.ledgers(run.id)
+            run = self._store.runs.run(self._lease.run_id)
+            ledgers = self._store.copies.ledgers(run.id)
             lines = ledgers.until(source.epoch, source.step) if source else ledgers.newest()
             complete(self._queue, self._lease, lines, run.recipe.tokens_per_step)
 
@@ -165,19 +165,19 @@ class Training:
         with suppress(FarmError):
             is_settled = self._is_settled(LAST_SECONDS, bool(self._post.asks.asked))
             if is_settled and self._queue.listing.status(self._lease.run_id).state.is_final:
-                self._store.forget_copies(self._lease.run_id, self._lease.epoch)
+                self._store.copies.forget(self._lease.run_id, self._lease.epoch)
 
     def _without_group(self) -> Barred:
         """The group is not complete, which is no fault of the run."""
-        missing = ", ".join(f"farm:{other.machine} on Ray node {other.node[:8]}" for other in self._post.also)
+        missing = ", ".join(f"{resource(other.machine)} on Ray node {other.node[:8]}" for other in self._post.also)
         return Barred(f"no free unit of {missing} within {HOLD_SECONDS:g} s")
 
     def _do(self, run: Run, study: str) -> Done:
-        if result := self._store.result(run.id):
+        if result := self._store.runs.result(run.id):
             print("An earlier attempt saved the result but could not report it.")
             return Finished(result)
         stored = until_heard(lambda: self._queue.studies.one(study))
-        self._store.keep(stored)
+        self._store.studies.keep(stored)
         machine = stored.machine(run.machine, until_heard(lambda: self._queue.roster.classes(self._post.here.machines)))
         machine = probe_microbatch(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
         split = plan(run.recipe, machine, self._speeds(run, machine))
@@ -206,7 +206,7 @@ class Training:
         with self._recording:
             if self._is_closed:
                 raise FarmError("The attempt was closed before it began.")
-            self._store.begin(run, attempt, study)
+            self._store.runs.begin(run, attempt, study)
             self.attempt = attempt
         if source:
             self.complete(source)

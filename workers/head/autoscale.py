@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from farm.errors import BadSetting, first_line
 from farm.queue.queue import Queue
 from farm.queue.values import Supply
-from farm.study.machine import parts
+from farm.study.machine import parts, resource
 from workers.head.clusterfile import Fleet
 from workers.ray_internals import autoscaler
 from workers.ray_internals.autoscaler import Sight
@@ -136,7 +136,7 @@ class Autoscaler:
             return
         if wanted != self.asked:
             log.info("asking the autoscaler for %s", _spelled(wanted) or "nothing")
-        self.ask([{f"farm:{name}": 1.0} for name, count in wanted.items() for _ in range(count)])
+        self.ask([{resource(name): 1.0} for name, count in wanted.items() for _ in range(count)])
         self.asked, self.asks_again_at = wanted, time.monotonic() + REPEAT_SECONDS
 
     def _supply(self, found: Sight) -> dict[str, Supply]:
@@ -157,4 +157,4 @@ class Autoscaler:
 
 
 def _spelled(wanted: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} of farm:{name}" for name, count in wanted.items())
+    return ", ".join(f"{count} of {resource(name)}" for name, count in wanted.items())

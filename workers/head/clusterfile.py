@@ -10,12 +10,11 @@ import yaml
 from jsonschema import ValidationError
 
 from farm.errors import BadSetting, nearest
-from farm.study.machine import Price
+from farm.study.machine import RESOURCE, Price, units_in
 from workers.node.labels import DATE_LABEL, USD_LABEL, price
 from workers.ray_internals import launcher
 
 MAX_BYTES = 2**20
-PREFIX = "farm:"
 
 
 class Kind(NamedTuple):
@@ -92,7 +91,7 @@ def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     if head["resources"].get("CPU") != 0:
         yield f"{config['head_node_type']}: a head that trains may run out of memory with all it keeps: resources.CPU 0"
     for name in config["available_node_types"].keys() - kinds.keys() - {config["head_node_type"]}:
-        yield f'{name} offers no machine class, so no run starts it: resources {{"farm:CLASS": 1}}'
+        yield f'{name} offers no machine class, so no run starts it: resources {{"{RESOURCE}CLASS": 1}}'
     for name in (name for name, kind in kinds.items() if kind.price is None):
         yield f'{name} has no price, so that plans use a built-in one or none: labels {{{USD_LABEL}: "21.96"}}'
     for name in (name for name, kind in kinds.items() if kind.price and kind.price.date is None):
@@ -102,8 +101,7 @@ def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
 
 
 def _kind(table: Mapping[str, Any], most: int) -> Kind:
-    offered = {name: int(count) for name, count in table.get("resources", {}).items() if name.startswith(PREFIX)}
-    units = {name.removeprefix(PREFIX): count for name, count in offered.items() if count > 0}
+    units = {name: int(count) for name, count in units_in(table.get("resources", {})).items() if int(count) > 0}
     return Kind(units, min(most, int(table.get("max_workers", most))), price(table.get("labels", {})))
 
 

@@ -15,7 +15,7 @@ from farm.queue import node as facts
 from farm.queue.budget import Spending, price, spending
 from farm.queue.queue import Queue
 from farm.queue.values import Claim, Status
-from farm.study.machine import MIXED, Machine, is_mixed, parts
+from farm.study.machine import MIXED, Machine, is_mixed, parts, resource, units_in
 from farm.study.run import Evaluating, Lease
 from farm.study.study import Study
 from workers.head.jobs import Jobs, job_id, last_words
@@ -78,7 +78,7 @@ def _node(said: dict[str, Any]) -> RayNode:
     return RayNode(
         id=said["NodeID"],
         cpus=total.get("CPU", 0.0),
-        units={name.removeprefix("farm:"): amount for name, amount in total.items() if name.startswith("farm:")},
+        units=units_in(total),
         name=said["NodeName"],
         host=said["NodeManagerHostname"],
         address=said["NodeManagerAddress"],
@@ -333,7 +333,7 @@ class Dispatcher:
                 "machine": run.machine,
                 "seeds": str(run.seeds),
             },
-            resources={f"farm:{parts(run.machine)[0]}": 1},
+            resources={resource(parts(run.machine)[0]): 1},
             cpus=slot.cpus,
             node=leader,
         )

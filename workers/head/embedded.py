@@ -15,10 +15,9 @@ from typing import NoReturn
 from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, last_line
 from farm.site import serving
 from farm.site.process import is_alive
-from farm.site.server import make_home
 from farm.site.serving import Facts
-from farm.site.settings import Settings
-from workers.node.environment import PACKAGES, ROOT, environment, keep_token, others_token, token
+from farm.site.settings import Settings, make_home
+from workers.node.environment import PACKAGES, ROOT, environment, keep_secret, others_token, token
 from workers.ray_internals.variables import AT_ONCE, TOKEN
 
 START_SECONDS = 180.0  # Ray waits 30 s for itself, on a busy machine more than once
@@ -41,7 +40,7 @@ def member(here: Settings, head: str, secret: str | None = None, **options: obje
     """
     check_installed()
     command = [sys.executable, "-m", "workers.node.join", f"--head={head}", "--options", json.dumps(options)]
-    variables = environment(here, keep_token(here.home, secret) if secret else others_token(), is_ours=False)
+    variables = environment(here, keep_secret(here.home, secret) if secret else others_token(), is_ours=False)
     if secret:
         variables.pop(TOKEN, None)  # it would go before the file
     os.execve(command[0], command, variables)

@@ -4,7 +4,6 @@ A Ray's sockets, logs and session lie there. Every process of that Ray has RAY_T
 has left is found, whoever started it.
 """
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from farm.files import Lock, lock
 from workers.ray_internals.processes import SESSION_LOGS
 from workers.ray_internals.variables import TMPDIR
 
@@ -27,8 +27,7 @@ def hold() -> Iterator[Path]:
     """A new folder. Afterwards neither it nor any process of its Ray is there, nor the folder of a farm that died."""
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with (folder / LOCK).open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(folder / LOCK):
         try:
             yield folder
         finally:
@@ -38,11 +37,11 @@ def hold() -> Iterator[Path]:
 
 def sweep() -> None:
     """Remove what farms have left that were killed: their locks are free."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
-        with suppress(OSError), lock.open("r+", encoding="utf-8") as file:  # another user's cannot be opened
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            end(lock.parent)
-            shutil.rmtree(lock.parent, ignore_errors=True)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError), Lock(path) as one:  # another user's cannot be opened
+            if one.try_take():
+                end(path.parent)
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def end(folder: Path) -> None:

@@ -5,7 +5,6 @@ workers.head.serve`, whose environment `workers.head.embedded` has prepared.
 """
 
 import argparse
-import fcntl
 import functools
 import hashlib
 import json
@@ -27,16 +26,20 @@ import ray
 from ray.exceptions import RayError
 
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
+from farm.files import Lock
 from farm.queue import clerk
 from farm.queue.node import Head
 from farm.queue.queue import Queue
 from farm.record.store import Store
 from farm.site import serving
+from farm.site.client import doubts
 from farm.site.process import identity
-from farm.site.server import LOOPBACK, address, doubts, flaws, make_home, named, revive, session, shown
 from farm.site.serving import Facts
-from farm.site.settings import Settings
-from farm.study.machine import Machine, layered
+from farm.site.session import revive, session
+from farm.site.settings import Settings, make_home
+from farm.site.standing import describe, flaws
+from farm.site.urls import LOOPBACK, address, hide_password
+from farm.study.machine import Machine, layer, resource
 from workers.head import autoscale, clusterfile, folders, sharing
 from workers.head.autoscale import Autoscaler
 from workers.head.clusterfile import Fleet
@@ -100,11 +103,9 @@ def _alone(home: Path) -> Iterator[None]:
     Raises: Conflict
     """
     make_home(home)
-    with (home / "serve.lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"a farm of {home} is up, starting or stopping.", remedy="See: farm status") from None
+    with Lock(home / "serve.lock") as alone:
+        if not alone.try_take():
+            raise Conflict(f"a farm of {home} is up, starting or stopping.", remedy="See: farm status")
         yield
 
 
@@ -143,12 +144,12 @@ def _serve(
         place = address(redis)
         if shared:
             opened = sharing.invite(here, shared, head.ray, token_path, head.storage)
-            place = shown(stack.enter_context(opened).redis)
+            place = hide_password(stack.enter_context(opened).redis)
         facts = Facts(
             pid=os.getpid(),
             process=identity(os.getpid()) or "",
             redis=place,
-            server=named(redis),
+            server=describe(redis),
             dashboard=dashboard,
             units=offered,
             storage=str(here.storage),
@@ -209,7 +210,7 @@ def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -
         if units is None:
             raise
         local = []
-    classes = layered(here.machines, {machine.name: machine for machine, _ in local})
+    classes = layer(here.machines, {machine.name: machine for machine, _ in local})
     if units is None:
         return [(classes[machine.name], count) for machine, count in local]
     return [(hardware.offer(name, classes), count) for name, count in units.items()]
@@ -241,7 +242,7 @@ def _ray(
     os.environ[TMPDIR] = str(folder)  # inherited by all that Ray starts: there it finds this Ray and no other
     start: dict[str, Any] = {
         "num_cpus": cpus or hardware.cores(),
-        "resources": {f"farm:{name}": float(count) for name, count in units.items()},
+        "resources": {resource(name): float(count) for name, count in units.items()},
         "labels": {"farm-machine": next(iter(units), "none")},
         "include_dashboard": True,
         "dashboard_host": LOOPBACK,

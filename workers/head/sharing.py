@@ -9,8 +9,9 @@ from pathlib import Path
 from farm.errors import BadSetting, FarmError
 from farm.site import invitation
 from farm.site.invitation import Invitation
-from farm.site.server import listen, shown, split
+from farm.site.session import listen
 from farm.site.settings import Settings
+from farm.site.urls import hide_password, split
 from workers.node import addresses
 
 
@@ -23,12 +24,13 @@ def address(here: Settings, host: str | None) -> str:
         place = split(here.redis_url)
         if not place.password:
             raise BadSetting(
-                f"a shared farm needs a Redis with a password, and {shown(here.redis_url)} is used without one.",
+                f"a shared farm needs a Redis with a password, and {hide_password(here.redis_url)} is used"
+                " without one.",
                 remedy="Set one there and in FARM_REDIS_URL, or unset that and let the farm start its own.",
             )
         if place.scheme == "unix" or _is_loopback(place.hostname or ""):
             raise BadSetting(
-                f"no other machine can reach the Redis at {shown(here.redis_url)}.",
+                f"no other machine can reach the Redis at {hide_password(here.redis_url)}.",
                 remedy="Write an address that others reach, or unset FARM_REDIS_URL and let the farm start its own.",
             )
     return addresses.shared(host)

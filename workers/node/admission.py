@@ -12,8 +12,9 @@ from ray.exceptions import AuthenticationError, RayError
 
 from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, first_line
 from farm.queue.node import Head
+from farm.record.layout import MARKER
 from farm.record.result import Provenance
-from farm.record.store import MARKER, Store
+from farm.record.store import Store
 from farm.site.settings import Settings
 from farm.study import endpoint
 from workers.node import hardware

@@ -6,7 +6,6 @@ cannot use the worker processes that Ray keeps ready. (Having those preload torc
 eight Ray processes, of which one or two need it.)
 """
 
-import fcntl
 import os
 import secrets
 import sys
@@ -15,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farm.errors import BadSetting
-from farm.site.server import make_home
-from farm.site.settings import Settings, passed_on
+from farm.files import PRIVATE, lock, write_whole
+from farm.site.settings import Settings, make_home, passed_on
 from workers.node import gpus
 from workers.ray_internals.variables import METRICS_ROOT, OTHER_HEADS, OTHERS, RAY, TOKEN_PATH
 
@@ -97,20 +96,17 @@ def token(home: Path) -> Path:
     path = home / "ray-token"
     make_home(home)
     if not path.exists() or not path.stat().st_size:  # empty: who made it was killed
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not file.read():  # else another was first
-                file.write(secrets.token_hex(32))
+        with lock(path):
+            if not path.stat().st_size:  # else another was first
+                path.write_text(secrets.token_hex(32), encoding="utf-8")
     return path
 
 
-def keep_token(home: Path, secret: str) -> Path:
+def keep_secret(home: Path, secret: str) -> Path:
     """A file in `home` with the secret of a head that invited this machine, readable by its owner only."""
     path = home / "head-token"
     make_home(home)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(secret)
+    write_whole(path, secret.encode(), PRIVATE)
     return path
 
 

@@ -8,7 +8,6 @@ workers.node.join`, whose environment `workers.head.embedded` has prepared.
 """
 
 import argparse
-import ctypes
 import json
 import logging
 import os
@@ -28,9 +27,10 @@ import psutil
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, last_line
 from farm.queue.node import Head, Node
 from farm.queue.queue import Queue
-from farm.site.server import make_home, session
-from farm.site.settings import Settings
-from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
+from farm.site.process import end_with_parent
+from farm.site.session import session
+from farm.site.settings import Settings, make_home
+from farm.study.machine import BUILT_IN, Machine, find_machine, is_name, layer, parts, without_hearsay
 from workers.node import addresses, admission, hardware, spot
 from workers.node.environment import OBJECT_STORE_BYTES, stand_apart
 from workers.node.labels import JOIN_LABEL, own_price
@@ -43,10 +43,7 @@ PATIENCE_SECONDS = 60.0  # for a dispatcher to see this node
 LEAVE_SECONDS = 60.0 + STOP_WAIT_SECONDS  # for its runs to let go: an agent may just be starting
 RAY_STOP_SECONDS = 30.0
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 log = logging.getLogger("farm")
-_libc = ctypes.CDLL(None)
 
 
 class Farewell:
@@ -124,11 +121,11 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
     studies = queue.studies.all().values()  # what one of them says of a price is for itself alone
     declared = {key: without_hearsay(value) for study in studies for key, value in study.machines.items()}
     told = {key: value for key, value in queue.roster.machines().items() if key not in BUILT_IN}
-    classes, price = layered(told, declared, here.machines), own_price()
+    classes, price = layer(told, declared, here.machines), own_price()
     if name is None:
         found = hardware.detect()
-        return layered({found.name: found}, classes)[found.name].priced(price)
-    find(name, BUILT_IN | classes)
+        return layer({found.name: found}, classes)[found.name].priced(price)
+    find_machine(name, BUILT_IN | classes)
     return hardware.offer(name, classes, units).priced(price)
 
 
@@ -136,7 +133,7 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
     """Look at everything that must be right, and say so."""
     cores, memory = hardware.cores(), _gib(hardware.memory_bytes())
     log.info("%s: %s; %d cores, %s", platform.node(), hardware.describe(), cores, memory)
-    known = layered(BUILT_IN, {machine.name: machine})[machine.name]
+    known = layer(BUILT_IN, {machine.name: machine})[machine.name]
     price = "".join(f", ${price.usd_per_hour:,.2f}/h {price}" for price in known.prices)
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"
     log.info("class %s: %s; %d run%s at a time", machine.name, each, units, "s" * (units > 1))
@@ -247,18 +244,12 @@ def _ray(here: Settings, place: str, member: _Member, units: int, host: str | No
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for this process, which drains first
-            preexec_fn=_die_with_parent,
+            preexec_fn=end_with_parent,  # nobody trains on a machine that nobody watches
         )
     try:
         yield process
     finally:
         _end(process)
-
-
-def _die_with_parent() -> None:
-    """For a child: SIGTERM when this process is gone, so that nobody trains on a machine that nobody watches."""
-    if sys.platform == "linux":
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _log(here: Settings) -> Path:

@@ -31,7 +31,7 @@ def test_a_study_comes_back_with_its_interventions_in_their_order(queue: Queue, 
     assert list(study.interventions) != sorted(study.interventions)
     queue.put(study)
     store = Store(tmp_path)
-    store.keep(study)
+    store.studies.keep(study)
     names = [arm.name for arm in study.arms()]
     assert [arm.name for arm in queue.studies.one("tiny").arms()] == names
-    assert [arm.name for arm in store.studies()[0]["tiny"].arms()] == names
+    assert [arm.name for arm in store.studies.all()[0]["tiny"].arms()] == names

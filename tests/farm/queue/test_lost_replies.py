@@ -12,7 +12,7 @@ from redis import Redis
 from results import result, tiny_study
 
 from farm.queue.queue import Queue
-from farm.site.server import connect
+from farm.site.client import connect
 from farm.study.run import State
 
 

@@ -5,7 +5,7 @@ from results import tiny_study
 from waiting import wait_until
 
 from farm.errors import Conflict, NotFound
-from farm.queue.node import Head, Node, doing, find
+from farm.queue.node import Head, Node, doing, find_node
 from farm.queue.queue import Queue
 from farm.record.result import Provenance
 from farm.study.machine import BUILT_IN
@@ -19,21 +19,21 @@ NODES = [A100, HOME, LAPTOP]
 
 @pytest.mark.parametrize("word", ["attic", "10.8.0.2", "bbbb2"])
 def test_a_node_is_found_by_name_host_address_or_the_beginning_of_its_id(word: str) -> None:
-    assert find(NODES, word) is HOME
+    assert find_node(NODES, word) is HOME
 
 
 def test_an_unknown_node_is_refused_with_the_nearest() -> None:
     with pytest.raises(NotFound, match="did you mean 'rented-1'"):
-        find(NODES, "rented-2")
+        find_node(NODES, "rented-2")
     with pytest.raises(NotFound, match=r"^no node 'rented-2'\. See"):
-        find([], "rented-2")
+        find_node([], "rented-2")
     with pytest.raises(NotFound):
-        find(NODES, "")
+        find_node(NODES, "")
 
 
 def test_a_word_for_several_nodes_is_refused_with_their_ids() -> None:
     with pytest.raises(Conflict, match="2 nodes are called 'bbbb': bbbb2222, bbbb3333"):
-        find(NODES, "bbbb")
+        find_node(NODES, "bbbb")
 
 
 @pytest.mark.parametrize(

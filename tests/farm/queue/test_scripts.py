@@ -12,7 +12,7 @@ from results import result, tiny_study
 from farm.errors import Refused
 from farm.queue import scripts as scripts_
 from farm.queue.queue import Queue
-from farm.site.server import connect
+from farm.site.client import connect
 from farm.study.machine import Machine
 from farm.study.run import Lease, State
 

@@ -184,9 +184,9 @@ def test_a_run_that_cannot_be_read_says_so_and_can_be_forgotten(scene: Scene) ->
 
 def test_a_redis_that_was_emptied_under_a_running_farm_goes_on_empty(scene: Scene, store: Store) -> None:
     """Who trained hears that its lease is gone; the records bring all back, above the epochs that were."""
-    store.keep(tiny_study())
+    store.studies.keep(tiny_study())
     run, lease = scene.running.run, scene.running.lease
-    store.begin(run, Attempt(run_id=run.id, epoch=lease.epoch, worker="w", started=1.0), "tiny")
+    store.runs.begin(run, Attempt(run_id=run.id, epoch=lease.epoch, worker="w", started=1.0), "tiny")
     scene.redis.flushdb()
     with pytest.raises(LeaseLost):
         scene.queue.renew(lease, 2)

@@ -8,7 +8,7 @@ from results import tiny_study
 from farm.queue.budget import Spending
 from farm.queue.node import Node
 from farm.queue.values import Cause, Pause, Status, Supply
-from farm.queue.waiting import Outlook, held, reasons
+from farm.queue.waiting import Outlook, explain_pauses, reasons
 from farm.study.run import Policy, State
 
 NOW = time.time()
@@ -146,7 +146,7 @@ def pause(of: Status, where: str | None = None, reason: str = "gone") -> Pause:
 
 def test_a_paused_run_says_why_and_what_to_do_and_stands_in_nobody_s_way() -> None:
     broken, other = queued(init=1), queued(init=2).model_copy(update={"study": "other"})
-    paused = held([broken, other], [pause(broken)], [])
+    paused = explain_pauses([broken, other], [pause(broken)], [])
     assert paused == {broken.run.id: "gone"}
     found = reasons([broken, other], {"cpu": 1}, NOW, paused=paused)
     assert found == {
@@ -158,16 +158,16 @@ def test_a_paused_run_says_why_and_what_to_do_and_stands_in_nobody_s_way() -> No
 def test_a_run_is_paused_when_every_node_of_its_class_is() -> None:
     run = queued()
     attic, cellar, away = node("attic", "cpu"), node("cellar", "cpu"), node("away", "cpu", drained="by hand")
-    assert held([run], [pause(run, "attic")], [attic, cellar]) == {}, "the other takes it"
-    assert held([run], [pause(run, "attic")], [attic, away, node("other", "cpu-x1")]) == {run.run.id: "gone"}
-    assert held([run], [pause(run, "attic"), pause(run, "cellar")], [attic, cellar]) == {run.run.id: "gone"}
-    assert held([run], [pause(run, "attic")], []) == {}, "a node that comes may do"
+    assert explain_pauses([run], [pause(run, "attic")], [attic, cellar]) == {}, "the other takes it"
+    assert explain_pauses([run], [pause(run, "attic")], [attic, away, node("other", "cpu-x1")]) == {run.run.id: "gone"}
+    assert explain_pauses([run], [pause(run, "attic"), pause(run, "cellar")], [attic, cellar]) == {run.run.id: "gone"}
+    assert explain_pauses([run], [pause(run, "attic")], []) == {}, "a node that comes may do"
 
 
 def test_a_mixed_group_is_paused_when_every_node_of_one_of_its_classes_is() -> None:
     run = queued("cpu-x1+cpu-x2")
     nodes = [node("attic", "cpu-x1"), node("cellar", "cpu-x2")]
-    assert held([run], [pause(run, "cellar")], nodes) == {run.run.id: "gone"}
+    assert explain_pauses([run], [pause(run, "cellar")], nodes) == {run.run.id: "gone"}
 
 
 def test_only_what_waits_for_a_person_is_stuck() -> None:

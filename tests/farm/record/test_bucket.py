@@ -154,25 +154,25 @@ def test_only_what_is_complete_is_brought(bucket: Bucket, tmp_path: Path) -> Non
     """The manifest is a checkpoint's last object: without it the others are half an upload."""
     store = Store(bucket.uri, tmp_path)
     bucket.put("runs/r/1/checkpoints/step-00000001/weights", b"w")
-    assert not store.brought("runs/r/1/checkpoints/step-00000001").exists()
+    assert not store.copies.bring("runs/r/1/checkpoints/step-00000001").exists()
     bucket.put("runs/r/1/checkpoints/step-00000001/manifest.json", b"{}")
-    folder = store.brought("runs/r/1/checkpoints/step-00000001")
+    folder = store.copies.bring("runs/r/1/checkpoints/step-00000001")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"manifest.json": b"{}", "weights": b"w"}
 
 
 def test_a_file_that_grows_is_brought_again_and_never_an_older_state_of_it(bucket: Bucket, tmp_path: Path) -> None:
     store = Store(bucket.uri, tmp_path)
     bucket.put("runs/r/1/log.txt", b"one\n")
-    path = store.log("r", 1)
+    path = store.copies.log("r", 1)
     assert path is not None
     assert path.read_bytes() == b"one\n"
     bucket.put("runs/r/1/log.txt", b"one\ntwo\n")
-    assert store.log("r", 1) == path
+    assert store.copies.log("r", 1) == path
     assert path.read_bytes() == b"one\ntwo\n"
     path.write_bytes(b"one\ntwo\nthree\n")  # as on the node that writes it
-    store.log("r", 1)
+    store.copies.log("r", 1)
     assert path.read_bytes() == b"one\ntwo\nthree\n"
-    assert store.log("r", 2) is None
+    assert store.copies.log("r", 2) is None
 
 
 def test_every_error_of_a_bucket_is_the_farms_own(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,58 +101,58 @@ def test_a_further_evaluation_is_as_the_test_where_it_says_nothing_but_for_anoth
 
 def test_a_score_is_written_once_with_the_values_of_its_items(store: Store) -> None:
     for one, values in ((SCORE, VALUES), (WIKI, [1.0, 5.0])):
-        store.keep_score(one, values)
-        store.keep_score(one, values)
-    store.record(RESULT)
-    store.keep_score(SCORE, VALUES)
+        store.scores.keep(one, values)
+        store.scores.keep(one, values)
+    store.runs.record(RESULT)
+    store.scores.keep(SCORE, VALUES)
     with pytest.raises(Conflict, match="holds another score already: it stays"):
-        store.keep_score(score(RESULT, [2.0, 3.0, 5.0]), [2.0, 3.0, 5.0])
-    assert store.scores(RUN.id) == ([SCORE, WIKI], [])
-    assert store.values(SCORE).tolist() == VALUES
+        store.scores.keep(score(RESULT, [2.0, 3.0, 5.0]), [2.0, 3.0, 5.0])
+    assert store.scores.of(RUN.id) == ([SCORE, WIKI], [])
+    assert store.scores.values(SCORE).tolist() == VALUES
     assert json.loads(content(store, f"{SCORE.file}.json"))["schema"] == 1
-    assert store.scores(OTHER.id) == ([], [])
+    assert store.scores.of(OTHER.id) == ([], [])
 
 
 def test_a_score_counts_once_there_is_a_result_of_its_weights(store: Store) -> None:
     """Whoever lost the lease may have scored other weights first; that is written over, and never told."""
     lost = result(RUN, 2.5).model_copy(update={"fingerprints": RESULT.fingerprints.model_copy(update={"final": "0"})})
-    store.keep_score(score(lost, [9.0, 9.0]), [9.0, 9.0])
-    assert store.scores(RUN.id) == ([], [])
-    store.record(RESULT)
-    assert store.scores(RUN.id) == ([], [])
-    store.keep_score(SCORE, VALUES)
-    assert store.scores(RUN.id) == ([SCORE], [])
-    assert store.values(SCORE).tolist() == VALUES
-    store.withdraw(RUN.id, 1)
-    assert store.scores(RUN.id) == ([], [])
+    store.scores.keep(score(lost, [9.0, 9.0]), [9.0, 9.0])
+    assert store.scores.of(RUN.id) == ([], [])
+    store.runs.record(RESULT)
+    assert store.scores.of(RUN.id) == ([], [])
+    store.scores.keep(SCORE, VALUES)
+    assert store.scores.of(RUN.id) == ([SCORE], [])
+    assert store.scores.values(SCORE).tolist() == VALUES
+    store.runs.withdraw(RUN.id, 1)
+    assert store.scores.of(RUN.id) == ([], [])
 
 
 def test_half_a_score_is_none_and_is_written_anew(store: Store) -> None:
-    store.record(RESULT)
-    store.keep_score(SCORE, VALUES)
+    store.runs.record(RESULT)
+    store.scores.keep(SCORE, VALUES)
     place = f"runs/{RUN.id}/scores/{SCORE.file}.json"
     store.records.put(place, content(store, f"{SCORE.file}.json")[:100])
-    assert store.scores(RUN.id) == ([], [])
-    store.keep_score(SCORE, VALUES)
-    assert store.scores(RUN.id) == ([SCORE], [])
+    assert store.scores.of(RUN.id) == ([], [])
+    store.scores.keep(SCORE, VALUES)
+    assert store.scores.of(RUN.id) == ([SCORE], [])
     store.records.put(place, b'{"schema": 9, "run_id": "x"}')
     store.records.put(f"runs/{RUN.id}/scores/wiki.json", b'{"colour": "red"}')
-    found, unread = store.scores(RUN.id)
+    found, unread = store.scores.of(RUN.id)
     assert not found
     assert "a newer farm wrote it" in unread[0]
     assert "wiki.json is damaged" in unread[1]
 
 
 def test_values_that_are_not_those_that_were_scored_are_told(store: Store) -> None:
-    store.record(RESULT)
-    store.keep_score(SCORE, VALUES)
+    store.runs.record(RESULT)
+    store.scores.keep(SCORE, VALUES)
     place = f"runs/{RUN.id}/scores/{SCORE.file}.{SCORE.values[:8]}.safetensors"
     store.records.put(place, (store.records.get(place) or b"")[:-1] + b"\0")
     with pytest.raises(CheckpointInvalid, match="its sha256 is not that in the score"):
-        store.values(SCORE)
+        store.scores.values(SCORE)
     store.records.remove(place)
     with pytest.raises(CheckpointInvalid, match="gone"):
-        store.values(SCORE)
+        store.scores.values(SCORE)
 
 
 # The index
@@ -208,14 +208,14 @@ def test_a_score_that_cannot_be_read_is_passed_over_and_named(queue: Queue, redi
 
 
 def test_scores_come_back_from_the_records(store: Store, queue: Queue, redis: Redis) -> None:
-    store.keep(tiny_study(init=(42,)))
-    store.begin(RUN, Attempt(run_id=RUN.id, epoch=1, worker="w", started=1000.0), "tiny")
-    store.keep_score(SCORE, VALUES)
-    store.record(RESULT)
+    store.studies.keep(tiny_study(init=(42,)))
+    store.runs.begin(RUN, Attempt(run_id=RUN.id, epoch=1, worker="w", started=1000.0), "tiny")
+    store.scores.keep(SCORE, VALUES)
+    store.runs.record(RESULT)
     reindex(store, queue)
     assert queue.evaluations.scores() == {RUN.id: (SCORE,)}
     redis.delete(f"{queue.prefix}scores:{RUN.id}")
-    store.keep_score(WIKI, [1.0, 5.0])
+    store.scores.keep(WIKI, [1.0, 5.0])
     store.records.put(f"runs/{RUN.id}/scores/x-00000000.json", b'{"colour": "red"}')
     done = reindex(store, queue)
     assert queue.evaluations.scores() == {RUN.id: (SCORE, WIKI)}, "of a run that the queue knew, too"
@@ -223,10 +223,10 @@ def test_scores_come_back_from_the_records(store: Store, queue: Queue, redis: Re
 
 
 def test_the_heir_of_a_forgotten_run_has_its_scores_on_record(store: Store) -> None:
-    store.keep_score(SCORE, VALUES)
-    store.record(RESULT)
+    store.scores.keep(SCORE, VALUES)
+    store.runs.record(RESULT)
     heir = RUN.model_copy(update={"arm": "heir"})
     store.adopt(RESULT.model_copy(update={"run_id": heir.id, "arm": "heir", "adopted": RUN.id}), heir, "next")
-    (found,), unread = store.scores(heir.id)
+    (found,), unread = store.scores.of(heir.id)
     assert (found, unread) == (SCORE.model_copy(update={"run_id": heir.id}), [])
-    assert store.values(found).tolist() == VALUES
+    assert store.scores.values(found).tolist() == VALUES

@@ -51,24 +51,24 @@ def files(store: Store) -> list[str]:
 
 
 def test_an_attempt_that_is_on_record_is_not_written_over_by_another_of_its_epoch(store: Store) -> None:
-    store.begin(RUN, attempt())
-    store.begin(RUN, attempt())  # its answer had got lost
+    store.runs.begin(RUN, attempt())
+    store.runs.begin(RUN, attempt())  # its answer had got lost
     with pytest.raises(Conflict, match=r"attempt\.json is there already: it stays"):
-        store.begin(RUN, attempt().model_copy(update={"worker": "another"}))
-    assert store.attempts(RUN.id) == [attempt()]
+        store.runs.begin(RUN, attempt().model_copy(update={"worker": "another"}))
+    assert store.runs.attempts(RUN.id) == [attempt()]
 
 
 def test_an_attempt_is_on_record_from_its_beginning_to_its_end(store: Store) -> None:
-    folder = store.begin(RUN, attempt(), "tiny")
+    folder = store.runs.begin(RUN, attempt(), "tiny")
     assert folder == store.attempt_folder(RUN.id, 1)
     assert files(store) == [f"runs/{RUN.id}/1/attempt.json", f"runs/{RUN.id}/recipe.toml"], "and no draft is left"
-    assert [found.outcome for found in store.attempts(RUN.id)] == ["running"]
+    assert [found.outcome for found in store.runs.attempts(RUN.id)] == ["running"]
     ended = attempt(outcome="failed", ended=1010.0, cause="worker-died", message="killed")
-    store.end(ended)
-    store.begin(RUN, attempt(epoch=10))
-    store.begin(RUN, attempt(epoch=9))
-    assert store.attempts(RUN.id) == [ended, attempt(epoch=9), attempt(epoch=10)]
-    assert store.runs() == [RUN]
+    store.runs.end(ended)
+    store.runs.begin(RUN, attempt(epoch=10))
+    store.runs.begin(RUN, attempt(epoch=9))
+    assert store.runs.attempts(RUN.id) == [ended, attempt(epoch=9), attempt(epoch=10)]
+    assert store.runs.begun() == [RUN.id]
 
 
 @pytest.mark.parametrize(
@@ -81,36 +81,45 @@ def test_an_attempt_is_on_record_from_its_beginning_to_its_end(store: Store) -> 
 )
 def test_a_recipe_is_read_back_as_it_was(store: Store, recipe: Recipe) -> None:
     run = Run(arm="a", recipe=recipe, seeds=Seeds(init=2**63 - 1), machine="cpu", policy=Policy(priority=-3))
-    store.begin(run, attempt(run), "study")
-    assert store.run(run.id) == run
+    store.runs.begin(run, attempt(run), "study")
+    assert store.runs.run(run.id) == run
     table = tomllib.loads((store.records.get(f"runs/{run.id}/recipe.toml") or b"").decode())
     assert (table["study"], table["recipe"]["train"]["batch"]) == ("study", 96), "a person can read it too"
 
 
+def test_a_recipe_whose_lists_are_written_on_one_line_is_the_same(folder_store: Store) -> None:
+    folder_store.runs.begin(RUN, attempt(), "study")
+    path = folder_store.folder(RUN.id) / "recipe.toml"
+    lines = path.read_text("utf-8").replace("[\n    ", "[").replace(",\n    ", ", ").replace(",\n]", "]")
+    assert "betas = [0.9, 0.999]" in lines
+    path.write_text(lines, "utf-8")
+    assert folder_store.runs.run_and_study(RUN.id) == (RUN, "study")
+
+
 def test_a_directory_of_another_run_is_a_conflict(store: Store) -> None:
-    store.begin(RUN, attempt())
+    store.runs.begin(RUN, attempt())
     other = RUN.model_copy(update={"recipe": Recipe()})
     content = store.records.get(f"runs/{RUN.id}/recipe.toml")
     assert content
     store.records.put(f"runs/{other.id}/recipe.toml", content)
     with pytest.raises(Conflict, match="is of another run"):
-        store.begin(other, attempt(other))
+        store.runs.begin(other, attempt(other))
 
 
 def test_a_result_is_written_once(store: Store) -> None:
-    assert store.result(RUN.id) is None
-    store.record(result(RUN, 3.0))
-    store.record(result(RUN, 3.0))
+    assert store.runs.result(RUN.id) is None
+    store.runs.record(result(RUN, 3.0))
+    store.runs.record(result(RUN, 3.0))
     with pytest.raises(Conflict, match="holds another result already"):
-        store.record(result(RUN, 2.0))
-    assert store.result(RUN.id) == result(RUN, 3.0)
+        store.runs.record(result(RUN, 2.0))
+    assert store.runs.result(RUN.id) == result(RUN, 3.0)
     assert files(store) == [f"runs/{RUN.id}/result.json"]
 
 
 def test_of_many_who_record_at_once_one_wins(store: Store) -> None:
     def record(loss: float) -> bool:
         try:
-            store.record(result(RUN, loss))
+            store.runs.record(result(RUN, loss))
         except Conflict:
             return False
         return True
@@ -118,13 +127,17 @@ def test_of_many_who_record_at_once_one_wins(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(record, [1.0 + number for number in range(16)]))
     assert won.count(True) == 1
-    assert store.result(RUN.id) == result(RUN, 1.0 + won.index(True))
+    assert store.runs.result(RUN.id) == result(RUN, 1.0 + won.index(True))
 
 
 def test_a_damaged_record_is_named(store: Store) -> None:
-    store.begin(RUN, attempt())
-    store.record(result(RUN, 3.0))
-    for file, read in (("result.json", store.result), ("1/attempt.json", store.attempts), ("recipe.toml", store.run)):
+    store.runs.begin(RUN, attempt())
+    store.runs.record(result(RUN, 3.0))
+    for file, read in (
+        ("result.json", store.runs.result),
+        ("1/attempt.json", store.runs.attempts),
+        ("recipe.toml", store.runs.run),
+    ):
         name = f"runs/{RUN.id}/{file}"
         content = store.records.get(name) or b""
         store.records.put(name, content.replace(b'"epoch"', b'"epok"') if file.endswith("json") else content[:-20])
@@ -150,9 +163,9 @@ def test_no_path_of_a_checkpoint_leads_out_of_the_root(store: Store, path: str) 
 
 def test_a_run_nobody_began_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="no run 'cpu-x'"):
-        store.run("cpu-x")
-    assert store.runs() == []
-    assert store.attempts("cpu-x") == []
+        store.runs.run("cpu-x")
+    assert store.runs.begun() == []
+    assert store.runs.attempts("cpu-x") == []
 
 
 def test_storage_that_can_be_written_passes_the_check(store: Store) -> None:
@@ -186,7 +199,7 @@ from results import result, tiny_study
 from farm.errors import StorageFull
 from farm.record.store import Store
 try:
-    Store(Path({str(store.root)!r})).record(result(tiny_study().runs()[1], 3.0))
+    Store(Path({str(store.root)!r})).runs.record(result(tiny_study().runs()[1], 3.0))
 except StorageFull as error:
     print(error)
 """
@@ -211,20 +224,20 @@ def a_checkpoint(store: Store, run: Run, epoch: int, step: int) -> str:
 def test_the_queue_is_rebuilt_from_the_directories(store: Store, queue: Queue) -> None:
     study = tiny_study()
     finished, failed, cancelled, resumable, running, *untouched = study.runs()
-    store.keep(study)
-    store.begin(finished, attempt(finished), "tiny")
-    store.record(result(finished, 3.0))
+    store.studies.keep(study)
+    store.runs.begin(finished, attempt(finished), "tiny")
+    store.runs.record(result(finished, 3.0))
     for epoch in (1, 2, 3):
-        store.begin(failed, attempt(failed, epoch), "tiny")
-        store.end(attempt(failed, epoch, outcome="failed", cause="worker-died", message="killed", ended=2000.0))
-    store.begin(cancelled, attempt(cancelled), "tiny")
-    store.end(attempt(cancelled, outcome="cancelled"))
-    store.begin(resumable, attempt(resumable), "tiny")
+        store.runs.begin(failed, attempt(failed, epoch), "tiny")
+        store.runs.end(attempt(failed, epoch, outcome="failed", cause="worker-died", message="killed", ended=2000.0))
+    store.runs.begin(cancelled, attempt(cancelled), "tiny")
+    store.runs.end(attempt(cancelled, outcome="cancelled"))
+    store.runs.begin(resumable, attempt(resumable), "tiny")
     a_checkpoint(store, resumable, 1, 9)
-    store.begin(resumable, attempt(resumable, 2), "tiny")
+    store.runs.begin(resumable, attempt(resumable, 2), "tiny")
     newest = a_checkpoint(store, resumable, 2, 10)
     a_checkpoint(store, resumable, 3, 8)
-    store.begin(running, attempt(running, 7), "tiny")
+    store.runs.begin(running, attempt(running, 7), "tiny")
 
     assert reindex(store, queue) == (9, ())
     statuses = {status.run: status for status in queue.listing.statuses("tiny")}
@@ -261,9 +274,9 @@ def ledger_of(store: Store, run: Run, epoch: int, steps: int) -> None:
 
 def restored(store: Store, queue: Queue, *attempts: Attempt) -> Status:
     """The run of these attempts after a reindex; its policy allows three failures."""
-    store.keep(tiny_study())
+    store.studies.keep(tiny_study())
     for each in attempts:
-        store.begin(RUN, each, "tiny")
+        store.runs.begin(RUN, each, "tiny")
     reindex(store, queue)
     return queue.listing.status(RUN.id)
 
@@ -277,20 +290,20 @@ def test_what_may_not_be_tried_again_is_not_paid_for_again(store: Store, queue: 
 
 def test_poison_is_known_again_and_so_is_how_near_to_it_a_run_is(store: Store, queue: Queue, redis: Redis) -> None:
     run = RUN.model_copy(update={"policy": Policy(attempts=9)})
-    store.keep(tiny_study())
+    store.studies.keep(tiny_study())
     for epoch in (1, 2, 3):
-        store.begin(run, failed(run, epoch, 4), "tiny")
+        store.runs.begin(run, failed(run, epoch, 4), "tiny")
     reindex(store, queue)
     assert queue.listing.status(run.id).state == State.FAILED
-    store.end(attempt(run, 3))  # killed: its ledger says where
+    store.runs.end(attempt(run, 3))  # killed: its ledger says where
     ledger_of(store, run, 3, steps=4)
-    store.begin(run, attempt(run, 4))
+    store.runs.begin(run, attempt(run, 4))
     near, drained = (Queue(redis, f"farm:{name}:", backoff_seconds=0.001) for name in ("near", "drained"))
     reindex(store, near)
     causes = [("x", 4), ("x", 4), ("lease-expired", 4)]
     assert [(cause.cause, cause.step) for cause in near.status(run.id).causes] == causes
     assert crashed(near, run) == State.FAILED, "the third crash there"
-    store.end(attempt(run, 4, outcome="released", ended=1010.0))
+    store.runs.end(attempt(run, 4, outcome="released", ended=1010.0))
     reindex(store, drained)
     assert crashed(drained, run) == State.QUEUED, "which a drain has made the first"
 
@@ -310,12 +323,12 @@ def test_a_failure_that_was_final_before_a_retry_does_not_count(store: Store, qu
 
 def test_a_cancelled_run_stays_cancelled_begun_or_not(store: Store, queue: Queue) -> None:
     begun, waiting, again = tiny_study().runs()[:3]
-    store.begin(begun, attempt(begun, 2), "tiny")
-    store.withdraw(begun.id, 2)
-    store.withdraw(waiting.id, 0)
-    store.withdraw(again.id, 1)
-    store.begin(again, attempt(again, 2), "tiny")
-    store.keep(tiny_study())
+    store.runs.begin(begun, attempt(begun, 2), "tiny")
+    store.runs.withdraw(begun.id, 2)
+    store.runs.withdraw(waiting.id, 0)
+    store.runs.withdraw(again.id, 1)
+    store.runs.begin(again, attempt(again, 2), "tiny")
+    store.studies.keep(tiny_study())
     assert reindex(store, queue) == (9, ())
     assert [queue.listing.status(run.id).state for run in (begun, waiting, again)] == [
         "cancelled",
@@ -326,18 +339,18 @@ def test_a_cancelled_run_stays_cancelled_begun_or_not(store: Store, queue: Queue
 
 
 def test_q8_the_result_of_a_cancelled_run_does_not_count_and_that_of_its_retry_does(store: Store, queue: Queue) -> None:
-    store.record(result(RUN, 3.0))
-    store.end(attempt(outcome="cancelled"))
-    assert store.result(RUN.id) is None, "its agent had no time for more"
-    store.end(attempt(outcome="succeeded"))
-    store.withdraw(RUN.id, 1)
-    assert store.result(RUN.id) is None
+    store.runs.record(result(RUN, 3.0))
+    store.runs.end(attempt(outcome="cancelled"))
+    assert store.runs.result(RUN.id) is None, "its agent had no time for more"
+    store.runs.end(attempt(outcome="succeeded"))
+    store.runs.withdraw(RUN.id, 1)
+    assert store.runs.result(RUN.id) is None
     store.records.remove(f"runs/{RUN.id}/1/attempt.json")
     assert restored(store, queue, attempt(outcome="succeeded", ended=1010.0)).state == State.CANCELLED
-    store.record(result(RUN, 2.0, epoch=2))
-    assert store.result(RUN.id) == result(RUN, 2.0, epoch=2)
+    store.runs.record(result(RUN, 2.0, epoch=2))
+    assert store.runs.result(RUN.id) == result(RUN, 2.0, epoch=2)
     with pytest.raises(Conflict, match="holds another result already"):
-        store.record(result(RUN, 1.0, epoch=2))
+        store.runs.record(result(RUN, 1.0, epoch=2))
 
 
 def test_a_limited_study_that_was_spent_stays_spent(store: Store, queue: Queue) -> None:
@@ -353,7 +366,7 @@ def test_a_limited_study_that_was_spent_stays_spent(store: Store, queue: Queue) 
 
 def test_a_run_whose_study_is_unknown_waits_for_the_study(store: Store, queue: Queue) -> None:
     """An agent could not train it: it asks for the study. Its next lease has an epoch of its own all the same."""
-    store.begin(RUN, attempt())
+    store.runs.begin(RUN, attempt())
     assert reindex(store, queue) == (1, ())
     status = queue.listing.status(RUN.id)
     assert (status.study, status.state) == ("reindexed", State.FAILED)
@@ -375,8 +388,8 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
     assert claim is not None
     assert claim.run == run
     queue.release(claim.lease, "drained")
-    store.begin(run, attempt(run), "tiny")
-    store.end(attempt(run, outcome="cancelled"))
+    store.runs.begin(run, attempt(run), "tiny")
+    store.runs.end(attempt(run, outcome="cancelled"))
     assert reindex(store, queue) == (0, ())
     assert queue.listing.status(run.id).state == State.QUEUED
 
@@ -393,13 +406,13 @@ def test_reindexing_leaves_what_the_queue_knows_alone(store: Store, queue: Queue
 )
 def test_a_result_that_cannot_be_that_of_its_recipe_is_refused(store: Store, changes: dict, says: str) -> None:
     with pytest.raises((WorkerDied, Nonfinite), match=says):
-        store.record(result(RUN, 3.0).model_copy(update=changes))
-    assert store.result(RUN.id) is None
+        store.runs.record(result(RUN, 3.0).model_copy(update=changes))
+    assert store.runs.result(RUN.id) is None
 
 
 def test_a_result_that_lost_steps_on_its_way_is_damaged(folder_store: Store) -> None:
-    folder_store.record(result(RUN, 3.0))
+    folder_store.runs.record(result(RUN, 3.0))
     path = folder_store.root / "runs" / RUN.id / "result.json"
     path.write_text(path.read_text().replace('"steps": 10,', '"steps": 9,'))
     with pytest.raises(CheckpointInvalid, match="steps = 9, and its recipe has 10"):
-        folder_store.result(RUN.id)
+        folder_store.runs.result(RUN.id)

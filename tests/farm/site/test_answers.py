@@ -16,7 +16,7 @@ from waiting import wait_until
 
 from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable, Unreadable
 from farm.queue.queue import Queue
-from farm.site.server import connect, doubts, translated
+from farm.site.client import connect, doubts, translated
 from farm.study.run import State
 
 UNSEEN = "cannot be seen there, so that nobody knows whether it keeps what it acknowledges"

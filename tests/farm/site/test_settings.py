@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from farm.errors import BadSetting
-from farm.site.settings import FOUND, Settings, passed_on
+from farm.site.settings import FOUND, Settings, make_home, passed_on
 
 
 @pytest.fixture
@@ -153,3 +153,11 @@ def test_an_invitation_names_the_redis_and_a_storage_that_this_machine_may_call_
     assert (here.redis_url, str(here.storage)) == ("redis://invited", "/theirs")
     mounted = told | {"FARM_STORAGE": "/mounted"}
     assert str(Settings.load(mounted, (), under={"storage": "/theirs"}, over=redis).storage) == "/mounted"
+
+
+def test_a_home_that_cannot_be_written_in_is_a_bad_setting(tmp_path: Path) -> None:
+    """/proc/self is there, and takes no file even from root, as a folder mounted read-only."""
+    with pytest.raises(BadSetting, match=r"cannot write in /proc/self: .*FARM_HOME"):
+        make_home(Path("/proc/self"))
+    make_home(tmp_path / "home")
+    assert not [*(tmp_path / "home").iterdir()], "it left nothing"

@@ -8,8 +8,10 @@ import pytest
 from tls import Authority, secured
 
 from farm.errors import BadSetting, FarmError, Refused
-from farm.site.server import address, connect, session
+from farm.site.client import connect
+from farm.site.session import session
 from farm.site.settings import Settings
+from farm.site.urls import address
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_plain_words_to_a_server_that_speaks_tls(port: int, password: str) -> No
 
 
 def test_tls_to_a_server_that_speaks_plainly(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farm.site.server.SOCKET_SECONDS", 1.0)  # it waits for more of what it takes for a command
+    monkeypatch.setattr("farm.site.client.SOCKET_SECONDS", 1.0)  # it waits for more of what it takes for a command
     refused = refusal(redis_url.replace("redis://", "rediss://"))
     assert isinstance(refused, BadSetting)
     assert "does not speak TLS. Write redis:// in FARM_REDIS_URL" in str(refused)

@@ -6,7 +6,7 @@ import pytest
 
 from farm.errors import BadSetting, BadStudy
 from farm.site.settings import Settings
-from farm.study.machine import BUILT_IN, Machine, Price, last_day, layered
+from farm.study.machine import BUILT_IN, Machine, Price, last_day, layer
 from farm.study.study import Study
 
 HEAD = '[study]\nname = "priced"\nmachines = ["8xa100m40"]\n'
@@ -17,14 +17,14 @@ def test_the_last_who_knows_a_class_is_believed_but_a_price_that_it_leaves_open_
     """A node that registers has found its GPUs and not what they cost."""
     declared = Machine(name="rented", accelerator="A100", memory=1, usd_per_hour=2.5, threads=4)
     found = Machine(name="rented", accelerator="H100", memory=2, threads=8)
-    (known,) = layered({"rented": declared}, {"rented": found}).values()
+    (known,) = layer({"rented": declared}, {"rented": found}).values()
     assert known == found.model_copy(update={"usd_per_hour": 2.5})
 
 
 def test_what_is_known_once_is_known():
     one, other = Machine(name="one"), Machine(name="other", usd_per_hour=0.0)
-    assert layered({"one": one}, {"other": other}) == {"one": one, "other": other}
-    assert layered() == {}
+    assert layer({"one": one}, {"other": other}) == {"one": one, "other": other}
+    assert layer() == {}
 
 
 def test_a_size_is_the_bytes_that_were_written() -> None:
@@ -43,9 +43,9 @@ def test_every_built_in_price_says_whose_it_is_and_what_is_rented_from_when():
 def test_a_price_never_has_the_source_or_the_date_of_another():
     """A declaration without them covers those of the built-in price, too."""
     bare = Machine(name="8xa100m40", usd_per_hour=9.0)
-    assert layered(BUILT_IN, {"8xa100m40": bare})["8xa100m40"].prices == (Price(usd_per_hour=9.0),)
+    assert layer(BUILT_IN, {"8xa100m40": bare})["8xa100m40"].prices == (Price(usd_per_hour=9.0),)
     silent = Machine(name="8xa100m40")
-    told = layered(BUILT_IN, {"8xa100m40": DECLARED}, {"8xa100m40": silent})["8xa100m40"]
+    told = layer(BUILT_IN, {"8xa100m40": DECLARED}, {"8xa100m40": silent})["8xa100m40"]
     assert [str(price) for price in told.prices] == ["by farm.toml of 2026-11-20"]
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from farm.errors import DoesNotFit
 from farm.study.machine import BUILT_IN, Machine, mixed, probe_key
-from farm.study.planner import USABLE, Plan, bytes_needed, continued, deal, hours, plan
+from farm.study.planner import USABLE, Plan, bytes_needed, carry_on, deal, hours, plan
 from farm.study.recipe import Model, Recipe, Train
 from farm.study.speed import Speed
 
@@ -88,11 +88,11 @@ def test_a_run_that_goes_on_keeps_its_plan_whatever_was_probed_in_between() -> N
     before = plan(recipe, CPU)
     probed = CPU.model_copy(update={"probes": {probe_key(SMALL, "fp32"): 2}})
     assert plan(recipe, probed).microbatch == 2 != before.microbatch == 8
-    assert continued(before, plan(recipe, probed), probed) == before
+    assert carry_on(before, plan(recipe, probed), probed) == before
     declared = CPU.model_copy(update={"microbatch": 4})
-    assert continued(before, plan(recipe, declared), declared).microbatch == 4, "a person says that 8 are too many"
+    assert carry_on(before, plan(recipe, declared), declared).microbatch == 4, "a person says that 8 are too many"
     twice = CPU.model_copy(update={"accelerators": 2})
-    assert continued(before, plan(recipe, twice), twice).world == 2
+    assert carry_on(before, plan(recipe, twice), twice).world == 2
 
 
 def test_a_canonical_microbatch_is_the_same_everywhere() -> None:
@@ -195,7 +195,7 @@ def test_the_plan_of_a_mixed_group_is_kept_when_its_speeds_are_seen_later() -> N
     before = plan(recipe, group)
     fresh = plan(recipe, group, {"cpu-x1": Speed(50, "measured"), "cpu-x2": Speed(10, "measured")})
     assert fresh.shares != before.shares
-    assert continued(before, fresh, group) == before
+    assert carry_on(before, fresh, group) == before
 
 
 def test_a_canonical_mixed_group_keeps_the_microbatch_under_any_shares() -> None:

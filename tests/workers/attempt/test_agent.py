@@ -23,6 +23,7 @@ from farm.queue.values import Claim, Point
 from farm.record import energy, ledger
 from farm.record.ledger import FILE, Line, Writer
 from farm.record.result import Fingerprints, Outcome, Provenance, Tokens
+from farm.record.runs import Runs
 from farm.record.store import Store
 from farm.reindex import reindex
 from farm.site.server import Server
@@ -85,7 +86,7 @@ def test_a_node_that_cannot_use_the_storage_gives_the_run_back_and_rests(
 
 def begin(agent: Agent, attempt: Attempt) -> None:
     """As its work does, once it knows what to do."""
-    agent.store.begin(agent.queue.listing.status(attempt.run_id).run, attempt, "tiny")
+    agent.store.runs.begin(agent.queue.listing.status(attempt.run_id).run, attempt, "tiny")
     agent.work.attempt = attempt
 
 
@@ -112,7 +113,7 @@ def attempted(queue: Queue, claim: Claim, home: Path, node: str = "node") -> Sto
 def is_unharmed(queue: Queue, store: Store, claim: Claim) -> bool:
     """Queued again, with no attempt counted: by the queue, and by who reads the run directory."""
     status = queue.listing.status(claim.run.id)
-    (kept,) = store.attempts(claim.run.id)
+    (kept,) = store.runs.attempts(claim.run.id)
     return (status.state, status.attempts, status.causes, kept.outcome) == (State.QUEUED, 0, (), "released")
 
 
@@ -205,7 +206,7 @@ def attempt_of(agent: Agent, claim: Claim, checkpoints: tuple[int, ...], begun: 
     on from."""
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
     past = Attempt(run_id=claim.run.id, epoch=claim.lease.epoch, worker="w", plan=plan.model_dump(), started=1.0)
-    folder = agent.store.begin(claim.run, past)
+    folder = agent.store.runs.begin(claim.run, past)
     from_epoch, from_step = begun or (None, 0)
     with Writer(folder / FILE, claim.lease.epoch, from_epoch, from_step) as written:
         for step in range(from_step + 1, checkpoints[-1] + 1):
@@ -339,7 +340,7 @@ def test_q7_a_group_without_all_its_units_gives_the_run_back(queue: Queue, tmp_p
 def test_q7_an_attempt_that_begins_while_it_is_drained_is_on_record_as_released(queue: Queue, tmp_path: Path) -> None:
     """And one that was drained before leaves no record behind."""
 
-    class SlowStore(Store):
+    class SlowRuns(Runs):
         def begin(self, run: Run, attempt: Attempt, study: str | None = None) -> Path:
             folder = super().begin(run, attempt, study)
             began.set()
@@ -351,7 +352,7 @@ def test_q7_an_attempt_that_begins_while_it_is_drained_is_on_record_as_released(
         claim, began = queue.claim("cpu", "worker", 60), threading.Event()
         assert claim is not None
         agent = Agent(Settings(home=tmp_path, storage=tmp_path / "s"), queue, claim.lease, "job", "node")
-        agent.work._store = SlowStore(tmp_path / "s")
+        agent.work._store.runs = SlowRuns(agent.work._store)
         plan, machine = planned(claim.run, 1, claim.run.recipe.train.batch), BUILT_IN["cpu"]
         begin = partial(agent.work._begin, claim.run, "tiny", machine, plan, None)
         agent.asks.drain()
@@ -366,7 +367,7 @@ def test_q7_an_attempt_that_begins_while_it_is_drained_is_on_record_as_released(
             with pytest.raises(FarmError, match="closed before it began"):
                 begin()
         outcomes = [
-            attempt.outcome for attempt in agent.store.attempts(claim.run.id) if attempt.epoch == claim.lease.epoch
+            attempt.outcome for attempt in agent.store.runs.attempts(claim.run.id) if attempt.epoch == claim.lease.epoch
         ]
         assert outcomes == ["released"] * is_late
 
@@ -429,7 +430,7 @@ def test_q7_whatever_an_agent_does_when_it_is_drained_it_releases_in_time(
     command = [sys.executable, "-c", CHILD, str(tmp_path), redis_url, claim.lease.model_dump_json(), seconds]
     with subprocess.Popen(command) as agent:
         try:
-            wait_until(lambda: store.attempts(claim.run.id), "the attempt has begun", 60)
+            wait_until(lambda: store.runs.attempts(claim.run.id), "the attempt has begun", 60)
             if phase == "trains and cannot be told":
                 (folder / "stop").mkdir()
             if phase != "gets ready":
@@ -441,7 +442,7 @@ def test_q7_whatever_an_agent_does_when_it_is_drained_it_releases_in_time(
             agent.kill()
     status = queue.listing.status(claim.run.id)
     assert (status.state, status.attempts) == (State.QUEUED, 0)
-    assert [attempt.outcome for attempt in store.attempts(claim.run.id)] == ["released"]
+    assert [attempt.outcome for attempt in store.runs.attempts(claim.run.id)] == ["released"]
     assert phase != "trains" or (folder / "stop").read_text() == "STOP"
 
 
@@ -452,13 +453,13 @@ def test_q8_a_run_that_is_cancelled_while_its_agent_gets_ready_ends_at_once(
     command = [sys.executable, "-c", CHILD, str(tmp_path), redis_url, claim.lease.model_dump_json(), "600"]
     with subprocess.Popen(command) as agent:
         try:
-            wait_until(lambda: store.attempts(claim.run.id), "the attempt has begun", 60)
+            wait_until(lambda: store.runs.attempts(claim.run.id), "the attempt has begun", 60)
             queue.cancel(claim.run.id)
             assert agent.wait(timeout=20) == 0
         finally:
             agent.kill()
     assert queue.listing.status(claim.run.id).state is State.CANCELLED
-    assert [attempt.outcome for attempt in store.attempts(claim.run.id)] == ["cancelled"]
+    assert [attempt.outcome for attempt in store.runs.attempts(claim.run.id)] == ["cancelled"]
 
 
 def test_q7_an_agent_that_was_told_to_stop_before_it_had_begun_gives_the_lease_back(
@@ -493,7 +494,7 @@ def test_a_line_that_is_slow_after_training_is_no_hang(queue: Queue, tmp_path: P
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     agent = Agent(Settings(home=tmp_path / "home", storage=tmp_path / "storage"), queue, claim.lease, "job", "node")
-    agent.store.begin(claim.run, an_attempt(claim.run, 1), "tiny")
+    agent.store.runs.begin(claim.run, an_attempt(claim.run, 1), "tiny")
     work = agent.work
     assert work.sign() is None, "it gets ready"
     with Writer(work.folder / FILE, 1) as writer, work._watched():
@@ -519,7 +520,7 @@ def test_what_stands_still_is_not_waited_for_to_be_sent_up(is_hung: bool, queue:
         agent.asks.stop(Hung())
     assert closed(agent, None if is_hung else Broken(WorkerDied())) == 1
     assert bool(settled) is not is_hung
-    assert [attempt.outcome for attempt in agent.store.attempts(claim.run.id)] == ["failed"]
+    assert [attempt.outcome for attempt in agent.store.runs.attempts(claim.run.id)] == ["failed"]
 
 
 def test_q6_an_attempt_that_dies_before_its_first_step_has_died_where_it_resumed(queue: Queue, tmp_path: Path) -> None:
@@ -549,7 +550,7 @@ def test_a_hang_is_on_record_too(queue: Queue, tmp_path: Path) -> None:
     begin(agent, an_attempt(claim.run, 1))
     agent.asks.stop(Hung())
     assert closed(agent, None) == 1
-    (attempt,) = agent.store.attempts(claim.run.id)
+    (attempt,) = agent.store.runs.attempts(claim.run.id)
     assert (attempt.outcome, attempt.cause, attempt.retryable) == ("failed", "hung", True)
     assert [cause.cause for cause in queue.listing.status(claim.run.id).causes] == ["hung"]
 
@@ -578,7 +579,7 @@ def test_a_result_counts_the_steps_of_a_killed_attempt_and_names_the_software_th
     store, run = Store(tmp_path), tiny_study().runs()[0]
     for epoch, steps in ((1, 3), (2, run.recipe.steps)):  # nobody said how the first ended
         attempt = an_attempt(run, epoch)
-        with Writer(store.begin(run, attempt, "tiny") / FILE, epoch) as writer:
+        with Writer(store.runs.begin(run, attempt, "tiny") / FILE, epoch) as writer:
             for step in range(1, steps + 1):
                 writer.append(Line(step, 256, 768.0, 1e-3, None, False, False, 100.0))
         used = energy.Used(seconds=300.0, joules=1.8e6 * epoch, meter="rapl").model_dump_json()
@@ -607,8 +608,8 @@ def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: 
     closed(agent, Finished(agent.work._recorded(run, split, BUILT_IN["cpu"], began, an_outcome(run))))
     assert queue.listing.status(run.id).state is State.CANCELLED
     assert (agent.store.root / "runs" / run.id / "result.json").exists()
-    assert agent.store.result(run.id) is None
-    assert [attempt.outcome for attempt in agent.store.attempts(run.id)] == ["cancelled"]
+    assert agent.store.runs.result(run.id) is None
+    assert [attempt.outcome for attempt in agent.store.runs.attempts(run.id)] == ["cancelled"]
     rebuilt = Queue(queue.redis, "farm:rebuilt:")
     reindex(agent.store, rebuilt)
     assert rebuilt.listing.status(run.id).state is State.CANCELLED
@@ -623,12 +624,12 @@ def test_q8_a_result_of_before_is_not_told_of_a_run_that_is_being_cancelled(queu
         claim = queue.claim("cpu", "worker", 60)
         assert claim is not None
         agent = Agent(here, queue, claim.lease, "job", "node")
-        agent.store.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
-        agent.store.record(result(claim.run, 3.0))
+        agent.store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
+        agent.store.runs.record(result(claim.run, 3.0))
         if is_cancelled:
             queue.cancel(claim.run.id)
         assert closed(agent, agent.work.do(claim.run, claim.study)) == 0
-        states.append((queue.listing.status(claim.run.id).state, agent.store.result(claim.run.id) is None))
+        states.append((queue.listing.status(claim.run.id).state, agent.store.runs.result(claim.run.id) is None))
     assert states == [(State.CANCELLED, True), (State.SUCCEEDED, False)]
 
 
@@ -639,13 +640,13 @@ def test_a_failure_is_on_record_with_its_step_and_whether_it_may_be_tried_again(
     assert claim is not None
     agent = Agent(here, queue, claim.lease, "job", "node")
     began = Attempt(run_id=claim.run.id, epoch=1, worker="worker", started=time.time())
-    agent.store.begin(claim.run, began, "tiny")
+    agent.store.runs.begin(claim.run, began, "tiny")
     with Writer(agent.work.folder / FILE, 1) as writer:
         writer.append(Line(1, 256, 768.0, 1e-3, None, False, False, 0.1))
     agent.work.attempt = began
     for error, retryable in ((Nonfinite(), False), (WorkerDied(), True)):
         agent.closing._record(ending(Asked(), Broken(error)), agent.work)
-        (attempt,) = agent.store.attempts(claim.run.id)
+        (attempt,) = agent.store.runs.attempts(claim.run.id)
         assert (attempt.step, attempt.retryable) == (1, retryable)
 
 
@@ -690,9 +691,9 @@ def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Pat
     with pytest.raises(OSError, match="No such file"):
         write(agent.work.folder / "checkpoints", Identity.of(claim.run, plan), contents)
     with pytest.raises(StorageUnusable, match=r"is not there any more\. Mount it again"):
-        store.keep(tiny_study())
+        store.studies.keep(tiny_study())
     assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
     assert not storage.exists()
     assert queue.listing.status(claim.run.id).state is State.QUEUED
     (tmp_path / "renamed").rename(storage)
-    store.keep(tiny_study())
+    store.studies.keep(tiny_study())

@@ -37,11 +37,11 @@ def trained(queue: Queue, home: Path) -> tuple[Store, Result]:
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
     run, steps = claim.run, claim.run.recipe.steps
-    folder = store.begin(run, Attempt(run_id=run.id, epoch=1, worker="worker", started=1.0), "tiny")
+    folder = store.runs.begin(run, Attempt(run_id=run.id, epoch=1, worker="worker", started=1.0), "tiny")
     plan = planned(run, 1, run.recipe.train.batch)
     write(folder / "checkpoints", Identity.of(run, plan), Contents(steps, {"w": np.ones(9, np.float32)}, {}, {}))
     made = result(run, 3.0)
-    store.record(made)
+    store.runs.record(made)
     queue.finish(claim.lease, made)
     while other := queue.claim("cpu", "worker", 60):  # the other arms stay out of the way
         queue.cancel(other.run.id)
@@ -101,7 +101,7 @@ def test_a_model_that_is_not_whole_fails_its_evaluation_with_the_cause(
     assert (status.state, [one.cause for one in status.causes]) == (State.FAILED, [cause])
     assert says in status.causes[0].message
     assert queue.listing.status(made.run_id).state is State.SUCCEEDED, "the run is not touched"
-    assert store.scores(made.run_id) == ([], [])
+    assert store.scores.of(made.run_id) == ([], [])
 
 
 def test_a_model_that_was_trained_anew_is_not_scored_as_the_one_that_was_asked_for(
@@ -132,12 +132,12 @@ def test_cancelled_at_its_end_it_keeps_its_score_and_the_run_its_result(queue: Q
     claim = asked(queue)
     agent = agent_of(queue, claim, tmp_path)
     found = score(made, [3.0, 3.0], epoch=claim.lease.epoch)
-    store.keep_score(found, [3.0, 3.0])
+    store.scores.keep(found, [3.0, 3.0])
     queue.cancel(claim.run.id)
     assert agent.closing.carry_out(ending(agent.asks.asked, Finished(found)), agent.work).code == 0
     assert queue.listing.status(claim.run.id).state is State.CANCELLED
-    assert store.result(made.run_id) == made, "a training that is cancelled has its result withdrawn; this is none"
-    assert store.scores(made.run_id)[0] == [found]
+    assert store.runs.result(made.run_id) == made, "a training that is cancelled has its result withdrawn; this is none"
+    assert store.scores.of(made.run_id)[0] == [found]
 
 
 def test_who_has_lost_the_lease_delivers_nothing(queue: Queue, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_who_loses_the_lease_while_scoring_records_nothing(
     monkeypatch.setattr(evaluating, "score", scored)
     monkeypatch.setattr(evaluating, "items", lambda *_: "9" * 64)
     agent_of(queue, claim, tmp_path).serve()
-    assert store.scores(made.run_id) == ([], [])
+    assert store.scores.of(made.run_id) == ([], [])
     assert queue.listing.status(claim.run.id).epoch == claim.lease.epoch + 1
 
 

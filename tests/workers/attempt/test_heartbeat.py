@@ -8,7 +8,8 @@ from waiting import wait_until
 
 from farm.errors import Cancelled, Hung, LeaseLost
 from farm.queue.queue import Queue
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.study.run import State
 from workers.attempt.heartbeat import keep
 

@@ -70,12 +70,12 @@ def test_another_node_goes_on_from_what_was_sent(attempt: Attempt, tmp_path: Pat
     attempt.mirror.turn()
     assert attempt.pointers == [Checkpoint(step=3, epoch=1, path=attempt.pointers[0].path, sha256=saved.sha256)]
     store = elsewhere(attempt, tmp_path)
-    found = first_valid(store.checkpoints(RUN.id), RUN, PLAN)
+    found = first_valid(store.copies.checkpoints(RUN.id), RUN, PLAN)
     assert found is not None
     assert (found.step, found.sha256) == (3, saved.sha256)
     assert found.path == store.root / attempt.pointers[0].path
-    assert [line.step for line in store.lines(RUN.id)] == [1, 2, 3]
-    log = store.log(RUN.id, 1)
+    assert [line.step for line in store.copies.lines(RUN.id)] == [1, 2, 3]
+    log = store.copies.log(RUN.id, 1)
     assert log is not None
     assert log.read_text() == "training\n"
 
@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_next_older_taken(attempt: Attem
     content = attempt.store.records.get(name)
     assert content
     attempt.store.records.put(name, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    found = first_valid(elsewhere(attempt, tmp_path).checkpoints(RUN.id), RUN, PLAN)
+    found = first_valid(elsewhere(attempt, tmp_path).copies.checkpoints(RUN.id), RUN, PLAN)
     assert found is not None
     assert found.step == 3
 
@@ -134,7 +134,7 @@ def test_an_upload_that_broke_counts_for_nothing(
         broken.setattr(Bucket, "put", break_off)
         with pytest.raises(StorageUnusable):
             attempt.mirror.turn()
-    found = first_valid(elsewhere(attempt, tmp_path).checkpoints(RUN.id), RUN, PLAN)
+    found = first_valid(elsewhere(attempt, tmp_path).copies.checkpoints(RUN.id), RUN, PLAN)
     assert found is not None
     assert found.step == 1
     attempt.save(3)
@@ -192,7 +192,7 @@ def test_an_outage_is_said_once_and_made_up_for(
             wait_until(lambda: attempt.pointers[-1].step == 5, "the newest checkpoint is sent", 30)
         attempt.mirror.settle(10)
         assert attempt.notes == ["storage-away", "storage-back"]
-        assert [line.step for line in elsewhere(attempt, tmp_path).lines(RUN.id)] == [1, 2, 3, 4, 5]
+        assert [line.step for line in elsewhere(attempt, tmp_path).copies.lines(RUN.id)] == [1, 2, 3, 4, 5]
 
 
 def test_a_storage_that_is_full_is_said_and_loses_nothing_here(s3_uri: str, tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_copies_go_when_the_attempt_is_over_and_those_of_a_successor_stay(attemp
     attempt.mirror.settle(0)
     successor = attempt.store.attempt_folder(RUN.id, 2)
     successor.mkdir()
-    attempt.store.forget_copies(RUN.id, 1)
+    attempt.store.copies.forget(RUN.id, 1)
     assert [path.name for path in attempt.store.folder(RUN.id).iterdir()] == ["2"]
-    attempt.store.forget_stale_copies()
+    attempt.store.copies.forget_stale()
     assert successor.exists(), "somebody may train there"
     assert attempt.uploaded(), "the record stays"
 
@@ -256,4 +256,4 @@ def test_copies_that_another_agent_removes_meanwhile_are_no_failure(attempt: Att
     shutil.rmtree(attempt.folder)
     attempt.folder.symlink_to("gone")  # listed, but not there
     os.utime(attempt.folder.parent, (0, 0))
-    attempt.store.forget_stale_copies()
+    attempt.store.copies.forget_stale()

@@ -7,6 +7,8 @@ from results import result, tiny_study
 
 from farm.queue.queue import Queue
 from farm.record.result import Exam, Outcome, Result, Scored
+from farm.record.runs import Runs
+from farm.record.scores import Scores
 from farm.record.store import Store
 from farm.site.settings import Settings
 from farm.study.recipe import FurtherEvaluation
@@ -59,21 +61,24 @@ def test_a_score_says_by_which_evaluation_of_which_weights_and_by_what_it_was_ma
 def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queue: Queue, tmp_path: Path) -> None:
     order: list[str] = []
 
-    class Noting(Store):
-        def keep_score(self, score, values) -> None:
+    class NotingScores(Scores):
+        def keep(self, score, values) -> None:
             order.append(score.name)
-            super().keep_score(score, values)
+            super().keep(score, values)
 
+    class NotingRuns(Runs):
         def record(self, result: Result) -> None:
             order.append("result")
             super().record(result)
 
-    store = Noting(tmp_path)
+    store = Store(tmp_path)
+    store.runs = NotingRuns(store)
+    store.scores = NotingScores(store, store.runs)
     work = training(queue, store)
     work.deliver(record(store, RESULT, outcome()))
     assert order == ["test_loss", "wiki", "result"]
-    assert [score.name for score in store.scores(RUN.id)[0]] == ["test_loss", "wiki"]
-    assert queue.evaluations.scores()[RUN.id] == tuple(store.scores(RUN.id)[0])
+    assert [score.name for score in store.scores.of(RUN.id)[0]] == ["test_loss", "wiki"]
+    assert queue.evaluations.scores()[RUN.id] == tuple(store.scores.of(RUN.id)[0])
 
 
 def test_the_result_of_who_was_first_keeps_its_scores(queue: Queue, tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ FINISHED, HALF, _ = STUDY.runs()
 def store(tmp_path: Path) -> Store:
     """Of a farm with a result of epoch 6, and a run that got to its fourth attempt."""
     store = Store(tmp_path / "storage")
-    store.keep(STUDY)
-    store.begin(FINISHED, Attempt(run_id=FINISHED.id, epoch=6, worker="w", started=1.0, outcome="succeeded"), "tiny")
-    store.record(result(FINISHED, 3.0, epoch=6))
-    store.begin(HALF, Attempt(run_id=HALF.id, epoch=4, worker="w", started=1.0), "tiny")
+    store.studies.keep(STUDY)
+    store.runs.begin(
+        FINISHED, Attempt(run_id=FINISHED.id, epoch=6, worker="w", started=1.0, outcome="succeeded"), "tiny"
+    )
+    store.runs.record(result(FINISHED, 3.0, epoch=6))
+    store.runs.begin(HALF, Attempt(run_id=HALF.id, epoch=4, worker="w", started=1.0), "tiny")
     return store
 
 

@@ -9,7 +9,8 @@ from waiting import wait_until
 from farm.queue.node import Head
 from farm.queue.queue import Queue
 from farm.record.store import Store
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 from farm.site.settings import Settings
 from farm.study.machine import Machine
 from workers.head import serve

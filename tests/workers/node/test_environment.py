@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from farm.site.settings import Settings
-from workers.node.environment import ROOT, SOCKET_BYTES, environment, keep_token, token
+from workers.node.environment import ROOT, SOCKET_BYTES, environment, keep_secret, token
 
 STARTERS = 8
 
@@ -91,5 +91,5 @@ def test_a_long_folder_for_temporary_files_is_not_rays(tmp_path: Path) -> None:
 
 def test_the_secret_of_a_head_is_kept_for_its_owner_only(tmp_path: Path) -> None:
     for secret in ("first", "second"):
-        path = keep_token(tmp_path, secret)
+        path = keep_secret(tmp_path, secret)
         assert (path.read_text(), path.stat().st_mode & 0o777) == (secret, 0o600)

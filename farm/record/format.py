@@ -1,0 +1,61 @@
+"""How a record is written down, and how it is read back."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel
+
+from farm.study.run import Run
+from farm.study.schema import SCHEMA, check, unstamped
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+def as_json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def as_recipe(run: Run, study: str | None) -> bytes:
+    """A run as TOML, which is for people, too."""
+    return tomli_w.dumps(_without_none({"schema": SCHEMA, "study": study} | run.model_dump(mode="json"))).encode()
+
+
+def read_json(model: type[Read]) -> Callable[[str], Read]:
+    """How to read a record that is a `model` in JSON, behind its schema."""
+    return lambda text: model.model_validate_json(unstamped(text))
+
+
+def read_recipe(text: str) -> tuple[Run, str | None]:
+    """A run, and the name of its study."""
+    table = tomllib.loads(text)
+    check(table.pop("schema", SCHEMA))
+    study = table.pop("study", None)
+    return Run.model_validate(table), study
+
+
+def read_epoch(text: str) -> int:
+    """The epoch up to which a run was forgotten or cancelled."""
+    return int(json.loads(text)["epoch"])
+
+
+def unless_torn(read: Callable[[str], Read]) -> Callable[[str], Read | None]:
+    """How to read a record that is none while it is cut off."""
+    return lambda text: None if is_torn(text) else read(text)
+
+
+def is_torn(text: str) -> bool:
+    """Whether a record is cut off, as a copy or a mirror may leave it: farm writes it whole."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """`table` as TOML can say it: None is left out, as everywhere it means the same as saying nothing."""
+    told = {key: value for key, value in table.items() if value is not None}
+    return {key: _without_none(value) if isinstance(value, dict) else value for key, value in told.items()}

@@ -1,0 +1,101 @@
+"""Why no Redis answers: nobody is there, the other end hung up, or one end speaks TLS and the other does not."""
+
+import socket
+import ssl
+from contextlib import suppress
+
+from redis import Redis
+from redis.exceptions import InvalidResponse, ResponseError
+
+from farm.errors import BadSetting, FarmError, Refused, Unreachable
+from farm.site import answers
+from farm.site.urls import address, is_secure
+
+NO_ANSWER = "Timeout connecting"  # to the call, or to the greeting of TLS
+HUNG_UP = ("closed by server", "reset by peer", "Broken pipe")
+NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")  # as OpenSSL says
+GREETING_SECONDS = 3.0  # for a TLS handshake, after plain words were refused
+
+
+def explain_silence(client: Redis, error: Exception) -> FarmError:
+    """What to tell of a server that did not answer `client`, but with `error`."""
+    return (
+        _mismatch(client, error)
+        or _unasked(client, error)
+        or Unreachable(
+            f"no Redis answers at {address(client)}: {said_by(error)}.",
+            remedy="Is it running, and FARM_REDIS_URL right?",
+            silent=said_by(error),
+        )
+    )
+
+
+def _mismatch(client: Redis, error: Exception) -> FarmError | None:
+    """What is wrong between this end and the other where one of them speaks TLS; None if that is not it."""
+    place, said = address(client), str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = said.partition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".") or said
+        if "mismatch" in reason or "not valid for" in reason:
+            return Refused(
+                f"the certificate of {place} is for a different host: {reason}.",
+                remedy="Write the name that it was made for in FARM_REDIS_URL.",
+            )
+        return Refused(
+            f"the certificate of {place} is not trusted here: {reason}.",
+            remedy="Set FARM_REDIS_CA to the file of the authority that signed it.",
+        )
+    if any(word in said for word in NOT_TLS) or (
+        is_secure(client) and said.startswith(NO_ANSWER) and _speaks_plainly(client)
+    ):
+        return BadSetting(
+            f"{place} does not speak TLS.",
+            remedy="Write redis:// in FARM_REDIS_URL, or give that server a certificate.",
+        )
+    if _is_hung_up(error) and not is_secure(client) and _speaks_tls(client):
+        return BadSetting(f"{place} speaks TLS only.", remedy="Write rediss:// in FARM_REDIS_URL.")
+    return None
+
+
+def _unasked(client: Redis, error: Exception) -> FarmError | None:
+    """Why a server hung up, if it says so to whoever calls: its word may be lost where the client had said more."""
+    if not _is_hung_up(error) or is_secure(client):
+        return None
+    with suppress(OSError), _called(client) as line:
+        said = line.recv(4096).decode(errors="replace")
+        return answers.explained(ResponseError(said[1:].strip()), address(client)) if said.startswith("-") else None
+    return None
+
+
+def _is_hung_up(error: Exception) -> bool:
+    said = str(error)
+    return isinstance(error, InvalidResponse) or any(word in said for word in HUNG_UP)
+
+
+def _speaks_tls(client: Redis) -> bool:
+    """Whether whoever refused to talk plainly shakes hands by TLS. No secret is sent, whoever it is."""
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    with suppress(OSError), _called(client) as line, anybody.wrap_socket(line):
+        return True
+    return False
+
+
+def _speaks_plainly(client: Redis) -> bool:
+    """Whether whoever does not shake hands answers a PING, be it with "no password"."""
+    with suppress(OSError), _called(client) as line:
+        line.sendall(b"PING\r\n")
+        return line.recv(1) in (b"+", b"-")
+    return False
+
+
+def _called(client: Redis) -> socket.socket:
+    """Raises: OSError"""
+    options = client.connection_pool.connection_kwargs
+    if path := options.get("path"):
+        raise OSError(f"{path} is no address")  # or it would call whoever has Redis' own port here
+    return socket.create_connection((options.get("host"), options.get("port", 6379)), timeout=GREETING_SECONDS)
+
+
+def said_by(error: Exception) -> str:
+    """Its words, without the full stop: a sentence goes on after them."""
+    return str(error).rstrip(".")

@@ -1,0 +1,111 @@
+"""What a server is, and whether it keeps what it acknowledges: as far as it tells this user."""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from farm.errors import BadSetting
+from farm.site import cves
+from farm.site.urls import address
+
+OLDEST = (6, 2)
+
+
+def software(client: Redis) -> tuple[str, tuple[int, ...]] | None:
+    """The program that answers, and its version; None where the server does not tell this user."""
+    said = _told(lambda: client.info("server"))
+    for program, field in (("Valkey", "valkey_version"), ("Redis", "redis_version")):
+        if field in said:
+            return program, version_in(str(said[field]))
+    return None
+
+
+def describe(client: Redis) -> str:
+    """The program that answers, as people call it: "Valkey 9.1.2"."""
+    program, version = software(client) or ("Redis", ())
+    return f"{program} {dotted(version)}".strip()
+
+
+def flaws(client: Redis) -> list[str]:
+    """What is known to be wrong with the server's version, each with the remedy."""
+    told = software(client)
+    if told is None:
+        return []
+    program, version = told
+    return [
+        f"{program} {dotted(version)} has {cve.id}, mended in {dotted(cve.remedy(program, version))}: {cve.what}."
+        " Update it, unless whoever packed it has mended that version, too"
+        for cve in cves.of(program, version)
+    ]
+
+
+def check(client: Redis) -> list[str]:
+    """What cannot be seen. A submitter's credential may not look, and need not; services forbid INFO or CONFIG."""
+    client.ping()
+    server, kept = _told(lambda: client.info("server")), _told(lambda: client.info("persistence"))
+    if "cluster" in (server.get("redis_mode"), server.get("server_mode")):  # Redis' word for it, and Valkey's
+        raise BadSetting(
+            f"Redis at {address(client)} is a node of a Redis Cluster, and the farm keeps its keys together.",
+            remedy="Let FARM_REDIS_URL name a server with cluster-enabled no.",
+        )
+    unseen = [] if "redis_version" in server else ["its version"]
+    version = version_in(str(server.get("redis_version", dotted(OLDEST))))
+    if version < OLDEST:
+        _refuse(client, f"is version {dotted(version)}", f"The farm needs {dotted(OLDEST)} or newer.")
+    wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+    settings = _settings(client, wanted)
+    if "aof_enabled" in kept:
+        settings["appendonly"] = "yes" if kept["aof_enabled"] else "no"
+    for key, value in wanted.items():
+        found = settings.get(key)
+        if found is None:
+            unseen.append(key)
+        elif found != value:
+            fact = "has no append-only file" if key == "appendonly" else f"has {key} {found}"
+            _refuse(client, fact, f"CONFIG SET {key} {value}, and in its redis.conf.")
+    if not unseen:
+        return []
+    return [f"{', '.join(unseen)} cannot be seen there, so that nobody knows whether it keeps what it acknowledges"]
+
+
+def _settings(client: Redis, keys: Iterable[str]) -> dict[str, str]:
+    """What CONFIG says of `keys`, as far as it may be asked: who refuses one refuses all."""
+    found: dict[str, str] = {}
+    for key in keys:
+        told = _told(partial(client.config_get, key))
+        if not told:
+            break
+        found |= told
+    return found
+
+
+def replica(client: Redis) -> list[str]:
+    if _told(lambda: client.info("replication")).get("role") != "slave":
+        return []
+    return ["it is a replica, which takes no writes: let FARM_REDIS_URL name the primary"]
+
+
+def _told(ask: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+    """What the server says of itself; nothing where it may not be asked."""
+    try:
+        return ask()
+    except ResponseError:  # renamed, forbidden to this user, or never there
+        return {}
+
+
+def _refuse(client: Redis, fact: str, remedy: str) -> None:
+    raise BadSetting(f"Redis at {address(client)} {fact}, so it may lose what it acknowledged.", remedy=remedy)
+
+
+def version_in(text: str) -> tuple[int, ...]:
+    """The version that `text` names, as numbers."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version))
