@@ -10,7 +10,6 @@ from farm.errors import Conflict, FarmError, NotFound, StorageUnusable, nearest
 from farm.queue.node import offering
 from farm.queue.queue import Queue, Status
 from farm.record.bucket import BRIEF
-from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
 from farm.site import settings as settings_
@@ -18,8 +17,9 @@ from farm.site.server import glance, session, translated
 from farm.site.settings import Settings
 from farm.study import study as study_
 from farm.study.machine import BUILT_IN, Machine, layered
+from farm.study.recipe import TEST
 from farm.study.study import Study
-from farm.verdict.seen import seen
+from farm.verdict.seen import Seen, Sight, seen
 
 
 @contextmanager
@@ -99,11 +99,14 @@ def study_or_newest(queue: Queue, name: str | None) -> str:
     return name
 
 
-def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
-    """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them.
+def finished(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
+    """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them. Says
+    on stderr which one that is, where it is not the test loss, and how many runs it has not scored.
 
     Raises: NotFound: there is no such study, or none at all.
     """
+    from cli.render import say
+
     name = study_or_newest(queue, name)
     if queue.imported(name).runs and name not in queue.studies():
         raise NotFound(
@@ -112,7 +115,20 @@ def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
         )
     study, scores = queue.study(name), queue.scores(name, "study")
     results = [status.result for status in queue.statuses(name) if status.result]
-    return study, list(seen(results, scores, study.study.score, study.evaluations).results)
+    sight = seen(results, scores, study.study.score, study.evaluations)
+    for line in _yardstick(study, sight):
+        say(line)
+    return study, sight.results
+
+
+def _yardstick(study: Study, sight: Sight) -> Iterator[str]:
+    by = study.study.score
+    if by != TEST and sight.results:
+        one = sight.results[0]
+        yield f"by {by}, in {one.unit}: {one.direction} is better"
+    if count := len(sight.unscored):
+        runs = f"{count} run{'s' * (count != 1)}"
+        yield f"{runs} without a score by {by} left out; to score them: farm eval {study.name} {by}"
 
 
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:

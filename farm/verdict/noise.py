@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 class Rung(Frozen):
-    """The SD of one run's loss, in nats, when only this changes."""
+    """The SD of what one run is worth, in the unit of the evaluation, when only this changes."""
 
     rung: Name
     sd: float | None = None  # None: see `why`

@@ -90,7 +90,9 @@ class Row(Frozen):
     rung: SeedsRung | None = Field(
         None, description="the noise that delta was tested against: of which seeds; None: not tested, or seeds unknown"
     )
-    margin: float | None = Field(None, description="study.margin: the smallest difference that matters, in nats")
+    margin: float | None = Field(
+        None, description="study.margin: the smallest difference that matters, in the unit of the score"
+    )
     gap_closed: float | None = Field(
         None, description="delta in per cent of the way from the baseline's mean to `gap_to`; negative: away from it"
     )
@@ -423,7 +425,7 @@ def _with_verdict(
     update |= {"verdict": found.word, "margin": margin, "seed_error": found.error}
     update |= {"rung": _rung(found.method, ranking.losses[row.arm], ranking.losses[BASELINE])}
     update |= {"test_set_error": _items_error(ranking, row.arm, is_paired=found.method.startswith("paired"))}
-    if found.word == "better" and row.usd is not None and row.direction == "lower":
+    if found.word == "better" and row.usd is not None and row.unit == NATS:
         update["usd_per_hundredth"] = row.usd / (-found.delta / 0.01)
     if found.word == "unresolved":
         update |= _needed(row, baseline, ranking, found)
