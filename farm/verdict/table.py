@@ -374,11 +374,8 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
 
 
 def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
-    sides = [_sides(ranking) for ranking in rankings]
-    if looks is None:
-        return judge(sides, margin)
     machines = [next((row.machine for row in one.rows.values()), "") for one in rankings]
-    return sequential.judge(sides, machines, looks.first, looks.order, margin)
+    return sequential.judged([_sides(ranking) for ranking in rankings], machines, margin, looks)
 
 
 def _sides(ranking: _Ranking) -> tuple[Losses, dict[str, Losses]]:

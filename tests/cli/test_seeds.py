@@ -55,6 +55,11 @@ def test_seeds_refuses_by_name(farm: Farm, words: list[str], code: int, says: st
     assert (answer.code, says in answer.err) == (code, True), answer.err
 
 
+def test_without_any_study_there_is_nothing_to_give_seeds_to(farm: Farm) -> None:
+    answer = farm("seeds", "add", "baseline", "--to", "4")
+    assert (answer.code, "no study yet" in answer.err) == (3, True)
+
+
 def test_more_seeds_than_the_limit_allows_need_a_yes(farm: Farm) -> None:
     path = farm.folder / "poor.toml"
     path.write_text(
@@ -65,6 +70,8 @@ def test_more_seeds_than_the_limit_allows_need_a_yes(farm: Farm) -> None:
     words = ("seeds", "add", "tiny", "remove-dropout", "--to", "40")
     assert (farm(*words).code, farm.queue.put_count()) == (7, 3)
     assert farm(*words, "-y").code == 0
+    again = farm(*words)
+    assert (again.code, "has 40 seed pairs already" in again.err) == (0, True), "nothing to add costs nothing"
 
 
 def test_seeds_that_no_machine_can_train_are_refused_before_anything_is_queued(farm: Farm) -> None:
