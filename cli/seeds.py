@@ -51,6 +51,7 @@ def seeds(
     settings = settings_.load()
     with queue(settings) as open_queue:
         name = study_or_newest(open_queue, names[0] if len(names) == 2 else None)
+        since = open_queue.edition(name)
         study, arm = open_queue.study(name), names[-1]
         more = up_to(study, arm, to, alone=alone)
         wider = widened(study, more)
@@ -58,7 +59,7 @@ def seeds(
         plans(wider, known)
         if more and not yes:
             guard_budget(wider, known, open_queue)
-        put = open_queue.preview(wider) if dry_run or not more else queued(open_queue, settings, wider)
+        put = open_queue.preview(wider) if dry_run or not more else queued(open_queue, settings, wider, since)
         render.emit(sheet(study, arm, more), as_json=as_json)
         if not more:
             say(f"{arm} has {len(arm_of(study, arm).seeds)} seed pairs already: nothing was added")

@@ -26,6 +26,7 @@ A lost reply is harmless: the client repeats a call that got no answer, and ever
 raise Unreachable, Refused or StorageFull.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from redis.exceptions import NoScriptError
 from farm import errors
 from farm.errors import (
     Cancelled,
+    Changed,
     Conflict,
     FarmError,
     LeaseLost,
@@ -129,6 +131,7 @@ class Ask(Frozen):
     verb: Literal["put", "cancel", "evaluate"]
     name: str = Field(description="a run id, a whole study as JSON, or the study that wants scores")
     leaving: tuple[str, ...] = ()
+    since: str = Field("*", description="the edition of the study that this one was made from; *: whichever")
     jobs: tuple[Evaluating, ...] = Field((), description="what is to be scored")
 
 
@@ -255,18 +258,21 @@ class Queue:
 
     # What a submitter says
 
-    def put(self, study: Study, leaving: Collection[str] = ()) -> Put:
+    def put(self, study: Study, leaving: Collection[str] = (), since: str = "*") -> Put:
         """Queue every run of `study` that is not there yet, but for the runs `leaving`: all of them or none (Q1).
 
         An arm may have another recipe than before as long as none of its runs has a result: its old runs leave the
-        study, and those that no other study has are cancelled and then forgotten.
+        study, and those that no other study has are cancelled and then forgotten. With `since`, the `edition` that
+        `study` was made from, nobody else's change to it is overwritten.
 
-        Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs.
+        Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs. Changed: it
+        is another than `since`.
         """
         try:
-            return self._put("put", study, leaving)
+            return self._put("put", study, leaving, since)
         except Refused as refused:
-            said = self._ask(refused, "put", stamped(study.model_dump_json()), tuple(sorted(leaving)))
+            text = stamped(study.model_dump_json())
+            said = self._ask(refused, "put", text, tuple(sorted(leaving)), since=since)
             assert said.put is not None
             return said.put
 
@@ -277,7 +283,7 @@ class Queue:
         """
         return self._put("preview", study, ())
 
-    def _put(self, mode: str, study: Study, leaving: Collection[str]) -> Put:
+    def _put(self, mode: str, study: Study, leaving: Collection[str], since: str = "*") -> Put:
         runs = study.runs()
         recipes = {run.arm: run.recipe for run in runs}
         arms = {name: canonical_json(identity(recipe)) for name, recipe in recipes.items()}
@@ -287,10 +293,13 @@ class Queue:
             mode,
             study.name,
             stamped(study.model_dump_json()),
+            since,
             len(arms),
             *(text for arm in arms.items() for text in arm),
             *(text for run in spelled for text in run),
         )
+        if said == "changed":
+            raise Changed(f"{study.name} was changed by another command meanwhile: nothing was queued.")
         if said == "arm":
             _refuse_arms(study.name, {arm: _recipe(text) for arm, text in _pairs(details)}, recipes)
         if said == "run":
@@ -373,13 +382,14 @@ class Queue:
         name: str,
         leaving: tuple[str, ...] = (),
         jobs: tuple[Evaluating, ...] = (),
+        since: str = "*",
     ) -> Reply:
         """Have a clerk do it.
 
         Raises: Refused: this user may not even ask. Unreachable: no clerk is there, or it did not answer. And what the
         verb raises.
         """
-        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving, jobs=jobs)
+        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving, jobs=jobs, since=since)
         until, pause = time.monotonic() + CLERK_SECONDS, 0.002
         try:
             while not self._published(ask):
@@ -626,6 +636,11 @@ class Queue:
         """Every study as it was submitted last, by name."""
         found = _readable(_study, self._call("kept", "studies", "")[1::2])
         return {study.name: study for study in sorted(found, key=lambda study: study.name)}
+
+    def edition(self, name: str) -> str:
+        """Which form of a study is there now, '' for none: what `put` takes as `since`. Read it before the study."""
+        found = self._call("kept", "studies", name)
+        return hashlib.sha1(found[1].encode()).hexdigest() if found else ""
 
     def study(self, name: str) -> Study:
         """The study as it was submitted last.

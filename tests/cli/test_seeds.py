@@ -1,12 +1,21 @@
 """`farm seeds add` and `farm resolve`: what is queued, what is said, and what is refused."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from results import study_text
+from results import result, study_text
 from waiting import wait_until
 
+from cli.access import queue
+from cli.resolve import step
+from farm.errors import Changed
+from farm.site import settings as settings_
+from farm.study.recipe import Seeds
 from farm.study.run import State
+from farm.study.seeding import widened
+from farm.verdict.racing import Budget
 
 from .conftest import Farm
 
@@ -150,3 +159,39 @@ def test_resolve_says_which_classes_a_budget_does_not_see(farm: Farm) -> None:
     path.write_text(study_text(machines=("attic",)) + "[machines.attic]\n")
     assert farm("submit", str(path)).code == 0
     assert "attic: no usd_per_hour is declared" in farm("resolve", "tiny", "--usd", "5", "--no-wait").err
+
+
+def test_two_resolves_at_once_spend_one_budget(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever comes second finds the runs of the first, and waits for them: no look and no run is lost."""
+    farm.put(init=(42, 22))
+    while claim := farm.queue.claim("cpu", "worker", 60):
+        seeds, arm = claim.run.seeds.init, len(claim.run.arm)
+        farm.queue.finish(claim.lease, result(claim.run, 3.0 + (seeds * arm * 7919 % 100) / 1000))
+    for name, value in farm.environment.items():
+        monkeypatch.setenv(name, value)
+    settings, begin = settings_.load(), threading.Barrier(2)
+
+    def looks(runs: int) -> bool:
+        with queue(settings) as own:
+            begin.wait(30)
+            return step(settings, own, "tiny", Budget(runs=runs))
+
+    with ThreadPoolExecutor(2) as both:
+        goes_on = list(both.map(looks, (4, 12)))
+    found = farm.queue.study("tiny").looks
+    assert found is not None
+    assert (len(found.looks), all(goes_on)) == (1, True)
+    assert farm.queue.counts()[State.QUEUED] == found.runs > 0
+
+
+def test_a_look_is_not_kept_over_what_another_command_changed(farm: Farm) -> None:
+    study = farm.put(init=(42, 22))
+    before = farm.queue.edition("tiny")
+    assert farm("seeds", "add", "tiny", "remove-dropout", "--to", "3").code == 0
+    with pytest.raises(Changed, match="was changed by another command meanwhile: nothing was queued"):
+        farm.queue.put(widened(study, {"gradient-clipping": (Seeds(init=7),)}), since=before)
+    assert farm.queue.study("tiny").more_seeds.keys() == {"baseline", "remove-dropout"}
+    kept = farm.queue.study("tiny")
+    assert not farm.queue.put(kept, since=before).new, "the same form once more is no change"
+    farm.queue.put(kept.model_copy(update={"more_seeds": {}}), since=farm.queue.edition("tiny"))
+    assert farm.queue.edition("nothing") == ""
