@@ -94,7 +94,7 @@ class Row(Frozen):
         None, description="study.margin: the smallest difference that matters, in the unit of the score"
     )
     gap_closed: float | None = Field(
-        None, description="delta in per cent of the way from the baseline's mean to `gap_to`; negative: away from it"
+        None, description="delta as a percentage of the gap between the baseline's mean and `gap_to`; negative: away"
     )
     gap_to: str | None = Field(
         None, description="the reference model behind gap_closed: of those better than the baseline the nearest to it"
