@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
 from benchmarks.sides import case, corpus, planned
+from model import optim
 from model.checkpoint import Identity
 from model.meter import Signal
 from model.reduce import join
@@ -73,4 +74,4 @@ def _settled(trainer: Trainer, saver: Saver) -> None:
 
 
 def _torch_saved(trainer: Trainer, path: Path) -> None:
-    torch.save({"model": trainer.gpt.state_dict(), "optimizer": trainer.optimiser.state_dict()}, path)
+    torch.save({"model": trainer.gpt.state_dict(), "optimizer": optim.state(trainer.gpt, trainer.optimiser)}, path)

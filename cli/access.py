@@ -11,15 +11,15 @@ from farm.queue.node import offering
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.bucket import BRIEF
-from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
 from farm.site.client import translated
 from farm.site.session import glance, session
 from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, layer
+from farm.study.recipe import TEST
 from farm.study.study import Draft, Study
-from farm.verdict.seen import seen
+from farm.verdict.seen import Seen, Sight, seen
 
 
 @contextmanager
@@ -99,11 +99,14 @@ def study_or_newest(queue: Queue, name: str | None) -> str:
     return name
 
 
-def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
-    """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them.
+def finished(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
+    """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them. Says
+    on stderr which one that is, where it is not the test loss, and how many runs it has not scored.
 
     Raises: NotFound: there is no such study, or none at all.
     """
+    from cli.render import say
+
     name = study_or_newest(queue, name)
     if queue.studies.imported(name).runs and name not in queue.studies.all():
         raise NotFound(
@@ -112,7 +115,20 @@ def finished(queue: Queue, name: str | None) -> tuple[Study, list[Result]]:
         )
     study, scores = queue.studies.one(name), queue.evaluations.scores(name, "study")
     results = [status.result for status in queue.listing.statuses(name) if status.result]
-    return study, list(seen(results, scores, study.study.score, study.evaluations).results)
+    sight = seen(results, scores, study.study.score, study.evaluations)
+    for line in _yardstick(study, sight):
+        say(line)
+    return study, sight.results
+
+
+def _yardstick(study: Study, sight: Sight) -> Iterator[str]:
+    by = study.study.score
+    if by != TEST and sight.results:
+        one = sight.results[0]
+        yield f"by {by}, in {one.unit}: {one.direction} is better"
+    if count := len(sight.unscored):
+        runs = f"{count} run{'s' * (count != 1)}"
+        yield f"{runs} without a score by {by} left out; to score them: farm eval {study.name} {by}"
 
 
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:

@@ -11,13 +11,16 @@ from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
 from farm.errors import FarmError
+from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record import layout
 from farm.record.result import Tokens
 from farm.record.store import Store, open_store
 from farm.site.settings import Settings
+from farm.study.recipe import TEST
 from farm.verdict.comparison import DRIFT, Comparison, Losses, Side
 from farm.verdict.comparison import compare as put_side_by_side
+from farm.verdict.seen import Seen, names, seen
 
 
 def _shown(value: Any) -> str:
@@ -40,12 +43,17 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
     """Whether two runs began alike and saw the same data, and where their losses part.
 
     The losses come from the ledgers in the run directories. Runs that have not finished are compared as far as they
-    are; a difference is the second minus the first.
+    are; a difference is the second minus the first. Of two finished runs it shows the test losses and every score by an
+    evaluation that has scored both, that which their study ranks by first, with its unit and which is better.
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
         statuses = [open_queue.listing.status(name) for name in (first, second)]
-    one, other = (_side(settings, status) for status in statuses)
+        worth = [_worth(open_queue, status) for status in statuses]
+    one, other = (
+        _side(settings, status)._replace(score=score, seen=found)
+        for status, (score, found) in zip(statuses, worth, strict=True)
+    )
     found = put_side_by_side(one, other)
     if as_json:
         render.emit_json("farm.compare/1", found)
@@ -56,6 +64,15 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
     for status, side in zip(statuses, (one, other), strict=True):
         if status.step and not side.lines:
             say(f"no ledger of {status.id} under {settings.storage}. Is FARM_STORAGE the farm's storage?")
+
+
+def _worth(queue: Queue, status: Status) -> tuple[str, list[Seen]]:
+    """The evaluation that the run's study ranks by, and its result by each evaluation that has scored it."""
+    study = queue.studies.all().get(status.study)
+    scores, evaluations = queue.evaluations.scores(status.id, "run"), study.evaluations if study else {}
+    found = [status.result] if status.result else []
+    by = [seen(found, scores, name, evaluations).results for name in names(scores, evaluations)]
+    return study.study.score if study else TEST, [one for results in by for one in results]
 
 
 def _side(settings: Settings, status: Status) -> Side:
@@ -96,6 +113,9 @@ def _rows(found: Comparison) -> Iterator[dict[str, Any]]:
         yield _row(difference.what, difference.first, difference.second, "differs")
     for what, losses in _losses(found):
         yield _row(what, losses.first, losses.second, losses.difference)
+    for one in found.scores:
+        what = f"{one.evaluation}, {one.unit}, {one.direction} is better"
+        yield _row(what, one.first, one.second, "not comparable" if one.apart else one.difference)
     yield _row("final weights", difference=_sameness(found.same_final_weights))
 
 
@@ -132,6 +152,11 @@ def _remarks(found: Comparison) -> Iterator[str]:
     yield f"{began[found.same_initial_weights]}, {saw[found.same_trained]}{order}, {_parting(found)}"
     if found.apart:
         yield f"the test losses cannot be compared: {found.apart}"
+    for one in found.scores:
+        if one.apart:
+            yield f"the scores by {one.evaluation} cannot be compared: {one.apart}"
+    for name, runs in found.unscored.items():
+        yield f"no score by {name}, which their study ranks by: {', '.join(runs)}; to score them: farm eval RUN {name}"
 
 
 def _parting(found: Comparison) -> str:

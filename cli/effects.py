@@ -1,6 +1,6 @@
 """`farm effects [STUDY]`"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -8,10 +8,11 @@ from cli import render
 from cli.access import finished, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
-from farm.record.result import Result
+from farm.record.score import NATS
 from farm.study.study import BASELINE, Study
 from farm.verdict.cohort import by_evaluation, by_seeds
 from farm.verdict.effects import Effects, estimate
+from farm.verdict.seen import Seen
 
 MOST = 12  # interventions of which all combinations are listed: 4,096
 SHOWN = 8  # of the arms that are missing
@@ -29,8 +30,9 @@ COLUMNS = (
 def effects(study: StudyName = None, as_json: Json = False) -> None:
     """What each intervention does, and each two of them together, averaged over all others.
 
-    An effect is the mean loss of the arms with an intervention less that of the arms without. That of two together is
-    half of what the one adds to the effect of the other: below 0 they help each other. Intervals and p hold together
+    An effect is the mean of study.score (the test loss, unless it names another) of the arms with an intervention less
+    that of the arms without. That of two together is half of what the one adds to the effect of the other: below 0 they
+    help each other, where lower is better. Intervals and p hold together
     for all effects on a machine. "or else" names what the design cannot tell from the effect; a study with design =
     "fraction" and resolution = 5, or "factorial", tells all pairs apart.
     """
@@ -47,7 +49,9 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
         ]
         render.emit_json("farm.effects/1", rows, study=found.name, methods=methods)
         return
-    render.emit(Sheet("farm.effects/1", COLUMNS, rows, title=found.name))
+    unit = next((result.unit for result in results if result.unit != NATS), None)
+    columns = tuple(one._replace(heading=unit) if unit and one.key == "size" else one for one in COLUMNS)
+    render.emit(Sheet("farm.effects/1", columns, rows, title=found.name))
     for remark in _remarks(found, told):
         say(remark)
     for (_, machine), together in members.items():
@@ -55,20 +59,20 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
             say(_lacking(found, machine, lacking))
 
 
-def _cohorts(results: list[Result]) -> Iterator[tuple[tuple[str, str], list[Result]]]:
+def _cohorts(results: Sequence[Seen]) -> Iterator[tuple[tuple[str, str], list[Seen]]]:
     """(evaluation, machine) -> the results that may be compared."""
     for evaluation, together in by_evaluation(results):
         for machine in sorted({result.machine for result in together}):
             yield (evaluation, machine), [result for result in together if result.machine == machine]
 
 
-def _effects(study: Study, results: list[Result]) -> Effects:
+def _effects(study: Study, results: list[Seen]) -> Effects:
     crossed = {arm.name: arm.changes for arm in study.arms() if study.interventions.keys() >= set(arm.changes)}
     members = {name: [result for result in results if result.arm == name] for name in crossed}
     return estimate(crossed, {name: by_seeds(found) for name, found in members.items() if found})
 
 
-def missing(study: Study, results: list[Result]) -> list[str]:
+def missing(study: Study, results: list[Seen]) -> list[str]:
     """The arms that the results of a machine lack: of a fraction those of its design, else of all combinations."""
     arms, there = study.arms(), {result.arm for result in results}
     names_of = {frozenset(arm.changes): arm.name for arm in arms}

@@ -7,43 +7,58 @@ from cli import render
 from cli.cells import RANK, VERDICT, difference, machine, named, seeds
 from cli.remarks import Tested, method_lines
 from cli.render import Column, Format, Sheet
-from farm.errors import BadStudy
+from farm.errors import BadStudy, NotFound
 from farm.queue.queue import Queue
-from farm.study.study import BASELINE
+from farm.study.recipe import TEST
+from farm.study.study import BASELINE, Study
 from farm.verdict.equal import Bought, Budget, Placed, Reached, at, budget, target, to
 
 AMOUNTS = {"hours": "{:g} h of training", "usd": "${:,.2f} of training", "tokens": "{:,.0f} tokens"}
 
 
-def asked(at: str | None, loss: str | None) -> Budget | float | None:
+def asked(at: str | None, loss: str | None, score: str | None, scores: str | None) -> Budget | float | None:
     """What a person wants to see instead of the table at the end of all runs, if anything.
 
-    Raises: BadStudy: it is no budget, or no loss; or both are asked for.
+    Raises: BadStudy: it is no budget, or no loss; or both are asked for, or a score, which nobody computes in mid-run.
     """
     if at is not None and loss is not None:
         raise BadStudy("--at and --target are two questions.", remedy="Ask one at a time.")
+    given = [option for option, value in (("--score", score), ("--scores", scores)) if value is not None]
+    if given and (at is not None or loss is not None):
+        question = "--at" if at is not None else "--target"
+        raise BadStudy(
+            f"{question} goes by the validation loss, the only one that is measured while a run trains;"
+            f" {given[0]} asks for what finished models are worth.",
+            remedy=f"Leave out {given[0]}, or {question}.",
+        )
     return budget(at) if at is not None else target(loss) if loss is not None else None
 
 
 def show(queue: Queue, study: str, question: Budget | float, form: Format | None, *, as_json: bool) -> None:
     """Print the study's arms at that cost, or what they cost until that loss. Raises: NotFound."""
-    margin = queue.studies.one(study).study.margin
+    if queue.studies.imported(study).runs and study not in queue.studies.all():
+        raise NotFound(
+            f"study {study!r} holds imported losses only, without validation curves.",
+            remedy=f"See them with: farm table {study}",
+        )
+    asks = queue.studies.one(study)
+    margin = asks.study.margin if asks.study.score == TEST else None  # of another score it is no number of nats
     statuses = queue.listing.statuses(study)
     results = [status.result for status in statuses if status.result]
     runs = [status.run for status in statuses]
     unfinished = len(statuses) - len(results)
     if isinstance(question, Budget):
-        bought = at(results, runs, question, margin)
+        bought = at(results, runs, question, margin, asks.looks)
         title = f"{study}: validation loss after {_amount(question)}"
         data = [row.model_dump(mode="json") for row in bought]
         sheet = Sheet("farm.table-at/1", AT, data, more={"study": study, "at": question._asdict()}, title=title)
-        _emit(sheet, ALL_AT, [*_bought(bought, question), *_common(bought, unfinished)], form, as_json)
+        _emit(sheet, ALL_AT, [*_bought(bought, question), *_common(bought, unfinished, asks)], form, as_json)
     else:
-        reached = to(results, runs, question)
+        reached = to(results, runs, question, asks.looks)
         title = f"{study}: until validation loss {question:g}"
         data = [row.model_dump(mode="json") for row in reached]
         sheet = Sheet("farm.table-target/1", TO, data, more={"study": study, "target": question}, title=title)
-        _emit(sheet, ALL_TO, [*_reached(reached), *_common(reached, unfinished)], form, as_json)
+        _emit(sheet, ALL_TO, [*_reached(reached), *_common(reached, unfinished, asks)], form, as_json)
 
 
 def _emit(sheet: Sheet, every: Sequence[Column], remarks: Sequence[str], form: Format | None, as_json: bool) -> None:
@@ -179,7 +194,8 @@ def _reached(rows: Sequence[Reached]) -> Iterator[str]:
     withheld = [row for row in rows if row.verdict and not row.method]
     if withheld:
         yield (
-            f"no interval for {named(withheld)}: it takes two seed pairs or more, on the side of the arm and of the"
+            f"no interval for {named(withheld)}: it takes two seed pairs or more (after farm resolve as many as at its"
+            " first look), on the side of the arm and of the"
             " baseline, that all reached the loss after a validation above it; runs that did not are neither left out"
             " nor guessed"
         )
@@ -193,7 +209,13 @@ def _methods(rows: Sequence[Tested], mark: str, says: str) -> Iterator[str]:
     yield from method_lines(rows)
 
 
-def _common(rows: Sequence[Placed], unfinished: int) -> Iterator[str]:
+def _common(rows: Sequence[Placed], unfinished: int, asks: Study) -> Iterator[str]:
+    if asks.study.score != TEST:
+        without = ", and without study.margin, which is of that score" if asks.study.margin else ""
+        yield (
+            f"by the validation loss, not by {asks.study.score}{without}: only the validation loss is measured while a"
+            " run trains; farm table ranks finished runs by the study's score"
+        )
     for reason in dict.fromkeys(row.aside for row in rows if row.aside):
         yield f"not compared: {named([row for row in rows if row.aside == reason])}: {reason}"
     for key in dict.fromkeys((row.evaluation, row.machine) for row in rows):

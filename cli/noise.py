@@ -1,6 +1,6 @@
 """`farm noise [STUDY]`"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cli import render
 from cli.access import finished, is_study, queue, study_or_newest
@@ -27,7 +27,8 @@ COLUMNS = (
 def noise(study: StudyName = None, as_json: Json = False) -> None:
     """How much the test loss varies with a rerun, other hardware, and other seeds.
 
-    Each line is the SD of one run's loss, in nats, when only this changes; the noise of a plain rerun is part of each.
+    Each line is the SD of one run's score (study.score: the test loss in nats, unless it names another) when only this
+    changes; the noise of a plain rerun is part of each.
     The mean of each arm on each machine is removed first, and all arms are taken to be equally noisy. Where the runs
     cannot tell something, there is no number, and the note says why. Below it, the effect of every two machine classes
     that trained the same recipes and seeds, and whether the order of the arms is the same on both.
@@ -53,7 +54,7 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
         say(f"{IMPORTED}: {unknown} of {len(imported)} losses come without both seeds, and are left out")
 
 
-def _comparable(results: list[Result]) -> Iterator[tuple[str, list[Run]]]:
+def _comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Run]]]:
     """Evaluation -> its runs that may be compared.
 
     A mixed group is no machine class, and a training that several arms adopted counts once.

@@ -14,11 +14,14 @@ from cli.render import Column, Sheet, say
 from farm.errors import BadStudy, Refused, Unreachable
 from farm.queue.budget import dollars
 from farm.record.result import Result
+from farm.record.score import Score
 from farm.site.settings import Settings
 from farm.study.machine import Machine
+from farm.study.recipe import TEST
 from farm.study.study import Study
 from farm.verdict.advice import advice
 from farm.verdict.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, imported_noise, noise_of
+from farm.verdict.seen import seen
 
 COLUMNS = (
     Column("machine", "machine"),
@@ -31,7 +34,7 @@ COLUMNS = (
     Column("usd", "$", render.dollars, is_number=True, digits=4),
     Column("basis", "hours are", render.text, is_spare=True),
     Column("resolves_sd", "resolves SD", render.known(lambda value: f"{value:.2f}"), is_number=True, digits=4),
-    Column("resolves_nats", "nats", render.loss, is_number=True, is_spare=True, digits=6),
+    Column("resolves", "nats", render.loss, is_number=True, is_spare=True, digits=6),
 )
 ALL_ARMS, ALL_MACHINES = "(all arms)", "(all machines)"  # no arm and no machine can be called so
 OLD_DAYS = 180  # of a price
@@ -39,7 +42,7 @@ OLD_DAYS = 180  # of a price
 
 Sd = Annotated[
     float | None,
-    typer.Option("--sd", metavar="NATS", help="Take this SD of one run's test loss, instead of a measured one."),
+    typer.Option("--sd", metavar="SD", help="Take this SD of one run's score (of the test loss, in nats)."),
 ]
 NoiseOf = Annotated[
     str | None,
@@ -57,16 +60,17 @@ def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: J
 
     Queues nothing, and works without Redis. Hours are added for each machine class; classes work side by side, so the
     wall clock is that of the longest. The smallest effect is one that the table will call better or worse with 80 %
-    power, all its arms counted: in standard deviations of one run's test loss, and in nats where that is measured (by
-    the baseline's finished runs, or those of --noise) or stated (--sd). Ends with exit code 2, as farm submit would, if
-    this machine sees that no run could train on the data.
+    power, all its arms counted: in standard deviations of one run's score (study.score; the test loss, unless it names
+    another), and in its unit where that is measured (by the baseline's finished runs, or those of --noise) or stated
+    (--sd). Ends with exit code 2, as farm submit would, if this machine sees that no run could train on the data.
     """
     settings = Settings.load()
     parsed = study_file(study, settings)
-    known, results, at_a_time = what_is_known(settings)
-    found = forecast(parsed, known, results, at_a_time, noise_said(sd, noise_from, settings))
-    render.emit(sheet(found, as_json), as_json=as_json)
-    for remark in remarks(found):
+    known, results, scores, at_a_time = what_is_known(settings)
+    noise = noise_said(parsed, sd, noise_from, settings)
+    found = forecast(parsed, known, results, at_a_time, noise, scores=scores)
+    render.emit(sheet(found, parsed.study.score, as_json), as_json=as_json)
+    for remark in remarks(found, parsed.study.score):
         say(remark)
     for warning in advice(parsed, known):
         say(f"warning: {warning}")
@@ -87,21 +91,27 @@ def limits_passed(study: Study, found: Forecast) -> Iterator[str]:
         yield f"policy.hours_limit, {hours:,.3g} node hours"
 
 
-def what_is_known(settings: Settings) -> tuple[dict[str, Machine], list[Result], dict[str, int]]:
-    """Machine classes, results, and runs that can train at a time; without Redis, what the settings declare."""
+def what_is_known(
+    settings: Settings,
+) -> tuple[dict[str, Machine], list[Result], dict[str, tuple[Score, ...]], dict[str, int]]:
+    """Machine classes, results and their scores, and runs that can train at a time; without Redis, what the settings
+    declare.
+    """
     try:
         with queue(settings) as open_queue:
             results = [status.result for status in open_queue.listing.statuses() if status.result]
-            return machines(settings, open_queue), results, slots(open_queue)
+            return machines(settings, open_queue), results, open_queue.evaluations.scores(), slots(open_queue)
     except (Unreachable, Refused) as error:
         say(f"warning: planning without what nodes registered and runs measured: {error}")
-        return machines(settings, None), [], {}
+        return machines(settings, None), [], {}, {}
 
 
-def noise_said(sd: float | None, study: str | None, settings: Settings) -> Noise | None:
-    """The noise that a person states or that an earlier study shows; None: neither was asked for.
+def noise_said(planned: Study, sd: float | None, study: str | None, settings: Settings) -> Noise | None:
+    """The noise that a person states or that an earlier study shows by the score of the one that is `planned`; None:
+    neither was asked for.
 
-    Raises: BadStudy: it is not a positive number, or both were given. NotFound: there is no such study.
+    Raises: BadStudy: it is not a positive number, or both were given, or the earlier study has no such score.
+    NotFound: there is no such study.
     """
     if sd is not None and not (0 < sd < math.inf):
         raise BadStudy(f"--sd = {sd:g} is not a spread.", remedy="State a positive number of nats, such as --sd 0.012.")
@@ -109,18 +119,32 @@ def noise_said(sd: float | None, study: str | None, settings: Settings) -> Noise
         raise BadStudy("--sd and --noise are two answers to one question.", remedy="Leave one out.")
     if study is None:
         return None if sd is None else lambda machine: sd
+    score = planned.study.score
     with queue(settings) as open_queue:
         imported = open_queue.studies.imported(study).runs
         results = [status.result for status in open_queue.listing.statuses(study) if status.result]
         if not results and imported:
+            if score != TEST:
+                raise _no_such_noise(study, "imported test losses only", score)
             say(f"noise: that of {study}'s imported baseline, which was trained elsewhere")
             return imported_noise(imported)
-        open_queue.studies.one(study)
-        return noise_of(results)
+        evaluations = open_queue.studies.one(study).evaluations
+        found = seen(results, open_queue.evaluations.scores(study, "study"), score, evaluations).results
+        if results and not found:
+            raise _no_such_noise(study, f"no score by {score}", score)
+        return noise_of(found)
 
 
-def sheet(found: Forecast, as_json: bool = False) -> Sheet:
+def _no_such_noise(study: str, has: str, score: str) -> BadStudy:
+    return BadStudy(
+        f"--noise {study}: it has {has}, and the study that is planned ranks by {score}.",
+        remedy=f"State the SD of one run's {score} with --sd.",
+    )
+
+
+def sheet(found: Forecast, score: str, as_json: bool = False) -> Sheet:
     """A row per machine and arm, and below them the totals, which in JSON stand beside the rows."""
+    columns = tuple(one._replace(heading=score) if one.key == "resolves" and score != TEST else one for one in COLUMNS)
     total = {"runs": found.runs, "wall_clock_hours": found.wall_clock_hours, "usd": found.usd}
     rows: list[dict] = []
     for one in found.classes:  # arms keep the study's order
@@ -128,11 +152,11 @@ def sheet(found: Forecast, as_json: bool = False) -> Sheet:
         rows += [] if as_json else [one.model_dump(mode="json") | {"arm": ALL_ARMS}]
     if as_json:
         more = {"study": found.study, "total": total, "classes": found.classes}
-        return Sheet("farm.plan/1", COLUMNS, rows, more=more)
+        return Sheet("farm.plan/1", columns, rows, more=more)
     if len(found.classes) > 1:
         rows.append(total | {"machine": ALL_MACHINES, "arm": ALL_ARMS})
     blank = dict.fromkeys(column.key for column in COLUMNS)
-    return Sheet("farm.plan/1", COLUMNS, [blank | row for row in rows])
+    return Sheet("farm.plan/1", columns, [blank | row for row in rows])
 
 
 def _row(estimate: Estimate) -> dict:
@@ -149,7 +173,7 @@ def _row(estimate: Estimate) -> dict:
     }
 
 
-def remarks(found: Forecast) -> Iterator[str]:
+def remarks(found: Forecast, score: str) -> Iterator[str]:
     """The totals, what they rest on, and why anything shows as '-'."""
     for one in found.classes:
         yield class_line(one)
@@ -171,8 +195,9 @@ def remarks(found: Forecast) -> Iterator[str]:
     others = [estimate for estimate in found.estimates if estimate.arm != "baseline"]
     if any(estimate.resolves_sd is None for estimate in others):
         yield "no effect can be resolved where arm and baseline have one seed pair each: add seeds"
-    elif others and all(estimate.resolves_nats is None for estimate in others):
-        yield "effects in nats: unknown until two seeds of the baseline have finished; --sd states a noise"
+    elif others and all(estimate.resolves is None for estimate in others):
+        unit, have = ("nats", "finished") if score == TEST else (score, f"a score by {score}")
+        yield f"effects in {unit}: unknown until two seeds of the baseline have {have}; --sd states a noise"
 
 
 def class_line(one: ClassTotal) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cli.rooms import rooms
-from farm.study.design import fraction
+from farm.study.fractions import MOST, sizes
 from farm.study.machine import Machine
 from farm.study.recipe import NONE, Data, Evaluation, FurtherEvaluation, Model, Schedule, Train
 from farm.study.run import Policy
@@ -68,13 +68,14 @@ DESIGNS = """
 | `stack` | the named stacks alone; where none is named, the ladder that adds one intervention after the other |
 | `leave-one-out` | all interventions together, and all but each |
 | `factorial` | every combination |
-| `fraction` | the combinations of an even number of them, a half fraction; or, with `resolution`, a smaller one |
+| `fraction` | the combinations of an even number of them, a half fraction; with `resolution` or `arms`, a smaller one |
 
 A fraction tells the effects of single interventions apart at resolution 3, keeps them clear of interactions of two at
-4, and tells those interactions apart, too, at 5. It has, with the baseline:
+4, and tells those interactions apart, too, at 5. `resolution = 4` takes the smallest that has it; `arms = 32` takes the
+one of that size, which aliases as few effects as can be. There are these, the baseline counted as an arm:
 
-| interventions | resolution 3 | resolution 4 | resolution 5 |
-|---|---|---|---|
+| interventions | arms, and the resolution of the fraction |
+|---|---|
 {fractions}
 
 Seeds are always two numbers. `{{ init = [1, 2], train = [7, 8] }}` is every combination, four pairs;
@@ -137,6 +138,7 @@ EXAMPLES = {
     "[study].machines": '["8xa100m40", "1xrtx3090"]',
     "[study].seeds": "{ init = [42, 22, 67], train = [23] }",
     "[study].resolution": "5",
+    "[study].arms": "32",
     "[study].score": '"wiki"',
     "[study].margin": "0.005",
     "[study].twins": "true",
@@ -217,11 +219,9 @@ def study() -> str:
 
 
 def _fractions() -> str:
-    """A row for each number of interventions: the arms of the fraction of each resolution."""
-    names = tuple("abcdefgh")
+    """A row for each number of interventions: its fractions, each with its resolution."""
     return "\n".join(
-        f"| {k} | {' | '.join(f'{len(fraction(names[:k], resolution))} arms' for resolution in (3, 4, 5))} |"
-        for k in range(3, len(names) + 1)
+        f"| {k} | {', '.join(f'{one.arms:,} ({one.resolution})' for one in sizes(k))} |" for k in range(3, MOST + 1)
     )
 
 

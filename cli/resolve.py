@@ -12,7 +12,7 @@ from cli.access import machines, queue, study_or_newest
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from cli.submit import queued, wait_for
-from farm.errors import BadSetting
+from farm.errors import BadSetting, Changed
 from farm.queue.budget import unpriced
 from farm.queue.queue import Queue
 from farm.site.settings import Settings
@@ -100,14 +100,22 @@ def warn_unpriced(study: Study, known: dict[str, Machine], budget: Budget) -> No
 
 
 def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
-    """Look once, keep the look with the study, and queue what it adds. False: the race is over."""
-    known = machines(settings, queue)
-    before = queue.studies.one(name)
-    done = look(
-        before, queue.listing.statuses(name), known, budget, time.time(), queue.evaluations.scores(name, "study")
-    )
+    """Look once, keep the look with the study, and queue what it adds. False: the race is over.
+
+    Where another command has changed the study or queued runs of it since, nothing is looked at: what those cost is not
+    known yet, and two looks at once would spend the budget twice.
+    """
+    known, since = machines(settings, queue), queue.studies.edition(name)
+    before, statuses = queue.studies.one(name), queue.listing.statuses(name)
+    if not all(status.state.is_final for status in statuses):
+        return True
+    done = look(before, statuses, known, budget, time.time(), queue.evaluations.scores(name, "study"))
     plans(done.study, known)
-    queued(queue, settings, done.study)
+    try:
+        queued(queue, settings, done.study, since)
+    except Changed:
+        say(f"{name}: another command changed it meanwhile; it is looked at again")
+        return True
     for line in lines(len(done.study.looks.looks) if done.study.looks else 0, done.look):
         say(line)
     return done.look.decision == "add"

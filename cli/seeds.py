@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, newest_study, queue
+from cli.access import machines, queue, study_or_newest
 from cli.options import Json, Yes, _names
 from cli.outcome import remarks
 from cli.render import Column, Sheet, say
 from cli.submit import guard_budget, queued
-from farm.errors import BadStudy
 from farm.site.settings import Settings
 from farm.study.recipe import Seeds
 from farm.study.seeding import arm_of, as_toml, up_to, widened
@@ -51,17 +50,16 @@ def seeds(
         raise typer.BadParameter("name a study and one of its arms, or an arm alone", param_hint="[STUDY] ARM")
     settings = Settings.load()
     with queue(settings) as open_queue:
-        name = names[0] if len(names) == 2 else newest_study(open_queue)
-        if name is None:
-            raise BadStudy("no study yet.", remedy="Queue one: farm submit STUDY.")
+        name = study_or_newest(open_queue, names[0] if len(names) == 2 else None)
+        since = open_queue.studies.edition(name)
         study, arm = open_queue.studies.one(name), names[-1]
         more = up_to(study, arm, to, alone=alone)
         wider = widened(study, more)
         known = machines(settings, open_queue)
         plans(wider, known)
-        if not yes:
+        if more and not yes:
             guard_budget(wider, known, open_queue)
-        put = open_queue.preview(wider) if dry_run or not more else queued(open_queue, settings, wider)
+        put = open_queue.preview(wider) if dry_run or not more else queued(open_queue, settings, wider, since)
         render.emit(sheet(study, arm, more), as_json=as_json)
         if not more:
             say(f"{arm} has {len(arm_of(study, arm).seeds)} seed pairs already: nothing was added")

@@ -74,6 +74,7 @@ def submit(
     parsed = study_file(study, settings).limited(max_usd, max_hours)
     parsed = parsed.twinned() if twin else parsed
     with queue(settings) as open_queue:
+        since = open_queue.studies.edition(parsed.name)
         parsed = carried(parsed, open_queue.studies.all().get(parsed.name))
         refuse_unindexed(settings, open_queue)
         known, nodes = machines(settings, open_queue), offered(settings, open_queue)
@@ -83,7 +84,7 @@ def submit(
             guard_budget(parsed, known, open_queue)
         if wait and not dry_run and not yes:
             guard_waiting(parsed, nodes, open_queue)
-        put = open_queue.preview(parsed) if dry_run else queued(open_queue, settings, parsed)
+        put = open_queue.preview(parsed) if dry_run else queued(open_queue, settings, parsed, since)
         if not wait:
             render.emit(sheet(parsed, put), as_json=as_json)
         for remark in remarks(open_queue, parsed, put, dry_run):
@@ -99,10 +100,12 @@ def submit(
         render.say_next(f"farm watch {parsed.name}", f"farm table {parsed.name}")
 
 
-def queued(queue: Queue, settings: Settings, study: Study) -> Put:
-    """Queue the study, and record it; where that fails, an agent records it again. Raises: Conflict."""
+def queued(queue: Queue, settings: Settings, study: Study, since: str = "*") -> Put:
+    """Queue the study, which was made from its edition `since`, and record it; where that fails, an agent records it
+    again. Raises: Conflict, Changed.
+    """
     refuse_unindexed(settings, queue)
-    put = queue.put(study)
+    put = queue.put(study, since=since)
 
     def record(store: Store) -> None:
         store.studies.keep(study)

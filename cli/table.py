@@ -127,7 +127,7 @@ def table(
     `gap closed %` says how much of the way from the baseline to one an arm has come. -v lists every pair of hardware
     twins.
     """
-    question = equal.asked(at, target)
+    question = equal.asked(at, target, score, scores)
     every = context.find_root().obj["verbose"]
     with queue() as open_queue:
         name = study or newest_study(open_queue)

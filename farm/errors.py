@@ -110,6 +110,10 @@ class Conflict(FarmError):
     exit_code = 6
 
 
+class Changed(Conflict):
+    """Another command changed it meanwhile."""
+
+
 class Guard(FarmError):
     """This needs a confirmation that was not given."""
 

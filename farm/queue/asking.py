@@ -26,6 +26,7 @@ class Ask(Frozen):
     verb: Literal["put", "cancel", "evaluate"]
     name: str = Field(description="a run id, a whole study as JSON, or the study that wants scores")
     leaving: tuple[str, ...] = ()
+    since: str = Field("*", description="the edition of the study that this one was made from; *: whichever")
     jobs: tuple[Evaluating, ...] = Field((), description="what is to be scored")
 
 
@@ -67,13 +68,14 @@ class Asking:
         name: str,
         leaving: tuple[str, ...] = (),
         jobs: tuple[Evaluating, ...] = (),
+        since: str = "*",
     ) -> Reply:
         """Have a clerk do it.
 
         Raises: Refused: this user may not even ask. Unreachable: no clerk is there, or it did not answer. And what the
         verb raises.
         """
-        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving, jobs=jobs)
+        ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving, jobs=jobs, since=since)
         until, pause = time.monotonic() + CLERK_SECONDS, 0.002
         try:
             while not self._published(ask):

@@ -60,7 +60,7 @@ def answer(queue: Queue, text: str) -> None:
 
 def _done(queue: Queue, ask: Ask) -> Reply:
     if ask.verb == "put":
-        return Reply(put=queue.put(_study(ask), ask.leaving))
+        return Reply(put=queue.put(_study(ask), ask.leaving, ask.since))
     if ask.verb == "evaluate":
         return Reply(before=queue.evaluations.put(ask.name, ask.jobs))
     return Reply(state=queue.cancel(ask.name))

@@ -33,7 +33,7 @@ from uuid import uuid4
 
 from redis import Redis
 
-from farm.errors import Conflict, Refused
+from farm.errors import Changed, Conflict, Refused
 from farm.queue.asking import Asking
 from farm.queue.evaluations import Evaluations
 from farm.queue.index import Index
@@ -95,18 +95,21 @@ class Queue:
 
     # What a submitter says
 
-    def put(self, study: Study, leaving: Collection[str] = ()) -> Put:
+    def put(self, study: Study, leaving: Collection[str] = (), since: str = "*") -> Put:
         """Queue every run of `study` that is not there yet, but for the runs `leaving`: all of them or none (Q1).
 
         An arm may have another recipe than before as long as none of its runs has a result: its old runs leave the
-        study, and those that no other study has are cancelled and then forgotten.
+        study, and those that no other study has are cancelled and then forgotten. With `since`, the edition that
+        `study` was made from (`studies.edition`), nobody else's change to it is overwritten.
 
-        Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs.
+        Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs. Changed: it
+        is another than `since`.
         """
         try:
-            return self._put("put", study, leaving)
+            return self._put("put", study, leaving, since)
         except Refused as refused:
-            said = self.asking.ask(refused, "put", stamped(study.model_dump_json()), tuple(sorted(leaving)))
+            text = stamped(study.model_dump_json())
+            said = self.asking.ask(refused, "put", text, tuple(sorted(leaving)), since=since)
             assert said.put is not None
             return said.put
 
@@ -173,7 +176,7 @@ class Queue:
         gone, kept = details
         return Forgotten(gone={run_id: int(epoch) for run_id, epoch in pairs(gone)}, kept=tuple(kept))
 
-    def _put(self, mode: str, study: Study, leaving: Collection[str]) -> Put:
+    def _put(self, mode: str, study: Study, leaving: Collection[str], since: str = "*") -> Put:
         runs = study.runs()
         recipes = {run.arm: run.recipe for run in runs}
         arms = {name: canonical_json(identity(recipe)) for name, recipe in recipes.items()}
@@ -183,10 +186,13 @@ class Queue:
             mode,
             study.name,
             stamped(study.model_dump_json()),
+            since,
             len(arms),
             *(text for arm in arms.items() for text in arm),
             *(text for run in spelled for text in run),
         )
+        if said == "changed":
+            raise Changed(f"{study.name} was changed by another command meanwhile: nothing was queued.")
         if said == "arm":
             _refuse_arms(study.name, {arm: read_recipe(text) for arm, text in pairs(details)}, recipes)
         if said == "run":

@@ -1,5 +1,6 @@
 """What is kept of studies beside their runs: their files, imported losses, reference models, and what they spent."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 
@@ -32,6 +33,11 @@ class Studies:
         """Every study as it was submitted last, by name."""
         found = readable(read_study, self._scripts.call("kept", "studies", "")[1::2])
         return {study.name: study for study in sorted(found, key=lambda study: study.name)}
+
+    def edition(self, name: str) -> str:
+        """Which form of a study is there now, '' for none: `since` of `Queue.put`. Read it before the study."""
+        found = self._scripts.call("kept", "studies", name)
+        return hashlib.sha1(found[1].encode()).hexdigest() if found else ""
 
     def one(self, name: str) -> Study:
         """The study as it was submitted last.

@@ -1,27 +1,28 @@
-"""Designs of experiments: which interventions are trained together, and what a sweep expands to.
-
-Fractions come from pydoe, which is imported only where one of a given resolution is asked for.
-"""
+"""Designs of experiments: which interventions are trained together, and what a sweep expands to."""
 
 import re
 from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 from typing import Any, Literal
 
+from farm.study import fractions
+
 Design = Literal["one-at-a-time", "stack", "leave-one-out", "factorial", "fraction"]
 Subset = tuple[str, ...]
-MAX_CROSSED = 12  # interventions: 2**12 arms
+MAX_CROSSED = fractions.MOST  # interventions: 2**12 arms
 MAX_NAME = 64  # characters, of an arm
 MAX_SWEPT = 1000  # arms of one sweep
 
 
-def subsets(design: Design, names: Subset, *, has_stacks: bool, resolution: int | None = None) -> dict[str, Subset]:
+def subsets(
+    design: Design, names: Subset, *, has_stacks: bool, resolution: int | None = None, arms: int | None = None
+) -> dict[str, Subset]:
     """The sets of interventions that a design trains, by the names of their arms; the empty one is left out.
 
     one-at-a-time: each alone. stack: none where stacks are named, else the ladder that adds one after the other.
     leave-one-out: all of them, and all but each. factorial: every set. fraction: see `fraction`.
 
-    Raises: ValueError: too many interventions to cross, or names that become too long.
+    Raises: ValueError: too many interventions to cross, no fraction of so many arms, or names that become too long.
     """
     k = len(names)
     match design:
@@ -40,25 +41,43 @@ def subsets(design: Design, names: Subset, *, has_stacks: bool, resolution: int 
                     f"study.design: {design} over {k} interventions is {2**k:,} arms; name at most {MAX_CROSSED}"
                 )
             every = [subset for size in range(k + 1) for subset in combinations(names, size)]
-            chosen = every if design == "factorial" else fraction(names, resolution)
+            chosen = every if design == "factorial" else fraction(names, resolution, arms)
             return _named([subset for subset in chosen if subset], names)
 
 
-def fraction(names: Subset, resolution: int | None = None) -> list[Subset]:
+def fraction(names: Subset, resolution: int | None = None, arms: int | None = None) -> list[Subset]:
     """A regular two-level fraction 2^(k-p) of the factorial over k `names` that holds the baseline, the empty set.
 
-    The smallest of a `resolution` R: there no effect of r interventions is aliased with one of fewer than R - r. With
-    none given the half fraction, whose resolution is k: the sets of even size (Box, Hunter & Hunter 2005, section 6.2).
+    The smallest of a `resolution` R: there no effect of r interventions is aliased with one of fewer than R - r. Or the
+    one of so many `arms`, whose resolution is as high as theirs can be. With neither given the half fraction, whose
+    resolution is k: the sets of even size (Box, Hunter & Hunter 2005, section 6.2).
+
+    Raises: ValueError: there is none of so many arms.
     """
     k = len(names)
-    if resolution is None or k < 2:
-        return [subset for size in range(0, k + 1, 2) for subset in combinations(names, size)]
-    from pydoe import fracfact_by_res
-
-    levels = fracfact_by_res(k, resolution)
+    chosen = _chosen(k, resolution, arms)
+    if chosen is None or chosen == fractions.half(k):
+        sizes = range(0, k + 1, 2 if chosen else 1)
+        return [subset for size in sizes for subset in combinations(names, size)]
+    levels = chosen.levels(k)
     # A column times -1 gives another fraction of the same family: the one in which row 0 changes nothing.
-    chosen = [tuple(names[i] for i in range(k) if row[i] != levels[0][i]) for row in levels]
-    return sorted(chosen, key=lambda subset: (len(subset), [names.index(name) for name in subset]))
+    sets = [tuple(names[i] for i in range(k) if row[i] != levels[0][i]) for row in levels]
+    return sorted(sets, key=lambda subset: (len(subset), [names.index(name) for name in subset]))
+
+
+def _chosen(k: int, resolution: int | None, arms: int | None) -> fractions.Fraction | None:
+    """None: it takes all combinations, as that of a single intervention does."""
+    there = fractions.sizes(k) if k > 1 else ()
+    if arms is None:
+        return next((one for one in there if one.resolution >= (resolution or k)), None)
+    if found := next((one for one in there if one.arms == arms), None):
+        return found
+    if not there:
+        raise ValueError(f"study.arms: a fraction takes two interventions or more, and the study has {k}")
+    own, more = ", ".join(str(one.arms) for one in there), f'; design = "factorial" has all {2**k:,}'
+    raise ValueError(
+        f"study.arms: {k} interventions have fractions of {own} arms, not of {arms:,}{more if arms >= 2**k else ''}"
+    )
 
 
 def sweep(name: str, patch: Mapping[str, Any], *, grid: bool) -> dict[str, dict[str, Any]]:

@@ -100,6 +100,9 @@ class StudyTable(Frozen):
         None,
         description="resolution of a fraction: 5 keeps interactions of two apart, 4 keeps them from single effects",
     )
+    arms: Annotated[int | None, Unset] = Field(
+        None, gt=1, description="of a fraction, instead of its resolution: how many arms it has, the baseline included"
+    )
     machines: Machines = Field(description="the classes that train every arm; A+B is one group of two machines")
     seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
     score: Name = Field(TEST, description="the evaluation that arms are ranked by: a name of [evaluations]")
@@ -268,7 +271,7 @@ class Study(Frozen):
         Raises: ValueError: too many of them, or their names become too long.
         """
         head, names = self.study, tuple(self.interventions)
-        chosen = subsets(head.design, names, has_stacks=bool(self.stacks), resolution=head.resolution)
+        chosen = subsets(head.design, names, has_stacks=bool(self.stacks), resolution=head.resolution, arms=head.arms)
         for name, subset in chosen.items():
             yield name, subset, self.interventions[name] if len(subset) == 1 else Change()
         for name, (_, change) in self.swept.items():
@@ -380,15 +383,23 @@ class Findings:
             self.doubtful |= {name} if wrong else set()
         if BASELINE in study.interventions:
             self.lines.append("interventions.baseline: the baseline is not an intervention")
-        if study.study.resolution and study.study.design != "fraction":
-            self.lines.append(
-                f"study.resolution: is that of a fraction, and study.design is {study.study.design!r}; leave it out"
-            )
+        self._examine_fraction(study.study)
         if study.study.twins and len(study.named_machines) < 2:
             only = study.named_machines[0]
             self.lines.append(f"study.twins: takes two machine classes or more, and the study names {only} only")
         self._examine_arms(study, baseline)
         self._examine_evaluations(study)
+
+    def _examine_fraction(self, head: StudyTable) -> None:
+        for name in ("resolution", "arms") if head.design != "fraction" else ():
+            if getattr(head, name):
+                self.lines.append(
+                    f"study.{name}: is that of a fraction, and study.design is {head.design!r}; leave it out"
+                )
+        if head.resolution and head.arms:
+            self.lines.append(
+                "study.arms: study.resolution says already how large the fraction is; leave one of them out"
+            )
 
     def _examine_evaluations(self, study: Study) -> None:
         """Each scores what no other does, and goes together with every arm; what the table ranks by is one of them."""

@@ -1,4 +1,5 @@
-"""Two runs side by side: whether they began alike and saw the same tokens, what differs, and where their losses part.
+"""Two runs side by side: whether they began alike and saw the same tokens, what differs, where their losses part, and
+what their models are worth by each evaluation that has scored both.
 
 A run that has not finished is compared with what it has: its ledger, its newest attempt, its newest checkpoint.
 """
@@ -12,10 +13,12 @@ from pydantic import BaseModel, Field
 from farm.errors import Nonfinite
 from farm.record.ledger import Line, train_loss
 from farm.record.result import Result, Tokens
+from farm.record.score import Direction
 from farm.study.differences import differences
-from farm.study.recipe import Frozen
+from farm.study.recipe import TEST, Frozen
 from farm.study.run import Attempt, Run, State
 from farm.verdict.cohort import apart
+from farm.verdict.seen import Seen
 
 DRIFT = 1e-5  # relative: more than float32 rounding does to the loss of one step, less than any change of a recipe
 
@@ -30,6 +33,8 @@ class Side(NamedTuple):
     attempt: Attempt | None = None  # the newest: plan, hardware and software of a run without a result
     initial: str | None = None  # sha256 of the first weights, from a checkpoint of a run without a result
     tokens: Tokens | None = None  # likewise
+    score: str = TEST  # the evaluation that its study ranks by
+    seen: Sequence[Seen] = ()  # its result by each evaluation that has scored it
 
 
 class Difference(Frozen):
@@ -47,6 +52,18 @@ class Losses(Frozen):
     first: float | None
     second: float | None
     difference: float | None = Field(description="second - first")
+
+
+class Scored(Frozen):
+    """Both models by one evaluation beside the test; the second less the first, in its unit."""
+
+    evaluation: str = Field(description="as the study calls it")
+    unit: str
+    direction: Direction = Field(description="which is better")
+    first: float
+    second: float
+    difference: float | None = Field(description="None: they may not be compared, see `apart`")
+    apart: str | None = None
 
 
 class Comparison(Frozen):
@@ -70,6 +87,11 @@ class Comparison(Frozen):
     train_loss: Losses | None = Field(description="of their results, else over the steps that both did")
     test_loss: Losses | None = Field(description="None unless both finished and may be compared")
     apart: str | None = Field(description="why the test losses of two finished runs may not be compared")
+    ranked_by: tuple[str, ...] = Field(description="the evaluation that their studies rank by; two where these differ")
+    scores: tuple[Scored, ...] = Field(description="the other evaluations that have scored both, those first")
+    unscored: dict[str, tuple[str, ...]] = Field(
+        description="evaluation of `ranked_by` -> which of two finished runs have no score by it"
+    )
 
     @property
     def common_steps(self) -> int:
@@ -98,6 +120,9 @@ def compare(first: Side, second: Side) -> Comparison:
         train_loss=_train_losses(first, second),
         test_loss=_test_losses(first, second),
         apart=apart(first.result, second.result) if first.result and second.result else None,
+        ranked_by=tuple(dict.fromkeys([first.score, second.score])),
+        scores=tuple(_scores(first, second)),
+        unscored=_unscored(first, second),
     )
 
 
@@ -169,6 +194,36 @@ def _test_losses(first: Side, second: Side) -> Losses | None:
     if one is None or other is None or apart(one, other):
         return None
     return _of(one.test_loss, other.test_loss)
+
+
+def _scores(first: Side, second: Side) -> Iterator[Scored]:
+    """Of the models of two finished runs, what their studies rank by first; the test loss has a place of its own."""
+    one, other = (_by_name(side) for side in (first, second))
+    for name in dict.fromkeys([first.score, second.score, *one]):
+        if name == TEST or name not in one or name not in other:
+            continue
+        left, right = one[name], other[name]
+        why = apart(left, right)
+        yield Scored(
+            evaluation=name,
+            unit=left.unit,
+            direction=left.direction,
+            first=left.test_loss,
+            second=right.test_loss,
+            difference=None if why else right.test_loss - left.test_loss,
+            apart=why,
+        )
+
+
+def _unscored(first: Side, second: Side) -> dict[str, tuple[str, ...]]:
+    sides = [side for side in (first, second) if side.result]
+    wanted = {name for name in (first.score, second.score) if name != TEST}
+    lacking = {name: tuple(side.run.id for side in sides if name not in _by_name(side)) for name in sorted(wanted)}
+    return {name: runs for name, runs in lacking.items() if runs}
+
+
+def _by_name(side: Side) -> dict[str, Seen]:
+    return {one.score.name: one for one in side.seen if one.score}
 
 
 def _facts(side: Side) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from math import exp, inf, log
 from typing import NamedTuple
 
 from farm.stats import mean
+from farm.study.looks import Looks
 from farm.study.recipe import Seeds
-from farm.verdict.inference import Comparison, judge
+from farm.verdict.inference import Comparison
+from farm.verdict.sequential import judged
 
 SAME_COST = 0.02  # of a cost: timings of one recipe on one machine differ by as much
 
@@ -77,17 +79,21 @@ def together(reaches: Sequence[Reach]) -> Reach:
 
 def speed_ups(
     rankings: Sequence[tuple[Mapping[Seeds, Reach], Mapping[str, Mapping[Seeds, Reach]]]],
+    machines: Sequence[str] = (),
+    looks: Looks | None = None,
 ) -> list[dict[str, SpeedUp]]:
     """What each ranking (a baseline, and its arms by name) says of how much sooner its arms reached the loss.
 
     Logarithms of costs are compared as losses are, at one error rate for all, of arms whose runs all told their cost.
     An arm with a run that did not has bounds and no interval: leaving that run out would favour its side, and a handful
     of seeds does not bear a model of what is censored. A baseline with such a run leaves none of its arms an interval.
+    After `looks` (of farm resolve) at arms on these `machines` the intervals hold over all of them.
     """
     told = [
         (_logs(baseline), {n: logs for n, arm in arms.items() if (logs := _logs(arm))}) for baseline, arms in rankings
     ]
-    seen = judge([(baseline or {}, arms if baseline else {}) for baseline, arms in told], None)
+    sides = [(baseline or {}, arms if baseline else {}) for baseline, arms in told]
+    seen = judged(sides, machines, None, looks)
     return [
         {name: _speed_up(arm, baseline, found.get(name)) for name, arm in arms.items()}
         for (baseline, arms), found in zip(rankings, seen, strict=True)

@@ -14,14 +14,16 @@ from pydantic import Field
 from farm.errors import BadStudy
 from farm.record.result import Result, Validated
 from farm.stats import mean, sd
+from farm.study.looks import Looks
 from farm.study.machine import is_mixed
 from farm.study.recipe import Frozen, Seeds
 from farm.study.run import Run
 from farm.study.study import BASELINE
 from farm.verdict.cohort import by_arm, seeds_asked, sort
 from farm.verdict.cost import Curve, Reach, SpeedUp, loss_at, reach, speed_ups, together
-from farm.verdict.inference import Comparison, Losses, Method, Word, judge
+from farm.verdict.inference import Comparison, Losses, Method, Word
 from farm.verdict.ranks import ranks
+from farm.verdict.sequential import judged
 
 Kind = Literal["hours", "usd", "tokens"]
 NO_CURVE = "no validation curve: evaluation.every was 0, or the split had no room for a slice beside the test's"
@@ -121,8 +123,16 @@ def _number(text: str) -> float | None:
     return number if isfinite(number) and number > 0 else None
 
 
-def at(results: Iterable[Result], runs: Iterable[Run], amount: Budget, margin: float | None = None) -> list[Bought]:
-    """Rank the arms of each evaluation and machine by what `amount` bought. `runs` are all that the study asks for."""
+def at(
+    results: Iterable[Result],
+    runs: Iterable[Run],
+    amount: Budget,
+    margin: float | None = None,
+    looks: Looks | None = None,
+) -> list[Bought]:
+    """Rank the arms of each evaluation and machine by what `amount` bought. `runs` are all that the study asks for;
+    after `looks` (of farm resolve) the verdicts are those that hold over all of them, as in the table.
+    """
     groups, asked = _groups(list(results)), seeds_asked(runs)
     losses = [
         {
@@ -132,19 +142,21 @@ def at(results: Iterable[Result], runs: Iterable[Run], amount: Budget, margin: f
         for group in groups
     ]
     told = [{arm: its for arm, its in group.items() if its} for group in losses]
-    judged = judge([(one.get(BASELINE, {}), _others(one)) for one in told], margin)
+    machines = [group.machine for group in groups]
+    found = judged([(one.get(BASELINE, {}), _others(one)) for one in told], machines, margin, looks)
     return [
         row
-        for group, its, seen in zip(groups, told, judged, strict=True)
+        for group, its, seen in zip(groups, told, found, strict=True)
         for row in [*_bought(group, its, seen, amount, margin, asked), *_set_aside(group, asked, Bought)]
     ]
 
 
-def to(results: Iterable[Result], runs: Iterable[Run], loss: float) -> list[Reached]:
+def to(results: Iterable[Result], runs: Iterable[Run], loss: float, looks: Looks | None = None) -> list[Reached]:
     """What each arm of each evaluation and machine cost until it had come down to `loss`, soonest first."""
     groups, asked = _groups(list(results)), seeds_asked(runs)
     hours = [_reaches(group, "hours", loss) for group in groups]
-    found = speed_ups([(one.get(BASELINE, {}), _others(one)) for one in hours])
+    machines = [group.machine for group in groups]
+    found = speed_ups([(one.get(BASELINE, {}), _others(one)) for one in hours], machines, looks)
     return [
         row
         for group, its, fast in zip(groups, hours, found, strict=True)

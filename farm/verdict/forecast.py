@@ -12,6 +12,7 @@ from farm.queue.budget import price
 from farm.queue.values import Status
 from farm.record.imported import ImportedRun
 from farm.record.result import Result
+from farm.record.score import Score
 from farm.stats import mean, sd
 from farm.study.machine import Machine, Mixed, Price, parts
 from farm.study.planner import Plan, check_precision, hours, plan
@@ -21,12 +22,14 @@ from farm.study.speed import Basis, Speed, declared, from_precision, unlike
 from farm.study.study import BASELINE, Arm, Draft, Study
 from farm.verdict.cohort import by_block, by_seeds, sort, trained_apart, unranked
 from farm.verdict.power import resolvable
+from farm.verdict.seen import seen
 
 T = TypeVar("T")
 
-Noise = Callable[[str], float | None]  # machine class -> SD of one run in nats, where it is known
+Noise = Callable[[str], float | None]  # machine class -> SD of one run's score, in its unit, where it is known
 
 NO_SLOTS: Mapping[str, int] = MappingProxyType({})
+NO_SCORES: Mapping[str, Sequence[Score]] = MappingProxyType({})
 
 
 class Estimate(Frozen):
@@ -45,8 +48,8 @@ class Estimate(Frozen):
     )
     note: str | None = Field(None, description="what the hours rest on, where that needs saying")
     resolves_sd: float | None = Field(description="smallest effect, in SDs of one run, that is found with 80 % power")
-    resolves_nats: float | None = Field(description="the same in nats, by the noise")
-    noise: float | None = Field(description="SD of one run in nats: of finished baseline runs, or as stated")
+    resolves: float | None = Field(description="the same in the unit of the study's score, by the noise")
+    noise: float | None = Field(description="SD of one run's score: of finished baseline runs, or as stated")
 
 
 class ClassTotal(Frozen):
@@ -84,19 +87,19 @@ def forecast(
     slots: Mapping[str, int] = NO_SLOTS,
     noise: Noise | None = None,
     *,
+    scores: Mapping[str, Sequence[Score]] = NO_SCORES,
     is_resolving: bool = True,
 ) -> Forecast:
     """Plan every run of `study`, with `known` machine classes and the speeds and noise that `results` show.
 
     `slots`: machine class -> runs that can train there at a time now. `noise`: machine class -> SD of one run, where it
-    is not to be that of the study's own baseline in `results`. What the study resolves takes a second to find; a caller
-    that asks for the price alone leaves it out.
+    is not to be that of the study's own baseline in `results` by its score; `scores` are theirs, by run id. What the
+    study resolves takes a second to find; a caller that asks for the price alone leaves it out.
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
-    baseline = study.arms()[0]
     planned = plans(study, known, results)
-    noise = noise or (lambda machine: baseline_sd(baseline.recipe, machine, results))
+    noise = noise or (lambda machine: baseline_sd(study, machine, results, scores))
     effects = _resolvable(study.arms()) if is_resolving else {}
     estimates = tuple(
         _estimate(arm, machine, split, study, effects.get((arm.name, machine.name)), noise(machine.name), results)
@@ -256,7 +259,7 @@ def _estimate(
         basis=speed.basis if speed else None,
         note=speed.note if speed else None,
         resolves_sd=effect,
-        resolves_nats=None if effect is None or noise is None else effect * noise,
+        resolves=None if effect is None or noise is None else effect * noise,
         noise=noise,
     )
 
@@ -301,13 +304,20 @@ def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[
     return {part.name: speed for part in own if (speed := speed_of(recipe, part, results))}
 
 
-def baseline_sd(recipe: Recipe, machine: str, results: Sequence[Result]) -> float | None:
-    """The SD of the test loss over seeds of finished runs of `recipe` there, as the table has it."""
-    return _spread([r for r in results if r.machine == machine and r.recipe.digest == recipe.digest])
+def baseline_sd(
+    study: Study, machine: str, results: Sequence[Result], scores: Mapping[str, Sequence[Score]] = NO_SCORES
+) -> float | None:
+    """The SD over seeds of the study's score of finished runs of its baseline there, as the table has it.
+
+    None where fewer than two seeds have a score by the evaluation that the study has now.
+    """
+    digest = study.arms()[0].recipe.digest
+    own = [result for result in results if result.machine == machine and result.recipe.digest == digest]
+    return _spread([one for one in seen(own, scores, study.study.score, study.evaluations).results if not one.stale])
 
 
 def noise_of(results: Sequence[Result]) -> Noise:
-    """The noise that the baseline of a study with these `results` shows on each machine."""
+    """The noise that the baseline of a study with these `results`, by some evaluation, shows on each machine."""
     baseline = [result for result in results if result.arm == BASELINE]
     return lambda machine: _spread([result for result in baseline if result.machine == machine])
 

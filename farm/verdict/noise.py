@@ -4,8 +4,10 @@ The rungs are a rerun, other hardware, another train seed, another init seed, an
 plain rerun is part of every rung, for two runs never differ by less. Each SD is that of runs around the mean of their
 arm on their machine, pooled over arms and machines, which are taken to be equally noisy.
 
-With as few levels as studies have, restricted maximum likelihood puts many components at 0 and its Wald intervals are
-wrong. So the intervals come from the chi-square distributions of mean squares: exact for one arm, close for several.
+A rung is the mean square within cells: of a balanced design REML's estimate of the residual, of any other unbiased. Its
+interval comes from the chi-square distributions of mean squares: exact for one arm, close for several. REML itself is
+left out for unbalanced designs: with as few levels as studies have it puts many components at 0, where its Wald
+intervals do not cover.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -35,7 +37,7 @@ class Run(NamedTuple):
 
 
 class Rung(Frozen):
-    """The SD of one run's loss, in nats, when only this changes."""
+    """The SD of what one run is worth, in the unit of the evaluation, when only this changes."""
 
     rung: Name
     sd: float | None = None  # None: see `why`

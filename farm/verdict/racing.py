@@ -120,7 +120,7 @@ def look(
     standings = [_standing(name, rows.get(name), looks, statuses) for name in looks.first]
     noise = {name: _differences(rows, name, results, looks) for name in looks.first}
     choices = _choices(study, standings, noise, looks, statuses)
-    wider = _chosen(study, choices, left(budget, spent, looks.runs), _prices(study, known, results))
+    wider = _chosen(study, choices, left(budget, spent, looks.runs), _prices(study, known, finished))
     decision, why = _decision(standings, wider is not None, budget)
     made = Look(
         at=now,

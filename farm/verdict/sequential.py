@@ -16,8 +16,9 @@ from itertools import pairwise
 from math import e, log
 from typing import Any, NamedTuple
 
-from farm.study.looks import key
+from farm.study.looks import Looks, key
 from farm.study.recipe import Seeds
+from farm.verdict import inference
 from farm.verdict.inference import ALPHA, Comparison, Losses, Word, holm, interval, rounding
 
 LEAST = 3  # pairs of the first rung: two say next to nothing of a variance
@@ -85,6 +86,18 @@ def seen(differences: Any, first: int, least_error: float = 0.0) -> Seen:
     df, share = np.array([n - 1 for n, _ in rungs]), np.array([share for _, share in rungs])
     error = np.maximum(error, least_error or np.finfo(float).tiny)
     return Seen(delta, error, 2 * t.sf(np.abs(delta) / error, df), df, share)
+
+
+def judged(
+    rankings: Sequence[tuple[Losses, Mapping[str, Losses]]],
+    machines: Sequence[str],
+    margin: float | None,
+    looks: Looks | None,
+) -> list[dict[str, Comparison]]:
+    """What each ranking says of its arms: over all `looks` where there were any, else as of one."""
+    if looks is None:
+        return inference.judge(rankings, margin)
+    return judge(rankings, machines, looks.first, looks.order, margin)
 
 
 def judge(

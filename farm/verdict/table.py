@@ -90,9 +90,11 @@ class Row(Frozen):
     rung: SeedsRung | None = Field(
         None, description="the noise that delta was tested against: of which seeds; None: not tested, or seeds unknown"
     )
-    margin: float | None = Field(None, description="study.margin: the smallest difference that matters, in nats")
+    margin: float | None = Field(
+        None, description="study.margin: the smallest difference that matters, in the unit of the score"
+    )
     gap_closed: float | None = Field(
-        None, description="delta in per cent of the way from the baseline's mean to `gap_to`; negative: away from it"
+        None, description="delta as a percentage of the gap between the baseline's mean and `gap_to`; negative: away"
     )
     gap_to: str | None = Field(
         None, description="the reference model behind gap_closed: of those better than the baseline the nearest to it"
@@ -372,11 +374,8 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
 
 
 def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
-    sides = [_sides(ranking) for ranking in rankings]
-    if looks is None:
-        return judge(sides, margin)
     machines = [next((row.machine for row in one.rows.values()), "") for one in rankings]
-    return sequential.judge(sides, machines, looks.first, looks.order, margin)
+    return sequential.judged([_sides(ranking) for ranking in rankings], machines, margin, looks)
 
 
 def _sides(ranking: _Ranking) -> tuple[Losses, dict[str, Losses]]:
@@ -423,7 +422,7 @@ def _with_verdict(
     update |= {"verdict": found.word, "margin": margin, "seed_error": found.error}
     update |= {"rung": _rung(found.method, ranking.losses[row.arm], ranking.losses[BASELINE])}
     update |= {"test_set_error": _items_error(ranking, row.arm, is_paired=found.method.startswith("paired"))}
-    if found.word == "better" and row.usd is not None and row.direction == "lower":
+    if found.word == "better" and row.usd is not None and row.unit == NATS:
         update["usd_per_hundredth"] = row.usd / (-found.delta / 0.01)
     if found.word == "unresolved":
         update |= _needed(row, baseline, ranking, found)

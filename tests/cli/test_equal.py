@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 
-from results import result
+import pytest
+from results import result, study_text
 
 from farm.record.result import Validated
+from farm.study.study import Study
 
 from .conftest import Farm
 
@@ -97,3 +99,53 @@ def test_it_imports_neither_torch_nor_ray(farm: Farm) -> None:
     environment = farm.environment | {"PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, "remove-dropout" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize("question", [("--at", "hours=4"), ("--target", "3.3")])
+@pytest.mark.parametrize("score", [("--score", "test_loss"), ("--scores", "all")])
+def test_a_score_is_no_part_of_a_question_of_cost(
+    farm: Farm, question: tuple[str, str], score: tuple[str, str]
+) -> None:
+    trained(farm)
+    answer = farm("table", "tiny", *question, *score)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{question[0]} goes by the validation loss" in answer.err
+    assert f"Leave out {score[0]}, or {question[0]}." in answer.err
+
+
+def test_a_study_with_another_score_is_told_that_cost_goes_by_the_validation_loss(farm: Farm) -> None:
+    wiki = '[study]\nscore = "wiki"\nmargin = 5.0'
+    farm.queue.put(Study.parse(study_text().replace("[study]", wiki, 1) + "[evaluations.wiki]\noffset = 8\n"))
+    trained(farm)
+    farm.queue.put(
+        Study.parse(study_text(init=(1, 2, 3, 4)).replace("[study]", wiki, 1) + "[evaluations.wiki]\noffset = 8\n")
+    )
+    answer = farm("table", "tiny", "--at", "hours=4")
+    assert "by the validation loss, not by wiki, and without study.margin, which is of that score" in answer.err
+    assert {row["verdict"] for row in answer.rows if row["arm"] != "baseline"} <= {"better", "worse", "unresolved"}
+
+
+def test_after_resolve_has_looked_equal_cost_has_the_verdicts_of_all_looks(farm: Farm) -> None:
+    """Wider than those of a single look, and with their method."""
+    trained(farm)
+    for words in (("--at", "hours=4"), ("--target", "3.3")):
+        once = {row["arm"]: row for row in json.loads(farm("table", "tiny", *words, "--json").out)["data"]}
+        assert once["remove-dropout"]["method"] != "sequential"
+    before = json.loads(farm("table", "tiny", "--at", "hours=4", "--json").out)["data"]
+    looked = farm("resolve", "tiny", "--runs", "1", "--no-wait")
+    assert "look 1: " in looked.err
+    after = json.loads(farm("table", "tiny", "--at", "hours=4", "--json").out)["data"]
+    one, other = ({row["arm"]: row for row in rows}["remove-dropout"] for rows in (before, after))
+    assert (other["method"], other["delta"]) == ("sequential", pytest.approx(one["delta"]))
+    assert other["ci_high"] - other["ci_low"] > one["ci_high"] - one["ci_low"]
+    sooner = {row["arm"]: row for row in json.loads(farm("table", "tiny", "--target", "3.3", "--json").out)["data"]}
+    assert sooner["remove-dropout"]["method"] == "sequential"
+
+
+def test_imported_losses_have_no_curves(farm: Farm) -> None:
+    file = farm.folder / "losses.csv"
+    farm.store.root.mkdir()
+    file.write_text("arm,machine,init_seed,train_seed,test_loss\nbaseline,cpu,1,1,3.0\n", encoding="utf-8")
+    assert farm("import", str(file), "--study", "old").code == 0
+    answer = farm("table", "old", "--at", "hours=4")
+    assert (answer.code, "holds imported losses only, without validation curves" in answer.err) == (3, True)

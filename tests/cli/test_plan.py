@@ -32,7 +32,7 @@ def test_a_plan_says_runs_split_and_what_can_be_resolved(farm: Farm) -> None:
     pair = by_key["remove-dropout", "cpu-x2"]
     assert (pair["world"], pair["world"] * pair["microbatch"] * pair["accumulation"]) == (2, 8)
     assert pair["resolves_sd"] == pytest.approx(smallest_effect(3, 2, 0.025) * 2**0.5), "two arms, two machines"
-    assert pair["resolves_nats"] is None
+    assert pair["resolves"] is None
     assert by_key["baseline", "cpu"]["resolves_sd"] is None
 
 
@@ -52,9 +52,9 @@ def test_measured_speed_and_noise_replace_what_was_unknown(farm: Farm) -> None:
     assert rows[0]["hours"] == pytest.approx(3 * 2560 / 1000 / 3600)
     losses = [3.69 + seed / 1000 for seed in (42, 22, 67)]
     spread = (sum((x - sum(losses) / 3) ** 2 for x in losses) / 2) ** 0.5
-    assert rows[1]["resolves_nats"] == pytest.approx(smallest_effect(3, 2) * 2**0.5 * spread)
+    assert rows[1]["resolves"] == pytest.approx(smallest_effect(3, 2) * 2**0.5 * spread)
     assert rows[1]["noise"] == pytest.approx(spread)
-    (stated,) = {row["resolves_nats"] for row in plan_rows(farm, "--sd", "0.012") if row["arm"] != "baseline"}
+    (stated,) = {row["resolves"] for row in plan_rows(farm, "--sd", "0.012") if row["arm"] != "baseline"}
     assert stated == pytest.approx(smallest_effect(3, 2) * 2**0.5 * 0.012)
 
 

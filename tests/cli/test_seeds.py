@@ -6,7 +6,10 @@ import pytest
 from results import study_text
 from waiting import wait_until
 
+from farm.errors import Changed
+from farm.study.recipe import Seeds
 from farm.study.run import State
+from farm.study.seeding import widened
 
 from .conftest import Farm
 
@@ -55,6 +58,11 @@ def test_seeds_refuses_by_name(farm: Farm, words: list[str], code: int, says: st
     assert (answer.code, says in answer.err) == (code, True), answer.err
 
 
+def test_without_any_study_there_is_nothing_to_give_seeds_to(farm: Farm) -> None:
+    answer = farm("seeds", "add", "baseline", "--to", "4")
+    assert (answer.code, "no study yet" in answer.err) == (3, True)
+
+
 def test_more_seeds_than_the_limit_allows_need_a_yes(farm: Farm) -> None:
     path = farm.folder / "poor.toml"
     path.write_text(
@@ -65,6 +73,8 @@ def test_more_seeds_than_the_limit_allows_need_a_yes(farm: Farm) -> None:
     words = ("seeds", "add", "tiny", "remove-dropout", "--to", "40")
     assert (farm(*words).code, farm.queue.listing.put_count()) == (7, 3)
     assert farm(*words, "-y").code == 0
+    again = farm(*words)
+    assert (again.code, "has 40 seed pairs already" in again.err) == (0, True), "nothing to add costs nothing"
 
 
 def test_seeds_that_no_machine_can_train_are_refused_before_anything_is_queued(farm: Farm) -> None:
@@ -145,3 +155,16 @@ def test_resolve_says_which_classes_a_budget_does_not_see(farm: Farm) -> None:
     path.write_text(study_text(machines=("attic",)) + "[machines.attic]\n")
     assert farm("submit", str(path)).code == 0
     assert "attic: no usd_per_hour is declared" in farm("resolve", "tiny", "--usd", "5", "--no-wait").err
+
+
+def test_a_look_is_not_kept_over_what_another_command_changed(farm: Farm) -> None:
+    study = farm.put(init=(42, 22))
+    before = farm.queue.studies.edition("tiny")
+    assert farm("seeds", "add", "tiny", "remove-dropout", "--to", "3").code == 0
+    with pytest.raises(Changed, match="was changed by another command meanwhile: nothing was queued"):
+        farm.queue.put(widened(study, {"gradient-clipping": (Seeds(init=7),)}), since=before)
+    assert farm.queue.studies.one("tiny").more_seeds.keys() == {"baseline", "remove-dropout"}
+    kept = farm.queue.studies.one("tiny")
+    assert not farm.queue.put(kept, since=before).new, "the same form once more is no change"
+    farm.queue.put(kept.model_copy(update={"more_seeds": {}}), since=farm.queue.studies.edition("tiny"))
+    assert farm.queue.studies.edition("nothing") == ""

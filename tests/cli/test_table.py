@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import statistics
 from typing import Any
 
 import pytest
 from results import result, score, study_text
 
+from farm.stats import mean
 from farm.study.machine import Price
 from farm.study.study import Study
 
@@ -220,15 +222,19 @@ offset = 8
 WIKI = {"baseline": 5.0, "remove-dropout": 5.5, "gradient-clipping": 4.5}
 
 
-def scored(farm: Farm, text: str = study_text(init=(42, 22)) + EVALUATIONS, **changes: Any) -> None:
-    """A study whose runs have finished, each with a score by `wiki` that ranks the arms the other way."""
+def scored(
+    farm: Farm, text: str = study_text(init=(42, 22)) + EVALUATIONS, spread: float = 1e-5, **changes: Any
+) -> None:
+    """A study whose runs have finished, each with a score by `wiki` that ranks the arms the other way, and where an
+    init seed moves it by `spread` for each whole number; the test loss by 1e-5.
+    """
     study = Study.parse(text)
     farm.queue.put(study)
     while claim := farm.queue.claim("cpu", "worker", 60):
         run = claim.run
         found = result(run, LOSSES[run.arm] + run.seeds.init / 1e5)
         own = run.recipe.tested_by(study.evaluations["wiki"])
-        values = [WIKI[run.arm] + run.seeds.init / 1e5 + i for i in (-1, 0, 1)]
+        values = [WIKI[run.arm] + run.seeds.init * spread + i for i in (-1, 0, 1)]
         made = {"evaluation": own.evaluation_id("wiki"), "definition": own.tested} | changes
         own_scores = [score(found, [found.test_loss]), score(found, values, "wiki", **made)]
         farm.queue.finish(claim.lease, found, own_scores)
@@ -257,6 +263,77 @@ def test_what_else_is_concluded_is_of_the_studys_score_too(farm: Farm, command: 
     rows = json.loads(farm(command, "tiny", "--json").out)["data"]
     assert rows
     assert all(row["evaluation"].startswith("wiki@") for row in rows)
+    assert "by wiki, in nats per token: lower is better" in farm(command, "tiny").err
+
+
+def test_runs_that_the_studys_score_lacks_are_named_where_it_concludes_from_the_others(farm: Farm) -> None:
+    text = study_text(init=(42, 22)).replace("[study]", '[study]\nscore = "wiki"', 1) + EVALUATIONS
+    scored(farm, text)
+    study = Study.parse(text.replace("init = [42, 22]", "init = [42, 22, 67]"))
+    farm.queue.put(study)
+    farm.finish_all()
+    for command in ("noise", "effects"):
+        said = farm(command, "tiny").err
+        assert "3 runs without a score by wiki left out; to score them: farm eval tiny wiki" in said
+
+
+def by_wiki(farm: Farm) -> str:
+    """A study that is ranked by wiki, and the other way round by its test loss."""
+    text = study_text(init=(42, 22)).replace("[study]", '[study]\nscore = "wiki"', 1) + EVALUATIONS
+    scored(farm, text, spread=1e-4)
+    return text
+
+
+def test_the_plans_noise_is_that_of_the_studys_score(farm: Farm) -> None:
+    text, file = by_wiki(farm), farm.folder / "by_wiki.toml"
+    file.write_text(text.replace("init = [42, 22]", "init = [42, 22, 67]"), encoding="utf-8")
+
+    def noise(*more: str) -> set[float | None]:
+        answer = farm("plan", str(file), "--json", *more)
+        assert answer.code == 0, answer.err
+        return {row["noise"] and round(row["noise"], 12) for row in json.loads(answer.out)["data"]}
+
+    expected = statistics.stdev([mean([5.0 + seed * 1e-4 + i for i in (-1, 0, 1)]) for seed in (42, 22)])
+    assert noise() == noise("--noise", "tiny") == {round(expected, 12)}
+    file.write_text(file.read_text(encoding="utf-8").replace("offset = 8", "offset = 16"), encoding="utf-8")
+    assert noise() == {None}, "no run has a score by the evaluation of today"
+    assert (
+        "effects in wiki: unknown until two seeds of the baseline have a score by wiki" in farm("plan", str(file)).err
+    )
+
+
+def test_the_noise_of_a_study_without_the_score_is_refused(farm: Farm) -> None:
+    scored(farm)
+    file = farm.folder / "by_web.toml"
+    text = study_text("other").replace("[study]", '[study]\nscore = "web"', 1)
+    file.write_text(text + "[evaluations.web]\noffset = 16\n", encoding="utf-8")
+    answer = farm("plan", str(file), "--noise", "tiny")
+    assert (answer.code, "it has no score by web, and the study that is planned ranks by web" in answer.err) == (
+        2,
+        True,
+    )
+    assert "--sd" in answer.err
+
+
+def test_two_runs_are_compared_by_the_studys_score_too(farm: Farm) -> None:
+    by_wiki(farm)
+    runs = Study.parse(study_text(init=(42, 22))).runs()
+    ids = [run.id for run in runs[:2]]
+    rows = {row["what"]: row for row in farm("compare", *ids).rows}
+    row = rows["wiki, nats per token, lower is better"]
+    assert (row["first"], row["second"], float(row["difference"])) == ("5.0042", "5.5042", pytest.approx(0.5))
+    assert rows["test loss"]["difference"].startswith("-0.5")
+    data = json.loads(farm("compare", *ids, "--json").out)["data"]
+    assert (data["ranked_by"], [one["evaluation"] for one in data["scores"]]) == (["wiki"], ["wiki"])
+
+
+def test_a_compared_run_without_the_studys_score_says_how_to_have_it(farm: Farm) -> None:
+    farm.queue.put(Study.parse(study_text(init=(42,)).replace("[study]", '[study]\nscore = "wiki"', 1) + EVALUATIONS))
+    farm.finish_all()
+    first, second = (run.id for run in Study.parse(study_text(init=(42,))).runs()[:2])
+    said = farm("compare", first, second).err
+    assert f"no score by wiki, which their study ranks by: {first}, {second}" in said
+    assert "farm eval RUN wiki" in said
 
 
 def test_other_scores_are_columns(farm: Farm) -> None:

@@ -41,6 +41,7 @@ def test_the_exit_codes_are_those_of_the_design() -> None:
         "Refused": 4,
         "Unreachable": 5,
         "StorageUnusable": 5,
+        "Changed": 6,
         "Conflict": 6,
         "Guard": 7,
     }

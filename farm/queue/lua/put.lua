@@ -8,7 +8,8 @@
 --
 -- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, sequence, counts, queue, delayed, classes, events,
 --                   digests, superseded, forgotten, paused; reads: result
--- ARGV    'put', or 'preview': nothing is written; study name, study JSON, number of arms, {arm, identity
+-- ARGV    'put', or 'preview': nothing is written; study name, study JSON; '*', or the SHA-1 of the study's JSON that this
+--         one was made from, '' for none; number of arms, {arm, identity
 --         JSON of its recipe}..., {id, digest, machine, arm, priority, limit, spec JSON,
 --         corpus}...
 -- returns {'put', states, replaced, again, adopted, twins}: state or '' per run in the order given ('' = new); {id,
@@ -16,9 +17,15 @@
 --         id of the run that holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}
 --         {'arm', name, identity JSON as it is stored, ...}: the study has results of these arms with another recipe
 --         {'run', id}: another run has that id
+--         {'changed'}: the study is another than the one that this was made from, and than this
 
-local mode, name, study, arms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local first, width = 5 + 2 * arms, 8
+local mode, name, study, since, arms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local first, width = 6 + 2 * arms, 8
+
+local kept = redis.call('HGET', key('studies'), name)
+if since ~= '*' and kept ~= study and (kept and redis.sha1hex(kept) or '') ~= since then
+  return { 'changed' }
+end
 
 local given = {}
 for i = first, #ARGV, width do
@@ -28,7 +35,7 @@ end
 -- The runs of the study whose arm has another recipe now; and the arms that must not, for they have results.
 local function outdated()
   local changed, old, finished, refused = {}, {}, {}, { 'arm' } -- old: id, arm, id, arm...
-  for i = 5, first - 1, 2 do
+  for i = 6, first - 1, 2 do
     local recipe = redis.call('HGET', key('arms', name), ARGV[i])
     changed[ARGV[i]] = recipe ~= ARGV[i + 1] and recipe or nil
   end
@@ -40,7 +47,7 @@ local function outdated()
       finished[arm] = finished[arm] or state == 'succeeded'
     end
   end
-  for i = 5, first - 1, 2 do
+  for i = 6, first - 1, 2 do
     if finished[ARGV[i]] then
       refused[#refused + 1] = ARGV[i]
       refused[#refused + 1] = changed[ARGV[i]]
@@ -113,7 +120,7 @@ for i = 1, #old, 2 do
     tell('superseded', id, get(id, 'epoch'), 'its arm has another recipe now')
   end
 end
-for i = 5, first - 1, 2 do
+for i = 6, first - 1, 2 do
   redis.call('HSET', key('arms', name), ARGV[i], ARGV[i + 1])
 end
 redis.call('HSET', key('studies'), name, study)

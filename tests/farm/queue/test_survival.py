@@ -13,7 +13,8 @@ from waiting import wait_until
 
 from farm.errors import Unreachable
 from farm.queue.queue import Queue
-from farm.site.server import Server, connect
+from farm.site.client import connect
+from farm.site.server import Server
 
 
 def test_q10_acknowledged_writes_survive_kill_9_of_redis(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_poison_is_known_again_and_so_is_how_near_to_it_a_run_is(store: Store, q
     near, drained = (Queue(redis, f"farm:{name}:", backoff_seconds=0.001) for name in ("near", "drained"))
     reindex(store, near)
     causes = [("x", 4), ("x", 4), ("lease-expired", 4)]
-    assert [(cause.cause, cause.step) for cause in near.status(run.id).causes] == causes
+    assert [(cause.cause, cause.step) for cause in near.listing.status(run.id).causes] == causes
     assert crashed(near, run) == State.FAILED, "the third crash there"
     store.runs.end(attempt(run, 4, outcome="released", ended=1010.0))
     reindex(store, drained)

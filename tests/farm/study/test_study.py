@@ -3,6 +3,7 @@
 import pickle
 import random
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations
 from math import prod
@@ -166,21 +167,69 @@ SEVEN = "".join(
 
 
 @pytest.mark.parametrize(
-    ("k", "resolution", "count"), [(3, 3, 4), (5, 5, 16), (5, 4, 16), (5, 3, 8), (6, 5, 32), (7, 4, 16), (7, 5, 64)]
+    ("k", "asked", "count", "resolution"),
+    [
+        (1, "resolution = 3", 2, None),
+        (2, "resolution = 3", 4, None),
+        (2, "arms = 2", 2, 2),
+        (3, "resolution = 3", 4, 3),
+        (3, "resolution = 5", 8, None),
+        (5, "resolution = 5", 16, 5),
+        (5, "resolution = 4", 16, 5),
+        (5, "resolution = 3", 8, 3),
+        (6, "resolution = 5", 32, 6),
+        (6, "arms = 16", 16, 4),
+        (7, "resolution = 4", 16, 4),
+        (7, "resolution = 5", 64, 7),
+        (7, "arms = 8", 8, 3),
+        (7, "arms = 16", 16, 4),
+        (7, "arms = 32", 32, 4),
+        (7, "arms = 64", 64, 7),
+    ],
 )
-def test_a_fraction_has_its_resolution_and_holds_the_baseline(k: int, resolution: int, count: int) -> None:
-    """Resolution from its definition: no product of fewer than R columns is constant (Box & Hunter 1961)."""
+def test_a_fraction_has_its_size_and_resolution_and_holds_the_baseline(
+    k: int, asked: str, count: int, resolution: int | None
+) -> None:
     text = (
-        head(design='"fraction"', resolution=str(resolution))
-        + "[interventions."
+        head(design='"fraction"')
+        + f"{asked}\n[interventions."
         + "[interventions.".join(SEVEN.split("[interventions.")[1 : k + 1])
     )
     arms = Study.parse(text).arms()
     assert (arms[0].changes, len(arms), len({arm.recipe for arm in arms})) == ((), count, count)
-    signs = [[1 if name in arm.changes else -1 for name in "abcdefg"[:k]] for arm in arms]
-    for size in range(1, resolution):
-        for columns in combinations(range(k), size):
-            assert len({prod(row[column] for column in columns) for row in signs}) == 2, columns
+    assert resolution_of([arm.changes for arm in arms], tuple("abcdefg"[:k])) == resolution
+
+
+def resolution_of(sets: Sequence[tuple[str, ...]], names: tuple[str, ...]) -> int | None:
+    """From its definition: of how many columns the shortest product is constant (Box & Hunter 1961); None: of none."""
+    signs = [[1 if name in of else -1 for name in names] for of in sets]
+    for size in range(1, len(names) + 1):
+        for columns in combinations(range(len(names)), size):
+            if len({prod(row[column] for column in columns) for row in signs}) == 1:
+                return size
+    return None
+
+
+def test_a_fraction_of_other_sizes_is_refused_with_those_that_there_are() -> None:
+    def told(arms: object, more: str = THREE) -> list[str]:
+        return faults(head(design='"fraction"', arms=str(arms)) + more)
+
+    assert told(20, SEVEN) == ["study.arms: 7 interventions have fractions of 8, 16, 32, 64 arms, not of 20."]
+    assert told(8) == [
+        'study.arms: 3 interventions have fractions of 4 arms, not of 8; design = "factorial" has all 8.'
+    ]
+    one = "[interventions.a]\nmodel.dropout = 0.0\n"
+    assert told(2, one) == ["study.arms: a fraction takes two interventions or more, and the study has 1."]
+    assert told(1) == ["study.arms: must be more than 1, not 1."]
+    assert told("4\nresolution = 3") == [
+        "study.arms: study.resolution says already how large the fraction is; leave one of them out."
+    ]
+
+
+def test_the_size_of_a_fraction_is_that_of_a_fraction() -> None:
+    assert faults(head(design='"stack"', arms="4") + THREE) == [
+        "study.arms: is that of a fraction, and study.design is 'stack'; leave it out."
+    ]
 
 
 def test_a_resolution_is_that_of_a_fraction() -> None:

@@ -1,14 +1,16 @@
 """Two runs side by side: what is said of them is what is in their ledgers and results, and no more."""
 
 from math import nan
+from typing import Any
 
 import pytest
-from results import result, tiny_study
+from results import result, score, tiny_study
 
 from farm.record.ledger import Line
 from farm.study.recipe import Seeds
 from farm.study.run import Attempt, Run, State
 from farm.verdict.comparison import DRIFT, Comparison, Side, compare
+from farm.verdict.seen import seen
 
 BASELINE, WITHOUT_DROPOUT = tiny_study(init=(42,)).runs()[:2]
 TOKENS = 256
@@ -146,3 +148,20 @@ def test_test_losses_over_other_tokens_are_not_subtracted(field: str, split: str
     assert found.apart.startswith(f"the {split} split of builtin:python-reference held other tokens: ")
     assert "9" * 12 in found.apart
     assert (found.same_trained, found.same_tested) == (field != "trained", field != "tested")
+
+
+def test_scores_by_one_evaluation_are_subtracted_and_others_are_not() -> None:
+    """Where higher is better, the difference is still the second less the first, and the direction is told."""
+
+    def side(run: Run, value: float, **changes: Any) -> Side:
+        made = result(run, 3.0)
+        scored = score(made, [value] * 2, "points", unit="points", direction="higher", **changes)
+        found = seen([made], {run.id: [scored]}, "points").results
+        return Side(run, State.SUCCEEDED, result=made, score="points", seen=found)
+
+    (one,) = compare(side(BASELINE, 40.0), side(WITHOUT_DROPOUT, 42.0)).scores
+    assert (one.evaluation, one.unit, one.direction, one.difference) == ("points", "points", "higher", 2.0)
+    (one,) = compare(side(BASELINE, 40.0), side(WITHOUT_DROPOUT, 42.0, evaluation="points@0")).scores
+    assert (one.difference, one.apart is not None) == (None, True)
+    lacking = compare(side(BASELINE, 40.0), side(WITHOUT_DROPOUT, 42.0)._replace(seen=()))
+    assert (lacking.scores, lacking.unscored) == ((), {"points": (WITHOUT_DROPOUT.id,)})

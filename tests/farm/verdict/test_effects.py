@@ -49,6 +49,22 @@ def test_a_fraction_says_what_it_cannot_tell_apart() -> None:
     assert found.effects[0].of == ("a",)
 
 
+@pytest.mark.parametrize(("arms", "alone"), [(16, 0), (32, 15), (64, 21)])
+def test_a_larger_fraction_tells_more_interactions_apart(arms: int, alone: int) -> None:
+    """Of seven interventions. One word of four letters defines 32 arms, so 6 of the 21 pairs are aliased, by twos."""
+    names = tuple("abcdefg")
+    sets = {".".join(subset) or "baseline": subset for subset in fraction(names, arms=arms)}
+    losses = {arm: {SEEDS[0]: 3.0 - 0.2 * ("a" in of) - 0.1 * ({"a", "g"} <= {*of})} for arm, of in sets.items()}
+    found = {effect.of: effect for effect in estimate(sets, losses).effects}
+    pairs = {of: effect for of, effect in found.items() if len(of) == 2}
+    assert all(not found[name,].aliases for name in names), "single effects are clear of interactions of two"
+    assert sum(1 + len(effect.aliases) for effect in pairs.values()) == 21
+    assert sum(not effect.aliases for effect in pairs.values()) == alone
+    assert found[("a",)].size == pytest.approx(-0.25)
+    own = next(effect for of, effect in pairs.items() if of == ("a", "g") or "a:g" in effect.aliases)
+    assert own.size == pytest.approx(-0.05)
+
+
 def test_one_at_a_time_the_effects_are_the_differences() -> None:
     losses = {"baseline": [3.7, 3.6], "a": [3.5, 3.4], "b": [3.8, 3.71]}
     arms = {"baseline": (), "a": ("a",), "b": ("b",)}

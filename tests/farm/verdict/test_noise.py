@@ -141,3 +141,26 @@ def test_one_pair_of_twins_an_arm_says_what_it_cannot_tell() -> None:
     )
     assert found["hardware"].sd == pytest.approx(0.002 / 2**0.5)
     assert "confounded" in found["hardware"].why
+
+
+# Davies & Goldsmith (1972), table 6.1, as lme4 ships them (Dyestuff); Bates et al. 2015 fit them by REML.
+DYESTUFF = {
+    "A": (1545, 1440, 1440, 1520, 1580),
+    "B": (1540, 1555, 1490, 1560, 1495),
+    "C": (1595, 1550, 1605, 1510, 1560),
+    "D": (1445, 1440, 1595, 1465, 1545),
+    "E": (1595, 1630, 1515, 1635, 1625),
+    "F": (1520, 1455, 1450, 1480, 1445),
+}
+
+
+def test_a_balanced_design_has_the_residual_of_reml() -> None:
+    """lme4's `Yield ~ 1 + (1 | Batch)` has a residual SD of 49.51; batches are seeds here, and yields reruns."""
+    runs = [
+        Run("baseline", "cpu", Seeds(init=batch), rerun, float(value))
+        for batch, values in enumerate(DYESTUFF.values())
+        for rerun, value in enumerate(values)
+    ]
+    rerun = next(rung for rung in ladder(runs).rungs if rung.rung == "rerun")
+    assert rerun.sd == pytest.approx(49.51, abs=0.005)
+    assert rerun.df == 24

@@ -343,7 +343,7 @@ def test_the_plan_s_noise_is_the_table_s_whatever_the_order_of_repetitions() -> 
     results = [result(first, 3.0), result(again, 3.2), result(second, 3.4)]
     expected = statistics.stdev([3.1, 3.4])
     for order in (results, results[::-1], [results[1], results[0], results[2]]):
-        assert baseline_sd(first.recipe, "cpu", order) == pytest.approx(expected, abs=1e-12)
+        assert baseline_sd(tiny_study(), "cpu", order) == pytest.approx(expected, abs=1e-12)
         assert row(rank(order), "baseline").test_loss_sd == pytest.approx(expected, abs=1e-12)
 
 
@@ -351,7 +351,7 @@ def test_the_plan_s_noise_is_that_of_one_corpus() -> None:
     results = finished([run for run in runs() if run.arm == "baseline"])
     apart = [strange(r, tested="9" * 64) if r.seeds.init == 67 else r for r in results]
     kept = [r.test_loss for r in results if r.seeds.init != 67]
-    assert baseline_sd(results[0].recipe, "cpu", apart) == pytest.approx(statistics.stdev(kept), abs=1e-12)
+    assert baseline_sd(tiny_study(), "cpu", apart) == pytest.approx(statistics.stdev(kept), abs=1e-12)
 
 
 # Which noise, and what the hardware does
