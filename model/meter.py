@@ -64,7 +64,7 @@ class Meter:
         slots[microbatches] = self._tokens
         if group.leads:
             slots[microbatches + 1] = gradient_norm
-            slots[microbatches + 2 :] = torch.tensor([signal, news], dtype=torch.float64)
+            slots[microbatches + 2], slots[microbatches + 3] = int(signal), news  # a tensor would be waited for
         if group.world > 1:
             dist.all_reduce(slots)
         *losses, tokens, norm, told, heard = slots.tolist()

@@ -288,10 +288,10 @@ def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, gr
 
 
 def agreed(asked: Kernels, group: Group) -> Computed:
-    """The CPU kernels that every rank computes by: farm's only where each rank by itself would choose them."""
-    if group.device.type != "cpu":
-        return "torch"
-    are_farms = torch.tensor(kernels.resolved(asked, instruction_set()) == "farm", dtype=torch.int32)
+    """The kernels that every rank computes by: farm's only where each rank by itself would choose them."""
+    on_cpu = group.device.type == "cpu"
+    mine = kernels.resolved(asked, instruction_set()) if on_cpu else kernels.resolved_on_cuda(asked)
+    are_farms = torch.tensor(mine == "farm", dtype=torch.int32, device=group.device)
     if group.world > 1:
         dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
     return "farm" if are_farms else "torch"
