@@ -10,7 +10,7 @@ from farm.study.run import Run
 
 TURN_SECONDS = 1.0
 SHAPES = {"4 x 128, vocabulary 257": (257, 128), "4 x 256, vocabulary 50257": (50257, 256)}
-# What model.train asks of glibc's malloc, for a side that does not: shows what of the gain is the allocator's.
+# What model.conditions asks of glibc's malloc, for a side that does not: shows what of the gain is the allocator's.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_ARENA_MAX": "1"}
 
 

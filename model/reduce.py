@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import ceil
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,7 @@ from model.gpt import GPT
 
 BUCKET_MIB = 25.0  # DistributedDataParallel's default
 PIECE = 2**22  # numbers that travel together: one piece is added while the next is on its way
+Fetched = TypeVar("Fetched")
 
 
 class Group(NamedTuple):
@@ -160,6 +161,16 @@ class Canonical:
                     torch._foreach_add_(self._nodes[left], self._nodes.pop(left + size))
             size *= 2
         return _broadcast(self._nodes.pop(0, None), self._parameters, self._group)
+
+
+def in_turn(fetch: Callable[[], Fetched], group: Group) -> Fetched:
+    """Fetch data on rank 0 first; the others then find it there."""
+    for leads in (True, False):
+        if group.leads is leads:
+            fetched = fetch()
+        if group.world > 1:
+            dist.barrier()
+    return fetched
 
 
 def told(note: bytes, group: Group) -> bytes:

@@ -10,13 +10,13 @@ import torch
 from farm.errors import BadCorpus, CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.recipe import Model, Recipe
+from model.conditions import agreed, conditions
 from model.corpus.sources import open_split
 from model.corpus.tokenizer import GPT2, of
 from model.evaluate import scored
 from model.export import read
 from model.gpt import GPT
 from model.reduce import Group, device
-from model.train import agreed, conditions
 
 WEIGHTS = "model.safetensors"
 BATCH_TOKENS = 4096  # of GPT-2's vocabulary, logits of 0.8 GB in fp32

@@ -10,12 +10,12 @@ from pathlib import Path
 from farm.errors import CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.run import Run
+from model.conditions import agreed, compile_blocks, conditions
 from model.corpus.sources import open_split
 from model.evaluate import scored
 from model.export import trained
 from model.init import fingerprint
 from model.reduce import Group, device
-from model.train import agreed, compile_blocks, conditions
 
 
 def rescore(

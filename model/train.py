@@ -4,21 +4,16 @@ One function, the same under Ray Train, under plain `torchrun`, and alone. Every
 the train seed, the step and the number of the microbatch, so a run that was stopped goes on to the same bits.
 """
 
-import argparse
-import ctypes
 import hashlib
 import math
-import os
 import resource
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,32 +21,28 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from farm.errors import BadCorpus, Nonfinite, NotFound
+from farm.errors import BadCorpus, Nonfinite
 from farm.record.ledger import Line, Writer
 from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
-from farm.study import compiler, planner
 from farm.study.planner import Plan
-from farm.study.processor import instruction_set
-from farm.study.recipe import TEST, Kernels, Recipe
+from farm.study.recipe import TEST
 from farm.study.run import Run
-from farm.study.study import load
 from model import checkpoint, kernels, optim
 from model.checkpoint import Identity
-from model.corpus.checks import exams_of, prepare
+from model.conditions import agreed, compile_blocks, conditions, other_kernels
+from model.corpus.checks import prepare
 from model.corpus.sources import open_split
 from model.data import Batches
 from model.evaluate import scored
-from model.gpt import GPT
+from model.feed import Feed
 from model.init import fingerprint, initialised
 from model.meter import Meter, Signal, Sums, Totals
-from model.precision import LossScale, autocast, matmuls
-from model.reduce import Group, join, reducer
+from model.precision import LossScale, autocast
+from model.reduce import Group, in_turn, join, reducer
 from model.saver import Saver, State
 from model.validation import Validator
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-Fetched = TypeVar("Fetched")
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
 def train(
@@ -87,7 +78,7 @@ def train(
         if resume:
             trainer.restore(resume)
             if group.leads and len(trainer.kernels) > 1:
-                note("other-kernels", _other_kernels(trainer))
+                note("other-kernels", other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step))
         trainer.make_ready()
         with (
             _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
@@ -120,7 +111,7 @@ class Trainer:
     def __init__(self, run: Run, plan: Plan, group: Group, cache: Path, tokens: Tokens | None):
         recipe = run.recipe
         self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
-        self.tokens = tokens or _in_turn(lambda: prepare(recipe, cache), group)
+        self.tokens = tokens or in_turn(lambda: prepare(recipe, cache), group)
         self.test_tokens = open_split(recipe.tested_data, recipe.evaluation.split, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
         self.gpt = initialised(recipe.model, run.seeds.init)
@@ -242,41 +233,6 @@ class Trainer:
         optim.restore(self.gpt, self.optimiser, contents.moments, updates=self.step - self.sums.skipped)
 
 
-class Batch(NamedTuple):
-    """A microbatch on the device, and how many targets count."""
-
-    x_BT: Tensor
-    y_BT: Tensor
-    targets: int
-
-
-class Feed:
-    """This rank's microbatches in the order of training, each fetched one ahead."""
-
-    def __init__(self, batches: Batches, plan: Plan, group: Group, first_step: int, steps: int):
-        self._batches, self._plan, self._group = batches, plan, group
-        share = plan.share(group.rank)
-        self._turns = ((step, turn) for step in range(first_step, steps) for turn in range(share))
-        self.fetch()
-
-    def take(self) -> Batch:
-        assert self._next is not None, "training is over"
-        return self._next
-
-    def fetch(self) -> None:
-        """Begin to move the next microbatch to the device; on CUDA without waiting for it."""
-        turn = next(self._turns, None)
-        self._next = None if turn is None else self._load(*turn)
-
-    def _load(self, step: int, turn: int) -> Batch:
-        x_BT, y_BT = map(torch.from_numpy, self._batches.microbatch(step, self._plan, self._group.rank, turn))
-        targets = int((y_BT >= 0).sum())
-        if self._group.device.type == "cuda":
-            x_BT, y_BT = x_BT.pin_memory(), y_BT.pin_memory()
-        device = self._group.device
-        return Batch(x_BT.to(device, non_blocking=True), y_BT.to(device, non_blocking=True), targets)
-
-
 @contextmanager
 def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, group: Group) -> Iterator[Writer | None]:
     """The ledger on rank 0, which writes for all."""
@@ -285,82 +241,6 @@ def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, gr
         return
     with Writer(folder / "ledger.jsonl", epoch, from_epoch, from_step) as ledger:
         yield ledger
-
-
-def agreed(asked: Kernels, group: Group) -> Computed:
-    """The kernels that every rank computes by: farm's only where each rank by itself would choose them."""
-    on_cpu = group.device.type == "cpu"
-    mine = kernels.resolved(asked, instruction_set()) if on_cpu else kernels.resolved_on_cuda(asked)
-    are_farms = torch.tensor(mine == "farm", dtype=torch.int32, device=group.device)
-    if group.world > 1:
-        dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
-    return "farm" if are_farms else "torch"
-
-
-def _other_kernels(trainer: Trainer) -> str:
-    before, now = trainer.kernels[-2:]
-    asked, has = trainer.recipe.train.kernels, instruction_set() or "unknown instructions"
-    return (
-        f"{now}'s kernels compute from step {trainer.step} on, {before}'s did before: kernels = {asked!r} with {has}."
-    )
-
-
-def compile_blocks(gpt: GPT, device: torch.device) -> None:
-    """Have torch compile the network. Raises: NoCompiler"""
-    compiler.found(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
-    for block in gpt.blocks:  # all alike, so that one compilation serves every layer
-        block.compile()
-
-
-@contextmanager
-def conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
-    """Kernels, precision of matrix products, random state: as training needs them, then as they were."""
-    if device.type == "cpu":
-        _keep_freed_memory()
-    on_cuda = device.type == "cuda"
-    with (
-        torch.random.fork_rng([device] if on_cuda else []),
-        matmuls(recipe.train.precision),
-        kernels.chosen(by),
-        _deterministic() if on_cuda else nullcontext(),
-    ):
-        yield
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """CUDA kernels that give the same bits every time. Those of the CPU always do, for one number of threads."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses
-    mode: Any = torch.utils.deterministic
-    enabled, fill = torch.are_deterministic_algorithms_enabled(), mode.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what nobody has written
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled)
-        mode.fill_uninitialized_memory = fill
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc's malloc keep large blocks that torch frees, for as long as this process lives.
-
-    By default it returns them to the system, and touching new ones costs half of a bf16 step with GPT-2's vocabulary.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        for setting, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
-            mallopt(setting, value)
-
-
-def _in_turn(fetch: Callable[[], Fetched], group: Group) -> Fetched:
-    """Fetch data on rank 0 first; the others then find it there."""
-    for leads in (True, False):
-        if group.leads is leads:
-            fetched = fetch()
-        if group.world > 1:
-            dist.barrier()
-    return fetched
 
 
 def _nonfinite(step: int, totals: Totals) -> Nonfinite:
@@ -429,60 +309,3 @@ def _peak_bytes(group: Group) -> int:
     if group.world > 1:
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return int(peak)
-
-
-def main() -> None:
-    """`torchrun --nproc-per-node N -m model.train STUDY RUN FOLDER`: one run, without Ray or Redis.
-
-    FOLDER gets a folder per attempt, as a run directory has; called again, it goes on from the newest checkpoint there.
-    SIGTERM saves and ends.
-    """
-    parser = argparse.ArgumentParser(prog="model.train", description="Train one run of a study.")
-    parser.add_argument("study", type=Path)
-    parser.add_argument("run", help="the run's id, or the beginning of it")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm"))
-    arguments = parser.parse_args()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    study = load(arguments.study)
-    run = _chosen(study.runs(), arguments.run)
-    plan = planner.plan(run.recipe, study.machine(run.machine, {}))
-    found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)
-    # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
-    epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
-    (arguments.folder / str(epoch)).mkdir(parents=True, exist_ok=True)
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    cache = arguments.cache.expanduser()
-    group = join(plan)  # which takes this rank's GPU: NCCL's barrier needs to know it
-    outcome = train(
-        run,
-        plan,
-        arguments.folder / str(epoch),
-        cache=cache,
-        epoch=epoch,
-        resume=found and found.path,
-        resume_epoch=found and int(found.path.parent.parent.name),
-        control=lambda: Signal.STOP if told else Signal.CONTINUE,
-        observe=lambda line: print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr),
-        saved=lambda step, path, sha256: print(f"step {step} saved in {path}", file=sys.stderr),
-        note=lambda event, detail: print(f"{event}: {detail}", file=sys.stderr),
-        exams=_in_turn(lambda: exams_of(run.recipe, study.evaluations, cache), group),
-    )
-    if group.leads:
-        print(outcome.model_dump_json())
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _chosen(runs: list[Run], beginning: str) -> Run:
-    found = [run for run in runs if run.id.startswith(beginning)]
-    if len(found) != 1:
-        ids = ", ".join(run.id for run in (found or runs)[:8])
-        raise NotFound(f"{len(found)} runs of the study begin with {beginning!r}.", remedy=f"Choose one of {ids}.")
-    return found[0]
-
-
-if __name__ == "__main__":
-    main()

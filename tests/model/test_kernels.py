@@ -13,8 +13,7 @@ from worlds import STEPS, VOCAB, attempt, canonical, corpus, in_world, planned, 
 
 from farm.study.processor import InstructionSet, instruction_set
 from farm.study.run import Run
-from model import kernels
-from model import train as training
+from model import conditions, kernels
 from model.kernels import Dropout, Linear, causal_attention, chosen, in_use, product, resolved
 from model.loss import summed_loss
 
@@ -245,10 +244,10 @@ def newest(folder: Path, stopped) -> Path:
 def test_a_run_that_goes_on_where_auto_chooses_otherwise_says_so_and_so_does_its_outcome(tmp_path, monkeypatch):
     run = tiny(corpus(tmp_path), **WIDE, train={"kernels": "auto"})
     plan = planned(run, 1, 8)
-    monkeypatch.setattr(training, "instruction_set", lambda: "AVX512-BF16")
+    monkeypatch.setattr(conditions, "instruction_set", lambda: "AVX512-BF16")
     stopped, before = attempt(run, plan, tmp_path / "stopped", signals=stop_after(2))
     assert (stopped.kernels, before.notes) == (("farm",), [])
-    monkeypatch.setattr(training, "instruction_set", lambda: "AVX2")
+    monkeypatch.setattr(conditions, "instruction_set", lambda: "AVX2")
     resumed, after = attempt(run, plan, tmp_path / "stopped", resume=newest(tmp_path, stopped), epoch=2)
     assert resumed.finished
     assert resumed.kernels == ("farm", "torch")
@@ -258,7 +257,7 @@ def test_a_run_that_goes_on_where_auto_chooses_otherwise_says_so_and_so_does_its
 
 
 def by_unlike_processors(run: Run, world: int, folder: Path, sets: list[InstructionSet]) -> tuple:
-    training.instruction_set = lambda: sets[dist.get_rank()]
+    conditions.instruction_set = lambda: sets[dist.get_rank()]
     outcome, told = attempt(run, planned(run, world), folder)
     return outcome.kernels, outcome.fingerprints, told.losses
 

@@ -584,7 +584,7 @@ offset = 1000
 
 
 def torchrun(study: Path, folder: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model"]
     options = [str(study), "cpu-x2-baseline", str(folder), "--cache", str(cache)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -612,7 +612,9 @@ def test_one_process_that_compiles_nothing_does_not_import_torchs_compiler(token
     tables = {name: "\n".join(f"{k} = {json.dumps(v)}" for k, v in TINY[name].items()) for name in ("model", "train")}
     study = tmp_path / "study.toml"
     study.write_text(STUDY.format(source=tokens, **tables).replace("cpu-x2", "cpu-x1"))
-    code = "import sys; from model.train import main; main(); assert not {'torch._dynamo', 'sympy'} & set(sys.modules)"
+    code = (
+        "import sys; from model.__main__ import main; main(); assert not {'torch._dynamo', 'sympy'} & set(sys.modules)"
+    )
     options = [str(study), "cpu-x1-baseline", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
     done = subprocess.run([sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from farm.errors import Cancelled, Hung, LeaseLost
 from workers.attempt.ending import Asked
-from workers.node.environment import STOP_WAIT_SECONDS
+from workers.ray_internals.variables import STOP_WAIT_SECONDS
 
 STOP_SECONDS = STOP_WAIT_SECONDS - 15.0  # from being asked: for a checkpoint, and then to close the lease
 Made = TypeVar("Made")

@@ -14,11 +14,11 @@ from farm.errors import FarmError, MachineDied, WorkerDied, reason
 from farm.record.result import Outcome, Scored
 from farm.study.machine import Machine
 from workers.attempt.task import Scoring, Task
-from workers.attempt.trainer import Torch, Trainer
+from workers.ray_internals.phrases import NODE_DIED
+from workers.ray_internals.trainer import Torch, Trainer
 
 # A worker needs no CPU of its own: the job holds the node's class unit and CPUs. Ray wants some resource in a bundle.
 SLIVER = 0.001
-NODE_DIED = "because its node has died"  # what Ray says of an actor; it has no class for that
 
 
 def fit(task: Task, machine: Machine, node: str, storage: str, job: str) -> Outcome:

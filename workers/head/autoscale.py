@@ -9,25 +9,21 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
 
-import ray
 from ray.autoscaler import sdk
-from ray.autoscaler.v2.schema import ClusterStatus
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 
 from farm.errors import BadSetting, first_line
 from farm.queue.queue import Queue, Supply
 from farm.study.machine import parts
 from workers.head.clusterfile import Fleet
+from workers.ray_internals import autoscaler
+from workers.ray_internals.autoscaler import Sight
 
 log = logging.getLogger("farm")
 
 LOOK_SECONDS = 2.0
 KEEP_SECONDS = 30.0  # what was said of the supply is believed for so long
-TROUBLE_SECONDS = 600.0  # Ray remembers a start that failed for ever
 REPEAT_SECONDS = 30.0  # Ray's head forgets a demand when it restarts
 
 Bundle = dict[str, float]
@@ -38,37 +34,16 @@ def check_version() -> None:
 
     Raises: BadSetting: version 1 knows no label selectors, so that what it starts would wait for ever.
     """
-    if not is_autoscaler_v2(fetch_from_server=True):
+    if not autoscaler.is_version_2():
         raise BadSetting(
             "--autoscaling-config: this Ray runs version 1 of its autoscaler, which cannot place a run on a node.",
             remedy="Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1.",
         )
 
 
-class Sight(NamedTuple):
-    """The autoscaler's nodes at one moment. Nodes that joined by themselves are not its own, and not here."""
-
-    nodes: dict[str, str]  # id of a living Ray node -> node type
-    starting: Counter[str]  # node type -> nodes asked for and not up yet
-    troubles: dict[str, str]  # node type -> why the last start failed
-
-
 def sight(fleet: Fleet) -> Sight:
     """What the autoscaler of the Ray that this process is connected to has and starts."""
-    return seen(get_cluster_status(ray.get_runtime_context().gcs_address), fleet, time.time())
-
-
-def seen(status: ClusterStatus, fleet: Fleet, now: float) -> Sight:
-    """The nodes of `fleet` in what Ray says of the whole cluster at `now`, Unix seconds."""
-    living = [*status.active_nodes, *status.idle_nodes]
-    nodes = {node.node_id: node.ray_node_type_name for node in living if node.node_id}
-    starting = Counter(node.ray_node_type_name for node in status.pending_nodes)
-    for launch in status.pending_launches:
-        starting[launch.ray_node_type_name] += launch.count
-    fresh = [launch for launch in status.failed_launches if now - (launch.failed_ts_s or 0) < TROUBLE_SECONDS]
-    failed = sorted(fresh, key=lambda launch: launch.failed_ts_s or 0)
-    troubles = {launch.ray_node_type_name: launch.details or "no reason given" for launch in failed}
-    return Sight({node: kind for node, kind in nodes.items() if kind in fleet.kinds}, starting, troubles)
+    return autoscaler.sight(fleet.kinds, time.time())
 
 
 def demand(

@@ -1,6 +1,5 @@
 """A file for Ray's cluster launcher, such as cluster.yaml: whether it is right, what it can start, at which price."""
 
-import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any, NamedTuple
 import click
 import yaml
 from jsonschema import ValidationError
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from farm.errors import BadSetting, nearest
 from farm.study.machine import Price
 from workers.node.labels import DATE_LABEL, USD_LABEL, price
+from workers.ray_internals import launcher
 
 MAX_BYTES = 2**20
 PREFIX = "farm:"
@@ -62,17 +61,14 @@ def load(path: Path) -> dict[str, Any]:
     Raises: BadSetting: in one line, what is wrong, where, and what would be right.
     """
     given = _read(path)
-    logging.getLogger("ray.autoscaler._private.util").setLevel(logging.ERROR)  # it warns of what it filled in itself
     remedy = f"Mend it, then: farm doctor --cluster {path}"
     try:
-        ready = prepare_config(given)
-        validate_config(ready)
+        return launcher.ready(given)
     except ValidationError as error:
         raise BadSetting(f"{path}: {_explained(error)}", remedy=remedy) from None
     except (click.ClickException, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else _first(str(error))
         raise BadSetting(f"{path}: {said}.", remedy=remedy) from None
-    return ready
 
 
 def fleet(config: Mapping[str, Any]) -> Fleet:

@@ -19,10 +19,10 @@ from farm.site.server import make_home
 from farm.site.serving import Facts
 from farm.site.settings import Settings
 from workers.node.environment import PACKAGES, ROOT, environment, kept, others_token, token
+from workers.ray_internals.variables import AT_ONCE, TOKEN
 
 START_SECONDS = 180.0  # Ray waits 30 s for itself, on a busy machine more than once
 STOP_SECONDS = 150.0  # what trains may take a minute to save a checkpoint
-AT_ONCE = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # told to stop while it starts, Ray would wait half a minute
 AGAIN_SECONDS = 1.0  # after another farm of this home was in the way
 REASONS: dict[int, type[FarmError]] = {kind.exit_code: kind for kind in (FarmError, BadSetting, Refused)}
 
@@ -43,7 +43,7 @@ def member(here: Settings, head: str, secret: str | None = None, **options: obje
     command = [sys.executable, "-m", "workers.node.join", f"--head={head}", "--options", json.dumps(options)]
     variables = environment(here, kept(here.home, secret) if secret else others_token(), is_ours=False)
     if secret:
-        variables.pop("RAY_AUTH_TOKEN", None)  # it would go before the file
+        variables.pop(TOKEN, None)  # it would go before the file
     os.execve(command[0], command, variables)
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from workers.ray_internals.processes import SESSION_LOGS
+from workers.ray_internals.variables import TMPDIR
+
 PREFIX = "farm-ray-"
 LOCK = "lock"
 KILL_SECONDS = 5.0
@@ -59,7 +62,7 @@ def _of(folder: Path) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_ours = process.pid != os.getpid() and process.uids().real == os.getuid()
-            if is_ours and process.environ().get("RAY_TMPDIR") == str(folder):
+            if is_ours and process.environ().get(TMPDIR) == str(folder):
                 yield process
 
 
@@ -79,7 +82,7 @@ def keep_logs(folder: Path, home: Path) -> Path:
     """Copy the logs of the Ray in `folder` to `home`, in place of those kept before; where they are then."""
     kept = home / "ray-logs"
     shutil.rmtree(kept, ignore_errors=True)
-    for logs in folder.glob("**/session_*/logs"):
+    for logs in folder.glob(SESSION_LOGS):
         if not logs.parent.is_symlink():
             with suppress(shutil.Error, OSError):  # what still writes there may remove files
                 shutil.copytree(logs, kept, ignore_dangling_symlinks=True, dirs_exist_ok=True)

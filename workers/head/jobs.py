@@ -5,14 +5,15 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-from ray.job_submission import JobDetails, JobSubmissionClient
-from requests import PreparedRequest
+from ray.job_submission import JobDetails
 
 from farm.errors import first_line, last_line
+from workers.ray_internals.job_client import Client
+from workers.ray_internals.phrases import JOB_BEGINS
+from workers.ray_internals.processes import cluster_mark
 
 ANSWER_SECONDS = 30.0  # for Ray's dashboard: it may be alive, take the call and never answer
 _AWAY = (RuntimeError, ConnectionError, OSError)  # what the client raises: RuntimeError for every word of Ray's
@@ -26,13 +27,10 @@ def job_id(run_id: str, epoch: int) -> str:
 def last_words(info: JobDetails) -> str:
     """Why a job failed: the last thing that it said itself, or how it ended if it had said nothing yet."""
     said, code = last_line(info.message or ""), info.driver_exit_code
-    if not said.startswith("Running entrypoint for job ") or code is None:  # that line is Ray's own
+    if not said.startswith(JOB_BEGINS) or code is None:  # that line is Ray's own
         return said
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return f"it {ended} before it said anything"
-
-
-NO_PROXY = {"http": "", "https": ""}  # the dashboard is the farm's own: a proxy of this shell's has no part in it
 
 
 class Answering:
@@ -40,7 +38,7 @@ class Answering:
     to which our secret would go."""
 
     def __init__(self, url: str, cluster_id: str):
-        self._port, self._mark = urlsplit(url).port, f"--cluster-id-hex={cluster_id}"
+        self._port, self._mark = urlsplit(url).port, cluster_mark(cluster_id)
         self._process: psutil.Process | None = None
 
     def __call__(self) -> None:
@@ -64,22 +62,6 @@ class Answering:
         return False
 
 
-class _Client(JobSubmissionClient):
-    """Ray's own, which would wait for ever, call a proxy, and let a ~/.netrc replace the secret."""
-
-    def __init__(self, url: str, secret: str, seconds: float, answering: Callable[[], None]):
-        self._seconds, self._secret, self._answering = seconds, secret, answering
-        super().__init__(url, headers={"Authorization": f"Bearer {secret}"})
-
-    def _do_request(self, *words: Any, **options: Any) -> Any:
-        self._answering()
-        return super()._do_request(*words, timeout=self._seconds, proxies=NO_PROXY, auth=self._signed, **options)
-
-    def _signed(self, request: PreparedRequest) -> PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._secret}"
-        return request
-
-
 class Jobs:
     """The jobs of the Ray whose dashboard is at `url`; `token` is the file with its secret.
 
@@ -96,7 +78,7 @@ class Jobs:
         *,
         answering: Callable[[], None] = lambda: None,
     ):
-        self._client = _Client(url, token.read_text(encoding="utf-8").strip(), seconds, answering)
+        self._client = Client(url, token.read_text(encoding="utf-8").strip(), seconds, answering)
 
     def away(self) -> str | None:
         """Why no job can be submitted now, as far as can be told without one; None if nothing speaks against it."""
@@ -144,10 +126,9 @@ class Jobs:
     def is_unknown(self, job: str) -> bool:
         """Whether Ray says that it has no such job; False when it cannot be asked."""
         try:
-            answer = self._client._do_request("GET", f"/api/jobs/{job}")
+            return self._client.knows_no(job)
         except _AWAY:
             return False
-        return answer.status_code == 404 and "does not exist" in answer.text
 
     def info(self, job: str) -> JobDetails | None:
         """What Ray knows of `job`; None when it does not know it, or cannot be asked."""

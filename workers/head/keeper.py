@@ -32,6 +32,7 @@ from farm.site.serving import Facts, Health
 from farm.site.settings import Settings
 from farm.study.run import Lease
 from workers.head import folders, parts
+from workers.ray_internals.variables import TMPDIR
 
 LOOK_SECONDS = 0.25  # a raylet's death ends the attempts on it: their leases are given back before that is a failure
 TELL_SECONDS = 5.0
@@ -158,7 +159,7 @@ class Keeper:
         return False
 
     def _become(self, *more: str) -> NoReturn:
-        os.environ.pop("RAY_TMPDIR", None)
+        os.environ.pop(TMPDIR, None)
         words = ["--options", json.dumps(self.options), "--ended", json.dumps(self.ended), *more]
         sys.stdout.flush()
         sys.stderr.flush()

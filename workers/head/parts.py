@@ -8,19 +8,9 @@ from contextlib import suppress
 
 import psutil
 
+from workers.ray_internals.processes import OF_THE_HEAD, OF_THE_RAYLET
+
 STOPPED_LOOKS = 20  # in a row: a debugger may stop a process for a moment, and a machine that sleeps stops all
-# What stands in the command line of each: agents replace theirs by a title once they are up.
-OF_THE_HEAD = {
-    "GCS": ("/gcs/gcs_server",),
-    "raylet": ("/raylet/raylet",),
-    "dashboard": ("/ray/dashboard/dashboard.py",),
-    "monitor": ("/ray/autoscaler/_private/monitor.py",),
-    "log monitor": ("/ray/_private/log_monitor.py",),
-}
-OF_THE_RAYLET = {
-    "dashboard agent": ("ray::DashboardAgent", "/ray/dashboard/agent.py"),
-    "runtime environment agent": ("ray::RuntimeEnvAgent", "/ray/_private/runtime_env/agent/main.py"),
-}
 PARTS = (*OF_THE_HEAD, *OF_THE_RAYLET)
 SAVERS = ("GCS", "raylet")  # without one of these, what trains cannot be asked for a checkpoint
 

@@ -24,9 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import parameter, worker
-from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
-from ray._private.utils import write_ray_address
 from ray.exceptions import RayError
 
 from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
@@ -51,15 +48,16 @@ from workers.head.presence import present
 from workers.head.roster import Roster
 from workers.node import hardware
 from workers.node.admission import PORT
-from workers.node.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
+from workers.node.environment import OBJECT_STORE_BYTES, stand_apart
+from workers.ray_internals import own_node
+from workers.ray_internals.phrases import TOO_SLOW
+from workers.ray_internals.variables import GCS_PORT, STOP_WAIT_SECONDS, TMPDIR, TOKEN_PATH
 
 TURN_SECONDS = 0.25
 AGAIN_SECONDS = 5.0  # after a Redis that is full or refuses, or a Ray that does not answer
 REGISTER_SECONDS = 10.0
 MEMBER_SECONDS = 45.0  # for a machine that joined to stop its Ray: it is given 30 s
 TARGETS = "prometheus-targets.json"
-
-TOO_SLOW = "timed out during startup"  # Ray waits 30 s for its raylet, whatever it is told
 
 log = logging.getLogger("farm")
 
@@ -127,7 +125,7 @@ def _serve(
     classes = _classes(here, units, attach)
     fleet = clusterfile.fleet(clusterfile.load(Path(autoscaling_config))) if autoscaling_config else None
     offered = {machine.name: count for machine, count in classes}
-    token_path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    token_path = Path(os.environ[TOKEN_PATH])
     with ExitStack() as stack:
         redis = stack.enter_context(session(here))
         folder = None if attach else stack.enter_context(folders.held())
@@ -159,7 +157,7 @@ def _serve(
             token_path=str(token_path),
             shared=shared,
         )
-        jobs = Jobs(dashboard, token_path, answering=Answering(dashboard, _cluster_id()))
+        jobs = Jobs(dashboard, token_path, answering=Answering(dashboard, own_node.cluster_id()))
         name = keeper.dispatcher = stack.enter_context(present(queue))
         _register(queue, classes)
         stack.enter_context(_clerk(queue))
@@ -178,10 +176,6 @@ def _serve(
         finally:
             keeper.rest()  # from now on the parts end because they are told to
             serving.withdraw(here, facts.pid)
-
-
-def _cluster_id() -> str:
-    return worker._global_node.cluster_id.hex()  # type: ignore[attr-defined]  # None until Ray is up
 
 
 @contextmanager
@@ -233,7 +227,7 @@ def _attached(place: str) -> Iterator[str]:
     try:
         yield f"http://{context.dashboard_url}"
     finally:
-        _shut_down()
+        own_node.shut_down()
 
 
 @contextmanager
@@ -244,7 +238,7 @@ def _ray(
 
     Raises: Unreachable: it did not start; its logs are in `home`.
     """
-    os.environ["RAY_TMPDIR"] = str(folder)  # inherited by all that Ray starts: there it finds this Ray and no other
+    os.environ[TMPDIR] = str(folder)  # inherited by all that Ray starts: there it finds this Ray and no other
     start: dict[str, Any] = {
         "num_cpus": cpus or hardware.cores(),
         "resources": {f"farm:{name}": float(count) for name, count in units.items()},
@@ -256,13 +250,13 @@ def _ray(
     }
     if shared:
         start["_node_ip_address"] = shared
-        os.environ["RAY_GCS_SERVER_PORT"] = str(_gcs_port())
+        os.environ[GCS_PORT] = str(_gcs_port())
     elif sys.platform == "linux":
         start["_node_ip_address"] = _loopback(str(folder))
-    _free_the_agents_port()
+    own_node.free_the_agents_port()
     try:
         context = ray.init("local", log_to_driver=False, logging_level=logging.WARNING, **start)
-        write_ray_address(ray.get_runtime_context().gcs_address)  # as `ray start` does
+        own_node.announce()
     except Exception as error:  # a bare one where it waited for too long
         kept = folders.keep_logs(folder, home)
         kind = TooSlow if TOO_SLOW in str(error) else Unreachable
@@ -270,7 +264,7 @@ def _ray(
     try:
         yield f"http://{context.dashboard_url}"
     finally:
-        _shut_down()
+        own_node.shut_down()
 
 
 def _reason(error: Exception) -> str:
@@ -290,36 +284,16 @@ def _gcs_port() -> int:
     return PORT
 
 
-def _shut_down() -> None:
-    """End our Ray. Where its raylet is gone, `ray.shutdown` would end this process in the middle."""
-    own = worker._global_node
-    if own and own.dead_processes():
-        own.kill_all_processes(check_alive=False, wait=True)
-    else:
-        ray.shutdown()
-
-
 @contextmanager
 def _targets(home: Path) -> Iterator[None]:
     """Keep a link in `home` to Ray's list of what Prometheus may scrape, whose folder has another name every time."""
     link = home / TARGETS
     link.unlink(missing_ok=True)
-    session = worker._global_node.get_session_dir_path()  # type: ignore[attr-defined]  # None until Ray is up
-    link.symlink_to(Path(session) / PROMETHEUS_SERVICE_DISCOVERY_FILE)
+    link.symlink_to(own_node.prometheus_targets())
     try:
         yield
     finally:
         link.unlink(missing_ok=True)
-
-
-def _free_the_agents_port() -> None:
-    """Let Ray's agent, which takes our jobs, listen on a free port.
-
-    Its default, 52365, it binds on 127.0.0.1 too. Where another Ray of this machine has that, or one that was killed a
-    minute ago, it starts without a word and takes no job, ever. `ray.init` has no option for it.
-    """
-    anywhere = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)
-    parameter.RayParams = anywhere  # type: ignore[misc, assignment]
 
 
 def _loopback(seed: str) -> str:

@@ -6,11 +6,8 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, first_line
@@ -21,13 +18,14 @@ from farm.site.settings import Settings
 from farm.study import endpoint
 from workers.node import hardware
 from workers.node.environment import PACKAGES, others_token
+from workers.ray_internals import gcs
+from workers.ray_internals.variables import TOKEN
 
 PORT = 6379  # of Ray's head
 SECONDS = 5.0  # for the head to answer
 # The greeting of HTTP/2, which gRPC speaks: a server of it answers with a frame of type 4, anything else does not.
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_SETTINGS = 4
-STDERR = 2  # its file descriptor
 
 
 def address(head: str) -> str:
@@ -53,8 +51,7 @@ def check_head(place: str, published: Head) -> None:
     _check_secret(published)
     _check_listens(place, hint)
     try:
-        with _without_rays_log():
-            GcsClient(address=place)
+        gcs.connect(place)
     except AuthenticationError:
         raise Refused(
             f"the Ray at {place} refused this machine's token.",
@@ -65,22 +62,8 @@ def check_head(place: str, published: Head) -> None:
         raise Unreachable(f"the server at {place} is not a Ray head: {said}.", remedy=hint) from None
 
 
-@contextmanager
-def _without_rays_log() -> Iterator[None]:
-    """Let Ray's C++ write nothing to stderr: it logs what it raises as well, and has no switch for that."""
-    sys.stderr.flush()
-    kept = os.dup(STDERR)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        os.dup2(nowhere.fileno(), STDERR)
-    try:
-        yield
-    finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)
-
-
 def _check_secret(published: Head) -> None:
-    if not os.environ.get("RAY_AUTH_TOKEN") and not others_token().is_file():
+    if not os.environ.get(TOKEN) and not others_token().is_file():
         raise BadSetting(
             f"there is no token for the head's Ray: {others_token()} is not there.",
             remedy=f"Copy the head's ({published.host}) and let RAY_AUTH_TOKEN_PATH name it.",

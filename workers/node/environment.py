@@ -18,41 +18,12 @@ from farm.errors import BadSetting
 from farm.site.server import make_home
 from farm.site.settings import Settings, passed_on
 from workers.node import gpus
+from workers.ray_internals.variables import METRICS_ROOT, OTHER_HEADS, OTHERS, RAY, TOKEN_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "farm", "model", "workers")
 
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
-STOP_WAIT_SECONDS = 60  # for a drained or cancelled agent to save a checkpoint before Ray kills it
-
-RAY = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the agent holds no GPU but may look at them
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi, farm and Ray count; by itself CUDA counts the fastest first
-    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS),
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Train's controller polls; Ray's default of 2 s costs 5 s a run
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # for GET /api/train/v2/runs/v1; the dashboard has no page for it
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor per run; draining is the agent's
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker stands twice in the log
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_COLOR_PREFIX": "0",
-    # How long a node trains on without a head. After Ray's default of 60 s it would end, and a reboot takes longer.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-    # Train runs the loop in a thread. glibc would give it an arena of its own, which returns freed memory to the system
-    # at every step: 779 against 671 ms a step at 4 layers x 256, vocab 50257.
-    "MALLOC_ARENA_MAX": "1",
-    "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
-}
-
-
-# What a shell may hold for other uses of Ray. Its client would follow it to another cluster, with our token: for it,
-# RAY_ADDRESS goes before the address that it is given. A name that ends in "_" stands for all that begin so.
-OTHERS = (
-    *("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_CLIENT_MODE", "RAY_NAMESPACE", "RAY_START_HOOK"),
-    *("RAY_JOB_", "RAY_RUNTIME_ENV", "RAY_RUNTIME_ENV_"),
-)
-OTHER_HEADS = ("RAY_AUTH_TOKEN", "RAY_GCS_SERVER_PORT", "RAY_OVERRIDE_", "RAY_REDIS_")  # for a Ray that is all ours
 # Below the folder of a Ray node: /ray/session_2026-11-25_18-51-10_123456_1234567/sockets/plasma_store
 SOCKET_BYTES = 68
 MOST_BYTES = 103 if sys.platform == "darwin" else 107  # of a Unix socket's path
@@ -66,8 +37,8 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     own = {"FARM_PYTHON": sys.executable, "PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
     own |= {"TMPDIR": str(short_folder())}  # Ray's own, unless RAY_TMPDIR is set, and that of its dashboard's processes
     own |= dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy())
-    own |= {"RAY_METRICS_OUTPUT_ROOT": str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
-    own |= {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
+    own |= {METRICS_ROOT: str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
+    own |= {TOKEN_PATH: str(token)} if token else {}
     own |= {} if (shown := gpus.resolved()) is None else {gpus.VISIBLE: shown}
     return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | passed_on(here)
 
@@ -145,4 +116,4 @@ def kept(home: Path, secret: str) -> Path:
 
 def others_token() -> Path:
     """The file with the secret of a Ray that somebody else started."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    return Path(os.environ.get(TOKEN_PATH, "~/.ray/auth_token")).expanduser()

@@ -33,9 +33,10 @@ from farm.site.server import make_home, session
 from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, find, is_name, layered, parts, without_hearsay
 from workers.node import addresses, admission, hardware, spot
-from workers.node.environment import OBJECT_STORE_BYTES, STOP_WAIT_SECONDS, stand_apart
+from workers.node.environment import OBJECT_STORE_BYTES, stand_apart
 from workers.node.labels import JOIN_LABEL, own_price
-from workers.node.raylet import has_ended, raylet
+from workers.ray_internals.processes import has_ended, raylet
+from workers.ray_internals.variables import STOP_WAIT_SECONDS
 
 TURN_SECONDS = 0.5
 REGISTER_SECONDS = 10.0

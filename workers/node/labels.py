@@ -5,10 +5,10 @@ import os
 from collections.abc import Mapping
 
 from pydantic import ValidationError as NotValid
-from ray._private.ray_constants import LABELS_ENVIRONMENT_VARIABLE
 
 from farm.errors import BadSetting
 from farm.study.machine import Price
+from workers.ray_internals.variables import LABELS
 
 JOIN_LABEL = "farm-join"  # of a node that `farm join` started: a token of that joining
 USD_LABEL, SOURCE_LABEL, DATE_LABEL = "farm-usd-per-hour", "farm-price-source", "farm-price-date"
@@ -40,4 +40,4 @@ def own_price() -> Price | None:
 
     Raises: BadSetting
     """
-    return price(json.loads(os.environ.get(LABELS_ENVIRONMENT_VARIABLE) or "{}"))
+    return price(json.loads(os.environ.get(LABELS) or "{}"))

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from own_ray import OwnRay
-from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 from ray.exceptions import RpcError
 from results import tiny_study
 
 from farm.queue.node import Node
 from farm.queue.queue import Queue
-from workers.head.autoscale import Autoscaler, Sight, demand, seen
+from workers.head.autoscale import Autoscaler, demand
 from workers.head.clusterfile import Fleet, Kind
+from workers.ray_internals.autoscaler import Sight
 
 FLEET = Fleet({"a100": Kind({"8xa100m40": 1}, 2), "h100": Kind({"8xh100m80": 1}, 2)}, most=3)
 DOUBLE = Fleet({"big": Kind({"cpu": 2}, 2)}, most=9)
@@ -79,30 +79,6 @@ def test_a_demand_always_fits_the_limits(counts):
     }
     assert max(nodes.values()) <= 2
     assert sum(nodes.values()) <= 3
-
-
-def node(name: str, kind: str) -> NodeInfo:
-    return NodeInfo(instance_type_name=kind, ray_node_type_name=kind, instance_id=name, ip_address="", node_id=name)
-
-
-def launch(kind: str, count: int, at: int, details: str | None = None) -> LaunchRequest:
-    state = LaunchRequest.Status.FAILED if details else LaunchRequest.Status.PENDING
-    return LaunchRequest(
-        kind, kind, count, state, request_ts_s=at, failed_ts_s=at if details else None, details=details
-    )
-
-
-def test_only_the_autoscaler_s_nodes_are_seen_and_the_last_trouble_of_each_type():
-    status = ClusterStatus(
-        active_nodes=[node("n1", "a100"), node("home", "node_home")],
-        idle_nodes=[node("n2", "a100"), node("head", "head")],
-        pending_nodes=[node("", "h100")],
-        pending_launches=[launch("h100", 2, at=5)],
-        failed_launches=[launch("h100", 1, 9, "no capacity"), launch("h100", 1, 3, "no permission")],
-    )
-    nodes, starting = {"n1": "a100", "n2": "a100"}, Counter(h100=3)
-    assert seen(status, FLEET, now=60.0) == Sight(nodes, starting, {"h100": "no capacity"})
-    assert seen(status, FLEET, now=3600.0) == Sight(nodes, starting, {}), "that was an hour ago"
 
 
 def test_what_waits_is_asked_for_once_and_what_starts_is_told(queue: Queue):

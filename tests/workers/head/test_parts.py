@@ -10,6 +10,7 @@ from waiting import wait_until
 
 from workers.head import parts
 from workers.head.parts import Watch, census
+from workers.ray_internals.processes import OF_THE_HEAD
 
 HEAD = """
 import subprocess, sys
@@ -22,13 +23,13 @@ for child in children:
     child.kill()
     child.wait()
 """
-NAMES = tuple(parts.OF_THE_HEAD)
+NAMES = tuple(OF_THE_HEAD)
 
 
 @pytest.fixture
 def head() -> Iterator[psutil.Process]:
     """A process with a child for each part of a head."""
-    marks = [f"/site-packages{marks[0]}" for marks in parts.OF_THE_HEAD.values()]
+    marks = [f"/site-packages{marks[0]}" for marks in OF_THE_HEAD.values()]
     with subprocess.Popen([sys.executable, "-c", HEAD, *marks], stdin=-1, stdout=-1) as process:
         assert process.stdout is not None
         assert process.stdin is not None

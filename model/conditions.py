@@ -1,0 +1,86 @@
+"""What a model trains and is scored under: kernels, precision, determinism, the allocator. The same for both."""
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from farm.record.result import Computed
+from farm.study import compiler
+from farm.study.processor import instruction_set
+from farm.study.recipe import Kernels, Recipe
+from model import kernels
+from model.gpt import GPT
+from model.precision import matmuls
+from model.reduce import Group
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
+
+
+@contextmanager
+def conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[None]:
+    """Kernels, precision of matrix products, random state: as training needs them, then as they were."""
+    if device.type == "cpu":
+        _keep_freed_memory()
+    on_cuda = device.type == "cuda"
+    with (
+        torch.random.fork_rng([device] if on_cuda else []),
+        matmuls(recipe.train.precision),
+        kernels.chosen(by),
+        _deterministic() if on_cuda else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """CUDA kernels that give the same bits every time. Those of the CPU always do, for one number of threads."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses
+    mode: Any = torch.utils.deterministic
+    enabled, fill = torch.are_deterministic_algorithms_enabled(), mode.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what nobody has written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled)
+        mode.fill_uninitialized_memory = fill
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc's malloc keep large blocks that torch frees, for as long as this process lives.
+
+    By default it returns them to the system, and touching new ones costs half of a bf16 step with GPT-2's vocabulary.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        for setting, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
+            mallopt(setting, value)
+
+
+def agreed(asked: Kernels, group: Group) -> Computed:
+    """The kernels that every rank computes by: farm's only where each rank by itself would choose them."""
+    on_cpu = group.device.type == "cpu"
+    mine = kernels.resolved(asked, instruction_set()) if on_cpu else kernels.resolved_on_cuda(asked)
+    are_farms = torch.tensor(mine == "farm", dtype=torch.int32, device=group.device)
+    if group.world > 1:
+        dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
+    return "farm" if are_farms else "torch"
+
+
+def other_kernels(used: Sequence[Computed], asked: Kernels, step: int) -> str:
+    """What there is to say of a run that goes on from `step` by other kernels than before."""
+    before, now = used[-2:]
+    has = instruction_set() or "unknown instructions"
+    return f"{now}'s kernels compute from step {step} on, {before}'s did before: kernels = {asked!r} with {has}."
+
+
+def compile_blocks(gpt: GPT, device: torch.device) -> None:
+    """Have torch compile the network. Raises: NoCompiler"""
+    compiler.found(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
+    for block in gpt.blocks:  # all alike, so that one compilation serves every layer
+        block.compile()
