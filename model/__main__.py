@@ -15,8 +15,8 @@ from farm.study.run import Run
 from farm.study.study import load
 from model import checkpoint
 from model.corpus.checks import exams_of
+from model.group import check, in_turn, initialise, join
 from model.meter import Signal
-from model.reduce import in_turn, join
 from model.train import train
 
 
@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm"))
     arguments = parser.parse_args()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     study = load(arguments.study)
     run = _chosen(study.runs(), arguments.run)
-    plan = planner.plan(run.recipe, study.machine(run.machine, {}))
+    machine = study.machine(run.machine, {})
+    meets = initialise if int(os.environ.get("WORLD_SIZE", "1")) > 1 else check
+    meets(on_cuda=not machine.is_cpu)
+    plan = planner.plan(run.recipe, machine)
     found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)
     # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
     epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
@@ -44,7 +45,7 @@ def main() -> None:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     cache = arguments.cache.expanduser()
-    group = join(plan)  # which takes this rank's GPU: NCCL's barrier needs to know it
+    group = join(plan)
     outcome = train(
         run,
         plan,

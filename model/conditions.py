@@ -15,8 +15,8 @@ from farm.study.processor import instruction_set
 from farm.study.recipe import Kernels, Recipe
 from model import kernels
 from model.gpt import GPT
+from model.group import Group
 from model.precision import matmuls
-from model.reduce import Group
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from farm.record.ledger import Line
 from farm.study.planner import Plan
-from model.reduce import Group
+from model.group import Group
 
 
 class Signal(IntEnum):

@@ -35,10 +35,11 @@ from model.corpus.sources import open_split
 from model.data import Batches
 from model.evaluate import scored
 from model.feed import Feed
+from model.group import Group, in_turn, join
 from model.init import fingerprint, initialised
 from model.meter import Meter, Signal, Sums, Totals
 from model.precision import LossScale, autocast
-from model.reduce import Group, in_turn, join, reducer
+from model.reduce import reducer
 from model.saver import Saver, State
 from model.validation import Validator
 

@@ -18,6 +18,7 @@ from farm.record.result import Exam, Outcome, Tokens
 from farm.study.planner import Plan
 from farm.study.recipe import Recipe, Seeds
 from farm.study.run import Run
+from model.group import initialise
 from model.train import Signal, train
 
 VOCAB, CONTEXT, STEPS, BATCH = 67, 8, 4, 8
@@ -174,7 +175,7 @@ def _collected(pipes: Sequence[Connection]) -> list[Any]:
 
 def _child(rank: int, world: int, meeting: str, pipe: Connection, task: Callable[..., Any], arguments: tuple) -> None:
     try:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+        initialise(on_cuda=False, init_method=f"file://{meeting}", rank=rank, world_size=world)
         pipe.send((task(*arguments), None))
         dist.destroy_process_group()
     except BaseException:

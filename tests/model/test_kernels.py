@@ -32,7 +32,7 @@ def test_this_machine_has_them():
         assert in_use(CPU) == "farm"
         with chosen("torch"):
             assert in_use(CPU) == "torch"
-        assert in_use(torch.device("cuda")) == "torch"
+        assert in_use(torch.device("cuda")) == "farm"
 
 
 def test_auto_is_what_was_faster_with_these_instructions():

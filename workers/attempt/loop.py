@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 import torch
-import torch.distributed as dist
 from ray import train as ray_train
 from ray.train.torch import get_device
 
@@ -24,7 +23,7 @@ from farm.site import settings
 from farm.site.server import session
 from farm.study.run import Checkpoint
 from model.corpus.checks import items, prepare
-from model.reduce import join
+from model.group import meet
 from model.train import Signal, train
 from workers.attempt.curve import point
 from workers.attempt.gauges import Gauges
@@ -96,8 +95,7 @@ def _here(task: Task) -> Task:
     task = task.model_copy(update={"threads": place.threads or max(1, hardware.cores() // place.workers)})
     if index:
         task = _brought(task, is_first=around.get_local_rank() == 0)
-    join(task.plan)  # takes this worker's GPU, which a barrier of NCCL needs to know
-    dist.barrier()
+    meet()
     return task
 
 
