@@ -23,8 +23,10 @@ from farm.study.machine import Machine
 from farm.study.planner import Plan, plan
 from farm.study.recipe import Recipe, Seeds
 from farm.study.run import Run
+from model.assignment import Assignment, Listener
 from model.gpt import GPT, Attention
-from model.train import Signal, train
+from model.meter import Signal
+from model.train import train
 
 Gate = Callable[[], None]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,24 +69,20 @@ def planned(run: Run, world: int = 1, microbatch: int | None = None) -> Plan:
     return plan(run.recipe.patched({"train": {"precision": "fp32"}}), machine)
 
 
-def ours(run: Run, plan: Plan, gate: Gate) -> None:
-    def control() -> Signal:
-        gate()
+class _Gated(Listener):
+    """Passes the gate before each step."""
+
+    def __init__(self, gate: Gate):
+        self._gate = gate
+
+    def signal(self) -> Signal:
+        self._gate()
         return Signal.CONTINUE
 
+
+def ours(run: Run, plan: Plan, gate: Gate) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        train(
-            run,
-            plan,
-            Path(folder),
-            cache=Path(folder),
-            epoch=1,
-            resume=None,
-            resume_epoch=None,
-            control=control,
-            observe=lambda line: None,
-            saved=lambda step, path, sha256: None,
-        )
+        train(Assignment(run, plan, Path(folder), cache=Path(folder)), _Gated(gate))
 
 
 def textbook(run: Run, plan: Plan, gate: Gate) -> None:

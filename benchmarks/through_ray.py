@@ -58,11 +58,11 @@ import sys, torch
 from pathlib import Path
 from farm.study.planner import Plan
 from farm.study.run import Run
-from model.train import Signal, train
+from model.assignment import Assignment, Listener
+from model.train import train
 torch.set_num_threads(1)
 run, plan, folder = Run.model_validate_json(sys.argv[1]), Plan.model_validate_json(sys.argv[2]), Path(sys.argv[3])
-train(run, plan, folder, cache=folder, epoch=1, resume=None, resume_epoch=None, control=lambda: Signal.CONTINUE,
-      observe=lambda line: None, saved=lambda *checkpoint: None)
+train(Assignment(run, plan, folder, cache=folder), Listener())
 """
 
 

@@ -12,7 +12,7 @@ from farm.study.design import fraction
 from farm.study.machine import Machine
 from farm.study.recipe import NONE, Data, Evaluation, FurtherEvaluation, Model, Schedule, Train
 from farm.study.run import Policy
-from farm.study.study import Change, Head, Stack, Sweep
+from farm.study.study import Change, Stack, StudyTable, Sweep
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from what the program knows; a test fails when it is stale. Do not edit. -->"
@@ -82,7 +82,7 @@ Seeds are always two numbers. `{{ init = [1, 2], train = [7, 8] }}` is every com
 """
 
 SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
-    ("[study]", "", Head),
+    ("[study]", "", StudyTable),
     (
         "[baseline] and [interventions.NAME]",
         "The tables `model`, `train`, `data` and `evaluation`, below, and where this arm departs from `[study]`. An"
@@ -212,7 +212,7 @@ def study() -> str:
     for title, said, model in SECTIONS:
         parts.append(f"\n## {_heading(title)}\n" + (f"\n{said}\n" if said else "") + f"\n{_table(title, model)}")
         parts += [MORE_SEEDS] if model is Stack else []
-        parts += [DESIGNS.format(fractions=_fractions())] if model is Head else []
+        parts += [DESIGNS.format(fractions=_fractions())] if model is StudyTable else []
     return "".join(parts)
 
 

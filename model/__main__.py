@@ -6,14 +6,15 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from farm.errors import NotFound
+from farm.record.ledger import Line
 from farm.study import planner
 from farm.study.run import Run
 from farm.study.study import load
 from model import checkpoint
+from model.assignment import Assignment, Listener, Resume
 from model.corpus.checks import exams_of
 from model.group import check, in_turn, initialise, join
 from model.meter import Signal
@@ -41,29 +42,47 @@ def main() -> None:
     found = checkpoint.newest_valid(arguments.folder.glob("*/checkpoints"), run, plan)
     # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
     epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
-    (arguments.folder / str(epoch)).mkdir(parents=True, exist_ok=True)
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    folder = arguments.folder / str(epoch)
+    folder.mkdir(parents=True, exist_ok=True)
     cache = arguments.cache.expanduser()
     group = join(plan)
-    outcome = train(
+    assignment = Assignment(
         run,
         plan,
-        arguments.folder / str(epoch),
-        cache=cache,
-        epoch=epoch,
-        resume=found and found.path,
-        resume_epoch=found and int(found.path.parent.parent.name),
-        control=lambda: Signal.STOP if told else Signal.CONTINUE,
-        observe=lambda line: print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr),
-        saved=lambda step, path, sha256: print(f"step {step} saved in {path}", file=sys.stderr),
-        note=lambda event, detail: print(f"{event}: {detail}", file=sys.stderr),
+        folder,
+        cache,
+        epoch,
+        resume=found and Resume(found.path, int(found.path.parent.parent.name)),
         exams=in_turn(lambda: exams_of(run.recipe, study.evaluations, cache), group),
     )
+    outcome = train(assignment, _Terminal())
     if group.leads:
         print(outcome.model_dump_json())
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+class _Terminal(Listener):
+    """Says on stderr what happens, and hears SIGTERM."""
+
+    def __init__(self) -> None:
+        self._is_told_to_stop = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self._is_told_to_stop = True
+
+    def signal(self) -> Signal:
+        return Signal.STOP if self._is_told_to_stop else Signal.CONTINUE
+
+    def on_step(self, line: Line) -> None:
+        print(f"step {line.step} loss {line.loss_sum / line.tokens:.4f}", file=sys.stderr)
+
+    def on_saved(self, step: int, path: Path, sha256: str) -> None:
+        print(f"step {step} saved in {path}", file=sys.stderr)
+
+    def on_note(self, event: str, detail: str) -> None:
+        print(f"{event}: {detail}", file=sys.stderr)
 
 
 def _chosen(runs: list[Run], beginning: str) -> Run:

@@ -27,7 +27,7 @@ class Signal(IntEnum):
     ABANDON = 3
 
 
-class Totals(NamedTuple):
+class StepTotals(NamedTuple):
     """One step over the global batch. `gradient_norm` is of the raw gradients, loss scale and all."""
 
     loss_sum: float
@@ -54,7 +54,7 @@ class Meter:
         self._losses.append(loss_sum.detach())
         self._tokens += tokens
 
-    def total(self, gradient_norm: Tensor, signal: Signal, news: bool) -> Totals:
+    def total(self, gradient_norm: Tensor, signal: Signal, news: bool) -> StepTotals:
         """Close the step. The norm, the signal and the news of rank 0 become those of all."""
         plan, group = self._plan, self._group
         microbatches = plan.microbatches
@@ -69,7 +69,7 @@ class Meter:
             dist.all_reduce(slots)
         *losses, tokens, norm, told, heard = slots.tolist()
         self._losses, self._tokens = [], 0
-        return Totals(exact_sum(losses), int(tokens), norm, Signal(int(told)), bool(heard))
+        return StepTotals(exact_sum(losses), int(tokens), norm, Signal(int(told)), bool(heard))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import DoesNotFit, FarmError, reason
+from farm.record.ledger import Line
 from farm.record.result import Tokens
 from farm.study.planner import Plan
 from farm.study.recipe import Recipe, Seeds
@@ -126,32 +127,33 @@ def trial(recipe: Recipe, microbatch: int, world: int = 1) -> None:
     """
     import torch
 
-    from model.train import Signal, train
+    from model.assignment import Assignment, Listener
+    from model.meter import Signal
+    from model.train import train
+
+    class OneStep(Listener):
+        """Ends the training once a step is done; fp16 begins with a few that it skips."""
+
+        is_done = False
+
+        def signal(self) -> Signal:
+            return Signal.ABANDON if self.is_done else Signal.CONTINUE
+
+        def on_step(self, line: Line) -> None:
+            self.is_done = self.is_done or not line.skipped
 
     on_cuda = torch.cuda.is_available()
     _check_cuda(torch) if on_cuda else _check_cpu()
     device = torch.device("cuda" if on_cuda else "cpu")
     in_flight = torch.empty(recipe.model.parameters if world > 1 else 0, device=device)  # as model.reduce's buckets
-    done: list[bool] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = _run(recipe, microbatch, folder)
         plan = Plan(
             machine=run.machine, world=1, microbatch=microbatch, accumulation=2, bytes_needed=0, basis="declared"
         )
-        train(
-            run,
-            plan,
-            folder,
-            cache=folder,
-            epoch=1,
-            resume=None,
-            resume_epoch=None,
-            control=lambda: Signal.ABANDON if any(done) else Signal.CONTINUE,
-            observe=lambda line: done.append(not line.skipped),  # fp16 begins with a few steps that it skips
-            saved=lambda *checkpoint: None,
-            tokens=Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64),
-        )
+        tokens = Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64)
+        train(Assignment(run, plan, folder, cache=folder, tokens=tokens), OneStep())
     del in_flight
 
 

@@ -21,7 +21,7 @@ from model.group import Group, told
 NOTHING, FAILED = bytes(40), b"\xff" * 40  # else 8 bytes of step and 32 of sha256
 
 
-class State(NamedTuple):
+class Snapshot(NamedTuple):
     """What a checkpoint holds, still on the device."""
 
     step: int
@@ -61,7 +61,7 @@ class Saver:
         self._wanted |= asked or time.monotonic() - self._begun_at >= seconds
         return self._group.leads and self._wanted and self._flight is None
 
-    def begin(self, state: State) -> None:
+    def begin(self, state: Snapshot) -> None:
         """Copy the state and write the copy in the background; on the other ranks, nothing."""
         if not self._group.leads:
             return
@@ -72,7 +72,7 @@ class Saver:
         self.stalled_seconds += time.perf_counter() - began
         self._flight = self._thread.submit(self._write, contents)
 
-    def save(self, state: State) -> None:
+    def save(self, state: Snapshot) -> None:
         """Begin a checkpoint of this state unless it has one, after the one in flight."""
         self.settle()
         if self.newest is None or self.newest.step != state.step:

@@ -25,9 +25,10 @@ from farm.errors import BadCorpus, Nonfinite
 from farm.record.ledger import Line, Writer
 from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study.planner import Plan
-from farm.study.recipe import TEST
+from farm.study.recipe import TEST, Recipe
 from farm.study.run import Run
 from model import checkpoint, kernels, optim
+from model.assignment import Assignment, Listener
 from model.checkpoint import Identity
 from model.conditions import agreed, compile_blocks, conditions, other_kernels
 from model.corpus.checks import prepare
@@ -37,73 +38,53 @@ from model.evaluate import scored
 from model.feed import Feed
 from model.group import Group, in_turn, join
 from model.init import fingerprint, initialised
-from model.meter import Meter, Signal, Sums, Totals
+from model.meter import Meter, Signal, StepTotals, Sums
 from model.precision import LossScale, autocast
 from model.reduce import reducer
-from model.saver import Saver, State
+from model.saver import Saver, Snapshot
 from model.validation import Validator
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
-def train(
-    run: Run,
-    plan: Plan,
-    folder: Path,
-    *,
-    cache: Path,
-    epoch: int,
-    resume: Path | None,
-    resume_epoch: int | None,
-    control: Callable[[], Signal],
-    observe: Callable[[Line], None],
-    saved: Callable[[int, Path, str], None],
-    scoring: Callable[[], None] = lambda: None,
-    note: Callable[[str, str], None] = lambda event, detail: None,
-    tokens: Tokens | None = None,
-    exams: Sequence[Exam] = (),
-) -> Outcome:
-    """Train `run` as `plan` says, from the checkpoint `resume` or from the start; every rank calls this.
+def train(assignment: Assignment, listener: Listener) -> Outcome:
+    """Carry an assignment out; every rank calls this.
 
-    Writes folder/ledger.jsonl and folder/checkpoints/step-XXXXXXXX/. `control` is asked on rank 0 before each step, and
-    `observe` told there after it; `saved(step, path, manifest_sha256)` is called on every rank once a checkpoint is on
-    the disk, and `scoring` before each batch of a validation and of the test at the end. `note(event, detail)` is told
-    on rank 0 what a person should know of this run. At the end the model is tested, and scored by `exams`.
+    Writes ledger.jsonl and checkpoints/step-XXXXXXXX/ into the attempt's folder.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
     """
-    group = join(plan)
+    run, group = assignment.run, join(assignment.plan)
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
-        trainer = Trainer(run, plan, group, cache, tokens)
-        further = [(exam, open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)) for exam in exams]
-        if resume:
-            trainer.restore(resume)
+        trainer = Trainer(run, assignment.plan, group, assignment.cache, assignment.tokens)
+        further = [(exam, _tested(exam.recipe, assignment.cache)) for exam in assignment.exams]
+        if assignment.resume:
+            trainer.restore(assignment.resume.checkpoint)
             if group.leads and len(trainer.kernels) > 1:
-                note("other-kernels", other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step))
+                change = other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step)
+                listener.on_note("other-kernels", change)
         trainer.make_ready()
         with (
-            _ledger(folder, epoch, resume_epoch, trainer.step, group) as ledger,
-            Saver(
-                folder / "checkpoints", Identity.of(run, plan), group, ledger.sync if ledger else None, saved
-            ) as saver,
+            _ledger(assignment, trainer.step, group) as ledger,
+            _saver(assignment, group, ledger, listener) as saver,
         ):
             while trainer.step < run.recipe.steps:
-                asked = control() if group.leads else Signal.CONTINUE
+                asked = listener.signal() if group.leads else Signal.CONTINUE
                 totals = trainer.compute(asked, saver.news)
                 if totals.signal is Signal.ABANDON:
                     return Outcome(finished=False, step=trainer.step)
                 line = trainer.update(totals)
-                line = line._replace(validation=trainer.validator.after(line.step, trainer.gpt, scoring))
+                line = line._replace(validation=trainer.validator.after(line.step, trainer.gpt, listener.on_scoring))
                 if ledger:
                     ledger.append(line)
-                    observe(line)
+                    listener.on_step(line)
                 if totals.news:
                     saver.settle()
                 if totals.signal is Signal.STOP:
                     return _stopped(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
                     saver.begin(trainer.state())
-            return _finished(trainer, saver, further, scoring)
+            return _finished(trainer, saver, further, listener.on_scoring)
 
 
 class Trainer:
@@ -113,7 +94,7 @@ class Trainer:
         recipe = run.recipe
         self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
         self.tokens = tokens or in_turn(lambda: prepare(recipe, cache), group)
-        self.test_tokens = open_split(recipe.tested_data, recipe.evaluation.split, cache)
+        self.test_tokens = _tested(recipe, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
         self.gpt = initialised(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
@@ -139,7 +120,7 @@ class Trainer:
                 dist.broadcast(parameter.data, src=0)
         self.feed = Feed(self.batches, self.plan, self.group, first_step=self.step, steps=self.recipe.steps)
 
-    def compute(self, signal: Signal, news: bool) -> Totals:
+    def compute(self, signal: Signal, news: bool) -> StepTotals:
         """First half of a step: forward and backward over this rank's microbatches, and the sums over all ranks."""
         self._began = time.perf_counter()
         scale = self.loss_scale.scale / self.recipe.tokens_per_step
@@ -156,7 +137,7 @@ class Trainer:
         self.reducer.finish()
         return self.meter.total(get_total_norm(self._gradients()), signal, news)
 
-    def update(self, totals: Totals) -> Line:
+    def update(self, totals: StepTotals) -> Line:
         """Second half: clip the gradients and apply them, or skip the step where fp16 overflowed.
 
         Raises: Nonfinite
@@ -194,7 +175,7 @@ class Trainer:
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
-    def state(self) -> State:
+    def state(self) -> Snapshot:
         """Everything that the steps to come depend on."""
         progress = {
             "sums": asdict(self.sums),
@@ -203,7 +184,7 @@ class Trainer:
             "tokens": self.tokens.model_dump(),
             "kernels": self.kernels,
         }
-        return State(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
+        return Snapshot(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
 
     def restore(self, folder: Path) -> None:
         """Put back what `state` gave when this checkpoint was made.
@@ -235,16 +216,28 @@ class Trainer:
 
 
 @contextmanager
-def _ledger(folder: Path, epoch: int, from_epoch: int | None, from_step: int, group: Group) -> Iterator[Writer | None]:
+def _ledger(assignment: Assignment, from_step: int, group: Group) -> Iterator[Writer | None]:
     """The ledger on rank 0, which writes for all."""
     if not group.leads:
         yield None
         return
-    with Writer(folder / "ledger.jsonl", epoch, from_epoch, from_step) as ledger:
+    from_epoch = assignment.resume and assignment.resume.epoch
+    with Writer(assignment.folder / "ledger.jsonl", assignment.epoch, from_epoch, from_step) as ledger:
         yield ledger
 
 
-def _nonfinite(step: int, totals: Totals) -> Nonfinite:
+def _saver(assignment: Assignment, group: Group, ledger: Writer | None, listener: Listener) -> Saver:
+    identity = Identity.of(assignment.run, assignment.plan)
+    flush_ledger = ledger.sync if ledger else None
+    return Saver(assignment.folder / "checkpoints", identity, group, flush_ledger, listener.on_saved)
+
+
+def _tested(recipe: Recipe, cache: Path) -> np.ndarray:
+    """The tokens that a recipe tests a model on."""
+    return open_split(recipe.tested_data, recipe.evaluation.split, cache)
+
+
+def _nonfinite(step: int, totals: StepTotals) -> Nonfinite:
     what = f"loss {totals.loss_sum / totals.tokens}, gradient norm {totals.gradient_norm}"
     return Nonfinite(
         f"step {step}: {what}.",

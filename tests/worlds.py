@@ -18,8 +18,10 @@ from farm.record.result import Exam, Outcome, Tokens
 from farm.study.planner import Plan
 from farm.study.recipe import Recipe, Seeds
 from farm.study.run import Run
+from model.assignment import Assignment, Listener, Resume
 from model.group import initialise
-from model.train import Signal, train
+from model.meter import Signal
+from model.train import train
 
 VOCAB, CONTEXT, STEPS, BATCH = 67, 8, 4, 8
 TINY: dict[str, dict[str, Any]] = {
@@ -93,6 +95,25 @@ class Told:
         return [timeless(line) for line in self.lines]
 
 
+class _Hearing(Listener):
+    """Keeps in `told` what it hears. `signals` is given the number of steps seen so far."""
+
+    def __init__(self, told: Told, signals: Callable[[int], Signal]):
+        self._told, self._signals = told, signals
+
+    def signal(self) -> Signal:
+        return self._signals(len(self._told.lines))
+
+    def on_step(self, line: Line) -> None:
+        self._told.lines.append(line)
+
+    def on_saved(self, step: int, path: Path, sha256: str) -> None:
+        self._told.saved.append((step, path, sha256))
+
+    def on_note(self, event: str, detail: str) -> None:
+        self._told.notes.append((event, detail))
+
+
 def timeless(line: Line) -> Line:
     validation = line.validation and line.validation._replace(seconds=0.0)
     return line._replace(seconds=0.0, validation=validation)
@@ -116,21 +137,10 @@ def attempt(
     told = Told()
     attempt_folder = folder / str(epoch)
     attempt_folder.mkdir(parents=True, exist_ok=True)
-    outcome = train(
-        run,
-        plan,
-        attempt_folder,
-        cache=folder.parent / "cache",
-        epoch=epoch,
-        resume=resume,
-        resume_epoch=epoch - 1 if resume else None,
-        control=lambda: signals(len(told.lines)),
-        observe=told.lines.append,
-        saved=lambda *checkpoint: told.saved.append(checkpoint),
-        note=lambda *said: told.notes.append(said),
-        tokens=tokens,
-        exams=exams,
-    )
+    start = Resume(resume, epoch - 1) if resume else None
+    cache = folder.parent / "cache"
+    assignment = Assignment(run, plan, attempt_folder, cache, epoch, start, tokens, exams)
+    outcome = train(assignment, _Hearing(told, signals))
     return outcome, told
 
 

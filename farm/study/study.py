@@ -90,7 +90,7 @@ OwnMachines = Annotated[Machines | None, Unset]
 OwnSeeds = Annotated[Pairs | None, Unset]
 
 
-class Head(Frozen):
+class StudyTable(Frozen):
     """The [study] table."""
 
     name: Name = Field(description="what commands call it")
@@ -154,7 +154,7 @@ class Stack(Frozen):
 class Study(Frozen):
     """The unit of submit, progress, cancel, retry and table."""
 
-    study: Head
+    study: StudyTable
     baseline: Change = Change()
     interventions: dict[Name, Change] = {}
     sweeps: dict[Name, Sweep] = {}

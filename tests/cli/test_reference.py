@@ -8,10 +8,10 @@ from cli.main import COMMANDS
 from cli.reference import DOCS, HIDDEN, PAGES, SECTIONS, TABLES, keys
 from cli.rooms import PACKAGES, ROOT
 from farm.study.machine import Machine
-from farm.study.study import Change, Head, Stack, Study, parse
+from farm.study.study import Change, Stack, Study, StudyTable, parse
 
 NEEDED: dict[object, dict[str, object]] = {  # beside the key that is looked at
-    Head: {"name": "s", "machines": ["cpu"]},
+    StudyTable: {"name": "s", "machines": ["cpu"]},
     Stack: {"of": ["a"]},
     Machine: {"name": "m", "usd_per_hour": 1.0},
     "reduction": {"canonical_microbatch": 4},

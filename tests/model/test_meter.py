@@ -9,13 +9,13 @@ from worlds import canonical, in_world, planned
 
 from farm.record.ledger import Line
 from model.group import join
-from model.meter import Meter, Signal, Sums, Totals, exact_sum
+from model.meter import Meter, Signal, StepTotals, Sums, exact_sum
 
 NOWHERE = Path("/nowhere")
 LOSSES = [(10.0, 4), (0.5, 1), (1e-9, 64), (7.25, 3), (0.1, 5), (0.2, 6), (0.3, 7), (900.0, 8)]
 
 
-def metered(world: int, signal: Signal = Signal.CONTINUE, news: bool = False) -> Totals:
+def metered(world: int, signal: Signal = Signal.CONTINUE, news: bool = False) -> StepTotals:
     """One step of eight microbatches that are as unlike as LOSSES, in their number of targets too."""
     plan = planned(canonical(NOWHERE), world)
     group = join(plan)
@@ -60,7 +60,7 @@ def test_a_sum_is_rounded_once_and_knows_no_order():
 
 @pytest.mark.parametrize("bad", [{"loss_sum": math.nan}, {"gradient_norm": math.inf}, {"gradient_norm": math.nan}])
 def test_a_step_is_finite_if_its_loss_and_its_gradients_are(bad):
-    good = Totals(1.0, 1, 1.0, Signal.CONTINUE, False)
+    good = StepTotals(1.0, 1, 1.0, Signal.CONTINUE, False)
     assert good.is_finite
     assert not good._replace(**bad).is_finite
 

@@ -13,15 +13,15 @@ from worlds import in_world, planned, tiny
 from farm.errors import StorageFull
 from model.checkpoint import Identity, newest_valid, read
 from model.group import Group
-from model.saver import Saver, State
+from model.saver import Saver, Snapshot
 
 RUN = tiny(Path("/nowhere"))
 WHOSE = Identity.of(RUN, planned(RUN, 1))
 ALONE = Group(0, 1, torch.device("cpu"))
 
 
-def state(step: int, size: int = 10) -> State:
-    return State(step, {"w": torch.full((size,), float(step))}, {"exp_avg.w": torch.zeros(size)}, {"step": step})
+def state(step: int, size: int = 10) -> Snapshot:
+    return Snapshot(step, {"w": torch.full((size,), float(step))}, {"exp_avg.w": torch.zeros(size)}, {"step": step})
 
 
 class Disk:

@@ -45,8 +45,9 @@ from model.corpus.sources import open_split
 from model.data import Batches
 from model.group import join
 from model.init import initialised
+from model.meter import Signal
 from model.optim import learning_rate
-from model.train import Signal, Trainer
+from model.train import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from farm.record.result import Outcome, Scored
 from farm.study.machine import Machine
 from workers.attempt.task import Scoring, Task
 from workers.ray_internals.phrases import NODE_DIED
-from workers.ray_internals.trainer import Torch, Trainer
+from workers.ray_internals.trainer import LeanTrainer, Torch
 
 # A worker needs no CPU of its own: the job holds the node's class unit and CPUs. Ray wants some resource in a bundle.
 SLIVER = 0.001
@@ -50,7 +50,7 @@ def _done(
     job: str,
 ) -> Any:
     """What rank 0 of the group returns, each of whose processes runs `loop`."""
-    trainer = Trainer(
+    trainer = LeanTrainer(
         loop,
         job=job,
         train_loop_config={"task": task.model_dump_json()},

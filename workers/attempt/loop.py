@@ -22,9 +22,11 @@ from farm.record.store import Store
 from farm.site import settings
 from farm.site.server import session
 from farm.study.run import Checkpoint
+from model.assignment import Assignment, Listener, Resume
 from model.corpus.checks import items, prepare
 from model.group import meet
-from model.train import Signal, train
+from model.meter import Signal
+from model.train import train
 from workers.attempt.curve import point
 from workers.attempt.gauges import Gauges
 from workers.attempt.meter import Metered, meter
@@ -42,29 +44,28 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
     """Train this worker's share of a Task. Rank 0 returns the Outcome."""
     task = _here(Task.model_validate_json(config["task"]))
     torch.set_num_threads(task.threads)
-    home = _Home(task) if ray_train.get_context().get_world_rank() == 0 else None
+    reporter = _Reporter(task) if ray_train.get_context().get_world_rank() == 0 else None
     try:
         with _metered(task):
-            outcome = train(
-                task.run,
-                task.plan,
-                Path(task.folder),
-                cache=Path(task.cache),
-                epoch=task.lease.epoch,
-                resume=Path(task.resume) if task.resume else None,
-                resume_epoch=task.resume_epoch,
-                control=home.signal if home else lambda: Signal.CONTINUE,
-                observe=home.add if home else lambda line: None,
-                saved=home.saved if home and not task.is_mirrored else lambda step, path, sha256: None,
-                scoring=home.pulse.beat if home else lambda: None,
-                note=home.note if home else lambda event, detail: None,
-                tokens=task.tokens,
-                exams=task.exams,
-            )
+            outcome = train(_assignment(task), reporter or Listener())
     finally:
-        if home:
-            home.close()
+        if reporter:
+            reporter.close()
     return outcome.model_dump()
+
+
+def _assignment(task: Task) -> Assignment:
+    resume = Resume(Path(task.resume.checkpoint), task.resume.epoch) if task.resume else None
+    return Assignment(
+        task.run,
+        task.plan,
+        Path(task.folder),
+        Path(task.cache),
+        epoch=task.lease.epoch,
+        resume=resume,
+        tokens=task.tokens,
+        exams=task.exams,
+    )
 
 
 def _metered(task: Task) -> AbstractContextManager[object]:
@@ -103,7 +104,7 @@ def _brought(task: Task, is_first: bool) -> Task:
     """`task` with the cache and the checkpoint of a node that the agent is not on."""
     here = settings.load()
     store, cache = Store(here.storage, here.home / "work"), here.home / "cache"
-    update: dict[str, str] = {"cache": str(cache)}
+    update: dict[str, object] = {"cache": str(cache)}
     if is_first:
         store.check()
         if (here_too := prepare(task.run.recipe, cache)) != task.tokens:
@@ -114,8 +115,9 @@ def _brought(task: Task, is_first: bool) -> Task:
             if items(exam.recipe, cache) != exam.items:
                 raise _other_tokens(exam.recipe.tested_data.source)
     if task.resume:
-        relative = str(Path(task.resume).relative_to(task.folder.removesuffix(task.place)))
-        update["resume"] = str(store.brought(relative) if is_first else store.root / relative)
+        relative = str(Path(task.resume.checkpoint).relative_to(task.folder.removesuffix(task.place)))
+        checkpoint = str(store.brought(relative) if is_first else store.root / relative)
+        update["resume"] = task.resume.model_copy(update={"checkpoint": checkpoint})
     return task.model_copy(update=update)
 
 
@@ -123,7 +125,7 @@ def _other_tokens(source: str) -> BadCorpus:
     return BadCorpus(f"{source} has other tokens on {platform.node()} than where the group is led.")
 
 
-class _Home:
+class _Reporter(Listener):
     """Rank 0's line home: steps and checkpoints out to Redis and Ray's metrics, the agent's word in.
 
     A thread of its own does the sending, so that training never waits. When Redis is away or full, points and
@@ -133,7 +135,7 @@ class _Home:
     def __init__(self, task: Task):
         self._task = task
         self._stop_file = Path(task.folder) / STOP_FILE
-        self.pulse = Pulse(Path(task.folder) / PULSE_FILE)
+        self._pulse = Pulse(Path(task.folder) / PULSE_FILE)
         self._looked = 0.0
         self._lost = threading.Event()
         self._over = threading.Event()
@@ -160,17 +162,22 @@ class _Home:
         except FileNotFoundError:
             return Signal.CONTINUE
 
-    def add(self, line: Line) -> None:
+    def on_step(self, line: Line) -> None:
         if made := point(line, self._task.run.recipe.tokens_per_step):
             with self._lock:
                 self._points.append(made)
 
-    def saved(self, step: int, path: Path, sha256: str) -> None:
+    def on_saved(self, step: int, path: Path, sha256: str) -> None:
+        if self._task.is_mirrored:  # then the agent says so, once it is in the bucket
+            return
         place = f"{self._task.place}/{path.relative_to(self._task.folder)}"
         with self._lock:
             self._checkpoint = Checkpoint(step=step, epoch=self._task.lease.epoch, path=place, sha256=sha256)
 
-    def note(self, event: str, detail: str) -> None:
+    def on_scoring(self) -> None:
+        self._pulse.beat()
+
+    def on_note(self, event: str, detail: str) -> None:
         print(f"{event}: {detail}")
         with self._lock:
             self._notes.append((event, detail))

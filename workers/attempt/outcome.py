@@ -1,8 +1,10 @@
-"""What a finished run's record says, made of what the training processes handed back and what this node knows."""
+"""What a finished run's record says, made of what the training processes handed back and what this node knows;
+and how it gets there."""
 
 import time
+from contextlib import suppress
 
-from farm.errors import CheckpointInvalid, WorkerDied
+from farm.errors import CheckpointInvalid, Conflict, WorkerDied
 from farm.record import energy, ledger
 from farm.record.result import Outcome, Provenance, Result
 from farm.record.store import Store
@@ -10,6 +12,7 @@ from farm.study.machine import Machine, parts
 from farm.study.planner import Plan
 from farm.study.run import Attempt, Run
 from workers.attempt.curve import validated
+from workers.attempt.scores import scores_of
 from workers.node import hardware
 
 
@@ -77,3 +80,15 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         fingerprints=outcome.fingerprints,
         checkpoint=f"{folder}/{outcome.checkpoint}",
     )
+
+
+def record(store: Store, result: Result, outcome: Outcome) -> Result:
+    """The result that the run directory has from now on. Scores go first: a run that has its result has them, too."""
+    for score, values in scores_of(result, outcome):
+        with suppress(Conflict):
+            store.keep_score(score, values)
+    try:
+        store.record(result)
+    except Conflict:
+        return store.result(result.run_id) or result
+    return result

@@ -34,6 +34,13 @@ class Scoring(Frozen):
     name: str = Field(description="of this attempt")
 
 
+class Resuming(Frozen):
+    """Where training goes on."""
+
+    checkpoint: str = Field(description="its folder on this node")
+    epoch: int = Field(description="of the attempt that made it")
+
+
 class Task(Frozen):
     """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
 
@@ -44,8 +51,7 @@ class Task(Frozen):
     folder: str = Field(description="the attempt's folder")
     place: str = Field(description="the same, relative to the storage root")
     cache: str = Field(description="the node's corpus cache")
-    resume: str | None = None
-    resume_epoch: int | None = None
+    resume: Resuming | None = None
     tokens: Tokens = Field(description="that every node must find in its corpus")
     exams: tuple[Exam, ...] = Field((), description="further evaluations at the end, with the tokens of each")
     threads: int

@@ -3,13 +3,11 @@
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from farm.errors import (
-    CheckpointInvalid,
-    Conflict,
     FarmError,
     LeaseLost,
     StorageFull,
@@ -21,11 +19,10 @@ from farm.record.result import Outcome, Result
 from farm.record.score import Score
 from farm.record.store import LOG
 from farm.study.machine import Machine, Mixed
-from farm.study.planner import Plan, Speed, continued, plan
+from farm.study.planner import Plan, Speed, plan
 from farm.study.run import Attempt, Checkpoint, Run
 from farm.study.study import Study
 from farm.verdict.forecast import speeds
-from model.checkpoint import valid
 from model.corpus.checks import exams_of, prepare
 from workers.attempt.closing import LAST_SECONDS, PATIENCE_SECONDS, until_heard
 from workers.attempt.curve import complete
@@ -33,11 +30,11 @@ from workers.attempt.ending import Barred, Broken, Done, Ending, Failed, Finishe
 from workers.attempt.group import HOLD_SECONDS, held, places
 from workers.attempt.launch import fit
 from workers.attempt.mirror import Mirror
-from workers.attempt.outcome import result_of
+from workers.attempt.outcome import record, result_of
 from workers.attempt.post import Post, Unprepared, fetched
 from workers.attempt.probing import probed
-from workers.attempt.scores import scores_of
-from workers.attempt.task import PULSE_FILE, STOP_FILE, Task
+from workers.attempt.resuming import as_before, newest, past
+from workers.attempt.task import PULSE_FILE, STOP_FILE, Resuming, Task
 from workers.node import hardware
 
 
@@ -184,10 +181,10 @@ class Training:
         machine = stored.machine(run.machine, until_heard(lambda: self._queue.classes(self._post.here.machines)))
         machine = probed(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
         split = plan(run.recipe, machine, self._speeds(run, machine))
-        past = self._past(run)
-        source = self._newest(run, split, past)
+        before = past(self._post, run)
+        source = newest(self._post, run, split, before)
         self.resumed = source.step if source else 0
-        split = _continued(source, split, past, machine)
+        split = as_before(source, split, before, machine)
         attempt = self._begin(run, study, machine, split, source)
         task = self._task(run, stored, split, attempt, machine)
         with self.mirror, self._watched():
@@ -221,18 +218,7 @@ class Training:
         its lease may have recorded first."""
         self.mirror.settle(PATIENCE_SECONDS)
         made = until_heard(lambda: result_of(self._store, run, split, machine, attempt, outcome))
-        return until_heard(lambda: self._record(made, outcome))
-
-    def _record(self, result: Result, outcome: Outcome) -> Result:
-        """Scores go first: a run that has its result has them, too."""
-        for score, values in scores_of(result, outcome):
-            with suppress(Conflict):
-                self._store.keep_score(score, values)
-        try:
-            self._store.record(result)
-        except Conflict:
-            return self._store.result(result.run_id) or result
-        return result
+        return until_heard(lambda: record(self._store, made, outcome))
 
     def _speeds(self, run: Run, machine: Machine) -> dict[str, Speed]:
         """How fast the classes of a mixed group are, as far as what finished there tells."""
@@ -254,52 +240,13 @@ class Training:
             folder=str(self.folder),
             place=str(self.folder.relative_to(self._store.root)),
             cache=str(self._cache),
-            resume=str(self._store.root / source.path) if source else None,
-            resume_epoch=source.epoch if source else None,
+            resume=Resuming(checkpoint=str(self._store.root / source.path), epoch=source.epoch) if source else None,
             tokens=tokens,
             exams=exams,
             threads=_threads(machine),
             places=places(machine, self._post.node, self._post.also),
             is_mirrored=self._store.bucket is not None,
         )
-
-    def _past(self, run: Run) -> dict[int, Attempt]:
-        """The run's attempts so far, by epoch. A record that cannot be read is noted."""
-        attempts, unread = self._store.readable_attempts(run.id)
-        for reason in unread:
-            self._post.note("attempt-invalid", f"{reason} What that attempt took is not counted.")
-        return {attempt.epoch: attempt for attempt in attempts}
-
-    def _newest(self, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Checkpoint | None:
-        """The newest checkpoint of `past` attempts that can be gone on from: it is whole, it belongs to this run, there
-        is a ledger of every step up to it and the record of its attempt. What is passed over is said, and why."""
-        ledgers: ledger.Ledgers | None = None
-        expected = until_heard(lambda: self._queue.status(run.id)).checkpoint
-        passed = set()
-        for step, epoch, name in self._store.saved(run.id):
-            try:
-                saved = valid(self._store.brought(name), run, split)
-                if saved.step != step:
-                    raise CheckpointInvalid(f"{name} is of step {saved.step}.")
-                if epoch not in past:
-                    raise CheckpointInvalid(f"attempt {epoch} has no record that can be read.")
-                ledgers = ledgers or self._store.ledgers(run.id)  # after the first: none is ahead of its ledger
-                ledgers.until(epoch, step)
-            except CheckpointInvalid as invalid:
-                self._post.note("checkpoint-invalid", f"{name} is passed over: {invalid}")
-                passed.add(name)
-                continue
-            self._say_lost(expected, passed, step)
-            if beyond := ledgers.beyond(epoch):
-                self._post.note("ledger-cut", f"{beyond}. What is behind step {step} there does not count.")
-            return Checkpoint(step=step, epoch=epoch, path=name, sha256=saved.sha256)
-        self._say_lost(expected, passed, 0)
-        return None
-
-    def _say_lost(self, expected: Checkpoint | None, passed: set[str], step: int) -> None:
-        """Say so where the checkpoint that the queue points at is not there any more."""
-        if expected and expected.step > step and expected.path not in passed:
-            self._post.note("checkpoint-invalid", f"{expected.path} is gone: going on from step {step}")
 
     def _is_settled(self, seconds: float, is_urgent: bool) -> bool:
         try:
@@ -321,11 +268,6 @@ class Training:
     def _point_at(self, checkpoint: Checkpoint) -> None:
         with suppress(LeaseLost):
             self._queue.checkpoint(self._lease, checkpoint)
-
-
-def _continued(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:
-    """`split`, or as the plan of the attempt that this one goes on from has it."""
-    return continued(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
 
 
 def _last_words(end: Ending) -> dict[str, object]:

@@ -34,7 +34,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 LEAVE_SECONDS = 30.0
 
 
-class Trainer(DataParallelTrainer):
+class LeanTrainer(DataParallelTrainer):
     """A TorchTrainer: give it a `Torch` as backend_config."""
 
     def __init__(self, *words: Any, job: str, **options: Any):

@@ -36,6 +36,7 @@ from workers.attempt.asks import Asks
 from workers.attempt.ending import Asked, Broken, Done, Finished, ending
 from workers.attempt.group import Also
 from workers.attempt.outcome import result_of
+from workers.attempt.resuming import newest, past
 from workers.attempt.task import PULSE_FILE
 
 SOFTWARE = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
@@ -220,8 +221,8 @@ def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, i
     again = queue.claim("cpu", "worker", 60)
     assert again is not None
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
-    training = Agent(here, queue, again.lease, "job", "node").work
-    found = training._newest(claim.run, plan, training._past(claim.run))
+    post = Agent(here, queue, again.lease, "job", "node").work._post
+    found = newest(post, claim.run, plan, past(post, claim.run))
     told = [(event.event, event.detail) for event in queue.events(claim.run.id) if event.epoch == again.lease.epoch]
     said = [(event, detail) for event, detail in told if event.endswith(("-invalid", "-cut"))]
     return found and (found.epoch, found.step), said

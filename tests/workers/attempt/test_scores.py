@@ -11,6 +11,7 @@ from farm.record.store import Store
 from farm.site.settings import Settings
 from farm.study.recipe import FurtherEvaluation
 from workers.attempt.asks import Asks
+from workers.attempt.outcome import record
 from workers.attempt.post import Post
 from workers.attempt.scores import scores_of
 from workers.attempt.training import Training
@@ -69,7 +70,7 @@ def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queu
 
     store = Noting(tmp_path)
     work = training(queue, store)
-    work.deliver(work._record(RESULT, outcome()))
+    work.deliver(record(store, RESULT, outcome()))
     assert order == ["test_loss", "wiki", "result"]
     assert [score.name for score in store.scores(RUN.id)[0]] == ["test_loss", "wiki"]
     assert queue.scores()[RUN.id] == tuple(store.scores(RUN.id)[0])
@@ -77,12 +78,13 @@ def test_scores_are_on_record_before_the_result_and_reach_the_queue_with_it(queu
 
 def test_the_result_of_who_was_first_keeps_its_scores(queue: Queue, tmp_path: Path) -> None:
     """An attempt that had lost its lease recorded other weights, and all their scores."""
-    work = training(queue, Store(tmp_path))
+    store = Store(tmp_path)
+    work = training(queue, store)
     first = RESULT.model_copy(
         update={"fingerprints": RESULT.fingerprints.model_copy(update={"final": "0" * 64}), "ended": 1.0}
     )
-    work._record(first, outcome(first))
-    taken = work._record(RESULT, outcome())
+    record(store, first, outcome(first))
+    taken = record(store, RESULT, outcome())
     assert taken == first
     work.deliver(taken)
     assert {score.weights for score in queue.scores()[RUN.id]} == {"0" * 64}

@@ -1,0 +1,58 @@
+"""Where a run goes on: its attempts so far, the newest of their checkpoints that will do, and how it was done."""
+
+from collections.abc import Mapping
+
+from farm.errors import CheckpointInvalid
+from farm.record import ledger
+from farm.study.machine import Machine
+from farm.study.planner import Plan, continued
+from farm.study.run import Attempt, Checkpoint, Run
+from model.checkpoint import valid
+from workers.attempt.closing import until_heard
+from workers.attempt.post import Post
+
+
+def past(post: Post, run: Run) -> dict[int, Attempt]:
+    """The run's attempts so far, by epoch. A record that cannot be read is noted."""
+    attempts, unread = post.store.readable_attempts(run.id)
+    for reason in unread:
+        post.note("attempt-invalid", f"{reason} What that attempt took is not counted.")
+    return {attempt.epoch: attempt for attempt in attempts}
+
+
+def newest(post: Post, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Checkpoint | None:
+    """The newest checkpoint of `past` attempts that can be gone on from: it is whole, it belongs to this run, there
+    is a ledger of every step up to it and the record of its attempt. What is passed over is said, and why."""
+    ledgers: ledger.Ledgers | None = None
+    expected = until_heard(lambda: post.queue.status(run.id)).checkpoint
+    passed = set()
+    for step, epoch, name in post.store.saved(run.id):
+        try:
+            saved = valid(post.store.brought(name), run, split)
+            if saved.step != step:
+                raise CheckpointInvalid(f"{name} is of step {saved.step}.")
+            if epoch not in past:
+                raise CheckpointInvalid(f"attempt {epoch} has no record that can be read.")
+            ledgers = ledgers or post.store.ledgers(run.id)  # after the first: none is ahead of its ledger
+            ledgers.until(epoch, step)
+        except CheckpointInvalid as invalid:
+            post.note("checkpoint-invalid", f"{name} is passed over: {invalid}")
+            passed.add(name)
+            continue
+        _say_lost(post, expected, passed, step)
+        if beyond := ledgers.beyond(epoch):
+            post.note("ledger-cut", f"{beyond}. What is behind step {step} there does not count.")
+        return Checkpoint(step=step, epoch=epoch, path=name, sha256=saved.sha256)
+    _say_lost(post, expected, passed, 0)
+    return None
+
+
+def _say_lost(post: Post, expected: Checkpoint | None, passed: set[str], step: int) -> None:
+    """Say so where the checkpoint that the queue points at is not there any more."""
+    if expected and expected.step > step and expected.path not in passed:
+        post.note("checkpoint-invalid", f"{expected.path} is gone: going on from step {step}")
+
+
+def as_before(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:
+    """`split`, or as the plan of the attempt that this one goes on from has it."""
+    return continued(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
