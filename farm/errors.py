@@ -128,6 +128,12 @@ class Nonfinite(FarmError):
     """The loss or a gradient is not a number: the same seeds would do it again."""
 
 
+class OutOfMemory(FarmError):
+    """The microbatch did not fit."""
+
+    retryable = True  # by a smaller one
+
+
 class NoAccelerator(FarmError):
     """torch sees no GPU on this node."""
 

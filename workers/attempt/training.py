@@ -10,6 +10,7 @@ from pathlib import Path
 from farm.errors import (
     FarmError,
     LeaseLost,
+    OutOfMemory,
     StorageFull,
 )
 from farm.queue.queue import Status
@@ -32,7 +33,7 @@ from workers.attempt.launch import fit
 from workers.attempt.mirror import Mirror
 from workers.attempt.outcome import record, result_of
 from workers.attempt.post import Post, Unprepared, fetched
-from workers.attempt.probing import probed
+from workers.attempt.probing import lower, probed
 from workers.attempt.resuming import as_before, newest, past
 from workers.attempt.task import PULSE_FILE, STOP_FILE, Resuming, Task
 from workers.node import hardware
@@ -184,12 +185,25 @@ class Training:
         before = past(self._post, run)
         source = newest(self._post, run, split, before)
         self.resumed = source.step if source else 0
-        split = as_before(source, split, before, machine)
+        if not self._ran_out_of_memory():
+            split = as_before(source, split, before, machine)
         attempt = self._begin(run, study, machine, split, source)
         task = self._task(run, stored, split, attempt, machine)
         with self.mirror, self._watched():
-            outcome = fit(task, machine, self._post.node, str(self.folder / "ray"), self._post.job)
+            outcome = self._fitted(task, machine)
         return Finished(self._recorded(run, split, machine, attempt, outcome)) if outcome.finished else Stopped()
+
+    def _ran_out_of_memory(self) -> bool:
+        """Whether the attempt before did: then its plan is not kept."""
+        causes = until_heard(lambda: self._queue.status(self._lease.run_id)).causes
+        return bool(causes) and causes[-1].cause == OutOfMemory().cause
+
+    def _fitted(self, task: Task, machine: Machine) -> Outcome:
+        try:
+            return fit(task, machine, self._post.node, str(self.folder / "ray"), self._post.job)
+        except OutOfMemory:
+            until_heard(lambda: lower(self._queue, machine, task.run.recipe, task.plan.microbatch))
+            raise
 
     def _begin(self, run: Run, study: str, machine: Machine, split: Plan, source: Checkpoint | None) -> Attempt:
         """The attempt, on record from now on."""
