@@ -19,12 +19,14 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
-# What starts a Ray or waits for a clock has the cores to itself; all else is spread over them, a file at a time.
-BUSY = tests/workers tests/walk tests/cluster
+# First what is quick to go red; then what starts a Ray, two at a time: half of it waits for clocks. A group of tests shares
+# what it runs on (tests/conftest.py), and the groups begin in this order, the longest first.
+BUSY = tests/cluster tests/walk tests/workers
+SPREAD = --dist loadgroup --durations 25
 
 tests: $(VENV)/test $(BIN)/prometheus
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(BUSY:%=--ignore=%)
-	$(BIN)/python -m pytest $(BUSY)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 $(SPREAD) $(BUSY:%=--ignore=%)
+	$(BIN)/python -m pytest --numprocesses 2 $(SPREAD) --no-loadscope-reorder $(BUSY)
 
 # Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.
 test-cluster: $(VENV)/test

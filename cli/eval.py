@@ -33,14 +33,14 @@ COLUMNS = (
 Name = Annotated[
     str | None, typer.Argument(metavar="EVALUATION", help="test_loss, or a name of [evaluations]; left out, all.")
 ]
-Stale = Annotated[bool, typer.Option("--stale", help="Also what only an earlier form of an evaluation has scored.")]
-On = Annotated[str | None, typer.Option("--machine", metavar="CLASS", help="What scores; left out, each run's class.")]
+Stale = Annotated[bool, typer.Option("--stale", help="Also scores made by an earlier form of an evaluation.")]
+On = Annotated[str | None, typer.Option("--machine", metavar="CLASS", help="Class that scores; left out, each run's.")]
 ReferenceFolder = Annotated[
     Path | None,
     typer.Option("--reference", metavar="FOLDER", help="Score this GPT-2 in transformers' format here, instead."),
 ]
 Called = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Of the reference in tables; left out, the folder's.")
+    str | None, typer.Option("--name", metavar="NAME", help="The reference's name in tables; left out, the folder's.")
 ]
 
 

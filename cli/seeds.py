@@ -36,7 +36,7 @@ def seeds(
     ],
     to: Annotated[int, typer.Option("--to", metavar="PAIRS", min=1, help="How many seed pairs the arm is to have.")],
     alone: Annotated[bool, typer.Option("--alone", help="Add nothing to the baseline.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Queue nothing; say what would be.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Queue nothing; print what would be queued.")] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:

@@ -48,7 +48,8 @@ def serve(
         )
     if attach and shared:
         raise BadSetting(
-            "--shared: the Ray at --attach is not this farm's to share.", remedy="See docs/cluster.md: farm join HEAD."
+            "--shared: the Ray at --attach is not this farm's to share.",
+            remedy="Other machines join it with farm join HEAD: see docs/machines/join.md.",
         )
     address = where_shared(settings, shared, host)
     offered = units(machine, settings, cpus)

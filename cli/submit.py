@@ -39,11 +39,11 @@ COLUMNS = (
 )
 JOIN, START = "Join one with: farm join HEAD", "Start one here with: farm up"
 MaxUsd = Annotated[
-    float | None, typer.Option("--max-usd", metavar="USD", help="Stop the study once it has cost so much.")
+    float | None, typer.Option("--max-usd", metavar="USD", help="Stop the study once it has cost this much.")
 ]
 MaxHours = Annotated[
     float | None,
-    typer.Option("--max-hours", metavar="HOURS", help="Stop it after so many node hours, of all attempts together."),
+    typer.Option("--max-hours", metavar="HOURS", help="Stop it after this many node hours, of all attempts together."),
 ]
 SHOWN = 40  # runs on a terminal; a pipe and JSON get all
 
@@ -54,7 +54,7 @@ def submit(
     twin: Annotated[
         bool, typer.Option("--twin", help="Train every arm on every machine class of the study, as with twins = true.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Queue nothing; say what would be.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Queue nothing; print what would be queued.")] = False,
     max_usd: MaxUsd = None,
     max_hours: MaxHours = None,
     yes: Yes = False,

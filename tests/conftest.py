@@ -22,6 +22,16 @@ hypothesis.settings.load_profile("farm")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, by children as well
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs a group: the tests on the four hosts, those on the farm of tests/walk, else one file."""
+    for item in items:
+        place, _, _ = item.nodeid.partition("::")
+        shares = place.startswith("tests/cluster/") or (
+            place.startswith("tests/walk/") and "farm" in getattr(item, "fixturenames", ())
+        )
+        item.add_marker(pytest.mark.xdist_group(str(Path(place).parent) if shares else place))
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a redis-server that belongs to these tests, stopped at their end."""

@@ -93,22 +93,24 @@ class Machine(Frozen):
     accelerator: str = Field("cpu", description="as the driver names it; 'cpu' for none")
     accelerators: int = Field(1, ge=1, le=1024, description="how many train one run together")
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(
-        2**32, ge=1, description="of each accelerator: bytes, or a size with its unit"
+        2**32, ge=1, description="memory of each accelerator: bytes, or a size with its unit"
     )
-    bf16: bool = Field(True, description="whether it has bf16")
+    bf16: bool = Field(True, description="whether its hardware computes in bf16")
     instruction_set: Annotated[InstructionSet | None, Unset] = Field(
-        None, description="of the CPU, as its node says; unset, unknown"
+        None, description="instruction set of the CPU, as its node reports it; unset: unknown"
     )
     usd_per_hour: Annotated[float | None, Unset] = Field(None, ge=0, description="dollars an hour of the whole machine")
-    price_source: Annotated[str | None, Unset] = Field(None, min_length=1, max_length=80, description="who says so")
+    price_source: Annotated[str | None, Unset] = Field(
+        None, min_length=1, max_length=80, description="where the price comes from"
+    )
     price_date: Annotated[Date | None, Unset] = Field(
         None, description="when the price was true: 2026-11-20, 2026-11 or 2026"
     )
     tokens_per_second: Annotated[Positive | None, Unset] = Field(
-        None, description="of the 163M baseline, whole machine; in fp16 on GPUs, in fp32 on CPUs"
+        None, description="speed of the whole machine on the 163M baseline; in fp16 on GPUs, fp32 on CPUs"
     )
     microbatch: Annotated[int | None, Unset] = Field(
-        None, ge=1, description="largest to use here, when a person knows better"
+        None, ge=1, description="largest microbatch to use here, in place of the estimate"
     )
     threads: Annotated[int | None, Unset] = Field(
         None, ge=1, description="torch threads per worker; default: all cores, shared"

@@ -52,7 +52,7 @@ class Frozen(BaseModel):
 class Model(Frozen):
     """The network: GPT-2, pre-norm, learned positions, tanh GELU, layer-norm eps 1e-5."""
 
-    vocab: int = Field(50257, ge=2, le=65536, description="tokens that the corpus may hold")
+    vocab: int = Field(50257, ge=2, le=65536, description="number of different tokens that the corpus may hold")
     vocab_multiple: int = Field(1, ge=1, le=1024, description="pad the embedding rows up to a multiple of this")
     context: int = Field(1024, ge=1, le=65536, description="tokens that a prediction may look back on; a sequence")
     width: int = Field(768, ge=1, le=65536, description="channels of the residual stream; the MLP has 4 times as many")
@@ -131,7 +131,7 @@ class Train(Frozen):
     clip_grad_norm: Annotated[Positive | None, Unset] = Field(
         None, description="the largest global norm that a gradient keeps; unset, gradients are not clipped"
     )
-    precision: Precision = Field("fp16", description="of the arithmetic in training; a CPU has fp32 and bf16")
+    precision: Precision = Field("fp16", description="precision of the arithmetic in training; a CPU has fp32 and bf16")
     reduction: Literal["fast", "canonical"] = Field(
         "fast", description="DDP's sum of gradients, or one in a fixed order, the same bits on 1, 2, 4 or 8 workers"
     )
@@ -172,7 +172,9 @@ class Data(Frozen):
         "gpt2", description='what makes tokens of text: "gpt2", "bytes", or the path of a tokenizer.json'
     )
     text_field: str = Field("text", description="the column or key that holds a document's text")
-    order: Literal["sequential", "shuffled"] = Field("sequential", description="shuffled draws from the train seed")
+    order: Literal["sequential", "shuffled"] = Field(
+        "sequential", description="order of the sequences; shuffled: by the train seed"
+    )
     repeat: bool = Field(False, description="allow more than one epoch")
 
     @model_validator(mode="after")
@@ -195,18 +197,20 @@ class Evaluation(Frozen):
     """
 
     source: Annotated[Annotated[str, AfterValidator(_no_nul)] | None, Unset] = Field(
-        None, description="where the split is; left out, data.source"
+        None, description="where the test split is; left out: data.source"
     )
     revision: Annotated[str | None, Unset] = Field(
-        None, description="of evaluation.source, when that is a Hugging Face repo"
+        None, description="commit or tag of evaluation.source, if that is a Hugging Face repo"
     )
     split: str = Field("validation", description="the split to test on")
     offset: int = Field(50_000_000, ge=0, le=MAX_TOKENS, description="first token of the slice")
-    sequences: int = Field(19_200, ge=1, le=MAX_TOKENS, description="how many; 3200 x 6 for the baseline")
+    sequences: int = Field(
+        19_200, ge=1, le=MAX_TOKENS, description="number of test sequences; 3200 x 6 for the baseline"
+    )
     context: Annotated[int | None, Unset] = Field(
         None, ge=1, le=65536, description="tokens in each; left out, model.context, which it may not exceed"
     )
-    precision: Precision = Field("fp32", description="of the arithmetic in the test")
+    precision: Precision = Field("fp32", description="precision of the arithmetic in the test")
     every: float = Field(
         0.05,
         ge=0,
@@ -242,16 +246,18 @@ class FurtherEvaluation(Frozen):
     """
 
     source: Annotated[Annotated[str, AfterValidator(_no_nul)] | None, Unset] = Field(
-        None, description="where the split is; left out, as the test of the arm has it"
+        None, description="where the split is; left out: as in the arm's test"
     )
-    revision: Annotated[str | None, Unset] = Field(None, description="of its source, when that is a Hugging Face repo")
+    revision: Annotated[str | None, Unset] = Field(
+        None, description="commit or tag of its source, if that is a Hugging Face repo"
+    )
     split: Annotated[str | None, Unset] = Field(None, description="the split to score on")
     offset: Annotated[int | None, Unset] = Field(None, ge=0, le=MAX_TOKENS, description="first token of the slice")
-    sequences: Annotated[int | None, Unset] = Field(None, ge=1, le=MAX_TOKENS, description="how many")
+    sequences: Annotated[int | None, Unset] = Field(None, ge=1, le=MAX_TOKENS, description="number of sequences")
     context: Annotated[int | None, Unset] = Field(
         None, ge=1, le=65536, description="tokens in each; at most model.context of every arm"
     )
-    precision: Annotated[Precision | None, Unset] = Field(None, description="of the arithmetic")
+    precision: Annotated[Precision | None, Unset] = Field(None, description="precision of the arithmetic")
 
     @model_validator(mode="after")
     def _revision_needs_its_source(self) -> Self:
@@ -427,8 +433,8 @@ def _corpus_of(recipe: Recipe) -> str:
 class Seeds(Frozen):
     """Two numbers, always: the seed of the weights, and the seed of data order and dropout."""
 
-    init: Seed = Field(42, description="of the weights")
-    train: Seed = Field(23, description="of the data's order and of dropout")
+    init: Seed = Field(42, description="seed of the initial weights")
+    train: Seed = Field(23, description="seed of the order of the data and of dropout")
 
     def __str__(self) -> str:
         return f"{self.init}.{self.train}"

@@ -48,11 +48,13 @@ class State(StrEnum):
 class Policy(Frozen):
     """How a run is treated by the farm; none of it may change the loss, so none of it is part of the run's id."""
 
-    priority: int = Field(0, ge=-1000, le=1000, description="higher first; then first in")
+    priority: int = Field(
+        0, ge=-1000, le=1000, description="runs with a higher priority start first; among equals, first in, first out"
+    )
     attempts: int = Field(3, ge=1, le=100, description="failures after which the run has failed")
     checkpoint_seconds: float = Field(600, gt=0, description="time between checkpoints")
     usd_limit: Annotated[float | None, Unset] = Field(
-        None, gt=0, description="of the whole study; once spent, none of its runs starts"
+        None, gt=0, description="dollar limit of the whole study; once spent, none of its runs starts"
     )
     hours_limit: Annotated[float | None, Unset] = Field(
         None, gt=0, description="node hours of the whole study, all attempts; once used up, none of its runs starts"
@@ -60,7 +62,9 @@ class Policy(Frozen):
     limit_action: Literal["stop", "no-new"] = Field(
         "stop", description="what its running runs do then: save a checkpoint and wait, or go on to their end"
     )
-    hang_seconds: float = Field(1800, gt=0, description="no step, nor batch of the test, for so long: given up")
+    hang_seconds: float = Field(
+        1800, gt=0, description="an attempt without a step or a test batch for so long is given up"
+    )
 
     @property
     def is_limited(self) -> bool:

@@ -93,11 +93,12 @@ OwnSeeds = Annotated[Pairs | None, Unset]
 class StudyTable(Frozen):
     """The [study] table."""
 
-    name: Name = Field(description="what commands call it")
-    question: str = Field("", description="what it is to find out, for people")
+    name: Name = Field(description="the name that commands use")
+    question: str = Field("", description="what the study is to find out, for its readers")
     design: Design = Field("one-at-a-time", description="which interventions are trained together")
     resolution: Annotated[Literal[3, 4, 5] | None, Unset] = Field(
-        None, description="of a fraction: 5 keeps interactions of two apart, 4 keeps them from single effects"
+        None,
+        description="resolution of a fraction: 5 keeps interactions of two apart, 4 keeps them from single effects",
     )
     machines: Machines = Field(description="the classes that train every arm; A+B is one group of two machines")
     seeds: Pairs = Field((Seeds(),), description="(init, train) pairs, every one for every arm")
@@ -111,7 +112,9 @@ class StudyTable(Frozen):
         False, description="train every arm on every machine class that the study names, to see what the machine does"
     )
     reruns: int = Field(0, ge=0, le=4999, description="repetitions of every run with the same seeds")
-    first_rerun: int = Field(0, ge=0, le=4999, description="where they are counted from; above 0 to train all anew")
+    first_rerun: int = Field(
+        0, ge=0, le=4999, description="number of the first repetition; above 0, everything is trained again"
+    )
 
 
 class Change(Frozen):

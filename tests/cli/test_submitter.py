@@ -1,4 +1,4 @@
-"""A person with the credential of docs/cluster.md: to plan, submit, look and cancel, and nothing else."""
+"""A person with the credential of docs/machines/security.md: to plan, submit, look and cancel, and nothing else."""
 
 import shlex
 import threading
@@ -32,7 +32,7 @@ NODE = Node(id="node-1", name="attic", host="host-1", address="10.0.0.6", units=
 
 def documented() -> list[str]:
     """The words that an administrator pastes."""
-    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "machines" / "security.md").read_text(encoding="utf-8")
     return shlex.split(text[text.index("ACL SETUSER alice") :].partition("```")[0].replace("\\\n", " "))
 
 

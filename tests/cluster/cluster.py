@@ -1,4 +1,4 @@
-"""A farm of four hosts, started with the commands of docs/cluster.md and watched from outside their network."""
+"""A farm of four hosts, started with the commands of docs/machines/ and watched from outside their network."""
 
 import os
 import secrets
@@ -158,7 +158,7 @@ class Cluster:
         return self.queue.status(run_id)
 
     def _start_redis(self, port: int) -> None:
-        """A server as docs/cluster.md wants it. The tests look at it through a Unix socket, which no fault reaches."""
+        """A server as docs/machines/README.md wants it. Tests reach it by a Unix socket, which no fault touches."""
         folder = self.folder / f"redis-{port}"
         folder.mkdir(exist_ok=True)
         self.head.run(

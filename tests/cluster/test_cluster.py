@@ -4,12 +4,13 @@ import time
 
 import pytest
 from cluster.cluster import HEAD, RAY_PORT
+from paced import paced
 from waiting import wait_until
 
 from farm.record import ledger
 from farm.study.run import State
 
-STEPS = 1200  # time to be hurt in
+STEPS = paced(1200)  # time to be hurt in
 CUT_SECONDS = 60.0  # two leases
 
 STUDY = """

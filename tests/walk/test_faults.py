@@ -5,6 +5,7 @@ import re
 import numpy as np
 import psutil
 import pytest
+from paced import paced
 from waiting import wait_until
 
 from farm.record import ledger
@@ -15,7 +16,7 @@ from workers.head import parts
 
 from .conftest import study_text
 
-STEPS = 900  # 5 s of training (Zen 5) to 25 (Zen 3): time to be hurt in
+STEPS = paced(900)  # 5 s of training (Zen 5) to 10 (Zen 3): time to be hurt in
 GONE_SECONDS = 30.0  # for Ray to notice that a driver is gone and end its workers
 
 

@@ -17,7 +17,7 @@ from farm.site.settings import Settings
 from farm.study.run import State
 
 HEAD, AWAY, HOME, IDLE = "127.0.31.1", "127.0.31.2", "127.0.31.3", "127.0.31.4"
-STEPS = 4000
+STEPS = 4000  # more than it gets to
 
 
 class Cluster:

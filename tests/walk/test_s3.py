@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from links import link
+from paced import paced
 from s3_server import S3Server
 
 from farm.queue.queue import Status
 from farm.study.run import State
 
-STEPS = 3000  # some 15 s of training on an idle machine: the kill comes after 5
+STEPS = paced(3000)  # some 15 s of training on an idle machine: the kill comes after 5
 
 
 def test_a_run_on_a_bucket_survives_an_outage_and_a_killed_worker(

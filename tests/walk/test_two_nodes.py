@@ -4,6 +4,7 @@ import shutil
 import tempfile
 
 import pytest
+from paced import paced
 from waiting import wait_until
 
 from farm.study.run import State
@@ -77,7 +78,7 @@ def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
 def test_a_dispatcher_that_is_stopped_leaves_the_runs_of_a_ray_that_it_did_not_start(attached):
     """The last of the module: it takes the dispatcher of the others away."""
     farm, ray = attached
-    (run_id,) = farm.submit("left", machines='["home"]', more=CLASSES, tokens=256 * 1500)
+    (run_id,) = farm.submit("left", machines='["home"]', more=CLASSES, tokens=256 * paced(1500))
     farm.wait_for_step(run_id, 3)
     ray.serve.terminate()
     assert ray.serve.wait(timeout=60) == 0
