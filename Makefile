@@ -86,7 +86,7 @@ $(BIN)/prometheus: | $(VENV)/test
 # The versions of .venv, for everybody else's: after the whole suite has passed with them.
 constraints: $(VENV)/test
 	@{ echo "# Versions that the whole suite passed with. make demo and make test install these."; \
-	  $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep '=='; } > constraints.txt
+	  $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep '==' | grep -v '^triton=='; } > constraints.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -12,8 +12,8 @@ from benchmarks.alternate import ROUNDS, heading, ratio, show
 from benchmarks.sides import case, corpus, planned
 from model import optim
 from model.checkpoint import Identity
+from model.group import join
 from model.meter import Signal
-from model.reduce import join
 from model.saver import Saver
 from model.train import Trainer
 

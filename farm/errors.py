@@ -132,6 +132,18 @@ class Nonfinite(FarmError):
     """The loss or a gradient is not a number: the same seeds would do it again."""
 
 
+class OutOfMemory(FarmError):
+    """The microbatch did not fit."""
+
+    retryable = True  # by a smaller one
+
+
+class NoAccelerator(FarmError):
+    """torch sees no GPU on this node."""
+
+    retryable = True  # another node of the class may have a driver that torch can use
+
+
 class NoCompiler(FarmError):
     """This node has no compiler for train.compile."""
 

@@ -6,7 +6,6 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from farm.errors import NotFound
@@ -18,8 +17,8 @@ from farm.study.study import Study
 from model import checkpoint
 from model.assignment import Assignment, Listener, Resume
 from model.corpus.checks import exams_of
+from model.group import check, in_turn, initialise, join
 from model.meter import Signal
-from model.reduce import in_turn, join
 from model.train import train
 
 
@@ -35,18 +34,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm"))
     arguments = parser.parse_args()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     study = Study.load(arguments.study)
     run = _chosen(study.runs(), arguments.run)
-    plan = planner.plan(run.recipe, study.machine(run.machine, {}))
+    machine = study.machine(run.machine, {})
+    meets = initialise if int(os.environ.get("WORLD_SIZE", "1")) > 1 else check
+    meets(on_cuda=not machine.is_cpu)
+    plan = planner.plan(run.recipe, machine)
     found = checkpoint.newest_valid(arguments.folder.glob(f"*/{layout.CHECKPOINTS}"), run, plan)
     # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
     epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
     folder = arguments.folder / str(epoch)
     folder.mkdir(parents=True, exist_ok=True)
     cache = arguments.cache.expanduser()
-    group = join(plan)  # which takes this rank's GPU: NCCL's barrier needs to know it
+    group = join(plan)
     assignment = Assignment(
         run,
         plan,

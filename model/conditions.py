@@ -15,8 +15,8 @@ from farm.study.processor import instruction_set
 from farm.study.recipe import Kernels, Recipe
 from model import kernels
 from model.gpt import GPT
+from model.group import Group
 from model.precision import matmuls
-from model.reduce import Group
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
@@ -63,10 +63,10 @@ def _keep_freed_memory() -> None:
 
 
 def agreed(asked: Kernels, group: Group) -> Computed:
-    """The CPU kernels that every rank computes by: farm's only where each rank by itself would choose them."""
-    if group.device.type != "cpu":
-        return "torch"
-    are_farms = torch.tensor(kernels.resolved(asked, instruction_set()) == "farm", dtype=torch.int32)
+    """The kernels that every rank computes by: farm's only where each rank by itself would choose them."""
+    on_cpu = group.device.type == "cpu"
+    mine = kernels.resolved(asked, instruction_set()) if on_cpu else kernels.resolved_on_cuda(asked)
+    are_farms = torch.tensor(mine == "farm", dtype=torch.int32, device=group.device)
     if group.world > 1:
         dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
     return "farm" if are_farms else "torch"

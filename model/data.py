@@ -86,7 +86,7 @@ def _gather(tokens: np.ndarray, indices: np.ndarray, context: int) -> tuple[np.n
         block = tokens[indices[0] * context : (indices[-1] + 1) * context + 1].astype(np.int64)
         return block[:-1].reshape(-1, context), block[1:].reshape(-1, context)
     rows = np.stack([tokens[i * context : (i + 1) * context + 1] for i in indices]).astype(np.int64)
-    return rows[:, :-1], rows[:, 1:]
+    return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])  # else pinning would copy them again
 
 
 def permuted(positions: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:

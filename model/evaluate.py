@@ -13,9 +13,9 @@ from farm.record.result import Exam, Scored
 from farm.study.recipe import TEST, Recipe
 from model.data import evaluation_batches
 from model.gpt import GPT
+from model.group import Group
 from model.meter import exact_sum
 from model.precision import autocast, matmuls
-from model.reduce import Group
 
 
 class Score(NamedTuple):

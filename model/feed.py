@@ -7,7 +7,7 @@ from torch import Tensor
 
 from farm.study.planner import Plan
 from model.data import Batches
-from model.reduce import Group
+from model.group import Group
 
 
 class Batch(NamedTuple):

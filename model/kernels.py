@@ -1,4 +1,5 @@
 """Matrix products, attention and dropout on a CPU, where ours are faster than torch.nn.functional's; else torch's own.
+On a GPU only the cross-entropy is ours (model.fused); its choice is made here, too.
 
 Three things that torch leaves behind, each with its numbers in docs/log.md: on a processor with AVX-512, oneDNN
 multiplies float32 matrices about twice as fast as MKL (seen on AMD), and torch's fused attention is slow in bfloat16;
@@ -13,13 +14,16 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from farm.errors import NoCompiler
 from farm.record.result import Computed
+from farm.study import compiler
 from farm.study.processor import InstructionSet
 from farm.study.recipe import Kernels
 
@@ -42,9 +46,20 @@ def resolved(kernels: Kernels, processor: InstructionSet | None) -> Computed:
     return "farm" if is_wanted and ONEDNN else "torch"
 
 
+def resolved_on_cuda(kernels: Kernels) -> Computed:
+    """The same on a GPU. Farm's are written in Triton, which needs a C compiler on the node."""
+    if kernels == "torch" or not find_spec("triton"):
+        return "torch"
+    try:
+        compiler.found(compiler.ON_CUDA)
+    except NoCompiler:
+        return "torch"
+    return "farm"
+
+
 @contextmanager
 def chosen(kernels: Computed) -> Iterator[None]:
-    """Around training: compute by these kernels on the CPU. Without it, torch's are used."""
+    """Around training: compute by these kernels. Without it, torch's are used."""
     before = _farms.set(kernels == "farm")
     try:
         yield
@@ -54,7 +69,7 @@ def chosen(kernels: Computed) -> Iterator[None]:
 
 def in_use(device: torch.device) -> Computed:
     """The kernels that compute on `device` now."""
-    return "farm" if device.type == "cpu" and _farms.get() else "torch"
+    return "farm" if device.type in ("cpu", "cuda") and _farms.get() else "torch"
 
 
 class Linear(nn.Linear):
@@ -87,9 +102,15 @@ def causal_attention(qkv_BTX: Tensor, heads: int, dropout: float = 0.0) -> Tenso
     if _ours(qkv_BTX) and not fused_is_fast:
         return _Attention.apply(qkv_BTX, heads, dropout)
     B, T, X = qkv_BTX.shape
-    q_BHTD, k_BHTD, v_BHTD = qkv_BTX.view(B, T, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    # In this order the backward pass lays the three gradients side by side in one copy.
+    q_BHTD, k_BHTD, v_BHTD = (x_BTHD.transpose(1, 2) for x_BTHD in qkv_BTX.view(B, T, 3, heads, -1).unbind(2))
     y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
     return y_BHTD.transpose(1, 2).reshape(B, T, X // 3)
+
+
+def by_triton(x: Tensor) -> bool:
+    """Whether farm's kernel for a GPU works on `x`."""
+    return x.device.type == "cuda" and _farms.get()
 
 
 def _ours(x: Tensor) -> bool:

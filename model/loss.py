@@ -8,14 +8,18 @@ Letters: N tokens, C channels, V rows of the head (the vocabulary and its paddin
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.kernels import product
+from model.kernels import by_triton, product
 
 CHUNK_BYTES = 2**27  # of logits: 667 tokens of GPT-2's vocabulary in float32, enough work for a matrix product
+CUDA_CHUNK_BYTES = 2**29  # a GPU wants more work, and adds the head's gradient once a chunk
+ROWS = {"cuda": 64}  # the head is padded to a multiple of them: tensor cores want rows of logits that begin at 16 bytes
 BLOCK_BYTES = 2**20  # of log-probabilities: four passes go over them, in the cache of a CPU core
 
 
@@ -60,36 +64,76 @@ def _losses_and_gradients(
     device = h_NC.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head_VC.dtype
     with torch.autocast(device, enabled=False):
-        inputs_NC, weight_VC = h_NC.to(compute), head_VC.to(compute)
+        inputs_NC, weight_VC = h_NC.to(compute), _aligned(head_VC, compute)
         loss_N = torch.empty(len(y_N), dtype=torch.promote_types(compute, torch.float32), device=h_NC.device)
         dh_NC = torch.empty_like(h_NC) if wanted else None
         dhead_VC = None
-        for rows in _chunks(len(y_N), len(head_VC) * compute.itemsize, CHUNK_BYTES):
+        for rows in _chunks(len(y_N), len(weight_VC) * compute.itemsize, device):
             logits_NV = product(inputs_NC[rows], weight_VC)
-            logits_NV[:, vocab:] = -torch.inf  # rows that pad the vocabulary take no part in the softmax
-            _cross_entropy(logits_NV, y_N[rows], loss_N[rows], scale, wanted)
+            cross_entropy(logits_NV, y_N[rows], loss_N[rows], vocab, scale, wanted)
             if dh_NC is not None:
                 dh_NC[rows] = product(logits_NV, weight_VC.T)
-                part_VC = product(logits_NV.T, inputs_NC[rows].T)
+                part_VC = product(logits_NV.T, inputs_NC[rows].T)[: len(head_VC)]
                 dhead_VC = part_VC.to(head_VC.dtype) if dhead_VC is None else dhead_VC.add_(part_VC)
     return loss_N, dh_NC, dhead_VC
 
 
-def _cross_entropy(logits_NV: Tensor, y_N: Tensor, loss_N: Tensor, scale: float, wanted: bool) -> None:
-    """Fill `loss_N`, and where `wanted` put the gradient of scale * loss_N.sum() in the place of the logits."""
+def cross_entropy(logits_NV: Tensor, y_N: Tensor, loss_N: Tensor, vocab: int, scale: float, wanted: bool) -> None:
+    """Fill `loss_N`, and where `wanted` put the gradient of scale * loss_N.sum() in the place of the logits.
+
+    Columns from `vocab` on take no part in the softmax. On a GPU by one kernel of farm's, where that was chosen.
+    """
+    if by_triton(logits_NV):
+        from model import fused  # Triton, which is there on CUDA only
+
+        fused.cross_entropy(logits_NV, y_N, loss_N, vocab, scale, wanted)
+        return
+    logits_NV[:, vocab:] = -torch.inf
     on_cpu = logits_NV.device.type == "cpu"
-    blocks = _chunks(len(y_N), loss_N.itemsize * logits_NV.shape[1], BLOCK_BYTES if on_cpu else CHUNK_BYTES)
-    for rows in blocks:
+    size = BLOCK_BYTES // (loss_N.itemsize * logits_NV.shape[1]) if on_cpu else len(y_N)
+    for rows in _even(len(y_N), max(1, size)):
         counts_N1, target_N1 = (y_N[rows] >= 0).unsqueeze(1), y_N[rows].clamp(min=0).unsqueeze(1)
         logp_NV = logits_NV[rows].log_softmax(dim=1, dtype=loss_N.dtype)
         loss_N[rows] = torch.where(counts_N1, -logp_NV.gather(1, target_N1), 0).squeeze(1)
         if wanted:
             # d loss / d logits = softmax - one_hot(target), or 0 where the target is ignored
             one_N1 = torch.ones_like(target_N1, dtype=loss_N.dtype)
-            logits_NV[rows] = logp_NV.exp_().scatter_add_(1, target_N1, -one_N1).mul_(counts_N1 * scale)
+            with _in_any_order():  # a row has one target, so that no two numbers are added to the same place
+                gradient_NV = logp_NV.exp_().scatter_add_(1, target_N1, -one_N1)
+            logits_NV[rows] = gradient_NV.mul_(counts_N1 * scale)
 
 
-def _chunks(numbers: int, bytes_each: int, most_bytes: int) -> Iterator[slice]:
-    """Slices of `numbers` rows, of at most `most_bytes` or of one row."""
-    size = max(1, most_bytes // bytes_each)
-    return (slice(start, min(start + size, numbers)) for start in range(0, numbers, size))
+@contextmanager
+def _in_any_order() -> Iterator[None]:
+    """Let torch add in any order: with its deterministic mode it sorts first, which costs more than the sum."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
+def _aligned(head_VC: Tensor, dtype: torch.dtype) -> Tensor:
+    """The head in `dtype`; on CUDA a copy whose rows are a multiple of ROWS, of zeros where there were none."""
+    V, C = head_VC.shape
+    missing = -V % ROWS.get(head_VC.device.type, 1)
+    if not missing:
+        return head_VC.to(dtype)
+    padded_VC = head_VC.new_zeros(V + missing, C, dtype=dtype)
+    padded_VC[:V] = head_VC
+    return padded_VC
+
+
+def _chunks(numbers: int, bytes_each: int, device: str) -> Iterator[slice]:
+    """Slices of `numbers` rows whose logits are worked on at a time."""
+    if device == "cpu":
+        size = max(1, CHUNK_BYTES // bytes_each)
+        return (slice(start, min(start + size, numbers)) for start in range(0, numbers, size))
+    return _even(numbers, max(1, CUDA_CHUNK_BYTES // bytes_each))
+
+
+def _even(numbers: int, most: int) -> Iterator[slice]:
+    """As few slices of at most `most` rows as will do, alike in size: none is left with a row or two."""
+    count = max(1, ceil(numbers / most))
+    return (slice(numbers * i // count, numbers * (i + 1) // count) for i in range(count))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from farm.record.ledger import Line
 from farm.study.planner import Plan
-from model.reduce import Group
+from model.group import Group
 
 
 class Signal(IntEnum):
@@ -64,7 +64,7 @@ class Meter:
         slots[microbatches] = self._tokens
         if group.leads:
             slots[microbatches + 1] = gradient_norm
-            slots[microbatches + 2 :] = torch.tensor([signal, news], dtype=torch.float64)
+            slots[microbatches + 2], slots[microbatches + 3] = int(signal), news  # a tensor would be waited for
         if group.world > 1:
             dist.all_reduce(slots)
         *losses, tokens, norm, told, heard = slots.tolist()

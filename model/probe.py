@@ -19,18 +19,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from farm.errors import DoesNotFit, FarmError, reason
+from farm.errors import DoesNotFit, FarmError, OutOfMemory, reason
 from farm.record.ledger import Line
 from farm.record.result import Tokens
 from farm.study.planner import Plan
 from farm.study.recipe import Recipe, Seeds
 from farm.study.run import Run
+from model.memory import is_out_of_memory
 
 OUT_OF_MEMORY = 77  # exit code; no shell, signal or Python error has it
 MARGIN = 0.95
 IDLE = 0.8  # of the card's memory must be free, or somebody else is using it and the trial would measure that
 TRIAL_SECONDS = 300  # importing torch and starting CUDA take 10
-SAID = ("out of memory", "DefaultCPUAllocator", "not enough memory", "bad_alloc", "ALLOC_FAILED", "Cannot allocate")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -110,11 +110,13 @@ def main() -> int:
     recipe = Recipe.model_validate_json(sys.stdin.read())
     try:
         trial(recipe, words.microbatch, words.world)
+    except OutOfMemory:
+        return OUT_OF_MEMORY
     except FarmError as error:
         print(error, file=sys.stderr)
         return 1
     except (MemoryError, OSError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return OUT_OF_MEMORY
     return 0
@@ -190,10 +192,6 @@ def _check_cpu() -> None:
             "there is no CUDA device here, and a CPU's memory is not probed: other processes would die of it.",
             remedy="Set `microbatch` for the machine class, or a limit with ulimit -v.",
         )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(words in str(error) for words in SAID)
 
 
 if __name__ == "__main__":

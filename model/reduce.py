@@ -7,11 +7,11 @@ workers give the same bits, and so do workers with unequal shares.
 Both leave in `parameter.grad`, on every rank, the sum over all microbatches of the step.
 """
 
-import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import ceil
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,26 +21,14 @@ from torch.futures import Future
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from farm.errors import DoesNotFit
 from farm.study.planner import Plan
-from farm.study.recipe import Recipe
+from farm.study.recipe import Precision, Recipe
 from model.gpt import GPT
+from model.group import Group
+from model.precision import autocast
 
 BUCKET_MIB = 25.0  # DistributedDataParallel's default
 PIECE = 2**22  # numbers that travel together: one piece is added while the next is on its way
-Fetched = TypeVar("Fetched")
-
-
-class Group(NamedTuple):
-    """This process among those that train the run."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
 
 
 class Reducer(Protocol):
@@ -53,19 +41,11 @@ class Reducer(Protocol):
         """Leaves in every parameter.grad the sum over microbatches and ranks."""
 
 
-def join(plan: Plan) -> Group:
-    """The group of this process: torch.distributed's if it was initialised, else this process alone."""
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if world != plan.world:
-        raise DoesNotFit(f"the plan is for {plan.world} workers, but the process group has {world}.")
-    return Group(rank, world, device())
-
-
 def reducer(recipe: Recipe, plan: Plan, group: Group, gpt: GPT) -> Reducer:
     """The reducer that the recipe names."""
     if recipe.train.reduction == "canonical":
         return Canonical(gpt, plan, group)
-    return Fast(gpt, plan, group)
+    return Fast(gpt, plan, group, recipe.train.precision)
 
 
 class Fast:
@@ -77,13 +57,15 @@ class Fast:
     around the backward alone, DDP would have prepared to reduce all the same.
     """
 
-    def __init__(self, gpt: GPT, plan: Plan, group: Group):
+    def __init__(self, gpt: GPT, plan: Plan, group: Group, precision: Precision):
         self._last = plan.share(group.rank) - 1
         self._ddp = None if group.world == 1 else _distributed(gpt)
         self.forward: Callable[..., Tensor] = self._ddp or gpt
         if self._ddp:
             blank_BT = torch.zeros(plan.microbatch, gpt.shape.context, dtype=torch.int64, device=group.device)
-            self._ddp(blank_BT, blank_BT).backward()
+            with autocast(precision, group.device):  # in float32 its activations would not fit where training does
+                loss_sum = self._ddp(blank_BT, blank_BT)
+            loss_sum.backward()
             gpt.zero_grad(set_to_none=True)
 
     def turn(self, turn: int) -> AbstractContextManager[None]:
@@ -163,25 +145,6 @@ class Canonical:
         return _broadcast(self._nodes.pop(0, None), self._parameters, self._group)
 
 
-def in_turn(fetch: Callable[[], Fetched], group: Group) -> Fetched:
-    """Fetch data on rank 0 first; the others then find it there."""
-    for leads in (True, False):
-        if group.leads is leads:
-            fetched = fetch()
-        if group.world > 1:
-            dist.barrier()
-    return fetched
-
-
-def tell(note: bytes, group: Group) -> bytes:
-    """The note of rank 0, on every rank; all of one length."""
-    if group.world == 1:
-        return note
-    tensor = torch.frombuffer(bytearray(note), dtype=torch.uint8).to(group.device)
-    dist.broadcast(tensor, src=0)
-    return bytes(tensor.cpu().numpy())
-
-
 def _taken(parameters: Sequence[Parameter]) -> list[Tensor]:
     gradients = [p.grad for p in parameters]
     for parameter in parameters:
@@ -206,15 +169,12 @@ def _exchange(tensors: list[Tensor], group: Group) -> None:
         halves = [piece.tensor_split(2) for piece in pieces]
         kept, given = zip(*(half if group.rank < neighbour else half[::-1] for half in halves), strict=True)
         arriving = [torch.empty_like(half) for half in kept]
-        swaps = [_swap(*pair, neighbour) for pair in zip(given, arriving, strict=True)]
-        for half, arrived, swap in zip(kept, arriving, swaps, strict=True):
-            _wait(swap)
+        for half, arrived in zip(kept, _swapped(given, arriving, neighbour), strict=True):
             half += arrived
         levels.append((neighbour, kept, given))
         pieces, distance = kept, 2 * distance
     for neighbour, kept, given in reversed(levels):
-        for swap in [_swap(*pair, neighbour) for pair in zip(kept, given, strict=True)]:
-            _wait(swap)
+        deque(_swapped(kept, given, neighbour), maxlen=0)
     torch._foreach_copy_(small, _parted(together, small))
 
 
@@ -223,15 +183,24 @@ def _large(tensor: Tensor) -> Sequence[Tensor]:
     return tensor.view(-1).tensor_split(ceil(tensor.numel() / PIECE)) if tensor.numel() >= PIECE else ()
 
 
-def _swap(leaving: Tensor, arriving: Tensor, neighbour: int) -> list[dist.Work]:
-    return dist.batch_isend_irecv(
-        [dist.P2POp(dist.isend, leaving, neighbour), dist.P2POp(dist.irecv, arriving, neighbour)]
-    )
+def _swapped(leaving: Sequence[Tensor], arriving: Sequence[Tensor], neighbour: int) -> Iterator[Tensor]:
+    """Swap tensors with a neighbour, all in one list, and give what has arrived, one after the other.
 
-
-def _wait(swap: list[dist.Work]) -> None:
-    for work in swap:
+    NCCL makes one launch of the list, and one thing to wait for; Gloo has one of each for every tensor.
+    """
+    swaps = [
+        dist.P2POp(operation, tensor, neighbour)
+        for pair in zip(leaving, arriving, strict=True)
+        for operation, tensor in zip((dist.isend, dist.irecv), pair, strict=True)
+    ]
+    works = dist.batch_isend_irecv(swaps)
+    each = len(works) // len(arriving) if len(works) == len(swaps) else 0
+    for work in works if not each else ():
         work.wait()
+    for index, arrived in enumerate(arriving):
+        for work in works[each * index : each * (index + 1)]:
+            work.wait()
+        yield arrived
 
 
 def _add_received(tensors: list[Tensor], sender: int) -> None:
@@ -258,13 +227,3 @@ def _parted(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """`flat` in the shapes of `like`."""
     parts = flat.split([tensor.numel() for tensor in like])
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
-
-
-def device() -> torch.device:
-    """The accelerator of this process: LOCAL_RANK's under torchrun and Ray, else torch's current one; or the CPU."""
-    if not torch.cuda.is_available() or (dist.is_initialized() and dist.get_backend() == "gloo"):
-        return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
-    device = torch.device("cuda", local if local < torch.cuda.device_count() else torch.cuda.current_device())
-    torch.cuda.set_device(device)
-    return device

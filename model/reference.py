@@ -16,7 +16,7 @@ from model.corpus.tokenizer import GPT2, of
 from model.evaluate import scored
 from model.export import read
 from model.gpt import GPT
-from model.reduce import Group, device
+from model.group import Group, device
 
 WEIGHTS = "model.safetensors"
 BATCH_TOKENS = 4096  # of GPT-2's vocabulary, logits of 0.8 GB in fp32

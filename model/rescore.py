@@ -14,8 +14,8 @@ from model.conditions import agreed, compile_blocks, conditions
 from model.corpus.sources import open_split
 from model.evaluate import scored
 from model.export import trained
+from model.group import Group, device
 from model.init import fingerprint
-from model.reduce import Group, device
 
 
 def rescore(

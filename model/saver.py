@@ -16,7 +16,7 @@ from torch import Tensor
 
 from farm.errors import WorkerDied
 from model.checkpoint import Contents, Identity, Saved, folder_of, write
-from model.reduce import Group, tell
+from model.group import Group, tell
 
 NOTHING, FAILED = bytes(40), b"\xff" * 40  # else 8 bytes of step and 32 of sha256
 

@@ -28,7 +28,7 @@ from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study.planner import Plan
 from farm.study.recipe import TEST, Recipe
 from farm.study.run import Run
-from model import checkpoint, kernels, optim
+from model import checkpoint, kernels, memory, optim
 from model.assignment import Assignment, Listener
 from model.checkpoint import Identity
 from model.conditions import agreed, compile_blocks, conditions, other_kernels
@@ -37,10 +37,11 @@ from model.corpus.sources import open_split
 from model.data import Batches
 from model.evaluate import scored
 from model.feed import Feed
+from model.group import Group, in_turn, join
 from model.init import fingerprint, initialised
 from model.meter import Meter, Signal, StepTotals, Sums
 from model.precision import LossScale, autocast
-from model.reduce import Group, in_turn, join, reducer
+from model.reduce import reducer
 from model.saver import Saver, Snapshot
 from model.validation import Validator
 
@@ -52,10 +53,11 @@ def train(assignment: Assignment, listener: Listener) -> Outcome:
 
     Writes ledger.jsonl and checkpoints/step-XXXXXXXX/ into the attempt's folder.
 
-    Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler
+    Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler, OutOfMemory
     """
     run, group = assignment.run, join(assignment.plan)
-    with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
+    by = agreed(run.recipe.train.kernels, group)
+    with memory.named(assignment.plan), conditions(run.recipe, group.device, by):
         trainer = Trainer(run, assignment.plan, group, assignment.cache, assignment.tokens)
         further = [(exam, _tested(exam.recipe, assignment.cache)) for exam in assignment.exams]
         if assignment.resume:
@@ -123,7 +125,7 @@ class Trainer:
     def compute(self, signal: Signal, news: bool) -> StepTotals:
         """First half of a step: forward and backward over this rank's microbatches, and the sums over all ranks."""
         self._began = time.perf_counter()
-        scale = self.loss_scale.scale / self.recipe.tokens_per_step
+        scale = self.loss_scale.scale / self._unit
         first = self.plan.first(self.group.rank)
         for turn in range(self.plan.share(self.group.rank)):
             batch = self.feed.take()
@@ -146,8 +148,8 @@ class Trainer:
         rate = optim.learning_rate(self.recipe, self.step)
         norm, clipped = None, False
         if totals.is_finite:
-            # So far gradients are of loss_scale * loss / (targets expected). They shall be of loss / (targets counted).
-            factor = self.recipe.tokens_per_step / totals.tokens / self.loss_scale.scale
+            # So far gradients are of loss_scale * loss / unit; what is wanted are those of loss / (targets counted).
+            factor = self._unit / totals.tokens / self.loss_scale.scale
             norm = totals.gradient_norm * factor
             limit = self.recipe.train.clip_grad_norm or math.inf
             clipped = norm > limit
@@ -159,6 +161,13 @@ class Trainer:
         line = Line(self.step, totals.tokens, totals.loss_sum, rate, norm, clipped, not totals.is_finite, seconds)
         self.sums.add(line)
         return line
+
+    @property
+    def _unit(self) -> int:
+        """By how many targets a microbatch's loss is divided before its backward pass: those of the step, or in fp16
+        its own, as under stock DDP. Divided by those of 8 GPUs, its gradients would begin 8 times nearer to 0."""
+        in_fp16 = self.recipe.train.precision == "fp16"
+        return self.plan.microbatch * self.recipe.model.context if in_fp16 else self.recipe.tokens_per_step
 
     def _seed_dropout(self, microbatch: int) -> None:
         """Masks depend on what is trained, not on who trains it or when."""

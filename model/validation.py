@@ -14,7 +14,7 @@ from farm.study.recipe import Recipe
 from model.corpus.checks import validation_slice
 from model.evaluate import evaluate
 from model.gpt import GPT
-from model.reduce import Group
+from model.group import Group
 
 SHORT = 12  # hex digits of a fingerprint in the ledger
 

@@ -19,6 +19,7 @@ from farm.study.planner import Plan
 from farm.study.recipe import Recipe, Seeds
 from farm.study.run import Run
 from model.assignment import Assignment, Listener, Resume
+from model.group import initialise
 from model.meter import Signal
 from model.train import train
 
@@ -184,7 +185,7 @@ def _collected(pipes: Sequence[Connection]) -> list[Any]:
 
 def _child(rank: int, world: int, meeting: str, pipe: Connection, task: Callable[..., Any], arguments: tuple) -> None:
     try:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+        initialise(on_cuda=False, init_method=f"file://{meeting}", rank=rank, world_size=world)
         pipe.send((task(*arguments), None))
         dist.destroy_process_group()
     except BaseException:

@@ -11,7 +11,7 @@ from farm.study.planner import Plan
 from farm.study.processor import InstructionSet
 from farm.study.recipe import Frozen, Recipe, Seeds
 
-Computed = Literal["farm", "torch"]  # whose kernels; on a GPU torch's
+Computed = Literal["farm", "torch"]  # whose kernels
 
 
 class Hardware(Frozen):

@@ -140,7 +140,8 @@ class Train(Frozen):
     )
     compile: bool = Field(False, description="whether torch.compile is used")
     kernels: Kernels = Field(
-        "auto", description="products, attention and dropout on a CPU: farm's, torch's, or by its instruction set"
+        "auto",
+        description="products, attention and dropout on a CPU, the loss on a GPU: farm's, torch's, or the faster ones",
     )
 
     @model_validator(mode="after")

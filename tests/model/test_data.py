@@ -146,3 +146,9 @@ def test_the_ranks_share_the_evaluation_slice_without_gap_or_overlap(sequences, 
     assert np.array_equal(np.concatenate([x.ravel() for x, _ in batches]), tokens[offset:-1])
     assert np.array_equal(np.concatenate([y.ravel() for _, y in batches]), tokens[offset + 1 :])
     assert all(len(x) == size for x, _ in batches[:-1])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_microbatch_is_in_one_piece_so_that_pinning_it_copies_it_once(order):
+    batches = Batches(np.arange(101), recipe(order=order), Seeds())
+    assert all(part.flags.c_contiguous for part in batches.microbatch(0, plan(1, 8, 1), rank=0, turn=0))

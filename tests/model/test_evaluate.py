@@ -12,8 +12,8 @@ from worlds import CONTEXT, VOCAB, in_world, planned, tiny
 from farm.study.recipe import CODE, Recipe
 from farm.study.run import Run
 from model.evaluate import Score, evaluate
+from model.group import Group, join
 from model.init import initialised
-from model.reduce import Group, join
 
 ALONE = Group(0, 1, torch.device("cpu"))
 NOWHERE = Path("/nowhere")

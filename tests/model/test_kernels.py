@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import STEPS, VOCAB, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
 from farm.study.processor import InstructionSet, instruction_set
@@ -32,7 +33,35 @@ def test_this_machine_has_them():
         assert in_use(CPU) == "farm"
         with chosen("torch"):
             assert in_use(CPU) == "torch"
-        assert in_use(torch.device("cuda")) == "torch"
+        assert in_use(torch.device("cuda")) == "farm"
+
+
+def test_on_a_gpu_farms_need_triton_and_a_compiler(monkeypatch):
+    assert [kernels.resolved_on_cuda(asked) for asked in ("auto", "farm", "torch")] == ["farm", "farm", "torch"]
+    monkeypatch.setenv("CC", "/nowhere/gcc")
+    assert kernels.resolved_on_cuda("farm") == "torch"
+
+
+class Copies(TorchDispatchMode):
+    """How many numbers are copied under it from one tensor to another."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        aten = torch.ops.aten
+        if func.overloadpacket in (aten.copy_, aten.clone, aten.stack, aten.cat):
+            self.numbers += result.numel()
+        return result
+
+
+def test_the_backward_pass_of_attention_copies_its_gradient_once():
+    qkv_BTX = draw(2, 8, 3 * 16)
+    y_BTC = causal_attention(qkv_BTX, heads=4)
+    dy_BTC = torch.ones_like(y_BTC)
+    with Copies() as copies:
+        y_BTC.backward(dy_BTC)
+    assert copies.numbers <= qkv_BTX.numel()
 
 
 def test_auto_is_what_was_faster_with_these_instructions():

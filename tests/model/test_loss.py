@@ -34,6 +34,36 @@ def test_in_chunks_of_any_size_it_is_the_cross_entropy(rows_a_chunk, monkeypatch
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
+def test_a_head_that_is_padded_for_tensor_cores_changes_nothing(monkeypatch):
+    h_NC, head_VC, y_N = example(torch.float64)
+    expected = summed_loss(h_NC, head_VC, y_N, vocab=37)
+    gradients_expected = gradients(expected, h_NC, head_VC)
+    monkeypatch.setitem(loss.ROWS, "cpu", 16)
+    found = summed_loss(h_NC, head_VC, y_N, vocab=37)
+    assert float(found) == pytest.approx(float(expected), rel=1e-14)
+    for one, other in zip(gradients(found, h_NC, head_VC), gradients_expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+    with Largest() as largest:
+        token_losses(h_NC, head_VC, y_N, vocab=37)
+    assert largest.numbers == 50 * 48
+
+
+@pytest.mark.parametrize(("numbers", "most"), [(1335, 667), (12_288, 5336), (1, 8), (8, 8), (9, 8), (1000, 1)])
+def test_rows_are_cut_into_slices_that_are_alike(numbers, most):
+    sizes = [len(range(numbers)[rows]) for rows in loss._even(numbers, most)]
+    assert (sum(sizes), max(sizes) <= most, max(sizes) - min(sizes) <= 1) == (numbers, True, True)
+
+
+def test_torchs_deterministic_mode_is_as_before():
+    h_NC, head_VC, y_N = example()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        summed_loss(h_NC, head_VC, y_N, vocab=37)
+        assert torch.get_deterministic_debug_mode() == 1
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_logits_far_apart_give_their_true_loss_and_no_infinity():
     h_NC, head_VC = torch.tensor([[300.0]]), torch.tensor([[1.0], [-1.0]])
     assert float(summed_loss(h_NC, head_VC, torch.tensor([1]), vocab=2)) == 600.0

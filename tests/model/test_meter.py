@@ -8,8 +8,8 @@ import torch
 from worlds import canonical, in_world, planned
 
 from farm.record.ledger import Line
+from model.group import join
 from model.meter import Meter, Signal, StepTotals, Sums, exact_sum
-from model.reduce import join
 
 NOWHERE = Path("/nowhere")
 LOSSES = [(10.0, 4), (0.5, 1), (1e-9, 64), (7.25, 3), (0.1, 5), (0.2, 6), (0.3, 7), (900.0, 8)]

@@ -13,8 +13,9 @@ from worlds import BATCH, CONTEXT, VOCAB, canonical, in_world, planned, shared, 
 from farm.study.planner import Plan
 from farm.study.run import Run
 from model import reduce
+from model.group import join
 from model.init import initialised
-from model.reduce import join, reducer
+from model.reduce import reducer
 
 NOWHERE = Path("/nowhere")
 

@@ -12,7 +12,7 @@ from worlds import in_world, planned, tiny
 
 from farm.errors import StorageFull
 from model.checkpoint import Identity, newest_valid, read
-from model.reduce import Group
+from model.group import Group
 from model.saver import Saver, Snapshot
 
 RUN = tiny(Path("/nowhere"))

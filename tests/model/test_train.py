@@ -43,10 +43,10 @@ from model.checkpoint import newest_valid, verified
 from model.corpus.checks import exams_of
 from model.corpus.sources import open_split
 from model.data import Batches
+from model.group import join
 from model.init import initialised
 from model.meter import Signal
 from model.optim import learning_rate
-from model.reduce import join
 from model.train import Trainer
 
 

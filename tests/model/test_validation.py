@@ -14,8 +14,8 @@ from model.corpus.checks import prepare, validation_slice
 from model.corpus.look import look
 from model.corpus.sources import open_split
 from model.evaluate import evaluate
+from model.group import Group
 from model.init import initialised
-from model.reduce import Group
 from model.validation import Validator
 
 ALONE = Group(0, 1, torch.device("cpu"))

@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 import torch
-import torch.distributed as dist
 from ray import train as ray_train
 from ray.train.torch import get_device
 
@@ -26,8 +25,8 @@ from farm.site.settings import Settings
 from farm.study.run import Checkpoint
 from model.assignment import Assignment, Listener, Resume
 from model.corpus.checks import items, prepare
+from model.group import meet
 from model.meter import Signal
-from model.reduce import join
 from model.train import train
 from workers.attempt.curve import point
 from workers.attempt.gauges import Gauges
@@ -98,8 +97,7 @@ def _here(task: Task) -> Task:
     task = task.model_copy(update={"threads": place.threads or max(1, hardware.cores() // place.workers)})
     if index:
         task = _brought(task, is_first=around.get_local_rank() == 0)
-    join(task.plan)  # takes this worker's GPU, which a barrier of NCCL needs to know
-    dist.barrier()
+    meet()
     return task
 
 

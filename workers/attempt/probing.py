@@ -41,6 +41,15 @@ def measure(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[]
     return machine.model_copy(update={"probes": machine.probes | found})
 
 
+def lower(queue: Queue, machine: Machine, recipe: Recipe, microbatch: int) -> None:
+    """Have the queue know that `microbatch` ran out of memory: the largest that was probed is below it from now on."""
+    fixed = recipe.train.canonical_microbatch or machine.microbatch
+    if machine.is_cpu or isinstance(machine, Mixed) or fixed or microbatch == 1:
+        return
+    facts = queue.roster.machines().get(machine.name, machine)
+    queue.roster.register(facts.model_copy(update={"probes": {key(recipe): microbatch - 1}}), NODE, MOMENT_SECONDS)
+
+
 def key(recipe: Recipe) -> str:
     return probe_key(recipe.model, recipe.train.precision)
 

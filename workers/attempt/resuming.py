@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from farm.errors import CheckpointInvalid
+from farm.errors import CheckpointInvalid, OutOfMemory
 from farm.record import ledger
 from farm.study.machine import Machine
 from farm.study.planner import Plan, carry_on
@@ -56,3 +56,9 @@ def _say_lost(post: Post, expected: Checkpoint | None, passed: set[str], step: i
 def as_before(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:
     """`split`, or as the plan of the attempt that this one goes on from has it."""
     return carry_on(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
+
+
+def ran_out_of_memory(post: Post, run: Run) -> bool:
+    """Whether the attempt before did: then its plan is not kept."""
+    causes = until_heard(lambda: post.queue.listing.status(run.id)).causes
+    return bool(causes) and causes[-1].cause == OutOfMemory().cause

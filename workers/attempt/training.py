@@ -10,6 +10,7 @@ from pathlib import Path
 from farm.errors import (
     FarmError,
     LeaseLost,
+    OutOfMemory,
     StorageFull,
 )
 from farm.queue.values import Status
@@ -32,8 +33,8 @@ from workers.attempt.launch import fit
 from workers.attempt.mirror import Mirror
 from workers.attempt.outcome import record, result_of
 from workers.attempt.post import Post, Unprepared, fetched
-from workers.attempt.probing import probe_microbatch
-from workers.attempt.resuming import as_before, newest, past
+from workers.attempt.probing import lower, probe_microbatch
+from workers.attempt.resuming import as_before, newest, past, ran_out_of_memory
 from workers.attempt.task import PULSE_FILE, STOP_FILE, Resuming, Task
 from workers.node import hardware
 
@@ -184,11 +185,12 @@ class Training:
         before = past(self._post, run)
         source = newest(self._post, run, split, before)
         self.resumed = source.step if source else 0
-        split = as_before(source, split, before, machine)
+        if not ran_out_of_memory(self._post, run):
+            split = as_before(source, split, before, machine)
         attempt = self._begin(run, study, machine, split, source)
         task = self._task(run, stored, split, attempt, machine)
         with self.mirror, self._watched():
-            outcome = fit(task, machine, self._post.node, str(self.folder / "ray"), self._post.job)
+            outcome = _fit(self._post, task, machine)
         return Finished(self._recorded(run, split, machine, attempt, outcome)) if outcome.finished else Stopped()
 
     def _begin(self, run: Run, study: str, machine: Machine, split: Plan, source: Checkpoint | None) -> Attempt:
@@ -268,6 +270,15 @@ class Training:
     def _point_at(self, checkpoint: Checkpoint) -> None:
         with suppress(LeaseLost):
             self._queue.checkpoint(self._lease, checkpoint)
+
+
+def _fit(post: Post, task: Task, machine: Machine) -> Outcome:
+    """Train `task` through Ray. Where its microbatch runs out of memory, the next plan has a smaller one."""
+    try:
+        return fit(task, machine, post.node, str(Path(task.folder) / "ray"), post.job)
+    except OutOfMemory:
+        until_heard(lambda: lower(post.queue, machine, task.run.recipe, task.plan.microbatch))
+        raise
 
 
 def _last_words(end: Ending) -> dict[str, object]:

@@ -12,7 +12,6 @@ This overrides private parts of Ray 2.60, which is why pyproject.toml names that
 import asyncio
 import os
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib import metadata
 from typing import Any
 
@@ -32,7 +31,6 @@ from ray.train.v2._internal.state.state_manager import TrainStateManager
 from ray.train.v2._internal.util import TrainingFramework
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-HANG_SECONDS = 1800.0  # as ray.train.torch: a collective that takes longer has failed
 LEAVE_SECONDS = 30.0
 
 
@@ -162,7 +160,7 @@ class _Torch(Backend):
 
 
 def _join(backend: str, address: str, port: int, rank: int, world: int) -> None:
-    from torch import distributed
+    from model.group import initialise  # with it comes torch
 
     here = ray.train.get_context()
     os.environ |= {
@@ -174,7 +172,7 @@ def _join(backend: str, address: str, port: int, rank: int, world: int) -> None:
         "LOCAL_WORLD_SIZE": str(here.get_local_world_size()),
         "NODE_RANK": str(here.get_node_rank()),
     }
-    distributed.init_process_group(backend, timeout=timedelta(seconds=HANG_SECONDS))
+    initialise(on_cuda=backend == "nccl")
 
 
 def _leave() -> None:

@@ -4,8 +4,9 @@ import pytest
 
 from farm.queue.queue import Queue
 from farm.study.machine import BUILT_IN, Machine
+from farm.study.planner import plan
 from farm.study.recipe import Recipe
-from workers.attempt.probing import key, probe_microbatch
+from workers.attempt.probing import key, lower, probe_microbatch
 
 GPU = Machine(name="1xtest", accelerator="Test", memory=2**34, usd_per_hour=1.0)
 RECIPE = Recipe()
@@ -38,3 +39,13 @@ def test_a_probe_that_cannot_be_made_leaves_the_machine_as_it_is(
     assert probe_microbatch(queue, many, RECIPE, lambda: False) is many
     assert "was not measured: class 1xtest takes 512 of the" in capsys.readouterr().out
     assert queue.roster.machines() == {}
+
+
+def test_a_microbatch_that_ran_out_of_memory_is_not_planned_again(queue: Queue) -> None:
+    fp32 = RECIPE.patched({"train": {"precision": "fp32"}})
+    lower(queue, GPU.model_copy(update={"probes": {key(RECIPE): 12, key(fp32): 5}}), RECIPE, 12)
+    assert queue.roster.machines()["1xtest"].probes[key(RECIPE)] == 11
+    assert plan(RECIPE, GPU.model_copy(update={"probes": queue.roster.machines()["1xtest"].probes})).microbatch == 8
+    lower(queue, GPU, RECIPE, 1)
+    lower(queue, GPU.model_copy(update={"microbatch": 4}), RECIPE, 4)
+    assert queue.roster.machines()["1xtest"].probes[key(RECIPE)] == 11, "one sequence, or what a person declared, stays"

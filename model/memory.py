@@ -1,0 +1,27 @@
+"""Running out of memory, which allocators say in many ways, as one error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from farm.errors import OutOfMemory, first_line
+from farm.study.planner import Plan
+
+SAID = ("out of memory", "DefaultCPUAllocator", "not enough memory", "bad_alloc", "ALLOC_FAILED", "Cannot allocate")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in SAID)
+
+
+@contextmanager
+def named(plan: Plan) -> Iterator[None]:
+    """Raises: OutOfMemory: where what is under it ran out of memory, on an accelerator or in the process."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"microbatch {plan.microbatch} ran out of memory on {plan.machine}: {first_line(error)[:300]}",
+            remedy="The next attempt takes a smaller one, unless the study or the machine class fixes it.",
+        ) from error
