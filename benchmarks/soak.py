@@ -31,10 +31,11 @@ from farm.site import serving
 from farm.site.client import connect
 from farm.site.server import Server
 from farm.site.settings import Settings
+from farm.study.processor import instruction_set
 from farm.study.run import State
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 900  # 5 s of training (Zen 5) to 25 (Zen 3): time to be hurt in
+STEPS = 900 if instruction_set() in ("AVX-512", "AVX512-BF16", "AMX") else 360  # some 5 to 10 s: time to be hurt in
 LAST = 0.9  # of all steps: no fault later, or there would be nothing left to hurt
 TURN_SECONDS = 0.25
 STUCK_SECONDS = 600.0  # without one more step or finished run
