@@ -231,6 +231,8 @@ class Soak:
         if not run or not folder or not (folder / ledger.FILE).exists():
             return None
         self.end_training(run)
+        if self.farm.store.runs.result(run.id):  # it was done before its worker was: of its ledger there is no other
+            return None
         shutil.rmtree(folder, ignore_errors=True)
         return f"{run.id}/{run.epoch} deleted, and its worker killed"
 
@@ -481,8 +483,13 @@ def numbers(farm: Farm, run_id: str, result: Result | None) -> dict[str, object]
     """What training alone decides."""
     assert result is not None
     names = ("test_loss", "test_tokens", "train_loss", "best_loss", "best_step", "steps", "tokens", "fingerprints")
-    lines = [line._replace(seconds=0.0) for line in ledger.read(farm.store.folder(run_id))]
+    lines = [_without_seconds(line) for line in ledger.read(farm.store.folder(run_id))]
     return {name: getattr(result, name) for name in names} | {"ledger": lines}
+
+
+def _without_seconds(line: ledger.Line) -> ledger.Line:
+    validation = line.validation and line.validation._replace(seconds=0.0)
+    return line._replace(seconds=0.0, validation=validation)
 
 
 def number(name: str, otherwise: int) -> int:
