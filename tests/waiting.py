@@ -8,7 +8,7 @@ Value = TypeVar("Value")
 
 
 def wait_until(condition: Callable[[], Value], message: str, seconds: float = 60.0) -> Value:
-    """Ask `condition` until it says something true, and return that; fail with `message` after `seconds`, which a busy machine may need."""
+    """Ask `condition` until it says something true, and return that; fail with `message` after `seconds`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:
