@@ -14,12 +14,13 @@ from farm.queue.values import Status
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.stats import mean, sd
+from farm.study.arms import BASELINE
 from farm.study.looks import Decision, Look, Looks, Standing, key
 from farm.study.machine import Machine, parts
 from farm.study.recipe import Seeds
 from farm.study.run import Run, State
 from farm.study.seeding import extended, widened
-from farm.study.study import BASELINE, Study
+from farm.study.study import Study
 from farm.verdict import sequential
 from farm.verdict.cohort import by_seeds
 from farm.verdict.forecast import forecast, summed

@@ -23,11 +23,11 @@ from farm.record.reference import Reference
 from farm.record.result import Result
 from farm.record.score import NATS, Direction, Score, block_sizes
 from farm.stats import mean, sd
+from farm.study.arms import BASELINE
 from farm.study.looks import Looks
 from farm.study.machine import Price, is_mixed
 from farm.study.recipe import TEST, Frozen, Seeds, digest
 from farm.study.run import State
-from farm.study.study import BASELINE
 from farm.verdict import sequential
 from farm.verdict.cohort import SHORT, by_arm, by_block, by_seeds, seeds_asked, sort, unlike
 from farm.verdict.cost import frontier
