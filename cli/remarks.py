@@ -10,7 +10,9 @@ from cli.noise import hardware_line
 from farm.record.imported import EVALUATION as IMPORTED
 from farm.study.arms import BASELINE
 from farm.study.run import State
-from farm.verdict.table import Row, Table, Twins
+from farm.verdict.row import Row
+from farm.verdict.table import Table
+from farm.verdict.twins import Twins
 
 # The noise that a difference was tested against, for people.
 RUNGS = {

@@ -25,8 +25,9 @@ from farm.verdict import sequential
 from farm.verdict.cohort import by_seeds
 from farm.verdict.forecast import forecast, summed
 from farm.verdict.inference import ALPHA
+from farm.verdict.row import Row
 from farm.verdict.seen import seen
-from farm.verdict.table import Row, rank
+from farm.verdict.table import rank
 
 WORTH = 0.5  # of the best arm's chance per cost: arms that have as much go on beside it, and machines do not idle
 UNKNOWN = 0.5  # chance of an arm with fewer than two pairs: nothing is known of it yet, so a look is worth it
