@@ -23,10 +23,11 @@ from farm.site import serving
 from farm.site.client import connect
 from farm.site.server import Server
 from farm.site.settings import Settings
+from farm.study.processor import instruction_set
 from farm.study.run import State
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 900  # 5 s of training (Zen 5) to 25 (Zen 3): time to be hurt in
+STEPS = 900 if instruction_set() in ("AVX-512", "AVX512-BF16", "AMX") else 360  # some 5 to 10 s: time to be hurt in
 TURN_SECONDS = 0.25
 STUCK_SECONDS = 600.0  # without one more step or finished run
 PATIENCE_SECONDS = 60.0  # for what a fault needs, such as a checkpoint to damage
@@ -188,6 +189,8 @@ class Soak:
         if not run or not folder or not (folder / ledger.FILE).exists():
             return None
         self.end_training(run)
+        if self.farm.store.runs.result(run.id):  # it was done before its worker was: of its ledger there is no other
+            return None
         shutil.rmtree(folder, ignore_errors=True)
         return f"{run.id}/{run.epoch} deleted, and its worker killed"
 

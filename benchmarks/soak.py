@@ -152,8 +152,13 @@ def numbers(farm: Farm, run_id: str, result: Result | None) -> dict[str, object]
     """What training alone decides."""
     assert result is not None
     names = ("test_loss", "test_tokens", "train_loss", "best_loss", "best_step", "steps", "tokens", "fingerprints")
-    lines = [line._replace(seconds=0.0) for line in ledger.read(farm.store.folder(run_id))]
+    lines = [_without_seconds(line) for line in ledger.read(farm.store.folder(run_id))]
     return {name: getattr(result, name) for name in names} | {"ledger": lines}
+
+
+def _without_seconds(line: ledger.Line) -> ledger.Line:
+    validation = line.validation and line.validation._replace(seconds=0.0)
+    return line._replace(seconds=0.0, validation=validation)
 
 
 def number(name: str, otherwise: int) -> int:

@@ -17,7 +17,8 @@ from farm.site.server import Server
 
 PREFIX = "farm:"
 
-hypothesis.settings.register_profile("farm", deadline=None)  # other sessions may have the processor for a second
+slow = [hypothesis.HealthCheck.too_slow]  # other sessions may have the processor for a second
+hypothesis.settings.register_profile("farm", deadline=None, suppress_health_check=slow)
 hypothesis.settings.load_profile("farm")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, by children as well

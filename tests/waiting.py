@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def wait_until(condition: Callable[[], Value], message: str, seconds: float = 10.0) -> Value:
+def wait_until(condition: Callable[[], Value], message: str, seconds: float = 60.0) -> Value:
     """Ask `condition` until it says something true, and return that; fail with `message` after `seconds`."""
     end = time.monotonic() + seconds
     while not (value := condition()):

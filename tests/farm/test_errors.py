@@ -49,6 +49,7 @@ def test_the_exit_codes_are_those_of_the_design() -> None:
 
 def test_only_what_may_go_better_next_time_is_retried() -> None:
     retried = {"Unreachable", "StorageFull", "StorageUnusable", "WorkerDied", "MachineDied", "Hung"}
+    retried |= {"OutOfMemory", "NoAccelerator"}
     assert {kind.__name__ for kind in KINDS if kind.retryable} == retried
 
 
