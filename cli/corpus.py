@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Iterator
 from cli.render import say
 from farm.errors import BadCorpus
 from farm.site.settings import Settings
+from farm.study.arms import Arm
 from farm.study.recipe import Recipe
-from farm.study.study import Arm, Study
+from farm.study.study import Study
 from farm.verdict.cohort import unranked
 
 NAMED = 4  # arms in a line

@@ -9,7 +9,8 @@ from cli.access import finished, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from farm.record.score import NATS
-from farm.study.study import BASELINE, Study
+from farm.study.arms import BASELINE
+from farm.study.study import Study
 from farm.verdict.cohort import by_evaluation, by_seeds
 from farm.verdict.effects import Effects, estimate
 from farm.verdict.seen import Seen

@@ -9,8 +9,9 @@ from cli.remarks import Tested, method_lines
 from cli.render import Column, Format, Sheet
 from farm.errors import BadStudy, NotFound
 from farm.queue.queue import Queue
+from farm.study.arms import BASELINE
 from farm.study.recipe import TEST
-from farm.study.study import BASELINE, Study
+from farm.study.study import Study
 from farm.verdict.equal import Bought, Budget, Placed, Reached, at, budget, target, to
 
 AMOUNTS = {"hours": "{:g} h of training", "usd": "${:,.2f} of training", "tokens": "{:,.0f} tokens"}

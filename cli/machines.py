@@ -22,7 +22,8 @@ from farm.site.settings import Settings
 from farm.study.machine import Machine, parts
 from farm.study.recipe import Recipe
 from farm.study.run import State
-from farm.study.study import STANDARD_INPUT, Study
+from farm.study.study import Study
+from farm.study.toml import STANDARD_INPUT
 
 COLUMNS = (
     Column("machine", "machine"),

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from cli.rooms import rooms
+from farm.study.form import Change, Stack, StudyTable, Sweep
 from farm.study.fractions import MOST, sizes
 from farm.study.machine import Machine
 from farm.study.recipe import NONE, Data, Evaluation, FurtherEvaluation, Model, Schedule, Train
 from farm.study.run import Policy
-from farm.study.study import Change, Stack, StudyTable, Sweep
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from what the program knows; a test fails when it is stale. Do not edit. -->"

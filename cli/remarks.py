@@ -8,9 +8,11 @@ from cli import render
 from cli.cells import Placed, named
 from cli.noise import hardware_line
 from farm.record.imported import EVALUATION as IMPORTED
+from farm.study.arms import BASELINE
 from farm.study.run import State
-from farm.study.study import BASELINE
-from farm.verdict.table import Row, Table, Twins
+from farm.verdict.row import Row
+from farm.verdict.table import Table
+from farm.verdict.twins import Twins
 
 # The noise that a difference was tested against, for people.
 RUNGS = {

@@ -13,9 +13,10 @@ from cli.outcome import remarks
 from cli.render import Column, Sheet, say
 from cli.submit import guard_budget, queued
 from farm.site.settings import Settings
+from farm.study.arms import BASELINE
 from farm.study.recipe import Seeds
 from farm.study.seeding import arm_of, as_toml, up_to, widened
-from farm.study.study import BASELINE, Study
+from farm.study.study import Study
 from farm.verdict.forecast import plans
 
 COLUMNS = (Column("arm", "arm"), Column("seeds", "seeds"), Column("why", "why"))

@@ -17,8 +17,10 @@ from farm.queue.unscored import tell
 from farm.record.result import Result
 from farm.study.recipe import TEST
 from farm.verdict.references import ReferenceRow
+from farm.verdict.row import Row
 from farm.verdict.seen import known, names, seen
-from farm.verdict.table import Row, Table, Twins, rank
+from farm.verdict.table import Table, rank
+from farm.verdict.twins import Twins
 
 
 def _init(same: bool | None) -> str:

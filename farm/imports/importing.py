@@ -13,10 +13,11 @@ from farm.errors import BadImport
 from farm.imports import harness, rows
 from farm.imports.harness import Folder
 from farm.record.imported import ImportedRun
+from farm.study.arms import BASELINE
 from farm.study.faults import full_stop
 from farm.study.machine import BUILT_IN, is_name, parts
 from farm.study.recipe import NONE, Recipe, Seeds
-from farm.study.study import BASELINE, Study
+from farm.study.study import Study
 
 KINDS = (".csv", ".json", ".jsonl")
 

@@ -20,10 +20,9 @@ from farm.errors import BadSetting, Conflict
 from farm.site import tunnel
 from farm.study.endpoint import S3_URI
 from farm.study.faults import explain, full_stop
-from farm.study.machine import Machine
+from farm.study.machine import Machine, declared
 from farm.study.recipe import Frozen
 from farm.study.run import Name
-from farm.study.study import declared
 
 VARIABLES = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "redis_ca": "FARM_REDIS_CA", "storage": "FARM_STORAGE"}
 FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))

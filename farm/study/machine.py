@@ -283,3 +283,17 @@ def find_machine(name: str, known: dict[str, Machine]) -> Machine:
         remedy=f"Known: {', '.join(sorted(known))}. Declare it as [machines.{name}] in the study or in farm.toml.",
         field="machines",
     )
+
+
+def declared(name: str, table: Any, source: str) -> Any:
+    """A [machines.NAME] table with its name, over the built-in class of that name if there is one.
+
+    Its price is by `source` unless it says otherwise; where it has none it stays open, for whoever knows one.
+    """
+    if not isinstance(table, dict):
+        return table
+    below = without_hearsay(BUILT_IN[name]).model_dump(exclude={"name"}) if name in BUILT_IN else {}
+    own = table | {"name": name}
+    if own.get("usd_per_hour") is not None and own.get("price_source") is None:
+        own["price_source"] = source
+    return below | own

@@ -6,8 +6,9 @@ from itertools import chain, islice, repeat
 from pydantic import ValidationError
 
 from farm.errors import BadStudy, NotFound, first_line, nearest
+from farm.study.arms import BASELINE, Arm
 from farm.study.recipe import Seeds, canonical_json
-from farm.study.study import BASELINE, MAX_RUNS, Arm, Study
+from farm.study.study import MAX_RUNS, Study
 
 LARGEST = 2**63 - 1  # that a seed can be
 More = dict[str, tuple[Seeds, ...]]  # arm -> seed pairs to add

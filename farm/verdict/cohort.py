@@ -11,9 +11,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.stats import mean
+from farm.study.arms import BASELINE, Arm
 from farm.study.recipe import Seeds, canonical_json
 from farm.study.run import Run
-from farm.study.study import BASELINE, Arm
 
 SHORT = 12  # hex digits of a fingerprint that a person is shown
 

@@ -14,11 +14,11 @@ from pydantic import Field
 from farm.errors import BadStudy
 from farm.record.result import Result, Validated
 from farm.stats import mean, sd
+from farm.study.arms import BASELINE
 from farm.study.looks import Looks
 from farm.study.machine import is_mixed
 from farm.study.recipe import Frozen, Seeds
 from farm.study.run import Run
-from farm.study.study import BASELINE
 from farm.verdict.cohort import by_arm, seeds_asked, sort
 from farm.verdict.cost import Curve, Reach, SpeedUp, loss_at, reach, speed_ups, together
 from farm.verdict.inference import Comparison, Losses, Method, Word

@@ -14,12 +14,13 @@ from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.stats import mean, sd
+from farm.study.arms import BASELINE, Arm
 from farm.study.machine import Machine, Mixed, Price, parts
 from farm.study.planner import Plan, check_precision, hours, plan
 from farm.study.recipe import Frozen, Precision, Recipe
 from farm.study.run import Run
 from farm.study.speed import Basis, Speed, declared, from_precision, unlike
-from farm.study.study import BASELINE, Arm, Draft, Study
+from farm.study.study import Draft, Study
 from farm.verdict.cohort import by_block, by_seeds, sort, trained_apart, unranked
 from farm.verdict.power import resolvable
 from farm.verdict.seen import seen

@@ -14,18 +14,20 @@ from farm.queue.values import Status
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.stats import mean, sd
+from farm.study.arms import BASELINE
 from farm.study.looks import Decision, Look, Looks, Standing, key
 from farm.study.machine import Machine, parts
 from farm.study.recipe import Seeds
 from farm.study.run import Run, State
 from farm.study.seeding import extended, widened
-from farm.study.study import BASELINE, Study
+from farm.study.study import Study
 from farm.verdict import sequential
 from farm.verdict.cohort import by_seeds
 from farm.verdict.forecast import forecast, summed
 from farm.verdict.inference import ALPHA
+from farm.verdict.row import Row
 from farm.verdict.seen import seen
-from farm.verdict.table import Row, rank
+from farm.verdict.table import rank
 
 WORTH = 0.5  # of the best arm's chance per cost: arms that have as much go on beside it, and machines do not idle
 UNKNOWN = 0.5  # chance of an arm with fewer than two pairs: nothing is known of it yet, so a look is worth it

@@ -10,171 +10,33 @@ of their own: nothing tells whether they may be compared with those of the farm'
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations, groupby
-from math import ceil, log10
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from farm.queue.values import Status
-from farm.record.imported import EVALUATION as IMPORTED
 from farm.record.imported import ImportedRun
 from farm.record.reference import Reference
 from farm.record.result import Result
-from farm.record.score import NATS, Direction, Score, block_sizes
-from farm.stats import mean, sd
+from farm.record.score import NATS, block_sizes
+from farm.stats import mean
+from farm.study.arms import BASELINE
 from farm.study.looks import Looks
-from farm.study.machine import Price, is_mixed
-from farm.study.recipe import TEST, Frozen, Seeds, digest
-from farm.study.run import State
-from farm.study.study import BASELINE
+from farm.study.recipe import TEST, Frozen, Seeds
 from farm.verdict import sequential
-from farm.verdict.cohort import SHORT, by_arm, by_block, by_seeds, seeds_asked, sort, unlike
+from farm.verdict.cohort import by_arm, by_block, by_seeds, seeds_asked, sort, unlike
 from farm.verdict.cost import frontier
-from farm.verdict.inference import Check, Comparison, Losses, Method, Word, judge
+from farm.verdict.inference import Comparison, Losses, Method, judge
 from farm.verdict.items import averaged, items_error
 from farm.verdict.needs import Cost, Needs, needs
-from farm.verdict.noise import Hardware, SeedsRung, hardware, seeds_rung
-from farm.verdict.noise import Run as Twin
+from farm.verdict.noise import SeedsRung, seeds_rung
 from farm.verdict.ranks import ranks
 from farm.verdict.references import ReferenceRow, beside, gap_closed, nearest
+from farm.verdict.row import Row, Unfinished, imported_row, row_of, unfinished
 from farm.verdict.seen import ANOTHER_VERSION, Seen, seen
+from farm.verdict.twins import Pair, Twins, imported_twins, twins_of
 from farm.verdict.unpaired import one_run_resolves
-
-
-class Cell(Frozen):
-    """What an arm is worth by one evaluation, over its seeds."""
-
-    evaluation: str
-    unit: str
-    direction: Direction
-    mean: float
-    sd: float | None
-    n: int = Field(description="different seeds that have it")
-    stale: str | None = Field(None, description="in what its evaluation is another than the study has now")
-
-
-class Row(Frozen):
-    """An arm on a machine, over its seeds. Repetitions of one seed are averaged first: they are no new evidence."""
-
-    imported: bool = Field(False, description="trained elsewhere; what its source does not say is None")
-    evaluation: str = Field(description="version behind the losses")
-    machine: str
-    mixed: bool = Field(description="trained over several machine classes at once: says nothing about any of them")
-    rank: int | None = Field(
-        description="1 is the best of its evaluation and machine; shared within the noise; None: set aside"
-    )
-    arm: str
-    n: int = Field(description="different seeds")
-    asked: int = Field(description="different seeds that the study asks for")
-    score: str = Field(description="the evaluation that arms are ranked by")
-    unit: str
-    direction: Direction = Field(description="of the score: which is better")
-    mean: float = Field(description="of the score, over seeds")
-    sd: float | None = Field(description="of the score over seeds, divided by n - 1; None when n is 1")
-    stale: str | None = Field(None, description="in what its evaluation is another than the study has now")
-    scores: dict[str, Cell] = Field({}, description="every score of the arm, by evaluation; the test loss too")
-    test_loss_mean: float = Field(description="nats per token; the score, where that is the test loss")
-    test_loss_sd: float | None = Field(description="over seeds, divided by n - 1; None when n is 1")
-    delta: float | None = Field(
-        description="score less the baseline's: over the shared seeds, or of both means, as `method` says"
-    )
-    seed_error: float | None = Field(None, description="standard error of delta over the seeds")
-    test_set_error: float | None = Field(
-        None, description="standard error of delta that is due to the finite test set; None without its items' values"
-    )
-    ci_low: float | None = Field(None, description="95 % interval of delta, simultaneous over the table's comparisons")
-    ci_high: float | None = None
-    p: float | None = Field(None, description="of no difference, adjusted for the table's comparisons")
-    method: Method | None = Field(None, description="how delta was tested; None: nothing tells the noise")
-    rung: SeedsRung | None = Field(
-        None, description="the noise that delta was tested against: of which seeds; None: not tested, or seeds unknown"
-    )
-    margin: float | None = Field(
-        None, description="study.margin: the smallest difference that matters, in the unit of the score"
-    )
-    gap_closed: float | None = Field(
-        None, description="delta as a percentage of the gap between the baseline's mean and `gap_to`; negative: away"
-    )
-    gap_to: str | None = Field(
-        None, description="the reference model behind gap_closed: of those better than the baseline the nearest to it"
-    )
-    verdict: Word | None = Field(None, description="None: the baseline, or nothing to compare with")
-    needs_seeds: int | None = Field(
-        None, description="seed pairs to add, to find a difference as large as delta with a power of 80 %"
-    )
-    needs_runs: int | None = Field(None, description="the runs of arm and baseline that these pairs lack")
-    needs_hours: float | None = Field(None, description="of the machine, for these runs")
-    needs_usd: float | None = Field(None, description="for these runs; None when a price is unknown")
-    check: Check | None = Field(None, description="bootstrap and sign flips, unadjusted, from six pairs")
-    one_run_resolves: float | None = Field(
-        None, description="of the baseline: how far one more of its runs lies from its mean in 95 of 100 cases"
-    )
-    pareto: bool | None = Field(
-        None, description="whether no arm has both a better rank and no higher train hours; None: set aside"
-    )
-    pairs: int = Field(description="seeds that the baseline on this machine has too")
-    tokens_per_second: float | None = Field(description="mean over runs; None where it is unknown of one")
-    hours: float | None = Field(description="wall clock of one run, all its attempts, mean over runs; None: unknown")
-    usd: float | None = Field(description="of one run, mean over runs; None when a price is unknown")
-    kwh: float | None = Field(None, description="of one run, all its attempts, mean over runs; None: no meter told it")
-    usd_per_hundredth: float | None = Field(
-        None, description="of an arm that is better: what a run costs for each hundredth of a nat that it gains"
-    )
-    prices: tuple[Price, ...] = Field((), description="behind `usd`: whose, and of which date")
-    same_init: bool | None = Field(description="began from the baseline's weights, seed by seed; None without any")
-    init_hash: str | None = Field(description="short digest of the runs' first weights; None: imported")
-    aside: str | None = Field(None, description="why it is not ranked")
-    runs: tuple[str, ...]
-
-
-class Unfinished(Frozen):
-    """A run of the study that has no result, and why."""
-
-    run: str
-    arm: str
-    machine: str
-    seeds: str
-    state: State
-    step: int
-    steps: int
-    cause: str | None = None
-
-
-class Pair(Frozen):
-    """One recipe with the same seeds on two machines."""
-
-    arm: str
-    seeds: str
-    runs: tuple[str, str]
-    test_losses: tuple[float, float]
-
-    @property
-    def difference(self) -> float:
-        return self.test_losses[1] - self.test_losses[0]
-
-
-class Twins(Frozen):
-    """What the hardware alone does: every pair of twins that two machines share."""
-
-    evaluation: str
-    machines: tuple[str, str]
-    pairs: tuple[Pair, ...]
-    hardware: Hardware = Field(
-        description="the effect of the machine, with its interval, and whether arms differ in it"
-    )
-
-    @property
-    def max_difference(self) -> float:
-        return max(abs(pair.difference) for pair in self.pairs)
-
-    @property
-    def agreement(self) -> str:
-        """In words: identical to the bit, to which power of ten they agree, or how far apart they are."""
-        worst = self.max_difference
-        if worst == 0:
-            return "identical to the bit"
-        return f"agree to 1e{ceil(log10(worst))}" if worst <= 1e-3 else f"differ by up to {worst:.4f}"
 
 
 class Table(Frozen):
@@ -227,7 +89,7 @@ def rank(
         table = _rank(sighted, statuses, margin, looks)
     table = _with_references(table, sighted, references, by)
     more = {"rows": (*table.rows, *_imported_rows(imported, margin))}
-    return table.model_copy(update=more | {"twins": (*table.twins, *_imported_twins(imported))})
+    return table.model_copy(update=more | {"twins": (*table.twins, *imported_twins(imported))})
 
 
 def _with_references(table: Table, results: Sequence[Seen], references: Sequence[Reference], by: str) -> Table:
@@ -269,7 +131,7 @@ def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None,
         for machine in dict.fromkeys(result.machine for result in [*cohort.together, *aside]):
             rankings.append(_ranking([r for r in cohort.together if r.machine == machine], asked))
             below.append(_set_aside([r for r in aside if r.machine == machine], cohort.aside, asked))
-        twins += _twins(machines)
+        twins += twins_of(machines)
         samples.append((cohort.together or aside)[0])
     judged = _judged(rankings, margin, looks)
     rows = [
@@ -280,7 +142,7 @@ def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None,
     return Table(
         rows=tuple(rows),
         twins=tuple(twins),
-        unfinished=tuple(_unfinished(status) for status in statuses if status.result is None),
+        unfinished=tuple(unfinished(status) for status in statuses if status.result is None),
         differences=tuple(_difference(samples[0], sample) for sample in samples[1:]),
     )
 
@@ -317,7 +179,7 @@ def _negative(value: float | None) -> float | None:
 
 def _ranking(cohort: Sequence[Seen], asked: Mapping[tuple[str, str], int]) -> _Ranking:
     arms = by_arm(cohort)
-    rows = {name: _row(members, arms.get(BASELINE, []), asked) for name, members in arms.items()}
+    rows = {name: row_of(members, arms.get(BASELINE, []), asked) for name, members in arms.items()}
     return _Ranking(rows, {name: by_seeds(members) for name, members in arms.items()}, arms)
 
 
@@ -334,43 +196,7 @@ def _imported_rows(runs: Sequence[ImportedRun], margin: float | None) -> list[Ro
 def _imported_ranking(arms: Mapping[str, Sequence[ImportedRun]]) -> _Ranking:
     losses = {name: by_block(members) for name, members in arms.items()}
     baseline = losses.get(BASELINE, {})
-    return _Ranking({name: _imported_row(arms[name], losses[name], baseline) for name in arms}, losses, {})
-
-
-def _imported_row(members: Sequence[ImportedRun], losses: Losses, baseline: Losses) -> Row:
-    first = members[0]
-    shared = [losses[block] - baseline[block] for block in losses if block in baseline]
-    return Row(
-        imported=True,
-        evaluation=IMPORTED,
-        machine=first.machine,
-        mixed=is_mixed(first.machine),
-        rank=None,
-        arm=first.arm,
-        n=len(losses),
-        asked=len(losses),
-        score=TEST,
-        unit=NATS,
-        direction="lower",
-        mean=mean(list(losses.values())),
-        sd=sd(list(losses.values())),
-        test_loss_mean=mean(list(losses.values())),
-        test_loss_sd=sd(list(losses.values())),
-        delta=mean(shared) if shared else None,
-        pairs=len(shared),
-        tokens_per_second=_mean_of_all([run.tokens_per_second for run in members]),
-        hours=_mean_of_all([run.hours for run in members]),
-        usd=_mean_of_all([run.usd for run in members]),
-        same_init=None,
-        init_hash=None,
-        runs=tuple(sorted(run.id for run in members)),
-    )
-
-
-def _mean_of_all(values: Sequence[float | None]) -> float | None:
-    """Their mean; None where one is unknown."""
-    known = [value for value in values if value is not None]
-    return mean(known) if len(known) == len(values) else None
+    return _Ranking({name: imported_row(arms[name], losses[name], baseline) for name in arms}, losses, {})
 
 
 def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
@@ -456,31 +282,6 @@ def _blocks(results: Iterable[Seen]) -> dict[Seeds, list[float]]:
     return {seeds: averaged(runs) for seeds, runs in groups.items()}
 
 
-def _cells(members: Sequence[Seen]) -> dict[str, Cell]:
-    """Every score of an arm; of several evaluations of one name the one that most runs have, today's first."""
-    found: dict[str, dict[str, list[tuple[Seen, Score]]]] = {}
-    for member in members:
-        for score in member.scores:
-            found.setdefault(score.name, {}).setdefault(score.evaluation, []).append((member, score))
-    return {name: _cell(max(groups.values(), key=len)) for name, groups in found.items()}
-
-
-def _cell(scored: Sequence[tuple[Seen, Score]]) -> Cell:
-    by_pair: dict[Seeds, list[float]] = {}
-    for member, score in scored:
-        by_pair.setdefault(member.seeds, []).append(score.value)
-    values, (member, score) = [mean(runs) for runs in by_pair.values()], scored[0]
-    return Cell(
-        evaluation=score.evaluation,
-        unit=score.unit,
-        direction=score.direction,
-        mean=mean(values),
-        sd=sd(values),
-        n=len(values),
-        stale=member.outdated.get(score.evaluation),
-    )
-
-
 def _needed(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
     own, other = Cost(row.hours, row.usd), Cost(baseline.hours, baseline.usd)
     arm, others = (_paired(ranking.losses[name]) for name in (row.arm, BASELINE))
@@ -498,126 +299,6 @@ def _paired(losses: Losses) -> Losses:
 def _set_aside(results: Sequence[Seen], reasons: Mapping[str, str], asked: Mapping[tuple[str, str], int]) -> list[Row]:
     """Rows that are compared with nothing, each with the reason."""
     return [
-        _row(members, [], asked).model_copy(update={"aside": reasons[members[0].run_id]})
+        row_of(members, [], asked).model_copy(update={"aside": reasons[members[0].run_id]})
         for members in by_arm(results).values()
     ]
-
-
-def _row(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tuple[str, str], int]) -> Row:
-    first = members[0]
-    losses, others = by_seeds(members), by_seeds(baseline)
-    own = list(by_seeds(one.model_copy(update={"test_loss": one.own_test_loss}) for one in members).values())
-    shared = [seeds for seeds in losses if seeds in others]
-    prices = [result.usd for result in members if result.usd is not None]
-    energies = [result.kwh for result in members if result.kwh is not None]
-    return Row(
-        evaluation=first.evaluation,
-        machine=first.machine,
-        mixed=is_mixed(first.machine),
-        rank=None,
-        arm=first.arm,
-        n=len(losses),
-        asked=asked[first.arm, first.machine],
-        score=first.score.name if first.score else TEST,
-        unit=first.unit,
-        direction=first.direction,
-        mean=mean(list(losses.values())),
-        sd=sd(list(losses.values())),
-        stale=first.stale,
-        scores=_cells(members),
-        test_loss_mean=mean(own),
-        test_loss_sd=sd(own),
-        delta=mean([losses[seeds] - others[seeds] for seeds in shared]) if shared else None,
-        pairs=len(shared),
-        tokens_per_second=mean([result.tokens_per_second for result in members]),
-        hours=mean([result.seconds for result in members]) / 3600,
-        usd=mean(prices) if len(prices) == len(members) else None,
-        kwh=mean(energies) if len(energies) == len(members) else None,
-        prices=tuple(dict.fromkeys(price for result in members for price in result.prices)),
-        same_init=_first_weights(members, shared) == _first_weights(baseline, shared) if shared else None,
-        init_hash=_short(_first_weights(members, losses)),
-        runs=tuple(sorted(result.run_id for result in members)),
-    )
-
-
-def _first_weights(results: Iterable[Result], seeds: Iterable[Seeds]) -> dict[str, set[str]]:
-    """The fingerprints of the first weights by pair of seeds."""
-    found: dict[str, set[str]] = {str(pair): set() for pair in seeds}
-    for result in results:
-        if str(result.seeds) in found:
-            found[str(result.seeds)].add(result.fingerprints.initial)
-    return found
-
-
-def _short(prints: Mapping[str, set[str]]) -> str:
-    hashes = sorted(set().union(*prints.values()))
-    return (hashes[0] if len(hashes) == 1 else digest(hashes))[:SHORT]
-
-
-def _twins(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
-    """Mixed groups have none: what differs there is no one machine's doing."""
-    for left, right in combinations([cohort for cohort in cohorts if not is_mixed(cohort[0].machine)], 2):
-        there = {_twin_key(result): result for result in right}
-        both = [(result, there[key]) for result in left if (key := _twin_key(result)) in there]
-        if both:
-            machines = (left[0].machine, right[0].machine)
-            pairs = sorted((_pair(*two) for two in both), key=lambda pair: (pair.arm, pair.seeds, pair.runs))
-            effect = _effect((one.recipe.digest, one, other) for one, other in both)
-            yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs), hardware=effect)
-
-
-def _effect(pairs: Iterable[tuple[str, Result | ImportedRun, Result | ImportedRun]]) -> Hardware:
-    """What the second machine does to the loss of the first; each pair with what names its recipe."""
-    runs = [
-        Twin(recipe, run.machine, run.seeds, run.rerun, run.test_loss)
-        for recipe, *both in pairs
-        for run in both
-        if run.seeds
-    ]
-    (found,) = hardware(runs)
-    return found
-
-
-def _imported_twins(runs: Sequence[ImportedRun]) -> Iterable[Twins]:
-    """Imported runs of one arm and known seeds on two machines; their source says that these are one recipe."""
-    machines: dict[str, dict[tuple[str, str, int], ImportedRun]] = {}
-    for run in runs:
-        if run.seeds and not is_mixed(run.machine):
-            machines.setdefault(run.machine, {})[run.arm, str(run.seeds), run.rerun] = run
-    for left, right in combinations(sorted(machines), 2):
-        one, other = machines[left], machines[right]
-        pairs = [
-            Pair(
-                arm=key[0],
-                seeds=key[1],
-                runs=(one[key].id, other[key].id),
-                test_losses=(one[key].test_loss, other[key].test_loss),
-            )
-            for key in sorted(one.keys() & other.keys())
-        ]
-        if pairs:
-            effect = _effect((key[0], one[key], other[key]) for key in one.keys() & other.keys())
-            yield Twins(evaluation=IMPORTED, machines=(left, right), pairs=tuple(pairs), hardware=effect)
-
-
-def _twin_key(result: Result) -> tuple[Any, ...]:
-    return result.recipe.digest, result.seeds, result.rerun
-
-
-def _pair(left: Result, right: Result) -> Pair:
-    losses = (left.test_loss, right.test_loss)
-    return Pair(arm=left.arm, seeds=str(left.seeds), runs=(left.run_id, right.run_id), test_losses=losses)
-
-
-def _unfinished(status: Status) -> Unfinished:
-    run, last = status.run, status.causes[-1] if status.causes else None
-    return Unfinished(
-        run=run.id,
-        arm=run.arm,
-        machine=run.machine,
-        seeds=str(run.seeds),
-        state=status.state,
-        step=status.step,
-        steps=run.recipe.steps,
-        cause=f"{last.cause}: {last.message}" if last else None,
-    )

@@ -7,8 +7,9 @@ import pytest
 from cli.main import COMMANDS
 from cli.reference import DOCS, HIDDEN, PAGES, SECTIONS, TABLES, keys
 from cli.rooms import PACKAGES, ROOT
+from farm.study.form import Change, Stack, StudyTable
 from farm.study.machine import Machine
-from farm.study.study import Change, Stack, Study, StudyTable
+from farm.study.study import Study
 
 NEEDED: dict[object, dict[str, object]] = {  # beside the key that is looked at
     StudyTable: {"name": "s", "machines": ["cpu"]},

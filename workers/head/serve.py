@@ -6,13 +6,11 @@ workers.head.serve`, whose environment `workers.head.embedded` has prepared.
 
 import argparse
 import functools
-import hashlib
 import json
 import logging
 import os
 import platform
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,12 +18,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line, last_line
+from farm.errors import BadSetting, Conflict, FarmError, Unreachable, first_line
 from farm.files import Lock
 from farm.queue import clerk
 from farm.queue.node import Head
@@ -38,9 +35,9 @@ from farm.site.serving import Facts
 from farm.site.session import revive, session
 from farm.site.settings import Settings, make_home
 from farm.site.standing import describe, flaws
-from farm.site.urls import LOOPBACK, address, hide_password
-from farm.study.machine import Machine, layer, resource
-from workers.head import autoscale, clusterfile, folders, sharing
+from farm.site.urls import address, hide_password
+from farm.study.machine import Machine, layer
+from workers.head import autoscale, clusterfile, folders, ray_head, sharing
 from workers.head.autoscale import Autoscaler
 from workers.head.clusterfile import Fleet
 from workers.head.dispatcher import Dispatcher, nodes
@@ -50,23 +47,16 @@ from workers.head.keeper import Keeper
 from workers.head.presence import present
 from workers.head.roster import Roster
 from workers.node import hardware
-from workers.node.admission import PORT
-from workers.node.environment import OBJECT_STORE_BYTES, stand_apart
+from workers.node.environment import stand_apart
 from workers.ray_internals import own_node
-from workers.ray_internals.phrases import TOO_SLOW
-from workers.ray_internals.variables import GCS_PORT, STOP_WAIT_SECONDS, TMPDIR, TOKEN_PATH
+from workers.ray_internals.variables import STOP_WAIT_SECONDS, TOKEN_PATH
 
 TURN_SECONDS = 0.25
 AGAIN_SECONDS = 5.0  # after a Redis that is full or refuses, or a Ray that does not answer
 REGISTER_SECONDS = 10.0
 MEMBER_SECONDS = 45.0  # for a machine that joined to stop its Ray: it is given 30 s
-TARGETS = "prometheus-targets.json"
 
 log = logging.getLogger("farm")
-
-
-class TooSlow(Unreachable):
-    """This machine had too much to do to start Ray in time."""
 
 
 def serve(
@@ -130,9 +120,9 @@ def _serve(
     with ExitStack() as stack:
         redis = stack.enter_context(session(here))
         folder = None if attach else stack.enter_context(folders.hold())
-        ours = functools.partial(_ray, here.home, offered, cpus, shared, dashboard_port)
-        dashboard = stack.enter_context(ours(folder) if folder else _attached(attach or ""))
-        stack.enter_context(_targets(here.home))
+        ours = functools.partial(ray_head.start, here.home, offered, cpus, shared, dashboard_port)
+        dashboard = stack.enter_context(ours(folder) if folder else ray_head.attach(attach or ""))
+        stack.enter_context(ray_head.targets(here.home))
         queue = Queue(redis)
         queue.scripts.install()
         for doubt in [*doubts(redis), *flaws(redis)]:
@@ -214,96 +204,6 @@ def _classes(here: Settings, units: dict[str, int] | None, attach: str | None) -
     if units is None:
         return [(classes[machine.name], count) for machine, count in local]
     return [(hardware.offer(name, classes), count) for name, count in units.items()]
-
-
-@contextmanager
-def _attached(place: str) -> Iterator[str]:
-    """The Ray at `place`, which somebody else started. Yields the dashboard's URL."""
-    try:
-        context = ray.init(place, log_to_driver=False, logging_level=logging.WARNING)
-    except Exception as error:
-        raise Unreachable(
-            f"no Ray answers at {place}: {first_line(error)}", remedy="Is it up, and the token the right one?"
-        ) from error
-    try:
-        yield f"http://{context.dashboard_url}"
-    finally:
-        own_node.shut_down()
-
-
-@contextmanager
-def _ray(
-    home: Path, units: dict[str, int], cpus: int | None, shared: str | None, dashboard_port: int | None, folder: Path
-) -> Iterator[str]:
-    """A Ray head of our own in `folder`, at the address `shared` or on loopback. Yields the dashboard's URL.
-
-    Raises: Unreachable: it did not start; its logs are in `home`.
-    """
-    os.environ[TMPDIR] = str(folder)  # inherited by all that Ray starts: there it finds this Ray and no other
-    start: dict[str, Any] = {
-        "num_cpus": cpus or hardware.cores(),
-        "resources": {resource(name): float(count) for name, count in units.items()},
-        "labels": {"farm-machine": next(iter(units), "none")},
-        "include_dashboard": True,
-        "dashboard_host": LOOPBACK,
-        "dashboard_port": dashboard_port,
-        "object_store_memory": OBJECT_STORE_BYTES,
-    }
-    if shared:
-        start["_node_ip_address"] = shared
-        os.environ[GCS_PORT] = str(_gcs_port())
-    elif sys.platform == "linux":
-        start["_node_ip_address"] = _loopback(str(folder))
-    own_node.free_the_agents_port()
-    try:
-        context = ray.init("local", log_to_driver=False, logging_level=logging.WARNING, **start)
-        own_node.announce()
-    except Exception as error:  # a bare one where it waited for too long
-        kept = folders.keep_logs(folder, home)
-        kind = TooSlow if TOO_SLOW in str(error) else Unreachable
-        raise kind(f"Ray did not start: {_reason(error)}", remedy=f"Its logs are under {kept}.") from error
-    try:
-        yield f"http://{context.dashboard_url}"
-    finally:
-        own_node.shut_down()
-
-
-def _reason(error: Exception) -> str:
-    """What Ray says went wrong: its first line, or where that announces a log, the last line of the log."""
-    said = first_line(error)
-    return last_line(str(error)) if said.rstrip().endswith(":") else said
-
-
-def _gcs_port() -> int:
-    """Ray's usual port, so that an invitation outlives a restart; 0, which is any, where another Ray has it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
-        try:
-            probe.bind(("", PORT))
-        except OSError:
-            return 0
-    return PORT
-
-
-@contextmanager
-def _targets(home: Path) -> Iterator[None]:
-    """Keep a link in `home` to Ray's list of what Prometheus may scrape, whose folder has another name every time."""
-    link = home / TARGETS
-    link.unlink(missing_ok=True)
-    link.symlink_to(own_node.prometheus_targets())
-    try:
-        yield
-    finally:
-        link.unlink(missing_ok=True)
-
-
-def _loopback(seed: str) -> str:
-    """A loopback address of this farm's own, since Ray's agents listen on fixed ports and another Ray may run here.
-
-    Not 127.0.0.1, which Ray replaces by the machine's outward address.
-    """
-    first, second, third = hashlib.sha256(seed.encode()).digest()[:3]
-    return f"127.{first % 200 + 20}.{second}.{third % 254 + 1}"
 
 
 def _register(queue: Queue, classes: list[tuple[Machine, int]]) -> None:
@@ -452,7 +352,7 @@ def main() -> int:
         serve(here, **keeper.now(options), ready=listen, stop=stop, keeper=keeper)
     except FarmError as error:
         log.error("%s", error)
-        if keeper and (words.ended or isinstance(error, TooSlow)) and not stop.is_set():
+        if keeper and (words.ended or isinstance(error, ray_head.TooSlow)) and not stop.is_set():
             keeper.once_more()
         return error.exit_code
     return 130 if interrupted.is_set() else 0

@@ -11,8 +11,9 @@ from farm.record.result import Result
 from farm.record.score import Score, block_sizes, blocks
 from farm.study.recipe import FurtherEvaluation
 from farm.verdict.items import items_error
+from farm.verdict.row import Row
 from farm.verdict.seen import known, names, seen
-from farm.verdict.table import Row, Table, rank
+from farm.verdict.table import Table, rank
 
 LOSSES = {"baseline": (3.69, 3.65, 3.67), "remove-dropout": (3.64, 3.60, 3.61), "gradient-clipping": (3.70, 3.66, 3.69)}
 WIKI = {"wiki": FurtherEvaluation(offset=8)}
