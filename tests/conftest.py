@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("farm")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, by children as well
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of this name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs a group: the tests on the four hosts, those on the farm of tests/walk, else one file."""
     for item in items:
