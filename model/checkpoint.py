@@ -156,7 +156,7 @@ def _check_owner(folder: Path, manifest: dict[str, Any], wanted: Identity) -> No
     if found.world != wanted.world and wanted.reduction == "fast":
         raise CheckpointInvalid(
             f"{folder} was saved by {found.world} workers and cannot go on with {wanted.world} to the same bits.",
-            remedy='Use as many workers, or train.reduction = "canonical".',
+            remedy='Use that many workers again, or train.reduction = "canonical".',
         )
 
 

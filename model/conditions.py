@@ -76,7 +76,7 @@ def other_kernels(used: Sequence[Computed], asked: Kernels, step: int) -> str:
     """What there is to say of a run that goes on from `step` by other kernels than before."""
     before, now = used[-2:]
     has = instruction_set() or "unknown instructions"
-    return f"{now}'s kernels compute from step {step} on, {before}'s did before: kernels = {asked!r} with {has}."
+    return f"{now}'s kernels compute from step {step} on, {before}'s until then: kernels = {asked!r} with {has}."
 
 
 def compile_blocks(gpt: GPT, device: torch.device) -> None:

@@ -103,7 +103,9 @@ def tokenizer(recipe: Recipe) -> Tokenizer:
         return Tokenizer(None, {}, error.message.rstrip("."))
     if recipe.model.vocab <= made_by.end_of_text:
         name = "GPT-2's" if made_by is GPT2 else f"those of {called(made_by, recipe.data)}"
-        return Tokenizer(None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use what made {recipe.data.source}")
+        return Tokenizer(
+            None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use the tokenizer that made {recipe.data.source}"
+        )
     if made_by is BYTES:
         return Tokenizer(made_by.end_of_text, _bpe_files(recipe.model, _byte_vocabulary(), NO_MERGES))
     return _gpt2(recipe.model) if made_by is GPT2 else _from_file(recipe)

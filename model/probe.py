@@ -189,7 +189,7 @@ def _check_cuda(torch) -> None:
 def _check_cpu() -> None:
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
         raise FarmError(
-            "there is no CUDA device here, and a CPU's memory is not probed: other processes would die of it.",
+            "there is no CUDA device here, and a CPU's memory is not probed: that could kill other processes.",
             remedy="Set `microbatch` for the machine class, or a limit with ulimit -v.",
         )
 

@@ -56,7 +56,8 @@ def check(shape: Model, recipe: Recipe, folder: Path) -> None:
     if shape.vocab not in (sizes := _vocabularies(recipe)):
         raise CheckpointInvalid(
             f"{folder} has a vocabulary of {shape.vocab:,} tokens, the study's data of"
-            f" {' or '.join(f'{size:,}' for size in sizes)}: a loss per token of others cannot be compared.",
+            f" {' or '.join(f'{size:,}' for size in sizes)}: losses per token over different vocabularies cannot be"
+            " compared.",
             remedy="Use a reference model with the tokenizer of the study's data.",
         )
     if shape.context < recipe.tested_context:

@@ -35,7 +35,7 @@ def rescore(
     """
     gpt = trained(checkpoint, run)
     if (found := fingerprint(gpt)) != weights:
-        raise CheckpointInvalid(f"{checkpoint} holds weights {found[:8]}, the result is of {weights[:8]}.")
+        raise CheckpointInvalid(f"{checkpoint} holds weights {found[:8]}, but the result is for {weights[:8]}.")
     group = Group(0, 1, device())
     gpt.to(group.device)
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):

@@ -88,7 +88,7 @@ class Saver:
         if failure:
             raise failure
         if note == FAILED:
-            raise WorkerDied("rank 0 could not write a checkpoint, and says why.")
+            raise WorkerDied("rank 0 could not write a checkpoint; see its error.")
         if note != NOTHING:
             step = int.from_bytes(note[:8])
             self.newest = Saved(step, folder_of(self._root, step), note[8:].hex())

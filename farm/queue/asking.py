@@ -80,14 +80,19 @@ class Asking:
         try:
             while not self._published(ask):
                 if time.monotonic() > until:
-                    raise Unreachable("no farm is up that takes what submitters ask for.", remedy="Have it started.")
+                    raise Unreachable(
+                        "no farm that accepts submitters' requests is up.", remedy="Start it, or ask its owner to."
+                    )
                 time.sleep(0.1)
         except Refused:
             raise refused from None
         until = time.monotonic() + ANSWER_SECONDS
         while (text := self._answer(ask)) is None:
             if time.monotonic() > until:
-                raise Unreachable("the farm did not answer; it may have done it.", remedy="Look, and ask again.")
+                raise Unreachable(
+                    "the farm did not answer, but it may have carried out the request.",
+                    remedy="Check with farm status, then try again.",
+                )
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
         said = Reply.model_validate_json(text)

@@ -45,7 +45,7 @@ def answer(queue: Queue, text: str) -> None:
     try:
         ask = Ask.model_validate_json(text)
     except ValidationError:
-        log.warning("somebody asked for what no submitter asks for: passed over")
+        log.warning("ignored a request of a kind that submitters never send")
         return
     with translated(queue.redis):
         if not queue.redis.set(queue.asking.taken(ask), 1, nx=True, ex=KEPT_SECONDS):
@@ -72,5 +72,5 @@ def _study(ask: Ask) -> Study:
         return Study.model_validate_json(unstamped(ask.name))
     except ValidationError as error:
         raise BadStudy(
-            f"the farm cannot read that study: {first_line(error)}.", remedy="Have the head's version of farm here."
+            f"the farm cannot read that study: {first_line(error)}.", remedy="Install the head's version of farm here."
         ) from None

@@ -80,8 +80,8 @@ class Index:
         said, *_ = self._scripts.call("indexing", token, marker)
         if said == "conflict":
             raise Conflict(
-                "this Redis is that of a farm with another storage.",
-                remedy="Let FARM_STORAGE name that one, or FARM_REDIS_URL a Redis of your own.",
+                "this Redis belongs to a farm with another storage.",
+                remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
             )
         return token
 

@@ -196,7 +196,7 @@ class Queue:
         if said == "arm":
             _refuse_arms(study.name, {arm: read_recipe(text) for arm, text in pairs(details)}, recipes)
         if said == "run":
-            raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
+            raise Conflict(f"another run already has the id {details[0]!r}.", remedy="Rename its arm.")
         states, replaced, again, adopted, twins = details
         found, has_result = dict(zip((run_id for run_id, *_ in spelled), states, strict=True)), dict(pairs(adopted))
         return Put(
@@ -358,7 +358,7 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
     arm, *more = stored
     before, now = stored[arm].model_dump(mode="json"), given[arm].model_dump(mode="json")
     changes = "; ".join(
-        f"{path} was {was!r}, is {is_now!r} now" for path, was, is_now in sorted(differences(before, now))
+        f"{path} was {was!r}, is now {is_now!r}" for path, was, is_now in sorted(differences(before, now))
     )
     also = f" (and {len(more)} more arms: {', '.join(more[:3])}{', ...' * (len(more) > 3)})" if more else ""
     which = "" if more else f" --arm {arm}"

@@ -104,16 +104,16 @@ def spoilt_score(run_id: str, error: Exception) -> Flaw:
 
 
 def spoilt_machine(name: str, error: Exception) -> Flaw:
-    return _flaw(f"machine class {name!r}", error, "A node that offers it writes it anew within 10 s.")
+    return _flaw(f"machine class {name!r}", error, "A node that offers it rewrites it within 10 s.")
 
 
 def spoilt_node(error: Exception) -> Flaw:
-    return _flaw("a node", error, "A dispatcher writes it anew within 5 s: is one up?")
+    return _flaw("a node", error, "A dispatcher rewrites it within 5 s: is one up?")
 
 
 def _aside(name: str, place: str) -> Flaw:
-    remedy = f"Lists are made anew from the runs, lost runs by farm reindex. Then remove it: redis-cli DEL {place}"
-    return Flaw(what=f"key {name}", why=f"had a wrong type, and is {place} now", remedy=remedy)
+    remedy = f"Lists are rebuilt from the runs, lost runs by farm reindex. Then remove it: redis-cli DEL {place}"
+    return Flaw(what=f"key {name}", why=f"had the wrong type and was moved to {place}", remedy=remedy)
 
 
 def _flaw(what: str, error: Exception, remedy: str) -> Flaw:

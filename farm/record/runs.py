@@ -43,10 +43,10 @@ class Runs:
         recipe = layout.recipe(run.id)
         self._records.create(recipe, as_recipe(run, study))
         if self.run(run.id).digest != run.digest:
-            raise Conflict(f"{self._storage.uri}/{recipe} is of another run.", remedy="Rename the arm.")
+            raise Conflict(f"{self._storage.uri}/{recipe} belongs to another run.", remedy="Rename the arm.")
         name, content = layout.attempt_record(run.id, attempt.epoch), _attempt_text(attempt)
         if not self._records.create(name, content) and self._records.get(name) != content:
-            raise Conflict(f"{self._storage.uri}/{name} is there already: it stays.", remedy="Run: farm reindex")
+            raise Conflict(f"{self._storage.uri}/{name} already exists and was kept.", remedy="Run: farm reindex")
         folder = self._storage.attempt_folder(run.id, attempt.epoch)
         if self._storage.bucket:
             with storage_errors(folder):
@@ -73,7 +73,7 @@ class Runs:
         if there is None:
             self._records.put(name, content)
         elif there != result:
-            raise Conflict(f"{self._storage.uri}/{name} holds another result already: it stays.")
+            raise Conflict(f"{self._storage.uri}/{name} already holds another result, which was kept.")
 
     def withdraw(self, run_id: str, epoch: int) -> None:
         """Record that a run was cancelled under this epoch; 0: before its first. What it recorded as its result until

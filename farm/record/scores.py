@@ -38,7 +38,7 @@ class Scores:
             return
         result = self._runs.result(score.run_id)
         if there and result and there.weights == result.fingerprints.final:
-            raise Conflict(f"{self._storage.uri}/{place} holds another score already: it stays.")
+            raise Conflict(f"{self._storage.uri}/{place} already holds another score, which was kept.")
         self._records.put(place, record)
 
     def of(self, run_id: str) -> tuple[list[Score], list[str]]:

@@ -141,5 +141,5 @@ class Storage:
 def explain(error: Exception) -> str:
     """Why a record cannot be read, and what to do."""
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}. See to it that it can be read, and reindex again."
+        return f"{error.filename}: {error.strerror}. Make it readable, then run farm reindex again."
     return str(error)

@@ -17,7 +17,7 @@ def advice(study: Study, known: dict[str, Machine]) -> Iterator[str]:
     Raises: BadStudy: a machine class is unknown.
     """
     for odd, difference in trained_apart(study.arms()).items():
-        yield f"arm {odd}: trained otherwise than the baseline ({difference}), and never ranked with it"
+        yield f"arm {odd}: trains differently from the baseline ({difference}), so never ranked with it"
     slow: dict[str, list[str]] = {}
     for arm in study.arms():
         for name in arm.machines if arm.recipe.train.precision == "bf16" else ():

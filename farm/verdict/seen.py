@@ -112,7 +112,7 @@ def known(name: str, among: Iterable[str]) -> str:
     """`name`, if it is one of them. Raises: NotFound: names the nearest."""
     among = list(among)
     if name not in among:
-        raise NotFound(f"no evaluation {name!r}{nearest(name, among, listed=True)}", remedy="Name it in [evaluations].")
+        raise NotFound(f"no evaluation {name!r}{nearest(name, among, listed=True)}", remedy="Add it to [evaluations].")
     return name
 
 

@@ -62,7 +62,7 @@ def made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
         if error.errno == errno.ENOSPC:
             raise full(path.parent) from None
         raise BadCorpus(
-            f"{error.filename or path}: {error.strerror or error}.", remedy=f"It is needed to make {path}."
+            f"{error.filename or path}: {error.strerror or error}.", remedy=f"It is needed to create {path}."
         ) from None
     return path
 
@@ -78,4 +78,4 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def full(folder: Path) -> StorageFull:
-    return StorageFull(f"{folder}: no space left for the corpus.", remedy="Free some, or move that folder.")
+    return StorageFull(f"{folder}: no space left for the corpus.", remedy="Free some space, or move that folder.")

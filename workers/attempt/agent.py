@@ -176,7 +176,7 @@ class Agent:
         if head and self.store.marker() != head.marker:
             raise StorageUnusable(
                 f"{self.store.uri} on this node is not the farm's storage, {head.storage} on {head.host}.",
-                remedy="Mount that, or let FARM_STORAGE name it, as on the head.",
+                remedy="Mount that one, or set FARM_STORAGE to it, as on the head.",
             )
 
     def _heart(self, status: Status) -> AbstractContextManager[None]:

@@ -142,7 +142,7 @@ class Closing:
             print(f"Finished: {until_heard(lambda: work.deliver(end.product))}")
         except errors.Cancelled:
             until_heard(work.withdraw)
-            print("It was cancelled before the farm knew what it came to.")
+            print("It was cancelled before its outcome was reported.")
             return self.carry_out(Cancelled(), work)
         return end
 
@@ -177,7 +177,7 @@ def _line(end: Ending, step: int) -> str:
             return f"Cancelled{at}."
         case Lost():
             return f"Stopped{at}: {end.error or end.why or 'the lease is gone'}"
-    return f"Failed{at}: {end.error}" if end.error else f"Stopped{at}: what is saved stays."
+    return f"Failed{at}: {end.error}" if end.error else f"Stopped{at}: what was saved is kept."
 
 
 def _steps(status: Status) -> bool:

@@ -254,7 +254,7 @@ class Training:
         try:
             (self.mirror.settle_within if is_urgent else self.mirror.settle)(seconds)
         except FarmError as error:
-            print(f"Some of {self.folder} is on this node only: {error}")
+            print(f"Some of {self.folder} exists only on this node: {error}")
             return False
         return True
 

@@ -56,7 +56,7 @@ def _send(chunk: bytes, sinks: list[FileIO]) -> None:
             with suppress(OSError):
                 sink.close()
     for reason in reasons if sinks else ():
-        _send(f"\nThis goes on without its copy: {reason}.\n".encode(), sinks)
+        _send(f"\nContinuing without a copy of this output: {reason}.\n".encode(), sinks)
 
 
 def _write(chunk: bytes, sink: FileIO) -> None:

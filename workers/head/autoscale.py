@@ -108,7 +108,7 @@ class Autoscaler:
         try:
             self.ask([])
         except (RayError, RuntimeError, OSError) as error:
-            log.warning("the autoscaler was not told that nothing is needed any more: %s", error)
+            log.warning("could not tell the autoscaler that nothing is needed any more: %s", error)
 
     def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
         there = Counter(found.nodes.values()) + found.starting

@@ -30,7 +30,7 @@ def last_words(info: JobDetails) -> str:
     if not said.startswith(JOB_BEGINS) or code is None:  # that line is Ray's own
         return said
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"it {ended} before it said anything"
+    return f"it {ended} before it printed anything"
 
 
 class Answering:
@@ -47,8 +47,8 @@ class Answering:
             self._process = next(filter(self._listens, psutil.process_iter()), None)
         if self._process is None:
             raise ConnectionError(
-                f"no process of this machine that listens at port {self._port} is this Ray's dashboard,"
-                " so that its token is sent to nobody"
+                f"no process listening at port {self._port} on this machine is this Ray's dashboard,"
+                " so its token was not sent"
             )
 
     def _listens(self, process: psutil.Process) -> bool:

@@ -91,7 +91,8 @@ def _check_room(machine: Machine, units: int, cpus: int) -> None:
         return
     if machine.threads is None:
         raise BadSetting(
-            f"--machine {machine.name}={units}: one run of it takes all {cpus} cores, as the class says no threads.",
+            f"--machine {machine.name}={units}: one run of it takes all {cpus} cores,"
+            " because the class sets no `threads`.",
             remedy=f"Offer 1, or write threads under [machines.{machine.name}] in farm.toml.",
         )
     raise BadSetting(

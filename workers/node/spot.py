@@ -94,7 +94,7 @@ class _Aws:
         text = self._page(AWS_REBALANCE)
         if text is None:
             return None
-        return f"AWS recommends to leave this spot instance, since {json.loads(text)['noticeTime']}"
+        return f"AWS recommends leaving this spot instance, since {json.loads(text)['noticeTime']}"
 
     def _page(self, path: str) -> str | None:
         """The page, or None if it is not there. The token is renewed when it is refused."""

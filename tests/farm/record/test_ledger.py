@@ -131,7 +131,7 @@ def test_missing_steps_are_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_attempt_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, 2, range(5, 7), from_epoch=1, from_step=4)
-    with pytest.raises(CheckpointInvalid, match="there is no ledger of epoch 1"):
+    with pytest.raises(CheckpointInvalid, match="the ledger of epoch 1, which a later one continues, is missing"):
         read(tmp_path)
 
 

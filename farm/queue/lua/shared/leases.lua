@@ -49,13 +49,13 @@ local function expire(id)
   if get(id, 'renewed') then
     local where = node and (' on ' .. node) or ''
     local cause = { cause = 'lease-expired', step = step, retryable = true,
-      message = 'worker ' .. worker .. where .. ' was not heard of for ' .. get(id, 'length') / 1000 .. ' s' }
+      message = 'worker ' .. worker .. where .. ' was not heard from for ' .. get(id, 'length') / 1000 .. ' s' }
     count_failure(id, cause.cause, cjson.encode(cause), step, true, function() return 0 end)
   elseif get(id, 'cancelling') then
     settle(id, 'cancelled', 'its lease expired')
   else -- whoever claimed it died before the agent was up: that costs a lease, not an attempt
     requeue(id, 0)
-    set(id, 'released', worker .. ' claimed it and no agent came up')
+    set(id, 'released', worker .. ' claimed it, but no agent started')
   end
 end
 
