@@ -1,4 +1,4 @@
-"""What a model trains and is scored under: kernels, precision, determinism, the allocator. The same for both."""
+"""Conditions for training and scoring a model: kernels, precision, determinism, the allocator. The same for both."""
 
 import ctypes
 import os
@@ -73,7 +73,7 @@ def agreed(asked: Kernels, group: Group) -> Computed:
 
 
 def other_kernels(used: Sequence[Computed], asked: Kernels, step: int) -> str:
-    """What there is to say of a run that goes on from `step` by other kernels than before."""
+    """The remark on a run that goes on from `step` with other kernels than before."""
     before, now = used[-2:]
     has = instruction_set() or "unknown instructions"
     return f"{now}'s kernels compute from step {step} on, {before}'s until then: kernels = {asked!r} with {has}."

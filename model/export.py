@@ -26,7 +26,7 @@ NO_MERGES = b"#version: 0.2\n"
 
 
 class Tokenizer(NamedTuple):
-    """What made tokens of text: files that transformers' AutoTokenizer loads, or why there are none."""
+    """The tokenizer of a corpus: files that transformers' AutoTokenizer loads, or why there are none."""
 
     end_of_text: int | None
     files: Mapping[str, bytes]
@@ -132,7 +132,7 @@ def _from_file(recipe: Recipe) -> Tokenizer:
 def read(folder: Path) -> GPT:
     """A GPT with the weights of a GPT2LMHeadModel's folder, GPT-2's own on the Hugging Face hub among them.
 
-    Raises: CheckpointInvalid: it is no GPT-2, or a variant that differs from ours in more than its weights.
+    Raises: CheckpointInvalid: it is not a GPT-2, or is a variant that differs from ours in more than its weights.
     """
     model = _model(folder)
     gpt = GPT(model)

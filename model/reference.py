@@ -68,7 +68,7 @@ def check(shape: Model, recipe: Recipe, folder: Path) -> None:
 
 
 def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = lambda: None) -> Scored:
-    """What a reference is worth by an evaluation, on this machine; `advanced` is called before each batch.
+    """The score of a reference by an evaluation, on this machine; `advanced` is called before each batch.
 
     Raises: Nonfinite
     """

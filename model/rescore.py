@@ -1,4 +1,4 @@
-"""A trained model scored anew, from its stored checkpoint.
+"""Scores a trained model again, from its stored checkpoint.
 
 On the machine that trained it this gives the bits that the end of training gave: the same network under the same
 conditions, in batches of the same size. How many ranks there were makes no difference to a score.

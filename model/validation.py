@@ -36,7 +36,7 @@ class Validator:
             self._recipe = recipe.model_copy(update={"evaluation": its})
 
     def after(self, step: int, gpt: GPT, advanced: Callable[[], None]) -> Validation | None:
-        """What the model is worth after `step`, if that is a step after which it is validated."""
+        """The validation loss after `step`, if that is a step after which it is validated."""
         if not self._slice or not self._recipe.validates(step):
             return None
         began = time.perf_counter()

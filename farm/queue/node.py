@@ -1,4 +1,4 @@
-"""A node of the farm as its dispatcher sees it, and the head as it describes itself to whoever joins."""
+"""A node of the farm as its dispatcher sees it, and the head as it describes itself to joining machines."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

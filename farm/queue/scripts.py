@@ -1,4 +1,4 @@
-"""The Lua scripts: composed, loaded and called, and what they answer for every verb alike raised as an error."""
+"""The Lua scripts: composed, loaded and called; the answers that all verbs share are raised as errors."""
 
 from functools import cache
 from hashlib import sha1

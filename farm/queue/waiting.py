@@ -140,7 +140,7 @@ def _reason(status: Status, ahead: int, now: float) -> str:
 
 
 def _past(status: Status) -> str | None:
-    """What became of the last lease, if anything did."""
+    """How the last lease ended, if there was one."""
     if status.released:
         return f"given back: {cut(status.released)}"
     if status.causes:

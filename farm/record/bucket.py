@@ -80,7 +80,7 @@ class Bucket:
     def create(self, name: str, content: bytes) -> bool:
         """Write a record unless there is one of that name; whether it was written.
 
-        False, too, when it was written and the answer got lost: whoever minds looks at what is there.
+        Also False when it was written but the answer was lost; callers that care look at what is there.
 
         Raises: StorageFull
         """
@@ -115,7 +115,7 @@ class Bucket:
         return [self._object(entry) for entry in found]
 
     def find(self, name: str) -> Object | None:
-        """What there is to say of an object, or None where there is none."""
+        """The size, time and etag of an object, or None where there is none."""
         with self._refusals():  # a listing: HEAD answers without a word, so that no error could be told from another
             answer = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(name), MaxKeys=1)
         found = [self._object(entry) for entry in answer.get("Contents", [])]
@@ -164,7 +164,7 @@ class Bucket:
         self.delete([*(found.name for found in self.objects(name)), name])
 
     def check(self) -> None:
-        """Make sure that records can be written, read, listed and removed here, and that two cannot create one.
+        """Make sure that records can be written, read, listed and removed here, and that no two writers create one.
 
         Raises: StorageFull
         """
@@ -210,7 +210,7 @@ class Bucket:
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """What boto3 raises, as the farm's own errors, in one line each."""
+        """boto3's errors as the farm's own, in one line each."""
         self._client  # noqa: B018  # first: it may be the one that says that boto3 is missing
         from boto3.exceptions import Boto3Error
         from botocore import exceptions as aws

@@ -54,7 +54,7 @@ class Runs:
         return folder
 
     def end(self, attempt: Attempt) -> None:
-        """Record what became of an attempt.
+        """Record how an attempt ended.
 
         Raises: StorageFull
         """
@@ -63,7 +63,7 @@ class Runs:
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
 
-        Raises: Conflict: another result is there. WorkerDied: no finished training can have had it. StorageFull
+        Raises: Conflict: another result is there. WorkerDied: no finished training can have produced it. StorageFull
         """
         result.check()
         name, content = layout.result(result.run_id), as_json({"schema": SCHEMA} | result.model_dump(mode="json"))
@@ -97,7 +97,7 @@ class Runs:
         self._records.put(layout.forgotten(run_id), as_json({"epoch": epoch}))
 
     def remember(self, run_id: str) -> None:
-        """A run that was forgotten was submitted again: what its directory holds counts."""
+        """Record that a forgotten run was submitted again: what its directory holds counts."""
         self._records.remove(layout.forgotten(run_id))
 
     def run(self, run_id: str) -> Run:

@@ -74,5 +74,5 @@ class Scores:
 
 
 def _values(score: Score) -> str:
-    """Named by what is in it too: two who score at once must not mix theirs up."""
+    """The name includes a hash of the content: two that score at once must not mix up their files."""
     return f"{score.file}.{score.values[:8]}.safetensors"

@@ -1,4 +1,4 @@
-"""What somebody who plans or submits a study should know of it and its machines, though nothing forbids it."""
+"""Warnings for planning or submitting a study on its machines; none of them forbids it."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ EMULATED_BF16 = "6 to 13"
 
 
 def advice(study: Study, known: dict[str, Machine]) -> Iterator[str]:
-    """One sentence for each thing that is likely to be regretted. Of a class that nobody described, nothing is said.
+    """One sentence for each thing that is likely to be regretted; none about a class without a description.
 
     Raises: BadStudy: a machine class is unknown.
     """

@@ -1,4 +1,4 @@
-"""What is computed once and kept: files that one process makes and others find, and facts about files."""
+"""Results that are computed once and kept: files that one process makes and others find, and facts about files."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from farm.study.recipe import digest
 
 
 def identity(path: Path) -> list:
-    """What tells that a file is still the one that was read."""
+    """The facts that show that a file is still the one that was read."""
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
@@ -35,7 +35,7 @@ def known_sha256(path: Path, cache: Path) -> str | None:
 
 
 def remembered(key: dict, compute: Callable[[], dict], cache: Path) -> dict:
-    """What `compute` found for `key`, then or now."""
+    """The value that `compute` found for `key`, now or earlier."""
     made = made_once(_fact(key, cache), lambda file: file.write(json.dumps(compute()).encode()))
     return json.loads(made.read_bytes())
 

@@ -69,7 +69,7 @@ def tokenised(files: list[Path], data: Data, cache: Path) -> Path:
 
 
 def tokenised_before(files: list[Path], data: Data, cache: Path) -> Path | None:
-    """What `tokenised` made of text files, if it did and they were not touched since. Reads none of them."""
+    """The tokens that `tokenised` made of text files, if the files have not changed since. Reads none of them."""
     contents = [known for file in files if (known := known_sha256(file, cache))]
     path = _place(contents, files, data, tokenizer.of(data), cache) if len(contents) == len(files) else None
     return path if path and path.exists() else None

@@ -208,7 +208,7 @@ def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, q
     other = Store(tmp_path / "other")
     assert reindex(other, queue) == (0, ()), "it holds nothing, so that it marks nothing"
     begun(other, DROPOUT)
-    with pytest.raises(Conflict, match="that of a farm with another storage"):
+    with pytest.raises(Conflict, match="belongs to a farm with another storage"):
         reindex(other, queue)
     assert DROPOUT.id in states(queue)
     assert queue.listing.status(DROPOUT.id).epoch == 0

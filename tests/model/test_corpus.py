@@ -285,7 +285,7 @@ def test_a_corpus_of_20_gb_costs_no_memory(tmp_path):
 @pytest.mark.parametrize("split", ["../train", "a/b", "", ".hidden", "*"])
 def test_a_split_that_is_no_name_is_refused(tmp_path, split):
     tokens_of(50).tofile(tmp_path / "train.bin")
-    with pytest.raises(BadCorpus, match=r"is not a name"):
+    with pytest.raises(BadCorpus, match=r"is not a valid split name"):
         open_split(Data(source=str(tmp_path / "x")), split, tmp_path)
 
 

@@ -108,7 +108,7 @@ class Agent:
         return end.code
 
     def _awaited(self, working: Future[Done]) -> Done | None:
-        """What became of the work; None where somebody asked for its end, and it has none yet that is worth waiting
+        """The outcome of the work; None where its end was asked for, and it has none yet that is worth waiting
         for, or did not come to it in time. A lease that ran out instead would cost the run an attempt."""
         asks = self.asks
         asks.wait(lambda: working.done() or bool(asks.asked))
@@ -127,7 +127,7 @@ class Agent:
         return isinstance(self.asks.asked.stop, Hung)
 
     def _done(self, around: ExitStack) -> Done:
-        """Do the work, and say what became of it."""
+        """Do the work, and return its outcome."""
         try:
             return self._work(around)
         except FarmError as error:

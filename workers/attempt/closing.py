@@ -24,7 +24,7 @@ Said = TypeVar("Said")
 
 
 def until_heard(say: Callable[[], Said]) -> Said:
-    """Say it until Redis, or the storage, hears it: a run that is done is not trained again for that.
+    """Call `say` until Redis, or the storage, answers: an outage must not have a finished run trained again.
 
     Raises: what `say` raises; Unreachable, StorageUnusable and StorageFull only after PATIENCE_SECONDS.
     """
@@ -54,10 +54,10 @@ class Leaving(Protocol):
         """Leave in the run directory how the attempt has ended."""
 
     def withdraw(self) -> None:
-        """Record that the run was cancelled: what it came to does not count (Q8)."""
+        """Record that the run was cancelled: its outcome does not count (Q8)."""
 
     def deliver(self, product: Result | Score) -> str:
-        """Give the queue what the work came to. Returns what there is to say of it.
+        """Give the queue the outcome of the work. Returns a sentence about it.
 
         Raises: LeaseLost, Cancelled, Conflict
         """

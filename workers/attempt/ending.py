@@ -106,7 +106,7 @@ class Refused(_Ending):
 
 @dataclass(frozen=True, kw_only=True)
 class Cancelled(_Ending):
-    """Somebody cancelled the run, and it has stopped."""
+    """The run was cancelled, and has stopped."""
 
     outcome = "cancelled"
 

@@ -73,16 +73,16 @@ class Evaluation:
         """A score is in the storage as soon as it is recorded."""
 
     def record(self, end: Ending) -> None:
-        """The score is the record; of one that there is none of, the queue knows why."""
+        """The score is the record; where there is none, the queue knows why."""
 
     def complete(self) -> None:
         """It has no curve."""
 
     def withdraw(self) -> None:
-        """A score stays true although nobody wants it any more."""
+        """A score stays true even if it is no longer wanted."""
 
     def deliver(self, product: Result | Score) -> str:
-        """Give the queue the score. Returns what there is to say of it.
+        """Give the queue the score. Returns a sentence about it.
 
         Raises: LeaseLost, Cancelled, Conflict
         """

@@ -1,4 +1,4 @@
-"""What a finished run's record says, made of what the training processes handed back and what this node knows;
+"""The record of a finished run, made of what the training processes handed back and what this node knows;
 and how it gets there."""
 
 import time

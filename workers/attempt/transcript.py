@@ -36,7 +36,7 @@ def copied_to(path: Path) -> Iterator[None]:
 
 
 def _copy(source: FileIO, sinks: list[FileIO]) -> None:
-    """Until nobody can write into `source` any more, be it a child that lives on; closes all of them."""
+    """Until no process can write into `source` any more, a surviving child included; closes all of them."""
     with source:
         while chunk := source.read(65536):
             _send(chunk, sinks)

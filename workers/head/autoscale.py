@@ -104,7 +104,7 @@ class Autoscaler:
         self.queue.roster.provide(self._supply(found), KEEP_SECONDS)
 
     def rest(self) -> None:
-        """Ask for nothing any more: who dispatches no run must not keep machines that are paid for."""
+        """Ask for nothing any more: a dispatcher that starts no runs must not keep paid machines up."""
         try:
             self.ask([])
         except (RayError, RuntimeError, OSError) as error:

@@ -360,5 +360,5 @@ def _title(claim: Claim) -> str:
 
 
 def _lease_of(status: Status) -> Lease:
-    """The lease that a run is under, for who did not claim it."""
+    """The lease that a run is under, for callers that did not claim it."""
     return Lease(run_id=status.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")

@@ -1,4 +1,4 @@
-"""Ray's jobs, one an attempt. A Ray that does not answer, or says no, is an answer here and no exception."""
+"""Ray's jobs, one an attempt. A Ray that does not answer, or says no, is an answer here, not an exception."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def last_words(info: JobDetails) -> str:
 
 
 class Answering:
-    """Who answers at a dashboard's address. Called before each word to it: another program may have its port by now,
+    """Checks who answers at a dashboard's address, before each request: another program may have its port by now,
     to which our secret would go."""
 
     def __init__(self, url: str, cluster_id: str):

@@ -1,4 +1,4 @@
-"""What is looked at before a machine joins: head, secret, software, storage. Each refusal says what mends it."""
+"""The checks before a machine joins: head, secret, software, storage. Each refusal names its remedy."""
 
 import os
 import platform

@@ -72,7 +72,7 @@ def _hidden() -> str:
 
 
 def _described(machine: Machine) -> Machine:
-    """`machine` with the instructions of this node's processor, unless a person declared them or it is no CPU."""
+    """`machine` with the instructions of this node's processor, unless they were declared or it is not a CPU."""
     if not machine.is_cpu or machine.instruction_set:
         return machine
     return machine.model_copy(update={"instruction_set": instruction_set()})

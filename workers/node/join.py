@@ -47,7 +47,7 @@ log = logging.getLogger("farm")
 
 
 class Farewell:
-    """Why this machine is to leave, said by whoever is first: a signal, the cloud, `farm drain`."""
+    """Why this machine is to leave, as the first of these says: a signal, the cloud, `farm drain`."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -116,9 +116,9 @@ def join(
 
 
 def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machine:
-    """What this machine is, or the class `name`, which somebody must have declared and `units` runs of which fit here.
+    """What this machine is, or the class `name`, which must be declared and must fit here `units` times.
 
-    Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here, or so many runs have no room.
+    Raises: BadStudy: it is not declared. BadSetting: it has GPUs that are not here, or so many runs have no room.
     """
     studies = queue.studies.all().values()  # what one of them says of a price is for itself alone
     declared = {key: without_hearsay(value) for study in studies for key, value in study.machines.items()}
@@ -151,7 +151,7 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
 
 
 def _wanted(queue: Queue) -> set[str]:
-    """The machine classes that studies have runs for, be it in a mixed group."""
+    """The machine classes that studies have runs for, in mixed groups too."""
     groups = {name for study in queue.studies.all().values() for arm in study.arms() for name in arm.machines}
     return {part for name in groups for part in parts(name)}
 

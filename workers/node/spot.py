@@ -76,7 +76,7 @@ class _Aws:
         return bool(cls(service)._new_token())
 
     def notices(self) -> Iterator[str | None]:
-        """What there is to say now, again and again; None for nothing, or no answer."""
+        """The notices so far, again and again; None for no notice, or no answer."""
         while True:
             said = None
             with suppress(OSError, HTTPException, ValueError, KeyError, TypeError):

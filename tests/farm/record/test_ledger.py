@@ -218,7 +218,7 @@ def test_what_is_no_plain_file_is_no_ledger(kind: str, tmp_path: Path) -> None:
 
 def test_an_attempt_writes_one_ledger(tmp_path: Path) -> None:
     path = write(tmp_path, 1, range(1, 3))
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="already exists"):
         Writer(path, 1)
     assert len(read(tmp_path)) == 2
 

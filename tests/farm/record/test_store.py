@@ -102,7 +102,7 @@ def test_a_directory_of_another_run_is_a_conflict(store: Store) -> None:
     content = store.records.get(f"runs/{RUN.id}/recipe.toml")
     assert content
     store.records.put(f"runs/{other.id}/recipe.toml", content)
-    with pytest.raises(Conflict, match="is of another run"):
+    with pytest.raises(Conflict, match="belongs to another run"):
         store.runs.begin(other, attempt(other))
 
 
