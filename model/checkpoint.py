@@ -73,7 +73,7 @@ def write(root: Path, identity: Identity, contents: Contents) -> Saved:
     draft = root / f"tmp-{folder.name}"
     try:
         with storage_errors(draft):
-            root.mkdir(exist_ok=True)  # no parents: a storage that is gone must not be made anew
+            root.mkdir(exist_ok=True)  # no parents: a storage that is gone must not be created again
             _forget([draft])
             draft.mkdir()
             sha256 = _write_files(draft, identity, contents)

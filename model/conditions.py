@@ -43,7 +43,7 @@ def _deterministic() -> Iterator[None]:
     mode: Any = torch.utils.deterministic
     enabled, fill = torch.are_deterministic_algorithms_enabled(), mode.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what nobody has written
+    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what was never written
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ from model.memory import is_out_of_memory
 
 OUT_OF_MEMORY = 77  # exit code; no shell, signal or Python error has it
 MARGIN = 0.95
-IDLE = 0.8  # of the card's memory must be free, or somebody else is using it and the trial would measure that
+IDLE = 0.8  # of the card's memory must be free, or another process is using it and the trial would measure that
 TRIAL_SECONDS = 300  # importing torch and starting CUDA take 10
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,7 +1,7 @@
 """Validation while training: now and then the model is scored on a small slice next to the test's.
 
 It changes no bit of the training: dropout is off, nothing random is drawn, no gradient is kept, and the next step seeds
-its dropout anew. It is neither trained nor tested on, so that choices made by it leave the test untouched.
+its dropout again. It is neither trained nor tested on, so that choices made by it leave the test untouched.
 """
 
 import time

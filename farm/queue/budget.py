@@ -131,7 +131,7 @@ def price(study: Study, name: str, known: Mapping[str, Machine]) -> float:
     """Dollars an hour of a machine class, or of those classes of a mixed group whose price is known."""
     try:
         machine = study.machine(name, dict(known))
-    except BadStudy:  # a run of an earlier form of the study, on a class that nobody knows any more
+    except BadStudy:  # a run of an earlier form of the study, on a class that is not known any more
         return 0.0
     own = machine.parts if isinstance(machine, Mixed) else (machine,)
     return sum(part.usd_per_hour or 0.0 for part in own)

@@ -4,7 +4,7 @@ Q1  put is idempotent by run id: submitted twice = queued once, and says so. Wha
     recipe, seeds and machine class) is not trained again: the new run is born succeeded, with that result.
 Q2  claim gives a run to at most one live lease; priority, then first in; only to a machine class it names.
 Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
-    Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down nobody can, so
+    Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down no one can, so
     after its start every lease has its own length again.
 Q4  renew, checkpoint, record, finish, fail, release, recall and pause with a dead epoch raise LeaseLost and change
     nothing.

@@ -94,7 +94,7 @@ class Bucket:
                 except ClientError as error:
                     if _code(error) in ("PreconditionFailed", "412"):
                         return False
-                    if _code(error) not in ("ConditionalRequestConflict", "409"):  # somebody writes it right now
+                    if _code(error) not in ("ConditionalRequestConflict", "409"):  # another writer is at it right now
                         raise
         return False
 

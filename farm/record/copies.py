@@ -90,7 +90,7 @@ class Copies:
                     shutil.rmtree(copy, ignore_errors=True)
 
     def forget_stale(self) -> None:
-        """Remove the working copies that nobody has written to for a day: of attempts that were killed here."""
+        """Remove the working copies unchanged for a day: those of attempts that were killed here."""
         newest = time.time() - STALE_SECONDS
         for copy in (self._storage.root / "runs").glob("*") if self._storage.bucket else ():
             with suppress(FileNotFoundError):  # another agent removes it right now

@@ -98,7 +98,7 @@ class Result(Frozen):
     tokens_per_second: float = Field(description="tokens / train_seconds")
     peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
-    kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose anew")
+    kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose again")
     usd: float | None = None
     kwh: float | None = Field(
         None, description="of all attempts: its GPUs, or its CPU packages; None: no meter told it"

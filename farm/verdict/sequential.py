@@ -120,7 +120,7 @@ def judge(
         if (one := _looked(losses, baseline, first.get(key(name, machines[index]), LEAST), order)).share.size
     }
     count = max(len(tested), len(first))
-    waiting = [1.0] * (count - len(tested))  # an arm without a test yet has its part of the error rate all the same
+    waiting = [1.0] * (count - len(tested))  # an arm without a test yet still has its part of the error rate
     p = holm([*(float(one.always) for one in tested.values()), *waiting])
     same = holm([*(_same(one, margin) for one in tested.values()), *waiting])
     for place, ((index, name), one) in enumerate(tested.items()):

@@ -3,7 +3,7 @@
 The dispatcher opened the lease; the agent closes it, whatever happens. If it dies before that, the lease runs out and
 the queue hands the run to another.
 
-The work is done in a thread, since it may block for ever. The main thread waits for its end, or for somebody to ask for
+The work is done in a thread, since it may block for ever. The main thread waits for its end, or for a request to end
 it, decides how the attempt has ended (`workers.attempt.ending`) and has that carried out (`workers.attempt.closing`).
 """
 
@@ -99,7 +99,7 @@ class Agent:
 
     def serve(self) -> int:
         """Do the work under the lease and close it. Returns the exit code of the job."""
-        signal.signal(signal.SIGTERM, lambda *_: self.asks.drain())  # first: whoever hears of the job may stop it
+        signal.signal(signal.SIGTERM, lambda *_: self.asks.drain())  # first: once known, the job may be stopped
         with ExitStack() as around:  # of the work and of its closing
             done = None if self.asks.asked else self._awaited(self.asks.started(lambda: self._done(around)))
             end = self.closing.carry_out(ending(self.asks.asked, done), self.work)

@@ -35,7 +35,7 @@ class Asks:
 
     @property
     def seconds_left(self) -> float:
-        """Until the work must have come to its end; all of them while nobody has asked."""
+        """Until the work must have come to its end; STOP_SECONDS while its end was not asked for."""
         return STOP_SECONDS if self.since is None else STOP_SECONDS - (time.monotonic() - self.since)
 
     def drain(self) -> None:

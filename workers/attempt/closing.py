@@ -17,7 +17,7 @@ from workers.attempt.asks import Asks
 from workers.attempt.ending import Cancelled, Ending, Failed, Lost, Refused, Released, Succeeded
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
-LAST_SECONDS = 20.0  # with a storage, where somebody waits for the end, or little is lost
+LAST_SECONDS = 20.0  # with a storage, where the end is waited for, or little is lost
 LEAST_SECONDS = 5.0  # with a storage, where Ray is about to send SIGKILL, or the lease is about to run out
 REST_SECONDS = 120.0  # of a node whose storage cannot be used: then it is tried again
 Said = TypeVar("Said")
@@ -77,7 +77,7 @@ class Closing:
         have been cancelled, or the lease lost.
 
         A storage that is away or full is no hindrance, since the queue knows the ending, too; one that hangs is not
-        waited for once somebody has asked for the end.
+        waited for once the end was asked for.
         """
         recorded = self._asks.started(lambda: self._record(end, work))
         if self._asks.wait(lambda: recorded.done() or bool(self._asks.asked)) and not recorded.done():
@@ -96,7 +96,7 @@ class Closing:
             return self.carry_out(Failed(error=error), work)  # the queue will not have what the work came to
 
     def _record_seconds(self) -> float:
-        """How long the record may take when somebody has asked for the end."""
+        """How long the record may take when the end was asked for."""
         if isinstance(self._asks.asked.stop, Hung):
             return LEAST_SECONDS  # the heart has stopped
         return min(LAST_SECONDS, max(LEAST_SECONDS, self._asks.seconds_left))

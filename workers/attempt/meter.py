@@ -54,7 +54,7 @@ class Nvml:
 
 
 class Rapl:
-    """The CPU packages of this node, by the kernel's counters in microjoules, which begin anew when they are full."""
+    """The CPU packages of this node, by the kernel's counters in microjoules, which start from 0 when they are full."""
 
     name = "rapl"
 

@@ -16,7 +16,7 @@ def past(post: Post, run: Run) -> dict[int, Attempt]:
     """The run's attempts so far, by epoch. A record that cannot be read is noted."""
     attempts, unread = post.store.runs.readable_attempts(run.id)
     for reason in unread:
-        post.note("attempt-invalid", f"{reason} The time that attempt took is not counted.")
+        post.note("attempt-invalid", f"{reason} The time and energy of that attempt are not counted.")
     return {attempt.epoch: attempt for attempt in attempts}
 
 

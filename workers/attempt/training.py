@@ -88,7 +88,7 @@ class Training:
 
     def tell(self, is_lost: bool) -> bool:
         """Have training save a checkpoint and end, or just end where its lease is lost. False before the first step:
-        then there is nothing to save, and nobody who could hear it."""
+        then there is nothing to save, and no listener yet."""
         with suppress(OSError):
             if self.step() is None:
                 return False

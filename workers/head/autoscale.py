@@ -118,7 +118,7 @@ class Autoscaler:
         return demand(self.fleet, waiting, self._taken(found), there)
 
     def _taken(self, found: Sight) -> Counter[str]:
-        """Machine class -> units of the autoscaler's nodes that nobody else can have: those of drained nodes, all."""
+        """Machine class -> units of the autoscaler's nodes that no other run can have: of drained nodes, all."""
         drained = {node.id for node in self.queue.roster.nodes() if node.drained is not None} & found.nodes.keys()
         training = found.nodes.keys() - drained
         held = [

@@ -88,7 +88,7 @@ def up(here: Settings, **options: object) -> Facts:
                 time.sleep(AGAIN_SECONDS)
                 process = _start(here, options, log)
     except KeyboardInterrupt:
-        _end(process)  # or it would be up a moment later, and whoever typed Ctrl-C not know
+        _end(process)  # or it would be up a moment later, unknown to the user who typed Ctrl-C
         raise
     _end(process)
     reason = REASONS.get(process.returncode, Unreachable)

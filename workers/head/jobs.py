@@ -67,7 +67,7 @@ class Jobs:
 
     `answering` raises ConnectionError where another answers there: then nothing is sent.
 
-    Raises: ConnectionError: nobody answers there.
+    Raises: ConnectionError: nothing answers there.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ class Roster:
     def _drain(self) -> None:
         running = {
             status.job: status for status in self.queue.listing.running() if status.job
-        }  # others have nobody to ask yet
+        }  # others have no agent to ask yet
         self.asked &= running.keys()
         for job, status in running.items():
             if self.drained & set(status.nodes) and job not in self.asked and self._ask(job):

@@ -246,7 +246,7 @@ def _ray(here: Settings, place: str, member: _Member, units: int, host: str | No
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for this process, which drains first
-            preexec_fn=end_with_parent,  # nobody trains on a machine that nobody watches
+            preexec_fn=end_with_parent,  # no run trains on an unwatched machine
         )
     try:
         yield process

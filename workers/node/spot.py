@@ -126,7 +126,7 @@ class _Gcp:
         return answer.status == 200 and answer.headers.get("metadata-flavor") == "Google"
 
     def notices(self) -> Iterator[str | None]:
-        """What there is to say now, again and again: each time after a change or a while."""
+        """The notices so far, again and again: each time after a change or a while."""
         while True:
             said = None
             with suppress(OSError, HTTPException):

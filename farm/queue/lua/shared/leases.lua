@@ -6,7 +6,7 @@ local function uptime() -- ms; nil where Redis may not be asked
   return seconds and seconds * 1000
 end
 
--- Whether nobody renewed the lease in time. While Redis itself was down nobody could, so after a start every lease has
+-- Whether the lease was not renewed in time. While Redis itself was down none could be, so after a start every one has
 -- its own length again. Where Redis does not say since when it is up, a lease has that from when it is first seen late.
 local function has_expired(id, deadline, up)
   local length = tonumber(get(id, 'length'))
@@ -53,7 +53,7 @@ local function expire(id)
     count_failure(id, cause.cause, cjson.encode(cause), step, true, function() return 0 end)
   elseif get(id, 'cancelling') then
     settle(id, 'cancelled', 'its lease expired')
-  else -- whoever claimed it died before the agent was up: that costs a lease, not an attempt
+  else -- the dispatcher that claimed it died before the agent was up: that costs a lease, not an attempt
     requeue(id, 0)
     set(id, 'released', worker .. ' claimed it, but no agent started')
   end
