@@ -105,7 +105,7 @@ def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, stor
         serving(queue, mine)
     queue.redis.delete(f"{queue.prefix}head")
     reindex(store, queue)
-    with pytest.raises(BadSetting, match="that of another storage"):
+    with pytest.raises(BadSetting, match="belongs to another storage"):
         serving(queue, mine)
 
 
