@@ -1,4 +1,4 @@
-"""What `train` is given: one attempt at a run, as a value, and a listener that hears of it and may end it."""
+"""The input of `train`: one attempt at a run, as a value, and a listener that follows it and may end it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ def write(root: Path, identity: Identity, contents: Contents) -> Saved:
     draft = root / f"tmp-{folder.name}"
     try:
         with storage_errors(draft):
-            root.mkdir(exist_ok=True)  # no parents: a storage that is gone must not be made anew
+            root.mkdir(exist_ok=True)  # no parents: a storage that is gone must not be created again
             _forget([draft])
             draft.mkdir()
             sha256 = _write_files(draft, identity, contents)
@@ -156,7 +156,7 @@ def _check_owner(folder: Path, manifest: dict[str, Any], wanted: Identity) -> No
     if found.world != wanted.world and wanted.reduction == "fast":
         raise CheckpointInvalid(
             f"{folder} was saved by {found.world} workers and cannot go on with {wanted.world} to the same bits.",
-            remedy='Use as many workers, or train.reduction = "canonical".',
+            remedy='Use that many workers again, or train.reduction = "canonical".',
         )
 
 

@@ -1,4 +1,4 @@
-"""What a model trains and is scored under: kernels, precision, determinism, the allocator. The same for both."""
+"""Conditions for training and scoring a model: kernels, precision, determinism, the allocator. The same for both."""
 
 import ctypes
 import os
@@ -43,7 +43,7 @@ def _deterministic() -> Iterator[None]:
     mode: Any = torch.utils.deterministic
     enabled, fill = torch.are_deterministic_algorithms_enabled(), mode.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what nobody has written
+    mode.fill_uninitialized_memory = False  # it would write NaN into every new tensor, to find what was never written
     try:
         yield
     finally:
@@ -73,10 +73,10 @@ def agreed(asked: Kernels, group: Group) -> Computed:
 
 
 def other_kernels(used: Sequence[Computed], asked: Kernels, step: int) -> str:
-    """What there is to say of a run that goes on from `step` by other kernels than before."""
+    """The remark on a run that goes on from `step` with other kernels than before."""
     before, now = used[-2:]
     has = instruction_set() or "unknown instructions"
-    return f"{now}'s kernels compute from step {step} on, {before}'s did before: kernels = {asked!r} with {has}."
+    return f"{now}'s kernels compute from step {step} on, {before}'s until then: kernels = {asked!r} with {has}."
 
 
 def compile_blocks(gpt: GPT, device: torch.device) -> None:

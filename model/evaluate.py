@@ -57,7 +57,7 @@ def scored(
     advanced: Callable[[], None],
     step: int | None = None,
 ) -> Scored:
-    """What `gpt` is worth by `exam`, as by `evaluate`. `step`: after which it is scored, for who trains it.
+    """The score of `gpt` by `exam`, as by `evaluate`. `step`: the training step after which it is scored.
 
     Raises: Nonfinite
     """

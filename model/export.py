@@ -26,7 +26,7 @@ NO_MERGES = b"#version: 0.2\n"
 
 
 class Tokenizer(NamedTuple):
-    """What made tokens of text: files that transformers' AutoTokenizer loads, or why there are none."""
+    """The tokenizer of a corpus: files that transformers' AutoTokenizer loads, or why there are none."""
 
     end_of_text: int | None
     files: Mapping[str, bytes]
@@ -103,7 +103,9 @@ def tokenizer(recipe: Recipe) -> Tokenizer:
         return Tokenizer(None, {}, error.message.rstrip("."))
     if recipe.model.vocab <= made_by.end_of_text:
         name = "GPT-2's" if made_by is GPT2 else f"those of {called(made_by, recipe.data)}"
-        return Tokenizer(None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use what made {recipe.data.source}")
+        return Tokenizer(
+            None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use the tokenizer that made {recipe.data.source}"
+        )
     if made_by is BYTES:
         return Tokenizer(made_by.end_of_text, _bpe_files(recipe.model, _byte_vocabulary(), NO_MERGES))
     return _gpt2(recipe.model) if made_by is GPT2 else _from_file(recipe)
@@ -130,7 +132,7 @@ def _from_file(recipe: Recipe) -> Tokenizer:
 def read(folder: Path) -> GPT:
     """A GPT with the weights of a GPT2LMHeadModel's folder, GPT-2's own on the Hugging Face hub among them.
 
-    Raises: CheckpointInvalid: it is no GPT-2, or a variant that differs from ours in more than its weights.
+    Raises: CheckpointInvalid: it is not a GPT-2, or is a variant that differs from ours in more than its weights.
     """
     model = _model(folder)
     gpt = GPT(model)

@@ -33,7 +33,7 @@ def check(on_cuda: bool) -> None:
     """Raises: NoAccelerator: torch sees no GPU here, and would train on the CPU."""
     if on_cuda and not torch.cuda.is_available():
         raise NoAccelerator(
-            f"torch {torch.__version__} sees no GPU on {platform.node()}, whose machine class has some.",
+            f"torch {torch.__version__} sees no GPU on {platform.node()}, but its machine class has GPUs.",
             remedy="Its driver may be too old for this torch, or this is torch's CPU build: run farm doctor there.",
         )
 

@@ -41,7 +41,7 @@ _farms: ContextVar[bool] = ContextVar("_farms", default=False)
 
 
 def resolved(kernels: Kernels, processor: InstructionSet | None) -> Computed:
-    """Whose kernels a recipe's `kernels` means on a CPU with these instructions; None: nobody knows which."""
+    """Whose kernels a recipe's `kernels` means on a CPU with these instructions; None: unknown."""
     is_wanted = processor in FARMS if kernels == "auto" else kernels == "farm"
     return "farm" if is_wanted and ONEDNN else "torch"
 

@@ -29,7 +29,7 @@ from model.memory import is_out_of_memory
 
 OUT_OF_MEMORY = 77  # exit code; no shell, signal or Python error has it
 MARGIN = 0.95
-IDLE = 0.8  # of the card's memory must be free, or somebody else is using it and the trial would measure that
+IDLE = 0.8  # of the card's memory must be free, or another process is using it and the trial would measure that
 TRIAL_SECONDS = 300  # importing torch and starting CUDA take 10
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -189,7 +189,7 @@ def _check_cuda(torch) -> None:
 def _check_cpu() -> None:
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
         raise FarmError(
-            "there is no CUDA device here, and a CPU's memory is not probed: other processes would die of it.",
+            "there is no CUDA device here, and a CPU's memory is not probed: that could kill other processes.",
             remedy="Set `microbatch` for the machine class, or a limit with ulimit -v.",
         )
 

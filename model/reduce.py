@@ -54,7 +54,7 @@ class Fast:
     DDP regroups its buckets once, after the first backward pass, by the order in which gradients became ready; with 4
     workers or more that changes the order of addition. A warm-up pass brings it there before the first step, in a run
     that begins and in one that resumes alike. no_sync is around forward and backward of all but the last microbatch:
-    around the backward alone, DDP would have prepared to reduce all the same.
+    around the backward alone, DDP would still have prepared to reduce.
     """
 
     def __init__(self, gpt: GPT, plan: Plan, group: Group, precision: Precision):

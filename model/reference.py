@@ -56,7 +56,8 @@ def check(shape: Model, recipe: Recipe, folder: Path) -> None:
     if shape.vocab not in (sizes := _vocabularies(recipe)):
         raise CheckpointInvalid(
             f"{folder} has a vocabulary of {shape.vocab:,} tokens, the study's data of"
-            f" {' or '.join(f'{size:,}' for size in sizes)}: a loss per token of others cannot be compared.",
+            f" {' or '.join(f'{size:,}' for size in sizes)}: losses per token over different vocabularies cannot be"
+            " compared.",
             remedy="Use a reference model with the tokenizer of the study's data.",
         )
     if shape.context < recipe.tested_context:
@@ -67,7 +68,7 @@ def check(shape: Model, recipe: Recipe, folder: Path) -> None:
 
 
 def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = lambda: None) -> Scored:
-    """What a reference is worth by an evaluation, on this machine; `advanced` is called before each batch.
+    """The score of a reference by an evaluation, on this machine; `advanced` is called before each batch.
 
     Raises: Nonfinite
     """

@@ -1,4 +1,4 @@
-"""A trained model scored anew, from its stored checkpoint.
+"""Scores a trained model again, from its stored checkpoint.
 
 On the machine that trained it this gives the bits that the end of training gave: the same network under the same
 conditions, in batches of the same size. How many ranks there were makes no difference to a score.
@@ -35,7 +35,7 @@ def rescore(
     """
     gpt = trained(checkpoint, run)
     if (found := fingerprint(gpt)) != weights:
-        raise CheckpointInvalid(f"{checkpoint} holds weights {found[:8]}, the result is of {weights[:8]}.")
+        raise CheckpointInvalid(f"{checkpoint} holds weights {found[:8]}, but the result is for {weights[:8]}.")
     group = Group(0, 1, device())
     gpt.to(group.device)
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):

@@ -57,7 +57,7 @@ class Saver:
         return self._flight is not None and self._flight.done()
 
     def is_due(self, asked: bool, seconds: float) -> bool:
-        """Whether rank 0 shall begin a checkpoint now: it was asked for, or the last is `seconds` old. Never two."""
+        """Whether rank 0 should begin a checkpoint now: it was asked for, or the last is `seconds` old. Never two."""
         self._wanted |= asked or time.monotonic() - self._begun_at >= seconds
         return self._group.leads and self._wanted and self._flight is None
 
@@ -88,7 +88,7 @@ class Saver:
         if failure:
             raise failure
         if note == FAILED:
-            raise WorkerDied("rank 0 could not write a checkpoint, and says why.")
+            raise WorkerDied("rank 0 could not write a checkpoint; see its error.")
         if note != NOTHING:
             step = int.from_bytes(note[:8])
             self.newest = Saved(step, folder_of(self._root, step), note[8:].hex())

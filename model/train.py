@@ -212,7 +212,7 @@ class Trainer:
             )
             raise BadCorpus(
                 f"the {split} split of {source} has changed since the checkpoint at step {contents.step}.",
-                remedy="Put the old tokens back, or train the run anew.",
+                remedy="Restore the old tokens, or train the run again.",
             )
         with torch.no_grad():
             for name, weight in self.gpt.named_parameters():

@@ -1,7 +1,7 @@
 """Validation while training: now and then the model is scored on a small slice next to the test's.
 
 It changes no bit of the training: dropout is off, nothing random is drawn, no gradient is kept, and the next step seeds
-its dropout anew. It is neither trained nor tested on, so that choices made by it leave the test untouched.
+its dropout again. It is neither trained nor tested on, so that choices made by it leave the test untouched.
 """
 
 import time
@@ -36,7 +36,7 @@ class Validator:
             self._recipe = recipe.model_copy(update={"evaluation": its})
 
     def after(self, step: int, gpt: GPT, advanced: Callable[[], None]) -> Validation | None:
-        """What the model is worth after `step`, if that is a step after which it is validated."""
+        """The validation loss after `step`, if that is a step after which it is validated."""
         if not self._slice or not self._recipe.validates(step):
             return None
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a submitter asks a clerk for (farm.queue.clerk), who may write nothing."""
+"""Requests from submitters, who may write nothing, to a clerk (farm.queue.clerk)."""
 
 import time
 from typing import Literal
@@ -20,7 +20,7 @@ KEPT_SECONDS = 60  # what was asked for, and the answer
 
 
 class Ask(Frozen):
-    """What a user asks for who may write nothing (farm.queue.clerk)."""
+    """A request from a user who may write nothing (farm.queue.clerk)."""
 
     token: str = Field(pattern="^[0-9a-f]{32}$", description="of this asking alone; where the answer will be")
     verb: Literal["put", "cancel", "evaluate"]
@@ -54,7 +54,7 @@ class Asking:
         return f"{self._prefix}asked"
 
     def taken(self, ask: Ask) -> str:
-        """The key that says that a clerk does it."""
+        """The key that marks a request as taken by a clerk."""
         return f"{self._prefix}taken:{ask.token}"
 
     def said(self, ask: Ask) -> str:
@@ -70,7 +70,7 @@ class Asking:
         jobs: tuple[Evaluating, ...] = (),
         since: str = "*",
     ) -> Reply:
-        """Have a clerk do it.
+        """Have a clerk carry out a request.
 
         Raises: Refused: this user may not even ask. Unreachable: no clerk is there, or it did not answer. And what the
         verb raises.
@@ -80,14 +80,19 @@ class Asking:
         try:
             while not self._published(ask):
                 if time.monotonic() > until:
-                    raise Unreachable("no farm is up that takes what submitters ask for.", remedy="Have it started.")
+                    raise Unreachable(
+                        "no farm that accepts submitters' requests is up.", remedy="Start it, or ask its owner to."
+                    )
                 time.sleep(0.1)
         except Refused:
             raise refused from None
         until = time.monotonic() + ANSWER_SECONDS
         while (text := self._answer(ask)) is None:
             if time.monotonic() > until:
-                raise Unreachable("the farm did not answer; it may have done it.", remedy="Look, and ask again.")
+                raise Unreachable(
+                    "the farm did not answer, but it may have carried out the request.",
+                    remedy="Check with farm status, then try again.",
+                )
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
         said = Reply.model_validate_json(text)

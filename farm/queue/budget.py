@@ -35,7 +35,7 @@ class Spending(NamedTuple):
 
     @property
     def seconds_left(self) -> float:
-        """When a limit is reached, if what trains goes on and nothing else starts."""
+        """When a limit is reached, if the runs that train go on and nothing else starts."""
         dollars_last = _lasts(self.limit - self.usd, self.usd_per_hour)
         return min(dollars_last, _lasts(self.hours_limit - self.hours, self.nodes))
 
@@ -46,7 +46,7 @@ class Spending(NamedTuple):
 
 
 def _lasts(left: float, per_hour: float) -> float:
-    """Seconds; without end where nothing is taken."""
+    """Seconds; infinite where nothing is taken."""
     return max(0.0, left) / per_hour * 3600 if per_hour and left < math.inf else math.inf
 
 
@@ -108,7 +108,7 @@ def exhausted(
 
 def cost(status: Status, usd_per_hour: float, now: float) -> float:
     """What a run has cost its study: the time that it held a machine, this moment included, or what its result says if
-    that is more: of a run that was leased, since somebody else paid for any other result, such as one that it adopted.
+    that is more: of a run that was leased, since another run paid for any other result, such as one that it adopted.
     """
     held = held_hours(status, now) * usd_per_hour
     told = status.result.usd if status.result and status.epoch and not status.result.adopted else None
@@ -122,7 +122,7 @@ def held_hours(status: Status, now: float) -> float:
 
 
 def unpriced(study: Study, known: dict[str, Machine]) -> list[str]:
-    """The machine classes of `study` that count nothing against a limit, because nobody said what they cost."""
+    """The machine classes of `study` that count nothing against a limit, because their price is unknown."""
     classes = sorted({name for arm in study.arms() for name in arm.machines})
     return [name for name in classes if study.machine(name, known).usd_per_hour is None]
 
@@ -131,7 +131,7 @@ def price(study: Study, name: str, known: Mapping[str, Machine]) -> float:
     """Dollars an hour of a machine class, or of those classes of a mixed group whose price is known."""
     try:
         machine = study.machine(name, dict(known))
-    except BadStudy:  # a run of an earlier form of the study, on a class that nobody knows any more
+    except BadStudy:  # a run of an earlier form of the study, on a class that is not known any more
         return 0.0
     own = machine.parts if isinstance(machine, Mixed) else (machine,)
     return sum(part.usd_per_hour or 0.0 for part in own)

@@ -1,4 +1,4 @@
-"""Does for submitters what they ask for: put and cancel.
+"""Carries out submitters' requests: put and cancel.
 
 Redis gives a script no more rights than its caller has, so who may call the verbs that write may write the same keys by
 hand. A submitter's user may therefore write nothing at all. It publishes what it asks for (`Queue.put` and
@@ -27,7 +27,7 @@ log = logging.getLogger("farm")
 
 
 def listen(queue: Queue, stop: threading.Event) -> None:
-    """Answer whoever asks until `stop` is set, over every restart of Redis."""
+    """Answer requests until `stop` is set, across restarts of Redis."""
     while not stop.is_set():
         with suppress(RedisError, FarmError), queue.redis.pubsub(ignore_subscribe_messages=True) as line:
             line.subscribe(queue.asking.channel)
@@ -38,14 +38,14 @@ def listen(queue: Queue, stop: threading.Event) -> None:
 
 
 def answer(queue: Queue, text: str) -> None:
-    """Do what one message asks for, and say what came of it; of several clerks one does. What is no ask is passed over.
+    """Carry out one request and publish its outcome; only one of several clerks does. Other messages are ignored.
 
-    Raises: FarmError: Redis went away. Whoever asked asks again then.
+    Raises: FarmError: Redis went away. The submitter then asks again.
     """
     try:
         ask = Ask.model_validate_json(text)
     except ValidationError:
-        log.warning("somebody asked for what no submitter asks for: passed over")
+        log.warning("ignored a request of a kind that submitters never send")
         return
     with translated(queue.redis):
         if not queue.redis.set(queue.asking.taken(ask), 1, nx=True, ex=KEPT_SECONDS):
@@ -67,10 +67,10 @@ def _done(queue: Queue, ask: Ask) -> Reply:
 
 
 def _study(ask: Ask) -> Study:
-    """Raises: BadStudy: it is none, or of another version of farm. Unreadable"""
+    """Raises: BadStudy: it is not a study, or is of another version of farm. Unreadable"""
     try:
         return Study.model_validate_json(unstamped(ask.name))
     except ValidationError as error:
         raise BadStudy(
-            f"the farm cannot read that study: {first_line(error)}.", remedy="Have the head's version of farm here."
+            f"the farm cannot read that study: {first_line(error)}.", remedy="Install the head's version of farm here."
         ) from None

@@ -1,4 +1,4 @@
-"""Evaluations: the scoring of trained models, as jobs of the queue, and the scores that came of it."""
+"""Evaluations: the scoring of trained models, as jobs of the queue, and the resulting scores."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,7 +15,7 @@ from farm.study.run import Evaluating, State
 
 
 class Evaluations:
-    """What is to be scored, and what was. An evaluation is claimed, renewed and ended as a run is: see `Queue`."""
+    """Requested scoring, and its scores. An evaluation is claimed, renewed and ended as a run is: see `Queue`."""
 
     def __init__(self, scripts: Scripts, asking: Asking):
         self._scripts = scripts
@@ -23,7 +23,7 @@ class Evaluations:
 
     def put(self, study: str, jobs: Sequence[Evaluating]) -> dict[str, State | None]:
         """Have trained models scored, for `study`: all of them or none. Returns what each job was before, by its id;
-        None: it is new. What was under way stays so, and what was final is queued anew.
+        None: it is new. What was under way stays so, and what was final is queued again.
 
         Raises: NotFound: a run has no result. Conflict
         """
@@ -58,7 +58,7 @@ class Evaluations:
         return {name: counted.get(f"evaluation {name}", 0) for name in (*State, "forgotten", "put")}
 
     def scores(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> dict[str, tuple[Score, ...]]:
-        """What the models of runs are worth: of one run, of those of a study, or of all, by run id.
+        """The scores of runs' models: of one run, of those of a study, or of all, by run id.
 
         A run that has adopted its result has the scores of the run that trained.
         """

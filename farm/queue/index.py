@@ -1,4 +1,4 @@
-"""Redis as the index of a storage: what the run directories tell is brought back into it."""
+"""Redis as the index of a storage: what the run directories hold is restored into it."""
 
 from collections.abc import Collection, Iterable, Sequence
 from uuid import uuid4
@@ -58,7 +58,7 @@ class Index:
         return bool(answer)
 
     def keep_scores(self, run_id: str, scores: Iterable[Score]) -> None:
-        """Have the scores that the directory of a run holds; nothing changes for a run that has not succeeded."""
+        """Take in the scores that the directory of a run holds; nothing changes for a run that has not succeeded."""
         if texts := spell_scores(scores):
             self._scripts.call("keep_scores", run_id, *texts)
 
@@ -72,7 +72,7 @@ class Index:
         return Origin(marker, name) if marker and name else None
 
     def begin(self, marker: str) -> str:
-        """Somebody begins to read the records of the storage `marker` into this Redis; returns a token of that.
+        """Begin to read the records of the storage `marker` into this Redis; returns a token for that.
 
         Raises: Conflict: it is the index of another storage.
         """
@@ -80,8 +80,8 @@ class Index:
         said, *_ = self._scripts.call("indexing", token, marker)
         if said == "conflict":
             raise Conflict(
-                "this Redis is that of a farm with another storage.",
-                remedy="Let FARM_STORAGE name that one, or FARM_REDIS_URL a Redis of your own.",
+                "this Redis belongs to a farm with another storage.",
+                remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
             )
         return token
 

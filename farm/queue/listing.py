@@ -1,4 +1,4 @@
-"""What anybody may ask of the queue: where runs stand, and what happened to them (Q9)."""
+"""What the queue answers to any reader: where runs stand, and what happened to them (Q9)."""
 
 import json
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from farm.study.run import State
 
 
 class Listing:
-    """Runs as they stand; nothing here changes any."""
+    """Runs as they stand; nothing here changes them."""
 
     def __init__(self, scripts: Scripts):
         self._scripts = scripts
@@ -88,6 +88,6 @@ class Listing:
 
 
 def count(scripts: Scripts) -> dict[str, int]:
-    """What there is of runs and, as "evaluation STATE", of evaluations; `put` has both."""
+    """How many runs and, as "evaluation STATE", evaluations there are; `put` has both."""
     both, *rest = scripts.call("counts")
     return {"put": int(both)} | {name: int(count) for name, count in pairs(rest)}

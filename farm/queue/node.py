@@ -1,4 +1,4 @@
-"""A node of the farm as its dispatcher sees it, and the head as it describes itself to whoever joins."""
+"""A node of the farm as its dispatcher sees it, and the head as it describes itself to joining machines."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,5 +89,5 @@ def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: 
         count = sum(waiting.get(name, 0) for name in node.units)
         return "; ".join([*said, f"about to start one of {count} queued"])
     if backing := sorted(set(holding) & node.units.keys()):
-        return "; ".join([*said, f"idle: what is queued for {', '.join(backing)} backs off after a failure"])
+        return "; ".join([*said, f"idle: runs queued for {', '.join(backing)} are backing off after a failure"])
     return "; ".join([*said, f"idle: nothing queued for {', '.join(sorted(node.units))}"])

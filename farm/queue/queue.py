@@ -4,7 +4,7 @@ Q1  put is idempotent by run id: submitted twice = queued once, and says so. Wha
     recipe, seeds and machine class) is not trained again: the new run is born succeeded, with that result.
 Q2  claim gives a run to at most one live lease; priority, then first in; only to a machine class it names.
 Q3  a lease past its deadline may be claimed by anyone; the old epoch is then dead. Redis' TIME is the only clock.
-    Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down nobody can, so
+    Until a claim or a sweep ends it, its holder may still renew it; and while Redis itself is down no one can, so
     after its start every lease has its own length again.
 Q4  renew, checkpoint, record, finish, fail, release, recall and pause with a dead epoch raise LeaseLost and change
     nothing.
@@ -13,7 +13,7 @@ Q6  fail requeues with back-off until attempts are spent, then the run is failed
     at the same step = failed (poison), if the training caused them and an agent that lived said so. A lease that ran
     out, a machine, Ray, a network or a storage that failed cost an attempt and are never poison. Progress beyond that
     step resets the count, and so does a release of a lease that had begun.
-Q7  release returns the run unharmed and is no attempt. Where somebody recalled the lease, theirs is the reason.
+Q7  release returns the run unharmed and is no attempt. If the lease was recalled, the recall's reason counts.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
 Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled + forgotten, at every
@@ -100,7 +100,7 @@ class Queue:
 
         An arm may have another recipe than before as long as none of its runs has a result: its old runs leave the
         study, and those that no other study has are cancelled and then forgotten. With `since`, the edition that
-        `study` was made from (`studies.edition`), nobody else's change to it is overwritten.
+        `study` was made from (`studies.edition`), no other change to it is overwritten.
 
         Raises: Conflict: an arm of a study of that name has results of another recipe; says what differs. Changed: it
         is another than `since`.
@@ -121,7 +121,7 @@ class Queue:
         return self._put("preview", study, ())
 
     def cancel(self, run_id: str) -> State:
-        """Cancel a run (Q8) and say what it is now: a running one stays so until its worker heard of it.
+        """Cancel a run (Q8) and say what it is now: a running one stays so until its worker hears of it.
 
         Raises: NotFound
         """
@@ -196,7 +196,7 @@ class Queue:
         if said == "arm":
             _refuse_arms(study.name, {arm: read_recipe(text) for arm, text in pairs(details)}, recipes)
         if said == "run":
-            raise Conflict(f"another run has the id {details[0]!r} already.", remedy="Rename its arm.")
+            raise Conflict(f"another run already has the id {details[0]!r}.", remedy="Rename its arm.")
         states, replaced, again, adopted, twins = details
         found, has_result = dict(zip((run_id for run_id, *_ in spelled), states, strict=True)), dict(pairs(adopted))
         return Put(
@@ -281,7 +281,7 @@ class Queue:
         )
 
     def finish(self, lease: Lease, result: Result, scores: Iterable[Score] = ()) -> None:
-        """The run has succeeded, and its model is worth that much (Q5).
+        """Record that the run has succeeded, with the scores of its model (Q5).
 
         Raises: LeaseLost. Cancelled. Conflict: it finished with another result, or this is another run's.
         """
@@ -293,7 +293,7 @@ class Queue:
         self.scripts.call_under(lease, "finish", result.steps, stamped(canonical_json(result)), *spell_scores(scores))
 
     def deliver(self, lease: Lease, score: Score) -> None:
-        """An evaluation has succeeded: this is its score (Q5).
+        """Record that an evaluation has succeeded, with its score (Q5).
 
         Raises: LeaseLost. Cancelled. Conflict: it came to another score, or this is of another run or evaluation.
         """
@@ -324,7 +324,7 @@ class Queue:
         return self.scripts.call_under(lease, "release", uuid4().hex, reason, above, int(is_silent))[1]
 
     def recall(self, lease: Lease, reason: str) -> None:
-        """Have it on record why a lease is wanted back. Its holder is told by other means, and will release it.
+        """Record why a lease is wanted back. Its holder is told by other means, and will release it.
 
         Raises: LeaseLost
         """
@@ -341,12 +341,12 @@ class Queue:
     def acknowledge_cancel(self, lease: Lease) -> None:
         """The agent has stopped a run that was cancelled while it ran (Q8).
 
-        Raises: LeaseLost. Conflict: nobody cancelled it.
+        Raises: LeaseLost. Conflict: it was not cancelled.
         """
         self.scripts.call_under(lease, "acknowledge_cancel")
 
     def note(self, lease: Lease, event: str, detail: str) -> None:
-        """Have an event remembered, such as a checkpoint that was damaged.
+        """Record an event, such as a damaged checkpoint.
 
         Raises: LeaseLost
         """
@@ -358,7 +358,7 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
     arm, *more = stored
     before, now = stored[arm].model_dump(mode="json"), given[arm].model_dump(mode="json")
     changes = "; ".join(
-        f"{path} was {was!r}, is {is_now!r} now" for path, was, is_now in sorted(differences(before, now))
+        f"{path} was {was!r}, is now {is_now!r}" for path, was, is_now in sorted(differences(before, now))
     )
     also = f" (and {len(more)} more arms: {', '.join(more[:3])}{', ...' * (len(more) > 3)})" if more else ""
     which = "" if more else f" --arm {arm}"

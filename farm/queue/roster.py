@@ -15,7 +15,7 @@ from farm.study.schema import stamped
 
 
 class Roster:
-    """What machines say of themselves, and what is said of them."""
+    """What machines report about themselves, and what others record about them."""
 
     def __init__(self, scripts: Scripts):
         self._scripts = scripts
@@ -54,7 +54,7 @@ class Roster:
         return next(read, {})
 
     def publish(self, head: Head) -> None:
-        """Have the head described, for whoever joins."""
+        """Publish the description of the head, for joining machines."""
         self._scripts.call("publish", stamped(canonical_json(head)))
 
     def head(self) -> Head | None:
@@ -63,7 +63,7 @@ class Roster:
         return next(readable(read_head, [text]), None) if text else None
 
     def enroll(self, name: str, token: str, facts: str, seconds: float) -> None:
-        """Join as the node `name` for `seconds`, or go on doing so. `facts`: who this is, for others to read.
+        """Join as the node `name` for `seconds`, or renew that. `facts`: what this machine is, for others to read.
 
         Raises: Conflict: another machine has joined under that name; says which.
         """
@@ -80,7 +80,7 @@ class Roster:
         self._scripts.call("leave", machine, name, token)
 
     def sight(self, nodes: Sequence[Node], seconds: float) -> None:
-        """A dispatcher sees these nodes, and will have looked again before `seconds` are over."""
+        """Report the nodes that a dispatcher sees; it will look again within `seconds`."""
         self._scripts.call(
             "sight", milliseconds(seconds), *(part for node in nodes for part in (node.id, spell_node(node)))
         )
@@ -95,7 +95,7 @@ class Roster:
         return self._scripts.call("drain", node_id, reason)
 
     def rest(self, node_id: str, reason: str, seconds: float) -> None:
-        """Let no run start on a node for a while: what is wrong with it would hurt one after the other."""
+        """Let no run start on a node for a while: its fault would hurt one run after another."""
         self._scripts.call("rest", node_id, reason, milliseconds(seconds))
 
     def undrain(self, node_id: str) -> bool:
@@ -103,7 +103,7 @@ class Roster:
         return bool(self._scripts.call("undrain", node_id))
 
     def attend(self, dispatcher: str, seconds: float) -> None:
-        """A dispatcher is there, and will have said so again before `seconds` are over; 0: it has gone."""
+        """Report that a dispatcher is there, and will report again within `seconds`; 0: it has gone."""
         self._scripts.call("attend", dispatcher, round(seconds * 1000))
 
     def attending(self, seconds: float) -> set[str]:

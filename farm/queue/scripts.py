@@ -1,4 +1,4 @@
-"""The Lua scripts: composed, loaded and called, and what they answer for every verb alike raised as an error."""
+"""The Lua scripts: composed, loaded and called; the answers that all verbs share are raised as errors."""
 
 from functools import cache
 from hashlib import sha1
@@ -49,9 +49,9 @@ class Scripts:
             case "cancelled":
                 raise Cancelled(f"{lease.run_id} was cancelled.")
             case "conflict" if verb == "finish":
-                raise Conflict(f"{lease.run_id} has another result already: it stays.")
+                raise Conflict(f"{lease.run_id} already has another result, which was kept.")
             case "conflict":
-                raise Conflict(f"nobody cancelled {lease.run_id}.")
+                raise Conflict(f"{lease.run_id} was not cancelled.")
         return answer
 
     def refuse_unknown(self, run_id: str) -> NoReturn:
@@ -79,8 +79,8 @@ class Scripts:
             self.install()
         except Refused:
             raise Refused(
-                "this farm has not loaded the scripts of this version of farm, and this user may load none.",
-                remedy="Have `farm serve` started there, and the head's version here.",
+                "this farm has not loaded this version's scripts, and this user may not load them.",
+                remedy="Start `farm serve` there, and install the head's version here.",
             ) from None
 
 

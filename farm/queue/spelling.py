@@ -1,4 +1,4 @@
-"""How values are spelled in Redis: as the scripts read them, and what the scripts say, read as values again."""
+"""How values are spelled in Redis: written as the scripts read them, and read from what the scripts return."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence

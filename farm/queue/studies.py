@@ -35,7 +35,7 @@ class Studies:
         return {study.name: study for study in sorted(found, key=lambda study: study.name)}
 
     def edition(self, name: str) -> str:
-        """Which form of a study is there now, '' for none: `since` of `Queue.put`. Read it before the study."""
+        """The edition of a study that is stored now, '' for none: `since` of `Queue.put`. Read it before the study."""
         found = self._scripts.call("kept", "studies", name)
         return hashlib.sha1(found[1].encode()).hexdigest() if found else ""
 

@@ -1,4 +1,4 @@
-"""What cannot be read in Redis: everybody passes it over, and it is named, each with what to do."""
+"""Values in Redis that cannot be read: every reader skips them, and each is named with its remedy."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ Said = TypeVar("Said")
 
 
 class Flaw(Frozen):
-    """A value in Redis that cannot be read, which everybody passes over."""
+    """A value in Redis that cannot be read; every reader skips it."""
 
     what: str
     why: str
@@ -39,7 +39,7 @@ class Flaw(Frozen):
 
 
 def find_flaws(scripts: Scripts) -> list[Flaw]:
-    """What cannot be read and is passed over by everybody, each with what to do."""
+    """The values that cannot be read and are skipped, each with its remedy."""
     found = [_aside(name, place) for name, place in pairs(scripts.call("aside"))]
     kept: tuple[tuple[str, Callable[[str], object], Callable[[str, Exception], Flaw]], ...] = (
         ("studies", read_study, spoilt_study),
@@ -76,7 +76,7 @@ def faults(read: Callable[[Any], object], said: Any) -> list[Exception]:
 
 
 def why(error: Exception) -> str:
-    """What is wrong with it, in a line: of a model, the first field that is."""
+    """What is wrong with it, in one line: of a model, the first field at fault."""
     if isinstance(error, ValidationError):
         fault = error.errors()[0]
         return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
@@ -104,16 +104,16 @@ def spoilt_score(run_id: str, error: Exception) -> Flaw:
 
 
 def spoilt_machine(name: str, error: Exception) -> Flaw:
-    return _flaw(f"machine class {name!r}", error, "A node that offers it writes it anew within 10 s.")
+    return _flaw(f"machine class {name!r}", error, "A node that offers it rewrites it within 10 s.")
 
 
 def spoilt_node(error: Exception) -> Flaw:
-    return _flaw("a node", error, "A dispatcher writes it anew within 5 s: is one up?")
+    return _flaw("a node", error, "A dispatcher rewrites it within 5 s: is one up?")
 
 
 def _aside(name: str, place: str) -> Flaw:
-    remedy = f"Lists are made anew from the runs, lost runs by farm reindex. Then remove it: redis-cli DEL {place}"
-    return Flaw(what=f"key {name}", why=f"had a wrong type, and is {place} now", remedy=remedy)
+    remedy = f"Lists are rebuilt from the runs, lost runs by farm reindex. Then remove it: redis-cli DEL {place}"
+    return Flaw(what=f"key {name}", why=f"had the wrong type and was moved to {place}", remedy=remedy)
 
 
 def _flaw(what: str, error: Exception, remedy: str) -> Flaw:

@@ -64,7 +64,7 @@ def _job(study: Study, run: Run, result: Result, name: str, machine: str | None)
 
 
 def tell(jobs: Sequence[Status]) -> list[str]:
-    """What becomes of the evaluations that were asked for, in lines; nothing of those that have their scores."""
+    """How the evaluations that were asked for stand, in lines; those that have their scores are left out."""
     counted = Counter(status.state for status in jobs)
     under_way = [f"{counted[state]} {state}" for state in (State.QUEUED, State.RUNNING) if counted[state]]
     lines = [f"evaluations: {', '.join(under_way)}"] if under_way else []

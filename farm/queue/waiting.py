@@ -81,7 +81,7 @@ def reasons(
             found[status.run.id] = f"over budget: {spending}"
             continue
         if status.run.id in paused:
-            found[status.run.id] = f"paused: {paused[status.run.id]}. Mend it, then: farm retry {status.study}"
+            found[status.run.id] = f"paused: {paused[status.run.id]}. Fix it, then: farm retry {status.study}"
             continue
         place = ahead.get(machine, 0)
         found[status.run.id] = _absent(machine, nodes, supply, drained, now) or _reason(status, place, now)
@@ -135,12 +135,12 @@ def _reason(status: Status, ahead: int, now: float) -> str:
         return f"backing off {(status.not_before or now) - now:.0f} s after {past or 'a failure'}"
     place = f"behind {ahead} other{'s' * (ahead > 1)}" if ahead else SOON
     if is_mixed(status.run.machine):
-        place += f", for a free {status.run.machine.replace(MIXED, ' and ')} on nodes of their own at once"
+        place += f", for a free {status.run.machine.replace(MIXED, ' and ')} on separate nodes at the same time"
     return f"{place}; before: {past}" if past else place
 
 
 def _past(status: Status) -> str | None:
-    """What became of the last lease, if anything did."""
+    """How the last lease ended, if there was one."""
     if status.released:
         return f"given back: {cut(status.released)}"
     if status.causes:

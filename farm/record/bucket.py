@@ -23,7 +23,7 @@ DELETED_AT_ONCE = 1000  # keys in one request, by the protocol
 UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 FULL = ("QuotaExceeded", "ServiceQuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507")
 CONFLICTS = 3  # of conditional puts at the same moment, before it counts as taken
-WITHOUT_CONDITION = "does not keep two writers apart: it ignores `If-None-Match: *`."
+WITHOUT_CONDITION = "cannot keep two writers apart: it ignores `If-None-Match: *`."
 
 
 class Patience(NamedTuple):
@@ -80,7 +80,7 @@ class Bucket:
     def create(self, name: str, content: bytes) -> bool:
         """Write a record unless there is one of that name; whether it was written.
 
-        False, too, when it was written and the answer got lost: whoever minds looks at what is there.
+        Also False when it was written but the answer was lost; callers that care look at what is there.
 
         Raises: StorageFull
         """
@@ -94,7 +94,7 @@ class Bucket:
                 except ClientError as error:
                     if _code(error) in ("PreconditionFailed", "412"):
                         return False
-                    if _code(error) not in ("ConditionalRequestConflict", "409"):  # somebody writes it right now
+                    if _code(error) not in ("ConditionalRequestConflict", "409"):  # another writer is at it right now
                         raise
         return False
 
@@ -115,7 +115,7 @@ class Bucket:
         return [self._object(entry) for entry in found]
 
     def find(self, name: str) -> Object | None:
-        """What there is to say of an object, or None where there is none."""
+        """The size, time and etag of an object, or None where there is none."""
         with self._refusals():  # a listing: HEAD answers without a word, so that no error could be told from another
             answer = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(name), MaxKeys=1)
         found = [self._object(entry) for entry in answer.get("Contents", [])]
@@ -164,7 +164,7 @@ class Bucket:
         self.delete([*(found.name for found in self.objects(name)), name])
 
     def check(self) -> None:
-        """Make sure that records can be written, read, listed and removed here, and that two cannot create one.
+        """Make sure that records can be written, read, listed and removed here, and that no two writers create one.
 
         Raises: StorageFull
         """
@@ -173,7 +173,8 @@ class Bucket:
         try:
             if self.create(probe, b"another") or self.get(probe) != b"farm":
                 raise self._unusable(
-                    WITHOUT_CONDITION, "Use a server that does conditional puts: AWS, MinIO, Ceph, R2 and others do."
+                    WITHOUT_CONDITION,
+                    "Use a server that supports conditional puts: AWS, MinIO, Ceph, R2 and others do.",
                 )
             if probe.partition("/")[2] not in self.names("check"):
                 raise self._unusable("does not list what was just written.", "Use a store with consistent listings.")
@@ -209,7 +210,7 @@ class Bucket:
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """What boto3 raises, as the farm's own errors, in one line each."""
+        """boto3's errors as the farm's own, in one line each."""
         self._client  # noqa: B018  # first: it may be the one that says that boto3 is missing
         from boto3.exceptions import Boto3Error
         from botocore import exceptions as aws
@@ -242,11 +243,14 @@ class Bucket:
         if code in FULL or status == 507:
             return StorageFull(f"cannot write {self.uri}: {code}.", remedy="Free some space there.")
         if code == "RequestTimeTooSkewed":
-            return self._unusable("refused this node's clock.", "Set the clock of this node, by NTP.")
+            return self._unusable(
+                "rejected this node's requests because its clock is wrong.",
+                "Set this node's clock, for example with NTP.",
+            )
         if code in UNKNOWN:
             return self._unusable(
                 f"does not know this node's AWS credentials ({code}).",
-                "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, to some that are valid now.",
+                "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, to valid ones.",
             )
         if status in (401, 403) or code == "AccessDenied":  # of one key among several it has no status
             return self._unusable(
@@ -254,9 +258,11 @@ class Bucket:
                 "They need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there.",
             )
         if code == "NoSuchBucket":
-            return self._unusable("names a bucket that does not exist.", "Make it, or name another.")
+            return self._unusable("names a bucket that does not exist.", "Create it, or name another.")
         if code == "NotImplemented":
-            return self._unusable(f"cannot do {error.operation_name} as farm needs it.", "Use another S3 server.")
+            return self._unusable(
+                f"does not support {error.operation_name} the way farm needs it.", "Use another S3 server."
+            )
         return self._unusable(
             f"answered {code} ({status}) to {error.operation_name}.", "Try again; see the server's own log."
         )

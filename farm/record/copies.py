@@ -1,6 +1,6 @@
-"""What lies in a bucket, on this machine: working copies, brought when they are asked for and removed again.
+"""Working copies of a bucket's records on this machine, fetched when they are needed and removed again.
 
-Where the storage is a folder, that is it: nothing is copied, and nothing removed.
+Where the storage is a folder, its own files are used: nothing is copied or removed.
 """
 
 import shutil
@@ -71,7 +71,7 @@ class Copies:
         return path if path.exists() else None
 
     def bring_file(self, run_id: str, file: str) -> None:
-        """See to it that this machine has `file` of every attempt; one that grows comes again when it has grown."""
+        """Make sure that this machine has `file` of every attempt; one that has grown is fetched again."""
         if self._storage.bucket:
             for epoch in self._runs.epochs(run_id):
                 self._bring(layout.attempt(run_id, epoch), file)
@@ -90,7 +90,7 @@ class Copies:
                     shutil.rmtree(copy, ignore_errors=True)
 
     def forget_stale(self) -> None:
-        """Remove the working copies that nobody has written to for a day: of attempts that were killed here."""
+        """Remove the working copies unchanged for a day: those of attempts that were killed here."""
         newest = time.time() - STALE_SECONDS
         for copy in (self._storage.root / "runs").glob("*") if self._storage.bucket else ():
             with suppress(FileNotFoundError):  # another agent removes it right now

@@ -1,4 +1,4 @@
-"""What an attempt's accelerators drew: a line every few seconds, so that it is known of one that was killed, too.
+"""The energy that an attempt's accelerators used: a line every few seconds, so a killed attempt's is known too.
 
 A file a node, in the attempt's folder. Each line holds what was used since the attempt's workers started.
 """
@@ -52,6 +52,6 @@ class Integral:
 
 
 def kwh(attempts: Iterable[Used | None]) -> float | None:
-    """Of several attempts together; None where one is not known."""
+    """The sum over several attempts; None where one is unknown."""
     joules = [used.joules if used else None for used in attempts]
     return None if not joules or None in joules else sum(one or 0.0 for one in joules) / JOULES_PER_KWH

@@ -112,8 +112,8 @@ class Folder:
 
     def _gone(self) -> StorageUnusable:
         return StorageUnusable(
-            f"the storage {self.root} is not there any more.",
-            remedy="Mount it again, or give it back its name.",
+            f"the storage {self.root} no longer exists.",
+            remedy="Mount it again, or rename it back.",
             is_away=True,
         )
 

@@ -42,7 +42,7 @@ def read_epoch(text: str) -> int:
 
 
 def unless_torn(read: Callable[[str], Read]) -> Callable[[str], Read | None]:
-    """How to read a record that is none while it is cut off."""
+    """How to read a record that does not count while it is cut off."""
     return lambda text: None if is_torn(text) else read(text)
 
 
@@ -56,6 +56,6 @@ def is_torn(text: str) -> bool:
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """`table` as TOML can say it: None is left out, as everywhere it means the same as saying nothing."""
+    """`table` as TOML can express it: None is left out, since a missing value means the same everywhere."""
     told = {key: value for key, value in table.items() if value is not None}
     return {key: _without_none(value) if isinstance(value, dict) else value for key, value in told.items()}

@@ -47,7 +47,7 @@ class ImportedRun(Frozen):
 
     @property
     def block(self) -> Seeds | str:
-        """What it is paired by: its seed pair; a run whose seeds are not known is a block of its own."""
+        """The block that it is paired by: its seed pair; a run whose seeds are not known is a block of its own."""
         return self.seeds or self.id
 
     @property
@@ -64,7 +64,7 @@ class ImportedRun(Frozen):
 
 
 class Joined(NamedTuple):
-    """What an import adds to what is there."""
+    """What an import adds to the existing record."""
 
     whole: "Imported"
     new: tuple[str, ...]
@@ -78,7 +78,7 @@ class Imported(Frozen):
     runs: tuple[ImportedRun, ...] = ()
 
     def joined(self, more: Sequence[ImportedRun]) -> Joined:
-        """These and `more`; one that is there already is there once, and gains what its first source did not say.
+        """These and `more`; a run already there is kept once, and gains what its first source left out.
 
         Raises: Conflict: two sources say different things of one run.
         """

@@ -74,7 +74,7 @@ class Writer:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             except FileExistsError:
                 raise Conflict(
-                    f"{path} is there already.", remedy="An attempt writes one ledger: begin another."
+                    f"{path} already exists.", remedy="An attempt writes one ledger: start another attempt."
                 ) from None
         self._write({"schema": SCHEMA, "epoch": epoch, "from_epoch": from_epoch, "from_step": from_step})
 
@@ -209,7 +209,7 @@ class Ledgers:
 
     def _piece(self, epoch: int, until: int) -> tuple[_Header, list[Line]]:
         if epoch not in self._paths:
-            raise CheckpointInvalid(f"there is no ledger of epoch {epoch}, which a later one goes on from.")
+            raise CheckpointInvalid(f"the ledger of epoch {epoch}, which a later one continues, is missing.")
         file = self._file(epoch)
         if file.header is None:
             raise CheckpointInvalid(f"{file.fault}.")
@@ -325,7 +325,7 @@ def _header(text: bytes, epoch: int | None) -> _Header:
     if epoch not in (None, header.epoch):
         raise ValueError(f"it is of epoch {header.epoch}")
     if (header.from_epoch is None and header.from_step) or (header.from_epoch or 0) >= header.epoch:
-        raise ValueError(f"it goes on from step {header.from_step} of epoch {header.from_epoch}")
+        raise ValueError(f"it continues from step {header.from_step} of epoch {header.from_epoch}")
     return header
 
 

@@ -14,7 +14,7 @@ from farm.study.run import Name
 
 
 class ReferenceScore(Frozen):
-    """What a reference is worth by one evaluation."""
+    """A reference's score by one evaluation."""
 
     name: Name = Field(description="of the evaluation, as the study calls it")
     evaluation: str = Field(description="id of the evaluation: only scores that agree in it may be compared")
@@ -30,7 +30,7 @@ class ReferenceScore(Frozen):
 
 
 class Reference(Frozen):
-    """One model in transformers' format, and what it is worth."""
+    """One model in transformers' format, and its scores."""
 
     name: Name
     weights: str = Field(pattern="^[0-9a-f]{64}$", description="sha256 of its model.safetensors")
@@ -38,7 +38,7 @@ class Reference(Frozen):
     scores: tuple[ReferenceScore, ...] = ()
 
     def lacks(self, evaluations: Sequence[str]) -> list[str]:
-        """Those of the `evaluations`, ids, that it has no score by."""
+        """Which of the evaluation ids in `evaluations` it has no score by."""
         made = {score.evaluation for score in self.scores}
         return [one for one in evaluations if one not in made]
 

@@ -1,4 +1,4 @@
-"""What a finished run says of itself."""
+"""The result of a finished run, and the software and hardware that produced it."""
 
 from math import isfinite
 from typing import Any, Literal
@@ -98,7 +98,7 @@ class Result(Frozen):
     tokens_per_second: float = Field(description="tokens / train_seconds")
     peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
-    kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose anew")
+    kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose again")
     usd: float | None = None
     kwh: float | None = Field(
         None, description="of all attempts: its GPUs, or its CPU packages; None: no meter told it"
@@ -122,7 +122,7 @@ class Result(Frozen):
 
     @property
     def faults(self) -> list[str]:
-        """In what no finished training of its recipe can have had it: steps, tokens, tokens of its test."""
+        """The counts that no finished training of its recipe can have produced: steps, tokens, tokens of its test."""
         recipe = self.recipe
         wanted = {
             "steps": recipe.steps,
@@ -136,7 +136,7 @@ class Result(Frozen):
         ]
 
     def check(self) -> None:
-        """Make sure that a finished training of its recipe can have had it.
+        """Make sure that a finished training of its recipe can have produced it.
 
         Raises: WorkerDied: says what it has, and what its recipe asks for. Nonfinite: a loss is not a finite number.
         """

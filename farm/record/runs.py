@@ -43,10 +43,10 @@ class Runs:
         recipe = layout.recipe(run.id)
         self._records.create(recipe, as_recipe(run, study))
         if self.run(run.id).digest != run.digest:
-            raise Conflict(f"{self._storage.uri}/{recipe} is of another run.", remedy="Rename the arm.")
+            raise Conflict(f"{self._storage.uri}/{recipe} belongs to another run.", remedy="Rename the arm.")
         name, content = layout.attempt_record(run.id, attempt.epoch), _attempt_text(attempt)
         if not self._records.create(name, content) and self._records.get(name) != content:
-            raise Conflict(f"{self._storage.uri}/{name} is there already: it stays.", remedy="Run: farm reindex")
+            raise Conflict(f"{self._storage.uri}/{name} already exists and was kept.", remedy="Run: farm reindex")
         folder = self._storage.attempt_folder(run.id, attempt.epoch)
         if self._storage.bucket:
             with storage_errors(folder):
@@ -54,7 +54,7 @@ class Runs:
         return folder
 
     def end(self, attempt: Attempt) -> None:
-        """Record what became of an attempt.
+        """Record how an attempt ended.
 
         Raises: StorageFull
         """
@@ -63,7 +63,7 @@ class Runs:
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
 
-        Raises: Conflict: another result is there. WorkerDied: no finished training can have had it. StorageFull
+        Raises: Conflict: another result is there. WorkerDied: no finished training can have produced it. StorageFull
         """
         result.check()
         name, content = layout.result(result.run_id), as_json({"schema": SCHEMA} | result.model_dump(mode="json"))
@@ -73,7 +73,7 @@ class Runs:
         if there is None:
             self._records.put(name, content)
         elif there != result:
-            raise Conflict(f"{self._storage.uri}/{name} holds another result already: it stays.")
+            raise Conflict(f"{self._storage.uri}/{name} already holds another result, which was kept.")
 
     def withdraw(self, run_id: str, epoch: int) -> None:
         """Record that a run was cancelled under this epoch; 0: before its first. What it recorded as its result until
@@ -97,7 +97,7 @@ class Runs:
         self._records.put(layout.forgotten(run_id), as_json({"epoch": epoch}))
 
     def remember(self, run_id: str) -> None:
-        """A run that was forgotten was submitted again: what its directory holds counts."""
+        """Record that a forgotten run was submitted again: what its directory holds counts."""
         self._records.remove(layout.forgotten(run_id))
 
     def run(self, run_id: str) -> Run:

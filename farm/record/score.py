@@ -1,4 +1,4 @@
-"""What a trained model is worth by one evaluation: a number that can be ranked, and what it was made from.
+"""A trained model's score by one evaluation: a number that can be ranked, and what it was made from.
 
 A score lies beside the result of its run. It says by which evaluation it was made (the id covers the code, the slice,
 the precision and the checkpoint rule), of which weights it is, and how sure it is; the values of its items lie beside
@@ -96,7 +96,7 @@ def packed(values: Sequence[float]) -> bytes:
 
 
 def unpacked(content: bytes) -> "np.ndarray":
-    """What `packed` made. Raises: ValueError: it did not make this."""
+    """The values in a file that `packed` made. Raises: ValueError: it did not make this."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -38,7 +38,7 @@ class Scores:
             return
         result = self._runs.result(score.run_id)
         if there and result and there.weights == result.fingerprints.final:
-            raise Conflict(f"{self._storage.uri}/{place} holds another score already: it stays.")
+            raise Conflict(f"{self._storage.uri}/{place} already holds another score, which was kept.")
         self._records.put(place, record)
 
     def of(self, run_id: str) -> tuple[list[Score], list[str]]:
@@ -74,5 +74,5 @@ class Scores:
 
 
 def _values(score: Score) -> str:
-    """Named by what is in it too: two who score at once must not mix theirs up."""
+    """The name includes a hash of the content: two that score at once must not mix up their files."""
     return f"{score.file}.{score.values[:8]}.safetensors"

@@ -45,7 +45,7 @@ class Storage:
 
     @property
     def uri(self) -> str:
-        """What FARM_STORAGE says."""
+        """The storage as FARM_STORAGE names it."""
         return self.records.uri
 
     @property
@@ -91,7 +91,7 @@ class Storage:
                 raise StorageUnusable(error.message, remedy="Set FARM_HOME to a folder that can be written.") from None
 
     def mark(self) -> str:
-        """The storage's own name, the same on every node that reaches it; whoever asks first gives it one.
+        """The storage's own name, the same on every node that reaches it; the first to ask gives it one.
 
         Raises: StorageFull
         """
@@ -104,12 +104,12 @@ class Storage:
         return None if content is None else content.decode().strip()
 
     def indexer(self) -> str | None:
-        """The name of the Redis that took this storage for its own last; None before any did."""
+        """The name of the last Redis that took this storage as its own; None before any did."""
         content = self.records.get(layout.INDEX)
         return None if content is None else content.decode().strip()
 
     def take(self, redis: str) -> None:
-        """Record that the Redis of this name is the index from now on; another that was starts no run any more."""
+        """Record that the Redis of this name is the index from now on; the previous one starts no more runs."""
         self.records.put(layout.INDEX, redis.encode())
 
     def has_records(self) -> bool:
@@ -141,5 +141,5 @@ class Storage:
 def explain(error: Exception) -> str:
     """Why a record cannot be read, and what to do."""
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}. See to it that it can be read, and reindex again."
+        return f"{error.filename}: {error.strerror}. Make it readable, then run farm reindex again."
     return str(error)

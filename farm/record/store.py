@@ -44,7 +44,7 @@ class Store(Storage):
 
 @contextmanager
 def open_store(storage: Path | str) -> Iterator[Store]:
-    """The storage, for who reads a little of it: copies of what lies in a bucket are gone at the end."""
+    """The storage, for brief reading: working copies from a bucket are removed at the end."""
     if isinstance(storage, Path):
         yield Store(storage)
     else:

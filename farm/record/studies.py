@@ -1,4 +1,4 @@
-"""What is on record of a study: itself, as it was submitted last; what was imported into it; its reference models."""
+"""The records of a study: the study as last submitted, what was imported into it, and its reference models."""
 
 from pydantic import BaseModel
 

@@ -1,4 +1,4 @@
-"""What somebody who plans or submits a study should know of it and its machines, though nothing forbids it."""
+"""Warnings for planning or submitting a study on its machines; none of them forbids it."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ EMULATED_BF16 = "6 to 13"
 
 
 def advice(study: Study, known: dict[str, Machine]) -> Iterator[str]:
-    """One sentence for each thing that is likely to be regretted. Of a class that nobody described, nothing is said.
+    """One sentence for each thing that is likely to be regretted; none about a class without a description.
 
     Raises: BadStudy: a machine class is unknown.
     """
     for odd, difference in trained_apart(study.arms()).items():
-        yield f"arm {odd}: trained otherwise than the baseline ({difference}), and never ranked with it"
+        yield f"arm {odd}: trains differently from the baseline ({difference}), so never ranked with it"
     slow: dict[str, list[str]] = {}
     for arm in study.arms():
         for name in arm.machines if arm.recipe.train.precision == "bf16" else ():

@@ -86,20 +86,20 @@ def apart(first: Result, second: Result) -> str | None:
 
 
 def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """In what two evaluations differ, in words; empty if they do not."""
+    """How two evaluations differ, in words; empty if they do not."""
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
     return ", ".join(f"{key} {one.get(key)} and {other.get(key)}" for key in keys)
 
 
 def unranked(arms: Iterable[Arm]) -> dict[str, str]:
-    """The arms that the baseline's test cannot be compared with -> in what theirs differs."""
+    """The arms that the baseline's test cannot be compared with -> how theirs differs."""
     baseline, *others = arms
     found = {arm.name: unlike(baseline.recipe.tested, arm.recipe.tested) for arm in others}
     return {name: difference for name, difference in found.items() if difference}
 
 
 def trained_apart(arms: Iterable[Arm]) -> dict[str, str]:
-    """The arms that will not be ranked with the baseline because of how they train -> in what they differ."""
+    """The arms that will not be ranked with the baseline because of how they train -> how they differ."""
     baseline, *others = arms
     found: dict[str, str] = {}
     for arm in others:

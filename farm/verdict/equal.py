@@ -28,7 +28,7 @@ from farm.verdict.sequential import judged
 Kind = Literal["hours", "usd", "tokens"]
 NO_CURVE = "no validation curve: evaluation.every was 0, or the split had no room for a slice beside the test's"
 OTHER_SLICE = (
-    "validated on other tokens than the baseline; the same evaluation.validation_sequences for all arms would help"
+    "validated on different tokens from the baseline's; give all arms the same evaluation.validation_sequences"
 )
 
 
@@ -44,7 +44,7 @@ class Span(Frozen):
 
     value: float | None
     at_least: float | None = Field(None, description="not every run reached the loss before its end")
-    at_most: float | None = Field(None, description="some had reached it before they were first looked at")
+    at_most: float | None = Field(None, description="some runs had reached it before their first validation")
 
 
 class Placed(Frozen):

@@ -66,7 +66,7 @@ class ClassTotal(Frozen):
 
 
 class Forecast(Frozen):
-    """All of it. Hours of different machine classes are never added: the classes work side by side."""
+    """The whole study. Hours of different machine classes are never added: the classes work side by side."""
 
     study: str
     estimates: tuple[Estimate, ...]

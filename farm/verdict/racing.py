@@ -287,7 +287,7 @@ def _decision(standings: Sequence[Standing], goes_on: bool, budget: Budget) -> t
     if all(one.given_up for one in open_ones):
         return "given up", f"{len(open_ones)} of {len(standings)} comparisons are not resolved, and their runs fail"
     return "spent", (
-        f"{len(open_ones)} of {len(standings)} comparisons are not resolved, and what is left of {budget} does not take"
+        f"{len(open_ones)} of {len(standings)} comparisons are not resolved, and what is left of {budget} cannot take"
         " any of them to its next test"
     )
 
@@ -300,6 +300,8 @@ def _told(one: Standing, choices: Sequence[_Choice], study: Study, wider: Study 
     before, after = ({arm.name: len(arm.seeds) for arm in form.arms()} for form in (study, wider or study))
     added = after[one.arm] - before[one.arm]
     chance = choice.chances[one.machine]
-    rung = f"{choice.pairs} more pairs resolve it with a chance of {chance:.0%}, if what was seen is the truth"
+    rung = (
+        f"{choice.pairs} more pairs resolve it with a chance of {chance:.0%}, if the effect seen so far is the true one"
+    )
     why = rung if added else f"{rung}: others come first, or it costs more than is left"
     return one.model_copy(update={"chance": chance, "added": added, "why": why})

@@ -46,7 +46,7 @@ def beside(references: Iterable[Reference], by: str, tested: Mapping[str, Set[st
         found = [score for score in scores if score.items in tested.get(score.evaluation, ())]
         rows += [_row(one, score) for score in found]
         if not found and any(score.evaluation in tested for score in scores):
-            outdated[one.name] = "other tokens were scored than the runs were tested on"
+            outdated[one.name] = "scored on different tokens from those the runs were tested on"
         elif not found:
             outdated[one.name] = f"scored by {scores[-1].evaluation}" if scores else f"never scored by {by}"
     return Beside(tuple(rows), outdated)

@@ -23,7 +23,7 @@ class Seen(Result):
 
     @property
     def stale(self) -> str | None:
-        """In what its evaluation is another than the study has now."""
+        """How its evaluation differs from the one that the study has now."""
         return self.outdated.get(self.evaluation)
 
     @property
@@ -93,7 +93,7 @@ def stale(
     recipe: Recipe,
     evaluations: Mapping[str, FurtherEvaluation],
 ) -> str | None:
-    """In what an evaluation is another than that of its name is today; None if it is not, or nobody can say."""
+    """How an evaluation differs from today's of the same name; None if it does not, or if that is unknown."""
     now = _today(name, recipe, evaluations)
     if now is None or now.evaluation_id(name) == evaluation:
         return None
@@ -112,7 +112,7 @@ def known(name: str, among: Iterable[str]) -> str:
     """`name`, if it is one of them. Raises: NotFound: names the nearest."""
     among = list(among)
     if name not in among:
-        raise NotFound(f"no evaluation {name!r}{nearest(name, among, listed=True)}", remedy="Name it in [evaluations].")
+        raise NotFound(f"no evaluation {name!r}{nearest(name, among, listed=True)}", remedy="Add it to [evaluations].")
     return name
 
 

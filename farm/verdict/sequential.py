@@ -6,7 +6,7 @@ DeMets (1983, Biometrika 70:659), ln(1 + (e - 1) t), over the share t of the pai
 kept for the rungs beyond, halved at each, so that a ladder has no end. The increments are added up (Bonferroni's
 inequality over the looks) instead of integrated over a joint distribution, which costs some power and buys this: for
 every number of pairs p is uniform without an effect, so min over looks of p / share is a p value at all times at once,
-whichever arm got more pairs, for whatever reason seen in the data, and whenever somebody stops. Holm's rule shares the
+whichever arm got more pairs, for whatever reason seen in the data, and whenever the study stops. Holm's rule shares the
 error rate out among the arms; variances are not pooled, for a pooled one would depend on how many pairs the other arms
 were given.
 """
@@ -120,7 +120,7 @@ def judge(
         if (one := _looked(losses, baseline, first.get(key(name, machines[index]), LEAST), order)).share.size
     }
     count = max(len(tested), len(first))
-    waiting = [1.0] * (count - len(tested))  # an arm without a test yet has its part of the error rate all the same
+    waiting = [1.0] * (count - len(tested))  # an arm without a test yet still has its part of the error rate
     p = holm([*(float(one.always) for one in tested.values()), *waiting])
     same = holm([*(_same(one, margin) for one in tested.values()), *waiting])
     for place, ((index, name), one) in enumerate(tested.items()):

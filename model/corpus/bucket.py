@@ -23,7 +23,7 @@ def files(data: Data, split: str, cache: Path) -> list[Path]:
         there = {one.name: one for one in bucket.objects("")}
     except StorageUnusable as error:
         if error.fields.get("is_away") and (found := _brought(split, folder)):
-            print(f"{error.message} Its {split} split is the one brought here when it last could be.", file=sys.stderr)
+            print(f"{error.message} Using the {split} split fetched when it was last reachable.", file=sys.stderr)
             return found
         raise
     if not (wanted := files_of(split, [*there])):

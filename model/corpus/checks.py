@@ -38,7 +38,7 @@ def prepare(recipe: Recipe, cache: Path) -> Tokens:
     if train.path.resolve() == test.path.resolve():
         check_apart(recipe, learnt, read)
         if watched and recipe.evaluation.validation_sequences is None and watched.start < learnt.stop - 1:
-            watched = None  # nobody asked for it, and what was trained on would tell nothing
+            watched = None  # it was not asked for, and text that was trained on would tell nothing
         check_apart(recipe, learnt, watched or read, "a validation")
     uses = {"head": (train, learnt[:HEAD_TOKENS]), "trained": (train, learnt), "tested": (test, read)}
     uses |= {"validated": (test, watched)} if watched else {}

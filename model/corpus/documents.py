@@ -16,7 +16,7 @@ from model.corpus.names import CODECS, codec_suffix, kind, some
 
 ROWS = 1024  # of parquet, held at a time
 SET_FIELD = "Set data.text_field to the column that holds the documents."
-MEND = "Mend that document, or leave it out."
+MEND = "Fix that document, or leave it out."
 
 
 class Document(NamedTuple):
@@ -51,7 +51,7 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except (OSError, ArrowException) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
-        raise BadCorpus(f"{path}: {said}.", remedy="Copy it again, or mend it.") from None
+        raise BadCorpus(f"{path}: {said}.", remedy="Copy it again, or repair it.") from None
 
 
 def _check_kind(path: Path) -> None:
@@ -98,9 +98,9 @@ def _member(place: str, line: bytes, field: str) -> Any:
     try:
         row = json.loads(line.decode("utf-8-sig" if place.endswith(": line 1") else "utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadCorpus(f"{place} is not JSON: {error}.", remedy="Write one object a line.") from None
+        raise BadCorpus(f"{place} is not JSON: {error}.", remedy="Write one object per line.") from None
     if not isinstance(row, dict):
-        raise BadCorpus(f"{place} is not an object.", remedy=f'Write one a line: {{"{field}": "..."}}')
+        raise BadCorpus(f"{place} is not an object.", remedy=f'Write one per line: {{"{field}": "..."}}')
     if field not in row:
         raise BadCorpus(f"{place} has no {field!r}; it has {some([*row])}.", remedy=SET_FIELD)
     return row[field]

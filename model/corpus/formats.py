@@ -14,7 +14,7 @@ TOKEN = np.dtype("<u2")
 WINDOW, WINDOWS = 4096, 3  # tokens looked at, at the start, in the middle and at the end
 FEW = 16  # tokens, of which every second may be 0 by chance
 HIGH_HALF, LOW_HALF = 15, 255  # the upper half of a token in 32 bits, for up to a million; the lower is often more
-FORMATS = "Copy or make it again; docs/data.md shows the formats."
+FORMATS = "Copy it or create it again; docs/data.md shows the formats."
 
 
 class Span(NamedTuple):
@@ -65,7 +65,7 @@ def _safetensors(file: BinaryIO, size: int) -> tuple[int, int]:
     """First byte and count of the tensor `tokens`, by the format's own rules (huggingface.co/docs/safetensors)."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, magic.SAFETENSORS_HEADER_BYTES):
-        raise _Damaged(f"no safetensors file: its header would be {length:,} bytes long, the file is {size:,}")
+        raise _Damaged(f"not a safetensors file: its header would be {length:,} bytes long, the file is {size:,}")
     try:
         header = json.loads(file.read(length))
     except (ValueError, RecursionError):
@@ -78,7 +78,7 @@ def _safetensors(file: BinaryIO, size: int) -> tuple[int, int]:
         case {**names}:
             raise _Damaged(f"no tensor 'tokens'; it holds {some([str(n) for n in names if n != '__metadata__'])}")
         case _:
-            raise _Damaged("no safetensors file: its header is not a JSON object")
+            raise _Damaged("not a safetensors file: its header is not a JSON object")
     if first < 0 or last - first != count * TOKEN.itemsize:
         raise _Damaged(f"its header puts {count:,} tokens into bytes {first:,} to {last:,}")
     if (missing := 8 + length + last - size) > 0:
@@ -96,7 +96,7 @@ def _bin(head: bytes, size: int) -> tuple[int, int]:
     if header := magic.llm_c(head):
         return _llm_c(*header, size)
     if size % TOKEN.itemsize:
-        raise _Damaged(f"{size:,} bytes are no whole number of uint16 tokens")
+        raise _Damaged(f"{size:,} bytes are not a whole number of uint16 tokens")
     return 0, size // TOKEN.itemsize
 
 
@@ -120,7 +120,7 @@ def _check_width(file: BinaryIO, start: int, count: int) -> None:
     bits = 32 if fours[:, 2:].any() else 64
     which = "every second value is" if bits == 32 else "the second to fourth of every four values are"
     raise _Damaged(
-        f"{which} 0 or nearly so, as where tokens of {bits} bits are read as 16",
+        f"{which} 0 or nearly so, as when tokens of {bits} bits are read as 16",
         f"Write them in 16 bits: np.fromfile(FILE, 'uint{bits}').astype('uint16').tofile('train.bin').",
     )
 

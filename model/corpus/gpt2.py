@@ -110,6 +110,6 @@ def _fetch(name: str, path: Path) -> None:
             " moves that folder).",
         ) from None
     if hashlib.sha256(content).hexdigest() != FILES[name]:
-        raise BadCorpus(f"what came from {URL}{name} is another file.", remedy="Is a proxy in the way?")
+        raise BadCorpus(f"{URL}{name} returned an unexpected file.", remedy="Is a proxy in the way?")
     path.unlink(missing_ok=True)
     made_once(path, lambda out: out.write(content))

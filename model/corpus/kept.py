@@ -1,4 +1,4 @@
-"""What is computed once and kept: files that one process makes and others find, and facts about files."""
+"""Results that are computed once and kept: files that one process makes and others find, and facts about files."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from farm.study.recipe import digest
 
 
 def identity(path: Path) -> list:
-    """What tells that a file is still the one that was read."""
+    """The facts that show that a file is still the one that was read."""
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
@@ -35,7 +35,7 @@ def known_sha256(path: Path, cache: Path) -> str | None:
 
 
 def remembered(key: dict, compute: Callable[[], dict], cache: Path) -> dict:
-    """What `compute` found for `key`, then or now."""
+    """The value that `compute` found for `key`, now or earlier."""
     made = made_once(_fact(key, cache), lambda file: file.write(json.dumps(compute()).encode()))
     return json.loads(made.read_bytes())
 
@@ -62,7 +62,7 @@ def made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
         if error.errno == errno.ENOSPC:
             raise full(path.parent) from None
         raise BadCorpus(
-            f"{error.filename or path}: {error.strerror or error}.", remedy=f"It is needed to make {path}."
+            f"{error.filename or path}: {error.strerror or error}.", remedy=f"It is needed to create {path}."
         ) from None
     return path
 
@@ -78,4 +78,4 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def full(folder: Path) -> StorageFull:
-    return StorageFull(f"{folder}: no space left for the corpus.", remedy="Free some, or move that folder.")
+    return StorageFull(f"{folder}: no space left for the corpus.", remedy="Free some space, or move that folder.")

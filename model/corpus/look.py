@@ -70,7 +70,9 @@ def _seen(data: Data, vocab: int, cache: Path, remarks: list[str]) -> Span | Non
         return _built_in(data.split)
     files = _files(data, cache)
     if not files:
-        remarks.append(f"{data.source} is not in this machine's cache, and nothing is fetched to look at it; {LATER}")
+        remarks.append(
+            f"{data.source} is not in this machine's cache, and nothing is fetched just to check it; {LATER}"
+        )
         return None
     remarks += gaps([file.name for file in files])
     if holds_tokens(files):
@@ -98,7 +100,7 @@ def _text(files: list[Path], data: Data, remarks: list[str]) -> Span | None:
     """How many tokens text may have. What else there is to know of it is known when it has been tokenised."""
     if tokenizer.of(data) is tokenizer.GPT2 and (missing := [name for name in gpt2.FILES if gpt2.file(name) is None]):
         remarks.append(
-            f"GPT-2's tokenizer is not on this machine ({' and '.join(missing)}): a node that has not got it either"
+            f"GPT-2's tokenizer is not on this machine ({' and '.join(missing)}): a node without it"
             f" fetches it from {gpt2.URL} when the first run starts"
         )
     names = some([str(file) for file in files])

@@ -6,7 +6,7 @@ HEAD_BYTES = 4096
 TEXT_BYTES = 64  # so many in a row that are text are no tokens
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-ARCHIVE = "Unpack it, and name what was inside."
+ARCHIVE = "Unpack it, and name the file inside."
 MAGICS = {
     LFS_POINTER: ("a git-lfs pointer, not the file that it stands for", "Fetch the file: git lfs pull."),
     b"\x93NUMPY": ("a numpy array (.npy)", "Write bare tokens: np.load(FILE).astype('uint16').tofile('train.bin')."),

@@ -54,7 +54,7 @@ def locate(data: Data, split: str, cache: Path, vocab: int | None = None) -> Pat
 def check_name(split: str) -> None:
     """Raises: BadCorpus: it cannot be the name of a split."""
     if not re.fullmatch(r"\w[\w.-]*", split):
-        raise BadCorpus(f"split {split!r} is not a name.", remedy="Use letters, digits, '.', '_' and '-'.")
+        raise BadCorpus(f"{split!r} is not a valid split name.", remedy="Use letters, digits, '.', '_' and '-'.")
 
 
 def holds_tokens(files: list[Path]) -> bool:
@@ -73,7 +73,7 @@ def under_path(data: Data, split: str) -> list[Path]:
     if not source.is_absolute():
         raise BadCorpus(
             f"data.source = {data.source!r} is a relative path, and every node has its own working folder.",
-            remedy=f"Write it in full, or use {BUILTIN!r} or 'hf:OWNER/NAME'.",
+            remedy=f"Write the full path, or use {BUILTIN!r} or 'hf:OWNER/NAME'.",
         )
     try:
         return _the_file(source) if source.is_file() else _in_folder(source, split)

@@ -32,7 +32,9 @@ def topics() -> list[str]:
     try:
         from pydoc_data.topics import topics as found
     except ImportError:
-        raise BadCorpus("this Python has no pydoc_data.topics.", remedy="Install all of its library.") from None
+        raise BadCorpus(
+            "this Python has no pydoc_data.topics.", remedy="Install its complete standard library."
+        ) from None
     return [found[name] for name in sorted(found)]
 
 
@@ -45,7 +47,7 @@ def parts(tokens: int) -> dict[str, range]:
 def python_reference(data: Data, split: str, cache: Path) -> Path:
     """Python's language reference, byte by byte."""
     if data.source != BUILTIN:
-        raise BadCorpus(f"data.source = {data.source!r} is unknown.", remedy=f"The one built in is {BUILTIN!r}.")
+        raise BadCorpus(f"data.source = {data.source!r} is unknown.", remedy=f"The built-in one is {BUILTIN!r}.")
     tokens = np.concatenate([*_tokens_of((Document(BUILTIN, text) for text in topics()), BYTES)])
     found = parts(len(tokens))
     if split not in found:
@@ -67,7 +69,7 @@ def tokenised(files: list[Path], data: Data, cache: Path) -> Path:
 
 
 def tokenised_before(files: list[Path], data: Data, cache: Path) -> Path | None:
-    """What `tokenised` made of text files, if it did and they were not touched since. Reads none of them."""
+    """The tokens that `tokenised` made of text files, if the files have not changed since. Reads none of them."""
     contents = [known for file in files if (known := known_sha256(file, cache))]
     path = _place(contents, files, data, tokenizer.of(data), cache) if len(contents) == len(files) else None
     return path if path and path.exists() else None

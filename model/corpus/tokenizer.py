@@ -1,4 +1,4 @@
-"""What makes tokens of text: GPT-2's pieces, the bytes themselves, or a tokenizer.json."""
+"""Tokenizers: GPT-2's pieces, the bytes themselves, or a tokenizer.json."""
 
 from collections.abc import Callable
 from pathlib import Path

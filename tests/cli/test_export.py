@@ -245,7 +245,7 @@ def test_gpt2s_tokenizer_comes_along_where_its_files_are(farm: Farm, gpt2_files:
 def test_other_tokens_come_without_a_tokenizer_and_without_an_end_of_text(farm: Farm) -> None:
     finished(farm, source=corpus(farm.folder), vocab=67)
     answer = farm("export", "cpu-base", "exported")
-    assert answer.err == f"no tokenizer: 67 tokens are not GPT-2's: use what made {farm.folder}\n"
+    assert answer.err == f"no tokenizer: 67 tokens are not GPT-2's: use the tokenizer that made {farm.folder}\n"
     theirs = AutoModelForCausalLM.from_pretrained(farm.folder / "exported")
     assert theirs.generation_config.eos_token_id is theirs.config.eos_token_id is None
     assert theirs.generate(torch.zeros(1, 1, dtype=torch.long), max_new_tokens=9, do_sample=False).shape == (1, 10)

@@ -259,7 +259,7 @@ def test_a_reference_that_another_evaluation_or_other_tokens_scored_does_not_sta
     moved = one.model_copy(update={"items": "1" * 64})
     models = tuple(m.model_copy(update={"scores": (moved,)}) if m.name == "elsewhere" else m for m in references.models)
     farm.queue.studies.refer(references.model_copy(update={"models": models}))
-    assert "elsewhere is not shown: other tokens were scored" in farm("table", "small").err
+    assert "elsewhere is not shown: scored on different tokens" in farm("table", "small").err
 
 
 def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> None:

@@ -74,8 +74,8 @@ def test_runs_and_show_say_why_ray_took_no_job_and_that_a_node_starts(farm: Farm
     farm.queue.roster.register(study.machine("cpu", {}), "node-1", 60)
     claim = farm.queue.claim("cpu", "dispatcher", 60)
     assert claim is not None
-    farm.queue.release(claim.lease, "Ray took no job: no room")
-    why = "next in line; before: given back: Ray took no job: no room"
+    farm.queue.release(claim.lease, "Ray refused the job: no room")
+    why = "next in line; before: given back: Ray refused the job: no room"
     assert farm("runs").rows[0]["why"] == why
     assert {"what": "why", "value": why} in farm("show", claim.run.id).rows
 
@@ -175,7 +175,7 @@ def test_what_is_paused_says_why_and_how_to_go_on_and_watch_ends_with_1(farm: Fa
     reason = "bad-corpus: /data/c does not exist here (on attic)"
     farm.queue.pause(farm.claim().lease, reason)
     assert {row["why"] for row in farm("runs").rows if row["state"] == "queued"} == {
-        f"paused: {reason}. Mend it, then: farm retry tiny"
+        f"paused: {reason}. Fix it, then: farm retry tiny"
     }
     line = f"tiny: 2 runs are paused: {reason}. Mend it and submit the study again, or: farm retry tiny"
     assert line in farm("status").out

@@ -228,7 +228,7 @@ def test_the_doctor_reads_a_cluster_file_and_says_in_one_line_what_is_wrong_with
     file.write_text(given.replace('"farm:8xh100m80": 1', '"farm:2xh100m80": 1'))
     answer = farm("doctor", "--cluster", str(file))
     assert (answer.code, answer.rows[-1]["verdict"]) == (0, "warning")
-    assert "nobody knows the class 2xh100m80" in answer.rows[-1]["detail"]
+    assert "unknown machine class 2xh100m80" in answer.rows[-1]["detail"]
     file.write_text(given.replace('farm-usd-per-hour: "21.96"', 'farm-usd-per-hour: "much"'))
     answer = farm("doctor", "--cluster", str(file))
     assert (answer.code, answer.rows[-1]["verdict"]) == (1, "failed")

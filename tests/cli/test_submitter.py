@@ -206,7 +206,7 @@ def test_where_no_farm_is_up_a_submitter_is_told_so(alice: Farm, monkeypatch: py
     alice.queue.redis.client_kill_filter(_type="pubsub")
     alice.queue.redis.execute_command("ACL", "SETUSER", "alice", "resetchannels", "&farm:asked")
     alone = Queue(alice.queue.redis, prefix="elsewhere:")
-    with pytest.raises(Unreachable, match="no farm is up that takes what submitters ask for"):
+    with pytest.raises(Unreachable, match="no farm that accepts submitters' requests is up"):
         alone.asking.ask(None, "cancel", "x")  # type: ignore[arg-type]
 
 
@@ -219,6 +219,6 @@ def test_a_clerk_is_back_after_its_connection_was_lost(alice: Farm) -> None:
 def test_scripts_that_redis_forgot_are_all_back_when_the_farm_goes_on(alice: Farm) -> None:
     alice.queue.redis.script_flush()
     answer = alice("runs")
-    assert (answer.code, "has not loaded the scripts of this version" in answer.err) == (4, True)
+    assert (answer.code, "has not loaded this version's scripts" in answer.err) == (4, True)
     assert alice.queue.claim("cpu", "worker", 60)
     assert alice("runs").code == 0

@@ -19,7 +19,7 @@ def test_the_address_that_is_shared_is_the_only_one_or_is_asked_for(cluster):
         host.run("ip", "address", "add", "9.9.9.9/32", "dev", "lo")
         assert "9.9.9.9 (lo) is a public address, and neither Redis nor Ray encrypts" in up()
         host.run("ip", "address", "add", "10.1.1.1/32", "dev", "lo")
-        assert "Say --host with one of 10.1.1.1 (lo), 9.9.9.9 (lo)." in up()
+        assert "Pass --host with one of 10.1.1.1 (lo), 9.9.9.9 (lo)." in up()
     finally:
         host.off()
 

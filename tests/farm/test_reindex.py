@@ -208,7 +208,7 @@ def test_the_records_of_another_storage_are_not_read_into_a_farm(store: Store, q
     other = Store(tmp_path / "other")
     assert reindex(other, queue) == (0, ()), "it holds nothing, so that it marks nothing"
     begun(other, DROPOUT)
-    with pytest.raises(Conflict, match="that of a farm with another storage"):
+    with pytest.raises(Conflict, match="belongs to a farm with another storage"):
         reindex(other, queue)
     assert DROPOUT.id in states(queue)
     assert queue.listing.status(DROPOUT.id).epoch == 0
@@ -224,7 +224,7 @@ def test_an_epoch_is_occupied_once(store: Store) -> None:
 
 def test_an_attempt_that_is_on_record_is_not_written_over(store: Store) -> None:
     begun(store, DROPOUT)
-    with pytest.raises(Conflict, match=r"1/attempt\.json is there already: it stays"):
+    with pytest.raises(Conflict, match=r"1/attempt\.json already exists and was kept"):
         store.runs.begin(DROPOUT, Attempt(run_id=DROPOUT.id, epoch=1, worker="another", started=2000.0))
     assert [past.worker for past in store.runs.attempts(DROPOUT.id)] == ["w"]
     store.runs.withdraw(DROPOUT.id, 6)

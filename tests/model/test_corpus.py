@@ -183,7 +183,7 @@ def test_safetensors_cut_anywhere_are_refused_by_name(tmp_path):
     path, whole = tmp_path / "train.safetensors", save({"tokens": tokens_of(100)})
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(BadCorpus, match=rf"{path}: (truncated|no safetensors file)"):
+        with pytest.raises(BadCorpus, match=rf"{path}: (truncated|not a safetensors file)"):
             open_split(Data(source=str(path)), "train", tmp_path)
 
 
@@ -242,7 +242,7 @@ def test_llm_c_files_are_mapped_behind_their_header(tmp_path):
 
 def test_half_a_token_is_refused(tmp_path):
     (tmp_path / "train.bin").write_bytes(bytes(5))
-    with pytest.raises(BadCorpus, match=r"train.bin: 5 bytes are no whole number of uint16 tokens"):
+    with pytest.raises(BadCorpus, match=r"train.bin: 5 bytes are not a whole number of uint16 tokens"):
         open_split(Data(source=str(tmp_path)), "train", tmp_path)
 
 
@@ -285,7 +285,7 @@ def test_a_corpus_of_20_gb_costs_no_memory(tmp_path):
 @pytest.mark.parametrize("split", ["../train", "a/b", "", ".hidden", "*"])
 def test_a_split_that_is_no_name_is_refused(tmp_path, split):
     tokens_of(50).tofile(tmp_path / "train.bin")
-    with pytest.raises(BadCorpus, match=r"is not a name"):
+    with pytest.raises(BadCorpus, match=r"is not a valid split name"):
         open_split(Data(source=str(tmp_path / "x")), split, tmp_path)
 
 

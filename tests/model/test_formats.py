@@ -47,8 +47,8 @@ def llm_c(number: int, version: int, dtype: str) -> bytes:
 
 U2 = TOKENS.astype("<u2").tobytes()
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234567\n"
-EVERY_SECOND = "every second value is 0 or nearly so, as where tokens of 32 bits are read as 16"
-OF_FOUR = "the second to fourth of every four values are 0 or nearly so, as where tokens of 64 bits"
+EVERY_SECOND = "every second value is 0 or nearly so, as when tokens of 32 bits are read as 16"
+OF_FOUR = "the second to fourth of every four values are 0 or nearly so, as when tokens of 64 bits"
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_a_run_that_goes_on_where_auto_chooses_otherwise_says_so_and_so_does_its
     assert resumed.kernels == ("farm", "torch")
     ((event, detail),) = after.notes
     assert event == "other-kernels"
-    assert detail == "torch's kernels compute from step 2 on, farm's did before: kernels = 'auto' with AVX2."
+    assert detail == "torch's kernels compute from step 2 on, farm's until then: kernels = 'auto' with AVX2."
 
 
 def by_unlike_processors(run: Run, world: int, folder: Path, sets: list[InstructionSet]) -> tuple:

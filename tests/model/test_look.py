@@ -102,7 +102,7 @@ def test_what_only_a_network_could_show_is_said_not_to_be_checked(tmp_path: Path
     view = look(recipe(source), tmp_path, trains_here=True)
     assert view.faults == []
     assert view.remarks == [
-        f"{source} is not in this machine's cache, and nothing is fetched to look at it;"
+        f"{source} is not in this machine's cache, and nothing is fetched just to check it;"
         " each node checks it when a run starts"
     ]
 

@@ -103,7 +103,7 @@ def test_machines_join_train_and_leave_and_no_run_is_hurt(cluster):
         cloud.action = '{"action": "terminate", "time": "2030-01-01T00:02:00Z"}'
         assert away.left() == 0, away.said
     assert "leaving: AWS will terminate this spot instance at 2030-01-01T00:02:00Z" in away.said
-    assert f"{run_id} has let go: queued" in away.said
+    assert f"{run_id} was released: queued" in away.said
 
     with cluster.joined("home", HOME, "cpu-x1") as home:
         home.wait_until_joined()

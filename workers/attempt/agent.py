@@ -3,7 +3,7 @@
 The dispatcher opened the lease; the agent closes it, whatever happens. If it dies before that, the lease runs out and
 the queue hands the run to another.
 
-The work is done in a thread, since it may block for ever. The main thread waits for its end, or for somebody to ask for
+The work is done in a thread, since it may block for ever. The main thread waits for its end, or for a request to end
 it, decides how the attempt has ended (`workers.attempt.ending`) and has that carried out (`workers.attempt.closing`).
 """
 
@@ -99,7 +99,7 @@ class Agent:
 
     def serve(self) -> int:
         """Do the work under the lease and close it. Returns the exit code of the job."""
-        signal.signal(signal.SIGTERM, lambda *_: self.asks.drain())  # first: whoever hears of the job may stop it
+        signal.signal(signal.SIGTERM, lambda *_: self.asks.drain())  # first: once known, the job may be stopped
         with ExitStack() as around:  # of the work and of its closing
             done = None if self.asks.asked else self._awaited(self.asks.started(lambda: self._done(around)))
             end = self.closing.carry_out(ending(self.asks.asked, done), self.work)
@@ -108,7 +108,7 @@ class Agent:
         return end.code
 
     def _awaited(self, working: Future[Done]) -> Done | None:
-        """What became of the work; None where somebody asked for its end, and it has none yet that is worth waiting
+        """The outcome of the work; None where its end was asked for, and it has none yet that is worth waiting
         for, or did not come to it in time. A lease that ran out instead would cost the run an attempt."""
         asks = self.asks
         asks.wait(lambda: working.done() or bool(asks.asked))
@@ -127,7 +127,7 @@ class Agent:
         return isinstance(self.asks.asked.stop, Hung)
 
     def _done(self, around: ExitStack) -> Done:
-        """Do the work, and say what became of it."""
+        """Do the work, and return its outcome."""
         try:
             return self._work(around)
         except FarmError as error:
@@ -176,7 +176,7 @@ class Agent:
         if head and self.store.marker() != head.marker:
             raise StorageUnusable(
                 f"{self.store.uri} on this node is not the farm's storage, {head.storage} on {head.host}.",
-                remedy="Mount that, or let FARM_STORAGE name it, as on the head.",
+                remedy="Mount that one, or set FARM_STORAGE to it, as on the head.",
             )
 
     def _heart(self, status: Status) -> AbstractContextManager[None]:

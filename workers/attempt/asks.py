@@ -1,4 +1,4 @@
-"""What is asked of an attempt, by a signal or a thread. To ask decides nothing: `workers.attempt.ending` does."""
+"""Requests to an attempt, by a signal or a thread. A request decides nothing: `workers.attempt.ending` does."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Made = TypeVar("Made")
 
 
 class Asks:
-    """Everybody's asks of one attempt, and the news that there is one.
+    """All requests to one attempt, and the news that there is one.
 
     The news travel through a SimpleQueue, which a signal handler may use while the main thread waits at it; an Event
     would lock up.
@@ -35,7 +35,7 @@ class Asks:
 
     @property
     def seconds_left(self) -> float:
-        """Until the work must have come to its end; all of them while nobody has asked."""
+        """Until the work must have come to its end; STOP_SECONDS while its end was not asked for."""
         return STOP_SECONDS if self.since is None else STOP_SECONDS - (time.monotonic() - self.since)
 
     def drain(self) -> None:

@@ -17,14 +17,14 @@ from workers.attempt.asks import Asks
 from workers.attempt.ending import Cancelled, Ending, Failed, Lost, Refused, Released, Succeeded
 
 PATIENCE_SECONDS = 600.0  # with a Redis or a storage that is away
-LAST_SECONDS = 20.0  # with a storage, where somebody waits for the end, or little is lost
+LAST_SECONDS = 20.0  # with a storage, where the end is waited for, or little is lost
 LEAST_SECONDS = 5.0  # with a storage, where Ray is about to send SIGKILL, or the lease is about to run out
 REST_SECONDS = 120.0  # of a node whose storage cannot be used: then it is tried again
 Said = TypeVar("Said")
 
 
 def until_heard(say: Callable[[], Said]) -> Said:
-    """Say it until Redis, or the storage, hears it: a run that is done is not trained again for that.
+    """Call `say` until Redis, or the storage, answers: an outage must not have a finished run trained again.
 
     Raises: what `say` raises; Unreachable, StorageUnusable and StorageFull only after PATIENCE_SECONDS.
     """
@@ -54,10 +54,10 @@ class Leaving(Protocol):
         """Leave in the run directory how the attempt has ended."""
 
     def withdraw(self) -> None:
-        """Record that the run was cancelled: what it came to does not count (Q8)."""
+        """Record that the run was cancelled: its outcome does not count (Q8)."""
 
     def deliver(self, product: Result | Score) -> str:
-        """Give the queue what the work came to. Returns what there is to say of it.
+        """Give the queue the outcome of the work. Returns a sentence about it.
 
         Raises: LeaseLost, Cancelled, Conflict
         """
@@ -77,7 +77,7 @@ class Closing:
         have been cancelled, or the lease lost.
 
         A storage that is away or full is no hindrance, since the queue knows the ending, too; one that hangs is not
-        waited for once somebody has asked for the end.
+        waited for once the end was asked for.
         """
         recorded = self._asks.started(lambda: self._record(end, work))
         if self._asks.wait(lambda: recorded.done() or bool(self._asks.asked)) and not recorded.done():
@@ -96,7 +96,7 @@ class Closing:
             return self.carry_out(Failed(error=error), work)  # the queue will not have what the work came to
 
     def _record_seconds(self) -> float:
-        """How long the record may take when somebody has asked for the end."""
+        """How long the record may take when the end was asked for."""
         if isinstance(self._asks.asked.stop, Hung):
             return LEAST_SECONDS  # the heart has stopped
         return min(LAST_SECONDS, max(LEAST_SECONDS, self._asks.seconds_left))
@@ -142,7 +142,7 @@ class Closing:
             print(f"Finished: {until_heard(lambda: work.deliver(end.product))}")
         except errors.Cancelled:
             until_heard(work.withdraw)
-            print("It was cancelled before the farm knew what it came to.")
+            print("It was cancelled before its outcome was reported.")
             return self.carry_out(Cancelled(), work)
         return end
 
@@ -177,7 +177,7 @@ def _line(end: Ending, step: int) -> str:
             return f"Cancelled{at}."
         case Lost():
             return f"Stopped{at}: {end.error or end.why or 'the lease is gone'}"
-    return f"Failed{at}: {end.error}" if end.error else f"Stopped{at}: what is saved stays."
+    return f"Failed{at}: {end.error}" if end.error else f"Stopped{at}: what was saved is kept."
 
 
 def _steps(status: Status) -> bool:

@@ -1,7 +1,7 @@
 """How an attempt ended, as a value.
 
 Signals and threads only ever ask (`Asked`), and the work only says what became of it (`Done`). `ending` decides, and
-`workers.attempt.closing` carries the decision out; nobody else does either.
+`workers.attempt.closing` carries the decision out; nothing else does either.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Barred:
-    """The work could not begin, for which nobody is to blame."""
+    """The work could not begin, through no fault of the run."""
 
     reason: str
     above: int = 0  # an epoch that the directory holds; the next lease must be above it
@@ -106,7 +106,7 @@ class Refused(_Ending):
 
 @dataclass(frozen=True, kw_only=True)
 class Cancelled(_Ending):
-    """Somebody cancelled the run, and it has stopped."""
+    """The run was cancelled, and has stopped."""
 
     outcome = "cancelled"
 
@@ -123,7 +123,7 @@ Ending = Succeeded | Failed | Released | Refused | Cancelled | Lost
 
 
 def ending(asked: Asked, done: Done | None) -> Ending:
-    """How the attempt has ended. `done` is None while the work goes on, or stands still: then somebody has asked.
+    """How the attempt has ended. `done` is None while the work goes on, or stands still: then its end was asked for.
 
     A machine that goes down may kill the work before it stops the agent: what could be tried again is no failure then.
     """
@@ -151,5 +151,5 @@ def ending(asked: Asked, done: Done | None) -> Ending:
         return Released(reason=DRAINED, error=stop)
     if stop:
         return Failed(error=stop)
-    assert done, "nobody asked, and the work goes on"
-    return Lost()  # nobody asked, and the work has stopped
+    assert done, "no end was asked for, and the work goes on"
+    return Lost()  # no end was asked for, and the work has stopped

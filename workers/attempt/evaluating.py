@@ -73,16 +73,16 @@ class Evaluation:
         """A score is in the storage as soon as it is recorded."""
 
     def record(self, end: Ending) -> None:
-        """The score is the record; of one that there is none of, the queue knows why."""
+        """The score is the record; where there is none, the queue knows why."""
 
     def complete(self) -> None:
         """It has no curve."""
 
     def withdraw(self) -> None:
-        """A score stays true although nobody wants it any more."""
+        """A score stays true even if it is no longer wanted."""
 
     def deliver(self, product: Result | Score) -> str:
-        """Give the queue the score. Returns what there is to say of it.
+        """Give the queue the score. Returns a sentence about it.
 
         Raises: LeaseLost, Cancelled, Conflict
         """
@@ -103,7 +103,7 @@ class Evaluation:
             raise NotFound(f"{self._store.place(run.of)} holds no result: there is no model to score.")
         if result.fingerprints.final != run.weights:
             raise CheckpointInvalid(
-                f"the result of {run.of} is of other weights than when this score was asked for.",
+                f"the result of {run.of} has different weights now than when this score was requested.",
                 remedy=f"Ask again: farm eval {run.of}",
             )
         return result
@@ -156,7 +156,7 @@ class Evaluation:
         if not (place / layout.MANIFEST).exists():
             raise CheckpointInvalid(
                 f"{self._store.uri}/{result.checkpoint} is gone: the model of {result.run_id} cannot be scored.",
-                remedy="Restore it, or train the run anew: farm forget it, and submit its study again.",
+                remedy="Restore it, or train the run again: farm forget it, then resubmit its study.",
             )
         verified(place)
         return place

@@ -1,6 +1,6 @@
 """The newest step of a run as gauges on its node's metrics endpoint, where Prometheus finds them as ray_farm_*.
 
-A gauge that nobody sets vanishes there after two of Ray's report intervals, 20 s. That ends the series of a run that is
+A gauge that is not set vanishes there after two of Ray's report intervals, 20 s. That ends the series of a run that is
 over; and it is why `show` must be called again and again while a step takes longer.
 """
 

@@ -123,7 +123,7 @@ def _brought(task: Task, is_first: bool) -> Task:
 
 
 def _other_tokens(source: str) -> BadCorpus:
-    return BadCorpus(f"{source} has other tokens on {platform.node()} than where the group is led.")
+    return BadCorpus(f"{source} has different tokens on {platform.node()} than on the group's first node.")
 
 
 class _Reporter(Listener):

@@ -54,7 +54,7 @@ class Nvml:
 
 
 class Rapl:
-    """The CPU packages of this node, by the kernel's counters in microjoules, which begin anew when they are full."""
+    """The CPU packages of this node, by the kernel's counters in microjoules, which start from 0 when they are full."""
 
     name = "rapl"
 
@@ -137,7 +137,7 @@ class Metered:
                     self._write()
             self._write()
         except Exception as error:  # the driver's, the file system's: training does not end for it
-            print(f"The energy is not known any more: {error}")
+            print(f"The energy is no longer known: {error}")
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 

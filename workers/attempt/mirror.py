@@ -119,12 +119,12 @@ class Mirror:
             self.turn(is_last)
         except FarmError as failure:
             if self._failure is None:
-                self._note("storage-away", f"{failure} What is written waits on this node.")
+                self._note("storage-away", f"{failure} Files written meanwhile wait on this node.")
             self._failure = failure
             return failure
         if self._failure:
             self._failure = None
-            self._note("storage-back", "What had waited is in the storage.")
+            self._note("storage-back", "The files that waited are now in the storage.")
         return None
 
     def _send_grown(self, name: str, is_urgent: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a finished run's record says, made of what the training processes handed back and what this node knows;
+"""The record of a finished run, made of what the training processes handed back and what this node knows;
 and how it gets there."""
 
 import time
@@ -33,7 +33,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
     if outcome.best_loss is None or outcome.best_step is None:
         raise WorkerDied("Training finished without a step that counts.")
     if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
-        raise WorkerDied("Training finished, but did not say how it computed.")
+        raise WorkerDied("Training finished without reporting its kernels or its checkpoint time.")
     ended = time.time()
     past_attempts, unread = store.runs.readable_attempts(run.id)
     others = [past for past in past_attempts if past.epoch != attempt.epoch]

@@ -37,7 +37,7 @@ class Post(NamedTuple):
 
 
 class Unprepared(Exception):
-    """The corpus will not do, or cannot be had."""
+    """The corpus cannot be used, or cannot be fetched."""
 
     def __init__(self, error: FarmError):
         self.error = error

@@ -10,12 +10,12 @@ from model.probe import largest_microbatch
 from workers.node.gpus import gpus
 
 LIMIT = 1024  # sequences: a larger microbatch keeps no accelerator busier
-NODE = "probe"  # what it registers as: facts and probes stay, and by this name nobody offers to train
+NODE = "probe"  # what it registers as: facts and probes stay, and no node offers to train by this name
 MOMENT_SECONDS = 0.001
 
 
 def probe_microbatch(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[], bool]) -> Machine:
-    """`machine`, with the microbatch measured here if its plan depends on that and nobody has measured it.
+    """`machine`, with the microbatch measured here if its plan depends on that and it was not measured yet.
 
     For the agent: whatever goes wrong, it says so and leaves the microbatch to the planner's formula.
     """
@@ -55,7 +55,7 @@ def key(recipe: Recipe) -> str:
 
 
 def _check_alone(machine: Machine) -> None:
-    """A class that takes every GPU of its node trains one run there at a time, so that nobody disturbs a trial.
+    """A class that takes every GPU of its node trains one run there at a time, so that no other run disturbs a trial.
 
     Raises: FarmError
     """

@@ -16,7 +16,7 @@ def past(post: Post, run: Run) -> dict[int, Attempt]:
     """The run's attempts so far, by epoch. A record that cannot be read is noted."""
     attempts, unread = post.store.runs.readable_attempts(run.id)
     for reason in unread:
-        post.note("attempt-invalid", f"{reason} What that attempt took is not counted.")
+        post.note("attempt-invalid", f"{reason} The time and energy of that attempt are not counted.")
     return {attempt.epoch: attempt for attempt in attempts}
 
 
@@ -36,12 +36,12 @@ def newest(post: Post, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Ch
             ledgers = ledgers or post.store.copies.ledgers(run.id)  # after the first: none is ahead of its ledger
             ledgers.until(epoch, step)
         except CheckpointInvalid as invalid:
-            post.note("checkpoint-invalid", f"{name} is passed over: {invalid}")
+            post.note("checkpoint-invalid", f"{name} was skipped: {invalid}")
             passed.add(name)
             continue
         _say_lost(post, expected, passed, step)
         if beyond := ledgers.beyond(epoch):
-            post.note("ledger-cut", f"{beyond}. What is behind step {step} there does not count.")
+            post.note("ledger-cut", f"{beyond}. Steps after {step} in that ledger do not count.")
         return Checkpoint(step=step, epoch=epoch, path=name, sha256=saved.sha256)
     _say_lost(post, expected, passed, 0)
     return None
@@ -50,7 +50,7 @@ def newest(post: Post, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Ch
 def _say_lost(post: Post, expected: Checkpoint | None, passed: set[str], step: int) -> None:
     """Say so where the checkpoint that the queue points at is not there any more."""
     if expected and expected.step > step and expected.path not in passed:
-        post.note("checkpoint-invalid", f"{expected.path} is gone: going on from step {step}")
+        post.note("checkpoint-invalid", f"{expected.path} is gone: continuing from step {step}")
 
 
 def as_before(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:

@@ -1,4 +1,4 @@
-"""What a model is worth, made of what the worker processes found and who found it."""
+"""Scores of a model, made of what the worker processes found and who found it."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Scorer(NamedTuple):
 
 
 def score_of(result: Result, scored: Scored, by: Scorer) -> Score:
-    """What `by` found the model of `result` to be worth."""
+    """The score that `by` found for the model of `result`."""
     exam = scored.exam
     return Score(
         run_id=result.run_id,

@@ -42,7 +42,7 @@ class Resuming(Frozen):
 
 
 class Task(Frozen):
-    """All that a worker process needs to know, as plain data. Holds no secret: Ray shows it to who may look."""
+    """All that a worker process needs to know, as plain data. Holds no secret: others can see it in Ray."""
 
     run: Run
     study: str

@@ -88,7 +88,7 @@ class Training:
 
     def tell(self, is_lost: bool) -> bool:
         """Have training save a checkpoint and end, or just end where its lease is lost. False before the first step:
-        then there is nothing to save, and nobody who could hear it."""
+        then there is nothing to save, and no listener yet."""
         with suppress(OSError):
             if self.step() is None:
                 return False
@@ -138,7 +138,7 @@ class Training:
         self._store.runs.withdraw(self._lease.run_id, self._lease.epoch)
 
     def deliver(self, product: Result | Score) -> str:
-        """Give the queue the result, and the scores beside it. Returns what there is to say of it.
+        """Give the queue the result, and the scores beside it. Returns a sentence about it.
 
         Raises: LeaseLost, Cancelled, Conflict
         """
@@ -216,7 +216,7 @@ class Training:
         return attempt
 
     def _recorded(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
-        """The result as the run directory has it, once all that it speaks of is there, too. An attempt that had lost
+        """The result as the run directory has it, once all that it refers to is there too. An attempt that had lost
         its lease may have recorded first."""
         self.mirror.settle(PATIENCE_SECONDS)
         made = until_heard(lambda: result_of(self._store, run, split, machine, attempt, outcome))
@@ -254,7 +254,7 @@ class Training:
         try:
             (self.mirror.settle_within if is_urgent else self.mirror.settle)(seconds)
         except FarmError as error:
-            print(f"Some of {self.folder} is on this node only: {error}")
+            print(f"Some of {self.folder} exists only on this node: {error}")
             return False
         return True
 

@@ -36,7 +36,7 @@ def copied_to(path: Path) -> Iterator[None]:
 
 
 def _copy(source: FileIO, sinks: list[FileIO]) -> None:
-    """Until nobody can write into `source` any more, be it a child that lives on; closes all of them."""
+    """Until no process can write into `source` any more, a surviving child included; closes all of them."""
     with source:
         while chunk := source.read(65536):
             _send(chunk, sinks)
@@ -56,7 +56,7 @@ def _send(chunk: bytes, sinks: list[FileIO]) -> None:
             with suppress(OSError):
                 sink.close()
     for reason in reasons if sinks else ():
-        _send(f"\nThis goes on without its copy: {reason}.\n".encode(), sinks)
+        _send(f"\nContinuing without a copy of this output: {reason}.\n".encode(), sinks)
 
 
 def _write(chunk: bytes, sink: FileIO) -> None:

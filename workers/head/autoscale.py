@@ -104,11 +104,11 @@ class Autoscaler:
         self.queue.roster.provide(self._supply(found), KEEP_SECONDS)
 
     def rest(self) -> None:
-        """Ask for nothing any more: who dispatches no run must not keep machines that are paid for."""
+        """Ask for nothing any more: a dispatcher that starts no runs must not keep paid machines up."""
         try:
             self.ask([])
         except (RayError, RuntimeError, OSError) as error:
-            log.warning("the autoscaler was not told that nothing is needed any more: %s", error)
+            log.warning("could not tell the autoscaler that nothing is needed any more: %s", error)
 
     def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
         there = Counter(found.nodes.values()) + found.starting
@@ -118,7 +118,7 @@ class Autoscaler:
         return demand(self.fleet, waiting, self._taken(found), there)
 
     def _taken(self, found: Sight) -> Counter[str]:
-        """Machine class -> units of the autoscaler's nodes that nobody else can have: those of drained nodes, all."""
+        """Machine class -> units of the autoscaler's nodes that no other run can have: of drained nodes, all."""
         drained = {node.id for node in self.queue.roster.nodes() if node.drained is not None} & found.nodes.keys()
         training = found.nodes.keys() - drained
         held = [

@@ -60,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises: BadSetting: in one line, what is wrong, where, and what would be right.
     """
     given = _read(path)
-    remedy = f"Mend it, then: farm doctor --cluster {path}"
+    remedy = f"Fix it, then: farm doctor --cluster {path}"
     try:
         return launcher.ready(given)
     except ValidationError as error:
@@ -81,7 +81,7 @@ def fleet(config: Mapping[str, Any]) -> Fleet:
 def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     """What Ray accepts in a `load`ed file and the farm does not want. `known`: machine classes."""
     if "--autoscaling-config" not in " ".join(config.get("head_start_ray_commands", [])):
-        yield "head_start_ray_commands start no autoscaler, so no worker ever starts: add --autoscaling-config"
+        yield "head_start_ray_commands do not start an autoscaler, so no worker ever starts: add --autoscaling-config"
     if config["provider"]["type"] == "local":  # Ray has no node types there: each machine says what it is
         if "usd_per_hour" not in "\n".join(map(str, config.get("setup_commands", []))):
             yield "no price: let setup_commands write usd_per_hour of each class to ~/.config/farm/config.toml"
@@ -97,7 +97,7 @@ def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     for name in (name for name, kind in kinds.items() if kind.price and kind.price.date is None):
         yield f'{name}: its price has no date: labels {{{DATE_LABEL}: "2026-11-20"}}'
     for machine in sorted({machine for kind in kinds.values() for machine in kind.units} - set(known)):
-        yield f"nobody knows the class {machine}: declare [machines.{machine}] in farm.toml or in the studies"
+        yield f"unknown machine class {machine}: declare [machines.{machine}] in farm.toml or in the studies"
 
 
 def _kind(table: Mapping[str, Any], most: int) -> Kind:
@@ -112,9 +112,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadSetting(f"{path}: {error.strerror}.", remedy="Name a file such as cluster.yaml.") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise BadSetting(f"{path}: not YAML: {' '.join(str(error).split())}.", remedy="Mend it.") from None
+        raise BadSetting(f"{path}: not YAML: {' '.join(str(error).split())}.", remedy="Fix it.") from None
     if not isinstance(given, dict):
-        raise BadSetting(f"{path} is no cluster file.", remedy="Start from cluster.yaml or examples/onprem.yaml.")
+        raise BadSetting(f"{path} is not a cluster file.", remedy="Start from cluster.yaml or examples/onprem.yaml.")
     return given
 
 

@@ -204,7 +204,7 @@ class Dispatcher:
         """Whether Ray takes no jobs, once it has refused one: that is asked without a lease, which costs no epoch."""
         if not self.refused or not (why := self.jobs.away()):
             return False
-        log.warning("Ray takes no job: %s", why)
+        log.warning("Ray is not accepting jobs: %s", why)
         self._rest()
         return True
 
@@ -292,7 +292,7 @@ class Dispatcher:
                 elif info and info.status is JobStatus.FAILED:
                     self.queue.fail(lease, "agent-died", last_words(info), status.step, retryable=True)
                 elif info is None and status.worker not in others and self.jobs.is_unknown(job):
-                    self.queue.release(lease, f"{status.worker} claimed it, and Ray has no job of it", is_silent=True)
+                    self.queue.release(lease, f"{status.worker} claimed it, but Ray has no job for it", is_silent=True)
             except LeaseLost:
                 continue
 
@@ -338,8 +338,8 @@ class Dispatcher:
             node=leader,
         )
         if refusal:
-            log.warning("%s: Ray took no job: %s", run.id, refusal)
-            self._give_back(claim, f"Ray took no job: {refusal}")
+            log.warning("%s: Ray refused the job: %s", run.id, refusal)
+            self._give_back(claim, f"Ray refused the job: {refusal}")
             self._rest()
             return None
         self.refused = 0
@@ -360,5 +360,5 @@ def _title(claim: Claim) -> str:
 
 
 def _lease_of(status: Status) -> Lease:
-    """The lease that a run is under, for who did not claim it."""
+    """The lease that a run is under, for callers that did not claim it."""
     return Lease(run_id=status.id, epoch=status.epoch, deadline=0.0, worker=status.worker or "")

@@ -66,7 +66,7 @@ def check_installed() -> None:
 def up(here: Settings, **options: object) -> Facts:
     """Start the farm of `here` unless it is up already, and wait until it serves. `options` are those of serve.serve.
 
-    Whoever else starts it at this moment may be first, and one that is just stopping is waited for. Ctrl-C stops what
+    Another process may start it first, and one that is just stopping is waited for. Ctrl-C stops what
     was started.
 
     Raises: BadSetting, Refused, Unreachable, FarmError: it did not start; says what its log says.
@@ -88,7 +88,7 @@ def up(here: Settings, **options: object) -> Facts:
                 time.sleep(AGAIN_SECONDS)
                 process = _start(here, options, log)
     except KeyboardInterrupt:
-        _end(process)  # or it would be up a moment later, and whoever typed Ctrl-C not know
+        _end(process)  # or it would be up a moment later, unknown to the user who typed Ctrl-C
         raise
     _end(process)
     reason = REASONS.get(process.returncode, Unreachable)

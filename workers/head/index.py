@@ -28,8 +28,8 @@ class Indexed:
         if (index and index.marker != self._head.marker) or (there and there.marker != self._head.marker):
             known = f"the farm on {there.host} with the storage {there.storage}" if there else "another storage"
             raise BadSetting(
-                f"this Redis is that of {known}; here it is {self._head.storage}.",
-                remedy="Let FARM_STORAGE name that one, or FARM_REDIS_URL a Redis of your own.",
+                f"this Redis belongs to {known}; the storage here is {self._head.storage}.",
+                remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
             )
         try:
             self.turn()
@@ -67,7 +67,7 @@ class Indexed:
             return  # who trains says so
         if there is not None and there != name:
             raise Conflict(
-                f"the storage {self._store.uri} is that of a farm with another Redis: no run starts from here.",
+                f"the storage {self._store.uri} belongs to a farm with another Redis: no run can start from here.",
                 remedy="If that farm is gone, take its storage over: farm reindex",
             )
         self._asks_at = time.monotonic() + STORAGE_SECONDS

@@ -1,4 +1,4 @@
-"""Ray's jobs, one an attempt. A Ray that does not answer, or says no, is an answer here and no exception."""
+"""Ray's jobs, one an attempt. A Ray that does not answer, or says no, is an answer here, not an exception."""
 
 import os
 import signal
@@ -30,11 +30,11 @@ def last_words(info: JobDetails) -> str:
     if not said.startswith(JOB_BEGINS) or code is None:  # that line is Ray's own
         return said
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"it {ended} before it said anything"
+    return f"it {ended} before it printed anything"
 
 
 class Answering:
-    """Who answers at a dashboard's address. Called before each word to it: another program may have its port by now,
+    """Checks who answers at a dashboard's address, before each request: another program may have its port by now,
     to which our secret would go."""
 
     def __init__(self, url: str, cluster_id: str):
@@ -47,8 +47,8 @@ class Answering:
             self._process = next(filter(self._listens, psutil.process_iter()), None)
         if self._process is None:
             raise ConnectionError(
-                f"no process of this machine that listens at port {self._port} is this Ray's dashboard,"
-                " so that its token is sent to nobody"
+                f"no process listening at port {self._port} on this machine is this Ray's dashboard,"
+                " so its token was not sent"
             )
 
     def _listens(self, process: psutil.Process) -> bool:
@@ -67,7 +67,7 @@ class Jobs:
 
     `answering` raises ConnectionError where another answers there: then nothing is sent.
 
-    Raises: ConnectionError: nobody answers there.
+    Raises: ConnectionError: nothing answers there.
     """
 
     def __init__(

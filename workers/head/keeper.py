@@ -2,7 +2,7 @@
 
 Without its GCS the thread that dispatches hangs inside Ray for ten minutes, and a Ray client that has lost its Ray
 cannot be given another. So this process ends its Ray by the process table, gives back the leases that it opened, and
-becomes a fresh one of itself: its pid, its Redis and its place in the home stay. A Ray that somebody else started is
+becomes a fresh one of itself: its pid, its Redis and its place in the home stay. A Ray that the farm did not start is
 only watched: its head may come back, and what trains there waits for it.
 """
 
@@ -63,7 +63,7 @@ class Keeper:
     @contextmanager
     def watching(self, queue: Queue, folder: Path | None, facts: Facts, head: str) -> Iterator[None]:
         """While the block runs, and rest() was not called: what fails is said in `farm status`, and our own Ray, whose
-        folder is `folder`, is replaced. `head` is the address of a Ray that somebody else started."""
+        folder is `folder`, is replaced. `head` is the address of a Ray that the farm did not start."""
         os.set_blocking(self._told_to_stop, False)
         os.set_blocking(self._bell, False)
         before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)  # heard while the main thread hangs
@@ -176,7 +176,7 @@ def _ask_to_save(folder: Path) -> None:
 
 
 def _away(head: str, facts: Facts) -> dict[str, str]:
-    """What of a Ray that somebody else started does not answer. The whole of it may be on another machine."""
+    """The parts of a Ray not started here that do not answer. All of it may be on another machine."""
     place = urlsplit(facts.dashboard)
     host, _, port = head.rpartition(":")
     known = {"GCS": (host, int(port)), "dashboard": (place.hostname or "", place.port or 0)}

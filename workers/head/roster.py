@@ -19,7 +19,7 @@ log = logging.getLogger("farm")
 
 
 class Roster:
-    """turn() tells and drains what there is to tell and to drain; call it again and again."""
+    """turn() reports the nodes and carries out the drains; call it again and again."""
 
     def __init__(self, queue: Queue, jobs: Jobs, look: Callable[[], list[RayNode]] = nodes):
         self.queue, self.jobs, self._nodes = queue, jobs, look
@@ -29,7 +29,7 @@ class Roster:
         self.asked: set[str] = set()  # jobs that were asked to stop
 
     def look(self) -> list[RayNode]:
-        """The living nodes where a run may start. Whoever leaves can trust that none starts on a node not told of."""
+        """The living nodes where a run may start. One that leaves can trust that none starts on a node not told of."""
         found = self._nodes()
         if {node.id for node in found} != self.told or time.monotonic() >= self.tells_at:
             self.queue.roster.sight([node.facts for node in found if node.units], KEEP_SECONDS)
@@ -53,7 +53,7 @@ class Roster:
     def _drain(self) -> None:
         running = {
             status.job: status for status in self.queue.listing.running() if status.job
-        }  # others have nobody to ask yet
+        }  # others have no agent to ask yet
         self.asked &= running.keys()
         for job, status in running.items():
             if self.drained & set(status.nodes) and job not in self.asked and self._ask(job):

@@ -31,7 +31,7 @@ def address(here: Settings, host: str | None) -> str:
         if place.scheme == "unix" or _is_loopback(place.hostname or ""):
             raise BadSetting(
                 f"no other machine can reach the Redis at {hide_password(here.redis_url)}.",
-                remedy="Write an address that others reach, or unset FARM_REDIS_URL and let the farm start its own.",
+                remedy="Use an address that others can reach, or unset FARM_REDIS_URL and let the farm start its own.",
             )
     return addresses.shared(host)
 

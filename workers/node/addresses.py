@@ -31,7 +31,7 @@ def shared(host: str | None) -> str:
     if host is not None:
         number = check_own(host)
         if ipaddress.ip_address(number).is_loopback:
-            raise BadSetting(f"--host {host}: no other machine reaches a loopback address.", remedy=_remedy())
+            raise BadSetting(f"--host {host}: no other machine can reach a loopback address.", remedy=_remedy())
         return number
     found = [address for address in outward() if ":" not in address.host] or outward()
     if len(found) != 1:
@@ -43,7 +43,7 @@ def shared(host: str | None) -> str:
     if ipaddress.ip_address(found[0].host).is_global:
         raise BadSetting(
             f"{found[0]} is a public address, and neither Redis nor Ray encrypts what it sends.",
-            remedy=f"Put the machines into one VPN and say its --host; or, behind a firewall, --host {found[0].host}.",
+            remedy=f"Put the machines into one VPN and pass its --host; or, behind a firewall, --host {found[0].host}.",
         )
     return found[0].host
 
@@ -64,7 +64,7 @@ def check_own(host: str) -> str:
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
-        others = f", or say one of {_listed()}" if outward() else ""
+        others = f", or pass one of {_listed()}" if outward() else ""
         raise BadSetting(
             f"--host {host!r} is not an address of {platform.node()}: {reason}.",
             remedy=f"Leave it out{others}; other machines must reach it.",
@@ -98,7 +98,7 @@ def _reaches(host: str) -> bool:
 
 def _remedy() -> str:
     listed = _listed()
-    return f"Say --host with one of {listed}." if listed else "Connect this machine to a network or a VPN first."
+    return f"Pass --host with one of {listed}." if listed else "Connect this machine to a network or a VPN first."
 
 
 def _listed() -> str:

@@ -1,4 +1,4 @@
-"""What is looked at before a machine joins: head, secret, software, storage. Each refusal says what mends it."""
+"""The checks before a machine joins: head, secret, software, storage. Each refusal names its remedy."""
 
 import os
 import platform
@@ -56,7 +56,7 @@ def check_head(place: str, published: Head) -> None:
     except AuthenticationError:
         raise Refused(
             f"the Ray at {place} refused this machine's token.",
-            remedy=f"Copy the head's token file (scp) and let RAY_AUTH_TOKEN_PATH name it; it is {others_token()} now.",
+            remedy=f"Copy the head's token file (scp) and set RAY_AUTH_TOKEN_PATH to it; it is {others_token()} now.",
         ) from None
     except (RayError, OSError) as error:
         said = first_line(error).rstrip(".")
@@ -67,7 +67,7 @@ def _check_secret(published: Head) -> None:
     if not os.environ.get(TOKEN) and not others_token().is_file():
         raise BadSetting(
             f"there is no token for the head's Ray: {others_token()} is not there.",
-            remedy=f"Copy the head's ({published.host}) and let RAY_AUTH_TOKEN_PATH name it.",
+            remedy=f"Copy the head's ({published.host}) and set RAY_AUTH_TOKEN_PATH to it.",
         )
 
 
@@ -77,7 +77,7 @@ def _check_listens(place: str, hint: str) -> None:
             peer.sendall(HTTP2_HELLO)
             answer = peer.recv(4)
     except TimeoutError:
-        raise Unreachable(f"{place} does not answer within {SECONDS:g} s.", remedy=hint) from None
+        raise Unreachable(f"{place} did not answer within {SECONDS:g} s.", remedy=hint) from None
     except OSError as error:
         raise Unreachable(f"nothing answers at {place}: {error.strerror or error}.", remedy=hint) from None
     if answer[3:] != bytes([HTTP2_SETTINGS]):
@@ -153,9 +153,7 @@ def check_storage(here: Settings, published: Head) -> int:
     """
     store = Store(here.storage, here.home / "work")
     theirs = f"{published.storage} on {published.host}"
-    mend = (
-        "Let FARM_STORAGE name the head's." if store.bucket else "Mount the head's here, and let FARM_STORAGE name it."
-    )
+    mend = "Set FARM_STORAGE to the head's." if store.bucket else "Mount the head's here, and set FARM_STORAGE to it."
     try:
         found = store.marker()
     except OSError as error:

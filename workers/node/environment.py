@@ -111,5 +111,5 @@ def keep_secret(home: Path, secret: str) -> Path:
 
 
 def others_token() -> Path:
-    """The file with the secret of a Ray that somebody else started."""
+    """The file with the secret of a Ray that the farm did not start."""
     return Path(os.environ.get(TOKEN_PATH, "~/.ray/auth_token")).expanduser()

@@ -72,7 +72,7 @@ def _hidden() -> str:
 
 
 def _described(machine: Machine) -> Machine:
-    """`machine` with the instructions of this node's processor, unless a person declared them or it is no CPU."""
+    """`machine` with the instructions of this node's processor, unless they were declared or it is not a CPU."""
     if not machine.is_cpu or machine.instruction_set:
         return machine
     return machine.model_copy(update={"instruction_set": instruction_set()})
@@ -91,7 +91,8 @@ def _check_room(machine: Machine, units: int, cpus: int) -> None:
         return
     if machine.threads is None:
         raise BadSetting(
-            f"--machine {machine.name}={units}: one run of it takes all {cpus} cores, as the class says no threads.",
+            f"--machine {machine.name}={units}: one run of it takes all {cpus} cores,"
+            " because the class sets no `threads`.",
             remedy=f"Offer 1, or write threads under [machines.{machine.name}] in farm.toml.",
         )
     raise BadSetting(

@@ -47,7 +47,7 @@ log = logging.getLogger("farm")
 
 
 class Farewell:
-    """Why this machine is to leave, said by whoever is first: a signal, the cloud, `farm drain`."""
+    """Why this machine is to leave, as the first of these says: a signal, the cloud, `farm drain`."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -97,7 +97,9 @@ def join(
         )
     place, name = admission.address(head), name or platform.node().lower()
     if not is_name(name):
-        raise BadSetting(f"--name {name!r} is no name.", remedy="Use at most 64 of a-z, 0-9, '.', '_' and '-'.")
+        raise BadSetting(
+            f"--name {name!r} is not a valid name.", remedy="Use at most 64 of a-z, 0-9, '.', '_' and '-'."
+        )
     if host is not None:
         addresses.check_own(host)
     with session(here) as redis:
@@ -114,9 +116,9 @@ def join(
 
 
 def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machine:
-    """What this machine is, or the class `name`, which somebody must have declared and `units` runs of which fit here.
+    """What this machine is, or the class `name`, which must be declared and must fit here `units` times.
 
-    Raises: BadStudy: nobody did. BadSetting: it has GPUs that are not here, or so many runs have no room.
+    Raises: BadStudy: it is not declared. BadSetting: it has GPUs that are not here, or so many runs have no room.
     """
     studies = queue.studies.all().values()  # what one of them says of a price is for itself alone
     declared = {key: without_hearsay(value) for study in studies for key, value in study.machines.items()}
@@ -141,15 +143,15 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
     admission.check_software(head, hardware.provenance())
     log.info("software: Python %s, Ray %s, torch and farm as on %s", head.software.python, head.software.ray, head.host)
     free = admission.check_storage(here, head)
-    log.info("storage %s: the head's, and can be written; %s free", here.storage, _gib(free))
+    log.info("storage %s: the head's, writable; %s free", here.storage, _gib(free))
     admission.check_head(place, head)
-    log.info("head %s: a Ray that takes this machine's token", place)
+    log.info("head %s: a Ray that accepts this machine's token", place)
     if machine.name not in _wanted(queue):
-        log.info('no study has runs for %s yet: write machines = ["%s"] in one', machine.name, machine.name)
+        log.info('no study has runs for %s yet: add machines = ["%s"] in one', machine.name, machine.name)
 
 
 def _wanted(queue: Queue) -> set[str]:
-    """The machine classes that studies have runs for, be it in a mixed group."""
+    """The machine classes that studies have runs for, in mixed groups too."""
     groups = {name for study in queue.studies.all().values() for arm in study.arms() for name in arm.machines}
     return {part for name in groups for part in parts(name)}
 
@@ -244,7 +246,7 @@ def _ray(here: Settings, place: str, member: _Member, units: int, host: str | No
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for this process, which drains first
-            preexec_fn=end_with_parent,  # nobody trains on a machine that nobody watches
+            preexec_fn=end_with_parent,  # no run trains on an unwatched machine
         )
     try:
         yield process
@@ -277,7 +279,7 @@ class _Watch:
         if self.process.poll() is not None:
             return f"ended with exit code {self.process.returncode}"
         self.raylet = self.raylet or raylet(self.process.pid)
-        return "was stopped by somebody" if self.raylet and has_ended(self.raylet) else None
+        return "was stopped from outside" if self.raylet and has_ended(self.raylet) else None
 
 
 def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: Farewell) -> None:
@@ -300,7 +302,7 @@ def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: 
             if node and node.drained is not None:
                 farewell.say(node.drained)
         if seen is None and not warned and time.monotonic() - began > PATIENCE_SECONDS:
-            log.warning("nobody dispatches for this Ray yet: on the head, is `farm serve --attach` up?")
+            log.warning("no dispatcher serves this Ray yet: is `farm serve --attach` up on the head?")
             warned = True
     _leave(member, seen, farewell)
 
@@ -320,8 +322,8 @@ def _leave(member: _Member, seen: Node | None, farewell: Farewell) -> None:
     if left is None:
         log.info("empty; stopping Ray")
     else:
-        what = ", ".join(sorted(left)) or "what may train here"
-        log.warning("leaving without %s: the queue hands it out when its lease ends", what)
+        what = ", ".join(sorted(left)) or "runs that may train here"
+        log.warning("leaving without waiting for %s: the queue reassigns them when their leases expire", what)
 
 
 def _still_running(member: _Member, seen: Node | None, farewell: Farewell, before: set[str]) -> set[str] | None:
@@ -337,7 +339,7 @@ def _still_running(member: _Member, seen: Node | None, farewell: Farewell, befor
     for run_id in sorted(runs - before):
         log.info("%s: asked for a checkpoint; Ctrl-C leaves at once", run_id)
     for run_id in sorted(before - runs):
-        log.info("%s has let go: %s", run_id, member.queue.listing.status(run_id).state)
+        log.info("%s was released: %s", run_id, member.queue.listing.status(run_id).state)
     return runs or None
 
 

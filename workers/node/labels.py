@@ -31,7 +31,7 @@ def price(labels: Mapping[str, str]) -> Price | None:
         )
         raise BadSetting(
             f"the labels {told} are not a price.",
-            remedy=f'Write dollars an hour and a date: {USD_LABEL}: "21.96", {DATE_LABEL}: "2025-06".',
+            remedy=f'Write dollars per hour and a date: {USD_LABEL}: "21.96", {DATE_LABEL}: "2025-06".',
         ) from None
 
 

@@ -76,7 +76,7 @@ class _Aws:
         return bool(cls(service)._new_token())
 
     def notices(self) -> Iterator[str | None]:
-        """What there is to say now, again and again; None for nothing, or no answer."""
+        """The notices so far, again and again; None for no notice, or no answer."""
         while True:
             said = None
             with suppress(OSError, HTTPException, ValueError, KeyError, TypeError):
@@ -94,7 +94,7 @@ class _Aws:
         text = self._page(AWS_REBALANCE)
         if text is None:
             return None
-        return f"AWS recommends to leave this spot instance, since {json.loads(text)['noticeTime']}"
+        return f"AWS recommends leaving this spot instance, since {json.loads(text)['noticeTime']}"
 
     def _page(self, path: str) -> str | None:
         """The page, or None if it is not there. The token is renewed when it is refused."""
@@ -126,7 +126,7 @@ class _Gcp:
         return answer.status == 200 and answer.headers.get("metadata-flavor") == "Google"
 
     def notices(self) -> Iterator[str | None]:
-        """What there is to say now, again and again: each time after a change or a while."""
+        """The notices so far, again and again: each time after a change or a while."""
         while True:
             said = None
             with suppress(OSError, HTTPException):

@@ -21,7 +21,7 @@ def connect(place: str) -> None:
 
 @contextmanager
 def _without_rays_log() -> Iterator[None]:
-    """Let Ray's C++ write nothing to stderr: it logs what it raises as well, and has no switch for that."""
+    """Let Ray's C++ write nothing to stderr: it also logs what it raises, and has no switch for that."""
     sys.stderr.flush()
     kept = os.dup(STDERR)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:

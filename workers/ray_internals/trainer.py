@@ -2,7 +2,7 @@
 
 As it comes, TorchTrainer gives a run a process for its controller, one to clean up after the controller, one for
 datasets, and to these and the workers a runtime environment, because of which none of them can be one of the processes
-that Ray keeps ready. Each imports Ray Train anew, the driver torch as well. Here the controller runs in the driver;
+that Ray keeps ready. Each imports Ray Train again, and the driver torch too. Here the controller runs in the driver;
 when the driver ends, Ray removes its placement group and its workers anyway. What the environment would say, the node's
 own says already (workers.node.environment).
 

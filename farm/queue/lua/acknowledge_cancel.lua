@@ -2,7 +2,7 @@
 --
 -- KEYS[1] prefix    reads and writes: leases, run, counts, events
 -- ARGV    id, epoch
--- returns {'ok'}; also when it is repeated, {'conflict'}: nobody cancelled it, {'lost'} (Q4)
+-- returns {'ok'}; also when it is repeated, {'conflict'}: it was not cancelled, {'lost'} (Q4)
 
 local id, epoch = unpack(ARGV)
 if not holds(id, epoch) then

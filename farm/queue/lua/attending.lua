@@ -1,5 +1,5 @@
 -- attending: the dispatchers that are there. After a start of Redis everybody who was is, for as long as a dispatcher may be
--- silent: while Redis was down nobody could say so.
+-- silent: while Redis was down none could report.
 --
 -- KEYS[1] prefix    reads: dispatchers
 -- ARGV    ms that a dispatcher may be silent

@@ -4,7 +4,7 @@
 -- ARGV    id, epoch, step, epoch of the checkpoint, checkpoint JSON
 -- returns {'ok'}, {'lost'} (Q4)
 --
--- At the same step a later epoch's one wins: whoever wrote it had found the other damaged.
+-- At the same step a later epoch's one wins: its writer had found the other damaged.
 
 local id, epoch, step, written = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if not holds(id, epoch) then

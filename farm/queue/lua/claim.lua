@@ -15,7 +15,7 @@ local token, machine, worker, length, node = ARGV[1], ARGV[2], ARGV[3], tonumber
 local function take(queue, is_barred)
   if not is_barred then
     local id = redis.call('ZPOPMIN', queue)[1]
-    while id and not is_sound(id) do -- an id that nobody put, or a run that somebody spoilt
+    while id and not is_sound(id) do -- an id that was never put, or a run that was tampered with
       put_aside(id)
       id = redis.call('ZPOPMIN', queue)[1]
     end

@@ -1,4 +1,4 @@
--- drain: no run starts on this node any more; whoever said so first is remembered.
+-- drain: no run starts on this node any more; the first reason given is kept.
 --
 -- KEYS[1] prefix    writes: drained
 -- ARGV    Ray node id, reason

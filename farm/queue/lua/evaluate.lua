@@ -1,5 +1,5 @@
 -- evaluate: have models scored that were trained: a job for each run and evaluation, however often it is asked for. One
--- that is final, whose score is wanted again, is queued anew with all its attempts; one that is under way stays.
+-- that is final, whose score is wanted again, is queued again with all its attempts; one that is under way stays.
 --
 -- KEYS[1] prefix    reads and writes: run, evaluations, sequence, counts, queue, classes, events, result, forgotten
 -- ARGV    study, {id, of, machine, arm, priority, limit, spec JSON, corpus}...

@@ -1,4 +1,4 @@
--- find: the run, or the evaluation, of that id or, failing that, every one whose id begins so.
+-- find: the run, or the evaluation, of that id or, failing that, every one whose id begins with it.
 --
 -- KEYS[1] prefix    reads: run, order, evaluations
 -- ARGV    id or its beginning; '' is the beginning of all

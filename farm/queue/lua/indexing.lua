@@ -1,4 +1,4 @@
--- indexing: somebody begins to read a storage's records into this Redis.
+-- indexing: begin to read a storage's records into this Redis.
 --
 -- KEYS[1] prefix    writes: indexing; reads: storage
 -- ARGV    token, marker of the storage

@@ -1,4 +1,4 @@
--- publish: what the head says of itself, for who joins.
+-- publish: what the head says of itself, for joining machines.
 --
 -- KEYS[1] prefix    writes: head
 -- ARGV    facts JSON

@@ -1,4 +1,4 @@
--- recall: somebody wants the lease back, and says why; whoever holds it is told by other means.
+-- recall: record why the lease is wanted back; its holder is told by other means.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, events
 -- ARGV    id, epoch, reason

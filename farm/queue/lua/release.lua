@@ -1,5 +1,5 @@
 -- release: give the run back unharmed, to the place it had; no attempt is counted (Q7).
--- Where an agent had taken it up, crashes are counted anew (Q6).
+-- Where an agent had taken it up, the count of crashes starts again (Q6).
 --
 -- KEYS[1] prefix    reads and writes: leases, run, queue, counts, events
 -- ARGV    id, epoch, token, reason, unless the lease was recalled for another, an epoch that its directory holds or

@@ -1,6 +1,6 @@
 -- restore: bring back a run from its directory. One that the queue knows is left alone, unless it knows less than the
--- directory: an epoch below, or no result. Its failures are counted anew: a queued one has failed if they say so. After a
--- failure that was final a later attempt tells that somebody retried it.
+-- directory: an epoch below, or no result. Its failures are counted again: a queued one has failed if they say so. After a
+-- failure that was final a later attempt shows that it was retried.
 --
 -- KEYS[1] prefix    reads and writes: run, study, order, sequence, counts, queue, delayed, leases, classes, result, causes,
 --                   events, digests, forgotten

@@ -1,4 +1,4 @@
--- sight: a dispatcher sees these nodes, and will have looked again before their sightings end. Those that nobody has seen
+-- sight: a dispatcher sees these nodes, and will have looked again before their sightings end. Those not seen
 -- for a day are forgotten, drained or not: Ray gives no id twice.
 --
 -- KEYS[1] prefix    reads and writes: seen, sightings, drained

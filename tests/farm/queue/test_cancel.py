@@ -84,7 +84,7 @@ def test_q8_a_cancelled_run_whose_agent_died_is_cancelled_when_its_lease_expires
 def test_q8_nobody_can_acknowledge_what_was_not_cancelled(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
-    with pytest.raises(Conflict, match="nobody cancelled"):
+    with pytest.raises(Conflict, match="was not cancelled"):
         queue.acknowledge_cancel(claim.lease)
     assert state(queue, claim) == State.RUNNING
 

@@ -69,7 +69,7 @@ def test_an_evaluation_is_queued_claimed_and_delivered_as_a_run_is(queue: Queue)
     made = scored(claim)
     queue.deliver(claim.lease, made)
     queue.deliver(claim.lease, made)  # the reply got lost
-    with pytest.raises(Conflict, match="has another result already"):
+    with pytest.raises(Conflict, match="already has another result"):
         queue.deliver(claim.lease, made.model_copy(update={"value": 2.0}))
     assert queue.evaluations.scores(first.id, "run") == {first.id: (made,)}
     (status,) = queue.evaluations.statuses("tiny")

@@ -110,7 +110,7 @@ def test_q6_progress_and_a_drain_in_between_count_crashes_anew(queue: Queue, bet
 def test_q6_a_lease_that_nobody_took_up_tells_nothing_of_the_training(queue: Queue) -> None:
     study_of(queue, policy={"attempts": 10})
     assert [crash(queue, 40), crash(queue, 40)] == [State.QUEUED] * 2
-    queue.release(claimed(queue).lease, "Ray took no job")
+    queue.release(claimed(queue).lease, "Ray refused the job")
     assert crash(queue, 40) == State.FAILED
 
 

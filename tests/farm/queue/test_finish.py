@@ -27,7 +27,7 @@ def test_q5_a_different_result_is_a_conflict(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
     queue.finish(claim.lease, result(claim.run, 3.0))
-    with pytest.raises(Conflict, match="has another result already"):
+    with pytest.raises(Conflict, match="already has another result"):
         queue.finish(claim.lease, result(claim.run, 2.0))
     assert queue.listing.status(claim.run.id).result == result(claim.run, 3.0)
 

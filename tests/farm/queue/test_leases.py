@@ -66,7 +66,7 @@ def test_q3_a_worker_that_died_costs_an_attempt_and_leaves_a_cause(queue: Queue)
     assert (status.state, status.attempts) == (State.QUEUED, 1)
     (cause,) = status.causes
     assert (cause.cause, cause.epoch, cause.step, cause.retryable) == ("lease-expired", 1, 8, True)
-    assert cause.message == "worker worker on node-1 was not heard of for 0.001 s"
+    assert cause.message == "worker worker on node-1 was not heard from for 0.001 s"
     assert (status.worker, status.job, status.node, status.deadline) == (None, None, None, None)
 
 
@@ -150,7 +150,7 @@ def test_q3_a_lease_that_no_agent_took_up_says_so(queue: Queue) -> None:
     study_of(queue)
     claim = claimed(queue, seconds=MOMENT)
     wait_until(queue.sweep, "the lease expires")
-    assert queue.listing.status(claim.run.id).released == "worker claimed it and no agent came up"
+    assert queue.listing.status(claim.run.id).released == "worker claimed it, but no agent started"
     queue.fail(claimed(queue).lease, "agent-died", "", 0, retryable=True)
     assert queue.listing.status(claim.run.id).released is None, "there is something newer to say"
 

@@ -43,7 +43,7 @@ def test_a_word_for_several_nodes_is_refused_with_their_ids() -> None:
         (HOME, [], {}, [], "idle: nothing queued for 1xrtx3090"),
         (HOME, [], {"8xa100m40": 5}, [], "idle: nothing queued for 1xrtx3090"),
         (HOME, [], {"1xrtx3090": 2}, ["1xrtx3090"], "about to start one of 2 queued"),
-        (HOME, [], {}, ["1xrtx3090"], "idle: what is queued for 1xrtx3090 backs off after a failure"),
+        (HOME, [], {}, ["1xrtx3090"], "idle: runs queued for 1xrtx3090 are backing off after a failure"),
         (LAPTOP, ["a run"], {}, [], "a run"),
         (LAPTOP, [], {}, [], "idle: nothing queued for cpu-x1, cpu-x2"),
         (LAPTOP.model_copy(update={"units": {"cpu-x1": 2}}), ["a"], {}, [], "a; idle: nothing queued for cpu-x1"),

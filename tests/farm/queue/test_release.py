@@ -24,8 +24,8 @@ def test_q7_a_release_is_no_attempt_and_keeps_the_place(queue: Queue) -> None:
 def test_q7_a_released_run_says_why_until_it_begins_again(queue: Queue) -> None:
     study_of(queue)
     first = claimed(queue)
-    queue.release(first.lease, "Ray took no job: no room")
-    assert queue.listing.status(first.run.id).released == "Ray took no job: no room"
+    queue.release(first.lease, "Ray refused the job: no room")
+    assert queue.listing.status(first.run.id).released == "Ray refused the job: no room"
     queue.renew(claimed(queue).lease, 0)
     assert queue.listing.status(first.run.id).released is None
 

@@ -64,10 +64,10 @@ def test_a_run_that_backs_off_says_how_long_and_stands_in_nobody_s_way() -> None
 
 
 def test_what_became_of_the_last_lease_is_not_forgotten() -> None:
-    refused = queued(init=1).model_copy(update={"released": "Ray took no job: no room"})
+    refused = queued(init=1).model_copy(update={"released": "Ray refused the job: no room"})
     crashed = queued(init=2).model_copy(update={"causes": (CRASH,)})
     assert list(reasons([refused, crashed], {"cpu": 1}, NOW).values()) == [
-        "next in line; before: given back: Ray took no job: no room",
+        "next in line; before: given back: Ray refused the job: no room",
         "behind 1 other; before: worker-died: out of memory",
     ]
 
@@ -132,7 +132,7 @@ def test_a_mixed_group_needs_all_its_classes_at_once() -> None:
         run.run.id: "no node of class cpu-x2, and no autoscaler can start one; available: cpu-x1"
     }
     assert reasons([run], {"cpu-x1": 1, "cpu-x2": 1}, NOW) == {
-        run.run.id: "next in line, for a free cpu-x1 and cpu-x2 on nodes of their own at once"
+        run.run.id: "next in line, for a free cpu-x1 and cpu-x2 on separate nodes at the same time"
     }
 
 
@@ -150,7 +150,7 @@ def test_a_paused_run_says_why_and_what_to_do_and_stands_in_nobody_s_way() -> No
     assert paused == {broken.run.id: "gone"}
     found = reasons([broken, other], {"cpu": 1}, NOW, paused=paused)
     assert found == {
-        broken.run.id: "paused: gone. Mend it, then: farm retry tiny",
+        broken.run.id: "paused: gone. Fix it, then: farm retry tiny",
         other.run.id: "next in line",
     }
 

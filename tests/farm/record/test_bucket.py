@@ -91,7 +91,7 @@ def test_a_server_that_does_not_answer_costs_what_the_patience_allows(
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_uri: str) -> None:
-    with pytest.raises(StorageUnusable, match=r"s3://not-there/x names a bucket that does not exist\. Make it"):
+    with pytest.raises(StorageUnusable, match=r"s3://not-there/x names a bucket that does not exist\. Create it"):
         Bucket("s3://not-there/x").check()
     with pytest.raises(StorageUnusable, match="names a bucket that does not exist"):
         Bucket("s3://not-there/x").find("a")
@@ -123,7 +123,7 @@ def test_a_storage_where_nothing_can_be_removed_is_named() -> None:
 def test_a_server_that_ignores_the_condition_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would let two attempts each record a result: a put without the condition is what such a server does."""
     monkeypatch.setattr(bucket, "create", lambda name, content: bucket.put(name, content) is None)
-    with pytest.raises(StorageUnusable, match="does not keep two writers apart"):
+    with pytest.raises(StorageUnusable, match="cannot keep two writers apart"):
         bucket.check()
     assert bucket.objects("") == []
 

@@ -131,7 +131,7 @@ def test_missing_steps_are_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_attempt_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, 2, range(5, 7), from_epoch=1, from_step=4)
-    with pytest.raises(CheckpointInvalid, match="there is no ledger of epoch 1"):
+    with pytest.raises(CheckpointInvalid, match="the ledger of epoch 1, which a later one continues, is missing"):
         read(tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_what_is_no_plain_file_is_no_ledger(kind: str, tmp_path: Path) -> None:
 
 def test_an_attempt_writes_one_ledger(tmp_path: Path) -> None:
     path = write(tmp_path, 1, range(1, 3))
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="already exists"):
         Writer(path, 1)
     assert len(read(tmp_path)) == 2
 

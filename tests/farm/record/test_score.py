@@ -105,7 +105,7 @@ def test_a_score_is_written_once_with_the_values_of_its_items(store: Store) -> N
         store.scores.keep(one, values)
     store.runs.record(RESULT)
     store.scores.keep(SCORE, VALUES)
-    with pytest.raises(Conflict, match="holds another score already: it stays"):
+    with pytest.raises(Conflict, match="already holds another score, which was kept"):
         store.scores.keep(score(RESULT, [2.0, 3.0, 5.0]), [2.0, 3.0, 5.0])
     assert store.scores.of(RUN.id) == ([SCORE, WIKI], [])
     assert store.scores.values(SCORE).tolist() == VALUES

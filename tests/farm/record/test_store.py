@@ -53,7 +53,7 @@ def files(store: Store) -> list[str]:
 def test_an_attempt_that_is_on_record_is_not_written_over_by_another_of_its_epoch(store: Store) -> None:
     store.runs.begin(RUN, attempt())
     store.runs.begin(RUN, attempt())  # its answer had got lost
-    with pytest.raises(Conflict, match=r"attempt\.json is there already: it stays"):
+    with pytest.raises(Conflict, match=r"attempt\.json already exists and was kept"):
         store.runs.begin(RUN, attempt().model_copy(update={"worker": "another"}))
     assert store.runs.attempts(RUN.id) == [attempt()]
 
@@ -102,7 +102,7 @@ def test_a_directory_of_another_run_is_a_conflict(store: Store) -> None:
     content = store.records.get(f"runs/{RUN.id}/recipe.toml")
     assert content
     store.records.put(f"runs/{other.id}/recipe.toml", content)
-    with pytest.raises(Conflict, match="is of another run"):
+    with pytest.raises(Conflict, match="belongs to another run"):
         store.runs.begin(other, attempt(other))
 
 
@@ -110,7 +110,7 @@ def test_a_result_is_written_once(store: Store) -> None:
     assert store.runs.result(RUN.id) is None
     store.runs.record(result(RUN, 3.0))
     store.runs.record(result(RUN, 3.0))
-    with pytest.raises(Conflict, match="holds another result already"):
+    with pytest.raises(Conflict, match="already holds another result"):
         store.runs.record(result(RUN, 2.0))
     assert store.runs.result(RUN.id) == result(RUN, 3.0)
     assert files(store) == [f"runs/{RUN.id}/result.json"]
@@ -349,7 +349,7 @@ def test_q8_the_result_of_a_cancelled_run_does_not_count_and_that_of_its_retry_d
     assert restored(store, queue, attempt(outcome="succeeded", ended=1010.0)).state == State.CANCELLED
     store.runs.record(result(RUN, 2.0, epoch=2))
     assert store.runs.result(RUN.id) == result(RUN, 2.0, epoch=2)
-    with pytest.raises(Conflict, match="holds another result already"):
+    with pytest.raises(Conflict, match="already holds another result"):
         store.runs.record(result(RUN, 1.0, epoch=2))
 
 

@@ -62,7 +62,7 @@ def test_an_agent_waits_for_a_redis_that_is_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("storage", "says"),
     [
-        ("s3://not-there/farm", "s3://not-there/farm names a bucket that does not exist. Make it, or name another."),
+        ("s3://not-there/farm", "s3://not-there/farm names a bucket that does not exist. Create it, or name another."),
         ("/proc/farm", "the storage /proc/farm cannot hold records: No such file or directory. Set FARM_STORAGE to a"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_folder_that_is_not_the_farms_is_no_storage(queue: Queue, tmp_path: Pa
     assert (
         released
         == f"on {platform.node()} {here.storage} on this node is not the farm's storage, {theirs.uri} on head. "
-        + ("Mount that, or let FARM_STORAGE name it, as on the head.")
+        + ("Mount that one, or set FARM_STORAGE to it, as on the head.")
     )
 
 
@@ -690,7 +690,7 @@ def test_a_storage_that_was_renamed_is_not_made_anew(queue: Queue, tmp_path: Pat
     contents = Contents(4, {"w": np.full(9, 4, np.float32)}, {}, {})
     with pytest.raises(OSError, match="No such file"):
         write(agent.work.folder / "checkpoints", Identity.of(claim.run, plan), contents)
-    with pytest.raises(StorageUnusable, match=r"is not there any more\. Mount it again"):
+    with pytest.raises(StorageUnusable, match=r"no longer exists\. Mount it again"):
         store.studies.keep(tiny_study())
     assert Agent(here, queue, claim.lease, "job", "node").serve() == 1
     assert not storage.exists()

@@ -86,5 +86,5 @@ def check_carries(end: Ending, asked: Asked, done: Done | None) -> None:
 
 
 def test_work_that_goes_on_unasked_has_no_ending() -> None:
-    with pytest.raises(AssertionError, match="nobody asked"):
+    with pytest.raises(AssertionError, match="no end was asked for"):
         ending(Asked(), None)

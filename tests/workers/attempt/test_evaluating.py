@@ -114,7 +114,7 @@ def test_a_model_that_was_trained_anew_is_not_scored_as_the_one_that_was_asked_f
     assert claim is not None
     assert agent_of(queue, claim, tmp_path).serve() == 1
     (cause,) = queue.listing.status(job.id).causes
-    assert "is of other weights than when this score was asked for" in cause.message
+    assert "has different weights now than when this score was requested" in cause.message
     assert cause.message.endswith(f"Ask again: farm eval {made.run_id}")
 
 

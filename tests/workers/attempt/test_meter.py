@@ -130,7 +130,7 @@ def test_a_meter_that_fails_leaves_no_figure_and_training_alone(tmp_path: Path, 
         wait_until(path.exists, "the first line is there")
         (zone / "energy_uj").unlink()
         wait_until(lambda: not path.exists(), "it is removed")
-    assert "The energy is not known any more" in capfd.readouterr().out
+    assert "The energy is no longer known" in capfd.readouterr().out
 
 
 def test_without_a_meter_nothing_is_written(tmp_path: Path) -> None:

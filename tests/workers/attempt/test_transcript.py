@@ -21,7 +21,7 @@ with copied_to(Path(sys.argv[1])):
 Path(sys.argv[2]).write_text(str(os.listdir("/proc/self/fd") == before))
 """
 PRINTED = "".join(f"line {number}\n" for number in range(LINES)) + "from a child\nto stderr\n"
-NOTICE = "\nThis goes on without its copy: No space left on device.\n"
+NOTICE = "\nContinuing without a copy of this output: No space left on device.\n"
 
 
 def run(log: Path, out: Path, folder: Path) -> None:

@@ -107,12 +107,12 @@ def test_what_ray_would_not_take_is_one_line_that_says_what_to_do(tmp_path, chan
     said = str(caught.value)
     assert said.startswith(f"{path}: ")
     assert says in said
-    assert said.endswith(f"Mend it, then: farm doctor --cluster {path}")
+    assert said.endswith(f"Fix it, then: farm doctor --cluster {path}")
     assert "\n" not in said
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("a: [", "not YAML"), ("- x", "is no cluster file"), (None, "No such file")]
+    ("text", "says"), [("a: [", "not YAML"), ("- x", "is not a cluster file"), (None, "No such file")]
 )
 def test_what_is_no_cluster_file_is_said_in_one_line(tmp_path, text, says):
     path = tmp_path / "broken.yaml"
@@ -126,7 +126,7 @@ def test_what_is_no_cluster_file_is_said_in_one_line(tmp_path, text, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c.update(head_start_ray_commands=["ray start --head"]), "start no autoscaler"),
+        (lambda c: c.update(head_start_ray_commands=["ray start --head"]), "do not start an autoscaler"),
         (lambda c: c["available_node_types"]["head"].update(resources={"CPU": 2}), "head: a head that trains"),
         (
             lambda c: c["available_node_types"]["8xa100m40"].update(resources={"GPU": 8}),
@@ -134,7 +134,7 @@ def test_what_is_no_cluster_file_is_said_in_one_line(tmp_path, text, says):
         ),
         (
             lambda c: c["available_node_types"]["8xa100m40"]["resources"].update({"farm:odd": 1}),
-            "nobody knows the class odd",
+            "unknown machine class odd",
         ),
         (
             lambda c: c["available_node_types"]["8xa100m40"]["labels"].pop("farm-usd-per-hour"),
@@ -154,7 +154,7 @@ def test_what_ray_takes_and_the_farm_does_not_want_is_said(tmp_path, change, say
 @pytest.mark.parametrize("bad", ["free", "-1", "nan"])
 def test_a_label_that_is_not_a_price_is_refused_in_one_line(tmp_path, bad):
     path = changed(tmp_path, lambda c: c["available_node_types"]["8xa100m40"]["labels"].update({USD: bad}))
-    with pytest.raises(BadSetting, match=f"farm-usd-per-hour: '{bad}'.* are not a price. Write dollars an hour"):
+    with pytest.raises(BadSetting, match=f"farm-usd-per-hour: '{bad}'.* are not a price. Write dollars per hour"):
         clusterfile.fleet(clusterfile.load(path))
 
 

@@ -377,7 +377,7 @@ def test_what_a_dead_dispatcher_claimed_and_did_not_submit_is_given_back_at_once
     of_limits(queue, dashboard[0]).bury()
     status = queue.listing.status(lease.run_id)
     assert (status.state, status.attempts, status.causes) == ("queued", 0, ())
-    assert status.released == f"{worker} claimed it, and Ray has no job of it"
+    assert status.released == f"{worker} claimed it, but Ray has no job for it"
 
 
 def test_what_was_submitted_just_before_a_dispatcher_died_is_left_to_its_job(queue: Queue, dashboard):

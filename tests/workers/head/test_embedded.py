@@ -45,7 +45,7 @@ def test_a_bucket_that_this_machine_cannot_use_is_named_at_start(here: Settings,
     with pytest.raises(Unreachable) as caught:
         embedded.up(here.model_copy(update={"storage": "s3://not-there/farm"}))
     assert str(caught.value).startswith(
-        "The farm did not start: s3://not-there/farm names a bucket that does not exist. Make"
+        "The farm did not start: s3://not-there/farm names a bucket that does not exist. Create"
     )
 
 
@@ -56,7 +56,7 @@ def test_a_redis_of_another_farm_is_named_at_start(here: Settings, queue: Queue,
     )
     with pytest.raises(BadSetting) as caught:
         embedded.up(here.model_copy(update={"redis_url": redis_url}))
-    assert str(caught.value).startswith("The farm did not start: this Redis is that of the farm on there with")
+    assert str(caught.value).startswith("The farm did not start: this Redis belongs to the farm on there with")
 
 
 def test_a_home_holds_one_farm(here: Settings) -> None:

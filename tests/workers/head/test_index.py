@@ -87,7 +87,7 @@ def test_two_farms_do_not_share_a_storage(
     first = serving(queue, store)
     second = serving(Queue(redis, "farm:second:"), store)
     second.turn()
-    with pytest.raises(Conflict, match="is that of a farm with another Redis: no run starts from here"):
+    with pytest.raises(Conflict, match="belongs to a farm with another Redis: no run can start from here"):
         first.turn()
     with pytest.raises(BadSetting, match="take its storage over: farm reindex"):
         serving(queue, store)
@@ -100,12 +100,12 @@ def test_two_farms_do_not_share_a_storage(
 def test_a_redis_of_a_farm_with_another_storage_is_not_served(queue: Queue, store: Store, tmp_path: Path) -> None:
     queue.roster.publish(head(store))
     mine = Store(tmp_path / "mine")
-    said = f"that of the farm on head with the storage {store.uri}; here it is {mine.uri}"
+    said = f"belongs to the farm on head with the storage {store.uri}; the storage here is {mine.uri}"
     with pytest.raises(BadSetting, match=said):
         serving(queue, mine)
     queue.redis.delete(f"{queue.prefix}head")
     reindex(store, queue)
-    with pytest.raises(BadSetting, match="that of another storage"):
+    with pytest.raises(BadSetting, match="belongs to another storage"):
         serving(queue, mine)
 
 

@@ -28,7 +28,7 @@ def test_a_redis_that_no_other_machine_reaches_is_refused(place: str, tmp_path: 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.3.2.1"])
 def test_loopback_is_not_shared(host: str) -> None:
-    with pytest.raises(BadSetting, match=rf"--host {host}: no other machine reaches a loopback address\."):
+    with pytest.raises(BadSetting, match=rf"--host {host}: no other machine can reach a loopback address\."):
         addresses.shared(host)
 
 

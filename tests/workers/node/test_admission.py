@@ -103,7 +103,7 @@ def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
-        with pytest.raises(Unreachable, match=r"does not answer within 0\.1 s"):
+        with pytest.raises(Unreachable, match=r"did not answer within 0\.1 s"):
             admission.check_head(f"127.0.0.1:{mute.getsockname()[1]}", HEAD)
 
 

@@ -90,7 +90,7 @@ def test_a_cpu_class_stays_one_on_a_node_with_gpus(monkeypatch):
             "home",
             2,
             4,
-            r"--machine home=2: one run of it takes all 4 cores, as the class says no threads\. Offer 1, or",
+            r"--machine home=2: one run of it takes all 4 cores, because the class sets no `threads`\. Offer 1, or",
         ),
         ("cpu-x1", 10**9, 4, r"--machine cpu-x1=1000000000: one run of it takes 1 of 4 cores\. Offer at most 4\.$"),
         ("cpu-x2", 3, 4, r"takes 2 of 4 cores\. Offer at most 2\.$"),

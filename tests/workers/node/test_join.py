@@ -110,7 +110,7 @@ def test_more_runs_at_a_time_than_have_room(here: Settings) -> None:
 
 @pytest.mark.usefixtures("head")
 def test_a_name_that_is_none(here: Settings) -> None:
-    assert "--name 'my box' is no name" in refused(BadSetting, here, name="my box")
+    assert "--name 'my box' is not a valid name" in refused(BadSetting, here, name="my box")
 
 
 @pytest.mark.usefixtures("head")
@@ -193,6 +193,6 @@ def test_a_ray_that_ray_stop_has_ended_is_not_waited_for(tmp_path: Path) -> None
             seen = wait_until(lambda: watch.ended() or watch.raylet, "it is seen")
             assert isinstance(seen, psutil.Process)
             seen.terminate()
-            assert wait_until(watch.ended, "it is missed") == "was stopped by somebody"
+            assert wait_until(watch.ended, "it is missed") == "was stopped from outside"
         finally:
             block.kill()

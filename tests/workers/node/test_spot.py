@@ -49,7 +49,7 @@ def test_a_rebalance_recommendation_is_a_notice_too() -> None:
         def speak() -> None:
             service.rebalance = '{"noticeTime": "2030-01-01T00:00:00Z"}'
 
-        assert heard(service, speak)[1] == ["AWS recommends to leave this spot instance, since 2030-01-01T00:00:00Z"]
+        assert heard(service, speak)[1] == ["AWS recommends leaving this spot instance, since 2030-01-01T00:00:00Z"]
 
 
 def test_a_token_that_aws_refuses_is_renewed() -> None:

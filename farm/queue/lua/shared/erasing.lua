@@ -1,6 +1,6 @@
 -- How a run or an evaluation goes, and what of it is left.
 
--- Gone, but for its last epoch; whoever scores that model has lost the lease.
+-- Gone, but for its last epoch; an agent that scores that model has lost its lease.
 local function erase_evaluation(id)
   local state, machine, epoch = unpack(redis.call('HMGET', key('run', id), 'state', 'machine', 'epoch'))
   redis.call('HSET', key('forgotten'), id, epoch)
@@ -13,7 +13,7 @@ local function erase_evaluation(id)
   count(id, 'forgotten', 1)
 end
 
--- Gone, but for its last epoch, and for its result where others have adopted that. Nobody scores its model any more.
+-- Gone, but for its last epoch, and for its result where others have adopted that. Its model is not scored any more.
 local function erase(id)
   if is_evaluation(id) then
     return erase_evaluation(id)

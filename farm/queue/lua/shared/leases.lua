@@ -6,7 +6,7 @@ local function uptime() -- ms; nil where Redis may not be asked
   return seconds and seconds * 1000
 end
 
--- Whether nobody renewed the lease in time. While Redis itself was down nobody could, so after a start every lease has
+-- Whether the lease was not renewed in time. While Redis itself was down none could be, so after a start every one has
 -- its own length again. Where Redis does not say since when it is up, a lease has that from when it is first seen late.
 local function has_expired(id, deadline, up)
   local length = tonumber(get(id, 'length'))
@@ -49,13 +49,13 @@ local function expire(id)
   if get(id, 'renewed') then
     local where = node and (' on ' .. node) or ''
     local cause = { cause = 'lease-expired', step = step, retryable = true,
-      message = 'worker ' .. worker .. where .. ' was not heard of for ' .. get(id, 'length') / 1000 .. ' s' }
+      message = 'worker ' .. worker .. where .. ' was not heard from for ' .. get(id, 'length') / 1000 .. ' s' }
     count_failure(id, cause.cause, cjson.encode(cause), step, true, function() return 0 end)
   elseif get(id, 'cancelling') then
     settle(id, 'cancelled', 'its lease expired')
-  else -- whoever claimed it died before the agent was up: that costs a lease, not an attempt
+  else -- the dispatcher that claimed it died before the agent was up: that costs a lease, not an attempt
     requeue(id, 0)
-    set(id, 'released', worker .. ' claimed it and no agent came up')
+    set(id, 'released', worker .. ' claimed it, but no agent started')
   end
 end
 

@@ -17,7 +17,7 @@ local function cancel(id)
   end
 end
 
--- What the model of the run is worth, as ARGV says from `start` on: {evaluation, JSON}...
+-- The scores of the run's model, as ARGV gives them from `start` on: {evaluation, JSON}...
 local function keep_scores(id, start)
   for i = start, #ARGV, 2 do
     redis.call('HSET', key('scores', id), ARGV[i], ARGV[i + 1])
