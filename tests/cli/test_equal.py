@@ -121,7 +121,7 @@ def test_a_study_with_another_score_is_told_that_cost_goes_by_the_validation_los
         Study.parse(study_text(init=(1, 2, 3, 4)).replace("[study]", wiki, 1) + "[evaluations.wiki]\noffset = 8\n")
     )
     answer = farm("table", "tiny", "--at", "hours=4")
-    assert "by the validation loss, not by wiki, and without study.margin, which is of that score" in answer.err
+    assert "by the validation loss, not by wiki, and without study.margin, which is for that score" in answer.err
     assert {row["verdict"] for row in answer.rows if row["arm"] != "baseline"} <= {"better", "worse", "unresolved"}
 
 

@@ -156,7 +156,9 @@ def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> No
     imported(farm)
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     answer = farm("forget", "losses", "-y")
-    assert (answer.code, "is not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
+    assert (answer.code, "cannot be reached from this machine: nothing was changed" in answer.err) == (5, True), (
+        answer.err
+    )
     assert farm.queue.studies.imported("losses") == farm.store.studies.imported("losses")
 
 
@@ -172,7 +174,7 @@ def test_a_storage_that_is_not_seen_from_here_is_refused(farm: Farm) -> None:
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     answer = farm("import", str(path))
     assert (answer.code, farm.queue.studies.imported("losses").runs) == (5, ())
-    assert "is not seen from this machine" in answer.err
+    assert "cannot be reached from this machine" in answer.err
 
 
 def test_the_noise_of_an_imported_baseline_plans_a_study(farm: Farm) -> None:
