@@ -109,7 +109,7 @@ def test_a_score_is_no_part_of_a_question_of_cost(
     trained(farm)
     answer = farm("table", "tiny", *question, *score)
     assert (answer.code, answer.out) == (2, "")
-    assert f"{question[0]} goes by the validation loss" in answer.err
+    assert f"{question[0]} uses the validation loss" in answer.err
     assert f"Leave out {score[0]}, or {question[0]}." in answer.err
 
 

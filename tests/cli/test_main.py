@@ -142,11 +142,11 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["table", "--target", "-1"], 2, "--target -1 is not a loss. Write nats per token"),
         (["table", "--target", "3", "--at", "usd=1"], 2, "two questions. Use one at a time."),
         (["show", "nope"], 3, "no run 'nope'"),
-        (["up", "--machine", "cpu=0"], 2, "is not a number of units"),
+        (["up", "--machine", "cpu=0"], 2, "is not a valid number of units"),
         (["up", "--machine", "8xb200"], 2, "unknown machine class '8xb200'"),
         (["up", "--host", "10.0.0.5"], 2, "listens on loopback only. Write --shared --host 10.0.0.5."),
         (["up", "--shared"], 2, "no other machine can reach the Redis at redis://127.0.0.1:"),
-        (["serve", "--shared", "--attach", "10.0.0.5:6379"], 2, "not this farm's to share"),
+        (["serve", "--shared", "--attach", "10.0.0.5:6379"], 2, "this farm does not own that Ray"),
         (["join", "nothing.json"], 3, "the invitation nothing.json cannot be read: No such file"),
     ],
 )

@@ -85,7 +85,7 @@ def test_plan_works_without_redis_and_says_so(farm: Farm) -> None:
     answer = farm("plan", farm.file())
     assert answer.code == 0
     assert [row["arm"] for row in answer.rows] == ["baseline", "remove-dropout", "gradient-clipping", "(all arms)"]
-    assert "planning without what nodes registered" in answer.err
+    assert "planning without registered nodes and measured speeds" in answer.err
 
 
 def data_file(farm: Farm, source: str, **changes: str) -> str:

@@ -124,7 +124,10 @@ def test_a_limit_that_is_none_is_refused_by_name(farm: Farm, option: str, value:
 def test_a_limit_that_does_not_see_a_class_says_so(farm: Farm) -> None:
     path = farm.folder / "blind.toml"
     path.write_text(study_text(machines=("attic",)) + "[policy]\nusd_limit = 5\n[machines.attic]\n")
-    assert "attic: no usd_per_hour is declared, so policy.usd_limit does not see" in farm("submit", str(path)).err
+    assert (
+        "attic: no usd_per_hour is declared, so policy.usd_limit does not count runs there"
+        in farm("submit", str(path)).err
+    )
 
 
 def test_an_unknown_machine_is_refused_and_nothing_is_queued(farm: Farm) -> None:
