@@ -28,7 +28,7 @@ COLUMNS = (
 
 
 def effects(study: StudyName = None, as_json: Json = False) -> None:
-    """The effect of each intervention, and of each pair of them, averaged over all others.
+    """Estimate the effect of each intervention, and of each pair of them, averaged over all others.
 
     An effect is the mean of study.score (the test loss, unless it names another) of the arms with an intervention less
     that of the arms without. That of a pair is half of what one adds to the effect of the other: below 0 they help each

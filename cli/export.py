@@ -93,7 +93,7 @@ def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
     found = newest(store.copies.checkpoints(run.id), run)
     if found is None:
         raise NotFound(
-            f"{run.id} has no checkpoint under {store.uri} that is whole.",
+            f"{run.id} has no intact checkpoint under {store.uri}.",
             remedy=f"It makes one every {run.policy.checkpoint_seconds:,g} s while it trains.",
         )
     path, gpt = found

@@ -113,7 +113,7 @@ def _remarks(found: Read, file: Path, written: str, unknown: Sequence[str]) -> I
             more = f" and {len(sources) - SHOWN} more" if len(sources) > SHOWN else ""
             yield f"{kind}: {', '.join(sources[:SHOWN])}{more}: {text}"
     if unknown:
-        yield f"not declared: the machine {', '.join(unknown)}: write [machines.{unknown[0]}] before you submit"
+        yield f"no class {', '.join(unknown)} is declared: write [machines.{unknown[0]}] before you submit"
     if written == "another":
         yield f"{file} already exists and differs, so it was kept; write another with --output FILE"
     else:

@@ -59,7 +59,7 @@ Probe = Annotated[
 
 
 def machines(probe: Probe = None, as_json: Json = False) -> None:
-    """The known machine classes, and what they offer now.
+    """List the known machine classes, and what they offer now.
 
     tokens/s is the speed expected on the baseline; seen, the median of the runs that finished there; probed, the
     largest microbatch of each model that was tried. The results of --probe are kept for this machine's class, and used

@@ -72,7 +72,7 @@ DESIGNS = """
 
 A fraction tells the effects of single interventions apart at resolution 3, keeps them clear of interactions of two at
 4, and tells those interactions apart, too, at 5. `resolution = 4` takes the smallest that has it; `arms = 32` takes the
-one of that size, the one that aliases the fewest effects. These exist; the baseline counts as an arm:
+one of that size that aliases the fewest effects. These exist; the baseline counts as an arm:
 
 | interventions | arms, and the resolution of the fraction |
 |---|---|

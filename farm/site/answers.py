@@ -75,7 +75,7 @@ _ANSWERS = (
         r"\bNOPERM\b|The user executing the script|has no permissions|ACL failure in script",
         Refused,
         "does not let this user do that",
-        "Ask for a credential that may.",
+        "Ask for a credential with that permission.",
     ),
     _Answer(
         r"(?i)unknown (redis )?command|unknown subcommand|command is not allowed|not supported|disabled",

@@ -54,7 +54,7 @@ class Model(Frozen):
 
     vocab: int = Field(50257, ge=2, le=65536, description="number of different tokens that the corpus may hold")
     vocab_multiple: int = Field(1, ge=1, le=1024, description="pad the embedding rows up to a multiple of this")
-    context: int = Field(1024, ge=1, le=65536, description="tokens in a sequence, as far as a prediction may look back")
+    context: int = Field(1024, ge=1, le=65536, description="tokens in a sequence: how far back a prediction may look")
     width: int = Field(768, ge=1, le=65536, description="channels of the residual stream; the MLP has 4 times as many")
     layers: int = Field(12, ge=1, le=1024, description="transformer blocks")
     heads: int = Field(12, ge=1, le=1024, description="attention heads of a block; must divide width")
