@@ -1,4 +1,4 @@
-"""The way in: settings, the queue behind them, and what a person may call a run or a study."""
+"""The way in: settings, the queue behind them, and the run or study that a name stands for."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from farm.verdict.seen import Seen, Sight, seen
 
 @contextmanager
 def queue(settings: Settings | None = None) -> Iterator[Queue]:
-    """The queue of this farm; the embedded Redis is started if nobody else did.
+    """The queue of this farm; starts the embedded Redis unless it runs.
 
     Raises: Unreachable, Refused: also when Redis goes away in between.
     """
@@ -38,7 +38,7 @@ def machines(settings: Settings, queue: Queue | None) -> dict[str, Machine]:
 
 
 def study_file(path: Path, settings: Settings) -> Study:
-    """The study in a file; what is wrong with its machines is told together with what else is wrong.
+    """The study in a file; faults of its machines are reported together with all others.
 
     Raises: BadStudy
     """
@@ -79,7 +79,7 @@ def select(queue: Queue, name: str) -> list[Status]:
 
 
 def newest_study(queue: Queue) -> str | None:
-    """The study that queued a run last, or None. Says on stderr which one that is, and what others there are."""
+    """The study that queued a run most recently, or None. Names it, and the others, on stderr."""
     from cli.render import say
 
     newest_first = list(dict.fromkeys(status.study for status in reversed(queue.listing.statuses())))
@@ -100,8 +100,8 @@ def study_or_newest(queue: Queue, name: str | None) -> str:
 
 
 def finished(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
-    """The study `name`, or the newest, and the results that it has, as the evaluation that it ranks by sees them. Says
-    on stderr which one that is, where it is not the test loss, and how many runs it has not scored.
+    """The study `name`, or the newest, and its results, as scored by the evaluation that it ranks by. Names that
+    evaluation on stderr unless it is the test loss, and counts the runs that it has not scored.
 
     Raises: NotFound: there is no such study, or none at all.
     """
@@ -110,7 +110,7 @@ def finished(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
     name = study_or_newest(queue, name)
     if queue.studies.imported(name).runs and name not in queue.studies.all():
         raise NotFound(
-            f"study {name!r} holds imported losses only, and this asks for runs of the farm's.",
+            f"study {name!r} has imported losses only, and this needs runs that the farm trained.",
             remedy=f"See them with: farm table {name}",
         )
     study, scores = queue.studies.one(name), queue.evaluations.scores(name, "study")
@@ -134,7 +134,7 @@ def _yardstick(study: Study, sight: Sight) -> Iterator[str]:
 def offered(settings: Settings, queue: Queue) -> dict[str, int]:
     """Machine class -> living nodes where a run may start; classes without any are left out.
 
-    What a dispatcher sees; without one, what the nodes say of themselves.
+    As the dispatcher sees them; without one, as the nodes report themselves.
     """
     if roster := queue.roster.nodes():
         return offering(roster)
@@ -153,9 +153,9 @@ def slots(queue: Queue) -> dict[str, int]:
 
 
 def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str) -> None:
-    """Let `write` say it where the run directories are, too, if that is seen from here; or warn of `otherwise`.
+    """Have `write` record it in the storage, too, if that can be reached from here; else warn of `otherwise`.
 
-    A folder that is not there is another machine's. A bucket may be seen from anywhere, so it is asked.
+    A folder that is not there is another machine's. A bucket can be reached from anywhere, so it is tried.
     """
     from cli.render import say
 
@@ -165,28 +165,28 @@ def on_record(settings: Settings, write: Callable[[Store], None], otherwise: str
     try:
         write(store)
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}. Let FARM_STORAGE name a folder that can be written."
+        reason = f"{error.filename}: {error.strerror}. Set FARM_STORAGE to a writable folder."
         say(f"warning: {otherwise}: {reason}")
     except FarmError as error:
         say(f"warning: {otherwise}: {error}")
 
 
 def recording(settings: Settings) -> Store:
-    """The storage, for what is nowhere else on record.
+    """The storage, for facts that are recorded nowhere else.
 
-    Raises: StorageUnusable: it is not seen from here.
+    Raises: StorageUnusable: it cannot be reached from here.
     """
     store = within_sight(settings)
     if store is None:
         raise StorageUnusable(
-            f"the farm's storage {settings.storage} is not seen from this machine: nothing was changed.",
-            remedy="Do this where it is, or let FARM_STORAGE name it.",
+            f"the farm's storage {settings.storage} cannot be reached from this machine: nothing was changed.",
+            remedy="Run this where the storage is, or set FARM_STORAGE to it.",
         )
     return store
 
 
 def refuse_unindexed(settings: Settings, queue: Queue) -> None:
-    """Raises: Conflict: this Redis was emptied, and knows less than the storage, as far as that is seen from here."""
+    """Raises: Conflict: this Redis was emptied, and lacks runs of the storage, if that can be reached."""
     store = within_sight(settings) if queue.index.origin() is None else None
     begun: list[str] = []
     if store:
@@ -202,7 +202,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
 
 
 def within_sight(settings: Settings) -> Store | None:
-    """The storage, where it is seen from here: a folder that is not there is another machine's."""
+    """The storage, if it can be reached from here: a missing folder belongs to another machine."""
     store = Store(settings.storage, patience=BRIEF)
     return None if settings.redis_url is not None and not (store.bucket or store.is_local) else store
 
@@ -213,7 +213,7 @@ def complete_study(incomplete: str) -> list[str]:
 
 
 def complete_arm(incomplete: str, named: str | None) -> list[str]:
-    """Arms for the shell: those of the study, study file or run that is `named`; of all studies where none is."""
+    """Arms for the shell: those of the study, study file or run that is `named`; of all studies if none is named."""
     if named is None:
         return _names("arms", incomplete)
     with suppress(Exception):
@@ -232,7 +232,7 @@ def complete_run(incomplete: str) -> list[str]:
 
 
 def _names(kind: Literal["studies", "arms", "runs"], incomplete: str, study: str = "") -> list[str]:
-    """From a Redis that answers at once; from any other nothing."""
+    """Names from Redis if it answers at once; else none."""
     with suppress(Exception), glance(Settings.load()) as redis:  # a shell that completes must not print errors
         return Queue(redis).listing.names(kind, incomplete, study)
     return []

@@ -20,7 +20,7 @@ from farm.study.study import Study
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
 CANCELLED = ("cancelled", "cancelling")
 DroppedOnly = Annotated[
-    bool, typer.Option("--dropped", help="Of a study: only runs that its newest form does not have any more.")
+    bool, typer.Option("--dropped", help="Of a study: only runs that its newest form no longer has.")
 ]
 
 
@@ -39,7 +39,7 @@ def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = 
     on_record(
         settings,
         lambda store: _withdraw(store, cancelled),
-        "cancelled, but not on record, so that farm reindex would queue it",
+        "cancelled, but not recorded in the storage: farm reindex would queue it",
     )
     render.emit(Sheet("farm.cancel/1", COLUMNS, rows), as_json=as_json)
     if any(row["now"] == "cancelling" for row in rows):
@@ -63,7 +63,7 @@ def open_runs(queue: Queue, name: str) -> list[Status]:
 
 
 def dropped(study: Study, statuses: Sequence[Status]) -> list[Status]:
-    """The runs that `study` has no more, in the form in which it was submitted last."""
+    """The runs that `study` no longer has in its newest submitted form."""
     asked = {run.id for run in study.runs()}
     return [status for status in statuses if status.id not in asked]
 

@@ -1,4 +1,4 @@
-"""What the cells of a table of arms say to people."""
+"""The cells of a table of arms, as people see them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ class Placed(Protocol):
 
 
 def machine(name: str) -> str:
-    """A machine class for people; a mixed group says that it is one."""
+    """A machine class for people; mixed groups are marked."""
     return f"{name} (mixed)" if is_mixed(name) else name
 
 
@@ -35,7 +35,7 @@ def difference(seen: dict[str, Any]) -> str:
 
 
 def seeds(row: Mapping[str, Any]) -> str:
-    """How many seeds are behind a row, and how many the study asks for where it has fewer."""
+    """The number of seeds behind a row, and how many the study asks for if it has fewer."""
     return f"{row['n']} of {row['asked']}" if row["n"] < row["asked"] else str(row["n"])
 
 

@@ -40,11 +40,11 @@ COLUMNS = (
 
 
 def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
-    """Whether two runs began alike and saw the same data, and where their losses part.
+    """Check whether two runs began alike and saw the same data, and where their losses diverge.
 
-    The losses come from the ledgers in the run directories. Runs that have not finished are compared as far as they
-    are; a difference is the second minus the first. Of two finished runs it shows the test losses and every score by an
-    evaluation that has scored both, that which their study ranks by first, with its unit and which is better.
+    The losses come from the ledgers in the run directories. Unfinished runs are compared as far as they are; a
+    difference is the second minus the first. For two finished runs it shows the test losses and every evaluation that
+    has scored both, with its unit and which direction is better; the one that their study ranks by comes first.
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
@@ -94,7 +94,7 @@ def _side(settings: Settings, status: Status) -> Side:
 
 
 def _checkpointed(store: Store, status: Status) -> dict[str, Any]:
-    """What the newest checkpoint of a run says of it; nothing where there is none."""
+    """The facts in a run's newest checkpoint; empty if there is none."""
     with suppress(FarmError, OSError, ValueError):
         if status.checkpoint and store.path(status.checkpoint.path):
             return json.loads(store.records.get(f"{status.checkpoint.path}/{layout.STATE}") or b"{}")
@@ -129,7 +129,7 @@ def _sameness(same: bool | None) -> str:
 
 def _losses(found: Comparison) -> Iterator[tuple[str, Losses]]:
     if found.parted:
-        yield f"losses part at step {found.parted.step:,}", found.parted
+        yield f"losses diverge at step {found.parted.step:,}", found.parted
     if found.drifted and found.parted and found.drifted.step != found.parted.step:
         yield f"by more than {DRIFT:g} at step {found.drifted.step:,}", found.drifted
     if found.last:
@@ -145,9 +145,9 @@ def _remarks(found: Comparison) -> Iterator[str]:
     began = {
         True: "from the same weights",
         False: "from different weights",
-        None: "from weights of which one is unknown",
+        None: "from weights that are unknown for one run at least",
     }
-    saw = {True: "on the same data", False: "on different data", None: "on data of which one is unknown"}
+    saw = {True: "on the same data", False: "on different data", None: "on data that is unknown for one run at least"}
     order = "" if found.same_order else " in a different order"
     yield f"{began[found.same_initial_weights]}, {saw[found.same_trained]}{order}, {_parting(found)}"
     if found.apart:
@@ -166,4 +166,4 @@ def _parting(found: Comparison) -> str:
         return f"the same loss to the bit at each of {found.common_steps:,} steps"
     end = found.last.difference if found.last else None
     by = "" if end is None else f", by {_difference(end)} at step {found.common_steps:,}"
-    return f"losses that part at step {found.parted.step:,}{by}"
+    return f"losses that diverge at step {found.parted.step:,}{by}"

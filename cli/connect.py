@@ -34,14 +34,12 @@ OPEN_SECONDS = 60.0  # somebody may have to type a passphrase
 LOOK_SECONDS = 0.1
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # before another try; the last one from then on
 
-Head = Annotated[str, typer.Argument(metavar="HEAD", help="Where ssh finds it: a host, user@host, or an alias.")]
+Head = Annotated[str, typer.Argument(metavar="HEAD", help="Its ssh destination: a host, user@host, or an alias.")]
 Far = Annotated[
     str | None,
-    typer.Option("--redis", metavar="URL", help="The farm's Redis as HEAD sees it; left out, that of the farm there."),
+    typer.Option("--redis", metavar="URL", help="The farm's Redis as HEAD sees it; default: that of the farm there."),
 ]
-Home = Annotated[
-    str | None, typer.Option("--home", metavar="FOLDER", help="The farm's home on HEAD, where it is not ~/.farm.")
-]
+Home = Annotated[str | None, typer.Option("--home", metavar="FOLDER", help="The farm's home on HEAD, if not ~/.farm.")]
 Ssh = Annotated[str, typer.Option("--ssh", metavar="COMMAND", help="How to call ssh, e.g. 'ssh -p 2222'.")]
 
 
@@ -54,15 +52,13 @@ class Way(NamedTuple):
 
 
 def connect(head: Head, redis: Far = None, home: Home = None, ssh: Ssh = "ssh") -> None:
-    """Reach the farm of HEAD through ssh: the commands of this home use it until Ctrl-C.
+    """Reach the farm on HEAD through ssh; commands of this home use it until Ctrl-C.
 
     Opens a tunnel from a port of this machine to the Redis there, and opens it again whenever it breaks.
     """
     settings = Settings.load(through_tunnel=False)
     if settings.redis_url:
-        raise BadSetting(
-            "FARM_REDIS_URL or a farm.toml names a Redis, which a tunnel would not change.", remedy="Unset it."
-        )
+        raise BadSetting("FARM_REDIS_URL or a farm.toml names a Redis, which overrides a tunnel.", remedy="Unset it.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ssh is stopped, too
     make_home(settings.home)
     way = _way(head, redis or _asked(head, home, ssh), ssh)
@@ -76,7 +72,7 @@ def _way(head: str, far: str, ssh: str) -> Way:
     if place.scheme != "redis" or not place.hostname:
         raise BadSetting(
             f"--redis: {place.scheme}://{place.hostname or ''} is not redis://HOST.",
-            remedy="The tunnel encrypts it all.",
+            remedy="The tunnel encrypts everything.",
         )
     port = free_port()
     secret, at, _ = place.netloc.rpartition("@")
@@ -91,7 +87,8 @@ def _words(ssh: str) -> list[str]:
 
 
 def _asked(head: str, home: str | None, ssh: str) -> str:
-    """The Redis URL of the farm of HEAD in `home`, which is ~/.farm if left out; whoever may log in there may read it.
+    """The Redis URL of the farm of HEAD in `home`, which is ~/.farm if left out; anyone who can log in there can read
+    it.
 
     Raises: NotFound, Refused, Unreachable
     """
@@ -107,14 +104,14 @@ def _asked(head: str, home: str | None, ssh: str) -> str:
     except (ValueError, KeyError, TypeError):
         raise NotFound(
             f"{head} has no farm of its own in {home or '~/.farm'}.",
-            remedy="Say where its Redis is: --redis redis://:PASSWORD@HOST:PORT/0; or its home: --home FOLDER",
+            remedy="Name its Redis: --redis redis://:PASSWORD@HOST:PORT/0; or its home: --home FOLDER",
         ) from None
 
 
 def _keep(way: Way, hint: str) -> None:
     """Hold the tunnel open until Ctrl-C.
 
-    Raises: Refused, Unreachable: it could not be opened in the first place; later that is tried again.
+    Raises: Refused, Unreachable: the first try failed; later ones are repeated.
     """
     failures, hints = 0, [hint]
     while True:
@@ -158,7 +155,7 @@ def _until_open(ssh: subprocess.Popen, way: Way) -> None:
 
 
 def _failed(head: str, said: str | None) -> FarmError:
-    """What ssh said last, as an error of ours."""
+    """The last line of ssh's output as a FarmError."""
     lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
     reason = lines[-1].rstrip(".") if lines else "it said nothing"
     if "Permission denied" in reason or "Host key verification failed" in reason:

@@ -14,9 +14,9 @@ NAMED = 4  # arms in a line
 
 
 def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
-    """Look at the data of `arms` as far as this machine sees it, and say what it cannot see.
+    """Check the data of `arms` as far as this machine can see it, and say what it cannot.
 
-    Raises: BadCorpus: no run could train on it. Of several faults the last; the others are said.
+    Raises: BadCorpus: no run could train on it. Of several faults the last is raised; the others are printed.
     """
     from model.corpus.look import View, look
 
@@ -53,7 +53,7 @@ def of_runs(study: Study, ids: Iterable[str]) -> list[Arm]:
 
 
 def _unranked(study: Study, arms: Collection[Arm]) -> dict[str, list[str]]:
-    """In what tests differ from the baseline's -> those of `arms` that have such a test."""
+    """How a test differs from the baseline's -> those of `arms` with that test."""
     found: dict[str, list[str]] = {}
     wanted = {arm.name for arm in arms}
     for name, difference in unranked(study.arms()).items():
@@ -63,7 +63,7 @@ def _unranked(study: Study, arms: Collection[Arm]) -> dict[str, list[str]]:
 
 
 def _read(study: Study, arms: Collection[Arm]) -> Iterator[tuple[str, Recipe]]:
-    """The names of `arms` with all that each reads: its recipe, and that with each further evaluation as its test."""
+    """The names of `arms` with the recipes whose data each reads: its own, and one for each further evaluation."""
     for arm in arms:
         yield arm.name, arm.recipe
         for further in study.evaluations.values():
@@ -71,7 +71,7 @@ def _read(study: Study, arms: Collection[Arm]) -> Iterator[tuple[str, Recipe]]:
 
 
 def _what_counts(recipe: Recipe) -> str:
-    """What of a recipe decides what its data must be, so that a hundred arms cost no hundred looks."""
+    """The part of a recipe that its data must suit, so that arms which agree in it are checked once."""
     model, train = recipe.model, recipe.train
     return repr((recipe.data, recipe.evaluation, model.context, model.vocab, train.batch, recipe.steps))
 

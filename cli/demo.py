@@ -29,7 +29,7 @@ from farm.study.study import Study
 def demo(as_json: Json = False) -> None:
     """Train a small study here and now, and show its table.
 
-    Uses the farm that is up on this machine, else starts one and stops it afterwards. Every demo trains anew.
+    Uses the farm that is up on this machine, else starts one and stops it afterwards. Every demo trains from scratch.
     """
     settings = Settings.of_this_machine()
     study = Study.load(find_demo())
@@ -48,12 +48,12 @@ def find_demo() -> Path:
     for place in places:
         if (place / "demo.toml").exists():
             return place / "demo.toml"
-    raise NotFound(f"demo.toml is not in {' or '.join(map(str, places))}.", remedy="Install farm again.")
+    raise NotFound(f"demo.toml is not in {' or '.join(map(str, places))}.", remedy="Reinstall farm.")
 
 
 @contextmanager
 def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
-    """The farm that is up here, or one that is stopped at the end, Ctrl-C or not.
+    """The farm that is up here, or a new one that is stopped at the end, also after Ctrl-C.
 
     Raises: Conflict: the farm that is up does not offer what the demo needs.
     """
@@ -74,7 +74,7 @@ def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
     try:
         yield facts
     finally:
-        say("stopping the farm; what trains saves a checkpoint first")
+        say("stopping the farm; running runs save a checkpoint first")
         embedded.down(settings)
 
 
@@ -83,7 +83,7 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
     with queue(settings) as open_queue:
         study, goes_on = fresh(open_queue, study)
         queued(open_queue, settings, study)
-        say(f"{study.name}: {len(study.runs())} runs{', going on where it was left' if goes_on else ''}")
+        say(f"{study.name}: {len(study.runs())} runs{', resuming where it stopped' if goes_on else ''}")
         say(f"dashboard: {facts.dashboard}")
         try:
             statuses = follow(
@@ -96,7 +96,7 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
             if stays_up:
                 say(f"{study.name} goes on, since the farm stays up; end it with: farm cancel {study.name}")
             else:
-                say(f"{study.name} stays queued; farm up goes on with it, and so does farm demo")
+                say(f"{study.name} stays queued; farm up or farm demo resumes it")
             raise
         ended(settings, open_queue, statuses)
         show_table(open_queue, study.name, as_json=as_json)
@@ -107,7 +107,7 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
 
 
 def fresh(queue: Queue, study: Study) -> tuple[Study, bool]:
-    """The demo under the first name and repetition of which nothing was trained yet, or one that was interrupted.
+    """The demo under the first name and repetition that was not trained yet, or was interrupted.
 
     So every number of its table was trained for it: demo, demo-2 (rerun 1), demo-3 (rerun 2), ...
     """
@@ -133,4 +133,4 @@ def numbered(study: Study, number: int) -> Study:
 
 def _still_up(settings: Settings, facts: Facts) -> None:
     if serving.facts(settings) is None:
-        raise Unreachable("The farm on this machine is gone.", remedy=f"See {facts.log}; farm up goes on.")
+        raise Unreachable("The farm on this machine is gone.", remedy=f"See {facts.log}; farm up resumes.")

@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 Cluster = Annotated[
     Path | None,
-    typer.Option("--cluster", metavar="FILE", help="Check a file for Ray's cluster launcher as well; needs Ray."),
+    typer.Option("--cluster", metavar="FILE", help="Also check a file for Ray's cluster launcher; needs Ray."),
 ]
 
 
@@ -57,7 +57,7 @@ def doctor(cluster: Cluster = None, as_json: Json = False) -> None:
 
 
 def examine(cluster: Path | None = None) -> Iterator[Finding]:
-    """Every check, whatever became of the others; without settings, those that need none."""
+    """Every check, even after another failed; without settings, those that need none."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name, needed in PACKAGES.items():
         yield from _checked(name, lambda name=name, needed=needed: [_package(name, needed)])  # type: ignore[misc]
@@ -77,14 +77,14 @@ def examine(cluster: Path | None = None) -> Iterator[Finding]:
 
 
 def _checked(check: str, probe: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What `probe` finds, up to the error that ends it: a doctor that dies of what it meets helps nobody."""
+    """The findings of `probe`, up to an error, which becomes a finding: one broken check must not end the others."""
     try:
         yield from probe()
     except (FarmError, OSError) as error:
         yield Finding(check, "failed", str(error))
     except Exception as error:
         said = f"{type(error).__name__}: {first_line(error)}"
-        yield Finding(check, "failed", f"{said}. This is a bug in farm, which the other checks survive")
+        yield Finding(check, "failed", f"{said}. This is a bug in farm; the other checks go on")
 
 
 def _package(name: str, needed: bool) -> Finding:
@@ -97,7 +97,7 @@ def _package(name: str, needed: bool) -> Finding:
 
 
 def _compiler() -> Iterator[Finding]:
-    """What train.compile would use here."""
+    """The compiler that train.compile would use here."""
     from workers.node.gpus import gpus
 
     try:
@@ -120,17 +120,17 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _values(settings: Settings) -> Iterator[Finding]:
-    """What Redis holds and nobody can read."""
+    """The values in Redis that cannot be read."""
     with queue(settings) as open_queue:
         flaws = find_flaws(open_queue.scripts)
     if not flaws:
-        yield Finding("values", "ok", "all that Redis holds can be read")
+        yield Finding("values", "ok", "every value in Redis can be read")
     for flaw in flaws:
         yield Finding("values", "failed", f"{flaw}")
 
 
 def _head(settings: Settings) -> str | None:
-    """Where the commands of this home go through a tunnel, if they do."""
+    """The farm that the commands of this home reach through a tunnel, if any."""
     return tunnel.head(settings.home, settings.redis_url) if settings.redis_url else None
 
 
@@ -144,7 +144,7 @@ def _storage(settings: Settings) -> Finding:
 
 
 def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
-    """Whether Ray's launcher takes the file, what its autoscaler could start, and what the farm would not like."""
+    """Whether Ray's launcher accepts the file, which machines it could start, and doubts about them."""
     if find_spec("ray") is None:
         yield Finding("cluster file", "failed", "Ray is not installed here: pip install 'farm[node]'")
         return
@@ -157,7 +157,7 @@ def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
         yield Finding("cluster file", "failed", str(error))
         return
     kinds = ", ".join(f"{name} x {kind.most}" for name, kind in fleet.kinds.items())
-    told = kinds or "machines that say themselves what they are"
+    told = kinds or "machines that report their own class"
     yield Finding("cluster file", "ok", f"{path}: {told}; at most {fleet.most} at a time")
     for doubt in clusterfile.doubts(config, BUILT_IN.keys() | settings.machines.keys()):
         yield Finding("cluster file", "warning", f"{path}: {doubt}")
@@ -166,7 +166,7 @@ def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
 def _ray(settings: Settings) -> Finding:
     facts = serving.facts(settings)
     if facts is None and (head := _head(settings)):
-        return Finding("dashboard", "warning", f"that of the farm is on {head}, where `farm connect` goes")
+        return Finding("dashboard", "warning", f"the farm's Ray is on {head}, at the other end of `farm connect`")
     if facts is None:
         return Finding("dashboard", "warning", "no farm is up on this machine: farm up")
     try:

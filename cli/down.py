@@ -10,7 +10,7 @@ from farm.site.settings import Settings
 def down(as_json: Json = False) -> None:
     """Stop the farm of this machine.
 
-    Running runs write a checkpoint and go back to the queue; `farm up` goes on with them.
+    Running runs write a checkpoint and go back to the queue; `farm up` resumes them.
     """
     settings = Settings.load()
     was = serving.facts(settings)
@@ -20,7 +20,7 @@ def down(as_json: Json = False) -> None:
 
         for what in serving.missing(settings, was):
             say(f"missing: {what}")
-        say(f"stopping the farm of process {was.pid}; what trains saves a checkpoint first")
+        say(f"stopping the farm of process {was.pid}; running runs save a checkpoint first")
         stopped = embedded.down(settings)
     say(f"stopped the farm of process {was.pid}" if was and stopped else f"no farm is up at {settings.home}")
     if as_json:

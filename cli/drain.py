@@ -18,14 +18,16 @@ LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 180.0  # an agent may just be starting, and has a minute to save a checkpoint
 
 Which = Annotated[str, typer.Argument(metavar="NODE", help="Its name, host, address, or the beginning of its Ray id.")]
-Undo = Annotated[bool, typer.Option("--undo", help="Let runs start there again. What joined by farm join is leaving.")]
+Undo = Annotated[
+    bool, typer.Option("--undo", help="Let runs start there again. A machine that farm join brought leaves anyway.")
+]
 
 
 def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
-    """Empty a node: nothing starts there any more, and what runs saves a checkpoint and is queued again.
+    """Empty a node: no run starts there, and those running save a checkpoint and are queued again.
 
     Returns when it is empty. A machine that `farm join` brought then leaves; any other stays drained until --undo, or
-    until Ray on it starts again. No attempt is counted.
+    until its Ray restarts. The runs lose no attempt.
     """
     with queue() as open_queue:
         found = find_node(open_queue.roster.nodes(), node)
@@ -36,7 +38,7 @@ def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
         try:
             released = _emptied(open_queue, found)
         except KeyboardInterrupt:
-            end = "leaves all the same" if found.joined else f"stays drained until: farm drain {node} --undo"
+            end = "leaves anyway" if found.joined else f"stays drained until: farm drain {node} --undo"
             say(f"{found} {end}")
             raise
     then = "it leaves" if found.joined else f"and stays drained until: farm drain {node} --undo"
@@ -59,7 +61,7 @@ def _undo(queue: Queue, node: Node, as_json: bool) -> None:
 def _emptied(queue: Queue, node: Node) -> list[str]:
     """The runs that left `node`, when the last of them has.
 
-    Raises: Unreachable: nobody carries the drain out.
+    Raises: Unreachable: the drain was not carried out.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     left: list[str] = []
@@ -71,8 +73,8 @@ def _emptied(queue: Queue, node: Node) -> list[str]:
         last = runs
         if time.monotonic() > deadline:
             raise Unreachable(
-                f"{len(runs)} runs on {node} have not let go within {PATIENCE_SECONDS:g} s.",
-                remedy="Is `farm serve` up on the head? Nothing new starts there; they end with their leases.",
+                f"{len(runs)} runs on {node} have not stopped within {PATIENCE_SECONDS:g} s.",
+                remedy="Is `farm serve` up on the head? No new run starts there; these end when their leases expire.",
             )
         time.sleep(LOOK_SECONDS)
     return left + _told(queue, last)

@@ -29,13 +29,13 @@ COLUMNS = (
 
 
 def effects(study: StudyName = None, as_json: Json = False) -> None:
-    """What each intervention does, and each two of them together, averaged over all others.
+    """Estimate the effect of each intervention, and of each pair of them, averaged over all others.
 
     An effect is the mean of study.score (the test loss, unless it names another) of the arms with an intervention less
-    that of the arms without. That of two together is half of what the one adds to the effect of the other: below 0 they
-    help each other, where lower is better. Intervals and p hold together
-    for all effects on a machine. "or else" names what the design cannot tell from the effect; a study with design =
-    "fraction" and resolution = 5, or "factorial", tells all pairs apart.
+    that of the arms without. That of a pair is half of what one adds to the effect of the other: below 0 they help each
+    other, if lower is better. Intervals and p hold together for all effects on a machine. "or else" names the effects
+    that the design cannot tell apart from this one; a study with design = "fraction" and resolution = 5, or
+    "factorial", tells all pairs apart.
     """
     with queue() as open_queue:
         found, results = finished(open_queue, study)
@@ -91,10 +91,10 @@ def _lacking(study: Study, machine: str, lacking: list[str]) -> str:
     more = f" and {len(lacking) - SHOWN:,} more" if len(lacking) > SHOWN else ""
     arms = f"{len(lacking):,} arm{'s' * (len(lacking) != 1)} missing: {', '.join(lacking[:SHOWN])}{more}"
     if study.study.design in ("fraction", "factorial"):
-        return f"{machine}: {arms}; without that some effects are less sure, or an alias of others"
+        return f"{machine}: {arms}; without that some effects are less certain, or aliased with others"
     return (
-        f'{machine}: no factorial, since design = "{study.study.design}", {arms}. An effect is that of the arms there'
-        ' are; design = "factorial" or "fraction" trains combinations'
+        f'{machine}: no factorial, since design = "{study.study.design}", {arms}. Effects are those of the trained'
+        ' arms; design = "factorial" or "fraction" trains combinations'
     )
 
 
@@ -106,16 +106,16 @@ def _rows(key: tuple[str, str], seen: Effects) -> Iterator[dict[str, Any]]:
 
 def _remarks(study: Study, told: dict[tuple[str, str], Effects]) -> Iterator[str]:
     if not any(seen.effects for seen in told.values()):
-        yield "no effect yet: it takes results of arms with an intervention and of arms without"
+        yield "no effect yet: it needs results of arms with an intervention and of arms without it"
     for (_, machine), seen in told.items():
         if seen.method == "least-squares":
             yield f"{machine}: noise of one run {seen.noise:.4f}, from {seen.df:g} degrees of freedom"
         elif seen.method == "lenth":
             yield (
-                f"{machine}: no run is left over to tell the noise, so Lenth's pseudo standard error, {seen.noise:.4f},"
-                " stands for it: it takes most effects to be nothing"
+                f"{machine}: no run is left to estimate the noise, so Lenth's pseudo standard error, {seen.noise:.4f},"
+                " is used: it assumes that most effects are zero"
             )
         elif seen.effects:
-            yield f"{machine}: nothing tells the noise; add seed pairs"
+            yield f"{machine}: the noise cannot be estimated; add seed pairs"
     if study.sweeps:
-        yield "sweeps are not crossed with anything, and are not here: see farm table"
+        yield "sweeps are not crossed with anything, and not shown here: see farm table"

@@ -1,4 +1,4 @@
-"""How the following of runs ended: the exit code, and for runs that wait for a person what would let them go on."""
+"""How watching runs ended: the exit code, and the remedies for runs that wait for a person."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ def remedies(
     for (study, reason), count in Counter(paused).items():
         yield (
             f"{study}: {_runs(count, 'is paused', 'are paused')}: {reason}."
-            f" Mend it and submit the study again, or: farm retry {study}"
+            f" Fix it and submit the study again, or: farm retry {study}"
         )
 
 
@@ -63,7 +63,7 @@ def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending, everyt
     if spent.hours >= spent.hours_limit:
         hours = least_hours(form, everything, known, spent.hours)
         wanted.append(f"a policy.hours_limit {_at_least(None if hours is None else f'{hours:,.2f}')}")
-    return f"What is left goes on with {' and '.join(wanted)}: edit the study and submit it again."
+    return f"The rest goes on with {' and '.join(wanted)}: edit the study and submit it again."
 
 
 def _at_least(amount: str | None) -> str:

@@ -18,25 +18,25 @@ AMOUNTS = {"hours": "{:g} h of training", "usd": "${:,.2f} of training", "tokens
 
 
 def asked(at: str | None, loss: str | None, score: str | None, scores: str | None) -> Budget | float | None:
-    """What a person wants to see instead of the table at the end of all runs, if anything.
+    """The question asked by --at or --target, if any.
 
-    Raises: BadStudy: it is no budget, or no loss; or both are asked for, or a score, which nobody computes in mid-run.
+    Raises: BadStudy: not a valid budget or loss; both are given; or a score, which is not computed mid-run.
     """
     if at is not None and loss is not None:
-        raise BadStudy("--at and --target are two questions.", remedy="Ask one at a time.")
+        raise BadStudy("--at and --target cannot be used together.", remedy="Use one at a time.")
     given = [option for option, value in (("--score", score), ("--scores", scores)) if value is not None]
     if given and (at is not None or loss is not None):
         question = "--at" if at is not None else "--target"
         raise BadStudy(
-            f"{question} goes by the validation loss, the only one that is measured while a run trains;"
-            f" {given[0]} asks for what finished models are worth.",
+            f"{question} uses the validation loss, the only one that is measured while a run trains;"
+            f" {given[0]} asks for scores of finished models.",
             remedy=f"Leave out {given[0]}, or {question}.",
         )
     return budget(at) if at is not None else target(loss) if loss is not None else None
 
 
 def show(queue: Queue, study: str, question: Budget | float, form: Format | None, *, as_json: bool) -> None:
-    """Print the study's arms at that cost, or what they cost until that loss. Raises: NotFound."""
+    """Print the study's arms at that cost, or their cost to reach that loss. Raises: NotFound."""
     if queue.studies.imported(study).runs and study not in queue.studies.all():
         raise NotFound(
             f"study {study!r} holds imported losses only, without validation curves.",
@@ -176,7 +176,7 @@ def _bought(rows: Sequence[Bought], question: Budget) -> Iterator[str]:
     yield "loss on held-out tokens that are not the test's, linear between validations; no run is extrapolated"
     for row in rows:
         if row.short:
-            yield f"never got to {_amount(question)}: {row.arm} on {row.machine}: {_runs(row.short)}"
+            yield f"never reached {_amount(question)}: {row.arm} on {row.machine}: {_runs(row.short)}"
         if row.early:
             yield f"first validated after {_amount(question)}: {row.arm} on {row.machine}: {_runs(row.early)}"
         if row.unpriced:
@@ -185,7 +185,7 @@ def _bought(rows: Sequence[Bought], question: Budget) -> Iterator[str]:
 
 
 def _reached(rows: Sequence[Reached]) -> Iterator[str]:
-    yield "geometric means over seeds, of the steps that count: no lost work, no waiting, no checkpoint, no validation"
+    yield "geometric means over seeds, of training alone: lost work, waiting, checkpoints and validations do not count"
     for row in rows:
         if row.reached < row.n:
             yield f"never reached it: {row.n - row.reached} of {row.n} seed pairs of {row.arm} on {row.machine}"
@@ -212,7 +212,7 @@ def _methods(rows: Sequence[Tested], mark: str, says: str) -> Iterator[str]:
 
 def _common(rows: Sequence[Placed], unfinished: int, asks: Study) -> Iterator[str]:
     if asks.study.score != TEST:
-        without = ", and without study.margin, which is of that score" if asks.study.margin else ""
+        without = ", and without study.margin, which is for that score" if asks.study.margin else ""
         yield (
             f"by the validation loss, not by {asks.study.score}{without}: only the validation loss is measured while a"
             " run trains; farm table ranks finished runs by the study's score"

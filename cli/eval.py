@@ -31,16 +31,18 @@ COLUMNS = (
     Column("machine", "machine", is_spare=True),
 )
 Name = Annotated[
-    str | None, typer.Argument(metavar="EVALUATION", help="test_loss, or a name of [evaluations]; left out, all.")
+    str | None, typer.Argument(metavar="EVALUATION", help="test_loss, or a name of [evaluations]; default: all.")
 ]
-Stale = Annotated[bool, typer.Option("--stale", help="Also scores made by an earlier form of an evaluation.")]
-On = Annotated[str | None, typer.Option("--machine", metavar="CLASS", help="Class that scores; left out, each run's.")]
+Stale = Annotated[bool, typer.Option("--stale", help="Also replace scores by an earlier form of an evaluation.")]
+On = Annotated[
+    str | None, typer.Option("--machine", metavar="CLASS", help="Machine class that scores; default: each run's own.")
+]
 ReferenceFolder = Annotated[
     Path | None,
     typer.Option("--reference", metavar="FOLDER", help="Score this GPT-2 in transformers' format here, instead."),
 ]
 Called = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="The reference's name in tables; left out, the folder's.")
+    str | None, typer.Option("--name", metavar="NAME", help="The reference's name in tables; default: the folder's.")
 ]
 
 
@@ -57,7 +59,7 @@ def eval(
 
     A job reads the stored final checkpoint on a free machine of the run's class, and writes the score beside the
     result. A score by an earlier form of the evaluation (other code, another slice or precision) is stale: --stale
-    replaces those, too. What is asked for twice is scored once.
+    replaces those, too. Asking twice scores once.
 
     --reference FOLDER scores a model that others trained, such as OpenAI's GPT-2 (config.json and model.safetensors),
     on this machine, by the evaluations of the study's baseline. It stands in the table beside the arms, without rank
@@ -91,7 +93,7 @@ def eval(
 
 def _refuse_beside_reference(stale: bool, machine: str | None) -> None:
     if stale:
-        raise typer.BadParameter("a reference is always scored by the evaluations of today", param_hint="--stale")
+        raise typer.BadParameter("a reference is always scored by the current evaluations", param_hint="--stale")
     if machine is not None:
         raise typer.BadParameter("a reference is scored on this machine", param_hint="--machine")
 
@@ -101,13 +103,13 @@ def _names(study: Study, evaluation: str | None) -> list[str]:
     if evaluation is not None and evaluation not in known:
         raise NotFound(
             f"study {study.study.name!r} has no evaluation {evaluation!r}{nearest(evaluation, known, listed=True)}",
-            remedy=f"Describe it as [evaluations.{evaluation}] in the study, and submit that again.",
+            remedy=f"Describe it as [evaluations.{evaluation}] in the study, and submit it again.",
         )
     return known if evaluation is None else [evaluation]
 
 
 def _scores(settings: Settings, queue: Queue, statuses: list[Status]) -> dict[str, tuple[Score, ...]]:
-    """What the queue knows by run; and where the run directories are seen from here, only what is on record, too."""
+    """The scores that the queue knows, by run; only those on record, too, if the run directories can be seen."""
     known = queue.evaluations.scores()
     store = Store(settings.storage) if not isinstance(settings.storage, str) else None
     if store is None or not store.is_local:

@@ -74,12 +74,12 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
 
 
 def _called(folder: Path, name: str | None) -> str:
-    """Raises: NotFound: the folder. FarmError: no name for the table."""
+    """Raises: NotFound: the folder. FarmError: not a valid name for a table."""
     if not folder.is_dir():
         raise NotFound(f"{folder} is not a folder.", remedy="Name one with config.json and model.safetensors.")
     called = name or folder.resolve().name.lower()
     if not is_name(called):
-        raise FarmError(f"{called!r} is not a name for a table.", remedy="Give one of a-z, 0-9, '.', '_', '-': --name")
+        raise FarmError(f"{called!r} is not a valid name for a table.", remedy="Use a-z, 0-9, '.', '_', '-': --name")
     return called
 
 
@@ -95,8 +95,8 @@ def _recipes(study: Study, names: Sequence[str], called: str) -> dict[str, Recip
 def _refuse_without_torch() -> None:
     if find_spec("torch") is None:
         raise FarmError(
-            "torch is not installed here, and a reference model is scored on the machine where you type.",
-            remedy="Do this where the farm trains: pip install farm[node].",
+            "torch is not installed here, and a reference model is scored on this machine.",
+            remedy="Run this where the farm trains: pip install farm[node].",
         )
 
 
@@ -125,7 +125,7 @@ def _scored(opened: "Opened", name: str, recipe: Recipe, cache: Path) -> Referen
 
 
 def _kept(store: Store, queue: Queue, study: str, scored: Reference) -> References:
-    """The record first, then the queue; read anew, since scoring takes its time and others may have scored, too."""
+    """Write the record first, then the queue; both are read again, since others may have scored meanwhile."""
     whole = store.studies.references(study).joined(scored)
     store.studies.keep_references(whole)
     queue.studies.refer(whole)
@@ -134,7 +134,7 @@ def _kept(store: Store, queue: Queue, study: str, scored: Reference) -> Referenc
 
 @contextmanager
 def _progress(name: str, batches: int) -> Iterator[Callable[[], None]]:
-    """What to call before each batch: a bar on a terminal, elsewhere a line now and then. Both on stderr."""
+    """A function to call before each batch: a bar on a terminal, else a line now and then. Both on stderr."""
     if render.console(stderr=True).is_terminal:
         with bars() as progress:
             task = progress.add_task(name, total=batches, note="batches")

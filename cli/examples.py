@@ -1,4 +1,4 @@
-"""What the help of every command ends in: two or three lines to type. A `#` begins a remark, as in a shell."""
+"""The end of every command's help: two or three lines to type. A `#` begins a remark, as in a shell."""
 
 EXAMPLES = {
     "demo": ("farm demo", "farm demo --json > demo.json"),
@@ -31,7 +31,7 @@ EXAMPLES = {
         "farm forget my-study --files   # checkpoints, logs and results, too",
     ),
     "runs": ("farm runs", "farm runs my-study --arm remove-dropout"),
-    "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # enough of its start"),
+    "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # a unique start of its id"),
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
     "watch": ("farm watch my-study", "farm watch cpu-x1-baseline-s42 --json"),
     "table": (
@@ -51,7 +51,7 @@ EXAMPLES = {
     ),
     "eval": (
         "farm eval cpu-x1-baseline-s42.23-1f3a9c2e wiki",
-        "farm eval my-study --stale   # what an earlier form of an evaluation scored, too",
+        "farm eval my-study --stale   # also replace scores by an earlier form of an evaluation",
         "farm eval my-study --reference ~/models/gpt2 --name openai-small",
     ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),

@@ -20,7 +20,7 @@ from farm.study.run import Run
 if TYPE_CHECKING:
     from model.gpt import GPT
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.", show_default=False)]
 
 COLUMNS = (
     Column("run", "run"),
@@ -34,7 +34,7 @@ COLUMNS = (
 def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
     """Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.
 
-    Those of its end; of a run that has none yet, those of its newest checkpoint that is whole.
+    The final weights; for a run that has none yet, those of its newest intact checkpoint.
     """
     settings, folder = Settings.load(), folder.resolve()
     _check_free(folder)
@@ -84,7 +84,7 @@ def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":
 
 
 def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
-    """The step and the network of the newest checkpoint that is whole.
+    """The step and the network of the newest intact checkpoint.
 
     Raises: NotFound
     """
@@ -93,7 +93,7 @@ def _newest(store: Store, run: Run) -> "tuple[int, GPT]":
     found = newest(store.copies.checkpoints(run.id), run)
     if found is None:
         raise NotFound(
-            f"{run.id} has no checkpoint under {store.uri} that is whole.",
+            f"{run.id} has no intact checkpoint under {store.uri}.",
             remedy=f"It makes one every {run.policy.checkpoint_seconds:,g} s while it trains.",
         )
     path, gpt = found

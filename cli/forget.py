@@ -21,7 +21,7 @@ from farm.record.store import Store
 from farm.site.settings import Settings
 
 COLUMNS = (Column("run", "run"), Column("was", "was"), Column("now", "now"))
-Files = Annotated[bool, typer.Option("--files", help="Remove the run directories, too: checkpoints, logs, results.")]
+Files = Annotated[bool, typer.Option("--files", help="Also remove the run directories: checkpoints, logs, results.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
 
 
@@ -33,9 +33,9 @@ def forget(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Drop finished, failed or cancelled runs, so that no table, list or study has them any more.
+    """Drop finished, failed or cancelled runs from every table, list and study.
 
-    Queued and running runs must be cancelled first. A run that another study has, too, stays there. The run directories
+    Queued and running runs must be cancelled first. A run that another study shares stays there. The run directories
     stay unless --files is given, and farm reindex leaves them out: submitted again, a run finds its result or its
     checkpoints there. A reference model of the study is dropped by its name, --arm NAME, or with the whole study.
     """
@@ -49,7 +49,7 @@ def forget(
         chosen = chosen_runs(open_queue, name, None if apart else arm, dropped_only) if is_here else {}
         chosen = {key: status for key, status in chosen.items() if not (arm and status) or status.run.arm == arm}
         if not chosen and not apart:
-            say(f"{name}: no run of that kind: there is nothing to forget")
+            say(f"{name}: no such run: there is nothing to forget")
         elif not yes:
             confirm(chosen, name, files, len(imports), len(references))
         study = name if is_study(open_queue, name) else ""
@@ -63,7 +63,7 @@ def forget(
     on_record(
         settings,
         lambda store: _record(store, done, heirs, files, study if is_gone and files else None),
-        "forgotten, but not on record, so that farm reindex would bring it back",
+        "forgotten, but not recorded in the storage: farm reindex would bring it back",
     )
     rows = [
         {
@@ -124,31 +124,31 @@ def drop_references(store: Store, queue: Queue, study: str, references: Sequence
 
 
 def confirm(chosen: Mapping[str, Status | None], name: str, files: bool, imports: int = 0, references: int = 0) -> None:
-    """Ask whoever sits at a terminal. Raises: Guard: nobody does. typer.Abort: no."""
+    """Ask for confirmation on a terminal. Raises: Guard: there is no terminal. typer.Abort: the answer is no."""
     results = sum(status is not None and status.result is not None for status in chosen.values())
     what = f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {name}, {results} with a result"
     what += f", and {imports} imported loss{'es' * (imports != 1)}" if imports else ""
     what += f", and {references} reference model{'s' * (references != 1)}" if references else ""
     what += ", and their files" if files else "; their files stay"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise Guard(f"this would forget {what}.", remedy="Say so with -y.")
+        raise Guard(f"this would forget {what}.", remedy="Confirm with -y.")
     typer.confirm(f"Forget {what}?", abort=True, err=True)
 
 
 def adopters(queue: Queue, gone: Iterable[str]) -> list[Status]:
-    """The runs that have the results of some that are gone."""
+    """The runs that adopted the results of some that are gone."""
     gone = set(gone)
     return [status for status in queue.listing.statuses() if status.result and status.result.adopted in gone]
 
 
 def remarks(done: Forgotten, heirs: list[Status], files: bool, study: str | None) -> Iterable[str]:
-    """What is not as one may think."""
+    """Remarks on what may surprise."""
     if done.kept:
         yield f"{len(done.kept)} of these runs belong to another study, too, and stay there"
     if heirs:
         with_files = " and files" if files else ""
         names = ", ".join(sorted({f"{status.run.arm} of {status.study}" for status in heirs}))
-        yield f"the results{with_files} that {names} took over from them stay"
+        yield f"the results{with_files} that {names} adopted from them stay"
     if study:
         yield f"{study} has no runs any more, so the study is gone"
 

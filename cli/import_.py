@@ -32,25 +32,25 @@ Paths = Annotated[
 ]
 StudyCalled = Annotated[
     str | None,
-    typer.Option("--study", metavar="NAME", help="The study to import into; left out, the first PATH's name."),
+    typer.Option("--study", metavar="NAME", help="The study to import into; default: the first PATH's name."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", metavar="FILE", help="The study file to write; left out, NAME.toml.")
+    Path | None, typer.Option("--output", metavar="FILE", help="The study file to write; default: NAME.toml.")
 ]
 
 
 def import_(paths: Paths, study: StudyCalled = None, output: Output = None, as_json: Json = False) -> None:
-    """Import the losses of models that were trained elsewhere, and write a study file that trains them anew.
+    """Import the losses of models that were trained elsewhere, and write a study file that trains them here.
 
     A CSV has the columns arm, machine, init_seed, train_seed, test_loss, and may have hours, usd, tokens_per_second,
-    tokens and rerun; JSON has the same keys. A seed that is not known is left empty. A folder holds run folders of the
-    public harness (runs/8xa100m40-qkv-bias/model.json and train.json): they say what each arm changes, and no losses.
+    tokens and rerun; JSON has the same keys. Leave unknown seeds empty. A folder holds run folders of the public
+    harness (runs/8xa100m40-qkv-bias/model.json and train.json): they say what each arm changes, but hold no losses.
     Imported losses are marked as such wherever they show, and are ranked among themselves only. Importing twice imports
-    once. What cannot be expressed is listed.
+    once. Settings that a study cannot express are listed.
     """
     settings = Settings.load()
     if study is not None and not is_name(study):
-        raise BadImport(f"--study {study!r} is not a name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
+        raise BadImport(f"--study {study!r} is not a valid name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
     found = importing.read(paths, study)
     file = output or Path(f"{found.name}.toml")
     with queue(settings) as open_queue:
@@ -86,7 +86,7 @@ def _written(file: Path, text: str) -> str:
 
 
 def _rows(found: Read, now: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The losses, and the arms of which only the recipe came."""
+    """The losses, and the arms that came with a recipe only."""
     for run in found.runs:
         told = run.model_dump(mode="json", exclude={"recipe"})
         yield told | {"run": run.id, "imported": True, "seeds": run.seeds_told, "now": now[run.id]}
@@ -113,9 +113,9 @@ def _remarks(found: Read, file: Path, written: str, unknown: Sequence[str]) -> I
             more = f" and {len(sources) - SHOWN} more" if len(sources) > SHOWN else ""
             yield f"{kind}: {', '.join(sources[:SHOWN])}{more}: {text}"
     if unknown:
-        yield f"nothing describes the machine {', '.join(unknown)}: write [machines.{unknown[0]}] before you submit"
+        yield f"no class {', '.join(unknown)} is declared: write [machines.{unknown[0]}] before you submit"
     if written == "another":
-        yield f"{file} is there already and differs, so it stays; write another with --output FILE"
+        yield f"{file} already exists and differs, so it was kept; write another with --output FILE"
     else:
         yield f"{file}: {written}"
 

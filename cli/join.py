@@ -16,21 +16,21 @@ Head = Annotated[
     ),
 ]
 Offer = Annotated[
-    str | None, typer.Option("--machine", metavar="CLASS[=UNITS]", help="Join as this class. Left out: what is found.")
+    str | None, typer.Option("--machine", metavar="CLASS[=UNITS]", help="Join as this class. Default: what is found.")
 ]
-Name = Annotated[str | None, typer.Option("--name", help="What the farm calls this machine. Left out: its host name.")]
+Name = Annotated[str | None, typer.Option("--name", help="This machine's name in the farm. Default: its host name.")]
 Reached = Annotated[
-    str | None, typer.Option("--host", help="Address by which the head reaches this machine. Left out: what is found.")
+    str | None, typer.Option("--host", help="Address by which the head reaches this machine. Default: what is found.")
 ]
 
 
 def join(head: Head, machine: Offer = None, name: Name = None, host: Reached = None) -> None:
-    """Let this machine train for a farm that another one shares.
+    """Let this machine train for a farm that another machine shares.
 
     Stays until Ctrl-C, SIGTERM, `farm drain`, `farm down` there or a cloud's notice that it will be taken away; then
-    what trains saves a checkpoint and goes back to the queue. FARM_STORAGE names the storage that every node sees, if
-    it is called otherwise here than there. With a HEAD, FARM_REDIS_URL must name the farm's Redis, and
-    RAY_AUTH_TOKEN_PATH a copy of the head's token.
+    running runs save a checkpoint and go back to the queue. Set FARM_STORAGE if the storage that every node sees has
+    another name here. With a HEAD, FARM_REDIS_URL must name the farm's Redis, and RAY_AUTH_TOKEN_PATH a copy of the
+    head's token.
     """
     offered, units = split(machine) if machine else (None, 1)
     secret = None

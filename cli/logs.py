@@ -25,10 +25,10 @@ CHUNK_BYTES = 2**20
 
 def logs(
     run: RunName,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run is final.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow until the run is final.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The log of a run's newest attempt."""
+    """Show the log of a run's newest attempt."""
     settings = Settings.load()
     with queue(settings) as open_queue, open_store(settings.storage) as store:
         status = open_queue.listing.status(run)
@@ -58,7 +58,7 @@ def newest_log(store: Store, status: Status) -> Path | None:
 
 
 class Tail:
-    """A log as far as it has been printed. A line that is still being written waits for its end."""
+    """A log as far as it has been printed. An unfinished line is held back until it ends."""
 
     def __init__(self, path: Path, as_json: bool):
         self.path, self.as_json, self.position = path, as_json, 0

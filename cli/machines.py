@@ -60,11 +60,11 @@ Probe = Annotated[
 
 
 def machines(probe: Probe = None, as_json: Json = False) -> None:
-    """The machine classes that are known, and what they offer now.
+    """List the known machine classes, and what they offer now.
 
-    tokens/s is what is expected of the baseline, seen the median of what finished there, probed the largest microbatch
-    of each model that was tried. What --probe finds is kept for the class of this machine, and plans are made with it
-    from then on.
+    tokens/s is the speed expected on the baseline; seen, the median of the runs that finished there; probed, the
+    largest microbatch of each model that was tried. The results of --probe are kept for this machine's class, and used
+    by every later plan.
     """
     settings = Settings.load()
     with queue(settings) as open_queue:

@@ -25,13 +25,13 @@ COLUMNS = (
 
 
 def noise(study: StudyName = None, as_json: Json = False) -> None:
-    """How much the test loss varies with a rerun, other hardware, and other seeds.
+    """Show how much the test loss varies with a rerun, other hardware, and other seeds.
 
-    Each line is the SD of one run's score (study.score: the test loss in nats, unless it names another) when only this
-    changes; the noise of a plain rerun is part of each.
-    The mean of each arm on each machine is removed first, and all arms are taken to be equally noisy. Where the runs
-    cannot tell something, there is no number, and the note says why. Below it, the effect of every two machine classes
-    that trained the same recipes and seeds, and whether the order of the arms is the same on both.
+    Each line is the SD of one run's score (study.score: the test loss in nats, unless it names another) when only the
+    thing named there changes; the noise of a plain rerun is part of each. The mean of each arm on each machine is
+    removed first, and all arms are taken to be equally noisy. A number that the runs cannot tell is left out, and the
+    note says why. Below, the difference between every two machine classes that trained the same recipes and seeds, and
+    whether the arms have the same order on both.
     """
     with queue() as open_queue:
         name = study_or_newest(open_queue, study)
@@ -51,7 +51,7 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     for remark in _remarks(name, told):
         say(remark)
     if unknown := len(imported) - len(known):
-        say(f"{IMPORTED}: {unknown} of {len(imported)} losses come without both seeds, and are left out")
+        say(f"{IMPORTED}: {unknown} of {len(imported)} losses lack a seed, and are left out")
 
 
 def _comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Run]]]:

@@ -10,8 +10,8 @@ from farm.study.machine import BUILT_IN, find_machine
 def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) -> dict[str, int] | None:
     """Machine class -> runs that train at a time, on `cpus`. None without `offers`: then the hardware decides.
 
-    Raises: BadSetting: not CLASS or CLASS=UNITS, or more than this machine has room for. BadStudy: nobody declared the
-    class.
+    Raises: BadSetting: not CLASS or CLASS=UNITS, or more than this machine has room for. BadStudy: the class is not
+    declared.
     """
     if not offers:
         return None
@@ -27,7 +27,7 @@ def units(offers: Sequence[str] | None, settings: Settings, cpus: int | None) ->
 def where_shared(settings: Settings, shared: bool, host: str | None) -> str | None:
     """The address at which other machines are to reach this farm; None if it is for this machine alone.
 
-    Raises: BadSetting: `host` without --shared, or one that will not do; there is none, or no password.
+    Raises: BadSetting: `host` without --shared, or an unusable one; no address is known, or no password.
     """
     if not shared:
         if host is not None:
@@ -52,6 +52,6 @@ def split(text: str) -> tuple[str, int]:
     name, equals, count = text.partition("=")
     if equals and not (count.isascii() and count.isdigit() and int(count) > 0):
         raise BadSetting(
-            f"--machine {text}: {count!r} is not a number of units.", remedy="Write --machine CLASS=UNITS."
+            f"--machine {text}: {count!r} is not a valid number of units.", remedy="Write --machine CLASS=UNITS."
         )
     return name, int(count) if equals else 1

@@ -35,10 +35,10 @@ StudyFile = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study file (TOML); - is standard input.", show_default=False)
 ]
 StudyName = Annotated[
-    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, the newest.", autocompletion=study_names)
+    str | None, typer.Argument(metavar="STUDY", help="Its name; default: the newest.", autocompletion=study_names)
 ]
 StudyOrAll = Annotated[
-    str | None, typer.Argument(metavar="STUDY", help="Its name; left out, all.", autocompletion=study_names)
+    str | None, typer.Argument(metavar="STUDY", help="Its name; default: all.", autocompletion=study_names)
 ]
 ArmName = Annotated[
     str | None, typer.Option("--arm", metavar="ARM", help="Only the runs of this arm.", autocompletion=_arms)
@@ -51,13 +51,13 @@ RunOrStudy = Annotated[
 ]
 Offers = Annotated[
     list[str] | None,
-    typer.Option("--machine", metavar="CLASS[=UNITS]", help="Offer this class; repeatable. Left out: what is found."),
+    typer.Option("--machine", metavar="CLASS[=UNITS]", help="Offer this class; repeatable. Default: what is found."),
 ]
-Yes = Annotated[bool, typer.Option("-y", "--yes", help="Go ahead where a guard would refuse.")]
-Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs for Ray to hand out; left out, all.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Go ahead even if a guard would refuse.")]
+Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs for Ray to hand out; default: all.")]
 Shared = Annotated[bool, typer.Option("--shared", help="Let other machines join, and laptops submit.")]
 Host = Annotated[
     str | None,
-    typer.Option("--host", help="With --shared: this machine's address for the others. Left out: what is found."),
+    typer.Option("--host", help="With --shared: this machine's address for the others. Default: what is found."),
 ]
-DashboardPort = Annotated[int | None, typer.Option("--dashboard-port", min=1, max=65535, help="Left out: a free one.")]
+DashboardPort = Annotated[int | None, typer.Option("--dashboard-port", min=1, max=65535, help="Default: a free one.")]

@@ -1,4 +1,4 @@
-"""What a submit did, in sentences: what is new, what was known and whose it is, and what is left of an earlier form."""
+"""The outcome of a submit in sentences: new runs, known ones and their studies, and leftovers of an earlier form."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +46,7 @@ def _replaced(put: Put, dry_run: bool) -> Iterator[str]:
         arms = ", ".join(f"{count} of {arm}" for arm, count in Counter(put.replaced.values()).items())
         yield (
             f"{what}: {_runs(len(put.replaced))} of another recipe, none with a result ({arms});"
-            " those that run stop at their next step"
+            " running ones stop at their next step"
         )
 
 
@@ -63,7 +63,7 @@ def _twins(put: Put, statuses: Mapping[str, Status]) -> Iterator[str]:
 
 
 def _known(study: Study, put: Put, statuses: Mapping[str, Status]) -> Iterator[str]:
-    """Whose failures the failed ones are, and how they and the cancelled ones are queued again."""
+    """The studies whose failures these are, and how failed and cancelled runs are queued again."""
     failed = [statuses[run_id] for run_id, state in put.known.items() if state is State.FAILED and run_id in statuses]
     others = [status for status in failed if status.study != study.name]
     for status in others[:FAILURES]:
@@ -80,7 +80,7 @@ def _known(study: Study, put: Put, statuses: Mapping[str, Status]) -> Iterator[s
 
 
 def _leftover(study: Study, put: Put, statuses: Iterable[Status]) -> Iterator[str]:
-    """What the study had in an earlier form, and has no more."""
+    """The runs of an earlier form of the study that it no longer has."""
     left = [status for status in dropped(study, list(statuses)) if status.id not in put.replaced]
     going = [status for status in left if not status.state.is_final]
     if going:

@@ -42,24 +42,24 @@ OLD_DAYS = 180  # of a price
 
 Sd = Annotated[
     float | None,
-    typer.Option("--sd", metavar="SD", help="Take this SD of one run's score (of the test loss, in nats)."),
+    typer.Option("--sd", metavar="SD", help="Use this SD of one run's score (of the test loss, in nats)."),
 ]
 NoiseOf = Annotated[
     str | None,
     typer.Option(
         "--noise",
         metavar="STUDY",
-        help="Take the SD that the baseline of this earlier study shows.",
+        help="Use the SD of this earlier study's baseline.",
         autocompletion=study_names,
     ),
 ]
 
 
 def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: Json = False) -> None:
-    """What a study would take: plans, hours, dollars, and the smallest effect it resolves.
+    """Forecast a study: plans, hours, dollars, and the smallest effect it resolves.
 
-    Queues nothing, and works without Redis. Hours are added for each machine class; classes work side by side, so the
-    wall clock is that of the longest. The smallest effect is one that the table will call better or worse with 80 %
+    Queues nothing, and works without Redis. Hours are summed for each machine class; classes work in parallel, so the
+    wall clock is that of the slowest. The smallest effect is one that the table will call better or worse with 80 %
     power, all its arms counted: in standard deviations of one run's score (study.score; the test loss, unless it names
     another), and in its unit where that is measured (by the baseline's finished runs, or those of --noise) or stated
     (--sd). Ends with exit code 2, as farm submit would, if this machine sees that no run could train on the data.
@@ -83,7 +83,7 @@ def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: J
 
 
 def limits_passed(study: Study, found: Forecast) -> Iterator[str]:
-    """The limits of the study that all of it would go beyond."""
+    """The limits of the study that all of it would exceed."""
     usd, hours = study.policy.usd_limit, study.policy.hours_limit
     if usd is not None and found.usd is not None and found.usd > usd:
         yield f"policy.usd_limit, {dollars(usd)}"
@@ -102,21 +102,22 @@ def what_is_known(
             results = [status.result for status in open_queue.listing.statuses() if status.result]
             return machines(settings, open_queue), results, open_queue.evaluations.scores(), slots(open_queue)
     except (Unreachable, Refused) as error:
-        say(f"warning: planning without what nodes registered and runs measured: {error}")
+        say(f"warning: planning without registered nodes and measured speeds: {error}")
         return machines(settings, None), [], {}, {}
 
 
 def noise_said(planned: Study, sd: float | None, study: str | None, settings: Settings) -> Noise | None:
-    """The noise that a person states or that an earlier study shows by the score of the one that is `planned`; None:
-    neither was asked for.
+    """The noise given by --sd, or shown by an earlier study in the score that `planned` ranks by; None without either.
 
     Raises: BadStudy: it is not a positive number, or both were given, or the earlier study has no such score.
     NotFound: there is no such study.
     """
     if sd is not None and not (0 < sd < math.inf):
-        raise BadStudy(f"--sd = {sd:g} is not a spread.", remedy="State a positive number of nats, such as --sd 0.012.")
+        raise BadStudy(
+            f"--sd = {sd:g} is not a valid SD.", remedy="State a positive number of nats, such as --sd 0.012."
+        )
     if sd is not None and study is not None:
-        raise BadStudy("--sd and --noise are two answers to one question.", remedy="Leave one out.")
+        raise BadStudy("--sd and --noise cannot be used together.", remedy="Leave one out.")
     if study is None:
         return None if sd is None else lambda machine: sd
     score = planned.study.score
@@ -137,7 +138,7 @@ def noise_said(planned: Study, sd: float | None, study: str | None, settings: Se
 
 def _no_such_noise(study: str, has: str, score: str) -> BadStudy:
     return BadStudy(
-        f"--noise {study}: it has {has}, and the study that is planned ranks by {score}.",
+        f"--noise {study}: it has {has}, and the planned study ranks by {score}.",
         remedy=f"State the SD of one run's {score} with --sd.",
     )
 
@@ -179,7 +180,7 @@ def remarks(found: Forecast, score: str) -> Iterator[str]:
         yield class_line(one)
     if len(found.classes) > 1:
         clock = "wall clock unknown" if found.wall_clock_hours is None else render.clock(found.wall_clock_hours)
-        yield f"all of it: {found.runs:,} runs, {clock} with the classes side by side, {_usd(found.usd)}"
+        yield f"all of it: {found.runs:,} runs, {clock} with the classes in parallel, {_usd(found.usd)}"
     yield from _notes(found)
     yield from _old_prices(found)
     shares = {(one.machine, one.plan.shares_basis) for one in found.estimates if one.plan.shares}
@@ -197,11 +198,11 @@ def remarks(found: Forecast, score: str) -> Iterator[str]:
         yield "no effect can be resolved where arm and baseline have one seed pair each: add seeds"
     elif others and all(estimate.resolves is None for estimate in others):
         unit, have = ("nats", "finished") if score == TEST else (score, f"a score by {score}")
-        yield f"effects in {unit}: unknown until two seeds of the baseline have {have}; --sd states a noise"
+        yield f"effects in {unit}: unknown until two seeds of the baseline have {have}; or give a noise with --sd"
 
 
 def class_line(one: ClassTotal) -> str:
-    """What a machine class has to do, how long that takes there, and at whose price."""
+    """The runs of a machine class, how long they take there, and the price and its source."""
     runs = f"{one.machine}: {one.runs:,} run{'s' * (one.runs != 1)}"
     if one.hours is None:
         time = "hours unknown"
@@ -216,7 +217,7 @@ def _usd(usd: float | None) -> str:
 
 
 def _notes(found: Forecast) -> Iterator[str]:
-    """What hours rest on, the arms of a class with the same note together."""
+    """The basis of the hours, one line for the arms of a class that share a note."""
     arms: dict[tuple[str, str], list[str]] = {}
     for one in found.estimates:
         if one.note:

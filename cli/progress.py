@@ -46,13 +46,13 @@ def follow(
 
 
 def label(run: Run) -> str:
-    """A run as a person says it."""
+    """A run's short name for people."""
     rerun = f" rerun {run.rerun}" if run.rerun else ""
     return f"{run.arm} s{run.seeds}{rerun} on {run.machine}"
 
 
 def finished_line(status: Status) -> str:
-    """What became of a run."""
+    """How a run ended, on one line."""
     name, result = label(status.run), status.result
     if result:
         return f"{status.state}  {name}: test loss {loss(result.test_loss)} after {duration(result.seconds)}"
@@ -82,7 +82,7 @@ class Lines:
                 self._say(status)
 
     def explain(self, statuses: Sequence[Status], why: Mapping[str, str]) -> None:
-        """Say what the first of the runs waits for, when that is another thing than before, whatever its numbers."""
+        """Say why the first of the runs waits, if the reason has changed in more than its numbers."""
         first = next((status.run for status in statuses if why.get(status.run.id, SOON) != SOON), None)
         if first is None:
             return
@@ -92,7 +92,7 @@ class Lines:
             self.write(reason)
 
     def _key(self, status: Status) -> tuple:
-        """What, when it changes, is worth a line."""
+        """The values whose change is worth a line."""
         if status.state is not State.RUNNING:
             return status.state, status.epoch
         step = newest(self.queue, status).step

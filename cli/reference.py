@@ -22,8 +22,8 @@ STUDY = f"""# Study files
 
 {MADE}
 
-A study is one TOML file: a baseline, named changes to it, seeds and machines. `farm plan FILE` says what it would take
-and everything that is wrong with it; `farm submit FILE` queues it. `-` instead of FILE is standard input.
+A study is one TOML file: a baseline, named changes to it, seeds and machines. `farm plan FILE` forecasts what it would
+take and lists everything that is wrong with it; `farm submit FILE` queues it. `-` instead of FILE is standard input.
 
 ```toml
 [study]
@@ -45,10 +45,10 @@ both = ["remove-dropout", "schedule"]
 ```
 
 A key that is left out has its default, and all defaults together are the published baseline. An intervention says only
-what it changes in the baseline. Where no value is an answer, too, the word `"{NONE}"` unsets what the baseline sets:
-`train.clip_grad_norm = "{NONE}"` trains an arm without clipping over a baseline that clips. (So a tag that
-is called {NONE} has to be given as its commit.) Names are 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or
-a digit.
+what it changes in the baseline. Where a key may be unset, the word `"{NONE}"` unsets what the baseline sets:
+`train.clip_grad_norm = "{NONE}"` trains an arm without clipping over a baseline that clips. (A tag that is called
+{NONE} must therefore be given by its commit.) Names are 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or a
+digit.
 """
 
 MORE_SEEDS = """
@@ -72,7 +72,7 @@ DESIGNS = """
 
 A fraction tells the effects of single interventions apart at resolution 3, keeps them clear of interactions of two at
 4, and tells those interactions apart, too, at 5. `resolution = 4` takes the smallest that has it; `arms = 32` takes the
-one of that size, which aliases as few effects as can be. There are these, the baseline counted as an arm:
+one of that size that aliases the fewest effects. These exist; the baseline counts as an arm:
 
 | interventions | arms, and the resolution of the fraction |
 |---|---|
@@ -98,8 +98,9 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     (
         "[sweeps.NAME]",
         "An arm for each of several values: `[sweeps.lr]` with `train.learning_rate = [2e-4, 8e-4]` trains `lr-0.0002`"
-        " and `lr-0.0008`. What is no list is set in all of them. Exactly one field has a list, unless `grid = true`"
-        " crosses several. A value that the baseline has already makes no arm, and stacks may name a sweep's arms.",
+        " and `lr-0.0008`. Values that are not lists are set in all of them. Exactly one field has a list, unless"
+        " `grid = true` crosses several. A value that the baseline has already makes no arm, and stacks may name a"
+        " sweep's arms.",
         Sweep,
     ),
     (
@@ -111,17 +112,17 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     (
         "[evaluations.NAME]",
         "Another slice that every trained model is scored on, beside the test at the end, which is called `test_loss`."
-        " What a table leaves out is as the arm's own `evaluation` has it; a revision goes with its source. Evaluations"
+        " Keys left out are taken from the arm's own `evaluation`; a revision goes with its source. Evaluations"
         " change no run: they can be added to a study whose runs have finished, and then `farm eval` scores those.",
         FurtherEvaluation,
     ),
     (
         "[machines.NAME]",
-        "A machine class that no node has registered yet, here or in `farm.toml`. What it leaves out, it takes from the"
-        " class of that name that is built in (`farm machines` lists them).",
+        "A machine class that no node has registered yet, here or in `farm.toml`. Keys left out come from the"
+        " built-in class of that name (`farm machines` lists them).",
         Machine,
     ),
-    ("[policy]", "How the farm treats the runs. None of it changes a loss, or what a run is called.", Policy),
+    ("[policy]", "How the farm treats the runs. None of it changes a loss, or a run's id.", Policy),
 )
 HIDDEN = {"[machines.NAME].name", "[machines.NAME].probes"}  # what the farm says itself
 TABLES = {"model", "train", "data", "evaluation"}
@@ -305,9 +306,10 @@ def commands() -> str:
 
     group = get_command(app)
     parts = [
-        f"# Commands\n\n{MADE}\n\nWhat `farm COMMAND --help` says. Data goes to stdout, all else to stderr: tables on a"
-        " terminal, tab-separated\nvalues in a pipe, JSON with `--json`. Exit codes: 0 ok, 1 failed, 2 usage or a bad"
-        " study, 3 not found, 4 refused,\n5 unreachable, 6 conflict, 7 a guard (pass it with `-y`), 130 interrupted.\n"
+        f"# Commands\n\n{MADE}\n\nThe output of `farm COMMAND --help`. Data goes to stdout, all else to stderr:"
+        " tables on a terminal, tab-separated\nvalues in a pipe, JSON with `--json`. Exit codes: 0 ok, 1 failed,"
+        " 2 usage or a bad study, 3 not found, 4 refused,\n"
+        "5 unreachable, 6 conflict, 7 a guard (pass it with `-y`), 130 interrupted.\n"
     ]
     for title, names in GROUPS.items():
         parts.append(f"\n## {title}\n")

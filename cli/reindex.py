@@ -20,10 +20,10 @@ COLUMNS = (
 def reindex(as_json: Json = False) -> None:
     """Bring back into Redis every run whose directory is in the storage.
 
-    Use after losing Redis, or restoring it from an older copy. Runs that it knows as well as their directories do are
-    left alone, so it is safe to repeat. A run that was training is queued again, under a new epoch. From then on this
-    Redis is the storage's index, and another that was starts no run any more. What was forgotten stays so. Records that
-    cannot be read are named, and the exit code is 1 then; all others are brought back.
+    Use after losing Redis, or restoring it from an older copy. Runs that it knows in full are left alone, so it is safe
+    to repeat. A run that was training is queued again, under a new epoch. From then on this Redis is the storage's
+    index, and any earlier index starts no more runs. Forgotten runs stay forgotten. Records that cannot be read are
+    named, with exit code 1; all others are brought back.
     """
     settings = Settings.load()
     store = Store(settings.storage)

@@ -1,4 +1,4 @@
-"""What the rows of a table do not say, in lines below it."""
+"""Remarks below a table, on what its rows do not show."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from farm.verdict.twins import Twins
 
 # The noise that a difference was tested against, for people.
 RUNGS = {
-    "init seed": "the noise of the init seed; the train seed never changes, and what it does is not in the intervals",
-    "train seed": "the noise of the train seed; the init seed never changes, and what it does is not in the intervals",
+    "init seed": "the noise of the init seed; the train seed never changes, so its effect is not in the intervals",
+    "train seed": "the noise of the train seed; the init seed never changes, so its effect is not in the intervals",
     "both seeds": "the noise of both seeds together",
     None: "noise of an unknown kind, since the seeds of some runs are not known",
 }
@@ -32,18 +32,18 @@ METHODS = {
     "welch": "two sets of runs that share no seed pairs: Welch's t with Cochran and Cox's critical value; Holm",
     "sequential": "paired differences at the looks of farm resolve, each arm's own variance; intervals and p hold over"
     " all looks (Lan and DeMets' spending, added up), and Holm over the arms",
-    "prediction": "one run against a set of runs: a prediction interval, which takes the run to be as noisy as the set",
+    "prediction": "one run against a set of runs: a prediction interval, which assumes both equally noisy",
 }
 
 
 def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
-    """What the rows do not say: what is not ranked together and why, every run without a result, and the hardware."""
+    """Remarks on rows that are not ranked together and why, on every run without a result, and on the hardware."""
     evaluations = [name for name in ranked.evaluations if name != IMPORTED]
     if len(evaluations) > 1:
         yield f"{len(evaluations)} evaluations, never ranked together; the first is {evaluations[0]}"
         for difference in ranked.differences:
             yield f"  {difference}"
-        yield "  evaluation.source and evaluation.context of the baseline give all arms the same test"
+        yield "  set evaluation.source and evaluation.context in the baseline to give all arms the same test"
     if imported := [row for row in ranked.rows if row.imported]:
         yield f"imported: {len(imported)} row{'s' * (len(imported) != 1)}, trained elsewhere: {IMPORTS_APART}"
     yield from _reference_lines(ranked)
@@ -74,7 +74,7 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
 
 
 def _reference_lines(ranked: Table) -> Iterator[str]:
-    """What the reference models are, and to which of them the gap is."""
+    """The reference models, and the one to which the gap is measured."""
     for one in ranked.references:
         error = "" if one.standard_error is None else f" ± {one.standard_error:.4f} (standard error of the test set)"
         yield (
@@ -86,7 +86,7 @@ def _reference_lines(ranked: Table) -> Iterator[str]:
         if row.arm == BASELINE and row.gap_to:
             gaps.setdefault(row.gap_to, []).append(row.machine)
     for name, machines in gaps.items():
-        several = ", of the references better than the baseline the nearest" if len(ranked.references) > 1 else ""
+        several = ", the nearest of the references better than the baseline" if len(ranked.references) > 1 else ""
         yield (
             f"gap closed on {', '.join(machines)}: the difference to the baseline, as a percentage of the way"
             f" from the baseline's mean to {name}{several}; the reference's own error is not in it"
@@ -112,7 +112,7 @@ def _aside(ranked: Table) -> dict[str, list[str]]:
 
 
 def _verdict_lines(ranked: Table) -> Iterator[str]:
-    """How the verdicts were reached, and what would resolve the rows that have none."""
+    """How the verdicts were reached, and how to resolve the rows that have none."""
     judged = [row for row in ranked.rows if row.verdict]
     tested = [row for row in judged if row.method]
     if tested:
@@ -134,8 +134,8 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
     for row in tested:
         if row.check and (row.check.p < 0.05) != (row.p is not None and row.p < 0.05):
             yield (
-                f"check of {row.arm} on {row.machine}, without any assumed distribution and for it alone: bootstrap"
-                f" {row.check.ci_low:+.4f} to {row.check.ci_high:+.4f},"
+                f"check of {row.arm} on {row.machine}, assuming no distribution, and for this comparison alone:"
+                f" bootstrap {row.check.ci_low:+.4f} to {row.check.ci_high:+.4f},"
                 f" sign flips p = {render.probability(row.check.p)}"
             )
     why: dict[str, list[Row]] = {}
@@ -171,7 +171,7 @@ def _test_set_lines(ranked: Table) -> Iterator[str]:
         if row.test_set_error and row.seed_error is not None and row.test_set_error > row.seed_error:
             yield (
                 f"test set: of {row.arm} on {row.machine}, the difference is uncertain by {row.test_set_error:.4f}"
-                f" (standard error) for want of more test items, and by {row.seed_error:.4f} for want of more seeds:"
+                f" (standard error) for lack of more test items, and by {row.seed_error:.4f} for lack of more seeds:"
                 " the interval holds for these items alone"
             )
 
@@ -182,7 +182,7 @@ def _is_one_run(row: Row, baseline: Row) -> bool:
 
 
 def _needs(row: Row) -> str:
-    """What would resolve a row, in words."""
+    """The remedy for an unresolved row, in words."""
     if row.method is None:
         if row.delta is None:
             return "it shares no seed pair with the baseline, and neither has a second run; add seed pairs"

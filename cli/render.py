@@ -34,7 +34,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 class Format(StrEnum):
-    """What `--format` takes."""
+    """The values of `--format`."""
 
     MD = "md"
     CSV = "csv"
@@ -44,7 +44,7 @@ class Format(StrEnum):
 
 
 class Column(NamedTuple):
-    """A column: its key in the data, its heading, and how people see its values. Machines get them raw."""
+    """A column: its key in the data, its heading, and how people see its values. Programs get them raw."""
 
     key: str
     heading: str
@@ -113,13 +113,13 @@ def say(text: str) -> None:
 
 
 def say_next(*commands: str) -> None:
-    """What to type next: at most three lines."""
+    """The commands to type next: at most three lines."""
     for command in commands[:3]:
         say(f"  {command}")
 
 
 def clean(text: str) -> str:
-    """`text` without control characters, so that nobody's words move the cursor or colour the screen."""
+    """`text` without control characters, so that foreign text cannot move the cursor or colour the screen."""
     return _CONTROL.sub("", text)
 
 
@@ -169,7 +169,7 @@ clock = known(_clock)  # hours as a person says them: 31 s, 45 min, 9.5 h, 4.4 d
 
 
 def prices(prices: Iterable[Price]) -> str:
-    """Each price with who says so and when."""
+    """Each price with its source and date."""
     return ", ".join(f"${price.usd_per_hour:,.2f}/h {price}" for price in prices)
 
 
@@ -206,7 +206,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def console(stderr: bool = False) -> Any:
-    """A rich console that takes no text for markup."""
+    """A rich console that never reads text as markup."""
     from rich.console import Console
 
     colours = None if os.environ.get("NO_COLOR") else "auto"  # rich would still print bold

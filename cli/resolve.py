@@ -54,8 +54,8 @@ def resolve(
     to be resolved is greatest for their cost; then it waits for those runs, and looks again. An arm is tested at 3, 4,
     6, 9, 13, 19, ... pairs (or from those that it began with), and its error rate is shared out over these tests, so
     that all looks together call anything better or worse by mistake in at most 5 of 100 studies; farm table uses the
-    same intervals from the first look on. Every look is kept with the study, with what it decided and why. Budgets
-    count from the first look on: to spend more, name a larger one. Exit code 0: all resolved; 1: not all.
+    same intervals from the first look on. Every look is kept with the study, with its decisions and their reasons.
+    Budgets count from the first look on: to spend more, name a larger one. Exit code 0: all resolved; 1: not all.
     """
     settings, budget = Settings.load(), checked(usd, hours, runs)
     with queue(settings) as open_queue:
@@ -83,7 +83,7 @@ def resolve(
 
 
 def checked(usd: float | None, hours: float | None, runs: int | None) -> Budget:
-    """Raises: BadSetting: none is given, or one is no positive number."""
+    """Raises: BadSetting: none is given, or one is not a positive number."""
     given = {"--usd": usd, "--hours": hours, "--runs": runs}
     if all(value is None for value in given.values()):
         raise BadSetting("resolve needs a budget.", remedy="Write --usd 50, --hours 20 or --runs 12.")
@@ -94,15 +94,15 @@ def checked(usd: float | None, hours: float | None, runs: int | None) -> Budget:
 
 
 def warn_unpriced(study: Study, known: dict[str, Machine], budget: Budget) -> None:
-    """Say which machine classes a budget in dollars does not see."""
+    """Warn of machine classes that a budget in dollars does not count."""
     if budget.usd is not None and (free := unpriced(study, known)):
-        say(f"warning: {', '.join(free)}: no usd_per_hour is declared, so --usd does not see what runs there cost")
+        say(f"warning: {', '.join(free)}: no usd_per_hour is declared, so --usd does not count runs there")
 
 
 def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
     """Look once, keep the look with the study, and queue what it adds. False: the race is over.
 
-    Where another command has changed the study or queued runs of it since, nothing is looked at: what those cost is not
+    Where another command has changed the study or queued runs of it since, nothing is looked at: their cost is not
     known yet, and two looks at once would spend the budget twice.
     """
     known, since = machines(settings, queue), queue.studies.edition(name)
@@ -114,7 +114,7 @@ def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
     try:
         queued(queue, settings, done.study, since)
     except Changed:
-        say(f"{name}: another command changed it meanwhile; it is looked at again")
+        say(f"{name}: another command changed it meanwhile; looking again")
         return True
     for line in lines(len(done.study.looks.looks) if done.study.looks else 0, done.look):
         say(line)

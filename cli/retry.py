@@ -20,8 +20,8 @@ Cancelled = Annotated[bool, typer.Option("--cancelled", help="Of a study: the ca
 def retry(name: RunOrStudy, cancelled: Cancelled = False, as_json: Json = False) -> None:
     """Queue a failed or cancelled run again, or the failed ones of a study.
 
-    It goes on from its newest checkpoint, with its attempts counted anew and every past cause kept. What was paused
-    goes on as well.
+    It goes on from its newest checkpoint; its attempts count from zero, and every past cause is kept. Paused runs go
+    on, too.
     """
     with queue() as open_queue:
         rows = [
@@ -61,7 +61,7 @@ def retryable(queue: Queue, name: str, state: State = State.FAILED) -> list[Stat
 
 
 def _paused(queue: Queue, statuses: list[Status]) -> list[Status]:
-    """Those that wait for the end of a pause, be it of a single node."""
+    """Those that wait for the end of a pause, even of a single node."""
     places = {(pause.study, pause.corpus) for pause in queue.listing.pauses()}
     return [
         status

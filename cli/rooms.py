@@ -1,4 +1,4 @@
-"""docs/rooms.md: every file of the four packages, and the first line of what it says of itself."""
+"""docs/rooms.md: every file of the four packages, and the first line of its docstring."""
 
 import ast
 from collections.abc import Iterator

@@ -74,7 +74,7 @@ def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[
 
 
 def outlook(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> Outlook:
-    """What the queued runs wait for. `statuses` are those of all studies."""
+    """Why the queued runs wait. `statuses` are those of all studies."""
     now, roster = time.time(), queue.roster.nodes()
     spent = exhausted(queue.studies.all().values(), statuses, machines(settings, queue), now, queue.studies.spent())
     paused = explain_pauses(statuses, queue.listing.pauses(), roster)
@@ -109,7 +109,7 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
 
 
 def imported_row(study: str, run: ImportedRun) -> dict:
-    """A run that was trained elsewhere, in the same form; what its source does not say is None."""
+    """A run that was trained elsewhere, in the same form; values missing from its source are None."""
     return {
         "run": run.id,
         "study": study,

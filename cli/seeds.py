@@ -23,7 +23,7 @@ COLUMNS = (Column("arm", "arm"), Column("seeds", "seeds"), Column("why", "why"))
 
 
 class Action(StrEnum):
-    """What to do with seeds."""
+    """The action on seeds."""
 
     ADD = "add"
 
@@ -32,9 +32,9 @@ def seeds(
     action: Annotated[Action, typer.Argument(metavar="add", help="The one thing to do.")],
     names: Annotated[
         list[str],
-        typer.Argument(metavar="[STUDY] ARM", help="An arm; STUDY left out, of the newest.", autocompletion=_names),
+        typer.Argument(metavar="[STUDY] ARM", help="An arm; without STUDY, of the newest.", autocompletion=_names),
     ],
-    to: Annotated[int, typer.Option("--to", metavar="PAIRS", min=1, help="How many seed pairs the arm is to have.")],
+    to: Annotated[int, typer.Option("--to", metavar="PAIRS", min=1, help="How many seed pairs the arm should have.")],
     alone: Annotated[bool, typer.Option("--alone", help="Add nothing to the baseline.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Queue nothing; print what would be queued.")] = False,
     yes: Yes = False,
@@ -42,10 +42,10 @@ def seeds(
 ) -> None:
     """Give an arm of a submitted study more seed pairs, and queue only what is missing.
 
-    The baseline's own pairs come first: they cost one run, and pairs tell an arm from the baseline with the fewest
-    runs. Then come new pairs, the next whole numbers, for the arm and for the baseline; and pairs of the arm that the
-    baseline lacks are given to it, too. With --alone the baseline gets nothing. Asked again, nothing is added. Ends
-    with exit code 7 if the study would cost more than its limits, unless -y is given.
+    The baseline's own pairs come first: they cost one run each, and shared pairs tell an arm from the baseline with the
+    fewest runs. Then come new pairs, the next whole numbers, for the arm and for the baseline; and pairs of the arm
+    that the baseline lacks are given to it, too. With --alone the baseline gets nothing. Repeating the command adds
+    nothing. Ends with exit code 7 if the study would cost more than its limits, unless -y is given.
     """
     if len(names) > 2:
         raise typer.BadParameter("name a study and one of its arms, or an arm alone", param_hint="[STUDY] ARM")

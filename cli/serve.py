@@ -20,7 +20,7 @@ AutoscalingConfig = Annotated[
     typer.Option(
         "--autoscaling-config",
         metavar="FILE",
-        help="With --attach: the file of its autoscaler, which then starts machines for what waits.",
+        help="With --attach: the file of its autoscaler, which then starts machines for waiting runs.",
     ),
 ]
 
@@ -43,12 +43,12 @@ def serve(
         raise Conflict(f"a farm is up at {settings.home} already, process {facts.pid}.", remedy="Stop it: farm down")
     if autoscaling_config and not attach:
         raise BadSetting(
-            "--autoscaling-config: a Ray of the farm's own has no autoscaler.",
+            "--autoscaling-config needs --attach: the farm's own Ray has no autoscaler.",
             remedy="Start Ray with it, then: farm serve --attach HOST:PORT --autoscaling-config FILE.",
         )
     if attach and shared:
         raise BadSetting(
-            "--shared: the Ray at --attach is not this farm's to share.",
+            "--shared cannot be used with --attach: this farm does not own that Ray.",
             remedy="Other machines join it with farm join HEAD: see docs/machines/join.md.",
         )
     address = where_shared(settings, shared, host)

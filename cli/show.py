@@ -26,7 +26,7 @@ COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 
 
 def show(run: RunName, as_json: Json = False) -> None:
-    """Everything about one run."""
+    """Show everything about one run."""
     settings = Settings.load()
     with queue(settings) as open_queue:
         if elsewhere := _elsewhere(open_queue, run):

@@ -32,7 +32,7 @@ MAX_RUNS, MAX_STUDIES = 8, 5
 
 
 def status(as_json: Json = False) -> None:
-    """What is up, what waits, what trains."""
+    """Show what is up, waiting and training."""
     settings = Settings.load()
     facts = serving.facts(settings)
     missing = serving.missing(settings, facts) if facts else []
@@ -65,7 +65,9 @@ def status(as_json: Json = False) -> None:
 
 
 def _held(settings: Settings, queue: Queue) -> list[str]:
-    """What waits for a person, a line for each study and reason. Only where some may: it takes a look at every run."""
+    """The runs that wait for a person, a line for each study and reason. Asked only if there may be some: it reads
+    every run.
+    """
     if not queue.listing.pauses() and not any(study.policy.is_limited for study in queue.studies.all().values()):
         return []
     everything = queue.listing.statuses()
@@ -73,7 +75,7 @@ def _held(settings: Settings, queue: Queue) -> list[str]:
 
 
 def _trained(queue: Queue) -> list[str]:
-    """Where the running runs stand, a line each."""
+    """The steps of the running runs, a line each."""
     running = queue.listing.running()
     more = [f"and {len(running) - MAX_RUNS} more: farm runs"] if len(running) > MAX_RUNS else []
     return [f"{status.study}: {label(status.run)}, {_reached(queue, status)}" for status in running[:MAX_RUNS]] + more
@@ -108,7 +110,7 @@ def served(settings: Settings, facts: Facts) -> Sheet:
 
 
 def storage_note(facts: Facts) -> str:
-    """What a machine that joins a shared farm needs besides the invitation."""
+    """The needs of a machine that joins a shared farm, besides the invitation."""
     if "://" in facts.storage:
         return f"each machine that joins needs credentials of its own for {facts.storage}"
     return (
@@ -119,7 +121,7 @@ def storage_note(facts: Facts) -> str:
 
 def _facts(settings: Settings, facts: Facts) -> dict[str, Any]:
     offered = ", ".join(f"{name} x {count}" for name, count in facts.units.items())
-    token = {"log in with": f"what this prints: cat {shlex.quote(facts.token_path)}"} if facts.token_path else {}
+    token = {"log in with": f"the output of: cat {shlex.quote(facts.token_path)}"} if facts.token_path else {}
     return {
         "dashboard": facts.dashboard,
         **token,
@@ -139,7 +141,7 @@ def _ways_in(settings: Settings, address: str) -> dict[str, str]:
     is_usual = home == Path(os.environ.get("HOME", "")) / ".farm" and not os.environ.get("FARM_HOME")
     submit = f"farm connect {user}{address}" + ("" if is_usual else f" --home {shlex.quote(str(home))}")
     return {
-        "shared": f"at {address}; keep it between your machines: what Redis and Ray send is not encrypted",
+        "shared": f"at {address}; keep it between your machines: Redis and Ray traffic is not encrypted",
         "to train, type there": f"scp {shlex.quote(there)} . && farm join {invitation.FILE}",
         "to submit, type there": submit if settings.redis_url is None else "set FARM_REDIS_URL as it is set here",
     }

@@ -60,15 +60,15 @@ def submit(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Queue every run of a study that is not known yet.
+    """Queue every new run of a study.
 
-    Submitting twice queues nothing twice, and what has a result under another name is not trained again. An arm may
-    have another recipe than before while none of its runs has a result. Every run is planned first: if
-    any run fits no machine, or this machine sees that no run could train on the data, the whole study is rejected.
-    Seed pairs that farm seeds and farm resolve have added stay. --max-usd and --max-hours stand for the study's
-    policy.usd_limit and policy.hours_limit, until it is submitted again: once spent, its running runs save a checkpoint
-    and wait, and say so. Exits with 7 unless -y is given if the forecast exceeds such a limit, or if --wait could never
-    end because no node offers a machine class and no autoscaler can start one.
+    Submitting twice queues nothing twice, and a run that has a result under another name is not trained again. An arm's
+    recipe may change while none of its runs has a result. Every run is planned first: if any run fits no machine, or
+    this machine sees that no run could train on the data, the whole study is rejected. Seed pairs that farm seeds and
+    farm resolve have added stay. --max-usd and --max-hours replace the study's policy.usd_limit and policy.hours_limit
+    until it is submitted again; once one is spent, running runs save a checkpoint and wait. Exits with 7 unless -y is
+    given if the forecast exceeds such a limit, or if --wait could never end because no node offers a machine class and
+    no autoscaler can start one.
     """
     settings = Settings.load()
     parsed = study_file(study, settings).limited(max_usd, max_hours)
@@ -112,7 +112,7 @@ def queued(queue: Queue, settings: Settings, study: Study, since: str = "*") -> 
         for run_id in put.again:
             store.runs.remember(run_id)
 
-    on_record(settings, record, f"{study.name} is queued, but not on record before it trains")
+    on_record(settings, record, f"{study.name} is queued, but not recorded in the storage until it trains")
     return put
 
 
@@ -167,7 +167,7 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
 def limits_passed(
     study: Study, statuses: Sequence[Status], known: dict[str, Machine], spent: Spending
 ) -> Iterator[str]:
-    """The limits that all of `study`, with what it has `spent` already, would go beyond."""
+    """The limits that all of `study`, with the amount `spent` already, would exceed."""
     usd = least_limit(study, statuses, known, spent.usd) if study.policy.usd_limit is not None else None
     if usd is not None and usd > spent.limit:
         so_far = f", {dollars(spent.usd)} of it spent already," if spent.usd else ""
@@ -187,12 +187,12 @@ def guard_waiting(study: Study, nodes: dict[str, int], queue: Queue) -> None:
     if for_good:
         raise Guard(
             f"nothing is queued: {no_node(', '.join(for_good), nodes)}.",
-            remedy=f"{START if not nodes else JOIN}; or leave out --wait; or wait for one to come with -y.",
+            remedy=f"{START if not nodes else JOIN}; or leave out --wait; or wait for one with -y.",
         )
 
 
 def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], is_up: bool) -> Iterator[str]:
-    """What a submitter should know: classes that no node offers or that a limit does not see, and what is slow there.
+    """Warnings for a submitter: classes that no node offers or that a limit does not count, and slow settings.
 
     `is_up`: whether a farm is up on this machine.
     """
@@ -203,7 +203,7 @@ def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], i
         here = f"offer it here with: farm down; farm up {again}" if is_up else START.lower()
         yield f"no live node of class {', '.join(waiting)}: those runs wait. {JOIN}, or {here}"
     if study.policy.usd_limit is not None and (free := unpriced(study, known)):
-        yield f"{', '.join(free)}: no usd_per_hour is declared, so policy.usd_limit does not see what runs there cost"
+        yield f"{', '.join(free)}: no usd_per_hour is declared, so policy.usd_limit does not count runs there"
     yield from advice(study, known)
 
 
@@ -216,6 +216,6 @@ def wait_for(settings: Settings, queue: Queue, study: str) -> int:
             outlook=lambda: outlook(settings, queue, queue.listing.statuses()),
         )
     except KeyboardInterrupt:
-        say(f"{study} goes on without you; see it with: farm watch {study}")
+        say(f"{study} goes on in the background; follow it with: farm watch {study}")
         raise
     return ended(settings, queue, statuses)

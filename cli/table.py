@@ -114,20 +114,20 @@ def table(
     ] = None,
     at: Annotated[str | None, typer.Option(metavar="hours=N|usd=N|tokens=N", help=AT)] = None,
     target: Annotated[str | None, typer.Option(metavar="LOSS", help=TARGET)] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="How to print it.")] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="Output format.")] = None,
     as_json: Json = False,
 ) -> None:
     """Rank the arms of a study by test loss, or by another evaluation that the study names.
 
     Each machine has its own ranking against its own baseline. A difference to the baseline has its 95 % interval, and a
-    verdict: better, worse, same (within study.margin) or unresolved, and then what would resolve it. Intervals and
-    verdicts hold together for all comparisons of the table; what the noise cannot tell apart shares a rank. SD is over
+    verdict: better, worse, same (within study.margin) or unresolved, with what would resolve it. Intervals and verdicts
+    hold together for all comparisons of the table; arms that the noise cannot tell apart share a rank. SD is over
     seeds, divided by n - 1. Runs that were tested or trained on other tokens than the baseline's, though their recipes
-    say the same, are not ranked; a score that an older evaluation made is out of date, and never ranked with today's.
-    Where the error of the test set is larger than that of the seeds, the table says so. A * marks the arms that nothing
-    beats in both loss and training time. Reference models (farm eval --reference) stand below the arms, unranked, and
-    `gap closed %` says how much of the way from the baseline to one an arm has come. -v lists every pair of hardware
-    twins.
+    say the same, are not ranked; a score by an older form of the evaluation is out of date, and never ranked with
+    current ones. Where the error of the test set is larger than that of the seeds, the table says so. A * marks the
+    arms that nothing beats in both loss and training time. Reference models (farm eval --reference) stand below the
+    arms, unranked, and `gap closed %` says how far from the baseline towards one an arm has come. -v lists every pair
+    of hardware twins.
     """
     question = equal.asked(at, target, score, scores)
     every = context.find_root().obj["verbose"]
@@ -156,7 +156,7 @@ def show_table(
     """Print the table of a study by `score`, with the scores `beside` as columns; `every` pair of hardware twins on a
     line of its own.
 
-    Raises: NotFound: also an evaluation that nobody knows.
+    Raises: NotFound: also of an unknown evaluation.
     """
     imported = queue.studies.imported(study).runs
     stored = queue.studies.one(study) if not imported or study in queue.studies.all() else None
@@ -260,7 +260,7 @@ def _unscored(study: str, by: str, results: Sequence[Result]) -> Iterator[str]:
 
 
 def _out_of_date(study: str, ranked: Table) -> Iterator[str]:
-    """What was made by another evaluation than the study has now, and in what that differs."""
+    """The scores by another evaluation than the study has now, and how that differs."""
     why: dict[tuple[str, str], list[str]] = {}
     for row in ranked.rows:
         old = {name: cell.stale for name, cell in row.scores.items()} | {row.score: row.stale}
@@ -269,11 +269,11 @@ def _out_of_date(study: str, ranked: Table) -> Iterator[str]:
                 why.setdefault((name, reason), []).append(f"{row.arm} on {row.machine}")
     for name, reason in ranked.outdated.items():
         again = f"farm eval {study} --reference FOLDER --name {name}"
-        yield f"reference {name} is not shown: {reason}; to score it anew: {again}"
+        yield f"reference {name} is not shown: {reason}; to score it again: {again}"
     for (name, reason), rows in why.items():
         yield f"out of date: {name} of {', '.join(rows)}: {reason}"
     if why:
-        yield f"  to score them anew: farm eval {study} --stale"
+        yield f"  to score them again: farm eval {study} --stale"
 
 
 def _label(row: Row) -> str:

@@ -23,8 +23,8 @@ def up(
 ) -> None:
     """Start a farm on this machine, in the background.
 
-    That is Redis, Ray with its dashboard, and the dispatcher. With --shared other machines join it, and the answer has
-    the lines to type there.
+    That is Redis, Ray with its dashboard, and the dispatcher. With --shared other machines can join it; the lines to
+    type there are printed.
     """
     settings = Settings.of_this_machine()
     address = where_shared(settings, shared, host)
@@ -49,7 +49,7 @@ def up(
 def _check_is_so(
     facts: Facts, offered: dict[str, int] | None, cpus: int | None, shared: str | None, dashboard_port: int | None
 ) -> None:
-    """Raises: Conflict: the farm that is up is not known to be as these options would have it."""
+    """Raises: Conflict: the farm that is up is not known to match these options."""
     asked = {
         "--machine": offered not in (None, facts.units),
         "--cpus": cpus is not None,

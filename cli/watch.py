@@ -26,7 +26,7 @@ COLUMNS = (
 )
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="STUDY|RUN", help="Left out, the newest study.", autocompletion=_names),
+    typer.Argument(metavar="STUDY|RUN", help="Default: the newest study.", autocompletion=_names),
 ]
 
 
@@ -47,7 +47,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         fetch = fetcher(open_queue, chosen)
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
-            say(f"dashboard: {up.dashboard} (it asks for a token: `farm status` says how to log in)")
+            say(f"dashboard: {up.dashboard} (needs a token; see `farm status`)")
         statuses = follow(
             open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.listing.statuses())
         )
@@ -65,7 +65,7 @@ def fetcher(queue: Queue, name: str) -> Callable[[], list[Status]]:
 
 
 def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
-    """Say that nobody here trains what waits."""
+    """Warn if no farm here trains the queued runs."""
     waits = any(not status.state.is_final for status in statuses)
     if waits and not settings.redis_url and serving.facts(settings) is None:
         say("warning: no farm is up here, so queued runs wait; start one with: farm up")

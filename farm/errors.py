@@ -1,7 +1,7 @@
-"""Every way the farm says no, and what to do about it.
+"""Every error of the farm, and what to do about it.
 
-A `FarmError` says what happened, with the numbers, and then the remedy, in one line. Its class fixes the exit code
-of the command and whether the queue may try the run again. Whoever can go on without, or tries again, catches it; any
+A `FarmError` says what happened, with the numbers, and then the remedy, in one line. Its class fixes the exit code of
+the command and whether the queue may try the run again. Code that can go on without, or tries again, catches it; any
 other ends as the line of a command (`cli.main`, and the `main` of a process) or as a failed attempt
 (`workers.attempt.agent`).
 """
@@ -37,7 +37,7 @@ class FarmError(Exception):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What a person is told, a line for each fault where there are several: this one, and those in `also`."""
+        """The lines that a person reads, one for each fault where there are several: this one, and those in `also`."""
         first = f"{self.message} {self.remedy}" if self.remedy else self.message
         return (first, *self.fields.get("also", ()))
 
@@ -68,7 +68,7 @@ class BadSetting(FarmError):
 
 
 class BadImport(FarmError):
-    """What is to be imported makes no sense."""
+    """The import is not valid."""
 
     exit_code = 2
 
@@ -121,7 +121,7 @@ class Guard(FarmError):
 
 
 class LeaseLost(FarmError):
-    """The lease on this run is gone: somebody else may hold it now, so nothing was written."""
+    """The lease on this run is gone: another agent may hold it now, so nothing was written."""
 
 
 class Cancelled(FarmError):
@@ -196,7 +196,7 @@ def nearest(word: str, known: Iterable[str], listed: bool = False) -> str:
 
 
 def last_line(said: str) -> str:
-    """What a process said last, which is where most say why they end; without the colours that it said it in."""
+    """The last line that a process printed, which is where most say why they end; without colours."""
     lines = [line.strip() for line in _CONTROL.sub("", said).splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
@@ -227,6 +227,6 @@ def _frames_end(lines: list[str], at: int) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What `error` says, on one line; its class where it says nothing."""
+    """The message of `error` on one line; its class if that is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

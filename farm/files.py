@@ -1,4 +1,4 @@
-"""Files that a reader finds whole or not at all, on the disk before anybody relies on them, and locks among processes.
+"""Files that a reader finds whole or not at all, on the disk before anything relies on them, and locks among processes.
 
 No other file of farm renames one into place, flushes one to the disk or locks one (tests/farm/test_files.py).
 """
@@ -74,7 +74,7 @@ def place(draft: Path, path: Path) -> None:
 
 
 def draft_of(path: Path) -> Path:
-    """A hidden name beside `path` that nobody else writes under."""
+    """A hidden name beside `path` that no other writer uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
@@ -112,19 +112,19 @@ class Lock:
         os.close(self._descriptor)
 
     def take(self) -> None:
-        """Wait until nobody else holds it, and hold it alone."""
+        """Wait until no other process holds it, and hold it alone."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     def share(self) -> None:
-        """Wait until nobody holds it alone, and hold it with others."""
+        """Wait until no process holds it alone, and hold it with others."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def try_take(self) -> bool:
-        """Hold it alone unless somebody else holds it; whether it is held."""
+        """Hold it alone unless another process holds it; whether it is held."""
         return self._tried(fcntl.LOCK_EX)
 
     def try_share(self) -> bool:
-        """Hold it with others unless somebody holds it alone; whether it is held."""
+        """Hold it with others unless a process holds it alone; whether it is held."""
         return self._tried(fcntl.LOCK_SH)
 
     def _tried(self, operation: int) -> bool:
@@ -156,7 +156,7 @@ def plain(path: Path) -> BufferedReader:
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a plain file", str(path))
     return os.fdopen(descriptor, "rb")
 
 

@@ -43,7 +43,7 @@ def reindex(store: Store, queue: Queue, is_own: bool = False) -> Reindexed:
 
 
 class _Reading:
-    """One pass over the records. What cannot be read is passed over, and told."""
+    """One pass over the records. Records that cannot be read are skipped, and reported."""
 
     def __init__(self, store: Store, queue: Queue):
         self.store, self.queue = store, queue
@@ -120,7 +120,9 @@ class _Reading:
         result, (attempts, bad) = self.store.runs.result(run_id), self.store.runs.readable_attempts(run_id)
         self.unread += bad
         if result is None and (name := self.store.runs.torn(run_id)):
-            self.unread.append(f"{name} is cut off, so it is no result: {run_id} goes on from its newest checkpoint.")
+            self.unread.append(
+                f"{name} is cut off, so it does not count as a result: {run_id} goes on from its newest checkpoint."
+            )
         if result is None and _is_superseded(run, study, self.recorded | self.submitted):
             return False
         epoch = self._newest(run_id)
@@ -163,7 +165,7 @@ def _cause(attempt: Attempt, step: int) -> Cause:
     return Cause(
         epoch=attempt.epoch,
         cause=attempt.cause or ("lease-expired" if silent else attempt.outcome),
-        message=attempt.message or (f"worker {attempt.worker} was not heard of again" if silent else ""),
+        message=attempt.message or (f"worker {attempt.worker} was never heard from again" if silent else ""),
         step=step,
         at=attempt.ended or attempt.started,
         retryable=attempt.retryable is not False,

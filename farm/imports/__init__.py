@@ -1,1 +1,1 @@
-"""What others have trained: published losses and run folders, as studies and imported losses."""
+"""Models trained elsewhere: published losses and run folders, as studies and imported losses."""

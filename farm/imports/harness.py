@@ -1,7 +1,7 @@
 """Run folders of the public harness whose series this farm's baseline is from: their recipes, in the farm's words.
 
 `runs/<machine>-<arm>/` holds `model.json` and `train.json`, and after training `checkpoints/*/meta.json`; no test loss.
-What a recipe cannot say is listed, and a run of which that may change the loss is left out, and listed.
+What a recipe cannot say is listed, and a run is left out, and listed, if that may change its loss.
 """
 
 import json
@@ -82,7 +82,7 @@ def _folder(path: Path) -> Folder:
     machine, gpus, arm = named["machine"], int(named["gpus"]), named["arm"]
     left = Folder(path, machine, arm or path.name, None, None)
     if arm is None:
-        return left._replace(why=f"its name says no arm after the machine {machine}")
+        return left._replace(why=f"its name has no arm after the machine {machine}")
     try:
         model, train = _read(path / "model.json", NEEDED_OF_MODEL), _read(path / "train.json", NEEDED_OF_TRAIN)
         recipe, notes = _recipe(model, DEFAULTS | train, gpus)

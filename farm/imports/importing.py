@@ -1,4 +1,4 @@
-"""What `farm import` makes of its files: a study file with the arms that they name, and imported losses.
+"""The outcome of `farm import`: a study file with the arms that they name, and imported losses.
 
 Rows (farm.imports.rows) say losses, run folders (farm.imports.harness) say recipes; together they say both.
 """
@@ -80,12 +80,14 @@ def _slug(path: Path) -> str:
     stem = path.resolve().stem if path.is_file() else path.resolve().name
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64]
     if not is_name(name):
-        raise BadImport(f"{path}: no study can be called so.", remedy="Name one: --study NAME")
+        raise BadImport(f"{path}: this is not a valid name for a study.", remedy="Name one: --study NAME")
     return name
 
 
 class _Folders(NamedTuple):
-    """What run folders say: the arms of a study file; (arm, machine) of a folder -> its recipe; what is to be told."""
+    """The contents of run folders: the arms of a study file; (arm, machine) of a folder -> its recipe; what is to be
+    told.
+    """
 
     arms: dict[str, _Arm]
     told: dict[tuple[str, str], Recipe]
@@ -97,7 +99,7 @@ def _arms(folders: Iterable[Folder]) -> _Folders:
     """The arms that run folders name.
 
     The recipe of the arm called `baseline` is the baseline's, and an arm that has the same is the baseline once more.
-    Where there is none of that name, the farm's own defaults are it, which are those of the published series.
+    Where there is none of that name, the farm's own defaults are the baseline, which are those of the published series.
     """
     known = [folder for folder in folders if folder.recipe is not None]
     left_out = [Note(str(folder.path), folder.why) for folder in folders if folder.why]
@@ -105,7 +107,9 @@ def _arms(folders: Iterable[Folder]) -> _Folders:
     baseline = next((folder.recipe for folder in known if folder.arm == BASELINE), None)
     if known and baseline is None:
         notes.append(
-            Note(str(known[0].path.parent), "no run folder is called MACHINE-baseline: farm's defaults are it")
+            Note(
+                str(known[0].path.parent), "no run folder is called MACHINE-baseline: farm's defaults are the baseline"
+            )
         )
     found: dict[str, _Arm] = {BASELINE: _Arm(baseline or Recipe(), ())} if known else {}
     told: dict[tuple[str, str], Recipe] = {}
@@ -113,7 +117,9 @@ def _arms(folders: Iterable[Folder]) -> _Folders:
         recipe, arm = folder.recipe, folder.arm
         assert recipe is not None
         if recipe == found[BASELINE].recipe and arm != BASELINE:
-            notes.append(Note(str(folder.path), "has the baseline's recipe: it is the baseline once more"))
+            notes.append(
+                Note(str(folder.path), "has the baseline's recipe, so it counts as another run of the baseline")
+            )
             arm = BASELINE
         if arm in found and found[arm].recipe != recipe:
             arm = f"{arm}-{folder.machine}"
@@ -133,7 +139,7 @@ def _text(name: str, arms: Mapping[str, _Arm], runs: Sequence[ImportedRun], sour
     return "\n".join(
         [
             f"# Made by: farm import {' '.join(sources)}",
-            "# Submitted, it trains anew what was imported; the imported losses stay apart from those of its runs.",
+            "# Submitted, it trains the imported arms here; the imported losses stay apart from those of its runs.",
             "# A value that is not written here has farm's default (docs/study.md).",
             "",
             "[study]",
@@ -183,7 +189,7 @@ def _interventions(arms: Mapping[str, _Arm], machines: Sequence[str]) -> Iterato
 
 
 def _unknown(arms: Mapping[str, _Arm], runs: Sequence[ImportedRun]) -> Iterator[str]:
-    """The arms of which nothing but their losses is known."""
+    """The arms known by their losses only."""
     for name in dict.fromkeys(run.arm for run in runs):
         if name not in arms and name != BASELINE:
             yield f"# [interventions.{_key(name)}]"

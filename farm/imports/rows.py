@@ -27,7 +27,7 @@ _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 class Rows(NamedTuple):
-    """What a file says, and which of its columns were not read."""
+    """The rows of a file, and the columns that were not read."""
 
     runs: tuple[ImportedRun, ...]
     unread: tuple[str, ...]

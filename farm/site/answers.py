@@ -1,4 +1,4 @@
-"""What Redis answers instead of doing what was asked: for each answer what it means, and what to do."""
+"""The refusals of Redis: for each answer its meaning, and the remedy."""
 
 import re
 from typing import NamedTuple
@@ -22,13 +22,13 @@ _ANSWERS = (
     _Answer(
         r"\bDENIED\b|protected mode",
         Refused,
-        "is in protected mode: it has no password, so it takes nobody from another machine",
+        "is in protected mode: it has no password, so it accepts no client from another machine",
         "Set requirepass in its redis.conf, and the same password in FARM_REDIS_URL.",
     ),
     _Answer(
         r"max number of clients",
         Unreachable,
-        "has as many clients as it takes",
+        "has as many clients as it accepts",
         "Raise maxclients there; `redis-cli CLIENT LIST` shows who they are.",
     ),
     _Answer(r"\bLOADING\b", Unreachable, "is loading its data after a start", "Wait."),
@@ -48,13 +48,13 @@ _ANSWERS = (
         r"\bREADONLY\b|read only replica",
         Unreachable,
         "is not accepting writes",
-        "It is a replica: let FARM_REDIS_URL name the primary.",
+        "It is a replica: set FARM_REDIS_URL to the primary.",
     ),
     _Answer(
         r"\bMASTERDOWN\b",
         Unreachable,
         "is a replica whose primary is gone",
-        "Let FARM_REDIS_URL name the primary, and start that.",
+        "Set FARM_REDIS_URL to the primary, and start that.",
     ),
     _Answer(
         r"\bNOREPLICAS\b",
@@ -69,19 +69,19 @@ _ANSWERS = (
         r"\b(MOVED|ASK|CROSSSLOT|TRYAGAIN|CLUSTERDOWN)\b|non local key",
         BadSetting,
         "is a node of a Redis Cluster",
-        "The farm keeps its keys together: let FARM_REDIS_URL name a server with cluster-enabled no.",
+        "The farm needs all keys on one server: set FARM_REDIS_URL to one with cluster-enabled no.",
     ),
     _Answer(
         r"\bNOPERM\b|The user executing the script|has no permissions|ACL failure in script",
         Refused,
         "does not let this user do that",
-        "Ask for a credential.",
+        "Ask for a credential with that permission.",
     ),
     _Answer(
         r"(?i)unknown (redis )?command|unknown subcommand|command is not allowed|not supported|disabled",
         BadSetting,
         "lacks a command that the farm needs",
-        "Let FARM_REDIS_URL name a Redis where no command of its scripts is renamed or forbidden.",
+        "Set FARM_REDIS_URL to a Redis where no command of the farm's scripts is renamed or forbidden.",
     ),
     _Answer(
         r"DB index|SELECT is not allowed",
@@ -118,7 +118,7 @@ def explained(error: RedisError, place: str) -> FarmError | None:
 
 
 def other(error: RedisError, place: str) -> FarmError | None:
-    """The same for an answer that nobody foresaw."""
+    """The same for an unforeseen answer."""
     if _OUR_FAULT.search(str(error)):
         return None
     return FarmError(

@@ -29,7 +29,7 @@ def connect(url: str, authorities: Path | None = None) -> Redis:
     A rediss:// server must show a certificate for its host name, signed by one of `authorities`, a file in PEM form, or
     by one that this machine trusts.
 
-    Raises: Unreachable: nobody answers there. Refused: the password is wrong, or the certificate not to be trusted.
+    Raises: Unreachable: there is no answer. Refused: the password is wrong, or the certificate not to be trusted.
     BadSetting: not a Redis URL, a database that is not there, TLS on one side only, older than 6.2, or a configuration
     that may lose acknowledged writes.
     """
@@ -80,13 +80,13 @@ def _check_authorities(file: Path) -> None:
 
 
 def _check_options(client: Redis, url: str) -> None:
-    """Raises: BadSetting: what stands after the "?" is no option of a connection."""
+    """Raises: BadSetting: the part after "?" is not an option of a connection."""
     pool = client.connection_pool
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError:
         raise BadSetting(
-            f"redis_url {hide_password(url)!r} has an option after its '?' that nobody knows.", remedy="Leave it out."
+            f"redis_url {hide_password(url)!r} has an unknown option after its '?'.", remedy="Leave it out."
         ) from None
 
 
@@ -103,7 +103,7 @@ def _is_away(error: Exception) -> bool:
 
 
 def client_of(url: str, retries: int = RETRIES, seconds: float | None = None, authorities: Path | None = None) -> Redis:
-    """A client for whatever is at `url`, which nobody has looked at yet. Raises: ValueError: `url` is no URL."""
+    """A client for `url`, whose server is not checked yet. Raises: ValueError: `url` is not a URL."""
     trusted = {"ssl_ca_certs": str(authorities)} if authorities and url.startswith("rediss:") else {}
     return Redis.from_url(
         url,
@@ -119,8 +119,8 @@ def client_of(url: str, retries: int = RETRIES, seconds: float | None = None, au
 
 
 def doubts(client: Redis) -> list[str]:
-    """What this user may not see of the server, so that nobody knows whether it keeps what it acknowledges; and that it
-    is a replica.
+    """The facts of the server that this user may not see, so that it may lose acknowledged writes; and that it is a
+    replica.
 
     Raises: BadSetting: it surely does not keep that.
     """

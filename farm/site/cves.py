@@ -1,4 +1,4 @@
-"""What is known to be wrong with a redis-server or valkey-server of a certain version, as far as it can hurt a farm."""
+"""The known flaws of redis-server and valkey-server versions that can hurt a farm."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Cve(NamedTuple):
     mended: dict[str, tuple[Version, ...]]  # program -> versions, oldest line first
 
     def concerns(self, program: str, version: Version) -> bool:
-        """Whether that version has the flaw. A line that nobody mended has it, if a later one had to be mended."""
+        """Whether that version has the flaw. A line without a fix has it, if a later line needed one."""
         floors = self.mended[program]
         same = [floor for floor in floors if floor[:2] == version[:2]]
         return version < same[0] if same else version[:2] < floors[-1][:2]
@@ -51,5 +51,5 @@ KNOWN = (
 
 
 def of(program: str, version: Version) -> list[Cve]:
-    """What is known to be wrong with `program` (Redis or Valkey) in that version."""
+    """The known flaws of `program` (Redis or Valkey) in that version."""
     return [cve for cve in KNOWN if cve.concerns(program, version)]

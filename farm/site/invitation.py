@@ -1,7 +1,7 @@
-"""What a shared farm hands to a machine that is to join it: where its Ray, Redis and storage are, and both secrets.
+"""The file that a shared farm gives to a machine that joins it: where its Ray, Redis and storage are, and both secrets.
 
-It is a file of mode 0600, which travels by scp or through a pipe of ssh. On a command line or in a variable that is
-typed everybody on the machine, or the shell's history, would have it.
+It is a file of mode 0600, which travels by scp or through a pipe of ssh. On a command line, or in a variable that is
+typed, everybody on the machine and the shell's history would see it.
 """
 
 import json
@@ -42,9 +42,9 @@ def is_one(word: str) -> bool:
 
 
 def read(word: str) -> Invitation:
-    """The invitation in a file that nobody else may read, or on standard input.
+    """The invitation in a file that only its owner may read, or on standard input.
 
-    Raises: NotFound. Refused: others may read the file. BadSetting: it is none.
+    Raises: NotFound. Refused: others may read the file. BadSetting: it is not an invitation.
     """
     text = sys.stdin.read() if word == "-" else _private(Path(word))
     try:

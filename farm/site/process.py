@@ -1,4 +1,4 @@
-"""Whether a process still runs, which its pid alone does not tell: it is given again. And how a child ends with it."""
+"""Whether a process still runs: its pid alone does not tell, since pids are reused. And how a child ends with it."""
 
 import ctypes
 import os
@@ -24,7 +24,8 @@ def is_alive(pid: int, who: str | None = None) -> bool:
 
 
 def identity(pid: int) -> str | None:
-    """What tells the process `pid` from every other that has or had that pid; None if it is gone or a zombie.
+    """An identity of the process `pid`, unlike that of any other that has or had that pid; None if it is gone or a
+    zombie.
 
     Which boot of the machine, and when in it the process began. The time of day would not do: it may be set.
     """
@@ -47,6 +48,6 @@ def _identity_by_ps(pid: int) -> str | None:
 
 
 def end_with_parent() -> None:
-    """In a child that was forked: SIGTERM when its parent is gone, be it by kill -9. On Linux only."""
+    """In a child that was forked: SIGTERM when its parent is gone, even by kill -9. On Linux only."""
     if sys.platform == "linux":
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

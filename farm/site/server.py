@@ -68,14 +68,14 @@ class Server:
     def is_running(self) -> bool:
         """Whether our server lives at its URL, even if it is still loading.
 
-        Raises: Unreachable: its process is there, but mute.
+        Raises: Unreachable: its process is there, but does not answer.
         """
         return self.url is not None and self.pid is not None and not _is_gone(self.pid) and _is_there(self.url)
 
     def start(self) -> str:
         """Start the server unless it runs, on the port and with the password that it had, and return its URL.
 
-        Raises: Unreachable: there is no redis-server, or it does not start; says what it said last.
+        Raises: Unreachable: there is no redis-server, or it does not start; with the end of its log.
         """
         if self.url and self.is_running():
             _until(lambda: _is_ready(self.url), START_SECONDS)
@@ -96,7 +96,7 @@ class Server:
         )
 
     def stop(self) -> None:
-        """Stop the server, which first writes all that it has; nothing to do if it does not run."""
+        """Stop the server, which first writes all its data; does nothing if it does not run."""
         pid = self.pid
         if not (self.url and pid and self.is_running()):
             return
@@ -125,7 +125,7 @@ class Server:
         return process.poll() is None
 
     def _check_is_read_by(self, binary: Path) -> None:
-        """A server before 7 knows nothing of the folder that later ones write: it would start, and be empty.
+        """A server before 7 ignores the folder that later ones write: it would start, and be empty.
 
         Raises: Unreachable
         """
@@ -190,7 +190,9 @@ def _is_ready(url: str) -> bool:
 
 
 def _is_there(url: str) -> bool:
-    """Whether our server listens at `url`: a second one on the same file would ruin it, so a mute one is an error."""
+    """Whether our server listens at `url`: a second one on the same file would ruin it, so one that does not answer is
+    an error.
+    """
     with client_of(url, retries=0) as client:
         try:
             client.ping()
@@ -214,7 +216,7 @@ def _version_of(binary: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has at this moment."""
+    """A port of 127.0.0.1 that is free at this moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]

@@ -31,7 +31,7 @@ class Facts(Frozen):
 
 
 class Health(Frozen):
-    """What fails of a farm that serves, as the thread that watches over it saw it last."""
+    """The failing parts of a farm that serves, as its watching thread last saw them."""
 
     pid: int = Field(ge=1)
     looked: float = Field(description="Unix seconds")
@@ -55,12 +55,12 @@ def report(settings: Settings, health: Health) -> None:
 
 
 def well(settings: Settings) -> None:
-    """Nothing is known to fail, or nobody watches any more."""
+    """Nothing is known to fail, or the watching has ended."""
     _health(settings).unlink(missing_ok=True)
 
 
 def missing(settings: Settings, facts: Facts) -> list[str]:
-    """What fails of the farm `facts`, a sentence each, and what is done about it."""
+    """The failing parts of the farm `facts`, a sentence each, and the action taken."""
     try:
         health = Health.model_validate_json(_health(settings).read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):
@@ -69,7 +69,7 @@ def missing(settings: Settings, facts: Facts) -> list[str]:
         return []
     silent = time.time() - health.looked
     if silent > SILENT_SECONDS and health.doing is None:
-        return [f"process {facts.pid}, which serves, has not looked after its parts for {silent:.0f} s"]
+        return [f"process {facts.pid}, which serves the farm, has not checked its parts for {silent:.0f} s"]
     return [*health.missing, *([health.doing] if health.doing else [])]
 
 
@@ -90,7 +90,7 @@ def withdraw(settings: Settings, pid: int) -> None:
 
 
 def facts(settings: Settings) -> Facts | None:
-    """The farm that is up at this home, or None: never said, its process gone, or its pid taken by another."""
+    """The farm that is up at this home, or None: never announced, its process gone, or its pid taken by another."""
     said = _read(path(settings))
     return said if said is not None and is_alive(said.pid, said.process) else None
 

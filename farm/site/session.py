@@ -1,6 +1,6 @@
 """The time that a command has with this farm's Redis: the shared one, or the embedded one.
 
-Whoever comes first starts the embedded server, and whoever leaves last stops it.
+The first command starts the embedded server, and the last one stops it.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ GLANCE_SECONDS = 0.5  # a shell that completes does not wait longer
 def session(settings: Settings) -> Iterator[Redis]:
     """A client of this farm's Redis: the shared one of `settings.redis_url`, else the embedded one, started if need be.
 
-    Commands that run at the same time share the embedded server: each holds a shared lock on it, and whoever leaves
-    last stops it.
+    Commands that run at the same time share the embedded server: each holds a shared lock on it, and the last one stops
+    it.
 
     Raises: Unreachable, Refused, BadSetting
     """
@@ -56,7 +56,7 @@ def session(settings: Settings) -> Iterator[Redis]:
 
 @contextmanager
 def _told_of_the_tunnel(settings: Settings, url: str) -> Iterator[None]:
-    """Where `url` is the near end of a tunnel, and nobody answers there, say so: no setting names it.
+    """Where `url` is the near end of a tunnel, and there is no answer, say so: no setting names it.
 
     Raises: Unreachable
     """
@@ -88,7 +88,7 @@ def glance(settings: Settings) -> Iterator[Redis]:
 
 
 def revive(settings: Settings) -> None:
-    """Start the embedded server again where it died while a session was open; a shared one is somebody else's care.
+    """Start the embedded server again where it died while a session was open; a shared one is left to its owner.
 
     Raises: Unreachable: it does not start.
     """
@@ -101,7 +101,7 @@ def revive(settings: Settings) -> None:
 def listen(settings: Settings, host: str | None) -> str:
     """Let the embedded server, which runs, listen on `host` besides loopback, or on loopback alone; its URL there.
 
-    Raises: BadSetting: somebody else has its port there. Unreachable, Refused
+    Raises: BadSetting: another program has its port there. Unreachable, Refused
     """
     url = Server(settings.home / "redis").url
     assert url is not None

@@ -30,7 +30,7 @@ FOUND = "FARM_SETTINGS"  # JSON; what no other variable holds of the settings th
 
 
 class Settings(Frozen):
-    """What the commands need to know before they can do anything.
+    """The facts that commands need before they can do anything.
 
     `redis_url` None means the embedded farm under `home`. `redis_ca` is a file of certificates of which one must have
     signed that of a rediss:// server; without it, those that this machine trusts count. `storage`, under which run
@@ -57,8 +57,8 @@ class Settings(Frozen):
         all.
 
         Where none of them names a Redis, it is the one that `farm connect` reaches from this home, if `through_tunnel`.
-        In a process that was started with `passed_on` there are neither files nor tunnels: whoever started it looked at
-        them.
+        In a process that was started with `passed_on` there are neither files nor tunnels: the process that started it
+        read them.
 
         Raises: BadSetting: names the file or variable, the key and the value. Unreachable: the tunnel is closed.
         """
@@ -114,7 +114,7 @@ def _found(text: str) -> dict[str, Any]:
     try:
         return {"machines": json.loads(text)["machines"]}
     except (ValueError, KeyError, TypeError):
-        raise BadSetting(f"the variable {FOUND} is not farm's.", remedy="Unset it.") from None
+        raise BadSetting(f"the variable {FOUND} was not set by farm.", remedy="Unset it.") from None
 
 
 def _refuse_misspelt(names: Iterable[str]) -> None:
@@ -122,7 +122,7 @@ def _refuse_misspelt(names: Iterable[str]) -> None:
     for name in names:
         if name.startswith("FARM_") and name not in VARIABLES.values():
             for meant in get_close_matches(name, VARIABLES.values(), n=1, cutoff=0.85):
-                raise BadSetting(f"the variable {name} is no setting.", remedy=f"Did you mean {meant}?")
+                raise BadSetting(f"the variable {name} is not a setting.", remedy=f"Did you mean {meant}?")
 
 
 def _storage(text: str) -> Path | str:
@@ -141,7 +141,7 @@ def _storage(text: str) -> Path | str:
 
 
 def _folder(key: str, text: str) -> Path:
-    """Raises: BadSetting: it is a URL, or under the home of nobody."""
+    """Raises: BadSetting: it is a URL, or under the home of an unknown user."""
     if "://" in text:
         raise BadSetting(
             f"{key} = {text!r} is a URL, not a folder.", remedy=f"Mount it, and set FARM_{key.upper()} to the folder."
@@ -152,7 +152,7 @@ def _folder(key: str, text: str) -> Path:
         whose = "this user" if text.partition("/")[0] == "~" else "that user"
         raise BadSetting(
             f"{key} = {text!r}: no home folder of {whose} is known.",
-            remedy=f"Set FARM_{key.upper()} to a path in full.",
+            remedy=f"Set FARM_{key.upper()} to a full path.",
         ) from None
 
 
@@ -166,7 +166,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark first
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, not TOML, a number without end
-        raise BadSetting(f"{file}: {error}.", remedy="Mend or remove it.") from None
+        raise BadSetting(f"{file}: {error}.", remedy="Fix or remove it.") from None
     if unknown := values.keys() - Settings.model_fields.keys():
         known = ", ".join(Settings.model_fields)
         raise BadSetting(f"{file}: unknown key {min(unknown)!r}.", remedy=f"Known: {known}.")

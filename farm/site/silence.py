@@ -1,4 +1,4 @@
-"""Why no Redis answers: nobody is there, the other end hung up, or one end speaks TLS and the other does not."""
+"""Why no Redis answers: nothing listens there, the other end hung up, or one end speaks TLS and the other does not."""
 
 import socket
 import ssl
@@ -18,7 +18,7 @@ GREETING_SECONDS = 3.0  # for a TLS handshake, after plain words were refused
 
 
 def explain_silence(client: Redis, error: Exception) -> FarmError:
-    """What to tell of a server that did not answer `client`, but with `error`."""
+    """The error for a server that did not answer `client` and failed with `error`."""
     return (
         _mismatch(client, error)
         or _unasked(client, error)
@@ -31,7 +31,7 @@ def explain_silence(client: Redis, error: Exception) -> FarmError:
 
 
 def _mismatch(client: Redis, error: Exception) -> FarmError | None:
-    """What is wrong between this end and the other where one of them speaks TLS; None if that is not it."""
+    """The error where only one end speaks TLS, or its certificate is refused; None if that is not the cause."""
     place, said = address(client), str(error)
     if "CERTIFICATE_VERIFY_FAILED" in said:
         reason = said.partition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".") or said
@@ -57,7 +57,7 @@ def _mismatch(client: Redis, error: Exception) -> FarmError | None:
 
 
 def _unasked(client: Redis, error: Exception) -> FarmError | None:
-    """Why a server hung up, if it says so to whoever calls: its word may be lost where the client had said more."""
+    """Why a server hung up, if it tells every caller: the client may lose that answer when it sends more."""
     if not _is_hung_up(error) or is_secure(client):
         return None
     with suppress(OSError), _called(client) as line:
@@ -72,7 +72,7 @@ def _is_hung_up(error: Exception) -> bool:
 
 
 def _speaks_tls(client: Redis) -> bool:
-    """Whether whoever refused to talk plainly shakes hands by TLS. No secret is sent, whoever it is."""
+    """Whether a server that refused plain text shakes hands by TLS. No secret is sent, whichever it is."""
     anybody = ssl.create_default_context()
     anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     with suppress(OSError), _called(client) as line, anybody.wrap_socket(line):
@@ -81,7 +81,7 @@ def _speaks_tls(client: Redis) -> bool:
 
 
 def _speaks_plainly(client: Redis) -> bool:
-    """Whether whoever does not shake hands answers a PING, be it with "no password"."""
+    """Whether a server that does not shake hands answers a PING, even with "no password"."""
     with suppress(OSError), _called(client) as line:
         line.sendall(b"PING\r\n")
         return line.recv(1) in (b"+", b"-")
@@ -92,7 +92,7 @@ def _called(client: Redis) -> socket.socket:
     """Raises: OSError"""
     options = client.connection_pool.connection_kwargs
     if path := options.get("path"):
-        raise OSError(f"{path} is no address")  # or it would call whoever has Redis' own port here
+        raise OSError(f"{path} is not an address")  # or it would call whoever has Redis' own port here
     return socket.create_connection((options.get("host"), options.get("port", 6379)), timeout=GREETING_SECONDS)
 
 

@@ -38,19 +38,21 @@ def flaws(client: Redis) -> list[str]:
     program, version = told
     return [
         f"{program} {dotted(version)} has {cve.id}, mended in {dotted(cve.remedy(program, version))}: {cve.what}."
-        " Update it, unless whoever packed it has mended that version, too"
+        " Update it, unless its packager has fixed that version"
         for cve in cves.of(program, version)
     ]
 
 
 def check(client: Redis) -> list[str]:
-    """What cannot be seen. A submitter's credential may not look, and need not; services forbid INFO or CONFIG."""
+    """The facts that cannot be seen. A submitter's credential may not look, and need not; services forbid INFO or
+    CONFIG.
+    """
     client.ping()
     server, kept = _told(lambda: client.info("server")), _told(lambda: client.info("persistence"))
     if "cluster" in (server.get("redis_mode"), server.get("server_mode")):  # Redis' word for it, and Valkey's
         raise BadSetting(
             f"Redis at {address(client)} is a node of a Redis Cluster, and the farm keeps its keys together.",
-            remedy="Let FARM_REDIS_URL name a server with cluster-enabled no.",
+            remedy="Set FARM_REDIS_URL to a server with cluster-enabled no.",
         )
     unseen = [] if "redis_version" in server else ["its version"]
     version = version_in(str(server.get("redis_version", dotted(OLDEST))))
@@ -69,11 +71,11 @@ def check(client: Redis) -> list[str]:
             _refuse(client, fact, f"CONFIG SET {key} {value}, and in its redis.conf.")
     if not unseen:
         return []
-    return [f"{', '.join(unseen)} cannot be seen there, so that nobody knows whether it keeps what it acknowledges"]
+    return [f"{', '.join(unseen)} cannot be seen there, so it may lose acknowledged writes unnoticed"]
 
 
 def _settings(client: Redis, keys: Iterable[str]) -> dict[str, str]:
-    """What CONFIG says of `keys`, as far as it may be asked: who refuses one refuses all."""
+    """The CONFIG values of `keys`, as far as this user may ask: a server that refuses one refuses all."""
     found: dict[str, str] = {}
     for key in keys:
         told = _told(partial(client.config_get, key))
@@ -86,11 +88,11 @@ def _settings(client: Redis, keys: Iterable[str]) -> dict[str, str]:
 def replica(client: Redis) -> list[str]:
     if _told(lambda: client.info("replication")).get("role") != "slave":
         return []
-    return ["it is a replica, which takes no writes: let FARM_REDIS_URL name the primary"]
+    return ["it is a replica, which accepts no writes: set FARM_REDIS_URL to the primary"]
 
 
 def _told(ask: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
-    """What the server says of itself; nothing where it may not be asked."""
+    """The server's own facts; empty where this user may not ask."""
     try:
         return ask()
     except ResponseError:  # renamed, forbidden to this user, or never there
@@ -98,7 +100,7 @@ def _told(ask: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
 
 
 def _refuse(client: Redis, fact: str, remedy: str) -> None:
-    raise BadSetting(f"Redis at {address(client)} {fact}, so it may lose what it acknowledged.", remedy=remedy)
+    raise BadSetting(f"Redis at {address(client)} {fact}, so it may lose acknowledged writes.", remedy=remedy)
 
 
 def version_in(text: str) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """The tunnel that `farm connect` keeps open, as other commands of the same home find it.
 
 `<home>/tunnel.json` (mode 0600, it holds the Redis password) says where its near end is; it is there in full or not at
-all. Two locks beside it, since who asks must not be in the way of who connects: `tunnel.keeper`, which makes sure that
-there is one, is never touched by others; `tunnel.open` tells a tunnel that is open from one whose keeper was killed.
+all. Two locks beside it, since a command that asks must not block one that connects: `tunnel.keeper`, which makes sure
+that there is one, is never touched by others; `tunnel.open` tells a tunnel that is open from one whose keeper was
+killed.
 """
 
 import json
@@ -19,10 +20,10 @@ KEEPER, OPEN = "tunnel.keeper", "tunnel.open"
 
 
 def url(home: Path) -> str | None:
-    """The Redis URL of the near end; None when nobody connected this home to a head.
+    """The Redis URL of the near end; None when this home is not connected to a head.
 
-    Raises: Unreachable: it was connected, and whoever kept the tunnel open is gone without a word. BadSetting: what is
-    said there cannot be read; to use this machine's own farm instead would lead a submit astray.
+    Raises: Unreachable: it was connected, and the process that kept the tunnel open was killed. BadSetting: the file
+    cannot be read; to use this machine's own farm instead would lead a submit astray.
     """
     path = home / FILE
     try:
@@ -31,7 +32,7 @@ def url(home: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
-        raise BadSetting(f"{path} is damaged.", remedy="Remove it; `farm connect` writes it anew.") from None
+        raise BadSetting(f"{path} is damaged.", remedy="Remove it; `farm connect` writes it again.") from None
     with Lock(home / OPEN) as is_open:
         if not is_open.try_share():
             return near

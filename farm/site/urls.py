@@ -26,8 +26,8 @@ def address(client: Redis) -> str:
 def split(url: str) -> SplitResult:
     """The parts of a Redis URL.
 
-    Raises: BadSetting: it has none. A "/", "?" or "#" in the password would end the host, which would then be this one,
-    or what follows an "@" in it; redis-py takes a database that is no number for number 0.
+    Raises: BadSetting: it is not one. A "/", "?" or "#" in the password would end the host, which would then be this
+    one, or what follows an "@" in it; redis-py reads a database that is not a number as number 0.
     """
     try:
         place = urlsplit(url)

@@ -1,1 +1,1 @@
-"""What is asked: recipes, machines, plans, runs and studies."""
+"""Descriptions of the work: recipes, machines, plans, runs and studies."""

@@ -34,5 +34,5 @@ def found(need: Need, variables: Mapping[str, str] = os.environ) -> str:
     looked = f"{named}, which {need.variable} names" if named else " nor ".join(need.programs)
     raise NoCompiler(
         f"train.compile needs a {need.language} compiler, and {platform.node()} has no {looked}.",
-        remedy=f"Install {need.programs[0]} there, let {need.variable} name one, or set train.compile = false.",
+        remedy=f"Install {need.programs[0]} there, set {need.variable} to one, or set train.compile = false.",
     )

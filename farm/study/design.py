@@ -83,8 +83,8 @@ def _chosen(k: int, resolution: int | None, arms: int | None) -> fractions.Fract
 def sweep(name: str, patch: Mapping[str, Any], *, grid: bool) -> dict[str, dict[str, Any]]:
     """The arms of a sweep: each list in `patch` is a field's values; several lists are crossed by `grid`.
 
-    {"train": {"learning_rate": [2e-4, 4e-4]}} named "lr" gives arms lr-0.0002 and lr-0.0004. What is no list is set in
-    all of them.
+    {"train": {"learning_rate": [2e-4, 4e-4]}} named "lr" gives arms lr-0.0002 and lr-0.0004. Values that are not lists
+    are set in all of them.
 
     Raises: ValueError: there is no list, an empty one or one that names a value twice; several without `grid`.
     """

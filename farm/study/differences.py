@@ -5,7 +5,7 @@ from typing import Any
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The keys to each place, with a dot between them, and what either has there, None where that is nothing.
+    """The keys to each place, with a dot between them, and what either has there, None where it has nothing.
 
     As deep as both have tables, in the order of `first`.
     """

@@ -1,4 +1,4 @@
-"""What is wrong with a file of tables: of each fault the path, the value, and the right form where that is clear."""
+"""The faults of a file of tables: of each the path, the value, and the right form where that is clear."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
@@ -25,7 +25,7 @@ class Fault(NamedTuple):
 
     @property
     def is_of_a_value(self) -> bool:
-        """Not of a key that nobody knows, nor of how the values of a table go together."""
+        """Whether it is of a single value, not of an unknown key or of how the values of a table go together."""
         return len(self.place) > 1 and self.kind != "extra_forbidden"
 
 

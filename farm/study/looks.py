@@ -1,4 +1,4 @@
-"""The looks that `farm resolve` has taken at a study: what each saw, what it decided, and why.
+"""The looks that `farm resolve` has taken at a study: the observations, decision and reason of each.
 
 They are part of the study as it is submitted, so that Redis, the storage and a reindex keep them, and a table can tell
 that its intervals must hold over several looks.
@@ -22,7 +22,7 @@ class Standing(Frozen):
     delta: float | None = None
     p: float | None = Field(None, description="adjusted for all arms and all looks")
     word: str = Field(description="its verdict at this look")
-    chance: float | None = Field(None, description="to be resolved at the next rung, if the truth is what was seen")
+    chance: float | None = Field(None, description="of being resolved at the next rung, if the truth is as observed")
     added: int = Field(0, description="seed pairs that were queued for it because of this look")
     given_up: bool = False
     why: str = ""

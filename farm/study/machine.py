@@ -82,7 +82,7 @@ Date = Annotated[str, BeforeValidator(_as_text), AfterValidator(_is_date)]
 
 
 class Price(Frozen):
-    """Dollars an hour of a whole machine, who says so, and when that was true."""
+    """Dollars an hour of a whole machine, with the source and date of that price."""
 
     usd_per_hour: float = Field(ge=0)
     source: str | None = Field(None, min_length=1, max_length=80)
@@ -115,7 +115,7 @@ class Machine(Frozen):
         None, min_length=1, max_length=80, description="where the price comes from"
     )
     price_date: Annotated[Date | None, Unset] = Field(
-        None, description="when the price was true: 2026-11-20, 2026-11 or 2026"
+        None, description="date of the price: 2026-11-20, 2026-11 or 2026"
     )
     tokens_per_second: Annotated[Positive | None, Unset] = Field(
         None, description="speed of the whole machine on the 163M baseline; in fp16 on GPUs, fp32 on CPUs"
@@ -175,7 +175,9 @@ def mixed(together: tuple[Machine, ...]) -> Mixed:
     """
     name = MIXED.join(part.name for part in together)
     if len({part.is_cpu for part in together}) > 1:
-        raise BadStudy(f"machines: {name!r} mixes CPUs with GPUs.", remedy="Mix one kind.", field="machines")
+        raise BadStudy(
+            f"machines: {name!r} mixes CPUs with GPUs.", remedy="Mix machines of one kind.", field="machines"
+        )
     prices = [part.usd_per_hour for part in together]
     limits = [part.microbatch for part in together if part.microbatch is not None]
     return Mixed(
@@ -252,7 +254,7 @@ OPEN = ("tokens_per_second", "microbatch", "threads", "instruction_set")
 
 
 def layer(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
-    """Several tables of machine classes as one: a later one wins, but what it leaves open an earlier one may say.
+    """Several tables of machine classes as one: a later one wins, and earlier ones fill its gaps.
 
     A price comes with its source and its date, or not at all.
     """
@@ -267,14 +269,14 @@ def layer(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
 
 
 def without_hearsay(machine: Machine) -> Machine:
-    """What defines the class, without what somebody else paid or saw."""
+    """The facts that define the class, without prices and speeds reported by others."""
     return machine.model_copy(update=dict.fromkeys(HEARSAY))
 
 
 def find_machine(name: str, known: dict[str, Machine]) -> Machine:
     """The machine class called `name`.
 
-    Raises: BadStudy: nobody declared or registered it.
+    Raises: BadStudy: it is neither declared nor registered.
     """
     if name in known:
         return known[name]

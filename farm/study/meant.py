@@ -1,4 +1,4 @@
-"""What a person meant who wrote something else: the right form of a near miss, for the end of a fault's line.
+"""The right form of a near miss, for the end of a fault's line.
 
 Values by their form (`"300k"`, `"cosine"`, `10` for 10 %), and keys as nanoGPT, transformers and torch name them.
 """
@@ -103,7 +103,7 @@ NOTES = {
     "a run keeps its files under the farm's storage: leave it out": "outdir outputdir logdir savedir checkpointdir",
     "a run starts from its seed, and goes on from its checkpoint by itself: leave it out": "initfrom resume resumefrom"
     " fromscratch",
-    "the farm sees to it: leave it out": "numworkers pinmemory backend ddp distributed ngpu nproc nprocpernode",
+    "the farm does that: leave it out": "numworkers pinmemory backend ddp distributed ngpu nproc nprocpernode",
     "the MLP is 4 x model.width: leave it out": "ninner dff dimfeedforward mlpratio intermediatesize ffndim",
 }  # fmt: skip
 
@@ -309,7 +309,7 @@ def _seeds(given: Any) -> str | None:
 
 
 def source(given: str) -> str:
-    """What to write instead of a corpus source that is none, or ''."""
+    """What to write instead of an invalid corpus source, or ''."""
     address = re.sub(r"^(https?://)?(www\.)?huggingface\.co/(datasets/)?", "", given).strip("/")
     if re.fullmatch(r"\w[\w-]*/\w[\w.-]*", address) or given.startswith("huggingface:"):
         return f'; write source = "hf:{address.removeprefix("huggingface:")}" for a dataset of Hugging Face'

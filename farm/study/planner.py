@@ -109,7 +109,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
         raise DoesNotFit(
             f"batch {batch} in microbatches of {sizes[-1] if sizes else 1} gives no share to each of the {len(rates)}"
             f" accelerators of {machine.name!r} that {_gib(machine.memory)} would hold.",
-            remedy="Raise train.batch, lower the model, or use other machines.",
+            remedy="Raise train.batch, use a smaller model, or use other machines.",
         )
     slowest = {size: max(size * n / rate for n, rate in zip(fitting[size], rates, strict=True)) for size in fitting}
     size = max(size for size in fitting if slowest[size] <= EVEN_ENOUGH * min(slowest.values()))
@@ -127,7 +127,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
 
 
 def _limits(recipe: Recipe, machine: Mixed) -> list[tuple[int, str]]:
-    """What is known of the largest microbatch of each class, where anything is."""
+    """The known largest microbatch of each class that has one."""
     known = [_known_limit(recipe, part) for part in machine.parts]
     return [(limit, basis) for limit, basis in known if limit is not None]
 
@@ -242,7 +242,7 @@ def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]
     raise DoesNotFit(
         f"{recipe.model.parameters:,} parameters at context {recipe.model.context} and {recipe.train.precision} need"
         f" {_gib(bytes_needed(recipe, machine.accelerators, smallest))} per accelerator at microbatch {smallest};"
-        f" machine {machine.name!r} has {_gib(machine.memory)}, of which {USABLE:.0%} are counted on"
+        f" machine {machine.name!r} has {_gib(machine.memory)}, of which {USABLE:.0%} are usable"
         + (f", and its largest known microbatch is {limit}." if limit is not None else "."),
         remedy="Add a larger machine or lower model.context, model.layers or model.width.",
     )

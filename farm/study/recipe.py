@@ -56,7 +56,7 @@ class Model(Frozen):
 
     vocab: int = Field(50257, ge=2, le=65536, description="number of different tokens that the corpus may hold")
     vocab_multiple: int = Field(1, ge=1, le=1024, description="pad the embedding rows up to a multiple of this")
-    context: int = Field(1024, ge=1, le=65536, description="tokens that a prediction may look back on; a sequence")
+    context: int = Field(1024, ge=1, le=65536, description="tokens in a sequence: how far back a prediction may look")
     width: int = Field(768, ge=1, le=65536, description="channels of the residual stream; the MLP has 4 times as many")
     layers: int = Field(12, ge=1, le=1024, description="transformer blocks")
     heads: int = Field(12, ge=1, le=1024, description="attention heads of a block; must divide width")
@@ -120,7 +120,7 @@ class Schedule(Frozen):
 
 
 class Train(Frozen):
-    """How the network is trained. `batch` is the only batch number that a person writes."""
+    """How the network is trained. `batch` is the only batch size that a study sets."""
 
     batch: int = Field(96, ge=1, le=1_048_576, description="sequences per optimiser step, over all workers")
     tokens: int = Field(3_260_190_720, ge=1, le=MAX_TOKENS, description="training stops after the step that reaches it")
@@ -171,7 +171,7 @@ class Data(Frozen):
     revision: Annotated[str | None, Unset] = Field(None, description="commit or tag of the Hugging Face repo")
     split: str = Field("train", description="the split to train on")
     tokenizer: Annotated[str, AfterValidator(_no_nul), AfterValidator(_tokenizer)] = Field(
-        "gpt2", description='what makes tokens of text: "gpt2", "bytes", or the path of a tokenizer.json'
+        "gpt2", description='how text becomes tokens: "gpt2", "bytes", or the path of a tokenizer.json'
     )
     text_field: str = Field("text", description="the column or key that holds a document's text")
     order: Literal["sequential", "shuffled"] = Field(
@@ -187,7 +187,9 @@ class Data(Frozen):
 
     @property
     def named(self) -> dict[str, Any]:
-        """What names the tokens of the split: recipes that agree in this read the same ones, as far as each reads."""
+        """The fields that name the tokens of the split: recipes that agree in this read the same ones, as far as each
+        reads.
+        """
         return self.model_dump(include={"source", "revision", "split", "tokenizer", "text_field"})
 
 
@@ -199,7 +201,7 @@ class Evaluation(Frozen):
     """
 
     source: Annotated[Annotated[str, AfterValidator(_no_nul)] | None, Unset] = Field(
-        None, description="where the test split is; left out: data.source"
+        None, description="where the test split is; default: data.source"
     )
     revision: Annotated[str | None, Unset] = Field(
         None, description="commit or tag of evaluation.source, if that is a Hugging Face repo"
@@ -210,22 +212,22 @@ class Evaluation(Frozen):
         19_200, ge=1, le=MAX_TOKENS, description="number of test sequences; 3200 x 6 for the baseline"
     )
     context: Annotated[int | None, Unset] = Field(
-        None, ge=1, le=65536, description="tokens in each; left out, model.context, which it may not exceed"
+        None, ge=1, le=65536, description="tokens in each; default: model.context, which it may not exceed"
     )
     precision: Precision = Field("fp32", description="precision of the arithmetic in the test")
     every: float = Field(
         0.05,
         ge=0,
         le=MAX_TOKENS,
-        description="how often training is validated: a share of the run (below 1), or so many steps; 0: never."
-        " It changes no bit of the training, so it is no part of a run's id",
+        description="how often training is validated: a share of the run (below 1), or a number of steps; 0: never."
+        " It changes no bit of the training, so it is not part of a run's id",
     )
     validation_sequences: Annotated[int | None, Unset] = Field(
         None,
         ge=1,
         le=MAX_TOKENS,
-        description="how many, next to the slice of the test; left out, a twentieth of the test's, but no more than 1"
-        " for 400 that are trained on, and 8 at least. No part of a run's id either",
+        description="sequences per validation, next to the slice of the test; default: a twentieth of the test's, but"
+        " no more than 1 for 400 that are trained on, and 8 at least. Not part of a run's id either",
     )
 
     @model_validator(mode="after")
@@ -237,18 +239,18 @@ class Evaluation(Frozen):
     @model_validator(mode="after")
     def _revision_needs_its_source(self) -> Self:
         if self.revision is not None and self.source is None:
-            raise ValueError("evaluation.revision is of evaluation.source, which is not set; use data.revision")
+            raise ValueError("evaluation.revision belongs to evaluation.source, which is not set; use data.revision")
         return self
 
 
 class FurtherEvaluation(Frozen):
-    """Another slice that the trained model is scored on. What it leaves out is as `evaluation` of the arm has it.
+    """Another slice that the trained model is scored on. Keys left out are those of the arm's `evaluation`.
 
-    A revision goes with its source: who names another source has none unless it is said, too.
+    A revision goes with its source: naming another source drops it, unless both are set.
     """
 
     source: Annotated[Annotated[str, AfterValidator(_no_nul)] | None, Unset] = Field(
-        None, description="where the split is; left out: as in the arm's test"
+        None, description="where the split is; default: as in the arm's test"
     )
     revision: Annotated[str | None, Unset] = Field(
         None, description="commit or tag of its source, if that is a Hugging Face repo"
@@ -264,7 +266,7 @@ class FurtherEvaluation(Frozen):
     @model_validator(mode="after")
     def _revision_needs_its_source(self) -> Self:
         if self.revision is not None and self.source is None:
-            raise ValueError("revision is of source, which is not set; set both")
+            raise ValueError("revision belongs to source, which is not set; set both")
         return self
 
 
@@ -331,7 +333,7 @@ class Recipe(Frozen):
         return _evaluation_id(self, name, CODE, CHECKPOINT)
 
     def tested_by(self, further: FurtherEvaluation) -> "Recipe":
-        """This recipe with another test. Raises: ValidationError: it does not go together."""
+        """This recipe with another test. Raises: ValidationError: the two do not fit together."""
         patch = further.model_dump(exclude_none=True)
         if further.source is not None:
             patch["revision"] = further.revision
@@ -379,7 +381,7 @@ class Recipe(Frozen):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def patched(self, patch: dict[str, Any]) -> "Recipe":
-        """This recipe with `patch` (nested tables) laid over it, validated anew."""
+        """This recipe with `patch` (nested tables) laid over it, validated again."""
         return Recipe.model_validate(merged(self.model_dump(), patch))
 
 
@@ -389,7 +391,7 @@ def _digest_of(recipe: Recipe) -> str:
 
 
 def _unwatched(recipe: Recipe) -> Recipe:
-    """`recipe` without what only says how its training is watched."""
+    """`recipe` without the fields that only say how its training is watched."""
     watched = {name: Evaluation.model_fields[name].default for name in WATCHED}
     return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update=watched)})
 
@@ -403,7 +405,7 @@ def _evaluation_id(recipe: Recipe, name: str, code: int, checkpoint: str) -> str
 
 
 def identity(value: Frozen) -> dict[str, Any]:
-    """What tells `value` from others of its kind: where it differs from the defaults, and what these mean.
+    """The identity of `value` among its kind: where it differs from the defaults, and what these mean.
 
     A field that a later version adds with a default of "as before" changes no identity; a default that comes to mean
     something else raises MEANING. What changes no bit of a training is no part of a recipe's (WATCHED).

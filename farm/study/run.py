@@ -1,4 +1,4 @@
-"""A run and its life: what is queued, who holds it, and what became of it."""
+"""A run and its life: queued, held under a lease, ended."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -51,7 +51,7 @@ class Policy(Frozen):
     priority: int = Field(
         0, ge=-1000, le=1000, description="runs with a higher priority start first; among equals, first in, first out"
     )
-    attempts: int = Field(3, ge=1, le=100, description="failures after which the run has failed")
+    attempts: int = Field(3, ge=1, le=100, description="failed attempts after which the run counts as failed")
     checkpoint_seconds: float = Field(600, gt=0, description="time between checkpoints")
     usd_limit: Annotated[float | None, Unset] = Field(
         None, gt=0, description="dollar limit of the whole study; once spent, none of its runs starts"
@@ -60,10 +60,11 @@ class Policy(Frozen):
         None, gt=0, description="node hours of the whole study, all attempts; once used up, none of its runs starts"
     )
     limit_action: Literal["stop", "no-new"] = Field(
-        "stop", description="what its running runs do then: save a checkpoint and wait, or go on to their end"
+        "stop",
+        description="what running runs do once a limit is spent: save a checkpoint and wait, or go on to their end",
     )
     hang_seconds: float = Field(
-        1800, gt=0, description="an attempt without a step or a test batch for so long is given up"
+        1800, gt=0, description="an attempt without a step or a test batch for this long is given up"
     )
 
     @property
@@ -97,13 +98,13 @@ class Run(Frozen):
         return self.named(self.digest)
 
     def named(self, digest: str) -> str:
-        """The id, by who knows the digest already."""
+        """The id, for callers that know the digest."""
         rerun = f"-r{self.rerun}" if self.rerun else ""
         return f"{self.machine.replace(MIXED, '_and_')}-{self.arm}-s{self.seeds}{rerun}-{digest[:8]}"
 
 
 class Evaluating(Run):
-    """The scoring of a model that was trained: a job of the queue as a run is, which comes to a score and no result.
+    """The scoring of a trained model: a job of the queue like a run, which ends in a score instead of a result.
 
     `recipe` is the one that the model was trained by, with this evaluation as its test. One evaluation of one run is
     one job, however often it is asked for.
@@ -115,7 +116,7 @@ class Evaluating(Run):
 
     @property
     def id(self) -> str:
-        """The run's, and what no run's id has: `8xa100m40-baseline-s42.23-1f3a9c2e~wiki-7b1c9f00`."""
+        """The run's id, with a suffix that no run's id has: `8xa100m40-baseline-s42.23-1f3a9c2e~wiki-7b1c9f00`."""
         return self.named("")
 
     def named(self, digest: str) -> str:

@@ -1,4 +1,4 @@
-"""The version of what farm writes: values in Redis, records, run directories. A newer one is said to be newer."""
+"""The version of what farm writes: values in Redis, records, run directories. A newer one is reported as newer."""
 
 import re
 
@@ -26,7 +26,7 @@ def unstamped(text: str) -> str:
 
 
 def check(version: object) -> None:
-    """Raises: Unreadable: a newer farm wrote what has that version, or it is none."""
+    """Raises: Unreadable: a newer farm wrote it, or it is not a version."""
     if not isinstance(version, int):
         raise Unreadable(f"its schema is {version!r}, which is not a number.")
     if version > SCHEMA:

@@ -23,7 +23,8 @@ def arm_of(study: Study, name: str) -> Arm:
 
 
 def up_to(study: Study, name: str, count: int, *, alone: bool = False) -> More:
-    """What the arm `name` lacks of `count` seed pairs, and the baseline of the arm's: pairs are what makes it strong.
+    """The pairs that arm `name` lacks of `count`, and those of the arm's that the baseline lacks: comparisons are
+    paired.
 
     The baseline's own pairs come first, in its order, since they cost one run; then new pairs, for arm and baseline.
     `alone`: nothing for the baseline.

@@ -36,12 +36,12 @@ def test_two_finished_runs_are_told_apart_step_by_step(farm: Farm) -> None:
     rows = by_what(farm, "cpu-base", "cpu-remove")
     assert rows["initial weights"]["difference"] == rows["tokens tested on"]["difference"] == "same"
     assert (rows["model.dropout"]["first"], rows["model.dropout"]["second"]) == ("0.1", "0.0")
-    assert float(rows["losses part at step 2"]["difference"]) == pytest.approx(1e-9, rel=1e-6)
+    assert float(rows["losses diverge at step 2"]["difference"]) == pytest.approx(1e-9, rel=1e-6)
     assert rows["by more than 1e-05 at step 3"]["difference"] == "-0.5"
     assert rows["loss at step 3"]["difference"] == "-0.5"
     assert rows["test loss"]["difference"] == "-0.25"
     said = farm("compare", "cpu-base", "cpu-remove").err
-    assert said == "from the same weights, on the same data, losses that part at step 2, by -0.5 at step 3\n"
+    assert said == "from the same weights, on the same data, losses that diverge at step 2, by -0.5 at step 3\n"
 
 
 def test_json_holds_everything(farm: Farm) -> None:

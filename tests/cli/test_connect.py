@@ -81,7 +81,7 @@ def test_a_home_that_is_connected_sees_the_farm_of_the_head(laptop: Farm, head: 
         assert (home(laptop) / tunnel.FILE).stat().st_mode & 0o777 == 0o600, "it holds the password"
         found = {row["check"]: row["detail"] for row in laptop("doctor").rows}
         assert "of 127.0.0.1, through the tunnel" in found["server"]
-        assert found["dashboard"] == "that of the farm is on 127.0.0.1, where `farm connect` goes"
+        assert found["dashboard"] == "the farm's Ray is on 127.0.0.1, at the other end of `farm connect`"
         second = laptop("connect", "127.0.0.1", "--ssh", head.command)
         assert (second.code, "connected already" in second.err) == (6, True)
         assert said(process) == f"commands with the home {home(laptop)} use it now; Ctrl-C closes it\n"
@@ -131,7 +131,7 @@ def test_what_ssh_says_is_said_in_a_line(laptop: Farm, head: Sshd, tmp_path: Pat
         assert "error: ssh to 127.0.0.1: somebody@127.0.0.1: Permission denied" in answer.err
         answer = laptop("connect", "127.0.0.1", "--ssh", other.command)
         assert answer.code == 3
-        assert "127.0.0.1 has no farm of its own in ~/.farm. Say where its Redis is: --redis" in answer.err
+        assert "127.0.0.1 has no farm of its own in ~/.farm. Name its Redis: --redis" in answer.err
     answer = laptop("connect", "127.0.0.1", "--ssh", other.command)
     assert answer.code == 5
     assert "Connection refused" in answer.err

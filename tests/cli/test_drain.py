@@ -44,7 +44,7 @@ def test_it_waits_for_what_runs_there_and_says_what_became_of_it(farm: Farm) -> 
 
 
 @pytest.mark.parametrize(
-    ("joined", "end"), [(None, "stays drained until: farm drain attic --undo"), ("token", "leaves all the same")]
+    ("joined", "end"), [(None, "stays drained until: farm drain attic --undo"), ("token", "leaves anyway")]
 )
 def test_who_stops_waiting_is_told_that_the_drain_goes_on(farm: Farm, joined: str | None, end: str) -> None:
     farm.put()

@@ -109,7 +109,7 @@ def test_a_score_is_no_part_of_a_question_of_cost(
     trained(farm)
     answer = farm("table", "tiny", *question, *score)
     assert (answer.code, answer.out) == (2, "")
-    assert f"{question[0]} goes by the validation loss" in answer.err
+    assert f"{question[0]} uses the validation loss" in answer.err
     assert f"Leave out {score[0]}, or {question[0]}." in answer.err
 
 
@@ -121,7 +121,7 @@ def test_a_study_with_another_score_is_told_that_cost_goes_by_the_validation_los
         Study.parse(study_text(init=(1, 2, 3, 4)).replace("[study]", wiki, 1) + "[evaluations.wiki]\noffset = 8\n")
     )
     answer = farm("table", "tiny", "--at", "hours=4")
-    assert "by the validation loss, not by wiki, and without study.margin, which is of that score" in answer.err
+    assert "by the validation loss, not by wiki, and without study.margin, which is for that score" in answer.err
     assert {row["verdict"] for row in answer.rows if row["arm"] != "baseline"} <= {"better", "worse", "unresolved"}
 
 

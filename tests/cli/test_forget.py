@@ -181,7 +181,7 @@ def test_forgetting_the_files_spares_those_of_adopted_results(farm: Farm, redis:
     submit(farm, "next", RENAMED)
     answer = farm("forget", "tiny", "--files", "-y")
     assert answer.code == 0
-    assert "the results and files that no-drop of next took over from them stay" in answer.err
+    assert "the results and files that no-drop of next adopted from them stay" in answer.err
     (row,) = [row for row in farm("runs", "next").rows if "no-drop" in row["run"]]
     redis.flushdb()
     farm("reindex")

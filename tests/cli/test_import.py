@@ -96,7 +96,7 @@ def test_a_study_file_that_was_edited_stays(farm: Farm) -> None:
     path = imported(farm)
     assert Study.load(farm.folder / "losses.toml").name == "losses"
     (farm.folder / "losses.toml").write_text("mine", encoding="utf-8")
-    assert "is there already and differs, so it stays" in farm("import", str(path)).err
+    assert "already exists and differs, so it was kept" in farm("import", str(path)).err
     assert (farm.folder / "losses.toml").read_text(encoding="utf-8") == "mine"
     assert farm("import", str(path), "--output", str(farm.folder / "other.toml")).code == 0
     assert Study.load(farm.folder / "other.toml").name == "losses"
@@ -156,7 +156,9 @@ def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> No
     imported(farm)
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     answer = farm("forget", "losses", "-y")
-    assert (answer.code, "is not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
+    assert (answer.code, "cannot be reached from this machine: nothing was changed" in answer.err) == (5, True), (
+        answer.err
+    )
     assert farm.queue.studies.imported("losses") == farm.store.studies.imported("losses")
 
 
@@ -172,7 +174,7 @@ def test_a_storage_that_is_not_seen_from_here_is_refused(farm: Farm) -> None:
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     answer = farm("import", str(path))
     assert (answer.code, farm.queue.studies.imported("losses").runs) == (5, ())
-    assert "is not seen from this machine" in answer.err
+    assert "cannot be reached from this machine" in answer.err
 
 
 def test_the_noise_of_an_imported_baseline_plans_a_study(farm: Farm) -> None:
@@ -233,5 +235,5 @@ def test_the_published_seeds_tell_the_noise_of_the_first_weights(farm: Farm) -> 
     answer = farm("noise", "published")
     rungs = {row["rung"]: row for row in answer.rows}
     assert float(rungs["init seed"]["sd"]) == pytest.approx(0.008529, abs=1e-6)
-    assert "16 of 20 losses come without both seeds" in answer.err
+    assert "16 of 20 losses lack a seed" in answer.err
     assert isinstance(Store(farm.store.root).studies.imported("published").runs[0].source, str)

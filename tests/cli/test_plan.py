@@ -85,7 +85,7 @@ def test_plan_works_without_redis_and_says_so(farm: Farm) -> None:
     answer = farm("plan", farm.file())
     assert answer.code == 0
     assert [row["arm"] for row in answer.rows] == ["baseline", "remove-dropout", "gradient-clipping", "(all arms)"]
-    assert "planning without what nodes registered" in answer.err
+    assert "planning without registered nodes and measured speeds" in answer.err
 
 
 def data_file(farm: Farm, source: str, **changes: str) -> str:
@@ -213,7 +213,7 @@ def test_the_hours_of_two_classes_are_never_one_figure(farm: Farm) -> None:
     assert (both["runs"], both["hours"], both["wall_clock_hours"]) == ("66", "", home["hours"])
     assert float(both["usd"]) == pytest.approx(float(rented["hours"]) * 11.84)
     assert "8xa100m40: 33 runs, 118.29 h, 4.9 days with one at a time, $1,400.61 at $11.84/h by Lambda" in answer.err
-    assert "all of it: 66 runs, 59 days with the classes side by side, $1,400.61" in answer.err
+    assert "all of it: 66 runs, 59 days with the classes in parallel, $1,400.61" in answer.err
     told = json.loads(farm("plan", str(path), "--json").out)
     assert told["total"]["wall_clock_hours"] == pytest.approx(float(home["hours"]))
     assert {row["arm"] for row in told["data"]} == {arm.name for arm in Study.load(path).arms()}

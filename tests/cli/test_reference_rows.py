@@ -233,7 +233,7 @@ def test_the_gap_is_a_column_only_where_there_is_a_reference(farm: Farm) -> None
     in_tsv = {row["arm"]: row for row in answer.rows}
     assert [in_tsv[name]["reference"] for name in ("slow", "near")] == ["False", "True"]
     assert (in_tsv["near"]["rank"], in_tsv["near"]["verdict"], in_tsv["near"]["mean"]) == ("", "", "3.5")
-    assert "mean to near, of the references better than the baseline the nearest" in answer.err
+    assert "mean to near, the nearest of the references better than the baseline" in answer.err
     shown = farm("table", "small", "--format", "md").out
     assert "gap closed %" in shown
     assert "| near (reference) |" in shown
@@ -267,7 +267,9 @@ def test_where_their_record_is_not_seen_they_are_not_forgotten(farm: Farm) -> No
     farm.environment["FARM_STORAGE"] = str(farm.folder / "elsewhere")
     for words in (["--arm", "one"], []):
         answer = farm("forget", "small", *words, "-y")
-        assert (answer.code, "not seen from this machine: nothing was changed" in answer.err) == (5, True), answer.err
+        assert (answer.code, "cannot be reached from this machine: nothing was changed" in answer.err) == (5, True), (
+            answer.err
+        )
         assert [one.name for one in farm.queue.studies.references("small").models] == ["one"]
         assert len(farm.queue.listing.statuses("small")) == 2, "nor is any run"
 

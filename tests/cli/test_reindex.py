@@ -67,8 +67,11 @@ def test_a_laptop_that_may_not_write_the_bucket_submits_and_cancels_with_a_warni
     farm.environment |= s3.reader | {"FARM_STORAGE": s3_uri}
     submitted, cancelled = farm("submit", farm.file()), farm("cancel", "tiny")
     assert (submitted.code, cancelled.code) == (0, 0)
-    assert f"warning: tiny is queued, but not on record before it trains: {s3_uri} refused PutObject" in submitted.err
-    assert "warning: cancelled, but not on record, so that farm reindex would queue it" in cancelled.err
+    assert (
+        f"warning: tiny is queued, but not recorded in the storage until it trains: {s3_uri} refused PutObject"
+        in submitted.err
+    )
+    assert "warning: cancelled, but not recorded in the storage: farm reindex would queue it" in cancelled.err
     assert {row["now"] for row in cancelled.rows} == {"cancelled"}
 
 

@@ -118,9 +118,7 @@ def test_watch_ends_with_7_when_a_limit_is_spent_and_says_which_one_would_do(far
     spend(farm, 2.5)
     answer = farm("watch", "tiny")
     assert (answer.code, [row["state"] for row in answer.rows]) == (7, ["succeeded", "queued", "queued"])
-    least = (
-        "What is left goes on with a policy.usd_limit of at least $2.51 (forecast): edit the study and submit it again."
-    )
+    least = "The rest goes on with a policy.usd_limit of at least $2.51 (forecast): edit the study and submit it again."
     assert f"tiny: 2 runs wait: $2.50 spent of $2.00. {least}" in answer.err
     assert "tiny: 2 runs wait: $2.50 spent of $2.00." in farm("status").out
     waited = farm("submit", poor(farm, 2.2), "--wait", "-y")
@@ -177,7 +175,7 @@ def test_what_is_paused_says_why_and_how_to_go_on_and_watch_ends_with_1(farm: Fa
     assert {row["why"] for row in farm("runs").rows if row["state"] == "queued"} == {
         f"paused: {reason}. Fix it, then: farm retry tiny"
     }
-    line = f"tiny: 2 runs are paused: {reason}. Mend it and submit the study again, or: farm retry tiny"
+    line = f"tiny: 2 runs are paused: {reason}. Fix it and submit the study again, or: farm retry tiny"
     assert line in farm("status").out
     assert json.loads(farm("status", "--json").out)["data"]["held"] == [line]
     assert f"paused: {reason}" in farm("show", "cpu-remove").out

@@ -117,7 +117,7 @@ def test_status_says_where_the_dashboards_token_is_and_what_trains(farm: Farm) -
     farm.curve(farm.claim(), 5.0, 4.5)
     farm.claim()
     lines = [line.split("\t") for line in farm("status").out.splitlines()]
-    assert ["log in with", "what this prints: cat /ray-token"] in lines
+    assert ["log in with", "the output of: cat /ray-token"] in lines
     assert [value for what, value in lines if what == "trains"] == [
         "tiny: baseline s42.23 on cpu, step 2 of 10, loss 4.5000",
         "tiny: remove-dropout s42.23 on cpu, starting",

@@ -111,7 +111,7 @@ def test_limits_at_submit_stand_for_those_of_the_file(farm: Farm) -> None:
     farm.queue.redis.hset(f"farm:run:{farm.queue.listing.statuses()[0].run.id}", "held", 72_000)
     answer = farm("watch", "tiny")
     assert answer.code == 7
-    assert "3 runs wait: 0.02 node hours used of 0.01. What is left goes on with a policy.hours_limit of" in answer.err
+    assert "3 runs wait: 0.02 node hours used of 0.01. The rest goes on with a policy.hours_limit of" in answer.err
 
 
 @pytest.mark.parametrize("option", ["--max-usd", "--max-hours"])
@@ -124,7 +124,10 @@ def test_a_limit_that_is_none_is_refused_by_name(farm: Farm, option: str, value:
 def test_a_limit_that_does_not_see_a_class_says_so(farm: Farm) -> None:
     path = farm.folder / "blind.toml"
     path.write_text(study_text(machines=("attic",)) + "[policy]\nusd_limit = 5\n[machines.attic]\n")
-    assert "attic: no usd_per_hour is declared, so policy.usd_limit does not see" in farm("submit", str(path)).err
+    assert (
+        "attic: no usd_per_hour is declared, so policy.usd_limit does not count runs there"
+        in farm("submit", str(path)).err
+    )
 
 
 def test_an_unknown_machine_is_refused_and_nothing_is_queued(farm: Farm) -> None:
@@ -225,8 +228,8 @@ def test_a_storage_that_cannot_be_written_queues_with_a_warning(farm: Farm) -> N
     answer = farm("submit", farm.file())
     assert answer.code == 0
     folder = farm.store.root / "studies"
-    assert f"warning: tiny is queued, but not on record before it trains: {folder}: " in answer.err
-    assert "Let FARM_STORAGE name a folder that can be written." in answer.err
+    assert f"warning: tiny is queued, but not recorded in the storage until it trains: {folder}: " in answer.err
+    assert "Set FARM_STORAGE to a writable folder." in answer.err
     assert farm.queue.listing.counts()[State.QUEUED] == 9
 
 
@@ -238,7 +241,7 @@ def test_ctrl_c_ends_the_waiting_and_says_that_the_study_goes_on(farm: Farm) -> 
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "tiny goes on without you; see it with: farm watch tiny" in err
+    assert "tiny goes on in the background; follow it with: farm watch tiny" in err
     assert "Traceback" not in err
     assert farm.queue.listing.counts()[State.QUEUED] == 9
 

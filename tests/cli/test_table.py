@@ -308,7 +308,7 @@ def test_the_noise_of_a_study_without_the_score_is_refused(farm: Farm) -> None:
     text = study_text("other").replace("[study]", '[study]\nscore = "web"', 1)
     file.write_text(text + "[evaluations.web]\noffset = 16\n", encoding="utf-8")
     answer = farm("plan", str(file), "--noise", "tiny")
-    assert (answer.code, "it has no score by web, and the study that is planned ranks by web" in answer.err) == (
+    assert (answer.code, "it has no score by web, and the planned study ranks by web" in answer.err) == (
         2,
         True,
     )

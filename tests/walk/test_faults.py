@@ -169,7 +169,7 @@ def test_a_spent_limit_stops_what_trains_and_a_raised_one_lets_it_go_on(hurt):
     assert re.fullmatch(r"over budget: \$\d+\.\d\d spent of \$0\.50", status.released)
     assert status.checkpoint.step > 0
     said = farm.run("watch", name, code=7).stderr
-    assert "What is left goes on with a policy.usd_limit of at least $" in said
+    assert "The rest goes on with a policy.usd_limit of at least $" in said
     path.write_text(text)
     farm.run("submit", str(path))
     farm.wait_for(run_id, State.SUCCEEDED)

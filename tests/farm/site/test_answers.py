@@ -19,7 +19,7 @@ from farm.queue.queue import Queue
 from farm.site.client import connect, doubts, translated
 from farm.study.run import State
 
-UNSEEN = "cannot be seen there, so that nobody knows whether it keeps what it acknowledges"
+UNSEEN = "cannot be seen there, so it may lose acknowledged writes unnoticed"
 
 
 @pytest.fixture
@@ -170,14 +170,14 @@ def test_all_other_answers_have_their_line(serve: Serve, tmp_path: Path) -> None
         assert "set min-replicas-to-write 0" in str(refusal(client, script))
         client.config_set("min-replicas-to-write", 0)
         client.slaveof("127.0.0.1", 1)
-        assert "let FARM_REDIS_URL name the primary" in str(refusal(client, write))
+        assert "set FARM_REDIS_URL to the primary" in str(refusal(client, write))
         client.config_set("replica-serve-stale-data", "no")
         error = refusal(client, lambda client: client.get("text"))
         assert isinstance(error, Unreachable)
         assert "is a replica whose primary is gone: MASTERDOWN" in str(error)
         more = [socket.create_connection(("127.0.0.1", urlsplit(url).port)) for _ in range(2)]
         with more[0], more[1], plain(url) as late:
-            assert "has as many clients as it takes: max number of clients reached" in str(refusal(late, Redis.ping))
+            assert "has as many clients as it accepts: max number of clients reached" in str(refusal(late, Redis.ping))
 
 
 def write(client: Redis) -> object:
@@ -191,7 +191,7 @@ def script(client: Redis) -> object:
 def test_a_replica_is_a_doubt_since_it_can_be_read(serve: Serve) -> None:
     with connect(serve(*KEPT)) as client:
         client.slaveof("127.0.0.1", 1)
-        assert doubts(client) == ["it is a replica, which takes no writes: let FARM_REDIS_URL name the primary"]
+        assert doubts(client) == ["it is a replica, which accepts no writes: set FARM_REDIS_URL to the primary"]
 
 
 def test_a_redis_that_loads_says_so(serve: Serve) -> None:

@@ -75,7 +75,7 @@ def test_what_fails_is_that_of_the_farm_that_is_up_and_silence_is_said_too(home:
     assert serving.missing(home, mine) == ["the GCS has ended", "started again"]
     serving.report(home, Health(pid=mine.pid, looked=now - 100, missing=()))
     assert serving.missing(home, mine) == [
-        f"process {mine.pid}, which serves, has not looked after its parts for 100 s"
+        f"process {mine.pid}, which serves the farm, has not checked its parts for 100 s"
     ]
     serving.report(home, Health(pid=mine.pid + 1, looked=now, missing=("of another",)))
     assert serving.missing(home, mine) == []

@@ -107,7 +107,7 @@ def test_a_user_without_a_home_folder_needs_none_once_the_farm_has_one(tmp_path:
         return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
 
     assert said(FARM_HOME="/farm") == "/farm /farm/storage\n"
-    assert said().endswith("no home folder of this user is known. Set FARM_HOME to a path in full.")
+    assert said().endswith("no home folder of this user is known. Set FARM_HOME to a full path.")
 
 
 def test_an_empty_value_says_nothing(files: tuple[Path, Path]) -> None:

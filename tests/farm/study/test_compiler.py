@@ -47,7 +47,7 @@ def test_a_compiler_that_is_there(
             ON_CUDA,
             ("g++",),
             None,
-            "has no gcc nor clang. Install gcc there, let CC name one, or set train.compile = fal",
+            "has no gcc nor clang. Install gcc there, set CC to one, or set train.compile = fal",
         ),
     ],
 )

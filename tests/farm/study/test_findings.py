@@ -171,7 +171,7 @@ REFUSED = {
     ),
     "a revision without its source": (
         HEAD + "[evaluations.wiki]\nrevision = 'v1'",
-        "evaluations.wiki: revision is of source, which is not set; set both.",
+        "evaluations.wiki: revision belongs to source, which is not set; set both.",
     ),
     "an evaluation's unsafe name": (
         HEAD + "[evaluations.'../wiki']\noffset = 0",

@@ -208,7 +208,7 @@ def test_a_recipe_survives_json() -> None:
         (Evaluation, {"every": 1.5}, "must be a share below 1 or a whole number of steps"),
         (Evaluation, {"every": -1}, "greater than or equal to 0"),
         (Evaluation, {"validation_sequences": 0}, "greater than or equal to 1"),
-        (Evaluation, {"revision": "v1"}, "evaluation.revision is of evaluation.source, which is not set"),
+        (Evaluation, {"revision": "v1"}, "evaluation.revision belongs to evaluation.source, which is not set"),
         (Recipe, {"evaluation": Evaluation(context=2048)}, "evaluation.context = 2048 is longer than model.context"),
     ],
 )
