@@ -40,7 +40,7 @@ def test_a_compiler_that_is_there(
             ON_CPU,
             ("gcc",),
             None,
-            f"needs a C++ compiler, and {platform.node()} has no {CPP}. Install {CPP} there, let CXX",
+            f"needs a C++ compiler, and {platform.node()} has no {CPP}. Install {CPP} there, set CXX",
         ),
         (ON_CPU, (CPP,), "mine", "has no mine, which CXX names. Install"),
         (
