@@ -56,7 +56,7 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("home =", r"farm.toml: Invalid value .* Mend or remove it"),
+        ("home =", r"farm.toml: Invalid value .* Fix or remove it"),
         ("hom = '/x'", r"farm.toml: unknown key 'hom'\. Known: home, redis_url, redis_ca, storage, machines"),
         ("machines = 3", r"farm.toml: machines must be tables\. Write \[machines\.NAME\]"),
         (
@@ -67,14 +67,14 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
         ("redis_url = 3", "redis_url: must be text, not 3"),
         ("storage = 3", r"farm.toml: storage: must be text, not 3\. Write storage ="),
         ("home = ['x']", "farm.toml: home: must be text"),
-        ("a = " + "[" * 5000, "farm.toml: .*Mend or remove it"),
-        ("a = " + "9" * 5000, "farm.toml: .*Mend or remove it"),
+        ("a = " + "[" * 5000, "farm.toml: .*Fix or remove it"),
+        ("a = " + "9" * 5000, "farm.toml: .*Fix or remove it"),
         ("storage = 'gs://bucket/x'", r"storage is a 'gs' URI that is not s3://bucket/prefix\. Set FARM_STORAGE"),
         ("storage = 's3://key:secret@bucket/x'", r"storage is a 's3' URI that .* go into AWS_\* variables\.$"),
         ("storage = 's3://a/b'", "not s3://bucket/prefix, where the name of a bucket is 3 to 63 of"),
         ("storage = 's3://bucket/../x'", "storage is a 's3' URI that is not"),
         ("home = 's3://bucket/x'", r"home = 's3://bucket/x' is a URL, not a folder\. .* FARM_HOME"),
-        ("storage = '~nobody-here/x'", "no home folder of that user is known. Set FARM_STORAGE to a path in full"),
+        ("storage = '~nobody-here/x'", "no home folder of that user is known. Set FARM_STORAGE to a full path"),
     ],
 )
 def test_a_bad_file_is_refused_in_words(files: tuple[Path, Path], text: str, words: str) -> None:
@@ -118,7 +118,7 @@ def test_an_empty_value_says_nothing(files: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize(("typed", "meant"), [("FARM_HOM", "FARM_HOME"), ("FARM_REDIS_URI", "FARM_REDIS_URL")])
 def test_a_misspelt_variable_is_refused(files: tuple[Path, Path], typed: str, meant: str) -> None:
-    with pytest.raises(BadSetting, match=f"the variable {typed} is no setting.*Did you mean {meant}"):
+    with pytest.raises(BadSetting, match=f"the variable {typed} is not a setting.*Did you mean {meant}"):
         Settings.load({typed: "x"}, files)
     assert Settings.load({"FARM_PYTHON": "/usr/bin/python3"}, files) == Settings.load({}, files)
 
@@ -142,7 +142,7 @@ def test_a_bucket_and_a_shared_redis_are_passed_on(tmp_path: Path) -> None:
 
 
 def test_settings_that_were_not_passed_on_by_a_farm_are_refused() -> None:
-    with pytest.raises(BadSetting, match=r"the variable FARM_SETTINGS is not farm's\. Unset it"):
+    with pytest.raises(BadSetting, match=r"the variable FARM_SETTINGS was not set by farm\. Unset it"):
         Settings.load({FOUND: "yes"}, ())
 
 
