@@ -19,14 +19,13 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
-# First what is quick to go red; then what starts a Ray, two at a time: half of it waits for clocks. A group of tests shares
-# what it runs on (tests/conftest.py), and the groups begin in this order, the longest first.
-BUSY = tests/cluster tests/walk tests/workers
-SPREAD = --dist loadgroup --durations 25
+# What starts a Ray or waits for a clock has the cores to itself; all else is spread over them, a group at a time
+# (tests/conftest.py). Two at once took longer than one after the other: 60 idle processes of Ray are a core's work.
+BUSY = tests/workers tests/walk tests/cluster
 
 tests: $(VENV)/test $(BIN)/prometheus
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 $(SPREAD) $(BUSY:%=--ignore=%)
-	$(BIN)/python -m pytest --numprocesses 2 $(SPREAD) --no-loadscope-reorder $(BUSY)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --durations 25 $(BUSY:%=--ignore=%)
+	$(BIN)/python -m pytest --durations 25 $(BUSY)
 
 # Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.
 test-cluster: $(VENV)/test

@@ -125,7 +125,7 @@ class Trainer:
     def compute(self, signal: Signal, news: bool) -> StepTotals:
         """First half of a step: forward and backward over this rank's microbatches, and the sums over all ranks."""
         self._began = time.perf_counter()
-        scale = self.loss_scale.scale / self._unit
+        scale = self.loss_scale.scale / self.recipe.tokens_per_step
         first = self.plan.first(self.group.rank)
         for turn in range(self.plan.share(self.group.rank)):
             batch = self.feed.take()
@@ -148,8 +148,8 @@ class Trainer:
         rate = optim.learning_rate(self.recipe, self.step)
         norm, clipped = None, False
         if totals.is_finite:
-            # So far gradients are of loss_scale * loss / unit; what is wanted are those of loss / (targets counted).
-            factor = self._unit / totals.tokens / self.loss_scale.scale
+            # So far gradients are of loss_scale * loss / (targets expected). Wanted: of loss / (targets counted).
+            factor = self.recipe.tokens_per_step / totals.tokens / self.loss_scale.scale
             norm = totals.gradient_norm * factor
             limit = self.recipe.train.clip_grad_norm or math.inf
             clipped = norm > limit
@@ -161,13 +161,6 @@ class Trainer:
         line = Line(self.step, totals.tokens, totals.loss_sum, rate, norm, clipped, not totals.is_finite, seconds)
         self.sums.add(line)
         return line
-
-    @property
-    def _unit(self) -> int:
-        """By how many targets a microbatch's loss is divided before its backward pass: those of the step, or in fp16
-        its own, as under stock DDP. Divided by those of 8 GPUs, its gradients would begin 8 times nearer to 0."""
-        in_fp16 = self.recipe.train.precision == "fp16"
-        return self.plan.microbatch * self.recipe.model.context if in_fp16 else self.recipe.tokens_per_step
 
     def _seed_dropout(self, microbatch: int) -> None:
         """Masks depend on what is trained, not on who trains it or when."""

@@ -38,7 +38,7 @@ def test_a_budget_ranks_and_says_who_never_got_there(farm: Farm) -> None:
     answer = farm("table", "tiny", "--at", "hours=7")
     assert [row["arm"] for row in answer.rows][-1] == "remove-dropout"
     assert [row["rank"] for row in answer.rows][-1] == ""
-    assert "never got to 7 h of training: remove-dropout on cpu: cpu-remove-dropout-s1.23-" in answer.err
+    assert "never reached 7 h of training: remove-dropout on cpu: cpu-remove-dropout-s1.23-" in answer.err
     assert "and 1 more" in answer.err
     told = json.loads(farm("table", "tiny", "--at", "hours=4", "--json").out)
     assert told["schema"] == "farm.table-at/1"

@@ -294,7 +294,7 @@ def refused(farm: Farm, code: int, says: str) -> None:
 def test_a_run_that_is_unknown_or_has_no_checkpoint_is_refused(farm: Farm) -> None:
     refused(farm, 3, "no run 'cpu-base'")
     claimed(farm)
-    refused(farm, 3, "has no checkpoint under")
+    refused(farm, 3, "has no intact checkpoint under")
 
 
 def test_weights_that_are_not_those_of_the_result_are_refused(farm: Farm) -> None:

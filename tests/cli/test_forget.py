@@ -85,7 +85,7 @@ def test_forgetting_needs_a_yes_and_says_of_what(farm: Farm) -> None:
     recorded(farm)
     answer = farm("forget", "tiny")
     assert answer.code == 7
-    assert "this would forget 3 runs of tiny, 0 with a result; their files stay. Say so with -y." in answer.err
+    assert "this would forget 3 runs of tiny, 0 with a result; their files stay. Confirm with -y." in answer.err
     assert farm.queue.listing.put_count() == sum(farm.queue.listing.counts().values()) == 3
 
 

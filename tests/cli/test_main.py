@@ -134,7 +134,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["table", "nope"], 3, "no study 'nope'"),
         (["table", "--at", "hours=nan"], 2, "--at hours=nan is not a budget. Write --at hours=2,"),
         (["table", "--target", "-1"], 2, "--target -1 is not a loss. Write nats per token"),
-        (["table", "--target", "3", "--at", "usd=1"], 2, "two questions. Use one at a time."),
+        (["table", "--target", "3", "--at", "usd=1"], 2, "cannot be used together. Use one at a time."),
         (["show", "nope"], 3, "no run 'nope'"),
         (["up", "--machine", "cpu=0"], 2, "is not a valid number of units"),
         (["up", "--machine", "8xb200"], 2, "unknown machine class '8xb200'"),

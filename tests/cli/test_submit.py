@@ -196,7 +196,7 @@ def test_another_recipe_under_the_same_names_is_a_conflict_that_says_what_differ
     path.write_text(study_text().replace("clip_grad_norm = 3.5", "clip_grad_norm = 1.0"))
     answer = farm("submit", str(path))
     assert answer.code == 6
-    assert "clip_grad_norm was 3.5, is 1.0 now" in answer.err
+    assert "clip_grad_norm was 3.5, is now 1.0" in answer.err
     assert farm.queue.listing.put_count() == 9
     dry = farm("submit", str(path), "--dry-run")
     assert (dry.code, dry.err) == (6, answer.err), "a dry run says what would happen"

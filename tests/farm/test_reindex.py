@@ -259,7 +259,7 @@ def test_it_reads_on_past_bad_records_and_names_each(store: Store, queue: Queue)
     assert len(unread) == 5, told
     for name in [*spoilt, "studies/notes.txt", "studies/future.json"]:
         assert f"{store.uri}/{name}" in told
-    assert "is cut off, so it is no result" in told
+    assert "is cut off, so it does not count as a result" in told
     assert "a newer farm wrote it (schema 99; this one reads up to 1). Update farm on this machine." in told
 
 

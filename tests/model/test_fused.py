@@ -1,9 +1,5 @@
 """The GPU's kernel for the loss, run line by line by Triton's interpreter on the CPU, against torch's words for it."""
 
-import os
-
-os.environ["TRITON_INTERPRET"] = "1"  # read when the kernel is defined, which is below
-
 import pytest
 import torch
 

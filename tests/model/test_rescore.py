@@ -43,7 +43,7 @@ def test_the_bits_are_those_of_the_end_of_training(trained: tuple[Run, Path, Out
 
 
 def test_other_weights_than_the_result_s_are_refused(trained: tuple[Run, Path, Outcome]) -> None:
-    with pytest.raises(CheckpointInvalid, match="the result is of 00000000"):
+    with pytest.raises(CheckpointInvalid, match="the result is for 00000000"):
         again(*trained, trained[2].scores[0].exam, weights="0" * 64)
 
 

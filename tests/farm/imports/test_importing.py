@@ -295,7 +295,7 @@ def test_the_study_file_trains_what_was_imported(tmp_path: Path) -> None:
     assert arms["no-clipping"].recipe == Recipe()
     assert arms["no-clipping-8xa100m80"].machines == ("8xa100m80",)
     assert arms["no-clipping-8xa100m80"].recipe.train.precision == "fp32"
-    assert any("the baseline once more" in note.text for note in found.notes)
+    assert any("counts as another run of the baseline" in note.text for note in found.notes)
     assert "# [interventions.qkv-bias]" in found.study
     recipes = {run.arm: run.recipe for run in found.runs}
     assert recipes == {"baseline": arms["baseline"].recipe, "no-clipping": Recipe(), "qkv-bias": None}

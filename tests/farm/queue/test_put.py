@@ -46,7 +46,7 @@ def test_q1_another_recipe_under_the_same_arm_is_a_conflict_that_says_what_diffe
     queue.finish(claim.lease, result(claim.run, 3.0))
     before = picture(queue, redis)
     with pytest.raises(
-        Conflict, match=r"another 'baseline': train\.learning_rate was 0\.0004, is 0\.001 now\..*forget tiny"
+        Conflict, match=r"another 'baseline': train\.learning_rate was 0\.0004, is now 0\.001\..*forget tiny"
     ):
         study_of(queue, baseline={"train": {"batch": 8, "tokens": 2560, "precision": "fp32", "learning_rate": 1e-3}})
     assert picture(queue, redis) == before, "all or none"

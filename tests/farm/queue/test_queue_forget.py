@@ -99,7 +99,7 @@ def test_with_results_all_arms_are_named_and_nothing_changes(queue: Queue) -> No
     finish_all(queue)
     with pytest.raises(Conflict) as refused:
         queue.put(other_baseline(a_study()))
-    assert "has results of another 'baseline' (and 1 more arms: remove-dropout): train.batch was 8, is 4" in str(
+    assert "has results of another 'baseline' (and 1 more arms: remove-dropout): train.batch was 8, is now 4" in str(
         refused.value
     )
     assert str(refused.value).endswith("or drop those results: farm forget tiny")
