@@ -237,7 +237,7 @@ def test_rows_of_other_batches_or_reductions_are_never_ranked_together(patch: di
     assert says in (apart.aside or "")
     assert row(rank(results), "remove-dropout").verdict == "better"
     assert set(cohort.trained_apart(built.arms())) == {"otherwise"}
-    assert any("arm otherwise: trained otherwise than the baseline" in text for text in advice(built, BUILT_IN))
+    assert any("arm otherwise: trains differently from the baseline" in text for text in advice(built, BUILT_IN))
     assert {one.resolves_sd is None for one in forecast(built, BUILT_IN).estimates if one.arm == "otherwise"} == {True}
 
 
