@@ -253,8 +253,8 @@ def test_every_damaged_checkpoint_is_noted_and_the_next_older_taken(
     went_on, said = resumption(queue, claim, second)
     assert went_on == (1, 3)
     assert [(event, detail.split(":")[0]) for event, detail in said] == [
-        ("checkpoint-invalid", f"{place}/step-00000007 is passed over"),
-        ("checkpoint-invalid", f"{place}/step-00000005 is passed over"),
+        ("checkpoint-invalid", f"{place}/step-00000007 was skipped"),
+        ("checkpoint-invalid", f"{place}/step-00000005 was skipped"),
     ], "though the queue, which had heard of neither, points at an older one"
 
 
