@@ -11,7 +11,7 @@ from redis_servers import KEPT, OLD_SERVER, redis_servers
 from results import study_text, tiny_study
 from waiting import wait_until
 
-from farm.errors import BadStudy, Conflict, NotFound, Unreachable
+from farm.errors import BadStudy, Changed, Conflict, NotFound, Unreachable
 from farm.imports import rows
 from farm.queue import clerk
 from farm.queue.node import Node
@@ -172,6 +172,8 @@ def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm
         other = study_text("before").replace("batch = 8", "batch = 4")
         with pytest.raises(Conflict, match="has results of another"):
             queue.put(Study.parse(other))
+        with pytest.raises(Changed, match="before was changed by another command meanwhile: nothing was queued"):
+            queue.put(tiny_study("before", init=(9,)), since="0" * 40)
         with pytest.raises(BadStudy, match="the farm cannot read that study"):
             queue.asking.ask(None, "put", "{}")  # type: ignore[arg-type]
         for nonsense in ("", "{", "[]", '{"verb":"forget"}', '{"token":"../x","verb":"cancel","name":"x"}', "\xff"):
