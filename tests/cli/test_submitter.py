@@ -24,6 +24,7 @@ from farm.site.client import connect
 from farm.study.machine import BUILT_IN
 from farm.study.recipe import TEST
 from farm.study.run import Attempt, State
+from farm.study.schema import stamped
 from farm.study.study import Study
 
 from .conftest import ROOT, Farm
@@ -173,7 +174,12 @@ def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm
         with pytest.raises(Conflict, match="has results of another"):
             queue.put(Study.parse(other))
         with pytest.raises(Changed, match="before was changed by another command meanwhile: nothing was queued"):
-            queue.put(tiny_study("before", init=(9,)), since="0" * 40)
+            queue.asking.ask(
+                None,  # type: ignore[arg-type]
+                "put",
+                stamped(tiny_study("before", init=(9,)).model_dump_json()),
+                since="0" * 40,
+            )
         with pytest.raises(BadStudy, match="the farm cannot read that study"):
             queue.asking.ask(None, "put", "{}")  # type: ignore[arg-type]
         for nonsense in ("", "{", "[]", '{"verb":"forget"}', '{"token":"../x","verb":"cancel","name":"x"}', "\xff"):
