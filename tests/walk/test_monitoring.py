@@ -95,7 +95,7 @@ def live(farm):
 def test_what_farm_status_says_of_the_login_is_what_the_dashboard_asks_for(live):
     """Its dialog advises `ray get-auth-token`, which knows no token but that of a Ray in ~/.ray."""
     said = {row["what"]: row["value"] for row in rows(live.farm.run("status").stdout)}
-    command = said["log in with"].removeprefix("what this prints: ")
+    command = said["log in with"].removeprefix("the output of: ")
     token = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
     assert (login(live.facts.dashboard, token), login(live.facts.dashboard, "0" * 64)) == (200, 403)
 
