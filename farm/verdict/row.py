@@ -123,8 +123,6 @@ def row_of(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tup
     losses, others = by_seeds(members), by_seeds(baseline)
     own = list(by_seeds(one.model_copy(update={"test_loss": one.own_test_loss}) for one in members).values())
     shared = [seeds for seeds in losses if seeds in others]
-    prices = [result.usd for result in members if result.usd is not None]
-    energies = [result.kwh for result in members if result.kwh is not None]
     return Row(
         evaluation=first.evaluation,
         machine=first.machine,
@@ -146,8 +144,8 @@ def row_of(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tup
         pairs=len(shared),
         tokens_per_second=mean([result.tokens_per_second for result in members]),
         hours=mean([result.seconds for result in members]) / 3600,
-        usd=mean(prices) if len(prices) == len(members) else None,
-        kwh=mean(energies) if len(energies) == len(members) else None,
+        usd=_mean_of_all([result.usd for result in members]),
+        kwh=_mean_of_all([result.kwh for result in members]),
         prices=tuple(dict.fromkeys(price for result in members for price in result.prices)),
         same_init=_first_weights(members, shared) == _first_weights(baseline, shared) if shared else None,
         init_hash=_short(_first_weights(members, losses)),
