@@ -92,7 +92,7 @@ class Copies:
     def forget_stale(self) -> None:
         """Remove the working copies unchanged for a day: those of attempts that were killed here."""
         newest = time.time() - STALE_SECONDS
-        for copy in (self._storage.root / "runs").glob("*") if self._storage.bucket else ():
+        for copy in (self._storage.root / layout.RUNS).glob("*") if self._storage.bucket else ():
             with suppress(FileNotFoundError):  # another agent removes it right now
                 files = [copy, *copy.glob("*"), *copy.glob(f"*/{ledger.FILE}")]
                 if all(path.stat().st_mtime < newest for path in files):

@@ -22,6 +22,7 @@ from farm.errors import NotFound
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
 STEP = re.compile(r"step-\d{8,}")
+RUNS, STUDIES, IMPORTED, REFERENCES = "runs", "studies", "imported", "references"
 LOG = "log.txt"
 CANCELLED, FORGOTTEN, LEASE = "cancelled.json", "forgotten.json", "lease.json"
 MARKER, INDEX = ".farm-storage", ".farm-index"
@@ -33,7 +34,7 @@ def run(run_id: str) -> str:
     """Raises: NotFound: not a run id."""
     if not RUN_ID.fullmatch(run_id):
         raise NotFound(f"{run_id!r} is not a run id.", remedy="See `farm runs`.")
-    return f"runs/{run_id}"
+    return f"{RUNS}/{run_id}"
 
 
 def recipe(run_id: str) -> str:
@@ -94,12 +95,12 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def study(name: str) -> str:
-    return f"studies/{name}.json"
+    return f"{STUDIES}/{name}.json"
 
 
 def imported(study: str) -> str:
-    return f"imported/{study}.json"
+    return f"{IMPORTED}/{study}.json"
 
 
 def references(study: str) -> str:
-    return f"references/{study}.json"
+    return f"{REFERENCES}/{study}.json"

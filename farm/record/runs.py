@@ -115,7 +115,7 @@ class Runs:
 
     def begun(self) -> list[str]:
         """The ids of the runs that have a directory."""
-        return [name for name in self._records.names("runs") if layout.RUN_ID.fullmatch(name)]
+        return [name for name in self._records.names(layout.RUNS) if layout.RUN_ID.fullmatch(name)]
 
     def result(self, run_id: str) -> Result | None:
         """The result of a run, or None while it has none that counts; one that is cut off is none.

@@ -114,7 +114,8 @@ class Storage:
 
     def has_records(self) -> bool:
         """Whether a farm ever wrote here."""
-        return any(self.records.names(folder) for folder in ("runs", "studies", "imported", "references"))
+        folders = (layout.RUNS, layout.STUDIES, layout.IMPORTED, layout.REFERENCES)
+        return any(self.records.names(folder) for folder in folders)
 
     def read(self, name: str, read: Any) -> Any:
         """A record as `read` understands it, or None where there is none."""

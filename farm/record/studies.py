@@ -28,7 +28,7 @@ class Studies:
 
     def all(self) -> tuple[dict[str, Study], list[str]]:
         """Every study that can be read, by name; and what is wrong with the others."""
-        found, unread = self._all("studies", Study)
+        found, unread = self._all(layout.STUDIES, Study)
         return {study.name: study for study in found}, unread
 
     def imported(self, study: str) -> Imported:
@@ -44,7 +44,7 @@ class Studies:
 
     def all_imported(self) -> tuple[list[Imported], list[str]]:
         """What was imported into each study, as far as it can be read; and what is wrong with the others."""
-        return self._all("imported", Imported)
+        return self._all(layout.IMPORTED, Imported)
 
     def references(self, study: str) -> References:
         """The reference models of a study.
@@ -59,7 +59,7 @@ class Studies:
 
     def all_references(self) -> tuple[list[References], list[str]]:
         """The reference models of each study, as far as they can be read; and what is wrong with the others."""
-        return self._all("references", References)
+        return self._all(layout.REFERENCES, References)
 
     def _keep(self, name: str, record: BaseModel, holds_something: bool) -> None:
         if holds_something:
