@@ -53,12 +53,13 @@ def _say_lost(post: Post, expected: Checkpoint | None, passed: set[str], step: i
         post.note("checkpoint-invalid", f"{expected.path} is gone: continuing from step {step}")
 
 
-def as_before(source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine) -> Plan:
-    """`split`, or as the plan of the attempt that this one goes on from has it."""
-    return carry_on(Plan.model_validate(past[source.epoch].plan), split, machine) if source else split
-
-
-def ran_out_of_memory(post: Post, run: Run) -> bool:
-    """Whether the attempt before did: then its plan is not kept."""
+def as_before(
+    post: Post, run: Run, source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine
+) -> Plan:
+    """`split`, or as the plan of the attempt that this one goes on from has it, unless that has run out of memory."""
+    if source is None:
+        return split
     causes = until_heard(lambda: post.queue.listing.status(run.id)).causes
-    return bool(causes) and causes[-1].cause == OutOfMemory().cause
+    if any(cause.cause == OutOfMemory().cause and cause.epoch >= source.epoch for cause in causes):
+        return split
+    return carry_on(Plan.model_validate(past[source.epoch].plan), split, machine)

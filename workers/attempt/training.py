@@ -34,7 +34,7 @@ from workers.attempt.mirror import Mirror
 from workers.attempt.outcome import record, result_of
 from workers.attempt.post import Post, Unprepared, fetched
 from workers.attempt.probing import lower, probe_microbatch
-from workers.attempt.resuming import as_before, newest, past, ran_out_of_memory
+from workers.attempt.resuming import as_before, newest, past
 from workers.attempt.task import PULSE_FILE, STOP_FILE, Resuming, Task
 from workers.node import hardware
 
@@ -185,8 +185,7 @@ class Training:
         before = past(self._post, run)
         source = newest(self._post, run, split, before)
         self.resumed = source.step if source else 0
-        if not ran_out_of_memory(self._post, run):
-            split = as_before(source, split, before, machine)
+        split = as_before(self._post, run, source, split, before, machine)
         attempt = self._begin(run, study, machine, split, source)
         task = self._task(run, stored, split, attempt, machine)
         with self.mirror, self._watched():

@@ -16,7 +16,7 @@ from results import result, study_text, tiny_study
 from waiting import wait_until
 from worlds import planned
 
-from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, StorageUnusable, WorkerDied
+from farm.errors import BadCorpus, Cancelled, FarmError, Hung, Nonfinite, OutOfMemory, StorageUnusable, WorkerDied
 from farm.queue.node import Head, Node
 from farm.queue.queue import Queue
 from farm.queue.values import Claim, Point
@@ -28,21 +28,22 @@ from farm.record.store import Store
 from farm.reindex import reindex
 from farm.site.server import Server
 from farm.site.settings import Settings
-from farm.study.machine import BUILT_IN
+from farm.study.machine import BUILT_IN, Machine
 from farm.study.run import Attempt, Checkpoint, Run, State
 from farm.study.study import Study
 from model.checkpoint import Contents, Identity, write
 from model.corpus.sources import open_split
+from workers.attempt import training
 from workers.attempt.agent import Agent, open_redis
 from workers.attempt.asks import Asks
 from workers.attempt.ending import Asked, Broken, Done, Finished, ending
 from workers.attempt.group import Also
 from workers.attempt.outcome import result_of
-from workers.attempt.resuming import newest, past
-from workers.attempt.task import PULSE_FILE
+from workers.attempt.resuming import as_before, newest, past
+from workers.attempt.task import PULSE_FILE, Task
 
 SOFTWARE = Provenance(farm="0", code="c" * 64, python="3.11", torch="2")
-AWAY_SECONDS = 5.0  # longer than a client tries by itself, which is about 3 s
+AWAY_SECONDS = 5.0  # longer than a client tries by itself, which is 2 to 3 s
 
 
 def test_an_agent_waits_for_a_redis_that_is_away(tmp_path: Path) -> None:
@@ -553,6 +554,61 @@ def test_a_hang_is_on_record_too(queue: Queue, tmp_path: Path) -> None:
     (attempt,) = agent.store.runs.attempts(claim.run.id)
     assert (attempt.outcome, attempt.cause, attempt.retryable) == ("failed", "hung", True)
     assert [cause.cause for cause in queue.listing.status(claim.run.id).causes] == ["hung"]
+
+
+def test_a_plan_that_ran_out_of_memory_is_not_kept_and_what_trained_since_is(queue: Queue, tmp_path: Path) -> None:
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    run, batch = claim.run, claim.run.recipe.train.batch
+    fresh = planned(run, 1, batch // 2)
+
+    def found(agent: Agent, claim: Claim) -> int:
+        source = Checkpoint(step=3, epoch=claim.lease.epoch, path="", sha256="")
+        post = agent.work._post
+        return as_before(post, run, source, fresh, past(post, run), BUILT_IN["cpu"]).microbatch
+
+    agent = Agent(here, queue, claim.lease, "job", "node")
+    attempt_of(agent, claim, (3,))
+    assert found(agent, claim) == batch
+    queue.fail(claim.lease, OutOfMemory().cause, "2 GiB", 3, retryable=True)
+    assert found(agent, claim) == batch // 2
+    again = wait_until(lambda: queue.claim("cpu", "worker", 60), "it is queued again")
+    agent = Agent(here, queue, again.lease, "job", "node")
+    attempt_of(agent, again, (5,), begun=(1, 3))
+    assert found(agent, again) == batch
+
+
+def test_a_microbatch_that_runs_out_of_memory_in_training_lowers_the_class(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Settings(home=tmp_path / "home", storage=tmp_path / "storage")
+    queue.put(tiny_study())
+    claim = queue.claim("cpu", "worker", 60)
+    assert claim is not None
+    agent, plan = Agent(here, queue, claim.lease, "job", "node"), planned(claim.run, 1, 4)
+    task = Task(
+        run=claim.run,
+        study="tiny",
+        plan=plan,
+        lease=claim.lease,
+        folder=str(tmp_path),
+        place="",
+        cache=str(tmp_path),
+        tokens=Tokens(head="b", trained="b", tested="b"),
+        threads=1,
+        is_mirrored=False,
+    )
+
+    def fit(*_: object) -> Outcome:
+        raise OutOfMemory
+
+    monkeypatch.setattr(training, "fit", fit)
+    gpu = Machine(name="1xtest", accelerator="Test", memory=2**34, usd_per_hour=1.0)
+    with pytest.raises(OutOfMemory):
+        training._fit(agent.work._post, task, gpu)
+    assert list(queue.roster.machines()["1xtest"].probes.values()) == [3]
 
 
 def an_outcome(run: Run) -> Outcome:
