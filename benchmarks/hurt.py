@@ -23,17 +23,25 @@ from farm.site import serving
 from farm.site.client import connect
 from farm.site.server import Server
 from farm.site.settings import Settings
-from farm.study.processor import instruction_set
+from farm.study.processor import WITH_AVX512, instruction_set
 from farm.study.run import State
+from workers.head.parts import census
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 900 if instruction_set() in ("AVX-512", "AVX512-BF16", "AMX") else 360  # some 5 to 10 s: time to be hurt in
+STEPS = 900 if instruction_set() in WITH_AVX512 else 360  # 5 s (Zen 5) to 10 (Zen 3): time to be hurt in
 TURN_SECONDS = 0.25
 STUCK_SECONDS = 600.0  # without one more step or finished run
 PATIENCE_SECONDS = 60.0  # for what a fault needs, such as a checkpoint to damage
 STOPPED_SECONDS = {"worker": 30.0, "agent": 45.0}  # longer than hang_seconds, longer than a lease
 BRIEFLY = 5.0
 GONE_SECONDS = 40.0
+OF_RAY = {  # what a fault calls a part of Ray -> what workers.head.parts calls it
+    "raylet": "raylet",
+    "gcs": "GCS",
+    "dashboard": "dashboard",
+    "job-agent": "dashboard agent",
+    "env-agent": "runtime environment agent",
+}
 
 
 class Farm:
@@ -205,10 +213,15 @@ class Soak:
 
     def process(self, what: str) -> psutil.Process | None:
         """One of the farm's processes of that kind; None if there is none now."""
-        ledgers = str(self.farm.store.root)
-        found = [process for process in self.farm.processes() if is_a(process, what, ledgers)]
+        found = [process for process in self.farm.processes() if self._is_a(process, what)]
         alive = [process for process in found if process.pid not in {other.pid for _, other in self.stopped}]
         return self.random.choice(sorted(alive, key=lambda process: process.pid)) if alive else None
+
+    def _is_a(self, process: psutil.Process, what: str) -> bool:
+        if what not in OF_RAY:
+            return is_a(process, what, str(self.farm.store.root))
+        facts = serving.facts(self.farm.settings)
+        return facts is not None and process == census(psutil.Process(facts.pid)).get(OF_RAY[what])
 
     def running(self) -> Status | None:
         """A run that has trained a step, and has a checkpoint under its present lease."""
@@ -258,7 +271,8 @@ class Soak:
         return len(statuses) == self.runs and all(one.state.is_final for one in statuses)
 
     def inflict(self, kind: str) -> Hurt | None:
-        """Raises: TimeoutError: there was nobody to hurt for a while."""
+        """None where there was nobody to hurt for PATIENCE_SECONDS, or all runs are final. Raises: TimeoutError: as
+        `turn`."""
         began, until = time.monotonic(), time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             with suppress(FarmError, OSError, StopIteration, psutil.Error):
@@ -302,7 +316,8 @@ KINDS: dict[str, Callable[[Soak], str | None]] = {
 
 
 def is_a(process: psutil.Process, what: str, records: str) -> bool:
-    """Whether a process of the farm is what a fault is for; a worker is who writes a ledger under `records`."""
+    """Whether a process of the farm is what a fault is for, which is no part of Ray; a worker is who writes a ledger
+    under `records`."""
     try:
         name, words = process.name(), process.cmdline()
         if what == "worker":
@@ -310,16 +325,10 @@ def is_a(process: psutil.Process, what: str, records: str) -> bool:
             return name.startswith("ray::") and any(path.endswith(ledger.FILE) for path in paths)
     except psutil.Error:
         return False
-    said = " ".join(words)
     return {
         "agent": "workers.attempt.agent" in words and not words[0].endswith("sh"),
         "serve": "workers.head.serve" in words,
         "redis": name in ("redis-server", "valkey-server"),
-        "raylet": name == "raylet",
-        "gcs": name == "gcs_server",
-        "dashboard": said.endswith("dashboard.py") or "/dashboard/dashboard.py" in said,
-        "job-agent": "/dashboard/agent.py" in said or name.startswith("ray::DashboardA"),
-        "env-agent": "/runtime_env/agent/main.py" in said or name.startswith("ray::RuntimeEnv"),
     }[what]
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from farm.errors import NoCompiler
 from farm.record.result import Computed
 from farm.study import compiler
-from farm.study.processor import InstructionSet
+from farm.study.processor import WITH_AVX512, InstructionSet
 from farm.study.recipe import Kernels
 
 GROUP_NUMBERS = 2**19  # attention weights that are worked on at a time: 2 MiB in float32, which a core's cache holds
@@ -35,7 +35,7 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 
 # Where `auto` is farm's: with AVX-512, as a Zen 5 (AVX512-BF16) showed, side by side; that the others do
 # the same is a guess. A Zen 3 (AVX2) showed the opposite. Where nothing was measured, as on ARM, it is torch's.
-FARMS: frozenset[InstructionSet] = frozenset({"AVX-512", "AVX512-BF16", "AMX"})
+FARMS = WITH_AVX512
 
 _farms: ContextVar[bool] = ContextVar("_farms", default=False)
 

@@ -18,6 +18,7 @@ _X86: tuple[tuple[InstructionSet, frozenset[str]], ...] = (
     ("AVX-512", frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})),
     ("AVX2", frozenset({"avx2", "fma"})),
 )
+WITH_AVX512: frozenset[InstructionSet] = frozenset({"AVX-512", "AVX512-BF16", "AMX"})
 _WITH_BF16 = frozenset({"AVX512-BF16", "AMX", "ARM-BF16"})
 
 
