@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from farm.errors import NotFound
 from farm.record import layout
-from farm.record.ledger import Line
+from farm.record.ledger import FILE, Line
 from farm.study import planner
 from farm.study.run import Run
 from farm.study.study import Study
@@ -42,7 +42,7 @@ def main() -> None:
     plan = planner.plan(run.recipe, machine)
     found = checkpoint.newest_valid(arguments.folder.glob(f"*/{layout.CHECKPOINTS}"), run, plan)
     # Rank 0 creates its ledger once all ranks have met, so that they all count the same ones here.
-    epoch = 1 + len(list(arguments.folder.glob("*/ledger.jsonl")))
+    epoch = 1 + len(list(arguments.folder.glob(f"*/{FILE}")))
     folder = arguments.folder / str(epoch)
     folder.mkdir(parents=True, exist_ok=True)
     cache = arguments.cache.expanduser()

@@ -72,10 +72,11 @@ def agreed(asked: Kernels, group: Group) -> Computed:
     return "farm" if are_farms else "torch"
 
 
-def other_kernels(used: Sequence[Computed], asked: Kernels, step: int) -> str:
+def other_kernels(used: Sequence[Computed], asked: Kernels, step: int, device: torch.device) -> str:
     """The remark on a run that goes on from `step` with other kernels than before."""
     before, now = used[-2:]
-    has = instruction_set() or "unknown instructions"
+    on_cpu = device.type == "cpu"
+    has = (instruction_set() or "unknown instructions") if on_cpu else torch.cuda.get_device_name(device)
     return f"{now}'s kernels compute from step {step} on, {before}'s until then: kernels = {asked!r} with {has}."
 
 

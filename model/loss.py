@@ -120,8 +120,8 @@ def _aligned(head_VC: Tensor, dtype: torch.dtype) -> Tensor:
     missing = -V % ROWS.get(head_VC.device.type, 1)
     if not missing:
         return head_VC.to(dtype)
-    padded_VC = head_VC.new_zeros(V + missing, C, dtype=dtype)
-    padded_VC[:V] = head_VC
+    padded_VC = head_VC.new_empty(V + missing, C, dtype=dtype)
+    padded_VC[:V], padded_VC[V:] = head_VC, 0
     return padded_VC
 
 

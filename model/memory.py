@@ -23,5 +23,5 @@ def named(plan: Plan) -> Iterator[None]:
             raise
         raise OutOfMemory(
             f"microbatch {plan.microbatch} ran out of memory on {plan.machine}: {first_line(error)[:300]}",
-            remedy="The next attempt takes a smaller one, unless the study or the machine class fixes it.",
+            remedy="A GPU class that leaves the microbatch to farm gets a smaller one; else set a smaller one.",
         ) from error

@@ -194,7 +194,7 @@ def _swapped(leaving: Sequence[Tensor], arriving: Sequence[Tensor], neighbour: i
         for operation, tensor in zip((dist.isend, dist.irecv), pair, strict=True)
     ]
     works = dist.batch_isend_irecv(swaps)
-    each = len(works) // len(arriving) if len(works) == len(swaps) else 0
+    each = 2 if len(works) == len(swaps) else 0  # a send and a receive
     for work in works if not each else ():
         work.wait()
     for index, arrived in enumerate(arriving):

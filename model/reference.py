@@ -11,7 +11,7 @@ from farm.errors import BadCorpus, CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.recipe import Model, Recipe
 from model.conditions import agreed, conditions
-from model.corpus.sources import open_split
+from model.corpus.sources import open_test
 from model.corpus.tokenizer import GPT2, of
 from model.evaluate import scored
 from model.export import read
@@ -75,7 +75,7 @@ def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = l
     group = Group(0, 1, device())
     one.gpt.to(group.device)
     with conditions(exam.recipe, group.device, agreed(exam.recipe.train.kernels, group)):
-        tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
+        tokens = open_test(exam.recipe, cache)
         return scored(one.gpt, exam, tokens, group, size(exam.recipe), advanced)
 
 

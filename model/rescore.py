@@ -11,7 +11,7 @@ from farm.errors import CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.run import Run
 from model.conditions import agreed, compile_blocks, conditions
-from model.corpus.sources import open_split
+from model.corpus.sources import open_test
 from model.evaluate import scored
 from model.export import trained
 from model.group import Group, device
@@ -41,5 +41,5 @@ def rescore(
     with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
         if run.recipe.train.compile:
             compile_blocks(gpt, group.device)
-        tokens = open_split(exam.recipe.tested_data, exam.recipe.evaluation.split, cache)
+        tokens = open_test(exam.recipe, cache)
         return scored(gpt, exam, tokens, group, size, advanced)

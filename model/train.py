@@ -23,17 +23,17 @@ from torch.nn.utils import get_total_norm
 
 from farm.errors import BadCorpus, Nonfinite
 from farm.record import layout
-from farm.record.ledger import Line, Writer
+from farm.record.ledger import FILE, Line, Writer
 from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study.planner import Plan
-from farm.study.recipe import TEST, Recipe
+from farm.study.recipe import TEST
 from farm.study.run import Run
 from model import checkpoint, kernels, memory, optim
 from model.assignment import Assignment, Listener
 from model.checkpoint import Identity
 from model.conditions import agreed, compile_blocks, conditions, other_kernels
 from model.corpus.checks import prepare
-from model.corpus.sources import open_split
+from model.corpus.sources import open_split, open_test
 from model.data import Batches
 from model.evaluate import scored
 from model.feed import Feed
@@ -59,11 +59,11 @@ def train(assignment: Assignment, listener: Listener) -> Outcome:
     by = agreed(run.recipe.train.kernels, group)
     with memory.named(assignment.plan), conditions(run.recipe, group.device, by):
         trainer = Trainer(run, assignment.plan, group, assignment.cache, assignment.tokens)
-        further = [(exam, _tested(exam.recipe, assignment.cache)) for exam in assignment.exams]
+        further = [(exam, open_test(exam.recipe, assignment.cache)) for exam in assignment.exams]
         if assignment.resume:
             trainer.restore(assignment.resume.checkpoint)
             if group.leads and len(trainer.kernels) > 1:
-                change = other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step)
+                change = other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step, group.device)
                 listener.on_note("other-kernels", change)
         trainer.make_ready()
         with (
@@ -96,7 +96,7 @@ class Trainer:
         recipe = run.recipe
         self.run, self.plan, self.group, self.recipe = run, plan, group, recipe
         self.tokens = tokens or in_turn(lambda: prepare(recipe, cache), group)
-        self.test_tokens = _tested(recipe, cache)
+        self.test_tokens = open_test(recipe, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
         self.gpt = initialised(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
@@ -224,7 +224,7 @@ def _ledger(assignment: Assignment, from_step: int, group: Group) -> Iterator[Wr
         yield None
         return
     from_epoch = assignment.resume and assignment.resume.epoch
-    with Writer(assignment.folder / "ledger.jsonl", assignment.epoch, from_epoch, from_step) as ledger:
+    with Writer(assignment.folder / FILE, assignment.epoch, from_epoch, from_step) as ledger:
         yield ledger
 
 
@@ -232,11 +232,6 @@ def _saver(assignment: Assignment, group: Group, ledger: Writer | None, listener
     identity = Identity.of(assignment.run, assignment.plan)
     flush_ledger = ledger.sync if ledger else None
     return Saver(assignment.folder / layout.CHECKPOINTS, identity, group, flush_ledger, listener.on_saved)
-
-
-def _tested(recipe: Recipe, cache: Path) -> np.ndarray:
-    """The tokens that a recipe tests a model on."""
-    return open_split(recipe.tested_data, recipe.evaluation.split, cache)
 
 
 def _nonfinite(step: int, totals: StepTotals) -> Nonfinite:
@@ -285,7 +280,7 @@ def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:
     newest = saver.newest
     return Outcome(
         step=trainer.step,
-        checkpoint=f"checkpoints/{newest.path.name}" if newest else None,
+        checkpoint=f"{layout.CHECKPOINTS}/{newest.path.name}" if newest else None,
         checkpoint_seconds_stalled=saver.stalled_seconds,
         best_loss=trainer.sums.best_loss,
         best_step=trainer.sums.best_step,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.study.recipe import Data
+from farm.study.recipe import Data, Recipe
 from model.corpus import bucket, hub, tokenizer
 from model.corpus.formats import TOKEN, span_of
 from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some
@@ -26,6 +26,11 @@ def open_split(data: Data, split: str, cache: Path) -> np.ndarray:
     """
     span = span_of(locate(data, split, cache))
     return np.memmap(span.path, dtype=TOKEN, mode="r", offset=span.start, shape=(span.tokens,))
+
+
+def open_test(recipe: Recipe, cache: Path) -> np.ndarray:
+    """The tokens that a recipe tests a model on."""
+    return open_split(recipe.tested_data, recipe.evaluation.split, cache)
 
 
 def locate(data: Data, split: str, cache: Path, vocab: int | None = None) -> Path:

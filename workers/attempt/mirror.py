@@ -176,7 +176,7 @@ class Mirror:
         assert self._bucket
         for name in self._bucket.names(f"{self._place}/{layout.CHECKPOINTS}"):
             if name not in self._complete[-KEPT:]:
-                place = f"{self._place}/checkpoints/{name}"
+                place = f"{self._place}/{layout.CHECKPOINTS}/{name}"
                 self._bucket.delete([f"{place}/{layout.MANIFEST}"])  # first: from now on it is none
                 self._bucket.delete([entry.name for entry in self._bucket.objects(place)])
 

@@ -19,8 +19,7 @@ def probe_microbatch(queue: Queue, machine: Machine, recipe: Recipe, give_up: Ca
 
     For the agent: whatever goes wrong, it says so and leaves the microbatch to the planner's formula.
     """
-    fixed = recipe.train.canonical_microbatch or machine.microbatch
-    if machine.is_cpu or isinstance(machine, Mixed) or fixed or key(recipe) in machine.probes:
+    if not _is_planned_by_probe(machine, recipe) or key(recipe) in machine.probes:
         return machine
     try:
         _check_alone(machine)
@@ -35,19 +34,26 @@ def measure(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[]
 
     Raises: FarmError: as model.probe.largest_microbatch. Unreachable, Refused
     """
-    found = {key(recipe): largest_microbatch(recipe, LIMIT, world=machine.accelerators, give_up=give_up)}
-    facts = queue.roster.machines().get(machine.name, machine)  # as its nodes told them; a study may have its own
-    queue.roster.register(facts.model_copy(update={"probes": found}), NODE, MOMENT_SECONDS)
-    return machine.model_copy(update={"probes": machine.probes | found})
+    found = largest_microbatch(recipe, LIMIT, world=machine.accelerators, give_up=give_up)
+    _keep(queue, machine, recipe, found)
+    return machine.model_copy(update={"probes": machine.probes | {key(recipe): found}})
 
 
 def lower(queue: Queue, machine: Machine, recipe: Recipe, microbatch: int) -> None:
     """Have the queue know that `microbatch` ran out of memory: the largest that was probed is below it from now on."""
+    if _is_planned_by_probe(machine, recipe) and microbatch > 1:
+        _keep(queue, machine, recipe, microbatch - 1)
+
+
+def _is_planned_by_probe(machine: Machine, recipe: Recipe) -> bool:
+    """Whether a plan for the class asks what was probed."""
     fixed = recipe.train.canonical_microbatch or machine.microbatch
-    if machine.is_cpu or isinstance(machine, Mixed) or fixed or microbatch == 1:
-        return
-    facts = queue.roster.machines().get(machine.name, machine)
-    queue.roster.register(facts.model_copy(update={"probes": {key(recipe): microbatch - 1}}), NODE, MOMENT_SECONDS)
+    return not (machine.is_cpu or isinstance(machine, Mixed) or fixed)
+
+
+def _keep(queue: Queue, machine: Machine, recipe: Recipe, microbatch: int) -> None:
+    facts = queue.roster.machines().get(machine.name, machine)  # as its nodes told them; a study may have its own
+    queue.roster.register(facts.model_copy(update={"probes": {key(recipe): microbatch}}), NODE, MOMENT_SECONDS)
 
 
 def key(recipe: Recipe) -> str:
