@@ -113,9 +113,7 @@ def noise_said(planned: Study, sd: float | None, study: str | None, settings: Se
     NotFound: there is no such study.
     """
     if sd is not None and not (0 < sd < math.inf):
-        raise BadStudy(
-            f"--sd = {sd:g} is not a valid SD.", remedy="State a positive number of nats, such as --sd 0.012."
-        )
+        raise BadStudy(f"--sd = {sd:g} is not a valid SD.", remedy="State a positive number, such as --sd 0.012.")
     if sd is not None and study is not None:
         raise BadStudy("--sd and --noise cannot be used together.", remedy="Leave one out.")
     if study is None:

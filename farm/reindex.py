@@ -60,7 +60,7 @@ class _Reading:
             except (CheckpointInvalid, OSError) as error:
                 self.unread.append(explain(error))
                 leaving.add(run_id)
-                self._omit(run_id)
+                self.queue.index.omit(run_id, self._newest(run_id))
         for study in self.recorded.values():
             if self.submitted.get(study.name, study) != study or all(run.id in leaving for run in study.runs()):
                 continue
@@ -99,11 +99,8 @@ class _Reading:
             found = newest
         if found is None or found < newest:
             return False
-        self._omit(run_id, found)
+        self.queue.index.omit(run_id, found)
         return True
-
-    def _omit(self, run_id: str, epoch: int = 0) -> None:
-        self.queue.index.omit(run_id, max(epoch, self._newest(run_id)))
 
     def _newest(self, run_id: str) -> int:
         return max(self.store.runs.epochs(run_id), default=0)
@@ -126,8 +123,9 @@ class _Reading:
         if result is None and _is_superseded(run, study, self.recorded | self.submitted):
             return False
         epoch = self._newest(run_id)
-        is_cancelled = self.store.runs.cancelled(run_id) >= epoch
-        state = State.SUCCEEDED if result else State.CANCELLED if is_cancelled else State.QUEUED
+        state = State.SUCCEEDED if result else State.QUEUED
+        if state is State.QUEUED and self.store.runs.cancelled(run_id) >= epoch:
+            state = State.CANCELLED
         reached = {past.epoch: self.store.runs.reached(past) for past in attempts}
         causes = [
             _cause(past, reached[past.epoch][0])

@@ -7,13 +7,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from farm.errors import BadImport
 from farm.imports import harness, rows
 from farm.imports.harness import Folder
 from farm.record.imported import ImportedRun
+from farm.study import toml
 from farm.study.arms import BASELINE
+from farm.study.differences import differences
 from farm.study.faults import full_stop
 from farm.study.machine import BUILT_IN, is_name, parts
 from farm.study.recipe import NONE, Recipe, Seeds
@@ -174,17 +176,17 @@ def _baseline(arms: Mapping[str, _Arm]) -> Iterator[str]:
         yield "[baseline]"
     else:
         yield "[baseline]"
-        yield from _lines(_difference(Recipe(), arms[BASELINE].recipe))
+        yield from _lines(Recipe(), arms[BASELINE].recipe)
     yield ""
 
 
 def _interventions(arms: Mapping[str, _Arm], machines: Sequence[str]) -> Iterator[str]:
     for name, arm in arms.items():
         if name != BASELINE:
-            yield f"[interventions.{_key(name)}]"
+            yield f"[interventions.{toml.key(name)}]"
             if list(arm.machines) != list(machines):
                 yield f"machines = {json.dumps(arm.machines)}"
-            yield from _lines(_difference(arms[BASELINE].recipe, arm.recipe))
+            yield from _lines(arms[BASELINE].recipe, arm.recipe)
             yield ""
 
 
@@ -192,41 +194,15 @@ def _unknown(arms: Mapping[str, _Arm], runs: Sequence[ImportedRun]) -> Iterator[
     """The arms known by their losses only."""
     for name in dict.fromkeys(run.arm for run in runs):
         if name not in arms and name != BASELINE:
-            yield f"# [interventions.{_key(name)}]"
+            yield f"# [interventions.{toml.key(name)}]"
             yield "# what it changes is not imported"
             yield ""
 
 
-def _lines(patch: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in _leaves(patch):
-        yield f"{key} = {value}"
-
-
-def _leaves(patch: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in patch.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", json.dumps(NONE if value is None else value)
-
-
-def _difference(one: Recipe, other: Recipe) -> dict[str, Any]:
-    """The patch that makes `other` of `one`."""
-    return _changed(one.model_dump(mode="json"), other.model_dump(mode="json"))
-
-
-def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(one[key], Mapping):
-            found |= {key: inner} if (inner := _changed(one[key], value)) else {}
-        elif value != one[key]:
-            found[key] = value
-    return found
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+def _lines(one: Recipe, other: Recipe) -> Iterator[str]:
+    """The keys of a study file that make `other` of `one`."""
+    for path, _, value in differences(one.model_dump(mode="json"), other.model_dump(mode="json")):
+        yield f"{path} = {json.dumps(NONE if value is None else value)}"
 
 
 def unknown_machines(read: Read, known: Mapping[str, object]) -> list[str]:

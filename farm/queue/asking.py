@@ -16,6 +16,7 @@ from farm.study.run import Evaluating, State
 
 CLERK_SECONDS = 5.0  # for a clerk to be there: it comes back within seconds after a restart of Redis
 ANSWER_SECONDS = 60.0  # for it to answer: 10,000 runs take it two
+Verb = Literal["put", "cancel", "evaluate"]
 KEPT_SECONDS = 60  # what was asked for, and the answer
 
 
@@ -23,7 +24,7 @@ class Ask(Frozen):
     """A request from a user who may write nothing (farm.queue.clerk)."""
 
     token: str = Field(pattern="^[0-9a-f]{32}$", description="of this asking alone; where the answer will be")
-    verb: Literal["put", "cancel", "evaluate"]
+    verb: Verb
     name: str = Field(description="a run id, a whole study as JSON, or the study that wants scores")
     leaving: tuple[str, ...] = ()
     since: str = Field("*", description="the edition of the study that this one was made from; *: whichever")
@@ -64,7 +65,7 @@ class Asking:
     def ask(
         self,
         refused: Refused,
-        verb: Literal["put", "cancel", "evaluate"],
+        verb: Verb,
         name: str,
         leaving: tuple[str, ...] = (),
         jobs: tuple[Evaluating, ...] = (),

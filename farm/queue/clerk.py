@@ -1,9 +1,10 @@
-"""Carries out submitters' requests: put and cancel.
+"""Carries out submitters' requests: put, cancel and evaluate.
 
 Redis gives a script no more rights than its caller has, so who may call the verbs that write may write the same keys by
-hand. A submitter's user may therefore write nothing at all. It publishes what it asks for (`Queue.put` and
-`Queue.cancel` do, where they are refused, through farm.queue.asking); the clerk of `farm serve` reads that as it would
-a stranger's file, calls the verb with the farm's own rights, and leaves the answer where the submitter may read it.
+hand. A submitter's user may therefore write nothing at all. It publishes what it asks for (`Queue.put`,
+`Queue.cancel` and `Evaluations.put` do, where they are refused, through farm.queue.asking); the clerk of `farm serve`
+reads that as it would a stranger's file, calls the verb with the farm's own rights, and leaves the answer where the
+submitter may read it.
 """
 
 import logging

@@ -17,7 +17,7 @@ SHARED = ("keys", "guards", "lists", "erasing", "moves", "failures", "leases")  
 
 
 class Scripts:
-    """The scripts of lua/, for the keys under `prefix` of a Redis (a client from `farm.site.server.connect`)."""
+    """The scripts of lua/, for the keys under `prefix` of a Redis (a client from `farm.site.client.connect`)."""
 
     def __init__(self, redis: Redis, prefix: str):
         self.redis = redis

@@ -55,8 +55,9 @@ class Copies:
 
     def ledgers(self, run_id: str) -> Ledgers:
         """The ledgers of the run's attempts that the storage has, brought to this machine."""
-        self.bring_file(run_id, ledger.FILE)
-        kept = set(self._runs.epochs(run_id))  # a copy of what the storage lost is no record
+        kept = self._runs.epochs(run_id)  # a copy of what the storage lost is no record
+        for epoch in kept:  # one that has grown is fetched again
+            self._bring(layout.attempt(run_id, epoch), ledger.FILE)
         found = ledger.files(self._storage.folder(run_id))
         return Ledgers({epoch: path for epoch, path in found.items() if epoch in kept})
 
@@ -65,16 +66,11 @@ class Copies:
 
         Raises: CheckpointInvalid: it leads out of the storage root.
         """
-        path = self._storage.attempt_folder(run_id, epoch) / layout.LOG
-        self._bring(layout.attempt(run_id, epoch), layout.LOG)
-        self._storage.path(str(path.relative_to(self._storage.root)))
+        folder = layout.attempt(run_id, epoch)
+        self._bring(folder, layout.LOG)
+        self._storage.path(f"{folder}/{layout.LOG}")
+        path = self._storage.root / folder / layout.LOG
         return path if path.exists() else None
-
-    def bring_file(self, run_id: str, file: str) -> None:
-        """Make sure that this machine has `file` of every attempt; one that has grown is fetched again."""
-        if self._storage.bucket:
-            for epoch in self._runs.epochs(run_id):
-                self._bring(layout.attempt(run_id, epoch), file)
 
     def _bring(self, folder: str, file: str) -> None:
         if self._storage.bucket and (found := self._storage.bucket.find(f"{folder}/{file}")):

@@ -18,6 +18,11 @@ def as_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
+def as_record(record: BaseModel) -> bytes:
+    """A record as JSON, behind its schema."""
+    return as_json({"schema": SCHEMA} | record.model_dump(mode="json"))
+
+
 def as_recipe(run: Run, study: str | None) -> bytes:
     """A run as TOML, which is for people, too."""
     return tomli_w.dumps(_without_none({"schema": SCHEMA, "study": study} | run.model_dump(mode="json"))).encode()

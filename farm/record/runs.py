@@ -7,11 +7,10 @@ from pathlib import Path
 from farm.errors import CheckpointInvalid, Conflict, NotFound
 from farm.files import storage_errors
 from farm.record import energy, layout, ledger
-from farm.record.format import as_json, as_recipe, is_torn, read_epoch, read_json, read_recipe, unless_torn
+from farm.record.format import as_json, as_recipe, as_record, is_torn, read_epoch, read_json, read_recipe, unless_torn
 from farm.record.result import Result
 from farm.record.storage import Storage
 from farm.study.run import Attempt, Checkpoint, Run
-from farm.study.schema import SCHEMA
 
 
 class Runs:
@@ -44,7 +43,7 @@ class Runs:
         self._records.create(recipe, as_recipe(run, study))
         if self.run(run.id).digest != run.digest:
             raise Conflict(f"{self._storage.uri}/{recipe} belongs to another run.", remedy="Rename the arm.")
-        name, content = layout.attempt_record(run.id, attempt.epoch), _attempt_text(attempt)
+        name, content = layout.attempt_record(run.id, attempt.epoch), as_record(attempt)
         if not self._records.create(name, content) and self._records.get(name) != content:
             raise Conflict(f"{self._storage.uri}/{name} already exists and was kept.", remedy="Run: farm reindex")
         folder = self._storage.attempt_folder(run.id, attempt.epoch)
@@ -58,7 +57,7 @@ class Runs:
 
         Raises: StorageFull
         """
-        self._records.put(layout.attempt_record(attempt.run_id, attempt.epoch), _attempt_text(attempt))
+        self._records.put(layout.attempt_record(attempt.run_id, attempt.epoch), as_record(attempt))
 
     def record(self, result: Result) -> None:
         """Write the result of a run, once; the same again is fine, and so is another in place of a withdrawn one.
@@ -66,7 +65,7 @@ class Runs:
         Raises: Conflict: another result is there. WorkerDied: no finished training can have produced it. StorageFull
         """
         result.check()
-        name, content = layout.result(result.run_id), as_json({"schema": SCHEMA} | result.model_dump(mode="json"))
+        name, content = layout.result(result.run_id), as_record(result)
         if self._records.create(name, content):
             return
         there = self.result(result.run_id)
@@ -204,10 +203,6 @@ class Runs:
     def epochs(self, run_id: str) -> list[int]:
         """The epochs of which the run directory holds a folder, the lowest first."""
         return sorted(int(name) for name in self._records.names(layout.run(run_id)) if name.isdecimal())
-
-
-def _attempt_text(attempt: Attempt) -> bytes:
-    return as_json({"schema": SCHEMA} | attempt.model_dump(mode="json"))
 
 
 def _sound(text: str) -> Result:

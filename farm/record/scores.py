@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 from farm.errors import CheckpointInvalid, Conflict
 from farm.record import layout
-from farm.record.format import as_json, read_json, unless_torn
+from farm.record.format import as_record, read_json, unless_torn
 from farm.record.runs import Runs
 from farm.record.score import Score, packed, sha256, unpacked
 from farm.record.storage import Storage
-from farm.study.schema import SCHEMA
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +26,7 @@ class Scores:
 
         Raises: Conflict: another score by that evaluation is there. StorageFull
         """
-        content, record = packed(values), as_json({"schema": SCHEMA} | score.model_dump(mode="json"))
+        content, record = packed(values), as_record(score)
         assert (sha256(content), len(values)) == (score.values, score.count), "these are the values of another score"
         self._records.create(f"{layout.scores(score.run_id)}/{_values(score)}", content)  # first: half a score is none
         place = f"{layout.scores(score.run_id)}/{score.file}.json"

@@ -100,12 +100,14 @@ class Storage:
 
     def marker(self) -> str | None:
         """The storage's own name; None if it never got one: perhaps a folder where nothing is mounted."""
-        content = self.records.get(layout.MARKER)
-        return None if content is None else content.decode().strip()
+        return self._word(layout.MARKER)
 
     def indexer(self) -> str | None:
         """The name of the last Redis that took this storage as its own; None before any did."""
-        content = self.records.get(layout.INDEX)
+        return self._word(layout.INDEX)
+
+    def _word(self, name: str) -> str | None:
+        content = self.records.get(name)
         return None if content is None else content.decode().strip()
 
     def take(self, redis: str) -> None:

@@ -1,8 +1,8 @@
 """The store: every record of the farm, by kind. Redis is only the index: farm.reindex rebuilds it.
 
-farm.record.layout says where each lies. A worker whose lease is gone writes only in its own epoch's
-folder. Training always writes to a local folder. Where the storage is a bucket, that is a working copy of the same
-layout under `root`: workers.attempt.mirror sends it up, and what others wrote is brought there when it is asked for.
+farm.record.layout says where each lies. A worker whose lease is gone writes only in its own epoch's folder. Training
+always writes to a local folder. Where the storage is a bucket, that is a working copy of the same layout under `root`:
+workers.attempt.mirror sends it up, and what others wrote is brought there when it is asked for.
 """
 
 from collections.abc import Iterator

@@ -77,12 +77,13 @@ class Server:
 
         Raises: Unreachable: there is no redis-server, or it does not start; with the end of its log.
         """
-        if self.url and self.is_running():
-            _until(lambda: _is_ready(self.url), START_SECONDS)
-            return self.url
+        known = self.url
+        if known and self.is_running():
+            _until(lambda: _is_ready(known), START_SECONDS)
+            return known
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        binary, was = find_binary(), urlsplit(self.url or "")
+        binary, was = find_binary(), urlsplit(known or "")
         self._check_is_read_by(binary)
         password = was.password or secrets.token_urlsafe(24)
         ports = [was.port] if was.port else []

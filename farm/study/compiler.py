@@ -1,4 +1,4 @@
-"""The compiler that torch.compile needs on this node, where it turns a model's blocks into programs."""
+"""The compilers on this node: torch.compile needs one, and so does farm's kernel for a GPU."""
 
 import os
 import platform

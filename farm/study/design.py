@@ -88,8 +88,8 @@ def sweep(name: str, patch: Mapping[str, Any], *, grid: bool) -> dict[str, dict[
 
     Raises: ValueError: there is no list, an empty one or one that names a value twice; several without `grid`.
     """
-    leaves = list(_leaves(patch))
-    swept = {path: value for path, value in leaves if isinstance(value, list)}
+    told = list(leaves(patch))
+    swept = {path: value for path, value in told if isinstance(value, list)}
     here = f"sweeps.{name}"
     if not swept:
         raise ValueError(f"{here}: no field has a list of values; write train.learning_rate = [2e-4, 4e-4]")
@@ -107,7 +107,7 @@ def sweep(name: str, patch: Mapping[str, Any], *, grid: bool) -> dict[str, dict[
     for combination in combined:
         chosen = dict(zip(swept, combination, strict=True))
         tree: dict[str, Any] = {}
-        for path, value in leaves:
+        for path, value in told:
             _put(tree, path, chosen.get(path, value))
         arms[_checked(f"{name}-" + "-".join(map(_word, combination)), f"sweeps.{name}")] = tree
     return arms
@@ -131,10 +131,11 @@ def _checked(name: str, place: str = "study.design") -> str:
     return name
 
 
-def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values of nested tables, each behind its keys."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*above, key))
+            yield from leaves(value, (*above, key))
         else:
             yield (*above, key), value
 

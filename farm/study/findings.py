@@ -1,4 +1,4 @@
-"""What is wrong with a study whose tables have the right form, and the arms that stand all the same."""
+"""A study whose tables have the right form is examined: its recipes, names, stacks and evaluations."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from farm.errors import nearest
 from farm.study.arms import BASELINE, Arm, UncheckedStudy
+from farm.study.design import leaves
 from farm.study.faults import Fault, explain, without
 from farm.study.form import Change, Stack, StudyTable
 from farm.study.recipe import TEST, Recipe
@@ -109,12 +110,12 @@ class Findings:
                     self._say(f"stacks.{name}: another arm has that name already")
                 continue
             seen.add(name)
-            if self._can_be_laid_together(study, name, changes):
+            if self._can_be_laid_together(name, changes):
                 self._examine_recipe(study, baseline, name, changes, override)
         for name in study.more_seeds.keys() - seen if "" not in self.doubtful else ():
             self._say(f"more_seeds.{name}: no arm is called so{_nearest(name, seen)}")
 
-    def _can_be_laid_together(self, study: UncheckedStudy, name: str, changes: tuple[str, ...]) -> bool:
+    def _can_be_laid_together(self, name: str, changes: tuple[str, ...]) -> bool:
         """Whether all of an arm's interventions are there, each in order, and do not fight over a field."""
         strangers = [change for change in changes if change not in self.changes]
         for stranger in strangers:
@@ -161,7 +162,8 @@ def _fights(patches: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Where several patches set one field to different values."""
     owner: dict[str, tuple[str, Any]] = {}
     for change, patch in patches.items():
-        for path, value in _leaves(patch):
+        for keys, value in leaves(patch):
+            path = ".".join(keys)
             other, set_to = owner.setdefault(path, (change, value))
             if set_to != value:
                 yield f"{other!r} sets {path} = {set_to!r} and {change!r} sets it to {value!r}; leave one out"
@@ -186,15 +188,6 @@ def _laid_over(recipe: Recipe, patch: dict[str, Any]) -> tuple[Recipe, list[Faul
 def _knows_its_precision(faults: list[Fault]) -> bool:
     """Whether what is wrong with a recipe leaves no doubt in which precision it was meant to train."""
     return all(fault.is_of_a_value and fault.place[-1] != "precision" for fault in faults)
-
-
-def _leaves(patch: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in patch.items():
-        here = f"{path}.{key}" if path else key
-        if isinstance(value, dict):
-            yield from _leaves(value, here)
-        else:
-            yield here, value
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -100,7 +100,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
     """
     for part in machine.parts:
         check_precision(recipe, part)
-    rates, shares_basis = _rates(recipe, machine, speeds)
+    rates, shares_basis = _rates(machine, speeds)
     batch, canonical = recipe.train.batch, recipe.train.canonical_microbatch
     sizes = [canonical] if canonical else [size for size in range(batch // len(rates), 0, -1) if batch % size == 0]
     splits = {size: deal(batch // size, rates) for size in sizes if batch // size >= len(rates)}
@@ -155,7 +155,7 @@ def deal(count: int, rates: Sequence[float]) -> tuple[int, ...]:
     return tuple(shares)
 
 
-def _rates(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> tuple[list[float], str]:
+def _rates(machine: Mixed, speeds: Mapping[str, Speed]) -> tuple[list[float], str]:
     """Tokens per second of each accelerator, in the order of ranks, and what says so: the weakest word of any class.
 
     They are all alike as soon as nothing is known of one class.

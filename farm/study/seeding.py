@@ -6,6 +6,7 @@ from itertools import chain, islice, repeat
 from pydantic import ValidationError
 
 from farm.errors import BadStudy, NotFound, first_line, nearest
+from farm.study import toml
 from farm.study.arms import BASELINE, Arm
 from farm.study.recipe import Seeds, canonical_json
 from farm.study.study import MAX_RUNS, Study
@@ -96,8 +97,4 @@ def carried(study: Study, before: Study | None) -> Study:
 def as_toml(more: Mapping[str, tuple[Seeds, ...]]) -> list[str]:
     """The lines that say the same in a study file."""
     rows = {name: ", ".join(f"[{seeds.init}, {seeds.train}]" for seeds in pairs) for name, pairs in more.items()}
-    return ["[more_seeds]", *(f"{_quoted(name)} = [{pairs}]" for name, pairs in rows.items())]
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"' if "." in name else name
+    return ["[more_seeds]", *(f"{toml.key(name)} = [{pairs}]" for name, pairs in rows.items())]

@@ -1,5 +1,6 @@
 """The text of a study file and the TOML tables in it."""
 
+import json
 import re
 import sys
 import tomllib
@@ -13,6 +14,11 @@ from farm.study import meant
 
 MAX_BYTES = 2**20
 STANDARD_INPUT = Path("-")
+
+
+def key(name: str) -> str:
+    """A name as a key of a table: in quotes where it needs them."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def read(path: Path) -> str:

@@ -4,7 +4,7 @@ the table ranks and what `farm compare` subtracts follow from this one page.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.stats import mean
 from farm.study.arms import BASELINE, Arm
+from farm.study.differences import differences
 from farm.study.recipe import Seeds, canonical_json
 from farm.study.run import Run
 
@@ -40,6 +41,8 @@ CONDITIONS: dict[str, Callable[[Result], str]] = {
 
 
 Kind = TypeVar("Kind", bound=Result)
+Block = TypeVar("Block", bound=Hashable)
+Told = TypeVar("Told")
 
 
 class Sorted(NamedTuple, Generic[Kind]):
@@ -87,8 +90,7 @@ def apart(first: Result, second: Result) -> str | None:
 
 def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """How two evaluations differ, in words; empty if they do not."""
-    keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
-    return ", ".join(f"{key} {one.get(key)} and {other.get(key)}" for key in keys)
+    return ", ".join(f"{key} {its} and {theirs}" for key, its, theirs in differences(one, other))
 
 
 def unranked(arms: Iterable[Arm]) -> dict[str, str]:
@@ -113,20 +115,27 @@ def _shown(value: int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
+def means(values: Iterable[tuple[Block, float]]) -> dict[Block, float]:
+    """The mean of each block, whose repetitions are no new evidence."""
+    groups: dict[Block, list[float]] = {}
+    for block, value in values:
+        groups.setdefault(block, []).append(value)
+    return {block: mean(found) for block, found in groups.items()}
+
+
 def by_seeds(results: Iterable[Result]) -> dict[Seeds, float]:
-    """The test loss of each pair of seeds: the mean over its repetitions, which are no new evidence."""
-    groups: dict[Seeds, list[float]] = {}
-    for result in results:
-        groups.setdefault(result.seeds, []).append(result.test_loss)
-    return {seeds: mean(losses) for seeds, losses in groups.items()}
+    """The test loss of each pair of seeds."""
+    return means((result.seeds, result.test_loss) for result in results)
 
 
 def by_block(runs: Iterable[ImportedRun]) -> dict[Seeds | str, float]:
     """The same of imported runs; one whose seeds are not known stands for itself."""
-    groups: dict[Seeds | str, list[float]] = {}
-    for run in runs:
-        groups.setdefault(run.block, []).append(run.test_loss)
-    return {block: mean(losses) for block, losses in groups.items()}
+    return means((run.block, run.test_loss) for run in runs)
+
+
+def sides(arms: Mapping[str, Mapping[Block, Told]]) -> tuple[Mapping[Block, Told], dict[str, Mapping[Block, Told]]]:
+    """The baseline's, and those of every other arm."""
+    return arms.get(BASELINE, {}), {name: its for name, its in arms.items() if name != BASELINE}
 
 
 def seeds_asked(runs: Iterable[Run | Result]) -> dict[tuple[str, str], int]:

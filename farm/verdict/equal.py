@@ -19,7 +19,7 @@ from farm.study.looks import Looks
 from farm.study.machine import is_mixed
 from farm.study.recipe import Frozen, Seeds
 from farm.study.run import Run
-from farm.verdict.cohort import by_arm, seeds_asked, sort
+from farm.verdict.cohort import by_arm, seeds_asked, sides, sort
 from farm.verdict.cost import Curve, Reach, SpeedUp, loss_at, reach, speed_ups, together
 from farm.verdict.inference import Comparison, Losses, Method, Word
 from farm.verdict.ranks import ranks
@@ -143,7 +143,7 @@ def at(
     ]
     told = [{arm: its for arm, its in group.items() if its} for group in losses]
     machines = [group.machine for group in groups]
-    found = judged([(one.get(BASELINE, {}), _others(one)) for one in told], machines, margin, looks)
+    found = judged([sides(one) for one in told], machines, margin, looks)
     return [
         row
         for group, its, seen in zip(groups, told, found, strict=True)
@@ -156,7 +156,7 @@ def to(results: Iterable[Result], runs: Iterable[Run], loss: float, looks: Looks
     groups, asked = _groups(list(results)), seeds_asked(runs)
     hours = [_reaches(group, "hours", loss) for group in groups]
     machines = [group.machine for group in groups]
-    found = speed_ups([(one.get(BASELINE, {}), _others(one)) for one in hours], machines, looks)
+    found = speed_ups([sides(one) for one in hours], machines, looks)
     return [
         row
         for group, its, fast in zip(groups, hours, found, strict=True)
@@ -222,10 +222,6 @@ def _by_seeds(
         if (found := value(result)) is not None:
             groups.setdefault(result.seeds, []).append(found)
     return {seeds: averaged(values) for seeds, values in groups.items()}
-
-
-def _others(arms: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: its for name, its in arms.items() if name != BASELINE}
 
 
 def _placed(group: _Group, arm: str, n: int, asked: Mapping[tuple[str, str], int], results: Sequence[Result]) -> dict:

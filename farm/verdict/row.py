@@ -13,7 +13,7 @@ from farm.stats import mean, sd
 from farm.study.machine import Price, is_mixed
 from farm.study.recipe import TEST, Frozen, Seeds, digest
 from farm.study.run import State
-from farm.verdict.cohort import SHORT, by_seeds
+from farm.verdict.cohort import SHORT, by_seeds, means
 from farm.verdict.inference import Check, Losses, Method, Word
 from farm.verdict.noise import SeedsRung
 from farm.verdict.seen import Seen
@@ -121,7 +121,7 @@ class Unfinished(Frozen):
 def row_of(members: Sequence[Seen], baseline: Sequence[Seen], asked: Mapping[tuple[str, str], int]) -> Row:
     first = members[0]
     losses, others = by_seeds(members), by_seeds(baseline)
-    own = list(by_seeds(one.model_copy(update={"test_loss": one.own_test_loss}) for one in members).values())
+    own = list(means((one.seeds, one.own_test_loss) for one in members).values())
     shared = [seeds for seeds in losses if seeds in others]
     return Row(
         evaluation=first.evaluation,
@@ -163,10 +163,8 @@ def _cells(members: Sequence[Seen]) -> dict[str, Cell]:
 
 
 def _cell(scored: Sequence[tuple[Seen, Score]]) -> Cell:
-    by_pair: dict[Seeds, list[float]] = {}
-    for member, score in scored:
-        by_pair.setdefault(member.seeds, []).append(score.value)
-    values, (member, score) = [mean(runs) for runs in by_pair.values()], scored[0]
+    values = list(means((member.seeds, score.value) for member, score in scored).values())
+    member, score = scored[0]
     return Cell(
         evaluation=score.evaluation,
         unit=score.unit,

@@ -8,6 +8,7 @@ from pydantic import Field
 from farm.errors import NotFound, nearest
 from farm.record.result import Result
 from farm.record.score import NATS, Direction, Score
+from farm.study.differences import differences
 from farm.study.recipe import TEST, FurtherEvaluation, Recipe
 
 ANOTHER_VERSION = "another version of the evaluation's code made it"
@@ -97,9 +98,8 @@ def stale(
     now = _today(name, recipe, evaluations)
     if now is None or now.evaluation_id(name) == evaluation:
         return None
-    keys = [key for key in dict.fromkeys([*definition, *now.tested]) if definition.get(key) != now.tested.get(key)]
-    told = ", ".join(f"{key} was {definition.get(key)}, is {now.tested.get(key)} now" for key in keys)
-    return told or ANOTHER_VERSION
+    told = (f"{key} was {was}, is {is_now} now" for key, was, is_now in differences(definition, now.tested))
+    return ", ".join(told) or ANOTHER_VERSION
 
 
 def names(scores: Mapping[str, Sequence[Score]], evaluations: Mapping[str, FurtherEvaluation]) -> list[str]:

@@ -25,7 +25,7 @@ from farm.study.arms import BASELINE
 from farm.study.looks import Looks
 from farm.study.recipe import TEST, Frozen, Seeds
 from farm.verdict import sequential
-from farm.verdict.cohort import by_arm, by_block, by_seeds, seeds_asked, sort, unlike
+from farm.verdict.cohort import by_arm, by_block, by_seeds, seeds_asked, sides, sort, unlike
 from farm.verdict.cost import frontier
 from farm.verdict.inference import Comparison, Losses, Method, judge
 from farm.verdict.items import averaged, items_error
@@ -189,7 +189,7 @@ def _imported_rows(runs: Sequence[ImportedRun], margin: float | None) -> list[Ro
     for run in runs:
         machines.setdefault(run.machine, {}).setdefault(run.arm, []).append(run)
     rankings = [_imported_ranking(machines[name]) for name in sorted(machines)]
-    judged = judge([_sides(ranking) for ranking in rankings], margin)
+    judged = judge([sides(ranking.losses) for ranking in rankings], margin)
     return [row for ranking, seen in zip(rankings, judged, strict=True) for row in _ranked(ranking, seen, margin)]
 
 
@@ -201,13 +201,7 @@ def _imported_ranking(arms: Mapping[str, Sequence[ImportedRun]]) -> _Ranking:
 
 def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
     machines = [next((row.machine for row in one.rows.values()), "") for one in rankings]
-    return sequential.judged([_sides(ranking) for ranking in rankings], machines, margin, looks)
-
-
-def _sides(ranking: _Ranking) -> tuple[Losses, dict[str, Losses]]:
-    """The baseline's losses, and those of every other arm."""
-    others = {name: losses for name, losses in ranking.losses.items() if name != BASELINE}
-    return ranking.losses.get(BASELINE, {}), others
+    return sequential.judged([sides(ranking.losses) for ranking in rankings], machines, margin, looks)
 
 
 def _ranked(ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None) -> list[Row]:

@@ -1,5 +1,4 @@
--- put: queue the runs of a study, all or none; a run that is there already is not queued twice (Q1). What is paused of
--- their corpora is so no longer (Q11).
+-- put: queue the runs of a study, all or none; a run that is there already is not queued twice (Q1).
 --
 -- An arm may have another recipe than before while none of its runs in the study has a result. Its old runs leave the
 -- study then; those that no other study has are superseded: queued ones are cancelled, running ones at their next
@@ -9,9 +8,8 @@
 -- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, sequence, counts, queue, delayed, classes, events,
 --                   digests, superseded, forgotten, paused; reads: result
 -- ARGV    'put', or 'preview': nothing is written; study name, study JSON; '*', or the SHA-1 of the study's JSON that this
---         one was made from, '' for none; number of arms, {arm, identity
---         JSON of its recipe}..., {id, digest, machine, arm, priority, limit, spec JSON,
---         corpus}...
+--         one was made from, '' for none; number of arms, {arm, identity JSON of its recipe}..., {id, digest, machine,
+--         arm, priority, limit, spec JSON, corpus}...
 -- returns {'put', states, replaced, again, adopted, twins}: state or '' per run in the order given ('' = new); {id,
 --         arm, ...} of the old runs of arms that have another recipe now; ids of new runs that were forgotten before; {id,
 --         id of the run that holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}

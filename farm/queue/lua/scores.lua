@@ -6,8 +6,7 @@
 -- returns {{id, {score JSON, ...}}, ...} of those that have some
 
 local kind, name = unpack(ARGV)
-local ids = kind == 'run' and { name } or redis.call('ZRANGE', key(kind == 'study' and 'study' or 'order',
-  kind == 'study' and name or nil), 0, -1)
+local ids = kind == 'run' and { name } or redis.call('ZRANGE', kind == 'study' and key('study', name) or key('order'), 0, -1)
 local found = {}
 for _, id in ipairs(ids) do
   local texts = redis.call('HVALS', key('scores', get(id, 'adopted') or id))

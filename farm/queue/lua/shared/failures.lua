@@ -27,8 +27,8 @@ local function verdict(step, retryable, crashes, attempts, limit)
   end
 end
 
--- An attempt failed for the cause of that name and JSON: cancelled if that was asked for, failed if there is no sense in another try, else queued again.
--- `delay` is a function from attempts spent to ms of back-off.
+-- An attempt failed for the cause of that name and JSON: cancelled if that was asked for, failed if there is no sense in
+-- another try, else queued again. `delay` is a function from attempts spent to ms of back-off.
 local function count_failure(id, name, cause, step, retryable, delay)
   redis.call('RPUSH', key('causes', id), whole(now) .. ' ' .. get(id, 'epoch') .. ' ' .. cause)
   reach(id, step)
