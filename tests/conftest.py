@@ -1,5 +1,6 @@
 """A Redis of our own for the whole session, on a free port, empty for every test."""
 
+import os
 import secrets
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from farm.site.client import connect
 from farm.site.server import Server
 
 PREFIX = "farm:"
+
+os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; read when Triton is imported, which torch may do early
 
 slow = [hypothesis.HealthCheck.too_slow]  # other sessions may have the processor for a second
 hypothesis.settings.register_profile("farm", deadline=None, suppress_health_check=slow)

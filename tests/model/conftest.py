@@ -1,7 +1,6 @@
 """GPT-2's real tokenizer without a network."""
 
 import hashlib
-import os
 from importlib import metadata
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import pytest
 import tiktoken
 
 from model.corpus import gpt2
-
-os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; read when Triton is imported, which tests do
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens, so that a connection fails at once
 
