@@ -1,0 +1,128 @@
+"""`farm report [STUDY]`: a study as one page for people who were not there."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.access import is_study, queue, study_or_newest, within_sight
+from cli.effects import cohorts, effects_of
+from cli.noise import comparable
+from cli.options import Json, StudyName
+from cli.remarks import remarks
+from cli.render import say
+from cli.report.curves import Curve, of_ledger, of_points
+from cli.report.material import Material
+from farm.errors import FarmError, StorageUnusable
+from farm.files import write_whole
+from farm.queue.queue import Queue
+from farm.queue.values import Status
+from farm.record.store import Store
+from farm.site.settings import Settings
+from farm.study import toml
+from farm.study.recipe import TEST
+from farm.study.run import Attempt
+from farm.verdict.noise import ladder
+from farm.verdict.seen import seen
+from farm.verdict.table import rank
+
+
+def report(
+    study: StudyName = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; default: STUDY.html in this folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a study as one page: the answer in words, the ranking, curves, effects, and where every number comes from.
+
+    The page is a single file that asks for nothing from a network: send it to a colleague as it is. Curves are read
+    from the ledgers where the storage can be reached from here, and else from the queue, which keeps fewer points.
+    """
+    settings = Settings.load()
+    with queue(settings) as open_queue:
+        name = study_or_newest(open_queue, study)
+        material = _gathered(settings, open_queue, name)
+    from cli.report.page import page
+
+    target = output or Path(f"{name}.html")
+    document = page(material).encode()
+    _write(target, document)
+    finished = sum(status.result is not None for status in material.statuses)
+    if as_json:
+        told = {"study": name, "file": str(target), "bytes": len(document), "finished": finished}
+        render.emit_json("farm.report/1", told | {"runs": len(material.statuses), "whole_curves": material.are_whole})
+        return
+    say(f"{target}: {finished:,} of {len(material.statuses):,} runs finished, {len(document) / 1e6:.1f} MB")
+    if not material.table.rows:
+        say(f"{name}: no run has finished yet, so the page has no ranking; see farm runs {name}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Raises: StorageUnusable: says why it cannot be written."""
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise StorageUnusable(f"{path}: {error.strerror}.", remedy="Name another file with -o FILE.") from None
+
+
+def _gathered(settings: Settings, queue: Queue, name: str) -> Material:
+    """All that the queue, and the storage if it can be reached, know of a study. Raises: NotFound."""
+    imported = queue.studies.imported(name).runs
+    stored = queue.studies.one(name) if not imported or is_study(queue, name) else None
+    statuses = queue.listing.statuses(name)
+    results = [status.result for status in statuses if status.result]
+    by = stored.study.score if stored else TEST
+    scores = queue.evaluations.scores(name, "study")
+    sight = seen(results, scores, by, stored.evaluations if stored else {})
+    margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
+    table = rank(sight.results, statuses, margin, imported, looks, queue.studies.references(name).models, by)
+    store = within_sight(settings)
+    curves, are_whole = _curves(queue, store, statuses)
+    return Material(
+        name=name,
+        study=stored,
+        table=table,
+        statuses=statuses,
+        results=sight.results,
+        curves=curves,
+        are_whole=are_whole,
+        effects={key: effects_of(stored, found) for key, found in cohorts(sight.results)} if stored else {},
+        noise={evaluation: ladder(runs) for evaluation, runs in comparable(sight.results)},
+        attempts={status.run.id: found for status in statuses if (found := _attempts(store, status))},
+        remarks=list(remarks(table)),
+        file=toml.text(stored.model_dump(mode="json", exclude_unset=True, exclude={"looks"})) if stored else "",
+        when=time.time(),
+    )
+
+
+def _curves(queue: Queue, store: Store | None, statuses: list[Status]) -> tuple[dict[str, Curve], bool]:
+    """The curve of each run that has one, and whether all of them have every step."""
+    found: dict[str, Curve] = {}
+    are_whole = True
+    for status in statuses:
+        run = status.run
+        try:
+            lines = store.copies.lines(_trained(status)) if store else []
+        except (FarmError, OSError):
+            lines = []
+        if lines:
+            found[run.id] = of_ledger(lines)
+        elif points := queue.listing.curve(run.id):
+            found[run.id] = of_points(points, run.recipe.tokens_per_step)
+            are_whole = False
+    return found, are_whole
+
+
+def _attempts(store: Store | None, status: Status) -> list[Attempt]:
+    try:
+        return list(store.runs.attempts(_trained(status))) if store else []
+    except (FarmError, OSError):
+        return []
+
+
+def _trained(status: Status) -> str:
+    """The run whose training it is: another one's, where that had the same recipe, seeds and machine."""
+    return (status.result.adopted if status.result else None) or status.run.id
