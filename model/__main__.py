@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm"))
     arguments = parser.parse_args()
     study = Study.load(arguments.study)
-    run = _chosen(study.runs(), arguments.run)
+    run = _choose(study.runs(), arguments.run)
     machine = study.machine(run.machine, {})
     meets = initialise if int(os.environ.get("WORLD_SIZE", "1")) > 1 else check
     meets(on_cuda=not machine.is_cpu)
@@ -86,7 +86,7 @@ class _Terminal(Listener):
         print(f"{event}: {detail}", file=sys.stderr)
 
 
-def _chosen(runs: list[Run], beginning: str) -> Run:
+def _choose(runs: list[Run], beginning: str) -> Run:
     found = [run for run in runs if run.id.startswith(beginning)]
     if len(found) != 1:
         ids = ", ".join(run.id for run in (found or runs)[:8])

@@ -119,7 +119,7 @@ def test_a_look_before_queueing_sees_what_was_brought_from_a_bucket(bucket, tmp_
         open_split(Data(source=bucket.uri), split, tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL", NOWHERE)
     small = {"model": {"context": 10}, "train": {"batch": 2, "tokens": 100}, "evaluation": {"offset": 80}}
-    faults, remarks = look(Recipe().patched({"data": {"source": bucket.uri}} | small), tmp_path, trains_here=True)
+    faults, remarks = look(Recipe().with_patch({"data": {"source": bucket.uri}} | small), tmp_path, trains_here=True)
     assert ["val.bin has 100 tokens; evaluation.offset 80" in str(fault) for fault in faults] == [True]
     assert remarks == []
 
@@ -631,7 +631,7 @@ def recipe(folder: Path, **patch: dict) -> Recipe:
         "data": {"source": str(folder)},
         "evaluation": {"offset": 20, "sequences": 6, "every": 0},
     }
-    return Recipe().patched(tables).patched(patch)
+    return Recipe().with_patch(tables).with_patch(patch)
 
 
 def small(count: int, seed: int = 0) -> np.ndarray:
@@ -745,9 +745,9 @@ def test_one_file_may_serve_for_both_when_the_test_begins_where_training_ends(tm
     one = recipe(tmp_path / "all.bin", model={"vocab": 50257}, evaluation={"offset": 100, "every": 0.05})
     assert prepare(one, tmp_path / "cache").validated is None, "before the test lies what is trained on"
     with pytest.raises(BadCorpus, match="the file that a validation reads from token 20 on"):
-        prepare(one.patched({"evaluation": {"validation_sequences": 8}}), tmp_path / "cache")
+        prepare(one.with_patch({"evaluation": {"validation_sequences": 8}}), tmp_path / "cache")
     with pytest.raises(BadCorpus, match=r"offset of at least 100"):
-        prepare(one.patched({"evaluation": {"offset": 99}}), tmp_path / "cache")
+        prepare(one.with_patch({"evaluation": {"offset": 99}}), tmp_path / "cache")
 
 
 def test_preparing_a_corpus_loads_neither_torch_nor_ray(tmp_path):

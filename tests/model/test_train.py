@@ -39,12 +39,12 @@ from farm.record.result import Outcome
 from farm.study.recipe import FurtherEvaluation, Recipe
 from farm.study.run import Policy, Run
 from model import precision, reduce
-from model.checkpoint import newest_valid, verified
+from model.checkpoint import newest_valid, verify
 from model.corpus.checks import exams_of
 from model.corpus.sources import open_split
 from model.data import Batches
 from model.group import join
-from model.init import initialised
+from model.init import initialise
 from model.meter import Signal
 from model.optim import learning_rate
 from model.train import Trainer
@@ -87,7 +87,7 @@ def without_validations(lines: list[Line]) -> list[Line]:
 
 
 def every(run: Run, steps: int) -> Recipe:
-    return run.recipe.patched({"evaluation": {"every": steps}})
+    return run.recipe.with_patch({"evaluation": {"every": steps}})
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -227,7 +227,7 @@ def test_every_rank_hears_of_every_checkpoint_after_the_same_step_and_the_two_ne
     kept = sorted(folder.name for folder in (tmp_path / "1/checkpoints").iterdir())
     assert kept == [f"step-{step:08d}" for step in steps[-2:]]
     assert results[0][0].checkpoint == f"checkpoints/step-{30:08d}"
-    assert all(verified(path)["step"] == step for step, path, _ in heard[0][-2:])
+    assert all(verify(path)["step"] == step for step, path, _ in heard[0][-2:])
 
 
 def test_a_checkpoint_is_made_when_the_last_is_old(tokens, tmp_path):
@@ -337,7 +337,7 @@ def test_gradients_are_clipped_to_the_limit_and_the_ledger_says_so(kind, tokens,
 def plainly(run: Run, rates: list[float], cache: Path) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
     """Losses, gradient norms and final weights of the loop that anybody would write: torch's parts, a whole batch."""
     recipe = run.recipe
-    gpt = initialised(recipe.model, run.seeds.init)
+    gpt = initialise(recipe.model, run.seeds.init)
     batches = Batches(open_split(recipe.data, "train", cache), recipe, run.seeds)
     matrices, others = ([p for p in gpt.parameters() if (p.dim() == 2) is wanted] for wanted in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -400,7 +400,7 @@ def test_gradients_are_those_of_the_mean_over_the_targets_that_count(kind, world
     x_BT, y_BT = Ragged(open_split(run.recipe.data, "train", tmp_path), run.recipe, run.seeds).microbatch(
         0, planned(run, 1, BATCH), 0, 0
     )
-    gpt = initialised(run.recipe.model, run.seeds.init)
+    gpt = initialise(run.recipe.model, run.seeds.init)
     logits_BTV = gpt.logits(torch.from_numpy(x_BT))
     loss = F.cross_entropy(logits_BTV.flatten(0, 1), torch.from_numpy(y_BT).flatten())
     loss.backward()

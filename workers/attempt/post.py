@@ -43,7 +43,7 @@ class Unprepared(Exception):
         self.error = error
 
 
-def fetched(fetch: Callable[[], Fetched]) -> Fetched:
+def find_out(fetch: Callable[[], Fetched]) -> Fetched:
     """What `fetch` finds out about a corpus.
 
     Raises: Unprepared

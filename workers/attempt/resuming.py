@@ -26,7 +26,7 @@ def newest(post: Post, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Ch
     ledgers: ledger.Ledgers | None = None
     expected = until_heard(lambda: post.queue.listing.status(run.id)).checkpoint
     passed = set()
-    for step, epoch, name in post.store.runs.saved(run.id):
+    for step, epoch, name in post.store.runs.checkpoints(run.id):
         try:
             saved = valid(post.store.copies.bring(name), run, split)
             if saved.step != step:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from farm.errors import BadSetting
 from farm.files import PRIVATE, lock, write_whole
-from farm.site.settings import Settings, make_home, passed_on
+from farm.site.settings import Settings, make_home, to_environment
 from workers.node import gpus
 from workers.ray_internals.variables import METRICS_ROOT, OTHER_HEADS, OTHERS, RAY, TOKEN_PATH
 
@@ -38,8 +38,8 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     own |= dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy())
     own |= {METRICS_ROOT: str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {TOKEN_PATH: str(token)} if token else {}
-    own |= {} if (shown := gpus.resolved()) is None else {gpus.VISIBLE: shown}
-    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | passed_on(here)
+    own |= {} if (shown := gpus.cuda_variable()) is None else {gpus.VISIBLE: shown}
+    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | to_environment(here)
 
 
 def _no_proxy() -> str:

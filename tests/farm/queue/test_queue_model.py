@@ -277,7 +277,7 @@ class QueueModel(RuleBasedStateMachine):
 
     def _nobody_backs_off(self) -> bool:
         waiting = [r for r in self.runs.values() if r.state == State.QUEUED and not self._is_paused(r)]
-        return sum(self.queue.listing.queued().values()) == len(waiting)
+        return sum(self.queue.listing.backlog().values()) == len(waiting)
 
     def _is_paused(self, run: Expected, node: str | None = None) -> bool:
         return bool(self.paused & {(run.study, run.run.recipe.corpus, None), (run.study, run.run.recipe.corpus, node)})

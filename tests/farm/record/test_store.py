@@ -14,7 +14,7 @@ from redis import Redis
 from results import result, tiny_study
 
 from farm.errors import CheckpointInvalid, Conflict, FarmError, Nonfinite, NotFound, WorkerDied
-from farm.queue.budget import exhausted
+from farm.queue.budget import find_exhausted
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.ledger import SCHEMA, Line
@@ -68,7 +68,7 @@ def test_an_attempt_is_on_record_from_its_beginning_to_its_end(store: Store) -> 
     store.runs.begin(RUN, attempt(epoch=10))
     store.runs.begin(RUN, attempt(epoch=9))
     assert store.runs.attempts(RUN.id) == [ended, attempt(epoch=9), attempt(epoch=10)]
-    assert store.runs.begun() == [RUN.id]
+    assert store.runs.ids() == [RUN.id]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_no_path_of_a_checkpoint_leads_out_of_the_root(store: Store, path: str) 
 def test_a_run_nobody_began_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="no run 'cpu-x'"):
         store.runs.run("cpu-x")
-    assert store.runs.begun() == []
+    assert store.runs.ids() == []
     assert store.runs.attempts("cpu-x") == []
 
 
@@ -361,7 +361,7 @@ def test_a_limited_study_that_was_spent_stays_spent(store: Store, queue: Queue) 
     machines = {"cpu": BUILT_IN["cpu"].model_copy(update={"usd_per_hour": 3600.0})}
     study = tiny_study().model_copy(update={"policy": Policy(usd_limit=109.0)})
     queue.put(study)
-    assert exhausted([study], queue.listing.statuses(), machines, time.time()).keys() == {"tiny"}
+    assert find_exhausted([study], queue.listing.statuses(), machines, time.time()).keys() == {"tiny"}
 
 
 def test_a_run_whose_study_is_unknown_waits_for_the_study(store: Store, queue: Queue) -> None:

@@ -214,7 +214,7 @@ def test_without_a_common_test_another_corpus_is_another_evaluation() -> None:
     assert any("source builtin:python-reference and /data/other" in text for text in table.differences)
     assert any("context 32 and 16" in text for text in table.differences)
     arms = Study.build(study).arms()
-    assert cohort.unranked(arms) == {
+    assert cohort.find_other_tests(arms) == {
         "other-corpus": "source builtin:python-reference and /data/other",
         "short": "context 32 and 16",
     }
@@ -236,7 +236,7 @@ def test_rows_of_other_batches_or_reductions_are_never_ranked_together(patch: di
     assert (apart.rank, apart.delta, apart.verdict) == (None, None, None)
     assert says in (apart.aside or "")
     assert row(rank(results), "remove-dropout").verdict == "better"
-    assert set(cohort.trained_apart(built.arms())) == {"otherwise"}
+    assert set(cohort.find_other_training(built.arms())) == {"otherwise"}
     assert any("arm otherwise: trains differently from the baseline" in text for text in advice(built, BUILT_IN))
     assert {one.resolves_sd is None for one in forecast(built, BUILT_IN).estimates if one.arm == "otherwise"} == {True}
 

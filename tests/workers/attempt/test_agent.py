@@ -498,7 +498,7 @@ def test_a_line_that_is_slow_after_training_is_no_hang(queue: Queue, tmp_path: P
     agent.store.runs.begin(claim.run, an_attempt(claim.run, 1), "tiny")
     work = agent.work
     assert work.sign() is None, "it gets ready"
-    with Writer(work.folder / FILE, 1) as writer, work._watched():
+    with Writer(work.folder / FILE, 1) as writer, work._watch():
         assert work.sign() is None, "no step yet"
         writer.append(Line(1, 256, 768.0, 1e-3, None, False, False, 0.1))
         stepped = work.sign()
@@ -661,7 +661,7 @@ def test_q8_a_run_that_was_cancelled_after_its_last_step_gains_no_result(queue: 
             writer.append(Line(step, 256, 768.0, 1e-3, None, False, False, 0.1))
     queue.cancel(run.id)
     split = planned(run, 1, run.recipe.train.batch)
-    closed(agent, Finished(agent.work._recorded(run, split, BUILT_IN["cpu"], began, an_outcome(run))))
+    closed(agent, Finished(agent.work._record(run, split, BUILT_IN["cpu"], began, an_outcome(run))))
     assert queue.listing.status(run.id).state is State.CANCELLED
     assert (agent.store.root / "runs" / run.id / "result.json").exists()
     assert agent.store.runs.result(run.id) is None

@@ -189,13 +189,13 @@ def test_what_runs_of_a_study_that_has_spent_its_limit_is_asked_to_stop_once(que
         dispatcher.turn()
     assert sorted(seen.stopped) == sorted(job_id(lease.run_id, lease.epoch) for lease in leases)
     assert queue.release(leases[0], "drained").startswith("over budget: $3")
-    assert queue.studies.spent()["tiny"] == pytest.approx(30, abs=5)
+    assert queue.studies.dollars_spent()["tiny"] == pytest.approx(30, abs=5)
     assert queue.listing.status(leases[0].run_id).attempts == 0
 
 
 def test_node_hours_of_all_attempts_stop_a_study_too(queue: Queue, dashboard):
     jobs, seen = dashboard
-    queue.put(tiny_study(init=(42,)).limited(None, 0.01))  # 36 s
+    queue.put(tiny_study(init=(42,)).with_limits(None, 0.01))  # 36 s
     lease = begun(queue, 20.0)
     queue.redis.hset(f"farm:run:{lease.run_id}", "held", 10_000)  # an attempt before
     dispatcher = of_limits(queue, jobs)
@@ -235,11 +235,11 @@ def test_a_limit_that_is_lowered_below_what_was_spent_stops_what_runs_and_a_rais
     dispatcher.turn()
     assert seen.stopped == [job_id(lease.run_id, 1)]
     queue.release(lease, "drained")
-    assert queue.listing.queued(dispatcher.over_budget) == {}
+    assert queue.listing.backlog(dispatcher.over_budget) == {}
     queue.put(limited(1000.0))
     dispatcher.counts_at = 0.0
     dispatcher.turn()
-    assert queue.listing.queued(dispatcher.over_budget) == {"cpu": 3}
+    assert queue.listing.backlog(dispatcher.over_budget) == {"cpu": 3}
 
 
 def test_the_next_look_is_when_what_trains_reaches_the_limit(queue: Queue, dashboard):
@@ -316,10 +316,10 @@ def test_classes_take_turns_in_the_order_of_their_runs(queue: Queue):
     put(queue, "second", "cpu-x2")
     put(queue, "third", "cpu-x1", (7,))
     put(queue, "first", "cpu-x1", priority=1)
-    assert list(queue.listing.queued()) == ["cpu-x1", "cpu-x2"]
+    assert list(queue.listing.backlog()) == ["cpu-x1", "cpu-x2"]
     node = RayNode("attic", 3, {"cpu-x1": 3, "cpu-x2": 1})
     assert claimed(of(queue, node)) == [("cpu-x1", "attic"), ("cpu-x2", "attic")]
-    assert queue.listing.queued() == {"cpu-x1": 1}
+    assert queue.listing.backlog() == {"cpu-x1": 1}
 
 
 def test_a_mixed_group_waits_its_turn_and_is_kept_what_comes_free_for_it(queue: Queue):
