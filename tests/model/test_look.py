@@ -162,7 +162,7 @@ from farm.study.recipe import Recipe
 from model.corpus.look import look
 base = {"model": {"vocab": 50257}, "evaluation": {"offset": 0, "sequences": 1}}
 for source in ("builtin:python-reference", "hf:us/tokens", "s3://bucket/x", sys.argv[1]):
-    view = look(Recipe().patched(base | {"data": {"source": source}}), Path(sys.argv[2]), False)
+    view = look(Recipe().with_patch(base | {"data": {"source": source}}), Path(sys.argv[2]), False)
     print(len(view.faults), len(view.remarks))
 """
 

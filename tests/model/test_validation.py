@@ -27,7 +27,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_may_go_on_without_it_to_the_same_bits(tokens: Path, tmp_path: Path) -> None:
-    """As after `evaluation.every` was changed, which makes no other run of it. test_train.py holds all the rest."""
+    """As after a change of `evaluation.every`, which makes no other run of it. test_train_bits.py holds the rest."""
     on, off = (tiny(tokens, evaluation={"every": every}) for every in (2, 0))
     assert on.id == off.id
     plan = planned(on, 1)

@@ -1,4 +1,7 @@
-"""The queue against a dict: random verbs in random order, on a real Redis, with every promise checked after each."""
+"""The queue against a dict: random verbs in random order, on a real Redis, with every promise checked after each.
+
+Longer than other files and in one class, since the rules of a state machine share its bundles and its dict.
+"""
 
 import itertools
 from collections import Counter
