@@ -1,4 +1,4 @@
-"""Running out of memory, which allocators say in many ways, as one error."""
+"""One error for running out of memory, which allocators report in many ways."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What studies have cost so far, in dollars and node hours, and which of them have spent what their policy allows.
+"""The cost of studies so far, in dollars and node hours, and which of them have spent what their policy allows.
 
 A node hour is one machine for an hour under a lease, whatever became of the attempt; a mixed group has several. A run
 costs its study what it held a machine for, whatever became of it. One that several studies ask for costs the one

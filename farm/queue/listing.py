@@ -1,4 +1,4 @@
-"""What the queue answers to any reader: where runs stand, and what happened to them (Q9)."""
+"""Answers of the queue to any reader: where runs stand, and what happened to them (Q9)."""
 
 import json
 from collections.abc import Collection

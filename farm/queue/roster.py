@@ -1,4 +1,4 @@
-"""Who is there: machine classes, nodes, what an autoscaler can start, the head and its dispatchers."""
+"""The roster: machine classes, nodes, what an autoscaler can start, the head and its dispatchers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

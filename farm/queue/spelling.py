@@ -1,4 +1,4 @@
-"""How values are spelled in Redis: written as the scripts read them, and read from what the scripts return."""
+"""The spelling of values in Redis: how the scripts read them, and how their answers are read."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence

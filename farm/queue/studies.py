@@ -1,4 +1,4 @@
-"""What is kept of studies beside their runs: their files, imported losses, reference models, and what they spent."""
+"""Facts about studies beside their runs: their files, imported losses, reference models, and what they spent."""
 
 import hashlib
 import json

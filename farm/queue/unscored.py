@@ -1,4 +1,4 @@
-"""Which scores a study's models lack, as jobs that the queue can be asked for."""
+"""The scores that a study's models lack, as jobs for the queue."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

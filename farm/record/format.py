@@ -1,4 +1,4 @@
-"""How a record is written down, and how it is read back."""
+"""Writing a record down, and reading it back."""
 
 import json
 import tomllib

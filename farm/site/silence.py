@@ -1,4 +1,4 @@
-"""Why no Redis answers: nothing listens there, the other end hung up, or one end speaks TLS and the other does not."""
+"""The reason why no Redis answers: nothing listens, the other end hung up, or only one end speaks TLS."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""What a server is, and whether it keeps what it acknowledges: as far as it tells this user."""
+"""The software and settings of a server, and whether it keeps what it acknowledges, as far as this user may ask."""
 
 import re
 from collections.abc import Callable, Iterable

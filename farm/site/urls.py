@@ -1,4 +1,4 @@
-"""The URL of a Redis: its parts, and how it is told without the password."""
+"""The URL of a Redis: its parts, and how it is shown without the password."""
 
 import re
 from urllib.parse import SplitResult, urlsplit

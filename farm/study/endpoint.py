@@ -1,4 +1,4 @@
-"""How places are written: HOST:PORT and s3://bucket/prefix.
+"""The spelling of places: HOST:PORT and s3://bucket/prefix.
 
 The address of an IPv6 host stands in brackets, or its last group would be taken for the port.
 """

@@ -1,4 +1,4 @@
-"""What is trained: everything that may change the loss, and nothing that may not.
+"""The recipe of a training: everything that may change the loss, and nothing that may not.
 
 `Recipe()` is the published baseline: a 163,009,536-parameter GPT-2 on 3.26 billion tokens of FineWeb. A study's
 interventions are patches on it. How a machine does the work (world size, microbatch, accumulation) is a Plan's matter.

@@ -1,4 +1,4 @@
-"""The version of what farm writes: values in Redis, records, run directories. A newer one is reported as newer."""
+"""The version of everything that farm writes: values in Redis, records, run directories. A newer one is reported."""
 
 import re
 

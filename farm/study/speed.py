@@ -1,4 +1,4 @@
-"""How fast a machine class is on a recipe: what changes that, and stated ratios from one precision to another."""
+"""The speed of a machine class on a recipe: what changes it, and stated ratios from one precision to another."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The files of a split in an S3 bucket, brought into the cache."""
+"""The files of a split in an S3 bucket, fetched into the cache."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Whether a recipe can train and test on its corpus, and which tokens it reads of it."""
+"""Checks that a recipe can train and test on its corpus, and determines which tokens of it are read."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The files of a split in a Hugging Face dataset repo, brought into the hub's own cache."""
+"""The files of a split in a Hugging Face dataset repo, fetched into the hub's own cache."""
 
 import errno
 import re

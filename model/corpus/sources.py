@@ -1,4 +1,4 @@
-"""Where a split lies: inside Python, in a Hugging Face dataset repo, in an S3 bucket, or under a path.
+"""The place of a split: inside Python, in a Hugging Face dataset repo, in an S3 bucket, or under a path.
 
 Sources that hold tokens already are mapped where they lie; text is tokenised once. No torch here: the agent prepares a
 corpus before a training process exists.

@@ -1,4 +1,4 @@
-"""A tokenizer.json, as the `tokenizers` library writes it: what it says of itself, and its tokens."""
+"""A tokenizer.json, as the `tokenizers` library writes it: its description of itself, and its tokens."""
 
 import hashlib
 import json

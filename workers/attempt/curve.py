@@ -1,4 +1,4 @@
-"""Curves made of the ledger's lines: the one that Redis keeps of a run, and the validation curve of its result."""
+"""Curves from the ledger's lines: the one of a run in Redis, and the validation curve in its result."""
 
 from collections.abc import Sequence
 from itertools import accumulate

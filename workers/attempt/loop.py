@@ -1,4 +1,4 @@
-"""What every Ray worker process of an attempt runs: model.train, with its losses sent home."""
+"""The code of each Ray worker process of an attempt: it runs model.train and sends its losses home."""
 
 import platform
 import threading

@@ -1,5 +1,4 @@
-"""The record of a finished run, made of what the training processes handed back and what this node knows;
-and how it gets there."""
+"""The record of a finished run, from what the training processes returned and what this node knows, and its storing."""
 
 import time
 from contextlib import suppress

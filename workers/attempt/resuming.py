@@ -1,4 +1,4 @@
-"""Where a run goes on: its attempts so far, the newest of their checkpoints that will do, and how it was done."""
+"""The point where a run resumes: its earlier attempts, their newest usable checkpoint, and how it was trained there."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Scores of a model, made of what the worker processes found and who found it."""
+"""Scores of a model, from the findings of the worker processes and the facts of this node."""
 
 from typing import NamedTuple
 

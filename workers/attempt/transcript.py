@@ -1,4 +1,4 @@
-"""What an attempt prints, kept beside its record."""
+"""The printed output of an attempt, saved beside its record."""
 
 import os
 import sys

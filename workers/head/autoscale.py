@@ -1,4 +1,4 @@
-"""What waits in the queue becomes demand that Ray's autoscaler sees, and what it starts becomes visible in the queue.
+"""Turns waiting runs into demand for Ray's autoscaler, and shows in the queue which nodes it is starting.
 
 Ray's autoscaler takes a demand as a whole: if any part of it can never be met, it starts nothing at all, and says so in
 its own log only. So what is asked for here is always within the limits of the cluster file: per node type, and

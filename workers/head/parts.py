@@ -1,4 +1,4 @@
-"""The processes that a Ray of the farm's own is made of, and which of them fail: seen in the process table.
+"""The processes of a Ray that the farm started, and which of them have failed, as the process table shows.
 
 Nothing here calls Ray, whose client waits for ten minutes for a part that is gone.
 """

@@ -1,4 +1,4 @@
-"""What the processes of a farm's node inherit: Ray, and through it the agents and their workers.
+"""The environment variables of a farm's node, which its Ray, the agents and their workers inherit.
 
 Ray reads some of it when it is imported, so it must be there before. It is the node's environment and not the jobs'
 runtime environment for two reasons: Ray shows the latter to everybody, passwords included, and a job that has one

@@ -1,4 +1,4 @@
-"""The GPUs that this process may use: those of nvidia-smi of which CUDA_VISIBLE_DEVICES lets CUDA see some.
+"""The GPUs that this process may use: those that nvidia-smi lists and CUDA_VISIBLE_DEVICES shows to CUDA.
 
 Ray sets that variable for training workers only; the head, a joined machine, agents and probes have the user's, as
 `workers.node.environment` hands it on.

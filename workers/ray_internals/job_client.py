@@ -1,4 +1,4 @@
-"""Ray's client of its job API, with what that has no option for."""
+"""Ray's client of its job API, with settings that it has no option for."""
 
 from collections.abc import Callable
 from typing import Any
