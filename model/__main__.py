@@ -23,11 +23,8 @@ from model.train import train
 
 
 def main() -> None:
-    """`torchrun --nproc-per-node N -m model STUDY RUN FOLDER`: one run, without Ray or Redis.
-
-    FOLDER gets a folder per attempt, as a run directory has; called again, it goes on from the newest checkpoint there.
-    SIGTERM saves and ends.
-    """
+    """Train RUN in FOLDER, in a folder per attempt as a run directory has it. Called again, it resumes from the newest
+    checkpoint there. SIGTERM saves and ends."""
     parser = argparse.ArgumentParser(prog="model", description="Train one run of a study.")
     parser.add_argument("study", type=Path)
     parser.add_argument("run", help="the run's id, or the beginning of it")

@@ -154,7 +154,7 @@ class Agent:
         if self.work.log:
             around.enter_context(copy_to(self.work.log))
         around.enter_context(self._heart(status))
-        return self.work.do(status.run, status.study)
+        return self.work.do(status)
 
     def _take_over(self) -> Status:
         """The first renewal, which says who trains where; and the run as it stood before.

@@ -11,7 +11,7 @@ from farm.record.result import Exam, Result
 from farm.record.score import Score
 from farm.record.store import Store
 from farm.study.machine import Machine, Mixed
-from farm.study.run import Attempt, Evaluating, Run
+from farm.study.run import Attempt, Evaluating
 from model.checkpoint import verify
 from model.corpus.checks import items
 from workers.attempt.closing import until_heard
@@ -41,14 +41,15 @@ class Evaluation:
         """Nothing: it writes nothing but a score, which is created exclusively."""
         return None
 
-    def do(self, run: Run, study: str) -> Done:
+    def do(self, status: Status) -> Done:
         """Score the model, and record the score.
 
         Raises: FarmError
         """
+        run = status.run
         assert isinstance(run, Evaluating)
         result = self._result(run)
-        stored = until_heard(lambda: self._post.queue.studies.one(study))
+        stored = until_heard(lambda: self._post.queue.studies.one(status.study))
         machine = stored.machine(
             run.machine, until_heard(lambda: self._post.queue.roster.classes(self._post.here.machines))
         )

@@ -75,14 +75,14 @@ class Training:
         held = f"its directory holds attempt {taken}, and Redis handed out {self._lease.epoch} again"
         return Barred(held, above=taken)
 
-    def do(self, run: Run, study: str) -> Done:
+    def do(self, status: Status) -> Done:
         """Train to the end, and record the result; or to the step where that is asked.
 
         Raises: FarmError
         """
         try:
             with hold(self._post.also) as is_whole:
-                return self._do(run, study) if is_whole else self._without_group()
+                return self._do(status) if is_whole else self._without_group()
         except Unprepared as unprepared:
             return Broken(unprepared.error, "node" if isinstance(unprepared.error, StorageFull) else "corpus")
 
@@ -173,7 +173,8 @@ class Training:
         missing = ", ".join(f"{resource(other.machine)} on Ray node {other.node[:8]}" for other in self._post.also)
         return Barred(f"no free unit of {missing} within {HOLD_SECONDS:g} s")
 
-    def _do(self, run: Run, study: str) -> Done:
+    def _do(self, status: Status) -> Done:
+        run, study = status.run, status.study
         if result := self._store.runs.result(run.id):
             print("An earlier attempt saved the result but could not report it.")
             return Finished(result)
@@ -183,9 +184,9 @@ class Training:
         machine = probe_microbatch(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
         split = plan(run.recipe, machine, self._speeds(run, machine))
         before = past(self._post, run)
-        source = newest(self._post, run, split, before)
+        source = newest(self._post, status, split, before)
         self.resumed = source.step if source else 0
-        split = as_before(self._post, run, source, split, before, machine)
+        split = as_before(status, source, split, before, machine)
         attempt = self._begin(run, study, machine, split, source)
         task = self._task(run, stored, split, attempt, machine)
         with self.mirror, self._watch():

@@ -58,7 +58,8 @@ def test_a_plan_that_ran_out_of_memory_is_not_kept_and_what_trained_since_is(que
     def found(agent: Agent, claim: Claim) -> int:
         source = Checkpoint(step=3, epoch=claim.lease.epoch, path="", sha256="")
         post = agent.work._post
-        return as_before(post, run, source, fresh, past(post, run), BUILT_IN["cpu"]).microbatch
+        status = queue.listing.status(run.id)
+        return as_before(status, source, fresh, past(post, run), BUILT_IN["cpu"]).microbatch
 
     agent = Agent(here, queue, claim.lease, "job", "node")
     attempt_of(agent, claim, (3,))

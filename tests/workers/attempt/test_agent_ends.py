@@ -280,6 +280,6 @@ def test_q8_a_result_of_before_is_not_told_of_a_run_that_is_being_cancelled(queu
         agent.store.runs.record(result(claim.run, 3.0))
         if is_cancelled:
             queue.cancel(claim.run.id)
-        assert closed(agent, agent.work.do(claim.run, claim.study)) == 0
+        assert closed(agent, agent.work.do(queue.listing.status(claim.run.id))) == 0
         states.append((queue.listing.status(claim.run.id).state, agent.store.runs.result(claim.run.id) is None))
     assert states == [(State.CANCELLED, True), (State.SUCCEEDED, False)]

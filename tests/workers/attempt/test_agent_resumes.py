@@ -26,7 +26,7 @@ def resumption(queue: Queue, claim: Claim, here: Settings) -> tuple[tuple[int, i
     assert again is not None
     plan = planned(claim.run, 1, claim.run.recipe.train.batch)
     post = Agent(here, queue, again.lease, "job", "node").work._post
-    found = newest(post, claim.run, plan, past(post, claim.run))
+    found = newest(post, queue.listing.status(claim.run.id), plan, past(post, claim.run))
     told = [
         (event.event, event.detail) for event in queue.listing.events(claim.run.id) if event.epoch == again.lease.epoch
     ]
