@@ -25,7 +25,7 @@ from farm.study import toml
 from farm.study.recipe import TEST
 from farm.study.run import Attempt
 from farm.verdict.noise import ladder
-from farm.verdict.seen import seen
+from farm.verdict.seen import see
 from farm.verdict.table import rank
 
 
@@ -76,7 +76,7 @@ def _gathered(settings: Settings, queue: Queue, name: str) -> Material:
     results = [status.result for status in statuses if status.result]
     by = stored.study.score if stored else TEST
     scores = queue.evaluations.scores(name, "study")
-    sight = seen(results, scores, by, stored.evaluations if stored else {})
+    sight = see(results, scores, by, stored.evaluations if stored else {})
     margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
     table = rank(sight.results, statuses, margin, imported, looks, queue.studies.references(name).models, by)
     store = within_sight(settings)

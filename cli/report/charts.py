@@ -302,7 +302,10 @@ def _run_lines(quantity: str, run: Drawn, style: Mapping[str, str]) -> Iterable[
         for name, (where, symbol) in marks.items():
             if len(where):
                 there = np.where(np.isfinite(values[where]), values[where], np.nanmax(values[np.isfinite(values)]))
-                more = {"mode": "markers", "marker": {"symbol": symbol, "size": 10, "color": style["color"]}}
+                more: dict[str, Any] = {
+                    "mode": "markers",
+                    "marker": {"symbol": symbol, "size": 10, "color": style["color"]},
+                }
                 more |= {
                     "showlegend": False,
                     "hovertemplate": f"{name} of {escape(run.arm)}, step %{{x}}<extra></extra>",

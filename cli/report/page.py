@@ -39,7 +39,9 @@ def page(material: Material) -> str:
     from plotly.offline import get_plotlyjs
 
     here = files("cli.report")
-    template = Environment(autoescape=True, finalize=_cleaned).from_string((here / "page.html").read_text(encoding="utf-8"))
+    template = Environment(autoescape=True, finalize=_cleaned).from_string(
+        (here / "page.html").read_text(encoding="utf-8")
+    )
     sections = [
         {"id": id_, "heading": heading, "parts": parts}
         for id_, heading, found in _sections(material)
@@ -56,7 +58,7 @@ def page(material: Material) -> str:
     )
 
 
-def _cleaned(value: Any) -> Any:
+def _clean(value: Any) -> Any:
     """Foreign text without control characters; what is HTML already, as it is."""
     return render.clean(value) if type(value) is str else value
 
