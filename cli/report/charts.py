@@ -305,8 +305,6 @@ def _run_lines(quantity: str, run: Drawn, style: Mapping[str, str]) -> Iterable[
                 more: dict[str, Any] = {
                     "mode": "markers",
                     "marker": {"symbol": symbol, "size": 10, "color": style["color"]},
-                }
-                more |= {
                     "showlegend": False,
                     "hovertemplate": f"{name} of {escape(run.arm)}, step %{{x}}<extra></extra>",
                 }

@@ -39,9 +39,8 @@ def page(material: Material) -> str:
     from plotly.offline import get_plotlyjs
 
     here = files("cli.report")
-    template = Environment(autoescape=True, finalize=_cleaned).from_string(
-        (here / "page.html").read_text(encoding="utf-8")
-    )
+    environment = Environment(autoescape=True, finalize=_clean)
+    template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     sections = [
         {"id": id_, "heading": heading, "parts": parts}
         for id_, heading, found in _sections(material)
