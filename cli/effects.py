@@ -38,7 +38,7 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     "factorial", tells all pairs apart.
     """
     with queue() as open_queue:
-        found, results = finished(open_queue, study)
+        found, results, passed = finished(open_queue, study)
     members = dict(_cohorts(results))
     told = {key: _effects(found, together) for key, together in members.items()}
     rows = [row for key, seen in told.items() for row in _rows(key, seen)]
@@ -48,7 +48,8 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
             | {"missing": missing(found, members[key])}
             for key, seen in told.items()
         ]
-        render.emit_json("farm.effects/1", rows, study=found.name, methods=methods)
+        render.emit_json("farm.effects/1", rows, study=found.name, methods=methods, unreadable=passed.every)
+        passed.end()
         return
     unit = next((result.unit for result in results if result.unit != NATS), None)
     columns = tuple(one._replace(heading=unit) if unit and one.key == "size" else one for one in COLUMNS)
@@ -58,6 +59,7 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     for (_, machine), together in members.items():
         if lacking := missing(found, together):
             say(_lacking(found, machine, lacking))
+    passed.end()
 
 
 def _cohorts(results: Sequence[Seen]) -> Iterator[tuple[tuple[str, str], list[Seen]]]:

@@ -237,3 +237,22 @@ def test_the_published_seeds_tell_the_noise_of_the_first_weights(farm: Farm) -> 
     assert float(rungs["init seed"]["sd"]) == pytest.approx(0.008529, abs=1e-6)
     assert "16 of 20 losses lack a seed" in answer.err
     assert isinstance(Store(farm.store.root).studies.imported("published").runs[0].source, str)
+
+
+@pytest.mark.parametrize("command", ["watch", "cancel", "retry", "eval", "effects", "resolve", "seeds"])
+def test_a_command_on_runs_says_that_these_are_imported(farm: Farm, command: str) -> None:
+    imported(farm)
+    more = {"resolve": ("losses", "--usd", "5"), "seeds": ("add", "losses", "remove-dropout", "--to", "3")}
+    answer = farm(command, *more.get(command, ("losses",)))
+    assert answer.code == 3
+    assert "study 'losses' has imported losses only" in answer.err
+    assert "farm table losses" in answer.err
+
+
+def test_a_command_on_a_run_says_that_this_one_is_imported(farm: Farm) -> None:
+    imported(farm)
+    run_id = table(farm, "losses")[0]["runs"][0]
+    for words in (("compare", run_id, run_id), ("logs", run_id), ("export", run_id, "out"), ("cancel", run_id)):
+        answer = farm(*words)
+        assert (answer.code, f"{run_id} is an imported loss" in answer.err) == (3, True), words
+        assert f"farm show {run_id}" in answer.err
