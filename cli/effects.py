@@ -23,7 +23,7 @@ COLUMNS = (
     Column("size", "nats", render.known(lambda size: f"{size:+.4f}"), is_number=True, digits=6),
     Column("ci_low", "95 % from", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
     Column("ci_high", "to", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
-    Column("p", "p", render.probability, is_number=True, digits=6),
+    Column("p", "p", render.probability, is_number=True, figures=4),
     Column("aliases", "or else", render.listing),
 )
 
@@ -72,7 +72,9 @@ def _cohorts(results: Sequence[Seen]) -> Iterator[tuple[tuple[str, str], list[Se
 def _effects(study: Study, results: list[Seen]) -> Effects:
     crossed = {arm.name: arm.changes for arm in study.arms() if study.interventions.keys() >= set(arm.changes)}
     members = {name: [result for result in results if result.arm == name] for name in crossed}
-    return estimate(crossed, {name: by_seeds(found) for name, found in members.items() if found})
+    return estimate(
+        crossed, {name: by_seeds(found) for name, found in members.items() if found}, list(study.interventions)
+    )
 
 
 def missing(study: Study, results: list[Seen]) -> list[str]:

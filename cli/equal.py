@@ -118,7 +118,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 ARM = (Column("arm", "arm"), Column("machine", "machine", machine))
 LOSS = Column("validation_loss_mean", "validation loss", render.loss, is_number=True, digits=6)
 SD = Column("validation_loss_sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
-P = Column("p", "p", render.probability, is_number=True, is_spare=True, digits=6)
+P = Column("p", "p", render.probability, is_number=True, is_spare=True, figures=4)
 N, ASKED = Column("n", "n"), Column("asked", "asked")
 LOW, HIGH = Column("ci_low", "ci low", digits=6), Column("ci_high", "ci high", digits=6)
 END = (Column("evaluation", "evaluation"), Column("aside", "not compared because"), Column("runs", "runs"))

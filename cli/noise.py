@@ -51,7 +51,9 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
         passed.end()
         return
     render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=name))
-    for remark in _remarks(name, told) if told or not passed.runs else ():
+    if not told and not passed.runs and not imported:
+        say(f"{name}: {passed.none_finished}")
+    for remark in _remarks(told):
         say(remark)
     if unknown := len(imported) - len(known):
         say(f"{IMPORTED}: {unknown} of {len(imported)} losses lack a seed, and are left out")
@@ -75,9 +77,7 @@ def _run(result: Result) -> Run:
     return Run(result.arm, result.machine, result.seeds, result.rerun, result.test_loss)
 
 
-def _remarks(study: str, told: dict[str, Noise]) -> Iterator[str]:
-    if not told:
-        yield f"{study}: no run has finished yet"
+def _remarks(told: dict[str, Noise]) -> Iterator[str]:
     for seen in told.values():
         for rung in seen.rungs:
             if rung.sd == 0:

@@ -30,7 +30,7 @@ COLUMNS = (
     Column("machine", "machine"),
     Column("pairs", "pairs", is_number=True),
     Column("delta", "vs baseline", render.signed, is_number=True, digits=6),
-    Column("p", "p", render.probability, is_number=True, digits=6),
+    Column("p", "p", render.probability, is_number=True, figures=4),
     Column("word", "verdict"),
     Column("added", "added", is_number=True),
     Column("why", "why"),
@@ -137,12 +137,16 @@ def lines(number: int, seen: Look) -> Iterator[str]:
     """A look in words: every arm, and what was decided."""
     for one in seen.standings:
         p = "" if one.p is None else f", p {render.probability(one.p)}"
-        got = f"; {one.added} pairs added" if one.added else ""
+        got = f"; {_pairs(one.added)} added" if one.added else ""
         why = f"; {one.why}" if one.why else ""
         difference = "no difference yet" if one.delta is None else render.signed(one.delta)
-        yield f"look {number}: {one.arm} on {one.machine}: {one.word} ({one.pairs} pairs, {difference}{p}){got}{why}"
-    added = f"; {seen.added_runs} runs queued" if seen.added_runs else ""
+        yield f"look {number}: {one.arm} on {one.machine}: {one.word} ({_pairs(one.pairs)}, {difference}{p}){got}{why}"
+    added = f"; {seen.added_runs} run{'s' * (seen.added_runs != 1)} queued" if seen.added_runs else ""
     yield f"look {number}: {seen.decision}: {seen.why}{added}"
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' * (count != 1)}"
 
 
 def rows_of(number: int, seen: Look) -> list[dict]:

@@ -73,7 +73,7 @@ ALL = (
     Column("ci_high", "ci high", digits=6),
     Column("seed_error", "error from seeds", digits=6),
     Column("test_set_error", "error from the test set", digits=6),
-    Column("p", "p", digits=6),
+    Column("p", "p", figures=4),
     VERDICT,
     Column("method", "method"),
     Column("rung", "tested against"),
@@ -173,7 +173,7 @@ def show_table(
     references = queue.studies.references(study).models
     ranked = rank(sight.results, statuses, margin, imported, looks, references, by)
     if not ranked.rows and not passed.runs:
-        say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
+        say(f"{study}: {passed.none_finished if not sight.unscored else f'no run has a score by {by} yet'}")
     lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
     _show(study, ranked, form, as_json, passed, lines, [one for one in columns if one != by])
     for line in tell(queue.evaluations.statuses(study)):

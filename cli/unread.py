@@ -16,6 +16,12 @@ class Unread(NamedTuple):
     of: int
     runs: Sequence[Flaw]
     scores: Sequence[Flaw] = ()
+    open: int = 0  # runs that are queued or training
+
+    @property
+    def none_finished(self) -> str:
+        """Why there is nothing to conclude from, where no run has a result."""
+        return "no run has finished yet" if self.open or not self.of else "no run has succeeded (see farm runs)"
 
     @property
     def is_any(self) -> bool:
@@ -46,7 +52,9 @@ NOTHING = Unread(None, 0, ())
 
 def unread(picture: Picture, study: str | None = None, scores: Sequence[Flaw] = ()) -> Unread:
     """What `picture`, of a study or of all, has left out; and which of its `scores`."""
-    return Unread(study, len(picture.statuses) + len(picture.flaws), tuple(picture.flaws.values()), tuple(scores))
+    left = sum(not status.state.is_final for status in picture.statuses)
+    count = len(picture.statuses) + len(picture.flaws)
+    return Unread(study, count, tuple(picture.flaws.values()), tuple(scores), left)
 
 
 def _told(what: str, flaws: Sequence[Flaw]) -> str:

@@ -66,6 +66,11 @@ def test_imported_losses_are_marked_wherever_they_show(farm: Farm) -> None:
     assert "study losses" in farm("table").err, "it is a study like another"
 
 
+def test_one_imported_row_is_one(farm: Farm) -> None:
+    imported(farm, "\n".join(LOSSES.splitlines()[:2]) + "\n")
+    assert "imported: 1 row, trained elsewhere; such rows are ranked among themselves" in farm("table", "losses").err
+
+
 def test_twice_is_once_and_a_second_loss_of_one_run_is_a_conflict(farm: Farm) -> None:
     path = imported(farm)
     again = json.loads(farm("import", str(path), "--json").out)
