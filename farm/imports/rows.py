@@ -182,7 +182,7 @@ def _run(path: Path, row: _Row, faults: list[str]) -> ImportedRun | None:
         faults += [
             f"{path}:{row.line}: column {fault['loc'][0]}: {fault['input']!r}: {_said(fault['msg'])}."
             for fault in error.errors()
-            if fault["loc"][0] in values  # what is not there was told above
+            if values.get(str(fault["loc"][0])) is not None  # what is no number was told above
         ]
         return None
     return run if len(faults) == before else None
