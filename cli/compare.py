@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from cli import render
-from cli.access import queue
+from cli.access import queue, run_of
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
@@ -48,7 +48,7 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
-        statuses = [open_queue.listing.status(name) for name in (first, second)]
+        statuses = [run_of(open_queue, name) for name in (first, second)]
         worth = [_worth(open_queue, status) for status in statuses]
     one, other = (
         _side(settings, status)._replace(score=score, seen=found)

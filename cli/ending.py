@@ -8,6 +8,7 @@ from cli.render import say
 from cli.runs import outlook
 from farm.errors import Guard
 from farm.queue.budget import Spending, dollars
+from farm.queue.listing import Picture
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.queue.waiting import Outlook
@@ -16,13 +17,15 @@ from farm.study.run import State
 from farm.verdict.forecast import least_hours, least_limit
 
 
-def exit_code(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> int:
+def exit_code(settings: Settings, queue: Queue, picture: Picture) -> int:
     """The exit code for runs that were followed to their end, after saying what those that are not final wait for.
 
-    0: all succeeded. 7: some wait because a limit is spent. 1: some failed, were cancelled or are paused.
+    0: all succeeded. 7: some wait because a limit is spent. 1: some failed, were cancelled, are paused or cannot be
+    read.
     """
+    statuses = picture.statuses
     if all(status.state.is_final for status in statuses):
-        return int(any(status.state is not State.SUCCEEDED for status in statuses))
+        return int(bool(picture.flaws) or any(status.state is not State.SUCCEEDED for status in statuses))
     everything = queue.listing.statuses()
     found = outlook(settings, queue, everything)
     for line in remedies(settings, queue, statuses, found, everything):

@@ -2,14 +2,21 @@
 
 import json
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from farm.errors import Conflict, Unreadable
 from farm.queue.scripts import Scripts
-from farm.queue.spelling import FIELDS, pairs, read_event, read_pause, read_status
-from farm.queue.unreadable import UNREADABLE, readable, spoilt_run
+from farm.queue.spelling import FIELDS, Row, pairs, read_event, read_pause, read_status
+from farm.queue.unreadable import UNREADABLE, Flaw, readable, spoilt_run
 from farm.queue.values import Event, Pause, Point, Status
 from farm.study.run import State
+
+
+class Picture(NamedTuple):
+    """Runs at one instant: those that can be read, and by run id what is wrong with the others."""
+
+    statuses: list[Status]
+    flaws: dict[str, Flaw]
 
 
 class Listing:
@@ -20,8 +27,18 @@ class Listing:
 
     def statuses(self, study: str | None = None) -> list[Status]:
         """Every run, of a study or of all, in the order they were submitted, at one instant (Q9)."""
-        which = "study" if study else "all"
-        return list(readable(read_status, self._scripts.call("statuses", which, study or "", *FIELDS)))
+        return self.picture(study).statuses
+
+    def picture(self, study: str | None = None) -> Picture:
+        """As `statuses`, with what it leaves out: a conclusion from fewer runs than there are has to say so."""
+        found = Picture([], {})
+        for text in self._scripts.call("statuses", "study" if study else "all", study or "", *FIELDS):
+            try:
+                found.statuses.append(read_status(text))
+            except UNREADABLE as error:
+                run_id = Row(*json.loads(text)).id
+                found.flaws[run_id] = spoilt_run(run_id, error)
+        return found
 
     def running(self) -> list[Status]:
         """The runs that hold a lease, next deadline first: a small part of `statuses`, for frequent callers."""

@@ -18,7 +18,7 @@ def test_no_runs_is_no_error(farm: Farm) -> None:
     answer = farm("runs")
     assert (answer.code, answer.rows) == (0, [])
     assert "farm submit" in answer.err
-    assert json.loads(farm("runs", "--json").out) == {"schema": "farm.runs/1", "data": []}
+    assert json.loads(farm("runs", "--json").out) == {"schema": "farm.runs/1", "data": [], "unreadable": []}
 
 
 def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
