@@ -105,7 +105,7 @@ class Trainer:
             compile_blocks(self.gpt, group.device)
         self.parameters = list(self.gpt.parameters())
         self.optimiser = optim.adamw(self.gpt, recipe.train)
-        self.loss_scale = LossScale.of(recipe.train.precision)
+        self.loss_scale = LossScale.of(recipe)
         self.kernels: tuple[Computed, ...] = (kernels.in_use(group.device),)  # all that computed this run, in order
         self.reducer = reducer(recipe, plan, group, self.gpt)
         self.meter = Meter(plan, group)
