@@ -125,7 +125,7 @@ class Saver:
             whole, buffers = host_buffers(new)
             self._host |= buffers
             if self._group.device.type == "cuda":
-                self._pinned.enter_context(_pinned(whole))
+                self._pinned.enter_context(pinned(whole))
         for name, tensor in tensors.items():
             self._host[name].copy_(tensor.detach(), non_blocking=True)
         if self._group.device.type == "cuda":
@@ -144,7 +144,7 @@ def host_buffers(like: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]
 
 
 @contextmanager
-def _pinned(whole: Tensor) -> Iterator[None]:
+def pinned(whole: Tensor) -> Iterator[None]:
     """Lock a piece of memory, for copies that a GPU makes by itself.
 
     torch's own allocator of pinned memory rounds each tensor up to a power of two: 3.3 GB for 2.0 of the baseline.

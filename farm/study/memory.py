@@ -54,6 +54,18 @@ def _on_cpu(recipe: Recipe, microbatch: int) -> int:
     return microbatch * (model.layers * layer + model.context * model.rows * per_logit)
 
 
+def least_traffic(recipe: Recipe, microbatch: int, tokens_per_step: float) -> float:
+    """Bytes a token that a GPU moves at least, training `tokens_per_step` in each step.
+
+    What is kept of a layer is written once and read once; logits pass six times, and so do weights and their gradients
+    in each microbatch, at the precision of products; AdamW reads four numbers of a parameter and writes three.
+    """
+    model, size = recipe.model, _bytes(recipe)
+    layers = model.layers * (model.width * (40 if size == 2 else 68) + 4 * model.heads)
+    weights = 6 * size * model.multiplied / (microbatch * model.context)
+    return 2 * layers + 6 * size * model.rows + weights + 7 * 4 * model.parameters / tokens_per_step
+
+
 def _bytes(recipe: Recipe) -> int:
     """Of a number in a matrix product's result."""
     return 2 if recipe.train.precision in ("fp16", "bf16") else 4
