@@ -4,6 +4,7 @@ If a text is not found, somebody moved the code: plant the bug in its new place,
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -215,7 +216,10 @@ Judge = Callable[..., tuple[int, str]]
 def judge() -> Iterator[Judge]:
     """Runs tests in a copy: pytest's exit code, and what it printed."""
     command = [sys.executable, "-c", NURSERY]
-    with subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+    own = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # meant for the suite itself
+    with subprocess.Popen(
+        command, cwd="/", env=own, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as nursery:
         assert nursery.stdin is not None
         assert nursery.stdout is not None
         stdin, stdout = nursery.stdin, nursery.stdout
