@@ -1,6 +1,7 @@
 """The first minutes on a GPU: its rows run on a CPU in small, and it goes on and says what follows when one fails."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from benchmarks import cuda
 from benchmarks.alternate import Turn
 from benchmarks.cuda import ROWS, Bench, Row, Size, compared, faster, run
+from benchmarks.sides import peer
 from farm.study.planner import plan
 
 TINY = {"vocab": 67, "width": 16, "layers": 1, "context": 8, "batch": 8}
@@ -68,3 +70,45 @@ def test_without_cuda_it_says_so(capsys: pytest.CaptureFixture) -> None:
     out = capsys.readouterr().out
     assert "sees no CUDA device on this machine, so there is nothing to measure here" in out
     assert out.endswith("decided: nothing\n")
+
+
+MODEL = """
+from dataclasses import dataclass
+from torch import nn
+from torch.nn import functional as F
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocab_size, config.n_embd)
+
+    def forward(self, idx, targets=None):
+        logits = self.tokens(idx) @ self.tokens.weight.T
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+"""
+
+
+def test_a_checkout_of_the_readers_own_is_a_side(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")
+    asked, steps = bench.case("fp32"), Counter[str]()
+
+    class Enough(Exception):
+        pass
+
+    def gate() -> None:
+        steps["taken"] += 1
+        if steps["taken"] > 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        peer(tmp_path, asked, plan(asked.recipe, bench.machine), gate)
