@@ -32,7 +32,7 @@ from farm.study.memory import bytes_needed
 from farm.study.planner import Plan, plan
 from farm.study.run import Run
 from model.assignment import Assignment, Listener, Resume
-from model.kernels import can_compile_for_cuda, chosen
+from model.kernels import can_compile_for_cuda, use
 from model.loss import summed_loss
 from model.meter import Signal
 from model.peaks import measure
@@ -175,7 +175,7 @@ def loss(bench: Bench) -> Figures:
     exact = F.cross_entropy(h_NC[:few].double() @ head_VC.double().T, y_N[:few], reduction="sum")
     took, errors = {}, {}
     for kind in ("torch", "farm"):
-        with chosen(kind):
+        with use(kind):
             errors[kind] = abs(float(value(few).detach()) / float(exact.detach()) - 1)
             took[kind] = _seconds(lambda: value(rows).backward(), bench)
     return {"errors": errors, "seconds": took}
@@ -351,7 +351,7 @@ ROWS = (
         loss,
         "error <= 2e-3, and farm's kernel no slower than torch's",
         lambda found: max(found["errors"].values()) <= 2e-3 and found["seconds"]["farm"] <= found["seconds"]["torch"],
-        'train.kernels = "torch" here, and say so in model.kernels.resolved_on_cuda',
+        'train.kernels = "torch" here, and say so in model.kernels.resolve_on_cuda',
     ),
     Row(
         "attention",

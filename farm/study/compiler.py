@@ -24,7 +24,7 @@ ON_CPU = Need("C++", "CXX", ("clang++" if sys.platform == "darwin" else "g++",))
 ON_CUDA = Need("C", "CC", ("gcc", "clang"))  # Triton's
 
 
-def found(need: Need, variables: Mapping[str, str] = os.environ) -> str:
+def find_compiler(need: Need, variables: Mapping[str, str] = os.environ) -> str:
     """The path of the compiler that will be used.
 
     Raises: NoCompiler: there is none, or Python's header files, which all that it compiles includes, are not here.
