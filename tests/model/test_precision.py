@@ -60,7 +60,7 @@ def test_the_loss_scale_moves_as_torchs_grad_scaler_does():
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_the_other_precisions_have_no_scale_and_no_step_to_skip(precision):
-    scale = LossScale.of(SMALL.patch({"train": {"precision": precision}}))
+    scale = LossScale.of(SMALL.with_patch({"train": {"precision": precision}}))
     assert scale.update(finite=True)
     assert not scale.update(finite=False)
     assert scale.scale == 1.0
@@ -76,7 +76,7 @@ def test_overflow_without_end_is_no_longer_the_scales_fault():
 
 @pytest.mark.parametrize("batch", [8, 96, 480])
 def test_the_first_gradients_of_fp16_are_normal_numbers_however_large_a_step_is(batch):
-    recipe = Recipe().patch({"train": {"batch": batch}})
+    recipe = Recipe().with_patch({"train": {"batch": batch}})
     logits_NV, loss_N = torch.zeros(1, recipe.model.vocab, dtype=torch.float16), torch.empty(1)
     scale = first_scale(recipe) / recipe.tokens_per_step
     cross_entropy(logits_NV, torch.tensor([0]), loss_N, recipe.model.vocab, scale, True)

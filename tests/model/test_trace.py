@@ -23,7 +23,7 @@ SMALL = {"layers": 2, "width": 256, "heads": 4, "vocab": 257}
 
 
 def recipe(precision: str = "fp16", **model: object) -> Recipe:
-    return Recipe().patch({"model": model, "train": {"precision": precision}})
+    return Recipe().with_patch({"model": model, "train": {"precision": precision}})
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def traffic(recipe: Recipe) -> tuple[int, float, float]:
     """Operations of a layer; bytes moved per position, channel and layer; bytes per logit, by torch's words for it."""
     shape = recipe.model
     more = {"layers": shape.layers + 1, "vocab": 2 * shape.vocab}
-    layered, wider = (recipe.patch({"model": {name: value}}) for name, value in more.items())
+    layered, wider = (recipe.with_patch({"model": {name: value}}) for name, value in more.items())
     one, two = ({size: microbatch(asked, size) for size in (1, 2)} for asked in (recipe, layered))
     three = {size: microbatch(wider, size) for size in (1, 2)}
     layer, logit = ((b[2].moved - b[1].moved) - (one[2].moved - one[1].moved) for b in (two, three))
