@@ -48,9 +48,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         warn_if_down(settings, fetch())
         if up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (needs a token; see `farm status`)")
-        statuses = follow(
-            open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.listing.statuses())
-        )
+        statuses = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue))
         _print([_row(open_queue, status) for status in statuses], as_json)
         code = ended(settings, open_queue, statuses)
     raise typer.Exit(code)
