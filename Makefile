@@ -24,7 +24,7 @@ types: $(VENV)/test
 BUSY = tests/workers tests/walk tests/cluster
 
 tests: $(VENV)/test $(BIN)/prometheus
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --durations 25 $(BUSY:%=--ignore=%)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 25 $(BUSY:%=--ignore=%)
 	$(BIN)/python -m pytest --durations 25 $(BUSY)
 
 # Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
+from benchmarks.waiting import wait_for
 from farm.errors import FarmError
 from farm.queue.queue import Queue
 from farm.queue.values import Status
@@ -158,7 +159,12 @@ class Soak:
             return None
         self.farm.type("cancel", run.id, codes=(0, 6))  # 6: it has just finished
         with suppress(TimeoutError):
-            wait_for(lambda: self.status(run.id).state is not State.RUNNING, f"{run.id} stops")
+            wait_for(
+                lambda: self.status(run.id).state is not State.RUNNING,
+                f"{run.id} stops",
+                pause=TURN_SECONDS,
+                patience=PATIENCE_SECONDS,
+            )
         if self.status(run.id).state is State.CANCELLED:
             self.farm.type("retry", run.id)
         return f"{run.id}, and retried"
@@ -348,12 +354,3 @@ def halve(file: Path) -> None:
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Raises: TimeoutError"""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > until:
-            raise TimeoutError(f"waited {PATIENCE_SECONDS:g} s: {what}")
-        time.sleep(TURN_SECONDS)

@@ -12,14 +12,14 @@ from benchmarks.alternate import Side, alternate, heading, show_speeds
 from benchmarks.sides import case, corpus, ours, planned
 from benchmarks.throughput import SHAPES
 from farm.study.processor import emulates_bf16, instruction_set
-from model.kernels import resolved
+from model.kernels import resolve
 
 KINDS = ("auto", "torch", "farm")
 
 
 def main() -> None:
     has = instruction_set()
-    heading(f"CPU kernels, 1 thread, batch 8 x 128 tokens; auto: {resolved('auto', has)}")
+    heading(f"CPU kernels, 1 thread, batch 8 x 128 tokens; auto: {resolve('auto', has)}")
     with tempfile.TemporaryDirectory() as folder:
         for (shape, (vocab, width)), dropout in product(SHAPES.items(), (0.0, 0.1)):
             is_bearable = has is None or not emulates_bf16(has) or vocab < 1024

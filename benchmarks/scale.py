@@ -103,7 +103,7 @@ def _lives(client: Redis, nodes: int, runs: int) -> tuple[list[Verb], float]:
     results = {one.run.id: trained(one.run, machine, one.lease.epoch, chance) for one in claims}
     scores = {run: scored(result, chance) for run, result in results.items()}
     say("finish", ends, lambda one: queue.finish(one.lease, results[one.run.id], [scores[one.run.id]]))
-    verbs.append(_timed(client, "what is queued (a dispatcher)", 1.0, [queue.listing.queued] * 20))
+    verbs.append(_timed(client, "what is queued (a dispatcher)", 1.0, [queue.listing.backlog] * 20))
     verbs.append(_timed(client, "unfinished runs (a person)", 0.1, [queue.listing.open]))
     return verbs, client.info("memory")["used_memory"] / 1e6
 

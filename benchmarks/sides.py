@@ -60,13 +60,13 @@ def case(
         "data": {"source": str(folder), "repeat": True},
         "evaluation": {"offset": 0, "sequences": 8},
     }
-    return Run(arm="bench", recipe=Recipe().patched(tables), seeds=Seeds(), machine="cpu")
+    return Run(arm="bench", recipe=Recipe().with_patch(tables), seeds=Seeds(), machine="cpu")
 
 
 def planned(run: Run, world: int = 1, microbatch: int | None = None) -> Plan:
     """A plan for `world` workers, in one microbatch each unless told."""
     machine = Machine(name="bench", accelerators=world, memory=2**40, microbatch=microbatch)
-    return plan(run.recipe.patched({"train": {"precision": "fp32"}}), machine)
+    return plan(run.recipe.with_patch({"train": {"precision": "fp32"}}), machine)
 
 
 class _Gated(Listener):

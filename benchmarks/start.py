@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
 from benchmarks.sides import corpus
-from benchmarks.through_ray import served, typed, wait_for
+from benchmarks.through_ray import served, typed
+from benchmarks.waiting import wait_for
 from farm.queue.queue import Queue
 from farm.record.store import Store
 from farm.site import serving

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import psutil
 
 from benchmarks.alternate import ROUNDS, heading, ratio, show
+from benchmarks.waiting import wait_for
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.store import Store
@@ -29,7 +30,7 @@ from farm.study.planner import Plan
 from farm.study.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS, SETTLE_SECONDS, PATIENCE_SECONDS = 4.0, 0.5, 180.0
+SECONDS, SETTLE_SECONDS = 4.0, 0.5
 STUDY = """
 [study]
 name = "bench"
@@ -185,12 +186,3 @@ def typed(settings: Settings, *words: str) -> None:
     environment |= {"FARM_HOME": str(settings.home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cli.main", *words]
     subprocess.run(command, env=environment, cwd=settings.home, check=True, stdout=subprocess.DEVNULL)
-
-
-def wait_for(condition: Callable[[], bool], what: str, pause: float = 0.1) -> None:
-    """Raises: TimeoutError: `condition` has not become true in three minutes."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > until:
-            raise TimeoutError(f"waited {PATIENCE_SECONDS:g} s: {what}")
-        time.sleep(pause)

@@ -74,7 +74,7 @@ def pairs(n: int, sds: np.ndarray, studies: int, generator: np.random.Generator)
     """Arms and baseline on the same `n` seed pairs, judged as farm.verdict.inference judges one study."""
     runs = generator.standard_normal((studies, n, len(sds))) * sds
     differences, k = runs[..., 1:] - runs[..., :1], len(sds) - 1
-    together, alone = paired.pooled(differences), paired.own(differences)
+    together, alone = paired.pool(differences), paired.own(differences)
     objects = paired.objects(differences)[:, None]
 
     def half(sides: int) -> np.ndarray:
@@ -153,7 +153,7 @@ def race(differences: np.ndarray, first: int, runs: int, margin: float | None = 
     """`differences` are (studies, pairs, arms). Every study is looked at after each step, and its open arms go on as
     farm.verdict.racing has them do, until all are resolved or `runs` runs were added to it; a pair is taken for two."""
     studies, most, k = differences.shape
-    seen = sequential.seen(np.moveaxis(differences, 1, 2), first)
+    seen = sequential.look_at(np.moveaxis(differences, 1, 2), first)
     rungs = sequential.ladder(first, most)
     sd = seen.error * np.sqrt([rung.pairs for rung in rungs])
     at, left = np.zeros((studies, k), int), np.full(studies, runs)

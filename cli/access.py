@@ -14,13 +14,13 @@ from farm.queue.values import Status
 from farm.record.bucket import BRIEF
 from farm.record.store import Store
 from farm.site import serving
-from farm.site.client import translated
+from farm.site.client import translate_errors
 from farm.site.session import glance, session
 from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, layer
 from farm.study.recipe import TEST
 from farm.study.study import Draft, Study
-from farm.verdict.seen import Seen, Sight, seen
+from farm.verdict.seen import Seen, Sight, see
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def queue(settings: Settings | None = None) -> Iterator[Queue]:
 
     Raises: Unreachable, Refused: also when Redis goes away in between.
     """
-    with session(settings or Settings.load()) as redis, translated(redis):
+    with session(settings or Settings.load()) as redis, translate_errors(redis):
         yield Queue(redis)
 
 
@@ -47,12 +47,12 @@ def study_file(path: Path, settings: Settings) -> Study:
     if found.faults:
         from farm.verdict.forecast import misfits
 
-        more = misfits(found, _known_at_once(settings))
-        raise found.refused(more)
+        more = misfits(found, _local_classes(settings))
+        raise found.refusal(more)
     return found.whole()
 
 
-def _known_at_once(settings: Settings) -> dict[str, Machine]:
+def _local_classes(settings: Settings) -> dict[str, Machine]:
     """The machine classes that are known without waiting for a Redis."""
     with suppress(FarmError), glance(settings) as redis:
         return machines(settings, Queue(redis))
@@ -100,7 +100,7 @@ def study_or_newest(queue: Queue, name: str | None) -> str:
     return name
 
 
-def finished(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
+def load_results(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
     """The study `name`, or the newest, and its results, as scored by the evaluation that it ranks by. Names that
     evaluation on stderr unless it is the test loss, and counts the runs that it has not scored.
 
@@ -116,7 +116,7 @@ def finished(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
         )
     study, scores = queue.studies.one(name), queue.evaluations.scores(name, "study")
     results = [status.result for status in queue.listing.statuses(name) if status.result]
-    sight = seen(results, scores, study.study.score, study.evaluations)
+    sight = see(results, scores, study.study.score, study.evaluations)
     for line in _yardstick(study, sight):
         say(line)
     return study, sight.results
@@ -132,7 +132,7 @@ def _yardstick(study: Study, sight: Sight) -> Iterator[str]:
         yield f"{runs} without a score by {by} left out; to score them: farm eval {study.name} {by}"
 
 
-def offered(settings: Settings, queue: Queue) -> dict[str, int]:
+def count_offers(settings: Settings, queue: Queue) -> dict[str, int]:
     """Machine class -> living nodes where a run may start; classes without any are left out.
 
     As the dispatcher sees them; without one, as the nodes report themselves.
@@ -192,7 +192,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     begun: list[str] = []
     if store:
         with suppress(FarmError, OSError):
-            begun = store.runs.begun()
+            begun = store.runs.ids()
     known = set(queue.listing.names("runs", "", count=sys.maxsize)) if begun else set()
     if store and (lost := [run_id for run_id in begun if run_id not in known]):
         raise Conflict(

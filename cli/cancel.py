@@ -33,7 +33,7 @@ def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = 
     with queue(settings) as open_queue:
         chosen = open_runs(open_queue, name)
         if dropped_only and is_study(open_queue, name):
-            chosen = dropped(open_queue.studies.one(name), chosen)
+            chosen = find_dropped(open_queue.studies.one(name), chosen)
         rows = [_cancel(open_queue, status) for status in chosen]
     cancelled = [status for status, row in zip(chosen, rows, strict=True) if row["now"] in CANCELLED]
     on_record(
@@ -62,7 +62,7 @@ def open_runs(queue: Queue, name: str) -> list[Status]:
     return unfinished
 
 
-def dropped(study: Study, statuses: Sequence[Status]) -> list[Status]:
+def find_dropped(study: Study, statuses: Sequence[Status]) -> list[Status]:
     """The runs that `study` no longer has in its newest submitted form."""
     asked = {run.id for run in study.runs()}
     return [status for status in statuses if status.id not in asked]

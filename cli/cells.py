@@ -39,5 +39,5 @@ def seeds(row: Mapping[str, Any]) -> str:
     return f"{row['n']} of {row['asked']}" if row["n"] < row["asked"] else str(row["n"])
 
 
-def named(rows: Sequence[Placed]) -> str:
+def list_rows(rows: Sequence[Placed]) -> str:
     return ", ".join(f"{row.arm} on {row.machine}" for row in rows)

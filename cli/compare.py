@@ -20,10 +20,10 @@ from farm.site.settings import Settings
 from farm.study.recipe import TEST
 from farm.verdict.comparison import DRIFT, Comparison, Losses, Side
 from farm.verdict.comparison import compare as put_side_by_side
-from farm.verdict.seen import Seen, names, seen
+from farm.verdict.seen import Seen, names, see
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     return f"{value:.6f}" if isinstance(value, float) else render.text(value)
 
 
@@ -33,8 +33,8 @@ def _difference(value: Any) -> str:
 
 COLUMNS = (
     Column("what", "what"),
-    Column("first", "first", _shown),
-    Column("second", "second", _shown),
+    Column("first", "first", _show),
+    Column("second", "second", _show),
     Column("difference", "difference", _difference),
 )
 
@@ -71,7 +71,7 @@ def _worth(queue: Queue, status: Status) -> tuple[str, list[Seen]]:
     study = queue.studies.all().get(status.study)
     scores, evaluations = queue.evaluations.scores(status.id, "run"), study.evaluations if study else {}
     found = [status.result] if status.result else []
-    by = [seen(found, scores, name, evaluations).results for name in names(scores, evaluations)]
+    by = [see(found, scores, name, evaluations).results for name in names(scores, evaluations)]
     return study.study.score if study else TEST, [one for results in by for one in results]
 
 
@@ -80,7 +80,7 @@ def _side(settings: Settings, status: Status) -> Side:
     trained = (status.result and status.result.adopted) or status.id
     attempts = kept_attempts(settings, trained)
     with open_store(settings.storage) as store:
-        kept = {} if status.result else _checkpointed(store, status)
+        kept = {} if status.result else _checkpoint(store, status)
         lines = store.copies.lines(trained)
     return Side(
         run=status.run,
@@ -93,7 +93,7 @@ def _side(settings: Settings, status: Status) -> Side:
     )
 
 
-def _checkpointed(store: Store, status: Status) -> dict[str, Any]:
+def _checkpoint(store: Store, status: Status) -> dict[str, Any]:
     """The facts in a run's newest checkpoint; empty if there is none."""
     with suppress(FarmError, OSError, ValueError):
         if status.checkpoint and store.path(status.checkpoint.path):

@@ -61,8 +61,8 @@ def connect(head: Head, redis: Far = None, home: Home = None, ssh: Ssh = "ssh") 
         raise BadSetting("FARM_REDIS_URL or a farm.toml names a Redis, which overrides a tunnel.", remedy="Unset it.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ssh is stopped, too
     make_home(settings.home)
-    way = _way(head, redis or _asked(head, home, ssh), ssh)
-    with tunnel.announced(settings.home, head, way.near):
+    way = _way(head, redis or _ask(head, home, ssh), ssh)
+    with tunnel.announce(settings.home, head, way.near):
         _keep(way, f"commands with the home {settings.home} use it now; Ctrl-C closes it")
 
 
@@ -76,7 +76,7 @@ def _way(head: str, far: str, ssh: str) -> Way:
         )
     port = free_port()
     secret, at, _ = place.netloc.rpartition("@")
-    forward = f"127.0.0.1:{port}:{endpoint.joined(place.hostname, place.port or 6379)}"
+    forward = f"127.0.0.1:{port}:{endpoint.host_port(place.hostname, place.port or 6379)}"
     near = f"redis://{secret}{at}127.0.0.1:{port}{place.path or '/0'}"
     return Way(head, near, [*_words(ssh), "-N", "-L", forward, head])
 
@@ -86,7 +86,7 @@ def _words(ssh: str) -> list[str]:
     return [*shlex.split(ssh), *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
 
 
-def _asked(head: str, home: str | None, ssh: str) -> str:
+def _ask(head: str, home: str | None, ssh: str) -> str:
     """The Redis URL of the farm of HEAD in `home`, which is ~/.farm if left out; anyone who can log in there can read
     it.
 
@@ -98,7 +98,7 @@ def _asked(head: str, home: str | None, ssh: str) -> str:
         command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
     if done.returncode == 255:  # ssh's own
-        raise _failed(head, done.stderr)
+        raise _error(head, done.stderr)
     try:
         return json.loads(done.stdout)["url"]
     except (ValueError, KeyError, TypeError):
@@ -129,7 +129,7 @@ def _keep(way: Way, hint: str) -> None:
                 while hints:
                     say(hints.pop())
                 failures = 0
-                reason = str(_failed(way.head, ssh.communicate()[1]))
+                reason = str(_error(way.head, ssh.communicate()[1]))
             except FarmError as error:
                 if hints:
                     raise
@@ -151,10 +151,10 @@ def _until_open(ssh: subprocess.Popen, way: Way) -> None:
             return checked(way.near).close()
         time.sleep(LOOK_SECONDS)
     ssh.terminate()
-    raise _failed(way.head, ssh.communicate()[1])
+    raise _error(way.head, ssh.communicate()[1])
 
 
-def _failed(head: str, said: str | None) -> FarmError:
+def _error(head: str, said: str | None) -> FarmError:
     """The last line of ssh's output as a FarmError."""
     lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
     reason = lines[-1].rstrip(".") if lines else "it said nothing"

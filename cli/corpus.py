@@ -8,7 +8,7 @@ from farm.site.settings import Settings
 from farm.study.arms import Arm
 from farm.study.recipe import Recipe
 from farm.study.study import Study
-from farm.verdict.cohort import unranked
+from farm.verdict.cohort import find_other_tests
 
 NAMED = 4  # arms in a line
 
@@ -33,12 +33,12 @@ def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
         remarks |= dict.fromkeys(views[key].remarks)
     for remark in remarks:
         say(f"data: {remark}")
-    for difference, names in _unranked(study, arms).items():
+    for difference, names in _find_other_tests(study, arms).items():
         say(
-            f"warning: {_named(names, study)}: tested differently from the baseline ({difference}), so the table will"
+            f"warning: {_name(names, study)}: tested differently from the baseline ({difference}), so the table will"
             " not rank them with it; evaluation.source and evaluation.context of the baseline give all arms one test"
         )
-    lines = [f"{_named(names, study)}: {fault}" for fault, names in faults.items()]
+    lines = [f"{_name(names, study)}: {fault}" for fault, names in faults.items()]
     for line in lines[:-1]:
         say(f"error: {line}")
     if lines:
@@ -52,11 +52,11 @@ def of_runs(study: Study, ids: Iterable[str]) -> list[Arm]:
     return [arm for arm in study.arms() if arm.name in names]
 
 
-def _unranked(study: Study, arms: Collection[Arm]) -> dict[str, list[str]]:
+def _find_other_tests(study: Study, arms: Collection[Arm]) -> dict[str, list[str]]:
     """How a test differs from the baseline's -> those of `arms` with that test."""
     found: dict[str, list[str]] = {}
     wanted = {arm.name for arm in arms}
-    for name, difference in unranked(study.arms()).items():
+    for name, difference in find_other_tests(study.arms()).items():
         if name in wanted:
             found.setdefault(difference, []).append(name)
     return found
@@ -67,7 +67,7 @@ def _read(study: Study, arms: Collection[Arm]) -> Iterator[tuple[str, Recipe]]:
     for arm in arms:
         yield arm.name, arm.recipe
         for further in study.evaluations.values():
-            yield arm.name, arm.recipe.tested_by(further)
+            yield arm.name, arm.recipe.with_test(further)
 
 
 def _what_counts(recipe: Recipe) -> str:
@@ -76,7 +76,7 @@ def _what_counts(recipe: Recipe) -> str:
     return repr((recipe.data, recipe.evaluation, model.context, model.vocab, train.batch, recipe.steps))
 
 
-def _named(names: list[str], study: Study) -> str:
+def _name(names: list[str], study: Study) -> str:
     if len(names) == len(study.arms()):
         return "every arm"
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

@@ -9,12 +9,12 @@ import typer
 
 from cli import render
 from cli.access import queue
-from cli.ending import ended
+from cli.ending import exit_code
 from cli.options import Json
 from cli.progress import finished_line, follow
 from cli.render import say
 from cli.runs import outlook
-from cli.submit import queued
+from cli.submit import enqueue
 from cli.table import show_table
 from farm.errors import Conflict, NotFound, Unreachable
 from farm.queue.queue import Queue
@@ -82,7 +82,7 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
     """Submit, follow, show the table, and say where everything is. `stays_up`: whether the farm outlives the demo."""
     with queue(settings) as open_queue:
         study, goes_on = fresh(open_queue, study)
-        queued(open_queue, settings, study)
+        enqueue(open_queue, settings, study)
         say(f"{study.name}: {len(study.runs())} runs{', resuming where it stopped' if goes_on else ''}")
         say(f"dashboard: {facts.dashboard}")
         try:
@@ -98,7 +98,7 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
             else:
                 say(f"{study.name} stays queued; farm up or farm demo resumes it")
             raise
-        ended(settings, open_queue, statuses)
+        exit_code(settings, open_queue, statuses)
         show_table(open_queue, study.name, as_json=as_json)
     say(f"run directories: {settings.storage}/runs")
     if not as_json:
@@ -114,7 +114,7 @@ def fresh(queue: Queue, study: Study) -> tuple[Study, bool]:
     taken, known = queue.studies.all(), {status.run.id: status.state for status in queue.listing.statuses()}
     number = 1
     while True:
-        candidate = numbered(study, number)
+        candidate = with_number(study, number)
         states = [known.get(run.id) for run in candidate.runs()]
         if taken.get(candidate.name) == candidate and any(s and not s.is_final for s in states):
             return candidate, True
@@ -123,7 +123,7 @@ def fresh(queue: Queue, study: Study) -> tuple[Study, bool]:
         number += 1
 
 
-def numbered(study: Study, number: int) -> Study:
+def with_number(study: Study, number: int) -> Study:
     """The `number`th demo: its own name, and its runs counted as repetitions."""
     if number == 1:
         return study

@@ -60,23 +60,23 @@ def examine(cluster: Path | None = None) -> Iterator[Finding]:
     """Every check, even after another failed; without settings, those that need none."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name, needed in PACKAGES.items():
-        yield from _checked(name, lambda name=name, needed=needed: [_package(name, needed)])  # type: ignore[misc]
+        yield from _check(name, lambda name=name, needed=needed: [_package(name, needed)])  # type: ignore[misc]
     if find_spec("torch"):
-        yield from _checked("compiler", _compiler)
+        yield from _check("compiler", _compiler)
     try:
         settings = Settings.load()
     except FarmError as error:
         yield Finding("settings", "failed", str(error))
         return
-    yield from _checked("server", lambda: _redis(settings))
-    yield from _checked("values", lambda: _values(settings))
-    yield from _checked("storage", lambda: [_storage(settings)])
-    yield from _checked("dashboard", lambda: [_ray(settings)])
+    yield from _check("server", lambda: _redis(settings))
+    yield from _check("values", lambda: _values(settings))
+    yield from _check("storage", lambda: [_storage(settings)])
+    yield from _check("dashboard", lambda: [_ray(settings)])
     if cluster:
-        yield from _checked("cluster file", lambda: _cluster(cluster, settings))
+        yield from _check("cluster file", lambda: _cluster(cluster, settings))
 
 
-def _checked(check: str, probe: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def _check(check: str, probe: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     """The findings of `probe`, up to an error, which becomes a finding: one broken check must not end the others."""
     try:
         yield from probe()
@@ -101,7 +101,7 @@ def _compiler() -> Iterator[Finding]:
     from workers.node.gpus import gpus
 
     try:
-        yield Finding("compiler", "ok", compiler.found(compiler.ON_CUDA if gpus() else compiler.ON_CPU))
+        yield Finding("compiler", "ok", compiler.find_compiler(compiler.ON_CUDA if gpus() else compiler.ON_CPU))
     except NoCompiler as missing:
         yield Finding("compiler", "warning", str(missing))
 

@@ -36,7 +36,7 @@ def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
             return
         reason = open_queue.roster.drain(found.id, f"farm drain on {platform.node()}")
         try:
-            released = _emptied(open_queue, found)
+            released = _wait_until_empty(open_queue, found)
         except KeyboardInterrupt:
             end = "leaves anyway" if found.joined else f"stays drained until: farm drain {node} --undo"
             say(f"{found} {end}")
@@ -58,7 +58,7 @@ def _undo(queue: Queue, node: Node, as_json: bool) -> None:
         render.emit_json("farm.drain/1", {"node": node.name, "id": node.id, "reason": None, "released": []})
 
 
-def _emptied(queue: Queue, node: Node) -> list[str]:
+def _wait_until_empty(queue: Queue, node: Node) -> list[str]:
     """The runs that left `node`, when the last of them has.
 
     Raises: Unreachable: the drain was not carried out.
@@ -69,7 +69,7 @@ def _emptied(queue: Queue, node: Node) -> list[str]:
     while runs := _runs(queue, node):
         for run_id in sorted(runs - last):
             say(f"{run_id} runs on {node}: asked for a checkpoint")
-        left += _told(queue, last - runs)
+        left += _tell(queue, last - runs)
         last = runs
         if time.monotonic() > deadline:
             raise Unreachable(
@@ -77,14 +77,14 @@ def _emptied(queue: Queue, node: Node) -> list[str]:
                 remedy="Is `farm serve` up on the head? No new run starts there; these end when their leases expire.",
             )
         time.sleep(LOOK_SECONDS)
-    return left + _told(queue, last)
+    return left + _tell(queue, last)
 
 
 def _runs(queue: Queue, node: Node) -> set[str]:
     return {status.run.id for status in queue.listing.running() if node.id in status.nodes}
 
 
-def _told(queue: Queue, runs: set[str]) -> list[str]:
+def _tell(queue: Queue, runs: set[str]) -> list[str]:
     for run_id in sorted(runs):
         status = queue.listing.status(run_id)
         say(f"{run_id} stopped and was released at step {status.step:,}: {status.state}")

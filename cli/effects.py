@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from cli import render
-from cli.access import finished, queue
+from cli.access import load_results, queue
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from farm.record.score import NATS
@@ -20,9 +20,9 @@ SHOWN = 8  # of the arms that are missing
 COLUMNS = (
     Column("effect", "effect"),
     Column("machine", "machine"),
-    Column("size", "nats", render.known(lambda size: f"{size:+.4f}"), is_number=True, digits=6),
-    Column("ci_low", "95 % from", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
-    Column("ci_high", "to", render.known(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
+    Column("size", "nats", render.or_unknown(lambda size: f"{size:+.4f}"), is_number=True, digits=6),
+    Column("ci_low", "95 % from", render.or_unknown(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
+    Column("ci_high", "to", render.or_unknown(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
     Column("p", "p", render.probability, is_number=True, digits=6),
     Column("aliases", "or else", render.listing),
 )
@@ -38,7 +38,7 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     "factorial", tells all pairs apart.
     """
     with queue() as open_queue:
-        found, results = finished(open_queue, study)
+        found, results = load_results(open_queue, study)
     members = dict(_cohorts(results))
     told = {key: _effects(found, together) for key, together in members.items()}
     rows = [row for key, seen in told.items() for row in _rows(key, seen)]

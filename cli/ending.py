@@ -16,7 +16,7 @@ from farm.study.run import State
 from farm.verdict.forecast import least_hours, least_limit
 
 
-def ended(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> int:
+def exit_code(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> int:
     """The exit code for runs that were followed to their end, after saying what those that are not final wait for.
 
     0: all succeeded. 7: some wait because a limit is spent. 1: some failed, were cancelled or are paused.

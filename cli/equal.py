@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cli import render
-from cli.cells import RANK, VERDICT, difference, machine, named, seeds
+from cli.cells import RANK, VERDICT, difference, list_rows, machine, seeds
 from cli.remarks import Tested, method_lines
 from cli.render import Column, Format, Sheet
 from farm.errors import BadStudy, NotFound
@@ -17,7 +17,7 @@ from farm.verdict.equal import Bought, Budget, Placed, Reached, at, budget, targ
 AMOUNTS = {"hours": "{:g} h of training", "usd": "${:,.2f} of training", "tokens": "{:,.0f} tokens"}
 
 
-def asked(at: str | None, loss: str | None, score: str | None, scores: str | None) -> Budget | float | None:
+def question_of(at: str | None, loss: str | None, score: str | None, scores: str | None) -> Budget | float | None:
     """The question asked by --at or --target, if any.
 
     Raises: BadStudy: not a valid budget or loss; both are given; or a score, which is not computed mid-run.
@@ -53,13 +53,13 @@ def show(queue: Queue, study: str, question: Budget | float, form: Format | None
         title = f"{study}: validation loss after {_amount(question)}"
         data = [row.model_dump(mode="json") for row in bought]
         sheet = Sheet("farm.table-at/1", AT, data, more={"study": study, "at": question._asdict()}, title=title)
-        _emit(sheet, ALL_AT, [*_bought(bought, question), *_common(bought, unfinished, asks)], form, as_json)
+        _emit(sheet, ALL_AT, [*_budget_remarks(bought, question), *_common(bought, unfinished, asks)], form, as_json)
     else:
         reached = to(results, runs, question, asks.looks)
         title = f"{study}: until validation loss {question:g}"
         data = [row.model_dump(mode="json") for row in reached]
         sheet = Sheet("farm.table-target/1", TO, data, more={"study": study, "target": question}, title=title)
-        _emit(sheet, ALL_TO, [*_reached(reached), *_common(reached, unfinished, asks)], form, as_json)
+        _emit(sheet, ALL_TO, [*_target_remarks(reached), *_common(reached, unfinished, asks)], form, as_json)
 
 
 def _emit(sheet: Sheet, every: Sequence[Column], remarks: Sequence[str], form: Format | None, as_json: bool) -> None:
@@ -68,7 +68,7 @@ def _emit(sheet: Sheet, every: Sequence[Column], remarks: Sequence[str], form: F
         render.emit(sheet, as_json=True)
         return
     columns = sheet.columns if render.is_for_people(form) else every
-    rows = [row | {"seeds": seeds(row)} | _told(row) | _flat(row) for row in sheet.data]
+    rows = [row | {"seeds": seeds(row)} | _against_baseline(row) | _flat(row) for row in sheet.data]
     render.emit(sheet._replace(columns=columns, data=rows), form)
     render.write_lines(remarks, form)
 
@@ -76,7 +76,7 @@ def _emit(sheet: Sheet, every: Sequence[Column], remarks: Sequence[str], form: F
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
-def _told(row: dict[str, Any]) -> dict[str, str]:
+def _against_baseline(row: dict[str, Any]) -> dict[str, str]:
     """How it compares with the baseline: a difference of losses, or a ratio of costs."""
     return {"difference": difference(row)} if "delta" in row else {"ratio": _ratio(row)}
 
@@ -94,7 +94,7 @@ def _ratio(row: dict[str, Any]) -> str:
 def _span(show: Any) -> Any:
     """A cost for people: its value, or the bound that is known."""
 
-    def shown(span: dict[str, float | None] | None) -> str:
+    def show_end(span: dict[str, float | None] | None) -> str:
         if span is None:
             return render.UNKNOWN
         if span["value"] is not None:
@@ -102,7 +102,7 @@ def _span(show: Any) -> Any:
         bounds = [f"{sign} {show(span[key])}" for sign, key in ((">", "at_least"), ("<", "at_most")) if span[key]]
         return " and ".join(bounds) or render.UNKNOWN
 
-    return shown
+    return show_end
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _amount(question: Budget) -> str:
     return AMOUNTS[question.kind].format(question.amount)
 
 
-def _bought(rows: Sequence[Bought], question: Budget) -> Iterator[str]:
+def _budget_remarks(rows: Sequence[Bought], question: Budget) -> Iterator[str]:
     yield "loss on held-out tokens that are not the test's, linear between validations; no run is extrapolated"
     for row in rows:
         if row.short:
@@ -184,7 +184,7 @@ def _bought(rows: Sequence[Bought], question: Budget) -> Iterator[str]:
     yield from _methods([row for row in rows if row.method], "±", "is the half-width of a 95 % interval")
 
 
-def _reached(rows: Sequence[Reached]) -> Iterator[str]:
+def _target_remarks(rows: Sequence[Reached]) -> Iterator[str]:
     yield "geometric means over seeds, of training alone: lost work, waiting, checkpoints and validations do not count"
     for row in rows:
         if row.reached < row.n:
@@ -195,10 +195,9 @@ def _reached(rows: Sequence[Reached]) -> Iterator[str]:
     withheld = [row for row in rows if row.verdict and not row.method]
     if withheld:
         yield (
-            f"no interval for {named(withheld)}: it takes two seed pairs or more (after farm resolve as many as at its"
-            " first look), on the side of the arm and of the"
-            " baseline, that all reached the loss after a validation above it; runs that did not are neither left out"
-            " nor guessed"
+            f"no interval for {list_rows(withheld)}: it takes two seed pairs or more (after farm resolve as many as at"
+            " its first look), on the side of the arm and of the baseline, that all reached the loss after a validation"
+            " above it; runs that did not are neither left out nor guessed"
         )
     told = [row for row in rows if row.method]
     yield from _methods(told, "in brackets", "is a 95 % interval of the speed-up, from the logarithms of the hours")
@@ -218,11 +217,11 @@ def _common(rows: Sequence[Placed], unfinished: int, asks: Study) -> Iterator[st
             " run trains; farm table ranks finished runs by the study's score"
         )
     for reason in dict.fromkeys(row.aside for row in rows if row.aside):
-        yield f"not compared: {named([row for row in rows if row.aside == reason])}: {reason}"
+        yield f"not compared: {list_rows([row for row in rows if row.aside == reason])}: {reason}"
     for key in dict.fromkeys((row.evaluation, row.machine) for row in rows):
         here = [row for row in rows if (row.evaluation, row.machine) == key and not row.aside and row.n]
         if here and not any(row.arm == BASELINE for row in here):
-            yield f"no baseline on {key[1]} to compare {named(here)} with"
+            yield f"no baseline on {key[1]} to compare {list_rows(here)} with"
     if unfinished:
         yield (
             f"{unfinished} run{'s' * (unfinished != 1)} without a result {'is' if unfinished == 1 else 'are'} not in"

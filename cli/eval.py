@@ -13,7 +13,7 @@ from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from farm.errors import Conflict, FarmError, NotFound, nearest
 from farm.queue.queue import Queue
-from farm.queue.unscored import Unscored, unscored
+from farm.queue.unscored import Unscored, find_unscored
 from farm.queue.values import Status
 from farm.record.score import Score
 from farm.record.store import Store
@@ -26,7 +26,7 @@ COLUMNS = (
     Column("run", "run"),
     Column("evaluation", "evaluation"),
     Column("score", "score"),
-    Column("was", "was", render.known(str)),
+    Column("was", "was", render.or_unknown(str)),
     Column("now", "now"),
     Column("machine", "machine", is_spare=True),
 )
@@ -78,7 +78,9 @@ def eval(
         names = _names(study, evaluation)
         if machine is not None:
             study.machine(machine, machines(settings, open_queue))
-        found = unscored(study, statuses, _scores(settings, open_queue, statuses), names, stale=stale, machine=machine)
+        found = find_unscored(
+            study, statuses, _scores(settings, open_queue, statuses), names, stale=stale, machine=machine
+        )
         _refuse_unfinished(name, found)
         jobs = [job for job, _ in found.jobs.values()]
         before = open_queue.evaluations.put(study.study.name, jobs) if jobs else {}

@@ -44,7 +44,7 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
 
     Raises: NotFound, Conflict, Refused, StorageUnusable, CheckpointInvalid, Nonfinite
     """
-    settings, called = Settings.load(), _called(folder, name)
+    settings, called = Settings.load(), _name(folder, name)
     with queue(settings) as open_queue:
         found = open_queue.studies.one(study)
         recipes = _recipes(found, names(found), called)
@@ -58,13 +58,13 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
         for recipe in recipes.values():
             reference.check(opened.shape, recipe, folder)
         bare = Reference(name=called, weights=opened.weights, shape=opened.shape)
-        known = there.joined(bare).named(called)
+        known = there.join(bare).find(called)
         assert known
         missing = known.lacks([recipe.evaluation_id(one) for one, recipe in recipes.items()])
         for one, recipe in recipes.items():
             if recipe.evaluation_id(one) in missing:
-                scored = _scored(opened, one, recipe, settings.home / "cache")
-                there = _kept(store, open_queue, study, bare.model_copy(update={"scores": (scored,)}))
+                scored = _score(opened, one, recipe, settings.home / "cache")
+                there = _keep(store, open_queue, study, bare.model_copy(update={"scores": (scored,)}))
     rows = list(_rows(there, called, recipes, missing))
     render.emit(Sheet("farm.eval-reference/1", COLUMNS, rows, more={"study": study}), as_json=as_json)
     if not missing:
@@ -73,7 +73,7 @@ def score(study: str, names: Callable[[Study], list[str]], folder: Path, name: s
         render.say_next(f"farm table {study}")
 
 
-def _called(folder: Path, name: str | None) -> str:
+def _name(folder: Path, name: str | None) -> str:
     """Raises: NotFound: the folder. FarmError: not a valid name for a table."""
     if not folder.is_dir():
         raise NotFound(f"{folder} is not a folder.", remedy="Name one with config.json and model.safetensors.")
@@ -89,7 +89,7 @@ def _recipes(study: Study, names: Sequence[str], called: str) -> dict[str, Recip
     if called in [arm.name for arm in arms]:
         raise Conflict(f"{study.study.name!r} has an arm {called!r}.", remedy="Give the reference another --name.")
     own = arms[0].recipe
-    return {name: own if name == TEST else own.tested_by(study.evaluations[name]) for name in names}
+    return {name: own if name == TEST else own.with_test(study.evaluations[name]) for name in names}
 
 
 def _refuse_without_torch() -> None:
@@ -100,7 +100,7 @@ def _refuse_without_torch() -> None:
         )
 
 
-def _scored(opened: "Opened", name: str, recipe: Recipe, cache: Path) -> ReferenceScore:
+def _score(opened: "Opened", name: str, recipe: Recipe, cache: Path) -> ReferenceScore:
     from farm.record.result import Exam
     from model import reference
     from model.corpus.checks import items
@@ -124,9 +124,9 @@ def _scored(opened: "Opened", name: str, recipe: Recipe, cache: Path) -> Referen
     )
 
 
-def _kept(store: Store, queue: Queue, study: str, scored: Reference) -> References:
+def _keep(store: Store, queue: Queue, study: str, scored: Reference) -> References:
     """Write the record first, then the queue; both are read again, since others may have scored meanwhile."""
-    whole = store.studies.references(study).joined(scored)
+    whole = store.studies.references(study).join(scored)
     store.studies.keep_references(whole)
     queue.studies.refer(whole)
     return whole
@@ -143,20 +143,20 @@ def _progress(name: str, batches: int) -> Iterator[Callable[[], None]]:
     begun, said = 0, time.monotonic()
     say(f"{name}: {batches:,} batch{'es' * (batches != 1)}")
 
-    def advanced() -> None:
+    def advance() -> None:
         nonlocal begun, said
         if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
             said = time.monotonic()
             say(f"{name}: {begun:,} of {batches:,} batches")
         begun += 1
 
-    yield advanced
+    yield advance
 
 
 def _rows(
     there: References, called: str, recipes: dict[str, Recipe], missing: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    one = there.named(called)
+    one = there.find(called)
     assert one
     for name, recipe in recipes.items():
         made = next(score for score in one.scores if score.evaluation == recipe.evaluation_id(name))

@@ -69,7 +69,7 @@ def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":
 
     Raises: CheckpointInvalid
     """
-    from model.export import trained
+    from model.export import load_network
     from model.init import fingerprint
 
     path = store.copies.bring(result.checkpoint)
@@ -77,7 +77,7 @@ def _final(store: Store, run: Run, result: Result) -> "tuple[int, GPT]":
         raise CheckpointInvalid(
             f"{store.uri}/{result.checkpoint} is not there.", remedy="Is FARM_STORAGE the farm's storage?"
         )
-    gpt = trained(path, run)
+    gpt = load_network(path, run)
     if (found := fingerprint(gpt)) != result.fingerprints.final:
         raise CheckpointInvalid(f"{path}: weights {found[:12]}, the result has {result.fingerprints.final[:12]}.")
     return result.steps, gpt

@@ -8,7 +8,7 @@ import typer
 
 from cli import render
 from cli.access import is_study, on_record, queue, recording, select
-from cli.cancel import DroppedOnly, dropped
+from cli.cancel import DroppedOnly, find_dropped
 from cli.options import ArmName, Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from cli.runs import of_arm
@@ -94,7 +94,7 @@ def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) ->
     if arm:
         chosen = of_arm(chosen, arm)
     if dropped_only and is_study(queue, name):
-        chosen = dropped(queue.studies.one(name), chosen)
+        chosen = find_dropped(queue.studies.one(name), chosen)
     return {status.id: status for status in chosen}
 
 

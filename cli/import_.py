@@ -20,7 +20,7 @@ COLUMNS = (
     Column("arm", "arm"),
     Column("machine", "machine"),
     Column("seeds", "seeds", render.text),
-    Column("test_loss", "test loss", render.known(lambda loss: f"{loss:.6f}"), is_number=True),
+    Column("test_loss", "test loss", render.or_unknown(lambda loss: f"{loss:.6f}"), is_number=True),
     Column("now", "now"),
     Column("source", "source", render.text, is_spare=True),
 )
@@ -58,15 +58,15 @@ def import_(paths: Paths, study: StudyCalled = None, output: Output = None, as_j
         if found.runs:
             store = recording(settings)
             there = store.studies.imported(found.name)
-            joined = there.joined(found.runs)
+            joined = there.join(found.runs)
             open_queue.studies.bring(there)  # whoever may not write learns so before anything is on record
             store.studies.keep_imported(joined.whole)  # the record first, then the queue
             open_queue.studies.bring(joined.whole)
             now |= dict.fromkeys(joined.new, "imported")
         unknown = unknown_machines(found, machines(settings, open_queue))
-    written = _written(file, found.study)
+    written = _write(file, found.study)
     more: dict[str, Any] = {"study": found.name, "study_file": str(file), "study_file_is": written}
-    more |= {"left_out": _told(found.left_out), "notes": _told(found.notes)}
+    more |= {"left_out": _as_rows(found.left_out), "notes": _as_rows(found.notes)}
     render.emit(Sheet("farm.import/1", COLUMNS, list(_rows(found, now)), more=more), as_json=as_json)
     for remark in _remarks(found, file, written, unknown):
         say(remark)
@@ -74,7 +74,7 @@ def import_(paths: Paths, study: StudyCalled = None, output: Output = None, as_j
         render.say_next(*([f"farm table {found.name}"] if found.runs else []), f"farm plan {file}")
 
 
-def _written(file: Path, text: str) -> str:
+def _write(file: Path, text: str) -> str:
     """Write the study file, unless there is one: `written`, `there already`, or `another` that stays."""
     try:
         with file.open("x", encoding="utf-8") as out:
@@ -103,7 +103,7 @@ def _rows(found: Read, now: dict[str, str]) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _told(notes: Sequence[Note]) -> list[dict[str, str]]:
+def _as_rows(notes: Sequence[Note]) -> list[dict[str, str]]:
     return [note._asdict() for note in notes]
 
 

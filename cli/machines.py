@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import render
+from cli.access import count_offers, queue
 from cli.access import machines as known_machines
-from cli.access import offered, queue
 from cli.options import Json
 from cli.render import Column, Sheet, say
 from farm.errors import FarmError
@@ -31,7 +31,9 @@ COLUMNS = (
     Column("accelerators", "count", render.count, is_number=True),
     Column("memory_bytes", "GiB each", render.gib, is_number=True),
     Column("usd_per_hour", "$/h", render.dollars, is_number=True),
-    Column("tokens_per_second", "tokens/s", render.known(lambda value: f"{value:,.0f}"), is_number=True, is_spare=True),
+    Column(
+        "tokens_per_second", "tokens/s", render.or_unknown(lambda value: f"{value:,.0f}"), is_number=True, is_spare=True
+    ),
     Column("seen_tokens_per_second", "seen", render.count, is_number=True),
     Column("nodes", "nodes up", render.count, is_number=True),
     Column("slots", "slots", render.count, is_number=True),
@@ -72,7 +74,7 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
             _probe(open_queue, settings, _study(open_queue, probe))
         known = known_machines(settings, open_queue)
         registered = open_queue.roster.machines().keys()
-        waiting, nodes = open_queue.listing.queued(), offered(settings, open_queue)
+        waiting, nodes = open_queue.listing.backlog(), count_offers(settings, open_queue)
         statuses, roster, supply = open_queue.listing.statuses(), open_queue.roster.nodes(), open_queue.roster.supply()
     can_start = {name: count for name, count in waiting.items() if all(map(nodes.get, parts(name)))}
     seen, now = _speeds(statuses), [_now(node, statuses, can_start) for node in roster]
@@ -157,7 +159,7 @@ def _probe(queue: Queue, settings: Settings, study: Study) -> None:
 
     for machine in _own_classes(queue, settings):
         for recipe, arms in _models(study, probing.key):
-            say(f"{machine.name}: trying {', '.join(arms)}: {_named(recipe)} ...")
+            say(f"{machine.name}: trying {', '.join(arms)}: {_name(recipe)} ...")
             found = probing.measure(queue, machine, recipe).probes[probing.key(recipe)]
             say(f"{machine.name}: microbatches of up to {found:,} fit")
 
@@ -171,7 +173,7 @@ def _models(study: Study, key: Callable[[Recipe], str]) -> Iterable[tuple[Recipe
     return found.values()
 
 
-def _named(recipe: Recipe) -> str:
+def _name(recipe: Recipe) -> str:
     return f"{recipe.model.parameters:,} parameters, {recipe.train.precision}"
 
 

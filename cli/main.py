@@ -65,8 +65,8 @@ class Commands(Mapping[str, Any]):
         COMMANDS[name]
         word = f"{name}_" if iskeyword(name) else name
         function = getattr(import_module(f"cli.{word}"), word)
-        command = _built(name, function)
-        command.params += _built(name, _only_verbose).params
+        command = _build(name, function)
+        command.params += _build(name, _only_verbose).params
         return command
 
     def __iter__(self) -> Iterator[str]:
@@ -76,7 +76,7 @@ class Commands(Mapping[str, Any]):
         return len(COMMANDS)
 
 
-def _built(name: str, function: Callable[..., None]) -> Any:
+def _build(name: str, function: Callable[..., None]) -> Any:
     from cli.examples import epilogue
 
     info = CommandInfo(name=name, callback=function, epilog=epilogue(name))
@@ -147,12 +147,12 @@ def _report(error: Exception, verbose: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    code, *told = _explained(error)
+    code, *told = _explain(error)
     sys.stderr.writelines(f"error: {line(text)}\n" for text in told)
     return code
 
 
-def _explained(error: Exception) -> tuple[int, *tuple[str, ...]]:
+def _explain(error: Exception) -> tuple[int, *tuple[str, ...]]:
     if isinstance(error, FarmError):
         return error.exit_code, *error.lines
     if isinstance(error, typer.Abort):

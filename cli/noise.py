@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from cli import render
-from cli.access import finished, is_study, queue, study_or_newest
+from cli.access import is_study, load_results, queue, study_or_newest
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from farm.record.imported import EVALUATION as IMPORTED
@@ -17,7 +17,7 @@ COLUMNS = (
     Column("sd", "SD", render.loss, is_number=True, digits=6),
     Column("ci_low", "95 % from", render.loss, is_number=True, digits=6),
     Column("ci_high", "to", render.loss, is_number=True, digits=6),
-    Column("df", "df", render.known(lambda df: f"{df:.1f}"), is_number=True, is_spare=True, digits=1),
+    Column("df", "df", render.or_unknown(lambda df: f"{df:.1f}"), is_number=True, is_spare=True, digits=1),
     Column("runs", "runs", render.count, is_number=True, is_spare=True),
     Column("why", "note", render.text, is_prose=True),
     Column("evaluation", "evaluation", is_spare=True),
@@ -36,7 +36,7 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     with queue() as open_queue:
         name = study_or_newest(open_queue, study)
         imported = open_queue.studies.imported(name).runs
-        results = [] if imported and not is_study(open_queue, name) else finished(open_queue, name)[1]
+        results = [] if imported and not is_study(open_queue, name) else load_results(open_queue, name)[1]
     told = {evaluation: ladder(runs) for evaluation, runs in _comparable(results)}
     if known := [Run(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds]:
         told[IMPORTED] = ladder(known)

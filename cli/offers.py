@@ -1,4 +1,4 @@
-"""What this machine offers, and to whom: `--machine CLASS=UNITS`, or what its hardware is; `--shared --host`."""
+"""The offer of this machine: `--machine CLASS=UNITS`, or a class for its hardware; and to whom: `--shared --host`."""
 
 from collections.abc import Sequence
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from cli.cancel import dropped
+from cli.cancel import find_dropped
 from cli.render import ago, duration
 from farm.queue.queue import Queue
 from farm.queue.values import Put, Status
@@ -19,15 +19,15 @@ def remarks(queue: Queue, study: Study, put: Put, dry_run: bool) -> Iterator[str
     """A line of numbers, and one for each thing that its reader would not expect."""
     statuses = {status.id: status for status in queue.listing.statuses()}
     yield _numbers(study, put, dry_run)
-    yield from _replaced(put, dry_run)
-    yield from _adopted(put, statuses)
+    yield from _replacements(put, dry_run)
+    yield from _adoptions(put, statuses)
     yield from _twins(put, statuses)
     if put.again:
         yield (
             f"{_runs(len(put.again))} {_was(len(put.again))} forgotten before: what their directories hold counts,"
             " results and checkpoints alike"
         )
-    yield from _known(study, put, statuses)
+    yield from _known_runs(study, put, statuses)
     yield from _leftover(study, put, queue.listing.statuses(study.name))
 
 
@@ -40,7 +40,7 @@ def _numbers(study: Study, put: Put, dry_run: bool) -> str:
     return f"{study.name}: of {len(put.new) + len(put.known) + len(put.adopted)} runs {', '.join(told)}"
 
 
-def _replaced(put: Put, dry_run: bool) -> Iterator[str]:
+def _replacements(put: Put, dry_run: bool) -> Iterator[str]:
     if put.replaced:
         what = "would be replaced" if dry_run else "replaced"
         arms = ", ".join(f"{count} of {arm}" for arm, count in Counter(put.replaced.values()).items())
@@ -50,7 +50,7 @@ def _replaced(put: Put, dry_run: bool) -> Iterator[str]:
         )
 
 
-def _adopted(put: Put, statuses: Mapping[str, Status]) -> Iterator[str]:
+def _adoptions(put: Put, statuses: Mapping[str, Status]) -> Iterator[str]:
     for origin, count in Counter(_whose(statuses, run_id) for run_id in put.adopted.values()).items():
         has = "has" if count == 1 else "have"
         yield f"{_runs(count)} {has} the result of {origin}: the same recipe, seeds and machine, so nothing is trained"
@@ -62,7 +62,7 @@ def _twins(put: Put, statuses: Mapping[str, Status]) -> Iterator[str]:
         yield f"{_runs(count)} {are} queued or running as {origin}, too: trained twice, unless one is cancelled"
 
 
-def _known(study: Study, put: Put, statuses: Mapping[str, Status]) -> Iterator[str]:
+def _known_runs(study: Study, put: Put, statuses: Mapping[str, Status]) -> Iterator[str]:
     """The studies whose failures these are, and how failed and cancelled runs are queued again."""
     failed = [statuses[run_id] for run_id, state in put.known.items() if state is State.FAILED and run_id in statuses]
     others = [status for status in failed if status.study != study.name]
@@ -81,7 +81,7 @@ def _known(study: Study, put: Put, statuses: Mapping[str, Status]) -> Iterator[s
 
 def _leftover(study: Study, put: Put, statuses: Iterable[Status]) -> Iterator[str]:
     """The runs of an earlier form of the study that it no longer has."""
-    left = [status for status in dropped(study, list(statuses)) if status.id not in put.replaced]
+    left = [status for status in find_dropped(study, list(statuses)) if status.id not in put.replaced]
     going = [status for status in left if not status.state.is_final]
     if going:
         what = f"{_runs(len(going))} of an earlier form of {study.name} ({_arms(going)})"

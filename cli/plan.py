@@ -21,7 +21,7 @@ from farm.study.recipe import TEST
 from farm.study.study import Study
 from farm.verdict.advice import advice
 from farm.verdict.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, imported_noise, noise_of
-from farm.verdict.seen import seen
+from farm.verdict.seen import see
 
 COLUMNS = (
     Column("machine", "machine"),
@@ -33,7 +33,7 @@ COLUMNS = (
     Column("wall_clock_hours", "wall clock", render.clock, is_number=True, digits=4),
     Column("usd", "$", render.dollars, is_number=True, digits=4),
     Column("basis", "hours are", render.text, is_spare=True),
-    Column("resolves_sd", "resolves SD", render.known(lambda value: f"{value:.2f}"), is_number=True, digits=4),
+    Column("resolves_sd", "resolves SD", render.or_unknown(lambda value: f"{value:.2f}"), is_number=True, digits=4),
     Column("resolves", "nats", render.loss, is_number=True, is_spare=True, digits=6),
 )
 ALL_ARMS, ALL_MACHINES = "(all arms)", "(all machines)"  # no arm and no machine can be called so
@@ -67,7 +67,7 @@ def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: J
     settings = Settings.load()
     parsed = study_file(study, settings)
     known, results, scores, at_a_time = what_is_known(settings)
-    noise = noise_said(parsed, sd, noise_from, settings)
+    noise = find_noise(parsed, sd, noise_from, settings)
     found = forecast(parsed, known, results, at_a_time, noise, scores=scores)
     render.emit(sheet(found, parsed.study.score, as_json), as_json=as_json)
     for remark in remarks(found, parsed.study.score):
@@ -106,7 +106,7 @@ def what_is_known(
         return machines(settings, None), [], {}, {}
 
 
-def noise_said(planned: Study, sd: float | None, study: str | None, settings: Settings) -> Noise | None:
+def find_noise(planned: Study, sd: float | None, study: str | None, settings: Settings) -> Noise | None:
     """The noise given by --sd, or shown by an earlier study in the score that `planned` ranks by; None without either.
 
     Raises: BadStudy: it is not a positive number, or both were given, or the earlier study has no such score.
@@ -128,7 +128,7 @@ def noise_said(planned: Study, sd: float | None, study: str | None, settings: Se
             say(f"noise: that of {study}'s imported baseline, which was trained elsewhere")
             return imported_noise(imported)
         evaluations = open_queue.studies.one(study).evaluations
-        found = seen(results, open_queue.evaluations.scores(study, "study"), score, evaluations).results
+        found = see(results, open_queue.evaluations.scores(study, "study"), score, evaluations).results
         if results and not found:
             raise _no_such_noise(study, f"no score by {score}", score)
         return noise_of(found)

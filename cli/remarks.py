@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from cli import render
-from cli.cells import Placed, named
+from cli.cells import Placed, list_rows
 from cli.noise import hardware_line
 from farm.record.imported import EVALUATION as IMPORTED
 from farm.study.arms import BASELINE
@@ -124,7 +124,7 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
     for rung, text in RUNGS.items():
         rows = [row for row in tested if row.rung == rung]
         if rows:
-            yield f"tested against{'' if len(rows) == len(tested) else f' for {named(rows)}'}: {text}"
+            yield f"tested against{'' if len(rows) == len(tested) else f' for {list_rows(rows)}'}: {text}"
     for row in ranked.rows:
         if row.one_run_resolves is not None and any(_is_one_run(other, row) for other in tested):
             yield (
@@ -143,11 +143,11 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
         if row.verdict == "unresolved":
             why.setdefault(_needs(row), []).append(row)
     for text, rows in why.items():
-        yield f"unresolved: {named(rows)}: {text}"
+        yield f"unresolved: {list_rows(rows)}: {text}"
     for key in dict.fromkeys((row.evaluation, row.machine) for row in ranked.rows if not row.aside):
         arms = [row for row in ranked.rows if (row.evaluation, row.machine) == key and not row.aside]
         if not any(row.arm == BASELINE for row in arms):
-            yield f"no baseline on {key[1]}: nothing to compare {named(arms)} with"
+            yield f"no baseline on {key[1]}: nothing to compare {list_rows(arms)} with"
 
 
 class Tested(Placed, Protocol):
@@ -162,7 +162,7 @@ def method_lines(tested: Sequence[Tested]) -> Iterator[str]:
     for method, text in METHODS.items():
         rows = [row for row in tested if row.method == method]
         if rows:
-            yield f"method{'' if len(rows) == len(tested) else f' for {named(rows)}'}: {text}"
+            yield f"method{'' if len(rows) == len(tested) else f' for {list_rows(rows)}'}: {text}"
 
 
 def _test_set_lines(ranked: Table) -> Iterator[str]:

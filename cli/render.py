@@ -131,41 +131,41 @@ def line(text: str) -> str:
 # --- how people see values -------------------------------------------------------------------------------------------
 
 
-def known(show: Callable[[Any], str]) -> Callable[[Any], str]:
+def or_unknown(show: Callable[[Any], str]) -> Callable[[Any], str]:
     """`show`, and '-' for what is unknown."""
     return lambda value: UNKNOWN if value is None else show(value)
 
 
-text = known(lambda value: line(str(value)))
-count = known(lambda value: f"{value:,}")
-loss = known(lambda value: f"{value:.4f}")
-whole = known(lambda value: f"{value:,.0f}")
-probability = known(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}")
-signed = known(lambda value: "0.0000" if round(value, 4) == 0 else f"{value:+.4f}")  # a sign is a claim
-dollars = known(lambda value: f"{value:,.2f}")
-gib = known(lambda value: f"{value / 2**30:.1f}")
-listing = known(lambda values: line(", ".join(map(str, values))) or UNKNOWN)
+text = or_unknown(lambda value: line(str(value)))
+count = or_unknown(lambda value: f"{value:,}")
+loss = or_unknown(lambda value: f"{value:.4f}")
+whole = or_unknown(lambda value: f"{value:,.0f}")
+probability = or_unknown(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}")
+signed = or_unknown(lambda value: "0.0000" if round(value, 4) == 0 else f"{value:+.4f}")  # a sign is a claim
+dollars = or_unknown(lambda value: f"{value:,.2f}")
+gib = or_unknown(lambda value: f"{value / 2**30:.1f}")
+listing = or_unknown(lambda values: line(", ".join(map(str, values))) or UNKNOWN)
 
 
 def _hours(value: float) -> str:
     return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-hours = known(_hours)
+hours = or_unknown(_hours)
 
 
 def _clock(value: float) -> str:
     for unit, size, below in (("s", 1 / 3600, 90), ("min", 1 / 60, 90), ("h", 1.0, 48)):
         if value / size < below:
-            return f"{_rounded(value / size)} {unit}"
-    return f"{_rounded(value / 24)} days"
+            return f"{_round(value / size)} {unit}"
+    return f"{_round(value / 24)} days"
 
 
-def _rounded(value: float) -> str:
+def _round(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0") if value < 20 else f"{value:,.0f}"
 
 
-clock = known(_clock)  # hours as a person says them: 31 s, 45 min, 9.5 h, 4.4 days
+clock = or_unknown(_clock)  # hours as a person says them: 31 s, 45 min, 9.5 h, 4.4 days
 
 
 def prices(prices: Iterable[Price]) -> str:
@@ -182,7 +182,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds}s"
 
 
-duration = known(_duration)
+duration = or_unknown(_duration)
 
 
 def ago(moment: float | None) -> float | None:
@@ -218,7 +218,7 @@ def _rich_table(sheet: Sheet) -> None:
     spare = [column for column in columns if column.is_spare]
     while (is_narrow := _width(sheet, columns) > screen.width) and spare:
         columns.remove(spare.pop())
-    screen.print(_laid_out(sheet, columns, may_fold=is_narrow))
+    screen.print(_lay_out(sheet, columns, may_fold=is_narrow))
     if left_out := [column.heading for column in sheet.columns if column not in columns]:
         say(f"too narrow for: {', '.join(left_out)}; all of it: --json")
     if sheet.shown is not None and len(sheet.data) > sheet.shown:
@@ -229,10 +229,10 @@ def _width(sheet: Sheet, columns: Sequence[Column]) -> int:
     """Characters that a table needs so that nothing but prose is folded."""
     wide = console()
     wide.width = 10_000
-    return wide.measure(_laid_out(sheet, columns, prose=PROSE_CHARACTERS)).maximum
+    return wide.measure(_lay_out(sheet, columns, prose=PROSE_CHARACTERS)).maximum
 
 
-def _laid_out(sheet: Sheet, columns: Sequence[Column], *, may_fold: bool = False, prose: int | None = None) -> Any:
+def _lay_out(sheet: Sheet, columns: Sequence[Column], *, may_fold: bool = False, prose: int | None = None) -> Any:
     """A rich table, at most `prose` characters for a column of prose. Other text folds if it `may`, numbers never."""
     from rich import box
     from rich.table import Table
@@ -253,13 +253,13 @@ def _laid_out(sheet: Sheet, columns: Sequence[Column], *, may_fold: bool = False
             overflow="fold",
             max_width=prose if column.is_prose else None,
         )
-    rows = islice(_shown(sheet._replace(columns=columns)), sheet.shown)
+    rows = islice(_show_cells(sheet._replace(columns=columns)), sheet.shown)
     for row, is_faint in zip(rows, chain(sheet.faint, repeat(False)), strict=False):
         table.add_row(*map(Text, row), style="dim" if is_faint else None)
     return table
 
 
-def _shown(sheet: Sheet) -> Iterable[list[str]]:
+def _show_cells(sheet: Sheet) -> Iterable[list[str]]:
     return ([clean(column.show(row[column.key])) for column in sheet.columns] for row in sheet.data)
 
 
@@ -298,28 +298,28 @@ def _safe(value: Any, digits: int | None = None) -> str:
 def _markdown(sheet: Sheet) -> str:
     head = [column.heading for column in sheet.columns]
     rule = ["---:" if column.is_number else "---" for column in sheet.columns]
-    body = [[_markdown_escaped(cell) for cell in row] for row in _shown(sheet)]
+    body = [[_escape_markdown(cell) for cell in row] for row in _show_cells(sheet)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *body])
 
 
-def _markdown_escaped(cell: str) -> str:
+def _escape_markdown(cell: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", cell)
 
 
 def _latex(sheet: Sheet) -> str:
     """A booktabs tabular."""
     layout = "".join("r" if column.is_number else "l" for column in sheet.columns)
-    head = " & ".join(_latex_escaped(column.heading) for column in sheet.columns)
-    body = "".join(" & ".join(map(_latex_escaped, row)) + " \\\\\n" for row in _shown(sheet))
+    head = " & ".join(_escape_latex(column.heading) for column in sheet.columns)
+    body = "".join(" & ".join(map(_escape_latex, row)) + " \\\\\n" for row in _show_cells(sheet))
     return f"\\begin{{tabular}}{{{layout}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
 
 
-def _latex_escaped(cell: str) -> str:
+def _escape_latex(cell: str) -> str:
     return "".join(_LATEX.get(character, character) for character in cell)
 
 
 _TEXT = {Format.TSV: _tsv, Format.CSV: _csv, Format.MD: _markdown, Format.LATEX: _latex}
 _REMARKS: dict[Format | None, tuple[str, Callable[[str], str]]] = {
-    Format.MD: ("- ", _markdown_escaped),
+    Format.MD: ("- ", _escape_markdown),
     Format.LATEX: ("% ", str),
 }

@@ -11,9 +11,9 @@ from cli import render
 from cli.access import machines, queue, study_or_newest
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
-from cli.submit import queued, wait_for
+from cli.submit import enqueue, wait_for
 from farm.errors import BadSetting, Changed
-from farm.queue.budget import unpriced
+from farm.queue.budget import find_unpriced
 from farm.queue.queue import Queue
 from farm.site.settings import Settings
 from farm.study.looks import Look
@@ -57,7 +57,7 @@ def resolve(
     same intervals from the first look on. Every look is kept with the study, with its decisions and their reasons.
     Budgets count from the first look on: to spend more, name a larger one. Exit code 0: all resolved; 1: not all.
     """
-    settings, budget = Settings.load(), checked(usd, hours, runs)
+    settings, budget = Settings.load(), budget_of(usd, hours, runs)
     with queue(settings) as open_queue:
         name = study_or_newest(open_queue, study)
         form = open_queue.studies.one(name)
@@ -82,7 +82,7 @@ def resolve(
     raise typer.Exit(int(not taken or taken[-1].decision != "resolved"))
 
 
-def checked(usd: float | None, hours: float | None, runs: int | None) -> Budget:
+def budget_of(usd: float | None, hours: float | None, runs: int | None) -> Budget:
     """Raises: BadSetting: none is given, or one is not a positive number."""
     given = {"--usd": usd, "--hours": hours, "--runs": runs}
     if all(value is None for value in given.values()):
@@ -95,7 +95,7 @@ def checked(usd: float | None, hours: float | None, runs: int | None) -> Budget:
 
 def warn_unpriced(study: Study, known: dict[str, Machine], budget: Budget) -> None:
     """Warn of machine classes that a budget in dollars does not count."""
-    if budget.usd is not None and (free := unpriced(study, known)):
+    if budget.usd is not None and (free := find_unpriced(study, known)):
         say(f"warning: {', '.join(free)}: no usd_per_hour is declared, so --usd does not count runs there")
 
 
@@ -112,7 +112,7 @@ def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
     done = look(before, statuses, known, budget, time.time(), queue.evaluations.scores(name, "study"))
     plans(done.study, known)
     try:
-        queued(queue, settings, done.study, since)
+        enqueue(queue, settings, done.study, since)
     except Changed:
         say(f"{name}: another command changed it meanwhile; looking again")
         return True

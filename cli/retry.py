@@ -43,7 +43,7 @@ def retryable(queue: Queue, name: str, state: State = State.FAILED) -> list[Stat
     Raises: Conflict: that one run did not fail, was not cancelled and is not paused. NotFound.
     """
     chosen = select(queue, name)
-    paused = _paused(queue, chosen)
+    paused = _find_paused(queue, chosen)
     if is_study(queue, name):
         found = [status for status in chosen if status.state is state]
         cancelled = sum(status.state is State.CANCELLED for status in chosen)
@@ -60,7 +60,7 @@ def retryable(queue: Queue, name: str, state: State = State.FAILED) -> list[Stat
     return chosen
 
 
-def _paused(queue: Queue, statuses: list[Status]) -> list[Status]:
+def _find_paused(queue: Queue, statuses: list[Status]) -> list[Status]:
     """Those that wait for the end of a pause, even of a single node."""
     places = {(pause.study, pause.corpus) for pause in queue.listing.pauses()}
     return [

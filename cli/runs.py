@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from cli import render
-from cli.access import machines, offered, queue
+from cli.access import count_offers, machines, queue
 from cli.options import ArmName, Json, StudyOrAll
 from cli.progress import Newest, newest
 from cli.render import Column, Sheet, say
 from farm.errors import NotFound, nearest
-from farm.queue.budget import exhausted
-from farm.queue.node import drained
+from farm.queue.budget import find_exhausted
+from farm.queue.node import drained_classes
 from farm.queue.queue import Queue
 from farm.queue.unscored import tell
 from farm.queue.values import Status
@@ -28,7 +28,7 @@ COLUMNS = (
     Column("train_loss", "train loss", render.loss, is_number=True, digits=6),
     Column("test_loss", "test loss", render.loss, is_number=True, digits=6),
     Column("age_seconds", "age", render.duration, is_number=True, is_spare=True, digits=0),
-    Column("why", "why", render.known(lambda why: cut(render.line(why))), is_prose=True),
+    Column("why", "why", render.or_unknown(lambda why: cut(render.line(why))), is_prose=True),
 )
 
 
@@ -75,9 +75,13 @@ def outlook(settings: Settings, queue: Queue) -> Outlook:
     now, roster = time.time(), queue.roster.nodes()
     limited = [study for study in queue.studies.all().values() if study.policy.is_limited]
     paid = [status for study in limited for status in queue.listing.paid_by(study.name)]
-    spent = exhausted(limited, paid, machines(settings, queue), now, queue.studies.spent()) if limited else {}
+    spent = (
+        find_exhausted(limited, paid, machines(settings, queue), now, queue.studies.dollars_spent()) if limited else {}
+    )
     paused = explain_pauses(statuses, queue.listing.pauses(), roster)
-    why = reasons(statuses, offered(settings, queue), now, queue.roster.supply(), spent, drained(roster), paused)
+    why = reasons(
+        statuses, count_offers(settings, queue), now, queue.roster.supply(), spent, drained_classes(roster), paused
+    )
     poor = {run.id: spent[run.study] for run in statuses if run.state is State.QUEUED and run.study in spent}
     return Outlook(why, poor, paused)
 
@@ -85,7 +89,7 @@ def outlook(settings: Settings, queue: Queue) -> Outlook:
 def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
     """One run, as JSON shows it."""
     run = status.run
-    step, train_loss, validation_loss = reached(queue, status)
+    step, train_loss, validation_loss = progress(queue, status)
     return {
         "run": run.id,
         "study": status.study,
@@ -103,7 +107,7 @@ def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
         "submitted": status.submitted,
         "age_seconds": round(render.ago(status.submitted) or 0, 1),
         "attempts": status.attempts,
-        "why": explained(status, why, trains=train_loss is not None),
+        "why": explain(status, why, trains=train_loss is not None),
     }
 
 
@@ -130,7 +134,7 @@ def imported_row(study: str, run: ImportedRun) -> dict:
     }
 
 
-def reached(queue: Queue, status: Status) -> Newest:
+def progress(queue: Queue, status: Status) -> Newest:
     """The step, and the losses there: of a running run the newest, of a finished one those of its result."""
     if status.state is State.RUNNING:
         return newest(queue, status)
@@ -140,7 +144,7 @@ def reached(queue: Queue, status: Status) -> Newest:
     return Newest(status.step, status.result.train_loss, curve[-1].loss if curve else None)
 
 
-def explained(status: Status, why: Mapping[str, str], *, trains: bool = True) -> str | None:
+def explain(status: Status, why: Mapping[str, str], *, trains: bool = True) -> str | None:
     """Why a run waits or does not step yet (`trains` says whether it does), or why it failed."""
     if status.state is State.QUEUED:
         return why.get(status.run.id)

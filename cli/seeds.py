@@ -11,11 +11,11 @@ from cli.access import machines, queue, study_or_newest
 from cli.options import Json, Yes, _names
 from cli.outcome import remarks
 from cli.render import Column, Sheet, say
-from cli.submit import guard_budget, queued
+from cli.submit import enqueue, guard_budget
 from farm.site.settings import Settings
 from farm.study.arms import BASELINE
 from farm.study.recipe import Seeds
-from farm.study.seeding import arm_of, as_toml, up_to, widened
+from farm.study.seeding import arm_of, as_toml, up_to, widen
 from farm.study.study import Study
 from farm.verdict.forecast import plans
 
@@ -55,12 +55,12 @@ def seeds(
         since = open_queue.studies.edition(name)
         study, arm = open_queue.studies.one(name), names[-1]
         more = up_to(study, arm, to, alone=alone)
-        wider = widened(study, more)
+        wider = widen(study, more)
         known = machines(settings, open_queue)
         plans(wider, known)
         if more and not yes:
             guard_budget(wider, known, open_queue)
-        put = open_queue.preview(wider) if dry_run or not more else queued(open_queue, settings, wider, since)
+        put = open_queue.preview(wider) if dry_run or not more else enqueue(open_queue, settings, wider, since)
         render.emit(sheet(study, arm, more), as_json=as_json)
         if not more:
             say(f"{arm} has {len(arm_of(study, arm).seeds)} seed pairs already: nothing was added")

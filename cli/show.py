@@ -10,7 +10,7 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.progress import last_validation
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
-from cli.runs import explained, outlook
+from cli.runs import explain, outlook
 from farm.errors import Conflict, FarmError
 from farm.queue.queue import Queue
 from farm.queue.values import Event, Point, Status
@@ -35,7 +35,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         status = open_queue.listing.status(run)
         scores = open_queue.evaluations.scores(status.run.id, "run").get(status.run.id, ())
         curve, events = open_queue.listing.curve(status.run.id), open_queue.listing.events(status.run.id)
-        why = explained(status, outlook(settings, open_queue).why)
+        why = explain(status, outlook(settings, open_queue).why)
     attempts = kept_attempts(settings, status.run.id)
     link = dashboard_link(settings, status)
     if as_json:
@@ -43,7 +43,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         told: dict[str, Any] = {"id": status.run.id, "imported": False, "why": why, "dashboard": link, "folder": place}
         told |= {"scores": [score.model_dump(mode="json") for score in scores]}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
-        told |= {"validation": _validated(status, curve)}
+        told |= {"validation": _newest_validation(status, curve)}
         told |= {"events": [event.model_dump(mode="json") for event in events]}
         render.emit_json("farm.show/1", status.model_dump(mode="json") | told)
         return
@@ -87,7 +87,7 @@ def _show_imported(study: str, run: ImportedRun, as_json: bool) -> None:
     render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
 
 
-def _validated(status: Status, curve: list[Point]) -> dict[str, Any] | None:
+def _newest_validation(status: Status, curve: list[Point]) -> dict[str, Any] | None:
     """The newest validation, of the result or of a run that has none yet."""
     if status.result and status.result.validation:
         last = status.result.validation[-1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import render
-from cli.access import offered, queue
+from cli.access import count_offers, queue
 from cli.ending import remedies
 from cli.options import Json
 from cli.progress import label, newest
@@ -24,7 +24,7 @@ from farm.site import invitation, serving
 from farm.site.serving import Facts
 from farm.site.settings import Settings
 from farm.site.urls import hide_password
-from farm.study.endpoint import bracketed
+from farm.study.endpoint import bracket
 from farm.study.run import State
 
 COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
@@ -41,14 +41,14 @@ def status(as_json: Json = False) -> None:
     missing = serving.missing(settings, facts) if facts else []
     with queue(settings) as open_queue:
         counts = {str(state): count for state, count in open_queue.listing.counts().items()}
-        waiting = open_queue.listing.queued()
+        waiting = open_queue.listing.backlog()
         studies = list(open_queue.studies.all())
-        trained = _trained(open_queue)
-        nodes = offered(settings, open_queue)
+        trained = _training_lines(open_queue)
+        nodes = count_offers(settings, open_queue)
         evaluations = open_queue.evaluations.statuses()
         flaws = [str(flaw) for flaw in find_flaws(open_queue.scripts, of_ended=False)]
         members = [node for node in open_queue.roster.nodes() if node.joined]
-        held = _held(settings, open_queue)
+        held = _waiting_lines(settings, open_queue)
     known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
     known |= {"evaluations": Counter(str(status.state) for status in evaluations)}
     known |= {"unreadable": flaws, "joined": [node.name for node in members], "missing": missing}
@@ -67,21 +67,21 @@ def status(as_json: Json = False) -> None:
         say("no farm is up here; start one with: farm up")
 
 
-def _held(settings: Settings, queue: Queue) -> list[str]:
+def _waiting_lines(settings: Settings, queue: Queue) -> list[str]:
     """The runs that wait for a person, a line for each study and reason."""
     if not queue.listing.pauses() and not any(study.policy.is_limited for study in queue.studies.all().values()):
         return []
     return list(remedies(settings, queue, queue.listing.open(), outlook(settings, queue)))
 
 
-def _trained(queue: Queue) -> list[str]:
+def _training_lines(queue: Queue) -> list[str]:
     """The steps of the running runs, a line each."""
     running = queue.listing.running()
     more = [f"and {len(running) - MAX_RUNS} more: farm runs"] if len(running) > MAX_RUNS else []
-    return [f"{status.study}: {label(status.run)}, {_reached(queue, status)}" for status in running[:MAX_RUNS]] + more
+    return [f"{status.study}: {label(status.run)}, {_progress(queue, status)}" for status in running[:MAX_RUNS]] + more
 
 
-def _reached(queue: Queue, status: Status) -> str:
+def _progress(queue: Queue, status: Status) -> str:
     now = newest(queue, status)
     return "starting" if now.loss is None else f"step {now.step:,} of {status.run.recipe.steps:,}, {now}"
 
@@ -103,7 +103,7 @@ def _place(
     return [("farm", "down"), ("home", settings.home), ("storage", settings.storage)]
 
 
-def served(settings: Settings, facts: Facts) -> Sheet:
+def farm_sheet(settings: Settings, facts: Facts) -> Sheet:
     """A farm that is up, as `farm up` shows it."""
     rows = [{"what": what, "value": str(value)} for what, value in _facts(settings, facts).items()]
     return Sheet("farm.up/1", COLUMNS, rows, more={"farm": facts})
@@ -137,7 +137,7 @@ def _facts(settings: Settings, facts: Facts) -> dict[str, Any]:
 def _ways_in(settings: Settings, address: str) -> dict[str, str]:
     """The lines to type on other machines, which can log in here by ssh. No secret is on any of them."""
     user, home = _user(), settings.home
-    there = f"{user}{bracketed(address)}:{home / invitation.FILE}"
+    there = f"{user}{bracket(address)}:{home / invitation.FILE}"
     is_usual = home == Path(os.environ.get("HOME", "")) / ".farm" and not os.environ.get("FARM_HOME")
     submit = f"farm connect {user}{address}" + ("" if is_usual else f" --home {shlex.quote(str(home))}")
     return {

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import corpus, render
-from cli.access import machines, offered, on_record, queue, refuse_unindexed, slots, study_file
-from cli.ending import ended
+from cli.access import count_offers, machines, on_record, queue, refuse_unindexed, slots, study_file
+from cli.ending import exit_code
 from cli.options import Json, StudyFile, Yes
 from cli.outcome import remarks
 from cli.plan import class_line
@@ -17,7 +17,7 @@ from cli.render import Column, Sheet, say
 from cli.runs import outlook
 from cli.table import show_table
 from farm.errors import Guard
-from farm.queue.budget import Spending, dollars, spending, unpriced
+from farm.queue.budget import Spending, dollars, find_unpriced, spending
 from farm.queue.queue import Queue
 from farm.queue.values import Put, Status
 from farm.queue.waiting import no_node
@@ -25,7 +25,7 @@ from farm.record.store import Store
 from farm.site import serving
 from farm.site.settings import Settings
 from farm.study.machine import Machine, parts
-from farm.study.seeding import carried
+from farm.study.seeding import carry_over
 from farm.study.study import Study
 from farm.verdict.advice import advice
 from farm.verdict.forecast import forecast, least_hours, least_limit, plans
@@ -71,20 +71,20 @@ def submit(
     no autoscaler can start one.
     """
     settings = Settings.load()
-    parsed = study_file(study, settings).limited(max_usd, max_hours)
-    parsed = parsed.twinned() if twin else parsed
+    parsed = study_file(study, settings).with_limits(max_usd, max_hours)
+    parsed = parsed.with_twins() if twin else parsed
     with queue(settings) as open_queue:
         since = open_queue.studies.edition(parsed.name)
-        parsed = carried(parsed, open_queue.studies.all().get(parsed.name))
+        parsed = carry_over(parsed, open_queue.studies.all().get(parsed.name))
         refuse_unindexed(settings, open_queue)
-        known, nodes = machines(settings, open_queue), offered(settings, open_queue)
+        known, nodes = machines(settings, open_queue), count_offers(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
         corpus.check(parsed, settings, corpus.of_runs(parsed, open_queue.preview(parsed).new))
         if not yes:
             guard_budget(parsed, known, open_queue)
         if wait and not dry_run and not yes:
             guard_waiting(parsed, nodes, open_queue)
-        put = open_queue.preview(parsed) if dry_run else queued(open_queue, settings, parsed, since)
+        put = open_queue.preview(parsed) if dry_run else enqueue(open_queue, settings, parsed, since)
         if not wait:
             render.emit(sheet(parsed, put), as_json=as_json)
         for remark in remarks(open_queue, parsed, put, dry_run):
@@ -100,7 +100,7 @@ def submit(
         render.say_next(f"farm watch {parsed.name}", f"farm table {parsed.name}")
 
 
-def queued(queue: Queue, settings: Settings, study: Study, since: str = "*") -> Put:
+def enqueue(queue: Queue, settings: Settings, study: Study, since: str = "*") -> Put:
     """Queue the study, which was made from its edition `since`, and record it; where that fails, an agent records it
     again. Raises: Conflict, Changed.
     """
@@ -151,7 +151,7 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
         return
     statuses = queue.listing.statuses()
     results = [status.result for status in statuses if status.result]
-    spent = spending([study], statuses, known, time.time(), queue.studies.spent())[study.name]
+    spent = spending([study], statuses, known, time.time(), queue.studies.dollars_spent())[study.name]
     passed = list(limits_passed(study, statuses, known, spent))
     if passed:
         stops = study.policy.limit_action == "stop"
@@ -202,7 +202,7 @@ def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], i
         again = " ".join(f"--machine {name}" for name in waiting)
         here = f"offer it here with: farm down; farm up {again}" if is_up else START.lower()
         yield f"no live node of class {', '.join(waiting)}: those runs wait. {JOIN}, or {here}"
-    if study.policy.usd_limit is not None and (free := unpriced(study, known)):
+    if study.policy.usd_limit is not None and (free := find_unpriced(study, known)):
         yield f"{', '.join(free)}: no usd_per_hour is declared, so policy.usd_limit does not count runs there"
     yield from advice(study, known)
 
@@ -218,4 +218,4 @@ def wait_for(settings: Settings, queue: Queue, study: str) -> int:
     except KeyboardInterrupt:
         say(f"{study} goes on in the background; follow it with: farm watch {study}")
         raise
-    return ended(settings, queue, statuses)
+    return exit_code(settings, queue, statuses)

@@ -18,7 +18,7 @@ from farm.record.result import Result
 from farm.study.recipe import TEST
 from farm.verdict.references import ReferenceRow
 from farm.verdict.row import Row
-from farm.verdict.seen import known, names, seen
+from farm.verdict.seen import find_name, names, see
 from farm.verdict.table import Table, rank
 from farm.verdict.twins import Twins
 
@@ -32,10 +32,10 @@ def _mark(is_so: bool | None) -> str:
     return "*" if is_so else ""
 
 
-MACHINE = Column("machine", "machine", render.known(machine))
+MACHINE = Column("machine", "machine", render.or_unknown(machine))
 MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
 SD = Column("sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
-GAP = Column("gap_closed", "gap closed %", render.known(lambda gap: f"{gap:.1f}"), True, is_spare=True, digits=3)
+GAP = Column("gap_closed", "gap closed %", render.or_unknown(lambda gap: f"{gap:.1f}"), True, is_spare=True, digits=3)
 PAIRS = Column("pairs", "pairs", render.count, is_number=True, is_spare=True)
 SPEED = Column("tokens_per_second", "tokens/s", render.whole, is_number=True, is_spare=True, digits=0)
 COLUMNS = (
@@ -50,7 +50,7 @@ COLUMNS = (
     Column("p", "p", render.probability, is_number=True, is_spare=True),
     PAIRS,
     SPEED,
-    Column("hours", "time/run", render.known(lambda hours: render.duration(hours * 3600)), True, is_spare=True),
+    Column("hours", "time/run", render.or_unknown(lambda hours: render.duration(hours * 3600)), True, is_spare=True),
     Column("usd", "$/run", render.dollars, is_number=True, is_spare=True),
     Column("pareto", "pareto", _mark, is_spare=True),
     Column("same_init", "init", _init, is_spare=True),
@@ -129,7 +129,7 @@ def table(
     arms, unranked, and `gap closed %` says how far from the baseline towards one an arm has come. -v lists every pair
     of hardware twins.
     """
-    question = equal.asked(at, target, score, scores)
+    question = equal.question_of(at, target, score, scores)
     every = context.find_root().obj["verbose"]
     with queue() as open_queue:
         name = study or newest_study(open_queue)
@@ -162,16 +162,16 @@ def show_table(
     stored = queue.studies.one(study) if not imported or study in queue.studies.all() else None
     scores, evaluations = queue.evaluations.scores(study, "study"), stored.evaluations if stored else {}
     among = names(scores, evaluations)
-    by = known(score or (stored.study.score if stored else TEST), among)
-    columns = among if beside == "all" else [known(one, among) for one in (beside or "").split(",") if one]
+    by = find_name(score or (stored.study.score if stored else TEST), among)
+    columns = among if beside == "all" else [find_name(one, among) for one in (beside or "").split(",") if one]
     statuses = queue.listing.statuses(study)
-    sight = seen([status.result for status in statuses if status.result], scores, by, evaluations)
+    sight = see([status.result for status in statuses if status.result], scores, by, evaluations)
     margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
     references = queue.studies.references(study).models
     ranked = rank(sight.results, statuses, margin, imported, looks, references, by)
     if not ranked.rows:
         say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
-    lines = [*_unscored(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
+    lines = [*_unscored_lines(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
     _show(study, ranked, form, as_json, lines, [one for one in columns if one != by])
     for line in tell(queue.evaluations.statuses(study)):
         say(line)
@@ -251,7 +251,7 @@ def _cells(row: Row, columns: Iterable[Column], for_people: bool) -> dict[str, A
     return found
 
 
-def _unscored(study: str, by: str, results: Sequence[Result]) -> Iterator[str]:
+def _unscored_lines(study: str, by: str, results: Sequence[Result]) -> Iterator[str]:
     """The finished runs that the evaluation of the ranking has not scored."""
     if results:
         runs = Counter((result.arm, result.machine) for result in results)

@@ -6,7 +6,7 @@ from cli import render
 from cli.offers import units, where_shared
 from cli.options import Cpus, DashboardPort, Host, Json, Offers, Shared
 from cli.render import say
-from cli.status import served, storage_note
+from cli.status import farm_sheet, storage_note
 from farm.errors import Conflict
 from farm.site import serving
 from farm.site.serving import Facts
@@ -39,7 +39,7 @@ def up(
 
         say(f"starting a farm at {settings.home}")
         facts = embedded.up(settings, units=offered, cpus=cpus, shared=address, dashboard_port=dashboard_port)
-    render.emit(served(settings, facts), as_json=as_json)
+    render.emit(farm_sheet(settings, facts), as_json=as_json)
     if facts.shared:
         say(storage_note(facts))
     if not as_json:

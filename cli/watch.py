@@ -7,11 +7,11 @@ import typer
 
 from cli import render
 from cli.access import is_study, newest_study, queue, select
-from cli.ending import ended
+from cli.ending import exit_code
 from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import Column, Sheet, say
-from cli.runs import outlook, reached
+from cli.runs import outlook, progress
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site import serving
@@ -50,7 +50,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
             say(f"dashboard: {up.dashboard} (needs a token; see `farm status`)")
         statuses = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue))
         _print([_row(open_queue, status) for status in statuses], as_json)
-        code = ended(settings, open_queue, statuses)
+        code = exit_code(settings, open_queue, statuses)
     raise typer.Exit(code)
 
 
@@ -70,7 +70,7 @@ def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
 
 
 def _row(queue: Queue, status: Status) -> dict:
-    step, train_loss, validation_loss = reached(queue, status)
+    step, train_loss, validation_loss = progress(queue, status)
     test_loss = status.result.test_loss if status.result else None
     return {
         "run": status.run.id,

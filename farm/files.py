@@ -121,13 +121,13 @@ class Lock:
 
     def try_take(self) -> bool:
         """Hold it alone unless another process holds it; whether it is held."""
-        return self._tried(fcntl.LOCK_EX)
+        return self._try(fcntl.LOCK_EX)
 
     def try_share(self) -> bool:
         """Hold it with others unless a process holds it alone; whether it is held."""
-        return self._tried(fcntl.LOCK_SH)
+        return self._try(fcntl.LOCK_SH)
 
-    def _tried(self, operation: int) -> bool:
+    def _try(self, operation: int) -> bool:
         try:
             fcntl.flock(self._descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError:

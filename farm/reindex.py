@@ -51,7 +51,7 @@ class _Reading:
         self.submitted = queue.studies.all()  # as they were submitted last, which may be since Redis was emptied
 
     def bring(self) -> Reindexed:
-        begun = self.store.runs.begun()
+        begun = self.store.runs.ids()
         leaving = {run_id for run_id in begun if self._is_left_out(run_id)}
         brought = 0
         for run_id in (run_id for run_id in begun if run_id not in leaving):
@@ -71,7 +71,7 @@ class _Reading:
                 continue
             brought += len(put.new) + len(put.adopted)
             for run_id in set(begun).intersection(put.new):
-                if self.store.runs.cancelled(run_id) >= 0:
+                if self.store.runs.cancelled_epoch(run_id) >= 0:
                     self.queue.cancel(run_id)
         self._bring_imported()
         self._bring_references()
@@ -93,7 +93,7 @@ class _Reading:
         """Whether the run was forgotten and has not begun again since; the queue is told."""
         newest = self._newest(run_id)
         try:
-            found = self.store.runs.forgotten(run_id)
+            found = self.store.runs.forgotten_epoch(run_id)
         except (CheckpointInvalid, OSError) as error:  # that it is there says enough
             self.unread.append(explain(error))
             found = newest
@@ -116,7 +116,7 @@ class _Reading:
         run, study = found
         result, (attempts, bad) = self.store.runs.result(run_id), self.store.runs.readable_attempts(run_id)
         self.unread += bad
-        if result is None and (name := self.store.runs.torn(run_id)):
+        if result is None and (name := self.store.runs.torn_result(run_id)):
             self.unread.append(
                 f"{name} is cut off, so it does not count as a result: {run_id} goes on from its newest checkpoint."
             )
@@ -124,9 +124,9 @@ class _Reading:
             return False
         epoch = self._newest(run_id)
         state = State.SUCCEEDED if result else State.QUEUED
-        if state is State.QUEUED and self.store.runs.cancelled(run_id) >= epoch:
+        if state is State.QUEUED and self.store.runs.cancelled_epoch(run_id) >= epoch:
             state = State.CANCELLED
-        reached = {past.epoch: self.store.runs.reached(past) for past in attempts}
+        reached = {past.epoch: self.store.runs.progress(past) for past in attempts}
         causes = [
             _cause(past, reached[past.epoch][0])
             for past in attempts

@@ -23,11 +23,8 @@ from model.train import train
 
 
 def main() -> None:
-    """`torchrun --nproc-per-node N -m model STUDY RUN FOLDER`: one run, without Ray or Redis.
-
-    FOLDER gets a folder per attempt, as a run directory has; called again, it goes on from the newest checkpoint there.
-    SIGTERM saves and ends.
-    """
+    """Train RUN in FOLDER, in a folder per attempt as a run directory has it. Called again, it resumes from the newest
+    checkpoint there. SIGTERM saves and ends."""
     parser = argparse.ArgumentParser(prog="model", description="Train one run of a study.")
     parser.add_argument("study", type=Path)
     parser.add_argument("run", help="the run's id, or the beginning of it")
@@ -35,7 +32,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/farm"))
     arguments = parser.parse_args()
     study = Study.load(arguments.study)
-    run = _chosen(study.runs(), arguments.run)
+    run = _choose(study.runs(), arguments.run)
     machine = study.machine(run.machine, {})
     meets = initialise if int(os.environ.get("WORLD_SIZE", "1")) > 1 else check
     meets(on_cuda=not machine.is_cpu)
@@ -86,7 +83,7 @@ class _Terminal(Listener):
         print(f"{event}: {detail}", file=sys.stderr)
 
 
-def _chosen(runs: list[Run], beginning: str) -> Run:
+def _choose(runs: list[Run], beginning: str) -> Run:
     found = [run for run in runs if run.id.startswith(beginning)]
     if len(found) != 1:
         ids = ", ".join(run.id for run in (found or runs)[:8])

@@ -92,7 +92,7 @@ def read(folder: Path, run: Run, plan: Plan) -> Contents:
     Raises: CheckpointInvalid: a file is missing or damaged, or it belongs to another run, or the fast reduction would
     go on with another number of workers, which would not give the same bits.
     """
-    manifest = verified(folder)
+    manifest = verify(folder)
     _check_owner(folder, manifest, Identity.of(run, plan))
     return Contents(
         step=manifest["step"],
@@ -102,7 +102,7 @@ def read(folder: Path, run: Run, plan: Plan) -> Contents:
     )
 
 
-def verified(folder: Path) -> dict[str, Any]:
+def verify(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint, after checking every file against it.
 
     Raises: CheckpointInvalid
@@ -144,7 +144,7 @@ def valid(folder: Path, run: Run, plan: Plan) -> Saved:
 
     Raises: CheckpointInvalid: as `read`
     """
-    manifest = verified(folder)
+    manifest = verify(folder)
     _check_owner(folder, manifest, Identity.of(run, plan))
     return Saved(manifest["step"], folder, hashlib.sha256((folder / layout.MANIFEST).read_bytes()).hexdigest())
 

@@ -30,7 +30,7 @@ def conditions(recipe: Recipe, device: torch.device, by: Computed) -> Iterator[N
     with (
         torch.random.fork_rng([device] if on_cuda else []),
         matmuls(recipe.train.precision),
-        kernels.chosen(by),
+        kernels.use(by),
         _deterministic() if on_cuda else nullcontext(),
     ):
         yield
@@ -62,10 +62,10 @@ def _keep_freed_memory() -> None:
             mallopt(setting, value)
 
 
-def agreed(asked: Kernels, group: Group) -> Computed:
+def agree(asked: Kernels, group: Group) -> Computed:
     """The kernels that every rank computes by: farm's only where each rank by itself would choose them."""
     on_cpu = group.device.type == "cpu"
-    mine = kernels.resolved(asked, instruction_set()) if on_cpu else kernels.resolved_on_cuda(asked)
+    mine = kernels.resolve(asked, instruction_set()) if on_cpu else kernels.resolve_on_cuda(asked)
     are_farms = torch.tensor(mine == "farm", dtype=torch.int32, device=group.device)
     if group.world > 1:
         dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
@@ -82,6 +82,6 @@ def other_kernels(used: Sequence[Computed], asked: Kernels, step: int, device: t
 
 def compile_blocks(gpt: GPT, device: torch.device) -> None:
     """Have torch compile the network. Raises: NoCompiler"""
-    compiler.found(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
+    compiler.find_compiler(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
     for block in gpt.blocks:  # all alike, so that one compilation serves every layer
         block.compile()

@@ -76,7 +76,7 @@ def _sequences(recipe: Recipe, seeds: Seeds, samples: np.ndarray, count: int) ->
     indices = np.empty_like(within)
     for epoch in np.unique(epochs):
         now = epochs == epoch
-        indices[now] = permuted(within[now], count, _keys(seeds, int(epoch)))
+        indices[now] = permute(within[now], count, _keys(seeds, int(epoch)))
     return indices
 
 
@@ -89,7 +89,7 @@ def _gather(tokens: np.ndarray, indices: np.ndarray, context: int) -> tuple[np.n
     return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])  # else pinning would copy them again
 
 
-def permuted(positions: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
+def permute(positions: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
     """Where a keyed permutation of range(count) sends `positions`: a bijection that needs no table.
 
     A balanced Feistel network permutes the smallest range of 4**k numbers that holds `count`; a number that lands
@@ -108,11 +108,11 @@ def _feistel(numbers: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarr
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = numbers >> half, numbers & mask
     for key in keys:
-        left, right = right, left ^ (_mixed(right + key) & mask)
+        left, right = right, left ^ (_mix(right + key) & mask)
     return left << half | right
 
 
-def _mixed(numbers: np.ndarray) -> np.ndarray:
+def _mix(numbers: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea & Flood 2014), as the round function; it wraps at 2**64."""
     numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

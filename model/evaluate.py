@@ -48,7 +48,7 @@ def evaluate(
     return Score(exact_sum(sums.tolist()) / counted, counted, tuple((sums / targets).tolist()))
 
 
-def scored(
+def score_exam(
     gpt: GPT,
     exam: Exam,
     tokens: np.ndarray,

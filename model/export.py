@@ -16,9 +16,9 @@ from farm.errors import BadCorpus, CheckpointInvalid, FarmError
 from farm.files import draft_of, place, storage_errors
 from farm.study.recipe import Model, Recipe
 from farm.study.run import Run
-from model.checkpoint import verified
+from model.checkpoint import verify
 from model.corpus import gpt2, tokenizer_json
-from model.corpus.tokenizer import BYTES, END_OF_BYTES, END_OF_TEXT, GPT2, called, of
+from model.corpus.tokenizer import BYTES, END_OF_BYTES, END_OF_TEXT, GPT2, describe, of
 from model.gpt import GPT, NORM_EPS
 
 ACTIVATION = "gelu_new"  # what transformers calls the tanh GELU
@@ -47,19 +47,19 @@ def export(gpt: GPT, recipe: Recipe, folder: Path) -> Tokenizer:
     Raises: OSError: something is there already. StorageFull
     """
     found = tokenizer(recipe)
-    with _drafted(folder) as draft:
+    with _draft(folder) as draft:
         write(gpt, draft, found.end_of_text)
         for name, content in found.files.items():
             (draft / name).write_bytes(content)
     return found
 
 
-def trained(checkpoint: Path, run: Run) -> GPT:
+def load_network(checkpoint: Path, run: Run) -> GPT:
     """The network that a checkpoint of `run` holds, on the CPU.
 
     Raises: CheckpointInvalid: it is damaged or belongs to another run.
     """
-    if (found := verified(checkpoint)["run"]) != run.digest:
+    if (found := verify(checkpoint)["run"]) != run.digest:
         raise CheckpointInvalid(f"{checkpoint} belongs to run {found[:8]}, not to {run.digest[:8]}.")
     gpt = GPT(run.recipe.model)
     gpt.load_state_dict(load_file(checkpoint / "weights.safetensors"))
@@ -70,7 +70,7 @@ def newest(checkpoints: Iterable[Path], run: Run) -> tuple[Path, GPT] | None:
     """The first of `checkpoints`, which come highest step first, that is whole and of `run`, and its network."""
     for checkpoint in checkpoints:
         with suppress(CheckpointInvalid):
-            return checkpoint, trained(checkpoint, run)
+            return checkpoint, load_network(checkpoint, run)
     return None
 
 
@@ -82,7 +82,7 @@ def write(gpt: GPT, folder: Path, end_of_text: int | None = None) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, ours = gpt.shape, gpt.state_dict()
-    tensors = {name.theirs: _turned(ours[name.ours], name) for name in _names(model) if name.ours in ours}
+    tensors = {name.theirs: _transpose(ours[name.ours], name) for name in _names(model) if name.ours in ours}
     for layer in range(0 if model.qkv_bias else model.layers):
         tensors[f"transformer.h.{layer}.attn.c_attn.bias"] = torch.zeros(3 * model.width)
     for embedding in tensors.keys() & {"transformer.wte.weight", "lm_head.weight"}:
@@ -102,7 +102,7 @@ def tokenizer(recipe: Recipe) -> Tokenizer:
     except BadCorpus as error:
         return Tokenizer(None, {}, error.message.rstrip("."))
     if recipe.model.vocab <= made_by.end_of_text:
-        name = "GPT-2's" if made_by is GPT2 else f"those of {called(made_by, recipe.data)}"
+        name = "GPT-2's" if made_by is GPT2 else f"those of {describe(made_by, recipe.data)}"
         return Tokenizer(
             None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use the tokenizer that made {recipe.data.source}"
         )
@@ -140,7 +140,8 @@ def read(folder: Path) -> GPT:
         # OpenAI's files leave out the prefix; "attn.bias" is their causal mask, which is no weight.
         found = {name.removeprefix("transformer."): w for name, w in load_file(folder / "model.safetensors").items()}
         weights = {
-            name.ours: _turned(found[name.theirs.removeprefix("transformer.")].float(), name) for name in _names(model)
+            name.ours: _transpose(found[name.theirs.removeprefix("transformer.")].float(), name)
+            for name in _names(model)
         }
         gpt.load_state_dict(weights)
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
@@ -149,7 +150,7 @@ def read(folder: Path) -> GPT:
 
 
 @contextmanager
-def _drafted(folder: Path) -> Iterator[Path]:
+def _draft(folder: Path) -> Iterator[Path]:
     """A folder to write in that becomes `folder` in the end. The rename fails on a file, and on a folder with any."""
     draft = draft_of(folder)
     try:
@@ -213,7 +214,7 @@ def _names(model: Model) -> Iterator[Name]:
         yield Name("head.weight", "lm_head.weight")
 
 
-def _turned(tensor: Tensor, name: Name) -> Tensor:
+def _transpose(tensor: Tensor, name: Name) -> Tensor:
     return tensor.T.contiguous() if name.transposed else tensor
 
 

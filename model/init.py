@@ -16,7 +16,7 @@ GPT2_STD = 0.02
 RESIDUAL = ("attention.out.weight", "mlp.down.weight")  # GPT-2 draws these, which write to the residual stream, smaller
 
 
-def initialised(model: Model, seed: int) -> GPT:
+def initialise(model: Model, seed: int) -> GPT:
     """A GPT on the CPU in float32 whose weights are those of `seed`, on every machine.
 
     Keyed: each tensor is drawn from hash(seed, name, shape), so a switch that adds or drops a tensor moves no other.
@@ -30,7 +30,7 @@ def initialised(model: Model, seed: int) -> GPT:
     with torch.no_grad():
         for name, piece in _pieces(gpt):
             if model.init == "keyed":
-                stream = keyed.get(name) or keyed.setdefault(name, _keyed(seed, name, piece))
+                stream = keyed.get(name) or keyed.setdefault(name, _generator(seed, name, piece))
             _draw(name, piece, model, stream)
     return gpt
 
@@ -90,6 +90,6 @@ def _draw(name: str, piece: Tensor, model: Model, generator: Generator) -> None:
         nn.init.kaiming_uniform_(piece, a=math.sqrt(5), generator=generator)
 
 
-def _keyed(seed: int, name: str, piece: Tensor) -> Generator:
+def _generator(seed: int, name: str, piece: Tensor) -> Generator:
     key = hashlib.sha256(f"{seed} {name} {list(piece.shape)}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)

@@ -40,25 +40,25 @@ FARMS = WITH_AVX512
 _farms: ContextVar[bool] = ContextVar("_farms", default=False)
 
 
-def resolved(kernels: Kernels, processor: InstructionSet | None) -> Computed:
+def resolve(kernels: Kernels, processor: InstructionSet | None) -> Computed:
     """Whose kernels a recipe's `kernels` means on a CPU with these instructions; None: unknown."""
     is_wanted = processor in FARMS if kernels == "auto" else kernels == "farm"
     return "farm" if is_wanted and ONEDNN else "torch"
 
 
-def resolved_on_cuda(kernels: Kernels) -> Computed:
+def resolve_on_cuda(kernels: Kernels) -> Computed:
     """The same on a GPU. Farm's are written in Triton, which needs a C compiler on the node."""
     if kernels == "torch" or not find_spec("triton"):
         return "torch"
     try:
-        compiler.found(compiler.ON_CUDA)
+        compiler.find_compiler(compiler.ON_CUDA)
     except NoCompiler:
         return "torch"
     return "farm"
 
 
 @contextmanager
-def chosen(kernels: Computed) -> Iterator[None]:
+def use(kernels: Computed) -> Iterator[None]:
     """Around training: compute by these kernels. Without it, torch's are used."""
     before = _farms.set(kernels == "farm")
     try:
@@ -147,7 +147,7 @@ class _Linear(torch.autograd.Function):
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, rate):
-        ctx.rate, kept = rate, _kept(x.shape, rate)
+        ctx.rate, kept = rate, _keep_mask(x.shape, rate)
         ctx.save_for_backward(kept)
         return x * _factors(kept, rate, x.dtype)
 
@@ -158,22 +158,22 @@ class _Dropout(torch.autograd.Function):
         return dy * _factors(kept, ctx.rate, dy.dtype), None
 
 
-def _kept(shape: torch.Size | tuple[int, ...], rate: float) -> Tensor:
+def _keep_mask(shape: torch.Size | tuple[int, ...], rate: float) -> Tensor:
     """Which of the numbers are kept: each is dropped with probability `rate`, to the nearest 1 / 65536.
 
     One draw of 64 bits serves four numbers.
     """
     numbers = math.prod(shape)
     bits = torch.empty((numbers + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    return bits.view(torch.int16)[:numbers].view(shape) >= _dropped(rate) - SIXTEEN_BITS // 2
+    return bits.view(torch.int16)[:numbers].view(shape) >= _drop_count(rate) - SIXTEEN_BITS // 2
 
 
 def _factors(kept: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
     """0 for what is dropped, and for the rest what makes up for it."""
-    return kept.to(dtype).mul_(SIXTEEN_BITS / (SIXTEEN_BITS - _dropped(rate)))
+    return kept.to(dtype).mul_(SIXTEEN_BITS / (SIXTEEN_BITS - _drop_count(rate)))
 
 
-def _dropped(rate: float) -> int:
+def _drop_count(rate: float) -> int:
     """How many of the 65536 values of 16 bits mean: drop."""
     return min(round(rate * SIXTEEN_BITS), SIXTEEN_BITS - 1)
 
@@ -193,7 +193,7 @@ class _Attention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             for g, weights_GTT in _weights(q_GTD, k_GTD):
                 if rate:
-                    ctx.kept.append(_kept(weights_GTT.shape, rate))
+                    ctx.kept.append(_keep_mask(weights_GTT.shape, rate))
                     weights_GTT = weights_GTT.mul_(_factors(ctx.kept[-1], rate, weights_GTT.dtype))
                 torch.bmm(weights_GTT.to(v_GTD.dtype), v_GTD[g], out=y_GTD[g])
         B, T, X = qkv_BTX.shape

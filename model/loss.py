@@ -64,7 +64,7 @@ def _losses_and_gradients(
     device = h_NC.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head_VC.dtype
     with torch.autocast(device, enabled=False):
-        inputs_NC, weight_VC = h_NC.to(compute), _aligned(head_VC, compute)
+        inputs_NC, weight_VC = h_NC.to(compute), _align(head_VC, compute)
         loss_N = torch.empty(len(y_N), dtype=torch.promote_types(compute, torch.float32), device=h_NC.device)
         dh_NC = torch.empty_like(h_NC) if wanted else None
         dhead_VC = None
@@ -114,7 +114,7 @@ def _in_any_order() -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
 
 
-def _aligned(head_VC: Tensor, dtype: torch.dtype) -> Tensor:
+def _align(head_VC: Tensor, dtype: torch.dtype) -> Tensor:
     """The head in `dtype`; on CUDA a copy whose rows are a multiple of ROWS, of zeros where there were none."""
     V, C = head_VC.shape
     missing = -V % ROWS.get(head_VC.device.type, 1)

@@ -1,4 +1,4 @@
-"""Running out of memory, which allocators say in many ways, as one error."""
+"""One error for running out of memory, which allocators report in many ways."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def named(plan: Plan) -> Iterator[None]:
+def explain(plan: Plan) -> Iterator[None]:
     """Raises: OutOfMemory: where what is under it ran out of memory, on an accelerator or in the process."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""What happened in a step, over all microbatches and ranks: one small all-reduce and one device sync a step.
+"""The sums of a step, over all microbatches and ranks: one small all-reduce and one device sync per step.
 
 Every microbatch has a slot of its own, so that adding zeros is all the all-reduce does. The sum is then taken on the
 host, correctly rounded (math.fsum): it is the same number whichever ranks the microbatches were on.

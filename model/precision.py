@@ -1,4 +1,4 @@
-"""What float32, TF32, float16 and bfloat16 training mean, and what happens to a step that overflows."""
+"""The precisions of training: float32, TF32, float16 and bfloat16; and the handling of a step that overflows."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -172,7 +172,7 @@ def _run(recipe: Recipe, microbatch: int, folder: Path) -> Run:
     train |= {"reduction": "fast", "canonical_microbatch": None}
     data = {"source": str(folder), "revision": None, "split": "train", "order": "sequential", "repeat": True}
     evaluation = {"split": "validation", "offset": 0, "sequences": 1}
-    patched = recipe.patched({"train": train, "data": data, "evaluation": evaluation})
+    patched = recipe.with_patch({"train": train, "data": data, "evaluation": evaluation})
     return Run(arm="probe", recipe=patched, seeds=Seeds(), machine="probe")
 
 

@@ -59,7 +59,7 @@ class Fast:
 
     def __init__(self, gpt: GPT, plan: Plan, group: Group, precision: Precision):
         self._last = plan.share(group.rank) - 1
-        self._ddp = None if group.world == 1 else _distributed(gpt)
+        self._ddp = None if group.world == 1 else _wrap(gpt)
         self.forward: Callable[..., Tensor] = self._ddp or gpt
         if self._ddp:
             blank_BT = torch.zeros(plan.microbatch, gpt.shape.context, dtype=torch.int64, device=group.device)
@@ -75,18 +75,18 @@ class Fast:
         """DDP has finished when backward returns."""
 
 
-def _distributed(gpt: GPT) -> DistributedDataParallel:
+def _wrap(gpt: GPT) -> DistributedDataParallel:
     """`gpt` in DDP with the sum over ranks in place of DDP's mean: the loss is divided by all targets already."""
     ddp = DistributedDataParallel(
         gpt,
         bucket_cap_mb=BUCKET_MIB,
         gradient_as_bucket_view=True,
     )
-    ddp.register_comm_hook(None, _summed)
+    ddp.register_comm_hook(None, _sum_bucket)
     return ddp
 
 
-def _summed(_: object, bucket: GradBucket) -> Future[Tensor]:
+def _sum_bucket(_: object, bucket: GradBucket) -> Future[Tensor]:
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda done: done.value()[0])
@@ -112,7 +112,7 @@ class Canonical:
     def turn(self, turn: int) -> Iterator[None]:
         yield
         start, size = self._first + turn, 1
-        subtree = _taken(self._parameters)
+        subtree = _take(self._parameters)
         while start & size and start - size >= self._first:  # its left sibling is here, and whole
             start -= size
             torch._foreach_add_(subtree, self._nodes.pop(start))
@@ -124,11 +124,11 @@ class Canonical:
             total = self._nodes.pop(self._first)
             _exchange(total, self._group)
         else:
-            total = self._gathered()
+            total = self._gather()
         for parameter, gradient in zip(self._parameters, total, strict=True):
             parameter.grad = gradient
 
-    def _gathered(self) -> list[Tensor]:
+    def _gather(self) -> list[Tensor]:
         """The root, after every rank has walked the rest of the tree in the same order, which is why none waits for
         ever. A node without a right child, in a tree of no power of two, is its left child."""
         me, size = self._group.rank, 1
@@ -145,7 +145,7 @@ class Canonical:
         return _broadcast(self._nodes.pop(0, None), self._parameters, self._group)
 
 
-def _taken(parameters: Sequence[Parameter]) -> list[Tensor]:
+def _take(parameters: Sequence[Parameter]) -> list[Tensor]:
     gradients = [p.grad for p in parameters]
     for parameter in parameters:
         parameter.grad = None
@@ -169,13 +169,13 @@ def _exchange(tensors: list[Tensor], group: Group) -> None:
         halves = [piece.tensor_split(2) for piece in pieces]
         kept, given = zip(*(half if group.rank < neighbour else half[::-1] for half in halves), strict=True)
         arriving = [torch.empty_like(half) for half in kept]
-        for half, arrived in zip(kept, _swapped(given, arriving, neighbour), strict=True):
+        for half, arrived in zip(kept, _swap(given, arriving, neighbour), strict=True):
             half += arrived
         levels.append((neighbour, kept, given))
         pieces, distance = kept, 2 * distance
     for neighbour, kept, given in reversed(levels):
-        deque(_swapped(kept, given, neighbour), maxlen=0)
-    torch._foreach_copy_(small, _parted(together, small))
+        deque(_swap(kept, given, neighbour), maxlen=0)
+    torch._foreach_copy_(small, _part(together, small))
 
 
 def _large(tensor: Tensor) -> Sequence[Tensor]:
@@ -183,7 +183,7 @@ def _large(tensor: Tensor) -> Sequence[Tensor]:
     return tensor.view(-1).tensor_split(ceil(tensor.numel() / PIECE)) if tensor.numel() >= PIECE else ()
 
 
-def _swapped(leaving: Sequence[Tensor], arriving: Sequence[Tensor], neighbour: int) -> Iterator[Tensor]:
+def _swap(leaving: Sequence[Tensor], arriving: Sequence[Tensor], neighbour: int) -> Iterator[Tensor]:
     """Swap tensors with a neighbour, all in one list, and give what has arrived, one after the other.
 
     NCCL makes one launch of the list, and one thing to wait for; Gloo has one of each for every tensor.
@@ -206,7 +206,7 @@ def _swapped(leaving: Sequence[Tensor], arriving: Sequence[Tensor], neighbour: i
 def _add_received(tensors: list[Tensor], sender: int) -> None:
     theirs = _flat(tensors)  # only for its size
     dist.recv(theirs, sender)
-    torch._foreach_add_(tensors, _parted(theirs, tensors))
+    torch._foreach_add_(tensors, _part(theirs, tensors))
 
 
 def _broadcast(root: list[Tensor] | None, like: Sequence[Tensor], group: Group) -> list[Tensor]:
@@ -216,14 +216,14 @@ def _broadcast(root: list[Tensor] | None, like: Sequence[Tensor], group: Group) 
         return root
     flat = _flat(like if root is None else root)
     dist.broadcast(flat, src=0)
-    return _parted(flat, like)
+    return _part(flat, like)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
-def _parted(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+def _part(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """`flat` in the shapes of `like`."""
     parts = flat.split([tensor.numel() for tensor in like])
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]

@@ -10,10 +10,10 @@ import torch
 from farm.errors import BadCorpus, CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.recipe import Model, Recipe
-from model.conditions import agreed, conditions
+from model.conditions import agree, conditions
 from model.corpus.sources import open_test
 from model.corpus.tokenizer import GPT2, of
-from model.evaluate import scored
+from model.evaluate import score_exam
 from model.export import read
 from model.gpt import GPT
 from model.group import Group, device
@@ -74,9 +74,9 @@ def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = l
     """
     group = Group(0, 1, device())
     one.gpt.to(group.device)
-    with conditions(exam.recipe, group.device, agreed(exam.recipe.train.kernels, group)):
+    with conditions(exam.recipe, group.device, agree(exam.recipe.train.kernels, group)):
         tokens = open_test(exam.recipe, cache)
-        return scored(one.gpt, exam, tokens, group, size(exam.recipe), advanced)
+        return score_exam(one.gpt, exam, tokens, group, size(exam.recipe), advanced)
 
 
 def accelerator() -> str:

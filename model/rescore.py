@@ -10,10 +10,10 @@ from pathlib import Path
 from farm.errors import CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.run import Run
-from model.conditions import agreed, compile_blocks, conditions
+from model.conditions import agree, compile_blocks, conditions
 from model.corpus.sources import open_test
-from model.evaluate import scored
-from model.export import trained
+from model.evaluate import score_exam
+from model.export import load_network
 from model.group import Group, device
 from model.init import fingerprint
 
@@ -33,13 +33,13 @@ def rescore(
 
     Raises: CheckpointInvalid: damaged, of another run, or other weights. Nonfinite. NoCompiler
     """
-    gpt = trained(checkpoint, run)
+    gpt = load_network(checkpoint, run)
     if (found := fingerprint(gpt)) != weights:
         raise CheckpointInvalid(f"{checkpoint} holds weights {found[:8]}, but the result is for {weights[:8]}.")
     group = Group(0, 1, device())
     gpt.to(group.device)
-    with conditions(run.recipe, group.device, agreed(run.recipe.train.kernels, group)):
+    with conditions(run.recipe, group.device, agree(run.recipe.train.kernels, group)):
         if run.recipe.train.compile:
             compile_blocks(gpt, group.device)
         tokens = open_test(exam.recipe, cache)
-        return scored(gpt, exam, tokens, group, size, advanced)
+        return score_exam(gpt, exam, tokens, group, size, advanced)

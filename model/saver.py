@@ -68,7 +68,7 @@ class Saver:
         assert self._flight is None, "one at a time"
         self._wanted, self._begun_at = False, time.monotonic()
         began = time.perf_counter()
-        contents = Contents(state.step, self._copied(state.weights), self._copied(state.moments), state.progress)
+        contents = Contents(state.step, self._copy(state.weights), self._copy(state.moments), state.progress)
         self.stalled_seconds += time.perf_counter() - began
         self._flight = self._thread.submit(self._write, contents)
 
@@ -83,7 +83,7 @@ class Saver:
 
         Raises: StorageFull: and the checkpoint before is still valid. WorkerDied: the same, on the other ranks.
         """
-        note, failure = self._landed()
+        note, failure = self._land()
         note = tell(note, self._group)
         if failure:
             raise failure
@@ -100,7 +100,7 @@ class Saver:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()  # let the write in flight end: half a folder is of no use to anybody
 
-    def _landed(self) -> tuple[bytes, Exception | None]:
+    def _land(self) -> tuple[bytes, Exception | None]:
         if self._flight is None:
             return NOTHING, None
         flight, self._flight = self._flight, None
@@ -115,7 +115,7 @@ class Saver:
             self._flush_ledger()  # first: no checkpoint may be ahead of the record of its steps
         return write(self._root, self._identity, contents)
 
-    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    def _copy(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Host copies, in buffers that are kept for the next time: pinned memory is slow to get."""
         for name, tensor in tensors.items():
             if name not in self._host:

@@ -31,14 +31,14 @@ from farm.study.run import Run
 from model import checkpoint, kernels, memory, optim
 from model.assignment import Assignment, Listener
 from model.checkpoint import Identity
-from model.conditions import agreed, compile_blocks, conditions, other_kernels
+from model.conditions import agree, compile_blocks, conditions, other_kernels
 from model.corpus.checks import prepare
 from model.corpus.sources import open_split, open_test
 from model.data import Batches
-from model.evaluate import scored
+from model.evaluate import score_exam
 from model.feed import Feed
 from model.group import Group, in_turn, join
-from model.init import fingerprint, initialised
+from model.init import fingerprint, initialise
 from model.meter import Meter, Signal, StepTotals, Sums
 from model.precision import LossScale, autocast
 from model.reduce import reducer
@@ -56,8 +56,8 @@ def train(assignment: Assignment, listener: Listener) -> Outcome:
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler, OutOfMemory
     """
     run, group = assignment.run, join(assignment.plan)
-    by = agreed(run.recipe.train.kernels, group)
-    with memory.named(assignment.plan), conditions(run.recipe, group.device, by):
+    by = agree(run.recipe.train.kernels, group)
+    with memory.explain(assignment.plan), conditions(run.recipe, group.device, by):
         trainer = Trainer(run, assignment.plan, group, assignment.cache, assignment.tokens)
         further = [(exam, open_test(exam.recipe, assignment.cache)) for exam in assignment.exams]
         if assignment.resume:
@@ -83,10 +83,10 @@ def train(assignment: Assignment, listener: Listener) -> Outcome:
                 if totals.news:
                     saver.settle()
                 if totals.signal is Signal.STOP:
-                    return _stopped(trainer, saver)
+                    return _stop(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
                     saver.begin(trainer.state())
-            return _finished(trainer, saver, further, listener.on_scoring)
+            return _finish(trainer, saver, further, listener.on_scoring)
 
 
 class Trainer:
@@ -98,7 +98,7 @@ class Trainer:
         self.tokens = tokens or in_turn(lambda: prepare(recipe, cache), group)
         self.test_tokens = open_test(recipe, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
-        self.gpt = initialised(recipe.model, run.seeds.init)
+        self.gpt = initialise(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
         self.gpt.to(group.device)
         if recipe.train.compile:
@@ -245,21 +245,21 @@ def _nonfinite(step: int, totals: StepTotals) -> Nonfinite:
     )
 
 
-def _stopped(trainer: Trainer, saver: Saver) -> Outcome:
+def _stop(trainer: Trainer, saver: Saver) -> Outcome:
     """Save where training stands, and say so."""
     saver.save(trainer.state())
     saver.settle()
     return _outcome(trainer, saver, finished=False)
 
 
-def _finished(
+def _finish(
     trainer: Trainer, saver: Saver, further: Sequence[tuple[Exam, np.ndarray]], scoring: Callable[[], None]
 ) -> Outcome:
     """Save, test and score while the checkpoint is being written, and say how it went."""
     saver.save(trainer.state())
     test = Exam(name=TEST, recipe=trainer.recipe, items=trainer.tokens.tested)
     scores = [
-        scored(trainer.gpt, exam, tokens, trainer.group, trainer.plan.microbatch, scoring, trainer.step)
+        score_exam(trainer.gpt, exam, tokens, trainer.group, trainer.plan.microbatch, scoring, trainer.step)
         for exam, tokens in ((test, trainer.test_tokens), *further)
     ]
     saver.settle()

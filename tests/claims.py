@@ -24,7 +24,9 @@ def study_of(queue: Queue, **changes: dict) -> Study:
 
 def claimed(queue: Queue, seconds: float = 60.0) -> Claim:
     """A claim that must succeed, once the back-offs of a millisecond are over."""
-    wait_until(lambda: sum(queue.listing.queued().values()) == queue.listing.counts()[State.QUEUED], "no run backs off")
+    wait_until(
+        lambda: sum(queue.listing.backlog().values()) == queue.listing.counts()[State.QUEUED], "no run backs off"
+    )
     return wait_until(lambda: queue.claim("cpu", "worker", seconds), "a run can be claimed")
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
-from farm.record.score import Score, blocks, packed, sha256, standard_error
+from farm.record.score import Score, blocks, pack, sha256, standard_error
 from farm.stats import mean
-from farm.study.machine import BUILT_IN, mixed, parts
+from farm.study.machine import BUILT_IN, mix, parts
 from farm.study.planner import plan
 from farm.study.run import Run
 from farm.study.study import Study
@@ -53,7 +53,7 @@ def tiny_study(name: str = "tiny", machines: tuple[str, ...] = ("cpu",), init: t
 def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result:
     """What `run` says when it finishes with `test_loss`; `changes` replace any field."""
     recipe, classes = run.recipe, [BUILT_IN[name] for name in parts(run.machine)]
-    machine = mixed(tuple(classes)) if len(classes) > 1 else classes[0]
+    machine = mix(tuple(classes)) if len(classes) > 1 else classes[0]
     tokens = recipe.steps * recipe.tokens_per_step
     values = {
         "run_id": run.id,
@@ -114,7 +114,7 @@ def score(of: Result, values: Sequence[float], name: str = "test_loss", **change
         "blocks": blocks(values),
         "items": of.fingerprints.tokens.tested,
         "weights": of.fingerprints.final,
-        "values": sha256(packed(values)),
+        "values": sha256(pack(values)),
         "code": "c" * 64,
         "hardware": of.hardware,
         "precision": "fp32",

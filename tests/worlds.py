@@ -52,7 +52,7 @@ def corpus(folder: Path, tokens: int = 4000) -> Path:
 
 def tiny(folder: Path, **tables: dict[str, Any]) -> Run:
     """A run of STEPS steps on `corpus(folder)`, with changes: tiny(folder, train={"compile": True})."""
-    recipe = Recipe().patched(TINY).patched({"data": {"source": str(folder)}}).patched(tables)
+    recipe = Recipe().with_patch(TINY).with_patch({"data": {"source": str(folder)}}).with_patch(tables)
     return Run(arm="baseline", recipe=recipe, seeds=Seeds(), machine="cpu")
 
 

@@ -86,7 +86,7 @@ def _folder(path: Path) -> Folder:
     try:
         model, train = _read(path / "model.json", NEEDED_OF_MODEL), _read(path / "train.json", NEEDED_OF_TRAIN)
         recipe, notes = _recipe(model, DEFAULTS | train, gpus)
-        steps = _unfinished(path, recipe)
+        steps = _progress(path, recipe)
         return left._replace(recipe=recipe, init_seed=_seed(train), notes=(*notes, *steps))
     except _CannotSay as error:
         return left._replace(why=str(error))
@@ -131,7 +131,7 @@ def _recipe(model: Mapping[str, Any], train: Mapping[str, Any], gpus: int) -> tu
         "data": {"source": f"hf:{train['dataset']}"},
     }
     try:
-        recipe = Recipe().patched(patch)
+        recipe = Recipe().with_patch(patch)
     except ValidationError as error:
         raise _CannotSay("; ".join(fault.line for fault in explain(error, Recipe))) from None
     notes = [f"{', '.join(kept)}: not carried over, changes no loss"] if (kept := _harmless(train)) else []
@@ -152,7 +152,7 @@ def _strange(model: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str
 
 def _other_data(train: Mapping[str, Any]) -> Iterator[str]:
     if train["start_train_token"] != 0:
-        given = _shown(train["start_train_token"])
+        given = _show(train["start_train_token"])
         yield f"train.json: start_train_token: training here begins at the first token of the corpus, not at {given}"
     if train["min_train_tokens"] == -1:
         yield "train.json: min_train_tokens: -1, the whole corpus, cannot be expressed; write how many tokens that is"
@@ -167,7 +167,7 @@ def _schedule(train: Mapping[str, Any]) -> dict[str, Any]:
         return {"kind": "constant"}
     percent = train["warmup_period_percent"]
     if isinstance(percent, bool) or not isinstance(percent, int | float):
-        raise _CannotSay(f"train.json: warmup_period_percent: {_shown(percent)} is not a number")
+        raise _CannotSay(f"train.json: warmup_period_percent: {_show(percent)} is not a number")
     return {"kind": "warmup-cosine", "warmup": round(percent / 100, 12), "floor": FLOOR}
 
 
@@ -176,7 +176,7 @@ def _seed(train: Mapping[str, Any]) -> int | None:
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
-def _unfinished(path: Path, recipe: Recipe) -> list[str]:
+def _progress(path: Path, recipe: Recipe) -> list[str]:
     """How far its newest checkpoint is, where one is on record and not at the end."""
     done = []
     for file in path.glob("checkpoints/*/meta.json"):
@@ -189,5 +189,5 @@ def _unfinished(path: Path, recipe: Recipe) -> list[str]:
     return []
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     return json.dumps(value)[:80]

@@ -175,13 +175,13 @@ def _run(path: Path, row: _Row, faults: list[str]) -> ImportedRun | None:
         return ImportedRun(**values, source=f"{path}:{row.line}")
     except ValidationError as error:
         faults += [
-            f"{path}:{row.line}: column {fault['loc'][0]}: {fault['input']!r}: {_said(fault['msg'])}."
+            f"{path}:{row.line}: column {fault['loc'][0]}: {fault['input']!r}: {_requirement(fault['msg'])}."
             for fault in error.errors()
         ]
         return None
 
 
-def _said(message: str) -> str:
+def _requirement(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
     return message if message.startswith("must ") else f"must be {message}"
 

@@ -10,7 +10,7 @@ from redis import Redis
 from farm import errors
 from farm.errors import FarmError, Refused, Unreachable
 from farm.queue.values import Put
-from farm.site.client import translated
+from farm.site.client import translate_errors
 from farm.study.recipe import Frozen
 from farm.study.run import Evaluating, State
 
@@ -54,11 +54,11 @@ class Asking:
         """The channel on which submitters ask."""
         return f"{self._prefix}asked"
 
-    def taken(self, ask: Ask) -> str:
+    def taken_key(self, ask: Ask) -> str:
         """The key that marks a request as taken by a clerk."""
         return f"{self._prefix}taken:{ask.token}"
 
-    def said(self, ask: Ask) -> str:
+    def answer_key(self, ask: Ask) -> str:
         """The key that holds the answer."""
         return f"{self._prefix}said:{ask.token}"
 
@@ -79,7 +79,7 @@ class Asking:
         ask = Ask(token=uuid4().hex, verb=verb, name=name, leaving=leaving, jobs=jobs, since=since)
         until, pause = time.monotonic() + CLERK_SECONDS, 0.002
         try:
-            while not self._published(ask):
+            while not self._publish(ask):
                 if time.monotonic() > until:
                     raise Unreachable(
                         "no farm that accepts submitters' requests is up.", remedy="Start it, or ask its owner to."
@@ -102,10 +102,10 @@ class Asking:
             raise kind(said.message, remedy=said.remedy)
         return said
 
-    def _published(self, ask: Ask) -> bool:
-        with translated(self._redis):
+    def _publish(self, ask: Ask) -> bool:
+        with translate_errors(self._redis):
             return bool(self._redis.publish(self.channel, ask.model_dump_json()))
 
     def _answer(self, ask: Ask) -> str | None:
-        with translated(self._redis):
-            return self._redis.get(self.said(ask))  # type: ignore[return-value]
+        with translate_errors(self._redis):
+            return self._redis.get(self.answer_key(ask))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What studies have cost so far, in dollars and node hours, and which of them have spent what their policy allows.
+"""The cost of studies so far, in dollars and node hours, and which of them have spent what their policy allows.
 
 A node hour is one machine for an hour under a lease, whatever became of the attempt; a mixed group has several. A run
 costs its study what it held a machine for, whatever became of it. One that several studies ask for costs the one
@@ -69,7 +69,7 @@ def spending(
         theirs.get(status.study, []).append(status)
     found = {}
     for name, study in limited.items():
-        spent, policy = used(study, theirs[name], known, now), study.policy
+        spent, policy = usage(study, theirs[name], known, now), study.policy
         found[name] = spent._replace(
             usd=told.get(name, spent.usd),
             limit=math.inf if policy.usd_limit is None else policy.usd_limit,
@@ -78,7 +78,7 @@ def spending(
     return found
 
 
-def used(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], now: float) -> Spending:
+def usage(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], now: float) -> Spending:
     """What `study` has spent on those of its runs that it pays for, without any limit."""
     spent = Spending(0.0)
     for status in statuses:
@@ -94,7 +94,7 @@ def used(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine],
     return spent
 
 
-def exhausted(
+def find_exhausted(
     studies: Iterable[Study],
     statuses: Iterable[Status],
     known: Mapping[str, Machine],
@@ -121,7 +121,7 @@ def held_hours(status: Status, now: float) -> float:
     return (status.held_seconds + max(0.0, current)) / 3600
 
 
-def unpriced(study: Study, known: dict[str, Machine]) -> list[str]:
+def find_unpriced(study: Study, known: dict[str, Machine]) -> list[str]:
     """The machine classes of `study` that count nothing against a limit, because their price is unknown."""
     classes = sorted({name for arm in study.arms() for name in arm.machines})
     return [name for name in classes if study.machine(name, known).usd_per_hour is None]

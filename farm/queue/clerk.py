@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 from farm.errors import BadStudy, FarmError, first_line
 from farm.queue.asking import KEPT_SECONDS, Ask, Reply
 from farm.queue.queue import Queue
-from farm.site.client import translated
-from farm.study.schema import unstamped
+from farm.site.client import translate_errors
+from farm.study.schema import unstamp
 from farm.study.study import Study
 
 TURN_SECONDS = 0.5
@@ -48,18 +48,18 @@ def answer(queue: Queue, text: str) -> None:
     except ValidationError:
         log.warning("ignored a request of a kind that submitters never send")
         return
-    with translated(queue.redis):
-        if not queue.redis.set(queue.asking.taken(ask), 1, nx=True, ex=KEPT_SECONDS):
+    with translate_errors(queue.redis):
+        if not queue.redis.set(queue.asking.taken_key(ask), 1, nx=True, ex=KEPT_SECONDS):
             return
     try:
-        said = _done(queue, ask)
+        said = _carry_out(queue, ask)
     except FarmError as error:
         said = Reply(error=type(error).__name__, message=error.message, remedy=error.remedy)
-    with translated(queue.redis):
-        queue.redis.set(queue.asking.said(ask), said.model_dump_json(), ex=KEPT_SECONDS)
+    with translate_errors(queue.redis):
+        queue.redis.set(queue.asking.answer_key(ask), said.model_dump_json(), ex=KEPT_SECONDS)
 
 
-def _done(queue: Queue, ask: Ask) -> Reply:
+def _carry_out(queue: Queue, ask: Ask) -> Reply:
     if ask.verb == "put":
         return Reply(put=queue.put(_study(ask), ask.leaving, ask.since))
     if ask.verb == "evaluate":
@@ -70,7 +70,7 @@ def _done(queue: Queue, ask: Ask) -> Reply:
 def _study(ask: Ask) -> Study:
     """Raises: BadStudy: it is not a study, or is of another version of farm. Unreadable"""
     try:
-        return Study.model_validate_json(unstamped(ask.name))
+        return Study.model_validate_json(unstamp(ask.name))
     except ValidationError as error:
         raise BadStudy(
             f"the farm cannot read that study: {first_line(error)}.", remedy="Install the head's version of farm here."

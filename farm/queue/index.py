@@ -11,7 +11,7 @@ from farm.record.result import Result
 from farm.record.score import Score
 from farm.study.recipe import canonical_json
 from farm.study.run import Checkpoint, Run, State
-from farm.study.schema import stamped
+from farm.study.schema import stamp
 
 
 class Index:
@@ -52,7 +52,7 @@ class Index:
             result.steps if result else max(steps),
             round(held_seconds * 1000),
             *at,
-            stamped(canonical_json(result)) if result else "",
+            stamp(canonical_json(result)) if result else "",
             *spell_history(causes, released),
         )
         return bool(answer)

@@ -1,4 +1,4 @@
-"""What the queue answers to any reader: where runs stand, and what happened to them (Q9)."""
+"""Answers of the queue to any reader: where runs stand, and what happened to them (Q9)."""
 
 import json
 from collections.abc import Collection
@@ -78,7 +78,7 @@ class Listing:
         """How many runs were put and are gone."""
         return count(self._scripts).get("forgotten", 0)
 
-    def queued(self, passing: Collection[str] = ()) -> dict[str, int]:
+    def backlog(self, passing: Collection[str] = ()) -> dict[str, int]:
         """How many runs each machine class may claim now, in the order of their next runs: priority, then first in.
 
         Those that back off, are of the studies `passing` or are paused on every node (Q11) are not counted.

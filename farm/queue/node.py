@@ -55,7 +55,7 @@ def find_node(nodes: Sequence[Node], word: str) -> Node:
     return found[0]
 
 
-def drained(nodes: Sequence[Node]) -> dict[str, str]:
+def drained_classes(nodes: Sequence[Node]) -> dict[str, str]:
     """The machine classes whose every node is drained -> why the last of them is."""
     why = {name: node.drained for node in nodes for name in node.units if node.drained is not None}
     return {name: reason for name, reason in why.items() if name not in offering(nodes)}

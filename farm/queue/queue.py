@@ -58,7 +58,7 @@ from farm.record.score import Score
 from farm.study.differences import differences
 from farm.study.recipe import Recipe, canonical_json, identity
 from farm.study.run import OF, Checkpoint, Lease, State
-from farm.study.schema import stamped
+from farm.study.schema import stamp
 from farm.study.study import Study
 
 LEASE_SECONDS = 30.0
@@ -108,7 +108,7 @@ class Queue:
         try:
             return self._put("put", study, leaving, since)
         except Refused as refused:
-            text = stamped(study.model_dump_json())
+            text = stamp(study.model_dump_json())
             said = self.asking.ask(refused, "put", text, tuple(sorted(leaving)), since=since)
             assert said.put is not None
             return said.put
@@ -126,7 +126,7 @@ class Queue:
         Raises: NotFound
         """
         try:
-            return self._moved(run_id, self.scripts.call("cancel", run_id))
+            return self._state(run_id, self.scripts.call("cancel", run_id))
         except Refused as refused:
             said = self.asking.ask(refused, "cancel", run_id)
             assert said.state is not None
@@ -147,7 +147,7 @@ class Queue:
             if details[0] == State.SUCCEEDED:
                 raise Conflict(f"{run_id} has succeeded: its result stays.", remedy="To repeat it, raise study.reruns.")
             raise Conflict(f"{run_id} is still being cancelled.", remedy="Retry it when it has stopped.")
-        return self._moved(run_id, [said, *details])
+        return self._state(run_id, [said, *details])
 
     def forget(self, run_ids: Sequence[str], study: str = "") -> Forgotten:
         """Take final runs out of `study`, and out of the queue where no other study has them: all of them or none.
@@ -185,7 +185,7 @@ class Queue:
             "put",
             mode,
             study.name,
-            stamped(study.model_dump_json()),
+            stamp(study.model_dump_json()),
             since,
             len(arms),
             *(text for arm in arms.items() for text in arm),
@@ -208,7 +208,7 @@ class Queue:
             replaced=dict(pairs(replaced)),
         )
 
-    def _moved(self, run_id: str, answer: list[Any]) -> State:
+    def _state(self, run_id: str, answer: list[Any]) -> State:
         if answer[0] == "missing":
             self.scripts.refuse_unknown(run_id)
         return State(answer[1])
@@ -290,7 +290,7 @@ class Queue:
                 f"the result is of {result.run_id} epoch {result.epoch},"
                 f" the lease of {lease.run_id} epoch {lease.epoch}."
             )
-        self.scripts.call_under(lease, "finish", result.steps, stamped(canonical_json(result)), *spell_scores(scores))
+        self.scripts.call_under(lease, "finish", result.steps, stamp(canonical_json(result)), *spell_scores(scores))
 
     def deliver(self, lease: Lease, score: Score) -> None:
         """Record that an evaluation has succeeded, with its score (Q5).
@@ -299,7 +299,7 @@ class Queue:
         """
         if not lease.run_id.startswith(f"{score.run_id}{OF}") or score.epoch > lease.epoch:
             raise Conflict(f"the score is of {score.run_id} by {score.evaluation}, the lease of {lease.run_id}.")
-        self.scripts.call_under(lease, "finish", 0, stamped(canonical_json(score)), *spell_scores([score]))
+        self.scripts.call_under(lease, "finish", 0, stamp(canonical_json(score)), *spell_scores([score]))
 
     def fail(self, lease: Lease, cause: str, message: str, step: int, retryable: bool) -> State:
         """An attempt failed at `step`: the run is queued again after a back-off, or failed, or cancelled (Q6).

@@ -1,4 +1,4 @@
-"""Who is there: machine classes, nodes, what an autoscaler can start, the head and its dispatchers."""
+"""The roster: machine classes, nodes, what an autoscaler can start, the head and its dispatchers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from farm.queue.unreadable import readable
 from farm.queue.values import Supply
 from farm.study.machine import BUILT_IN, Machine, layer
 from farm.study.recipe import canonical_json
-from farm.study.schema import stamped
+from farm.study.schema import stamp
 
 
 class Roster:
@@ -22,13 +22,13 @@ class Roster:
 
     def register(self, machine: Machine, node: str, seconds: float) -> None:
         """`node` offers a machine class for `seconds`. The class' facts, and what was probed, stay."""
-        facts = stamped(canonical_json(machine.model_copy(update={"probes": {}})))
+        facts = stamp(canonical_json(machine.model_copy(update={"probes": {}})))
         probes = [part for probe in machine.probes.items() for part in probe]
         self._scripts.call("register", machine.name, facts, node, milliseconds(seconds), *probes)
 
     def machines(self) -> dict[str, Machine]:
         """Every machine class that a node ever registered, by name."""
-        return {machine.name: machine for machine, _ in self._registered()}
+        return {machine.name: machine for machine, _ in self._machines()}
 
     def classes(self, declared: Mapping[str, Machine]) -> dict[str, Machine]:
         """Every class that is known, the later over the earlier: built in, `declared` in the settings, registered.
@@ -36,12 +36,12 @@ class Roster:
         A price that no node registered is that of the cluster file, if it has one: before any node has started, too.
         """
         told = layer(BUILT_IN, declared)
-        supplied = {name: told[name].priced(one.price) for name, one in self.supply().items() if name in told}
+        supplied = {name: told[name].with_price(one.price) for name, one in self.supply().items() if name in told}
         return layer(told, supplied, self.machines())
 
     def offers(self) -> dict[str, list[str]]:
         """The nodes that offer each class now."""
-        return {machine.name: nodes for machine, nodes in self._registered()}
+        return {machine.name: nodes for machine, nodes in self._machines()}
 
     def provide(self, supply: Mapping[str, Supply], seconds: float) -> None:
         """An autoscaler can start these machine classes; forgotten after `seconds`."""
@@ -55,7 +55,7 @@ class Roster:
 
     def publish(self, head: Head) -> None:
         """Publish the description of the head, for joining machines."""
-        self._scripts.call("publish", stamped(canonical_json(head)))
+        self._scripts.call("publish", stamp(canonical_json(head)))
 
     def head(self) -> Head | None:
         """The head as it described itself last; None if no head ever did."""
@@ -110,7 +110,7 @@ class Roster:
         """The dispatchers that are there, of which each may be silent for `seconds`."""
         return set(self._scripts.call("attending", milliseconds(seconds)))
 
-    def _registered(self) -> Iterator[tuple[Machine, list[str]]]:
+    def _machines(self) -> Iterator[tuple[Machine, list[str]]]:
         for _, facts, probes, nodes in self._scripts.call("machines"):
             for machine in readable(lambda pair: read_machine(*pair), [(facts, probes)]):
                 yield machine, sorted(nodes)

@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound, Refused, Unreadable, nearest
-from farm.site.client import translated
+from farm.site.client import translate_errors
 from farm.study.run import Lease
 
 _SCRIPTS = Path(__file__).parent / "lua"
@@ -34,7 +34,7 @@ class Scripts:
 
     def install(self) -> None:
         """Load every script, so that a client that may not load any can call them."""
-        with translated(self.redis):
+        with translate_errors(self.redis):
             for path in sorted(_SCRIPTS.glob("*.lua")):
                 self.redis.script_load(_script(path.stem).text)
 
@@ -76,7 +76,7 @@ class Scripts:
 
     def _say(self, verb: str, *arguments: Any) -> Any:
         script = _script(verb)
-        with translated(self.redis):
+        with translate_errors(self.redis):
             try:
                 return self.redis.evalsha(script.sha, 1, self.prefix, *arguments)
             except NoScriptError:  # Redis forgets its scripts when it restarts; submitters may not load theirs

@@ -1,4 +1,4 @@
-"""How values are spelled in Redis: written as the scripts read them, and read from what the scripts return."""
+"""The spelling of values in Redis: how the scripts read them, and how their answers are read."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from farm.record.score import Score
 from farm.study.machine import Machine
 from farm.study.recipe import Recipe, canonical_json
 from farm.study.run import Checkpoint, Evaluating, Run, State
-from farm.study.schema import SCHEMA, check, stamped, unstamped
+from farm.study.schema import SCHEMA, check, stamp, unstamp
 from farm.study.study import Study
 
 Absent: TypeAlias = Literal[False]  # what a hash has not, as Lua says it
@@ -30,7 +30,7 @@ def spell_run(run: Run) -> tuple[Any, ...]:
     digest, policy = run.digest, run.policy
     kind = " evaluation" if isinstance(run, Evaluating) else ""
     spec = f"{run.model_dump_json()}\n{digest} {SCHEMA}{kind}"
-    return run.named(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec, run.recipe.corpus
+    return run.id_with(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec, run.recipe.corpus
 
 
 @lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us
@@ -106,7 +106,7 @@ def read_status(text: str) -> Status:
 
 @lru_cache(maxsize=1_000)  # who watches a study reads its results every second; one costs 200 us
 def _result(text: str) -> Result:
-    return Result.model_validate_json(unstamped(text))
+    return Result.model_validate_json(unstamp(text))
 
 
 def _read_result(text: str, run: Run) -> Result:
@@ -146,45 +146,45 @@ def read_event(stream_id: str, fields: list[str]) -> Event:
 
 
 def read_score(text: str) -> Score:
-    return Score.model_validate_json(unstamped(text))
+    return Score.model_validate_json(unstamp(text))
 
 
 def spell_scores(scores: Iterable[Score]) -> list[str]:
     """As the scripts read them: the evaluation's id, and the score."""
-    return [part for score in scores for part in (score.evaluation, stamped(canonical_json(score)))]
+    return [part for score in scores for part in (score.evaluation, stamp(canonical_json(score)))]
 
 
 @lru_cache(maxsize=100)  # who guards budgets reads them all every few seconds
 def read_study(text: str) -> Study:
-    return Study.model_validate_json(unstamped(text))
+    return Study.model_validate_json(unstamp(text))
 
 
 @lru_cache(maxsize=100)
 def read_imported(text: str) -> Imported:
-    return Imported.model_validate_json(unstamped(text))
+    return Imported.model_validate_json(unstamp(text))
 
 
 @lru_cache(maxsize=100)
 def read_references(text: str) -> References:
-    return References.model_validate_json(unstamped(text))
+    return References.model_validate_json(unstamp(text))
 
 
 def spell_node(node: Node) -> str:
-    return stamped(canonical_json(node.model_copy(update={"drained": None, "resting": None})))
+    return stamp(canonical_json(node.model_copy(update={"drained": None, "resting": None})))
 
 
 def read_node(answer: Sequence[Any]) -> Node:
     text, drained, resting = answer
-    node = Node.model_validate_json(unstamped(text))
+    node = Node.model_validate_json(unstamp(text))
     return node.model_copy(update={"drained": drained or None, "resting": resting or None})
 
 
 def read_head(text: str) -> Head:
-    return Head.model_validate_json(unstamped(text))
+    return Head.model_validate_json(unstamp(text))
 
 
 def read_machine(facts: str, probes: Sequence[str]) -> Machine:
-    machine = Machine.model_validate_json(unstamped(facts))
+    machine = Machine.model_validate_json(unstamp(facts))
     return machine.model_copy(update={"probes": {key: int(size) for key, size in pairs(probes)}})
 
 

@@ -1,4 +1,4 @@
-"""What is kept of studies beside their runs: their files, imported losses, reference models, and what they spent."""
+"""Facts about studies beside their runs: their files, imported losses, reference models, and what they spent."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from farm.queue.unreadable import (
 from farm.record.imported import Imported
 from farm.record.reference import References
 from farm.study.recipe import canonical_json
-from farm.study.schema import stamped
+from farm.study.schema import stamp
 from farm.study.study import Study
 
 
@@ -44,23 +44,21 @@ class Studies:
 
         Raises: NotFound: names the nearest. Unreadable
         """
-        found = self._kept("studies", name, read_study, spoilt_study)
+        found = self._read("studies", name, read_study, spoilt_study)
         if found is None:
             raise NotFound(f"no study {name!r}{nearest(name, self.all())}", remedy="See `farm status`.")
         return found
 
     def bring(self, imported: Imported) -> None:
         """Keep what was imported into a study, over what was there; without any run, nothing."""
-        self._scripts.call(
-            "keep", "imported", imported.study, stamped(canonical_json(imported)) if imported.runs else ""
-        )
+        self._scripts.call("keep", "imported", imported.study, stamp(canonical_json(imported)) if imported.runs else "")
 
     def imported(self, study: str) -> Imported:
         """What was imported into a study.
 
         Raises: Unreadable
         """
-        return self._kept("imported", study, read_imported, spoilt_import) or Imported(study=study)
+        return self._read("imported", study, read_imported, spoilt_import) or Imported(study=study)
 
     def all_imported(self) -> dict[str, Imported]:
         """What was imported, by study."""
@@ -68,7 +66,7 @@ class Studies:
 
     def refer(self, references: References) -> None:
         """Keep the reference models of a study, over what was there; without any, nothing."""
-        text = stamped(canonical_json(references)) if references.models else ""
+        text = stamp(canonical_json(references)) if references.models else ""
         self._scripts.call("keep", "references", references.study, text)
 
     def references(self, study: str) -> References:
@@ -76,17 +74,17 @@ class Studies:
 
         Raises: Unreadable
         """
-        return self._kept("references", study, read_references, spoilt_references) or References(study=study)
+        return self._read("references", study, read_references, spoilt_references) or References(study=study)
 
     def account(self, usd: Mapping[str, float], seconds: float) -> None:
         """A dispatcher has counted what studies have spent; believed for `seconds`."""
         self._scripts.call("account", json.dumps(dict(usd)), milliseconds(seconds))
 
-    def spent(self) -> dict[str, float]:
+    def dollars_spent(self) -> dict[str, float]:
         """Dollars by study, of those that have a limit, as a dispatcher counted lately; it knows every price."""
         return json.loads(self._scripts.call("spent") or "{}")
 
-    def _kept(
+    def _read(
         self, which: str, study: str, read: Callable[[str], Said], spoilt: Callable[[str, Exception], Flaw]
     ) -> Said | None:
         """What is kept of a study under `which`; None where there is nothing. Raises: Unreadable"""

@@ -1,4 +1,4 @@
-"""Which scores a study's models lack, as jobs that the queue can be asked for."""
+"""The scores that a study's models lack, as jobs for the queue."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ class Unscored(NamedTuple):
     unfinished: dict[str, State]  # runs without a model
 
 
-def unscored(
+def find_unscored(
     study: Study,
     statuses: Sequence[Status],
     scores: Mapping[str, Collection[Score]],
@@ -58,7 +58,7 @@ def unscored(
 def _job(study: Study, run: Run, result: Result, name: str, machine: str | None) -> Evaluating:
     """The scoring of a run's model on one node: of a mixed group's, on a node of its first class."""
     fields = {field: getattr(run, field) for field in Run.model_fields}
-    recipe = run.recipe if name == TEST else run.recipe.tested_by(study.evaluations[name])
+    recipe = run.recipe if name == TEST else run.recipe.with_test(study.evaluations[name])
     fields |= {"recipe": recipe, "machine": machine or parts(run.machine)[0]}
     return Evaluating(**fields, of=result.adopted or run.id, evaluation=name, weights=result.fingerprints.final)
 

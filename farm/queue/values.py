@@ -1,4 +1,4 @@
-"""What the queue is asked for and answers: values, which travel and change nothing."""
+"""The values that the queue takes and returns. They travel, and change nothing."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Why a queued run waits, and which of them wait for a person."""
+"""The reasons why queued runs wait, and which of them wait for a person."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType

@@ -1,1 +1,1 @@
-"""What was recorded, and where it lies."""
+"""The records, and where they lie."""

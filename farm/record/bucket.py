@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from farm.errors import FarmError, StorageFull, StorageUnusable
 from farm.files import storage_errors, writing_whole
-from farm.study.endpoint import S3_URI, bracketed
+from farm.study.endpoint import S3_URI, bracket
 
 DELETED_AT_ONCE = 1000  # keys in one request, by the protocol
 UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
@@ -219,7 +219,7 @@ class Bucket:
         try:
             yield
         except aws.ClientError as error:
-            raise self._refused(error) from None
+            raise self._explain(error) from None
         except (*without, aws.ProfileNotFound, aws.TokenRetrievalError, aws.SSOError):
             raise self._unusable(
                 "has no AWS credentials on this node.",
@@ -235,10 +235,10 @@ class Bucket:
     @property
     def _endpoint(self) -> str:
         parts = urlsplit(self._client.meta.endpoint_url)
-        host = bracketed(parts.hostname or "")
+        host = bracket(parts.hostname or "")
         return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
-    def _refused(self, error: Any) -> FarmError:
+    def _explain(self, error: Any) -> FarmError:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code in FULL or status == 507:
             return StorageFull(f"cannot write {self.uri}: {code}.", remedy="Free some space there.")

@@ -42,7 +42,7 @@ class Copies:
 
     def checkpoints(self, run_id: str) -> Iterator[Path]:
         """The folders of a run's checkpoints, highest step first, each brought to this machine when it is asked for."""
-        for _, _, name in self._runs.saved(run_id):
+        for _, _, name in self._runs.checkpoints(run_id):
             with suppress(CheckpointInvalid):
                 yield self.bring(name)
 

@@ -41,7 +41,7 @@ class Folder:
 
         Raises: StorageFull
         """
-        path = self._made(name)
+        path = self._prepare(name)
         with storage_errors(path):
             write_whole(path, content, lasting=True)
 
@@ -50,7 +50,7 @@ class Folder:
 
         Raises: StorageFull
         """
-        path = self._made(name)
+        path = self._prepare(name)
         with storage_errors(path):
             return create_whole(path, content)
 
@@ -85,7 +85,7 @@ class Folder:
                 remedy="Set FARM_STORAGE to a folder that every node may write, on a file system with hard links.",
             ) from None
 
-    def made(self, folder: str) -> Path:
+    def make_folder(self, folder: str) -> Path:
         """A folder of the storage, with those above it. The storage itself is made only by who never saw it: one that
         is gone was renamed or unmounted, and another in its place would hide what it holds.
 
@@ -101,25 +101,25 @@ class Folder:
                 if part.parts:
                     self._make(self.root / part)
         if not self.root.is_dir():
-            raise self._gone()
+            raise self._unusable()
         return path
 
     def _make(self, path: Path) -> None:
         try:
             path.mkdir(exist_ok=True)
         except FileNotFoundError:
-            raise self._gone() from None
+            raise self._unusable() from None
 
-    def _gone(self) -> StorageUnusable:
+    def _unusable(self) -> StorageUnusable:
         return StorageUnusable(
             f"the storage {self.root} no longer exists.",
             remedy="Mount it again, or rename it back.",
             is_away=True,
         )
 
-    def _made(self, name: str) -> Path:
+    def _prepare(self, name: str) -> Path:
         path = self.root / name
-        self.made(str(path.parent.relative_to(self.root)))
+        self.make_folder(str(path.parent.relative_to(self.root)))
         return path
 
     def _leads_out(self, path: Path) -> bool:

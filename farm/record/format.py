@@ -1,4 +1,4 @@
-"""How a record is written down, and how it is read back."""
+"""Writing a record down, and reading it back."""
 
 import json
 import tomllib
@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from farm.study.run import Run
-from farm.study.schema import SCHEMA, check, unstamped
+from farm.study.schema import SCHEMA, check, unstamp
 
 Read = TypeVar("Read", bound=BaseModel)
 
@@ -30,7 +30,7 @@ def as_recipe(run: Run, study: str | None) -> bytes:
 
 def read_json(model: type[Read]) -> Callable[[str], Read]:
     """How to read a record that is a `model` in JSON, behind its schema."""
-    return lambda text: model.model_validate_json(unstamped(text))
+    return lambda text: model.model_validate_json(unstamp(text))
 
 
 def read_recipe(text: str) -> tuple[Run, str | None]:

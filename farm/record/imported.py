@@ -77,7 +77,7 @@ class Imported(Frozen):
     study: Name
     runs: tuple[ImportedRun, ...] = ()
 
-    def joined(self, more: Sequence[ImportedRun]) -> Joined:
+    def join(self, more: Sequence[ImportedRun]) -> Joined:
         """These and `more`; a run already there is kept once, and gains what its first source left out.
 
         Raises: Conflict: two sources say different things of one run.
@@ -100,12 +100,12 @@ def _together(one: ImportedRun, other: ImportedRun) -> ImportedRun:
     for name, (had, has) in both.items():
         if None not in (had, has) and had != has:
             raise Conflict(
-                f"{one.id}: {name} is {_shown(had)} by {one.source} and {_shown(has)} by {other.source}.",
+                f"{one.id}: {name} is {_show(had)} by {one.source} and {_show(has)} by {other.source}.",
                 remedy="Correct one of them, give the second a `rerun` of its own, or import into another --study.",
             )
     missing = {name: has for name, (had, has) in both.items() if had is None and has is not None}
     return one.model_copy(update=missing)
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     return f"one of digest {value.digest[:12]}" if isinstance(value, Recipe) else str(value)

@@ -134,7 +134,7 @@ class _Validation(_Strict):
     loss_sum: float | None
     seconds: float = Field(ge=0)
 
-    def found(self) -> Validation:
+    def as_validation(self) -> Validation:
         return Validation(**self.__dict__ | {"loss_sum": nan if self.loss_sum is None else self.loss_sum})
 
 
@@ -153,7 +153,9 @@ class _Step(_Strict):
 
     def line(self) -> Line:
         loss_sum = nan if self.loss_sum is None else self.loss_sum
-        return Line(**self.__dict__ | {"loss_sum": loss_sum, "validation": self.validation and self.validation.found()})
+        return Line(
+            **self.__dict__ | {"loss_sum": loss_sum, "validation": self.validation and self.validation.as_validation()}
+        )
 
 
 class _File(NamedTuple):
@@ -253,10 +255,10 @@ def last_step(path: Path) -> int | None:
     return steps[-1] if steps else None
 
 
-def reached(content: bytes) -> tuple[int, float]:
+def progress(content: bytes) -> tuple[int, float]:
     """The newest step in the content of one ledger file, 0 before the first, and the seconds of its steps and
     validations."""
-    lines = _parsed(BytesIO(content), "", None).lines
+    lines = _parse(BytesIO(content), "", None).lines
     seconds = [line.seconds + (line.validation.seconds if line.validation else 0.0) for line in lines]
     return (lines[-1].step if lines else 0), fsum(seconds)
 
@@ -294,25 +296,25 @@ def validations(lines: list[Line]) -> list[tuple[Line, Validation]]:
 def _read_file(path: Path, epoch: int) -> _File:
     try:
         with plain(path) as file:
-            return _parsed(file, str(path), epoch)
+            return _parse(file, str(path), epoch)
     except OSError as error:
         return _File(None, [], f"{path} cannot be read: {error.strerror}")
 
 
-def _parsed(file: BinaryIO, name: str, epoch: int | None) -> _File:
+def _parse(file: BinaryIO, name: str, epoch: int | None) -> _File:
     """What `file` holds. One line at a time and no more than LONGEST_LINE of it: it may be of any size."""
     texts = _texts(file)
     try:
         header = _header(next(texts, b""), epoch)
     except ValueError as error:
-        return _File(None, [], f"line 1 of {name} is damaged: {_said(error)}", is_cut=_has_step(texts))
+        return _File(None, [], f"line 1 of {name} is damaged: {_fault(error)}", is_cut=_has_step(texts))
     lines: list[Line] = []
     for number, text in enumerate(texts, start=2):
         last = header.from_step + len(lines)
         try:
             step = _Step.model_validate_json(text)
         except ValueError as error:
-            return _File(header, lines, f"line {number} of {name} is damaged: {_said(error)}", _has_step(texts))
+            return _File(header, lines, f"line {number} of {name} is damaged: {_fault(error)}", _has_step(texts))
         if step.step != last + 1:
             fault = f"line {number} of {name} is damaged: step {step.step} follows step {last}"
             return _File(header, lines, fault, is_cut=step.step > last or _has_step(texts))
@@ -348,7 +350,7 @@ def _step(text: bytes) -> _Step | None:
         return None
 
 
-def _said(error: ValueError) -> str:
+def _fault(error: ValueError) -> str:
     """What is wrong with a line, in a few words: pydantic's has the whole line in it."""
     if not isinstance(error, ValidationError):
         return first_line(error)

@@ -49,16 +49,16 @@ class References(Frozen):
     study: Name
     models: tuple[Reference, ...] = ()
 
-    def named(self, name: str) -> Reference | None:
+    def find(self, name: str) -> Reference | None:
         return next((one for one in self.models if one.name == name), None)
 
-    def joined(self, more: Reference) -> "References":
+    def join(self, more: Reference) -> "References":
         """These and `more`. A score of one that is there already joins those that it has; by an evaluation that it has
         a score by, the first stays.
 
         Raises: Conflict: other weights have its name.
         """
-        there = self.named(more.name)
+        there = self.find(more.name)
         if there is None:
             return References(study=self.study, models=(*self.models, more))
         if there.weights != more.weights:

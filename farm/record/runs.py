@@ -112,7 +112,7 @@ class Runs:
         """A run and the name of its study, or None where there is no directory of it."""
         return self._storage.read(layout.recipe(run_id), read_recipe)
 
-    def begun(self) -> list[str]:
+    def ids(self) -> list[str]:
         """The ids of the runs that have a directory."""
         return [name for name in self._records.names(layout.RUNS) if layout.RUN_ID.fullmatch(name)]
 
@@ -122,9 +122,9 @@ class Runs:
         Raises: CheckpointInvalid: result.json is damaged, or cannot be that of its recipe.
         """
         found = self._storage.read(layout.result(run_id), unless_torn(_sound))
-        return found if found and found.epoch > self.cancelled(run_id) else None
+        return found if found and found.epoch > self.cancelled_epoch(run_id) else None
 
-    def torn(self, run_id: str) -> str | None:
+    def torn_result(self, run_id: str) -> str | None:
         """Where the run's result.json is, if that is cut off, as a copy or a mirror may leave it."""
         name = layout.result(run_id)
         return f"{self._storage.uri}/{name}" if is_torn((self._records.get(name) or b"{}").decode()) else None
@@ -144,7 +144,7 @@ class Runs:
             [layout.attempt_record(run_id, epoch) for epoch in self.epochs(run_id)], read_json(Attempt)
         )
 
-    def reached(self, attempt: Attempt) -> tuple[int, float]:
+    def progress(self, attempt: Attempt) -> tuple[int, float]:
         """The step that an attempt had reached, and the seconds it took: one that was killed, those of its steps."""
         took = attempt.ended and attempt.ended - attempt.started
         if took is not None and attempt.step is not None:
@@ -152,10 +152,10 @@ class Runs:
         content = b""
         with suppress(CheckpointInvalid, OSError):  # a ledger that cannot be read says nothing
             content = self._records.get(f"{layout.attempt(attempt.run_id, attempt.epoch)}/{ledger.FILE}") or b""
-        step, seconds = ledger.reached(content)
+        step, seconds = ledger.progress(content)
         return step, seconds if took is None else took
 
-    def used(self, attempt: Attempt, nodes: int) -> energy.Used | None:
+    def energy_used(self, attempt: Attempt, nodes: int) -> energy.Used | None:
         """The energy of an attempt on so many nodes; None where one of them has not told it. An attempt that did no
         step, and told none, used none that counts."""
         names = [f"{layout.attempt(attempt.run_id, attempt.epoch)}/{energy.file(node)}" for node in range(nodes)]
@@ -165,17 +165,17 @@ class Runs:
                 found.append(energy.last(self._records.get(name) or b""))
         told = [one for one in found if one is not None]
         if len(told) < nodes:
-            return energy.Used(seconds=0.0, joules=0.0, meter="none") if self.reached(attempt)[0] == 0 else None
+            return energy.Used(seconds=0.0, joules=0.0, meter="none") if self.progress(attempt)[0] == 0 else None
         joules, seconds = sum(one.joules for one in told), max(one.seconds for one in told)
         return energy.Used(seconds=seconds, joules=joules, meter=told[0].meter)
 
-    def cancelled(self, run_id: str) -> int:
+    def cancelled_epoch(self, run_id: str) -> int:
         """The epoch up to which a run was cancelled; -1 if it never was."""
         found = self._storage.read(layout.cancelled(run_id), read_epoch)
         attempts = [past.epoch for past in self.readable_attempts(run_id)[0] if past.outcome == "cancelled"]
         return max([-1 if found is None else found, *attempts])
 
-    def forgotten(self, run_id: str) -> int | None:
+    def forgotten_epoch(self, run_id: str) -> int | None:
         """The epoch up to which a run was forgotten; None if it never was.
 
         Raises: CheckpointInvalid: the record of it is damaged.
@@ -184,12 +184,12 @@ class Runs:
 
     def newest_checkpoint(self, run_id: str) -> Checkpoint | None:
         """The one of the highest step whose manifest is there; whether its files are whole is not looked at."""
-        for step, epoch, name in self.saved(run_id):
+        for step, epoch, name in self.checkpoints(run_id):
             if (manifest := self._records.get(f"{name}/{layout.MANIFEST}")) is not None:
                 return Checkpoint(step=step, epoch=epoch, path=name, sha256=hashlib.sha256(manifest).hexdigest())
         return None
 
-    def saved(self, run_id: str) -> list[tuple[int, int, str]]:
+    def checkpoints(self, run_id: str) -> list[tuple[int, int, str]]:
         """Step, epoch and name of every checkpoint, whole or not, highest step first."""
         folders = [(epoch, layout.checkpoints(run_id, epoch)) for epoch in self.epochs(run_id)]
         found = [

@@ -87,7 +87,7 @@ def block_sizes(count: int) -> list[int]:
     return [count * (i + 1) // many - count * i // many for i in range(many)]
 
 
-def packed(values: Sequence[float]) -> bytes:
+def pack(values: Sequence[float]) -> bytes:
     """The values of the items as a safetensors file: one float64 each, under the name `values`."""
     import numpy as np
     from safetensors.numpy import save
@@ -95,8 +95,8 @@ def packed(values: Sequence[float]) -> bytes:
     return save({"values": np.asarray(values, dtype=np.float64)})
 
 
-def unpacked(content: bytes) -> "np.ndarray":
-    """The values in a file that `packed` made. Raises: ValueError: it did not make this."""
+def unpack(content: bytes) -> "np.ndarray":
+    """The values in a file that `pack` made. Raises: ValueError: it did not make this."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -7,7 +7,7 @@ from farm.errors import CheckpointInvalid, Conflict
 from farm.record import layout
 from farm.record.format import as_record, read_json, unless_torn
 from farm.record.runs import Runs
-from farm.record.score import Score, packed, sha256, unpacked
+from farm.record.score import Score, pack, sha256, unpack
 from farm.record.storage import Storage
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Scores:
 
         Raises: Conflict: another score by that evaluation is there. StorageFull
         """
-        content, record = packed(values), as_record(score)
+        content, record = pack(values), as_record(score)
         assert (sha256(content), len(values)) == (score.values, score.count), "these are the values of another score"
         self._records.create(f"{layout.scores(score.run_id)}/{_values(score)}", content)  # first: half a score is none
         place = f"{layout.scores(score.run_id)}/{score.file}.json"
@@ -65,7 +65,7 @@ class Scores:
         try:
             if content is None or sha256(content) != score.values:
                 raise ValueError("gone" if content is None else "its sha256 is not that in the score")
-            return unpacked(content)
+            return unpack(content)
         except ValueError as error:
             raise CheckpointInvalid(
                 f"{self._storage.uri}/{place} is damaged: {error}.", remedy="Score the run again."

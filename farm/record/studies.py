@@ -8,7 +8,7 @@ from farm.record.imported import Imported
 from farm.record.reference import References
 from farm.record.storage import Storage
 from farm.study.recipe import canonical_json
-from farm.study.schema import stamped
+from farm.study.schema import stamp
 from farm.study.study import Study
 
 
@@ -20,7 +20,7 @@ class Studies:
 
     def keep(self, study: Study) -> None:
         """Record a study, over an older one of that name."""
-        self._records.put(layout.study(study.name), stamped(study.model_dump_json()).encode())
+        self._records.put(layout.study(study.name), stamp(study.model_dump_json()).encode())
 
     def drop(self, study: str) -> None:
         """Remove the record of a study."""
@@ -63,7 +63,7 @@ class Studies:
 
     def _keep(self, name: str, record: BaseModel, holds_something: bool) -> None:
         if holds_something:
-            self._records.put(name, stamped(canonical_json(record)).encode())
+            self._records.put(name, stamp(canonical_json(record)).encode())
         else:
             self._records.remove(name)
 

@@ -102,11 +102,11 @@ _WHERE = re.compile(r" script: \S* ?on @user_script:\d+\.?$")  # as Redis 7 and 
 _OUR_FAULT = re.compile(r"attempt to |malformed|Error compiling script")  # a script that went wrong by itself
 
 
-def explained(error: RedisError, place: str) -> FarmError | None:
+def explain(error: RedisError, place: str) -> FarmError | None:
     """The farm's error for what the Redis at `place` answered; None if it answered nothing, or a script is at fault."""
     if not isinstance(error, ResponseError) and error.status_code is None:
         return None  # the connection's word, not the server's
-    said = spoken(error)
+    said = full_text(error)
     if isinstance(error, AuthenticationError):
         found: _Answer | None = _CREDENTIALS
     else:
@@ -122,11 +122,11 @@ def other(error: RedisError, place: str) -> FarmError | None:
     if _OUR_FAULT.search(str(error)):
         return None
     return FarmError(
-        f"Redis at {place} refused: {spoken(error).rstrip('.')}.", remedy="See its log, and `farm doctor`."
+        f"Redis at {place} refused: {full_text(error).rstrip('.')}.", remedy="See its log, and `farm doctor`."
     )
 
 
-def spoken(error: RedisError) -> str:
+def full_text(error: RedisError) -> str:
     """What Redis said, with the code in front that the client takes off."""
     code = error.status_code if error.status_code not in (None, "ERR") else None
     return f"{code} {error}" if code else str(error)

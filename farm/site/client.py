@@ -42,7 +42,7 @@ def connect(url: str, authorities: Path | None = None) -> Redis:
     except ValueError:
         raise not_a_url(url) from None
     try:
-        with translated(client):
+        with translate_errors(client):
             check(client)
     except BaseException:
         client.close()
@@ -51,7 +51,7 @@ def connect(url: str, authorities: Path | None = None) -> Redis:
 
 
 @contextmanager
-def translated(client: Redis) -> Iterator[None]:
+def translate_errors(client: Redis) -> Iterator[None]:
     """Redis' errors as the farm's, naming the server without its password.
 
     Raises: Unreachable, Refused, StorageFull, BadSetting, FarmError
@@ -59,7 +59,7 @@ def translated(client: Redis) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        if reason := answers.explained(error, address(client)):
+        if reason := answers.explain(error, address(client)):
             raise reason from None
         if isinstance(error, RedisConnectionError | RedisTimeoutError | InvalidResponse):
             raise explain_silence(client, error) from None
@@ -124,5 +124,5 @@ def doubts(client: Redis) -> list[str]:
 
     Raises: BadSetting: it surely does not keep that.
     """
-    with translated(client):
+    with translate_errors(client):
         return [*check(client), *replica(client)]

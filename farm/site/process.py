@@ -1,4 +1,4 @@
-"""Whether a process still runs: its pid alone does not tell, since pids are reused. And how a child ends with it."""
+"""Tells whether a process still runs, although pids are reused; and lets a child end with its parent."""
 
 import ctypes
 import os

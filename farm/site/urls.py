@@ -1,4 +1,4 @@
-"""The URL of a Redis: its parts, and how it is told without the password."""
+"""The URL of a Redis: its parts, and how it is shown without the password."""
 
 import re
 from urllib.parse import SplitResult, urlsplit
@@ -19,7 +19,7 @@ def is_secure(client: Redis) -> bool:
 def address(client: Redis) -> str:
     """Where a client connects to, without the password."""
     options = client.connection_pool.connection_kwargs
-    place = options.get("path") or endpoint.joined(options.get("host", "localhost"), options.get("port", 6379))
+    place = options.get("path") or endpoint.host_port(options.get("host", "localhost"), options.get("port", 6379))
     return f"redis{'s' * is_secure(client)}://{place}/{options.get('db') or 0}"
 
 

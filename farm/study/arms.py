@@ -9,8 +9,8 @@ from farm.errors import BadStudy
 from farm.study.design import subsets, sweep
 from farm.study.form import Change, Pairs, Stack, StudyTable, Sweep, WrittenStack
 from farm.study.looks import Looks
-from farm.study.machine import BUILT_IN, Machine, find_machine, is_mixed, layer, mixed, parts
-from farm.study.recipe import Frozen, FurtherEvaluation, Recipe, Seeds, Unset, merged
+from farm.study.machine import BUILT_IN, Machine, find_machine, is_mixed, layer, mix, parts
+from farm.study.recipe import Frozen, FurtherEvaluation, Recipe, Seeds, Unset, merge
 from farm.study.run import Name, Policy, Run
 
 BASELINE = "baseline"
@@ -44,7 +44,7 @@ class UncheckedStudy(Frozen):
     def name(self) -> str:
         return self.study.name
 
-    def limited(self, usd: float | None, hours: float | None) -> Self:
+    def with_limits(self, usd: float | None, hours: float | None) -> Self:
         """The study with other limits, where they are given.
 
         Raises: BadStudy: one is no positive number.
@@ -60,10 +60,10 @@ class UncheckedStudy(Frozen):
 
         A value of a sweep that is the baseline's already makes no arm: the baseline is there.
         """
-        baseline = Recipe().patched(self.baseline.patch)
+        baseline = Recipe().with_patch(self.baseline.patch)
         arms = [self.arm(BASELINE, (), baseline, self.baseline)]
         for name, changes, override in self.subsets():
-            recipe = baseline.patched(self.patch(changes))
+            recipe = baseline.with_patch(self.patch(changes))
             if recipe.digest != baseline.digest or name not in self.swept:
                 arms.append(self.arm(name, changes, recipe, override))
         return arms
@@ -113,7 +113,7 @@ class UncheckedStudy(Frozen):
         named = [*self.study.machines, *(name for arm in arms for name in arm.machines or ())]
         return tuple(dict.fromkeys(named))
 
-    def twinned(self) -> Self:
+    def with_twins(self) -> Self:
         """This study with `twins = true`.
 
         Raises: BadStudy: it names one machine class only.
@@ -129,7 +129,7 @@ class UncheckedStudy(Frozen):
         """Several interventions as one patch."""
         patch: dict[str, Any] = {}
         for change in changes:
-            patch = merged(patch, self.change(change).patch)
+            patch = merge(patch, self.change(change).patch)
         return patch
 
     def runs(self) -> list[Run]:
@@ -163,7 +163,7 @@ class UncheckedStudy(Frozen):
         Raises: BadStudy: nobody knows it.
         """
         if is_mixed(name):
-            return mixed(tuple(self.machine(part, known) for part in parts(name)))
+            return mix(tuple(self.machine(part, known) for part in parts(name)))
         found = find_machine(name, layer(BUILT_IN, known, self.machines))
         measured = known[name].probes if name in known else {}
         return found.model_copy(update={"probes": measured | found.probes})

@@ -22,7 +22,7 @@ ON_CPU = Need("C++", "CXX", ("clang++" if sys.platform == "darwin" else "g++",))
 ON_CUDA = Need("C", "CC", ("gcc", "clang"))  # Triton's
 
 
-def found(need: Need, variables: Mapping[str, str] = os.environ) -> str:
+def find_compiler(need: Need, variables: Mapping[str, str] = os.environ) -> str:
     """The path of the compiler that will be used.
 
     Raises: NoCompiler

@@ -30,11 +30,11 @@ def subsets(
             return {name: (name,) for name in names}
         case "stack":
             ladder = [names[: i + 1] for i in range(0 if has_stacks else k)]
-            return {_checked(f"plus-{rung[-1]}" if len(rung) > 1 else rung[0]): rung for rung in ladder}
+            return {_check(f"plus-{rung[-1]}" if len(rung) > 1 else rung[0]): rung for rung in ladder}
         case "leave-one-out":
             left = {f"without-{name}": names[:i] + names[i + 1 :] for i, name in enumerate(names) if k > 1}
             found = {"all": names} | left if names else {}
-            return {subset[0] if len(subset) == 1 else _checked(name): subset for name, subset in found.items()}
+            return {subset[0] if len(subset) == 1 else _check(name): subset for name, subset in found.items()}
         case "factorial" | "fraction":
             if k > MAX_CROSSED:
                 raise ValueError(
@@ -42,7 +42,7 @@ def subsets(
                 )
             every = [subset for size in range(k + 1) for subset in combinations(names, size)]
             chosen = every if design == "factorial" else fraction(names, resolution, arms)
-            return _named([subset for subset in chosen if subset], names)
+            return _name([subset for subset in chosen if subset], names)
 
 
 def fraction(names: Subset, resolution: int | None = None, arms: int | None = None) -> list[Subset]:
@@ -55,7 +55,7 @@ def fraction(names: Subset, resolution: int | None = None, arms: int | None = No
     Raises: ValueError: there is none of so many arms.
     """
     k = len(names)
-    chosen = _chosen(k, resolution, arms)
+    chosen = _choose(k, resolution, arms)
     if chosen is None or chosen == fractions.half(k):
         sizes = range(0, k + 1, 2 if chosen else 1)
         return [subset for size in sizes for subset in combinations(names, size)]
@@ -65,7 +65,7 @@ def fraction(names: Subset, resolution: int | None = None, arms: int | None = No
     return sorted(sets, key=lambda subset: (len(subset), [names.index(name) for name in subset]))
 
 
-def _chosen(k: int, resolution: int | None, arms: int | None) -> fractions.Fraction | None:
+def _choose(k: int, resolution: int | None, arms: int | None) -> fractions.Fraction | None:
     """None: it takes all combinations, as that of a single intervention does."""
     there = fractions.sizes(k) if k > 1 else ()
     if arms is None:
@@ -109,11 +109,11 @@ def sweep(name: str, patch: Mapping[str, Any], *, grid: bool) -> dict[str, dict[
         tree: dict[str, Any] = {}
         for path, value in told:
             _put(tree, path, chosen.get(path, value))
-        arms[_checked(f"{name}-" + "-".join(map(_word, combination)), f"sweeps.{name}")] = tree
+        arms[_check(f"{name}-" + "-".join(map(_word, combination)), f"sweeps.{name}")] = tree
     return arms
 
 
-def _named(chosen: list[Subset], names: Subset) -> dict[str, Subset]:
+def _name(chosen: list[Subset], names: Subset) -> dict[str, Subset]:
     """`one.another`; where some are too long for that, mix-101, a digit for each of `names`."""
     if all(len(".".join(subset)) <= MAX_NAME for subset in chosen):
         return {".".join(subset): subset for subset in chosen}
@@ -123,7 +123,7 @@ def _named(chosen: list[Subset], names: Subset) -> dict[str, Subset]:
     }
 
 
-def _checked(name: str, place: str = "study.design") -> str:
+def _check(name: str, place: str = "study.design") -> str:
     if len(name) > MAX_NAME:
         raise ValueError(
             f"{place}: the arm {name!r} has {len(name)} characters, {MAX_NAME} are allowed; shorten the names"

@@ -1,4 +1,4 @@
-"""Where two nested tables differ."""
+"""The differences between two nested tables."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How places are written: HOST:PORT and s3://bucket/prefix.
+"""The spelling of places: HOST:PORT and s3://bucket/prefix.
 
 The address of an IPv6 host stands in brackets, or its last group would be taken for the port.
 """
@@ -9,14 +9,14 @@ PATTERN = re.compile(r"(?:\[(?P<bracketed>[^][]*)\]|(?P<bare>[^][/:\s]*))(?::(?P
 S3_URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w=-][\w.=-]*)*)/?")
 
 
-def bracketed(host: str) -> str:
+def bracket(host: str) -> str:
     """`host` as it stands before a colon or in a URL: an IPv6 address in brackets, anything else as it is."""
     return f"[{host}]" if ":" in host else host
 
 
-def joined(host: str, port: int | str) -> str:
+def host_port(host: str, port: int | str) -> str:
     """`host` and `port` as HOST:PORT."""
-    return f"{bracketed(host)}:{port}"
+    return f"{bracket(host)}:{port}"
 
 
 def split(text: str, port: int | None = None) -> tuple[str, int]:

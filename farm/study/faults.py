@@ -31,10 +31,10 @@ class Fault(NamedTuple):
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
     """Each fault of a failed validation; its line is `path: what is wrong, the value, the right form`."""
-    return [Fault(fault["loc"], fault["type"], _told(fault, model)) for fault in error.errors()]
+    return [Fault(fault["loc"], fault["type"], _describe(fault, model)) for fault in error.errors()]
 
 
-def _told(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
+def _describe(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
     path = [str(part) for part in fault["loc"] if part != "[key]"]
     kind, given = fault["type"], fault["input"]
     if kind == "extra_forbidden":
@@ -48,7 +48,7 @@ def _told(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
     text = _in_plain_words(fault)
     if not path:
         return text
-    shown = f", not {_shown(given)}" if _is_plain(given) else ""
+    shown = f", not {_show(given)}" if _is_plain(given) else ""
     return f"{'.'.join(path)}: {text}{shown}{_right_form(path, fault, model)}"
 
 
@@ -140,7 +140,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     """A value as TOML spells it, cut to a length that fits a line."""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

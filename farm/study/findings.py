@@ -30,7 +30,7 @@ class Findings:
 
     def examine(self, study: UncheckedStudy) -> None:
         """Add what is wrong with the recipes of `study`, with its stacks and with its names."""
-        baseline, faults = _laid_over(Recipe(), study.baseline.patch)
+        baseline, faults = _lay_over(Recipe(), study.baseline.patch)
         self.lines += [fault.below(BASELINE) for fault in faults]
         if BASELINE not in self.doubtful:
             known = self.partial if faults else self.arms
@@ -40,7 +40,7 @@ class Findings:
         self._note_sources(BASELINE, baseline)
         self.changes = self._swept(study) | study.interventions
         for name, change in self.changes.items():
-            recipe, faults = _laid_over(baseline, change.patch)
+            recipe, faults = _lay_over(baseline, change.patch)
             self._note_sources(name, recipe)
             wrong = [fault for fault in faults if len(fault.place) > 1]
             self.lines += [fault.below(study.place(name)) for fault in wrong]
@@ -83,7 +83,7 @@ class Findings:
                     f" model.context = {short[0].recipe.model.context} of arm {short[0].name}"
                 )
             elif baseline and name != TEST:
-                other = seen.setdefault(baseline.tested_by(further).evaluation_id(TEST), name)
+                other = seen.setdefault(baseline.with_test(further).evaluation_id(TEST), name)
                 if other != name:
                     self._say(f"evaluations.{name}: scores what {other} does; leave one out")
 
@@ -133,7 +133,7 @@ class Findings:
     ) -> None:
         if BASELINE in self.doubtful:
             return
-        recipe, faults = _laid_over(baseline, study.patch(changes))
+        recipe, faults = _lay_over(baseline, study.patch(changes))
         where = study.place(changes[0]) if len(changes) == 1 else f"stacks.{name}"
         for fault in faults:
             if not any(said.endswith(fault.line) for said in self.lines):
@@ -169,12 +169,12 @@ def _fights(patches: dict[str, dict[str, Any]]) -> Iterator[str]:
                 yield f"{other!r} sets {path} = {set_to!r} and {change!r} sets it to {value!r}; leave one out"
 
 
-def _laid_over(recipe: Recipe, patch: dict[str, Any]) -> tuple[Recipe, list[Fault]]:
+def _lay_over(recipe: Recipe, patch: dict[str, Any]) -> tuple[Recipe, list[Fault]]:
     """`recipe` under what of `patch` is in order, and what is not."""
     faults: list[Fault] = []
     while True:
         try:
-            return recipe.patched(patch), faults
+            return recipe.with_patch(patch), faults
         except ValidationError as error:
             spoilt = {fault.place[:1] for fault in faults} | ({()} if faults else set())
             found = explain(error, Recipe)  # what is left of spoilt tables need not agree with itself

@@ -145,7 +145,7 @@ class Machine(Frozen):
             return ()
         return (Price(usd_per_hour=self.usd_per_hour, source=self.price_source, date=self.price_date),)
 
-    def priced(self, price: Price | None) -> "Machine":
+    def with_price(self, price: Price | None) -> "Machine":
         """The same at another price; as it is when that is unknown."""
         if price is None:
             return self
@@ -168,7 +168,7 @@ class Mixed(Machine):
         return tuple(dict.fromkeys(price for part in self.parts for price in part.prices))
 
 
-def mixed(together: tuple[Machine, ...]) -> Mixed:
+def mix(together: tuple[Machine, ...]) -> Mixed:
     """The group of these machines. It has the price of all, the memory of the least, and no speed until it was seen.
 
     Raises: BadStudy: CPUs and GPUs, which have no way of adding gradients in common.
@@ -287,7 +287,7 @@ def find_machine(name: str, known: dict[str, Machine]) -> Machine:
     )
 
 
-def declared(name: str, table: Any, source: str) -> Any:
+def declare(name: str, table: Any, source: str) -> Any:
     """A [machines.NAME] table with its name, over the built-in class of that name if there is one.
 
     Its price is by `source` unless it says otherwise; where it has none it stays open, for whoever knows one.

@@ -132,11 +132,11 @@ MACHINE = {
 }
 
 
-def _inverted(table: Mapping[str, str]) -> dict[str, str]:
+def _invert(table: Mapping[str, str]) -> dict[str, str]:
     return {word: place for place, words in table.items() for word in words.split()}
 
 
-_KEYS, _NOTES, _TABLES, _MACHINE = map(_inverted, (KEYS, NOTES, TABLES, MACHINE))
+_KEYS, _NOTES, _TABLES, _MACHINE = map(_invert, (KEYS, NOTES, TABLES, MACHINE))
 
 
 def _bare(key: str) -> str:
@@ -236,7 +236,7 @@ def _form(name: str, given: Any, kind: str, expected: Sequence[str]) -> str | No
         case "int_type" | "int_from_float" | "float_type":
             number = _number(name, given)
             is_whole = kind != "float_type"
-            return None if number is None or (is_whole and number.denominator > 1) else _spelled(number, is_whole)
+            return None if number is None or (is_whole and number.denominator > 1) else _spell(number, is_whole)
         case "bool_type":
             text = str(given).strip().lower()
             return "true" if text in _YES else "false" if text in _NO else None
@@ -273,7 +273,7 @@ def _number(name: str, given: Any) -> Fraction | None:
     return number if abs(number) <= LARGEST else None
 
 
-def _spelled(number: Fraction, is_whole: bool) -> str:
+def _spell(number: Fraction, is_whole: bool) -> str:
     return f"{int(number):_}" if is_whole else repr(float(number))
 
 
@@ -339,7 +339,7 @@ def _toml(name: str, given: str) -> str | None:
     if given.lower() in (NONE, "null", "nil"):
         return f'"{NONE}"'
     if (number := _number(name, given)) is not None:
-        return _spelled(number, number.denominator == 1 and "e" not in given.lower())
+        return _spell(number, number.denominator == 1 and "e" not in given.lower())
     if re.fullmatch(r"\(.*\)|\[.*\]", given):
         inner = [_toml(name, part.strip()) for part in given[1:-1].split(",") if part.strip()]
         return f"[{', '.join(part or '...' for part in inner)}]"

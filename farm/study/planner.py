@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from farm.errors import DoesNotFit
 from farm.study.machine import Machine, Mixed, probe_key
 from farm.study.recipe import Frozen, Recipe
-from farm.study.speed import BASES, Speed, declared
+from farm.study.speed import BASES, Speed, declared_speed
 
 USABLE = 0.9  # of the memory: what the driver, the allocator's rounding and the other tenants leave
 EVEN_ENOUGH = 1.1  # a mixed group may wait so much longer for its slowest rank, if that saves smaller microbatches
@@ -204,7 +204,7 @@ def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = No
     `tokens_per_second` is what this recipe is expected to reach there; without it, what the machine's declared speed
     comes to.
     """
-    if tokens_per_second is None and (said := declared(recipe, machine)):
+    if tokens_per_second is None and (said := declared_speed(recipe, machine)):
         tokens_per_second = said.tokens_per_second
     return recipe.steps * recipe.tokens_per_step / tokens_per_second / 3600 if tokens_per_second else None
 

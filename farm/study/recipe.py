@@ -1,4 +1,4 @@
-"""What is trained: everything that may change the loss, and nothing that may not.
+"""The recipe of a training: everything that may change the loss, and nothing that may not.
 
 `Recipe()` is the published baseline: a 163,009,536-parameter GPT-2 on 3.26 billion tokens of FineWeb. A study's
 interventions are patches on it. How a machine does the work (world size, microbatch, accumulation) is a Plan's matter.
@@ -329,15 +329,15 @@ class Recipe(Frozen):
         return self.evaluation_id(TEST)
 
     def evaluation_id(self, name: str) -> str:
-        """The same for an evaluation of that name, which this recipe has as its test (see `tested_by`)."""
+        """The same for an evaluation of that name, which this recipe has as its test (see `with_test`)."""
         return _evaluation_id(self, name, CODE, CHECKPOINT)
 
-    def tested_by(self, further: FurtherEvaluation) -> "Recipe":
+    def with_test(self, further: FurtherEvaluation) -> "Recipe":
         """This recipe with another test. Raises: ValidationError: the two do not fit together."""
         patch = further.model_dump(exclude_none=True)
         if further.source is not None:
             patch["revision"] = further.revision
-        return self.patched({"evaluation": patch})
+        return self.with_patch({"evaluation": patch})
 
     @property
     def steps(self) -> int:
@@ -380,9 +380,9 @@ class Recipe(Frozen):
         """Only what differs from the baseline, nested as in a study file."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
-    def patched(self, patch: dict[str, Any]) -> "Recipe":
+    def with_patch(self, patch: dict[str, Any]) -> "Recipe":
         """This recipe with `patch` (nested tables) laid over it, validated again."""
-        return Recipe.model_validate(merged(self.model_dump(), patch))
+        return Recipe.model_validate(merge(self.model_dump(), patch))
 
 
 @lru_cache(maxsize=1024)  # the runs of an arm share one recipe, and each asks for its digest several times
@@ -390,7 +390,7 @@ def _digest_of(recipe: Recipe) -> str:
     return digest(identity(recipe))
 
 
-def _unwatched(recipe: Recipe) -> Recipe:
+def _drop_watching(recipe: Recipe) -> Recipe:
     """`recipe` without the fields that only say how its training is watched."""
     watched = {name: Evaluation.model_fields[name].default for name in WATCHED}
     return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update=watched)})
@@ -410,20 +410,20 @@ def identity(value: Frozen) -> dict[str, Any]:
     A field that a later version adds with a default of "as before" changes no identity; a default that comes to mean
     something else raises MEANING. What changes no bit of a training is no part of a recipe's (WATCHED).
     """
-    told = _unwatched(value) if isinstance(value, Recipe) else value
+    told = _drop_watching(value) if isinstance(value, Recipe) else value
     return _of_today(told.model_dump(mode="json", exclude_defaults=True))
 
 
 def _of_today(changes: dict[str, Any]) -> dict[str, Any]:
-    return {"meaning": MEANING, "changes": _unsigned(changes)}
+    return {"meaning": MEANING, "changes": _drop_sign(changes)}
 
 
-def _unsigned(value: Any) -> Any:
+def _drop_sign(value: Any) -> Any:
     """With 0.0 for -0.0, which is the same number in another spelling."""
     if isinstance(value, dict):
-        return {key: _unsigned(inner) for key, inner in value.items()}
+        return {key: _drop_sign(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_unsigned(inner) for inner in value]
+        return [_drop_sign(inner) for inner in value]
     return value + 0.0 if isinstance(value, float) else value
 
 
@@ -444,12 +444,12 @@ class Seeds(Frozen):
         return f"{self.init}.{self.train}"
 
 
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """`above` laid over `below`, table by table."""
     result = dict(below)
     for key, value in above.items():
         inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        result[key] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return result
 
 

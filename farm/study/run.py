@@ -95,9 +95,9 @@ class Run(Frozen):
 
         It names folders, jobs and objects in a bucket, in some of which `+` means a space: that is spelled out.
         """
-        return self.named(self.digest)
+        return self.id_with(self.digest)
 
-    def named(self, digest: str) -> str:
+    def id_with(self, digest: str) -> str:
         """The id, for callers that know the digest."""
         rerun = f"-r{self.rerun}" if self.rerun else ""
         return f"{self.machine.replace(MIXED, '_and_')}-{self.arm}-s{self.seeds}{rerun}-{digest[:8]}"
@@ -117,9 +117,9 @@ class Evaluating(Run):
     @property
     def id(self) -> str:
         """The run's id, with a suffix that no run's id has: `8xa100m40-baseline-s42.23-1f3a9c2e~wiki-7b1c9f00`."""
-        return self.named("")
+        return self.id_with("")
 
-    def named(self, digest: str) -> str:
+    def id_with(self, digest: str) -> str:
         return f"{self.of}{OF}{self.recipe.evaluation_id(self.evaluation).replace('@', '-')}"
 
 

@@ -1,4 +1,4 @@
-"""The version of what farm writes: values in Redis, records, run directories. A newer one is reported as newer."""
+"""The version of everything that farm writes: values in Redis, records, run directories. A newer one is reported."""
 
 import re
 
@@ -8,12 +8,12 @@ SCHEMA = 1
 _FIRST = re.compile(r'\A\{\s*"schema":\s*(\d+)\s*,')
 
 
-def stamped(text: str) -> str:
+def stamp(text: str) -> str:
     """A JSON object with the version before its first key."""
     return f'{{"schema":{SCHEMA},{text.lstrip()[1:]}'
 
 
-def unstamped(text: str) -> str:
+def unstamp(text: str) -> str:
     """The JSON object without its version.
 
     Raises: Unreadable: a newer farm wrote it.

@@ -32,10 +32,10 @@ def up_to(study: Study, name: str, count: int, *, alone: bool = False) -> More:
 
     Raises: NotFound: no arm is called so.
     """
-    return extended(study, name, count - len(arm_of(study, name).seeds), alone=alone)
+    return extend(study, name, count - len(arm_of(study, name).seeds), alone=alone)
 
 
-def extended(study: Study, name: str, count: int, avoid: Collection[Seeds] = (), *, alone: bool = False) -> More:
+def extend(study: Study, name: str, count: int, avoid: Collection[Seeds] = (), *, alone: bool = False) -> More:
     """`count` further seed pairs for an arm, none of them of `avoid`; and for the baseline what it lacks of them all.
 
     The same study always gets the same pairs, whichever arm is asked for first.
@@ -58,18 +58,18 @@ def fresh(study: Study, count: int) -> list[Seeds]:
     used, own = [seeds for arm in arms for seeds in arm.seeds], arms[0].seeds
     one_train = len({seeds.train for seeds in own}) == 1
     one_init = len({seeds.init for seeds in own}) == 1 and not one_train
-    inits = repeat(own[0].init) if one_init else _unused({seeds.init for seeds in used})
-    trains = repeat(own[0].train) if one_train else _unused({seeds.train for seeds in used})
+    inits = repeat(own[0].init) if one_init else _free_numbers({seeds.init for seeds in used})
+    trains = repeat(own[0].train) if one_train else _free_numbers({seeds.train for seeds in used})
     return [Seeds(init=init, train=train) for init, train in islice(zip(inits, trains, strict=False), max(0, count))]
 
 
-def _unused(used: set[int]) -> Iterator[int]:
+def _free_numbers(used: set[int]) -> Iterator[int]:
     """The numbers after the largest; after the largest that a seed can be, the smallest that are free."""
     after = range(max(used) + 1, LARGEST + 1)
     return (seed for seed in chain(after, range(max(used))) if seed not in used)
 
 
-def widened(study: Study, more: Mapping[str, tuple[Seeds, ...]]) -> Study:
+def widen(study: Study, more: Mapping[str, tuple[Seeds, ...]]) -> Study:
     """The study with more seed pairs for some arms.
 
     Raises: BadStudy: it has too many runs.
@@ -85,13 +85,13 @@ def widened(study: Study, more: Mapping[str, tuple[Seeds, ...]]) -> Study:
         raise BadStudy(f"{study.name} cannot have these seeds: {first_line(error)}.", remedy="Ask for fewer.") from None
 
 
-def carried(study: Study, before: Study | None) -> Study:
+def carry_over(study: Study, before: Study | None) -> Study:
     """`study` as its file has it, with what farm seeds and farm resolve have added to the form submitted `before`."""
     if before is None or not (before.more_seeds or before.looks):
         return study
     arms = {arm.name for arm in study.arms()}
     kept = {name: seeds for name, seeds in before.more_seeds.items() if name in arms}
-    return widened(study.model_copy(update={"looks": before.looks}), kept)
+    return widen(study.model_copy(update={"looks": before.looks}), kept)
 
 
 def as_toml(more: Mapping[str, tuple[Seeds, ...]]) -> list[str]:

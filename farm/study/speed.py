@@ -1,4 +1,4 @@
-"""How fast a machine class is on a recipe: what changes that, and stated ratios from one precision to another."""
+"""The speed of a machine class on a recipe: what changes it, and stated ratios from one precision to another."""
 
 import re
 from collections.abc import Mapping
@@ -112,20 +112,20 @@ def from_precision(seen: Precision, recipe: Recipe, machine: Machine, speed: Spe
     if None not in sources:
         because = "; ".join(dict.fromkeys(filter(None, sources)))
         told = f"{precision} takes {times:.2g} times as long as {seen}, {because}"
-        return Speed(speed.tokens_per_second / times, speed.basis, _joined(speed.note, told))
+        return Speed(speed.tokens_per_second / times, speed.basis, _join(speed.note, told))
     if (peaks := by_peaks(seen, recipe, machine, speed.tokens_per_second)) is not None:
         told = (
             f"{precision} is assumed to take {peaks:.2g} times as long as {seen}, by the peaks of NVIDIA's datasheets"
         )
-        return Speed(speed.tokens_per_second / peaks, "assumed", _joined(speed.note, told))
+        return Speed(speed.tokens_per_second / peaks, "assumed", _join(speed.note, told))
     times = max(1.0, times)
     told = f"{precision} is assumed to take {times:.2g} times as long as {seen}; the ratio for this hardware is unknown"
     if machine.is_cpu and precision == "bf16":
         told = f"bf16 is assumed to take {times:.2g} times as long as {seen}, as on a processor that only emulates it"
-    return Speed(speed.tokens_per_second / times, "assumed", _joined(speed.note, told))
+    return Speed(speed.tokens_per_second / times, "assumed", _join(speed.note, told))
 
 
-def declared(recipe: Recipe, machine: Machine) -> Speed | None:
+def declared_speed(recipe: Recipe, machine: Machine) -> Speed | None:
     """The machine's declared speed on the baseline, scaled to `recipe` by arithmetic and precision."""
     if machine.tokens_per_second is None:
         return None
@@ -145,5 +145,5 @@ def unlike(one: Recipe, other: Recipe) -> tuple[str, ...]:
     return tuple(name for name, (mine, theirs) in pairs.items() if mine != theirs)
 
 
-def _joined(*notes: str | None) -> str:
+def _join(*notes: str | None) -> str:
     return "; ".join(note for note in notes if note)

@@ -18,7 +18,7 @@ from farm.study.endpoint import S3_URI
 from farm.study.faults import Fault, explain, full_stop, without
 from farm.study.findings import Findings
 from farm.study.looks import Looks
-from farm.study.machine import declared
+from farm.study.machine import declare
 from farm.study.toml import name_of, read, tables
 
 MAX_RUNS = 10_000
@@ -51,7 +51,7 @@ class Study(UncheckedStudy):
 
         Raises: BadStudy: a line for each fault, which names the field, its value and the right form.
         """
-        return _drafted(data, source).whole()
+        return _draft(data, source).whole()
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +59,7 @@ class Study(UncheckedStudy):
         """[machines.x] gives its own name; what it leaves out it takes from the built-in class of that name."""
         if not isinstance(data, dict) or not isinstance(data.get("machines"), dict):
             return data
-        return data | {"machines": {key: declared(key, value, "the study") for key, value in data["machines"].items()}}
+        return data | {"machines": {key: declare(key, value, "the study") for key, value in data["machines"].items()}}
 
     @field_validator("looks", mode="before")
     @classmethod
@@ -97,15 +97,15 @@ class Draft(NamedTuple):
 
         Raises: BadStudy: there are no tables to speak of.
         """
-        return _drafted(tables(read(path), name_of(path)), name_of(path))
+        return _draft(tables(read(path), name_of(path)), name_of(path))
 
     def whole(self) -> Study:
         """The study. Raises: BadStudy: something is wrong with it."""
         if self.study is None or self.faults:
-            raise self.refused()
+            raise self.refusal()
         return self.study
 
-    def refused(self, more: Iterable[str] = ()) -> BadStudy:
+    def refusal(self, more: Iterable[str] = ()) -> BadStudy:
         """The error that says all that is wrong, one line each; `more` are faults that others found."""
         lines = [f"{self.source}: {full_stop(fault)}" for fault in dict.fromkeys([*self.faults, *more])]
         if len(lines) > MAX_FAULTS:
@@ -113,7 +113,7 @@ class Draft(NamedTuple):
         return BadStudy(lines[0], also=tuple(lines[1:]), field=self.faults[0].split(":")[0])
 
 
-def _drafted(data: dict[str, Any], source: str) -> Draft:
+def _draft(data: dict[str, Any], source: str) -> Draft:
     """All that is wrong with a study, as far as each part of it can be judged."""
     found = Findings()
     try:

@@ -29,7 +29,7 @@ def read(path: Path) -> str:
     if path.is_dir():
         raise BadStudy(f"{path} is a folder, not a study file.", remedy=f"Name a .toml file, e.g. {path}/study.toml.")
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BadStudy(f"{path}: {error.strerror}.", remedy="Name a study file; examples/ has two.") from None
@@ -45,7 +45,7 @@ def read(path: Path) -> str:
         ) from None
 
 
-def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
+def _open(path: Path) -> AbstractContextManager[BinaryIO]:
     if path != STANDARD_INPUT:
         return path.open("rb")
     return nullcontext(sys.stdin.buffer if sys.stdin else BytesIO())  # None: closed by the caller
@@ -61,12 +61,10 @@ def tables(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
-        raise BadStudy(
-            f"{source}: not TOML: {error}{_quoted(text, error)}.", remedy="See examples/demo.toml."
-        ) from None
+        raise BadStudy(f"{source}: not TOML: {error}{_quote(text, error)}.", remedy="See examples/demo.toml.") from None
 
 
-def _quoted(text: str, error: Exception) -> str:
+def _quote(text: str, error: Exception) -> str:
     """The line that tomllib stopped at, and what to write there."""
     found, lines = re.search(r"at line (\d+), column", str(error)), text.splitlines()
     if not found or int(found[1]) > len(lines):

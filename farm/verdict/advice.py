@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from farm.study.machine import Machine, Mixed
 from farm.study.processor import emulates_bf16
 from farm.study.study import Study
-from farm.verdict.cohort import trained_apart
+from farm.verdict.cohort import find_other_training
 
 # Measured on an AMD Zen 3 with AVX2, one thread; docs/performance.md has the shapes.
 EMULATED_BF16 = "6 to 13"
@@ -16,7 +16,7 @@ def advice(study: Study, known: dict[str, Machine]) -> Iterator[str]:
 
     Raises: BadStudy: a machine class is unknown.
     """
-    for odd, difference in trained_apart(study.arms()).items():
+    for odd, difference in find_other_training(study.arms()).items():
         yield f"arm {odd}: trains differently from the baseline ({difference}), so never ranked with it"
     slow: dict[str, list[str]] = {}
     for arm in study.arms():
@@ -26,7 +26,7 @@ def advice(study: Study, known: dict[str, Machine]) -> Iterator[str]:
         if has := _emulating(study.machine(name, known)):
             yield (
                 f"{name} only emulates bf16 (its processor has {has}, without instructions for it), and trains"
-                f" {_listed(arms)} far slower than in fp32: a step takes {EMULATED_BF16} times as long on an AMD Zen 3"
+                f" {_list(arms)} far slower than in fp32: a step takes {EMULATED_BF16} times as long on an AMD Zen 3"
                 ' with AVX2. Use train.precision = "fp32" there, or another machine'
             )
 
@@ -39,6 +39,6 @@ def _emulating(machine: Machine) -> str | None:
     return None
 
 
-def _listed(arms: list[str], most: int = 3) -> str:
+def _list(arms: list[str], most: int = 3) -> str:
     more = f" and {len(arms) - most} more arms" if len(arms) > most else ""
     return ", ".join(arms[:most]) + more

@@ -93,25 +93,25 @@ def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {its} and {theirs}" for key, its, theirs in differences(one, other))
 
 
-def unranked(arms: Iterable[Arm]) -> dict[str, str]:
+def find_other_tests(arms: Iterable[Arm]) -> dict[str, str]:
     """The arms that the baseline's test cannot be compared with -> how theirs differs."""
     baseline, *others = arms
     found = {arm.name: unlike(baseline.recipe.tested, arm.recipe.tested) for arm in others}
     return {name: difference for name, difference in found.items() if difference}
 
 
-def trained_apart(arms: Iterable[Arm]) -> dict[str, str]:
+def find_other_training(arms: Iterable[Arm]) -> dict[str, str]:
     """The arms that will not be ranked with the baseline because of how they train -> how they differ."""
     baseline, *others = arms
     found: dict[str, str] = {}
     for arm in others:
         both = {name: [getattr(one.recipe.train, name) for one in (baseline, arm)] for name in CONDITIONS}
-        differ = [f"{name} {_shown(one)} and {_shown(other)}" for name, (one, other) in both.items() if one != other]
+        differ = [f"{name} {_show(one)} and {_show(other)}" for name, (one, other) in both.items() if one != other]
         found |= {arm.name: ", ".join(differ)} if differ else {}
     return found
 
 
-def _shown(value: int | str) -> str:
+def _show(value: int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
@@ -138,7 +138,7 @@ def sides(arms: Mapping[str, Mapping[Block, Told]]) -> tuple[Mapping[Block, Told
     return arms.get(BASELINE, {}), {name: its for name, its in arms.items() if name != BASELINE}
 
 
-def seeds_asked(runs: Iterable[Run | Result]) -> dict[tuple[str, str], int]:
+def count_seeds(runs: Iterable[Run | Result]) -> dict[tuple[str, str], int]:
     """(arm, machine) -> different seeds that have a run, finished or not."""
     seeds: dict[tuple[str, str], set[Seeds]] = {}
     for run in runs:

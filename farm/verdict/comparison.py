@@ -129,7 +129,7 @@ def compare(first: Side, second: Side) -> Comparison:
         apart=apart(first.result, second.result) if first.result and second.result else None,
         ranked_by=tuple(dict.fromkeys([first.score, second.score])),
         scores=tuple(_scores(first, second)),
-        unscored=_unscored(first, second),
+        unscored=_missing_scores(first, second),
     )
 
 
@@ -222,7 +222,7 @@ def _scores(first: Side, second: Side) -> Iterator[Scored]:
         )
 
 
-def _unscored(first: Side, second: Side) -> dict[str, tuple[str, ...]]:
+def _missing_scores(first: Side, second: Side) -> dict[str, tuple[str, ...]]:
     sides = [side for side in (first, second) if side.result]
     wanted = {name for name in (first.score, second.score) if name != TEST}
     lacking = {name: tuple(side.run.id for side in sides if name not in _by_name(side)) for name in sorted(wanted)}

@@ -13,7 +13,7 @@ from farm.stats import mean
 from farm.study.looks import Looks
 from farm.study.recipe import Seeds
 from farm.verdict.inference import Comparison
-from farm.verdict.sequential import judged
+from farm.verdict.sequential import judge_all
 
 SAME_COST = 0.02  # of a cost: timings of one recipe on one machine differ by as much
 
@@ -93,7 +93,7 @@ def speed_ups(
         (_logs(baseline), {n: logs for n, arm in arms.items() if (logs := _logs(arm))}) for baseline, arms in rankings
     ]
     sides = [(baseline or {}, arms if baseline else {}) for baseline, arms in told]
-    seen = judged(sides, machines, None, looks)
+    seen = judge_all(sides, machines, None, looks)
     return [
         {name: _speed_up(arm, baseline, found.get(name)) for name, arm in arms.items()}
         for (baseline, arms), found in zip(rankings, seen, strict=True)

@@ -71,13 +71,13 @@ def estimate(arms: Mapping[str, Sequence[str]], losses: Mapping[str, Losses]) ->
         noise = max(float(left @ left / df) ** 0.5, ROUNDING * float(abs(y).max()))
         covariance = 4 * np.linalg.inv(design.columns.T @ design.columns)[design.blocks :, design.blocks :]
         errors = np.sqrt(np.diagonal(covariance))
-        found = _tested(design, sizes, noise * errors, covariance / np.outer(errors, errors), df)
+        found = _test(design, sizes, noise * errors, covariance / np.outer(errors, errors), df)
         return Effects(effects=found, method="least-squares", df=df, noise=noise)
     if len(sizes) >= FEWEST and (pse := pseudo_error(sizes)) > 0:
         count = len(sizes)
-        found = _tested(design, sizes, np.full(count, pse), np.eye(count), count / 3)
+        found = _test(design, sizes, np.full(count, pse), np.eye(count), count / 3)
         return Effects(effects=found, method="lenth", df=count / 3, noise=pse)
-    return Effects(effects=_ordered(_plain(design, sizes)), method="none", df=None, noise=None)
+    return Effects(effects=_order(_plain(design, sizes)), method="none", df=None, noise=None)
 
 
 def pseudo_error(sizes: Any) -> float:
@@ -90,10 +90,10 @@ def pseudo_error(sizes: Any) -> float:
     return 1.5 * float(np.median(kept)) if len(kept) else 0.0
 
 
-def _tested(design: _Design, sizes: Any, errors: Any, correlation: Any, df: float) -> tuple[Effect, ...]:
+def _test(design: _Design, sizes: Any, errors: Any, correlation: Any, df: float) -> tuple[Effect, ...]:
     edge = dunnett.critical(correlation, df, ALPHA) if len(sizes) else 0.0
     p = dunnett.p_values([size / error for size, error in zip(sizes, errors, strict=True)], correlation, df)
-    return _ordered(
+    return _order(
         [
             effect.model_copy(
                 update={"ci_low": effect.size - edge * error, "ci_high": effect.size + edge * error, "p": chance}
@@ -110,7 +110,7 @@ def _plain(design: _Design, sizes: Any) -> list[Effect]:
     ]
 
 
-def _ordered(found: Sequence[Effect]) -> tuple[Effect, ...]:
+def _order(found: Sequence[Effect]) -> tuple[Effect, ...]:
     return tuple(sorted(found, key=lambda effect: -abs(effect.size)))
 
 

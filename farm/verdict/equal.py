@@ -19,11 +19,11 @@ from farm.study.looks import Looks
 from farm.study.machine import is_mixed
 from farm.study.recipe import Frozen, Seeds
 from farm.study.run import Run
-from farm.verdict.cohort import by_arm, seeds_asked, sides, sort
+from farm.verdict.cohort import by_arm, count_seeds, sides, sort
 from farm.verdict.cost import Curve, Reach, SpeedUp, loss_at, reach, speed_ups, together
 from farm.verdict.inference import Comparison, Losses, Method, Word
 from farm.verdict.ranks import ranks
-from farm.verdict.sequential import judged
+from farm.verdict.sequential import judge_all
 
 Kind = Literal["hours", "usd", "tokens"]
 NO_CURVE = "no validation curve: evaluation.every was 0, or the split had no room for a slice beside the test's"
@@ -133,7 +133,7 @@ def at(
     """Rank the arms of each evaluation and machine by what `amount` bought. `runs` are all that the study asks for;
     after `looks` (of farm resolve) the verdicts are those that hold over all of them, as in the table.
     """
-    groups, asked = _groups(list(results)), seeds_asked(runs)
+    groups, asked = _groups(list(results)), count_seeds(runs)
     losses = [
         {
             arm: _by_seeds(its, lambda result: loss_at(_curve(result, amount.kind), amount.amount), mean)
@@ -143,24 +143,24 @@ def at(
     ]
     told = [{arm: its for arm, its in group.items() if its} for group in losses]
     machines = [group.machine for group in groups]
-    found = judged([sides(one) for one in told], machines, margin, looks)
+    found = judge_all([sides(one) for one in told], machines, margin, looks)
     return [
         row
         for group, its, seen in zip(groups, told, found, strict=True)
-        for row in [*_bought(group, its, seen, amount, margin, asked), *_set_aside(group, asked, Bought)]
+        for row in [*_budget_rows(group, its, seen, amount, margin, asked), *_set_aside(group, asked, Bought)]
     ]
 
 
 def to(results: Iterable[Result], runs: Iterable[Run], loss: float, looks: Looks | None = None) -> list[Reached]:
     """What each arm of each evaluation and machine cost until it had come down to `loss`, soonest first."""
-    groups, asked = _groups(list(results)), seeds_asked(runs)
+    groups, asked = _groups(list(results)), count_seeds(runs)
     hours = [_reaches(group, "hours", loss) for group in groups]
     machines = [group.machine for group in groups]
     found = speed_ups([sides(one) for one in hours], machines, looks)
     return [
         row
         for group, its, fast in zip(groups, hours, found, strict=True)
-        for row in [*_reached(group, its, fast, loss, asked), *_set_aside(group, asked, Reached, reached=0)]
+        for row in [*_target_rows(group, its, fast, loss, asked), *_set_aside(group, asked, Reached, reached=0)]
     ]
 
 
@@ -179,7 +179,7 @@ def _groups(results: list[Result]) -> list[_Group]:
     for evaluation in sorted({result.evaluation for result in results}, key=lambda name: (name not in first, name)):
         members = [result for result in results if result.evaluation == evaluation]
         cohort = sort(members)
-        aside = cohort.aside | _unwatched([result for result in members if result.run_id not in cohort.aside])
+        aside = cohort.aside | _without_curve([result for result in members if result.run_id not in cohort.aside])
         for machine in sorted({result.machine for result in members}):
             here = [result for result in members if result.machine == machine]
             arms = by_arm(result for result in here if result.run_id not in aside)
@@ -188,7 +188,7 @@ def _groups(results: list[Result]) -> list[_Group]:
     return found
 
 
-def _unwatched(results: Sequence[Result]) -> dict[str, str]:
+def _without_curve(results: Sequence[Result]) -> dict[str, str]:
     """Run id -> why, for the results without a curve, and those whose curve is of other tokens than the baseline's."""
     with_curves = [result for result in results if result.validation]
     of = [result for result in with_curves if result.arm == BASELINE] or with_curves
@@ -224,7 +224,7 @@ def _by_seeds(
     return {seeds: averaged(values) for seeds, values in groups.items()}
 
 
-def _placed(group: _Group, arm: str, n: int, asked: Mapping[tuple[str, str], int], results: Sequence[Result]) -> dict:
+def _place(group: _Group, arm: str, n: int, asked: Mapping[tuple[str, str], int], results: Sequence[Result]) -> dict:
     return {
         "evaluation": group.evaluation,
         "machine": group.machine,
@@ -240,13 +240,13 @@ def _set_aside(group: _Group, asked: Mapping[tuple[str, str], int], kind: type[A
     found: dict[tuple[str, str], list[Result]] = {}
     for result, why in group.aside:
         found.setdefault((result.arm, why), []).append(result)
-    return [kind(**_placed(group, arm, 0, asked, its), aside=why, **more) for (arm, why), its in found.items()]
+    return [kind(**_place(group, arm, 0, asked, its), aside=why, **more) for (arm, why), its in found.items()]
 
 
 # --- what a budget bought --------------------------------------------------------------------------------------------
 
 
-def _bought(
+def _budget_rows(
     group: _Group,
     losses: Mapping[str, Losses],
     seen: Mapping[str, Comparison],
@@ -285,7 +285,7 @@ def _row(
     told = {name: getattr(seen, name) for name in ("delta", "ci_low", "ci_high", "p", "method")} if seen else {}
     is_arm = arm != BASELINE and bool(values)
     return Bought(
-        **_placed(group, arm, len(values), asked, results),
+        **_place(group, arm, len(values), asked, results),
         short=tuple(sorted(run for run, curve in curves.items() if curve and curve[-1][0] < amount.amount)),
         early=tuple(sorted(run for run, curve in curves.items() if curve and amount.amount < curve[0][0])),
         unpriced=tuple(sorted(run for run, curve in curves.items() if not curve)),
@@ -311,7 +311,7 @@ def _reach(curve: Curve, loss: float) -> Reach | None:
     return reach(curve, loss) if curve else None
 
 
-def _reached(
+def _target_rows(
     group: _Group,
     hours: Mapping[str, Mapping[Seeds, Reach]],
     fast: Mapping[str, SpeedUp],
@@ -325,7 +325,7 @@ def _reached(
         more: dict[str, Any] = {kind: _span(list(of[arm].values()), len(own)) for kind, of in costs.items()}
         more |= _sooner(fast[arm]) if arm in fast and BASELINE in hours else {}
         more["reached"] = sum(not one.is_censored for one in own)
-        rows.append(Reached(**_placed(group, arm, len(own), asked, results), **more))
+        rows.append(Reached(**_place(group, arm, len(own), asked, results), **more))
     return sorted(rows, key=lambda row: (row.reached < row.n, _order(row.hours), row.arm))
 
 

@@ -19,11 +19,11 @@ from farm.study.machine import Machine, Mixed, Price, parts
 from farm.study.planner import Plan, check_precision, hours, plan
 from farm.study.recipe import Frozen, Precision, Recipe
 from farm.study.run import Run
-from farm.study.speed import Basis, Speed, declared, from_precision, unlike
+from farm.study.speed import Basis, Speed, declared_speed, from_precision, unlike
 from farm.study.study import Draft, Study
-from farm.verdict.cohort import by_block, by_seeds, sort, trained_apart, unranked
+from farm.verdict.cohort import by_block, by_seeds, find_other_tests, find_other_training, sort
 from farm.verdict.power import resolvable
-from farm.verdict.seen import seen
+from farm.verdict.seen import see
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Forecast(Frozen):
     @property
     def node_hours(self) -> float | None:
         """Of all machines; that of a mixed group counts once for each of them. None when one is unknown."""
-        return summed(one.hours and one.hours * len(parts(one.machine)) for one in self.classes)
+        return sum_known(one.hours and one.hours * len(parts(one.machine)) for one in self.classes)
 
 
 def forecast(
@@ -115,14 +115,14 @@ def forecast(
         classes=classes,
         runs=sum(estimate.runs for estimate in estimates),
         wall_clock_hours=max(clocks) if len(clocks) == len(classes) else None,
-        usd=summed(estimate.usd for estimate in estimates),
+        usd=sum_known(estimate.usd for estimate in estimates),
     )
 
 
 def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping[str, int]) -> ClassTotal:
     """No run is split over nodes, so the longest one is the least that a class takes."""
     own = [estimate for estimate in estimates if estimate.machine == machine.name]
-    total = summed(estimate.hours for estimate in own)
+    total = sum_known(estimate.hours for estimate in own)
     at_a_time = max(1, min(slots.get(part, 0) for part in parts(machine.name)))
     longest = max((estimate.hours or 0.0) / estimate.runs for estimate in own)
     return ClassTotal(
@@ -131,7 +131,7 @@ def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping
         hours=total,
         slots=at_a_time,
         wall_clock_hours=None if total is None else max(total / at_a_time, longest),
-        usd=summed(estimate.usd for estimate in own),
+        usd=sum_known(estimate.usd for estimate in own),
         prices=machine.prices,
     )
 
@@ -144,13 +144,13 @@ def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Ma
     nothing says how fast a class is, the steps that runs have done there tell what one costs.
     """
     left = _hours_left(study, statuses, known)
-    rest = summed(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
+    rest = sum_known(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
     return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
 
 
 def least_hours(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], used: float) -> float | None:
     """As `least_limit`, the least policy.hours_limit in hundredths: what is `used`, and what is left to do."""
-    rest = summed(
+    rest = sum_known(
         None if hours is None else hours * len(parts(run.machine)) for run, hours in _hours_left(study, statuses, known)
     )
     return None if rest is None else math.ceil(round((used + rest) * 100, 6)) / 100
@@ -174,20 +174,20 @@ def _hours_left(
     except (BadStudy, DoesNotFit):  # on a class that is known no more, or not here
         estimates = {}
 
-    def left(run: Run, status: Status | None) -> float | None:
+    def remaining(run: Run, status: Status | None) -> float | None:
         if status and (status.state.is_final or status.study != study.name):
             return 0.0
         one = estimates.get((run.arm, run.machine))
         hours_a_run = one.hours / one.runs if one and one.hours is not None else None
-        hours_a_step = _seen_a_step(theirs, run.machine) if hours_a_run is None else hours_a_run / run.recipe.steps
+        hours_a_step = _hours_per_step(theirs, run.machine) if hours_a_run is None else hours_a_run / run.recipe.steps
         undone = run.recipe.steps - (status.step if status else 0)
         return None if hours_a_step is None else undone * hours_a_step
 
     own = {run.id: run for run in study.runs()} | {status.id: status.run for status in theirs}
-    return [(run, left(run, there.get(run_id))) for run_id, run in own.items()]
+    return [(run, remaining(run, there.get(run_id))) for run_id, run in own.items()]
 
 
-def _seen_a_step(statuses: Sequence[Status], machine: str) -> float | None:
+def _hours_per_step(statuses: Sequence[Status], machine: str) -> float | None:
     """Hours under leases that a step has taken there so far, all that was before the first one included."""
     seen = [status for status in statuses if status.run.machine == machine]
     steps = sum(status.step for status in seen)
@@ -200,11 +200,11 @@ def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = (
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
 
-    def planned(arm: Arm, name: str) -> tuple[Arm, Machine, Plan]:
+    def plan_one(arm: Arm, name: str) -> tuple[Arm, Machine, Plan]:
         machine = study.machine(name, known)
         return arm, machine, plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
 
-    found, wrong = _tried(study.arms(), planned)
+    found, wrong = _try(study.arms(), plan_one)
     if wrong:
         raise type(wrong[0])(wrong[0].message, remedy=wrong[0].remedy, also=tuple(map(str, wrong[1:])))
     return found
@@ -214,12 +214,12 @@ def misfits(draft: Draft, known: dict[str, Machine]) -> list[str]:
     """Why arms of a study that is refused would have no plan on some of their machines: a line for each reason."""
     if (study := draft.study) is None:
         return []
-    wrong = _tried(draft.arms, lambda arm, name: plan(arm.recipe, study.machine(name, known)))[1]
-    wrong += _tried(draft.partial, lambda arm, name: check_precision(arm.recipe, study.machine(name, known)))[1]
+    wrong = _try(draft.arms, lambda arm, name: plan(arm.recipe, study.machine(name, known)))[1]
+    wrong += _try(draft.partial, lambda arm, name: check_precision(arm.recipe, study.machine(name, known)))[1]
     return list(dict.fromkeys(map(str, wrong)))
 
 
-def _tried(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[T], list[BadStudy | DoesNotFit]]:
+def _try(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[T], list[BadStudy | DoesNotFit]]:
     """What `attempt` makes of each arm on each of its machines, and why it cannot, each reason with the first arm."""
     found: list[T] = []
     wrong: dict[str, BadStudy | DoesNotFit] = {}
@@ -278,16 +278,16 @@ def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> Spe
     for result in here:
         by_precision.setdefault(result.recipe.train.precision, []).append(result)
     if alike := by_precision.get(recipe.train.precision):
-        return _scaled(recipe, alike)
+        return _scale(recipe, alike)
     found = [
-        from_precision(precision, recipe, machine, _scaled(recipe, seen)) for precision, seen in by_precision.items()
+        from_precision(precision, recipe, machine, _scale(recipe, seen)) for precision, seen in by_precision.items()
     ]
     if found:  # a ratio that is known before one that is assumed, then the slower
         return max(found, key=lambda speed: (speed.basis != "assumed", -speed.tokens_per_second))
-    return declared(recipe, machine)
+    return declared_speed(recipe, machine)
 
 
-def _scaled(recipe: Recipe, results: Sequence[Result]) -> Speed:
+def _scale(recipe: Recipe, results: Sequence[Result]) -> Speed:
     """From the results that are most like `recipe`, by the arithmetic that a token takes."""
     least = min(len(unlike(result.recipe, recipe)) for result in results)
     nearest = [result for result in results if len(unlike(result.recipe, recipe)) == least]
@@ -314,7 +314,7 @@ def baseline_sd(
     """
     digest = study.arms()[0].recipe.digest
     own = [result for result in results if result.machine == machine and result.recipe.digest == digest]
-    return _spread([one for one in seen(own, scores, study.study.score, study.evaluations).results if not one.stale])
+    return _spread([one for one in see(own, scores, study.study.score, study.evaluations).results if not one.stale])
 
 
 def noise_of(results: Sequence[Result]) -> Noise:
@@ -335,7 +335,7 @@ def _spread(results: Sequence[Result]) -> float | None:
 
 def _resolvable(arms: Sequence[Arm]) -> dict[tuple[str, str], float]:
     """(arm, machine) -> the smallest effect that the study shows there, in SDs of one run; only where it is tested."""
-    apart, (baseline, *others) = unranked(arms) | trained_apart(arms), arms
+    apart, (baseline, *others) = find_other_tests(arms) | find_other_training(arms), arms
     names = list(dict.fromkeys(name for arm in arms for name in arm.machines))
     planned = [
         (
@@ -355,7 +355,7 @@ def _dollars(hours: float | None, usd_per_hour: float | None) -> float | None:
     return None if hours is None or usd_per_hour is None else hours * usd_per_hour
 
 
-def summed(parts: Iterable[float | None]) -> float | None:
+def sum_known(parts: Iterable[float | None]) -> float | None:
     """The sum, or None when a part is unknown."""
     known = list(parts)
     return None if None in known else sum(part for part in known if part is not None)

@@ -74,7 +74,7 @@ def judge(rankings: Sequence[tuple[Losses, Mapping[str, Losses]]], margin: float
     tested = [(index, family) for index, (baseline, arms) in enumerate(rankings) for family in families(baseline, arms)]
     count = sum(len(family.arms) for _, family in tested)
     for index, family in tested:
-        found[index] |= _compared(family, *rankings[index], count, margin)
+        found[index] |= _compare(family, *rankings[index], count, margin)
     return found
 
 
@@ -86,7 +86,7 @@ def families(baseline: Losses, arms: Mapping[str, Losses]) -> list[Family]:
     """
     if not baseline:
         return []
-    shared = {name: len(_shared(losses, baseline)) for name, losses in arms.items()}
+    shared = {name: len(_common(losses, baseline)) for name, losses in arms.items()}
     most = max(shared.values(), default=0) if len(baseline) > 1 else 0
     blocks, welch, single, lone = [], [], [], []
     for name, losses in arms.items():
@@ -109,7 +109,7 @@ def families(baseline: Losses, arms: Mapping[str, Losses]) -> list[Family]:
     return [family for family in found if family.arms]
 
 
-def _shared(one: Losses, other: Losses) -> list[Any]:
+def _common(one: Losses, other: Losses) -> list[Any]:
     return [seeds for seeds in one if seeds in other]
 
 
@@ -121,7 +121,7 @@ def _differences(baseline: Losses, arms: Mapping[str, Losses], names: Sequence[s
     return np.array([[arms[name].get(seeds, nan) - loss for name in names] for seeds, loss in baseline.items()])
 
 
-def _compared(
+def _compare(
     family: Family, baseline: Losses, arms: Mapping[str, Losses], count: int, margin: float | None
 ) -> dict[str, Comparison]:
     size, own = len(family.arms), {name: arms[name] for name in family.arms}
@@ -172,7 +172,7 @@ def _word(one: Tested, p: float, margin: float | None) -> Word:
 
 
 def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[Tested]:
-    found = paired.pooled(_differences(baseline, arms, list(arms)))
+    found = paired.pool(_differences(baseline, arms, list(arms)))
     df, R = float(found.df), found.correlation
     error = [max(float(one), rounding(baseline)) for one in found.error]
     edges = [dunnett.critical(R, df, level, sides) for sides in (2, 1)]
@@ -262,7 +262,7 @@ def _check(losses: Losses, baseline: Losses) -> Check | None:
     """Bootstrap and sign-flip test; None where there are too few pairs for them, or no noise."""
     import numpy as np
 
-    differences = np.array([losses[seeds] - baseline[seeds] for seeds in _shared(losses, baseline)])
+    differences = np.array([losses[seeds] - baseline[seeds] for seeds in _common(losses, baseline)])
     if len(differences) < CHECKED_FROM or np.ptp(differences) <= 2 * rounding(baseline):
         return None
     generator = np.random.default_rng(0)

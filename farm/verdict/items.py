@@ -24,7 +24,7 @@ def items_error(arm: Blocks, baseline: Blocks, sizes: Sequence[int], *, is_paire
     ours, theirs = (shared, shared) if is_paired else (list(arm), list(baseline))
     if len(sizes) < 2 or not ours or not theirs:
         return None
-    own, other = averaged(arm[seeds] for seeds in ours), averaged(baseline[seeds] for seeds in theirs)
+    own, other = average(arm[seeds] for seeds in ours), average(baseline[seeds] for seeds in theirs)
     differences = [one - two for one, two in zip(own, other, strict=True)]
     count = sum(sizes)
     centre = fsum(size * d for size, d in zip(sizes, differences, strict=True)) / count
@@ -32,6 +32,6 @@ def items_error(arm: Blocks, baseline: Blocks, sizes: Sequence[int], *, is_paire
     return sqrt(scatter * len(sizes) / (len(sizes) - 1)) / count
 
 
-def averaged(runs: Iterable[Sequence[float]]) -> list[float]:
+def average(runs: Iterable[Sequence[float]]) -> list[float]:
     """The mean of several runs, block by block."""
     return [mean(values) for values in zip(*runs, strict=True)]

@@ -179,7 +179,7 @@ def _rung(name: Name, columns: Columns, scale: float | None = None) -> Rung | No
     if not columns:
         return None
     count = sum(map(len, columns.values()))
-    seen = pooled(columns, len({stratum[0] for stratum in columns}))
+    seen = pool(columns, len({stratum[0] for stratum in columns}))
     largest = scale or max(abs(loss) for column in columns.values() for loss in column.values())
     if seen.variance**0.5 <= ROUNDING * largest:
         return Rung(rung=name, sd=0.0, df=seen.df, runs=count)
@@ -203,7 +203,7 @@ class Pooled(NamedTuple):
         return self.variance**2 / error if error else sum(df for _, df in self.parts)
 
 
-def pooled(columns: Columns, apart: int | None = None) -> Pooled:
+def pool(columns: Columns, apart: int | None = None) -> Pooled:
     """The variance within columns, whose levels (arms with the same seeds) may be correlated.
 
     With `a` columns of the same `r` levels it is MS1 / a + MS2 (a - 1) / a, of the levels' means, with r - 1 degrees of

@@ -24,7 +24,7 @@ class Differences(NamedTuple):
     correlation: Any  # (arms, arms), of the estimates
 
 
-def pooled(differences: Any) -> Differences:
+def pool(differences: Any) -> Differences:
     """Standard errors from the variance of all arms' differences together, but none below what an arm's own say.
 
     The degrees of freedom are Box's (1954, Ann. Math. Stat. 25:290, theorem 3.1) for a sum of correlated sums of
@@ -38,7 +38,7 @@ def pooled(differences: Any) -> Differences:
 
     has = _has(differences)
     n, common = has.sum(0), has.T.astype(float) @ has
-    delta, left = _centred(differences, has)
+    delta, left = _centre(differences, has)
     cross = np.swapaxes(left, -1, -2) @ left
     squares = np.diagonal(cross, axis1=-2, axis2=-1)
     weight = common * (1 - 1 / n[:, None] - 1 / n[None, :] + common / np.outer(n, n))
@@ -60,7 +60,7 @@ def own(differences: Any) -> Differences:
 
     has = _has(differences)
     n = has.sum(0)
-    delta, left = _centred(differences, has)
+    delta, left = _centre(differences, has)
     error = np.sqrt((left**2).sum(-2) / np.maximum(n - 1, 1) / n)
     return Differences(n, delta, error, n - 1, np.eye(len(n)))
 
@@ -69,7 +69,7 @@ def objects(differences: Any) -> Any:
     """Whether a test of equal variances objects to pooling: Levene's, by deviations from the median.
 
     Brown & Forsythe 1974, JASA 69:364. The arms share the baseline's runs, so it is approximate here; it guards what
-    `pooled` cannot, several loud arms among quiet ones, and `make validate` shows what both together hold.
+    `pool` cannot, several loud arms among quiet ones, and `make validate` shows what both together hold.
     """
     import numpy as np
 
@@ -90,7 +90,7 @@ def _has(differences: Any) -> Any:
     return ~np.isnan(differences[(0,) * (differences.ndim - 2)])
 
 
-def _centred(differences: Any, has: Any) -> tuple[Any, Any]:
+def _centre(differences: Any, has: Any) -> tuple[Any, Any]:
     import numpy as np
 
     filled = np.where(has, differences, 0.0)

@@ -39,12 +39,14 @@ def resolvable(plans: Sequence[tuple[Planned, Mapping[str, Planned]]]) -> list[d
     for index, family in tested:
         level = ALPHA * len(family.arms) / count
         for name in family.arms:
-            effect = _planned(family, level, plans[index][0], plans[index][1], name)
+            effect = _smallest_planned(family, level, plans[index][0], plans[index][1], name)
             found[index] |= {} if effect is None else {name: effect}
     return found
 
 
-def _planned(family: Family, level: float, baseline: Planned, arms: Mapping[str, Planned], name: str) -> float | None:
+def _smallest_planned(
+    family: Family, level: float, baseline: Planned, arms: Mapping[str, Planned], name: str
+) -> float | None:
     n, m, k = len(arms[name]), len(baseline), len(family.arms)
     if family.method == "welch":
         return smallest_of_sets(n, m, k, level)
@@ -71,7 +73,7 @@ def smallest_effect(pairs: int, arms: int, level: float = ALPHA) -> float | None
     if pairs >= EXACT_FROM:
         return _of_many(pairs, arms, level)
     differences = _noise(pairs, arms)
-    found = paired.pooled(differences)
+    found = paired.pool(differences)
     half = dunnett.critical_blocks(arms, found.df, level) * found.error[..., 0]
     return float(np.quantile(half + found.delta[..., 0], POWER))
 

@@ -9,7 +9,7 @@ as it likes, for the tests of farm.verdict.sequential hold whatever it is.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from farm.queue.budget import Spending, used
+from farm.queue.budget import Spending, usage
 from farm.queue.values import Status
 from farm.record.result import Result
 from farm.record.score import Score
@@ -19,14 +19,14 @@ from farm.study.looks import Decision, Look, Looks, Standing, key
 from farm.study.machine import Machine, parts
 from farm.study.recipe import Seeds
 from farm.study.run import Run, State
-from farm.study.seeding import extended, widened
+from farm.study.seeding import extend, widen
 from farm.study.study import Study
 from farm.verdict import sequential
 from farm.verdict.cohort import by_seeds
-from farm.verdict.forecast import forecast, summed
+from farm.verdict.forecast import forecast, sum_known
 from farm.verdict.inference import ALPHA
 from farm.verdict.row import Row
-from farm.verdict.seen import seen
+from farm.verdict.seen import see
 from farm.verdict.table import rank
 
 WORTH = 0.5  # of the best arm's chance per cost: arms that have as much go on beside it, and machines do not idle
@@ -76,19 +76,19 @@ class _Choice(NamedTuple):
         return sum(self.chances.values())
 
 
-def begun(study: Study, statuses: Sequence[Status], known: Mapping[str, Machine], now: float) -> Looks:
+def looks_so_far(study: Study, statuses: Sequence[Status], known: Mapping[str, Machine], now: float) -> Looks:
     """The looks of the study so far; before the first, what that starts from."""
-    planned = _planned(study)
+    planned = _planned_pairs(study)
     order = tuple(dict.fromkeys(seeds for arm in study.arms() for seeds in arm.seeds))
     if study.looks is None:
-        spent = used(study, statuses, known, now)
+        spent = usage(study, statuses, known, now)
         return Looks(first=planned, order=order, usd=spent.usd, hours=spent.hours)
     first = {name: study.looks.first.get(name, count) for name, count in planned.items()} | study.looks.first
     order = tuple(dict.fromkeys((*study.looks.order, *order)))
     return study.looks.model_copy(update={"first": first, "order": order})
 
 
-def _planned(study: Study) -> dict[str, int]:
+def _planned_pairs(study: Study) -> dict[str, int]:
     """arm@machine -> the seed pairs that arm and baseline ask for there, the baseline itself left out."""
     baseline, *others = study.arms()
     return {
@@ -112,17 +112,17 @@ def look(
     `statuses` are those of the study's runs, `scores` theirs by run id. Verdicts that were reached stay. An arm that
     gained no complete pair from what the last look gave it is given up: its runs fail.
     """
-    looks = begun(study, statuses, known, now)
+    looks = looks_so_far(study, statuses, known, now)
     finished = [status.result for status in statuses if status.result]
-    results = seen(finished, scores, study.study.score, study.evaluations).results
+    results = see(finished, scores, study.study.score, study.evaluations).results
     found = rank(results, statuses, study.study.margin, looks=looks)
     rows = {key(row.arm, row.machine): row for row in found.rows if not row.aside}
-    spent = used(study, statuses, known, now)
+    spent = usage(study, statuses, known, now)
     spent = spent._replace(usd=max(0.0, spent.usd - looks.usd), hours=max(0.0, spent.hours - looks.hours))
     standings = [_standing(name, rows.get(name), looks, statuses) for name in looks.first]
     noise = {name: _differences(rows, name, results, looks) for name in looks.first}
     choices = _choices(study, standings, noise, looks, statuses)
-    wider = _chosen(study, choices, left(budget, spent, looks.runs), _prices(study, known, finished))
+    wider = _choose(study, choices, remainder(budget, spent, looks.runs), _prices(study, known, finished))
     decision, why = _decision(standings, wider is not None, budget)
     made = Look(
         at=now,
@@ -131,7 +131,7 @@ def look(
         runs=looks.runs,
         decision=decision,
         why=why,
-        standings=tuple(_told(one, choices, study, wider) for one in standings),
+        standings=tuple(_explain(one, choices, study, wider) for one in standings),
         added_runs=len(wider.runs()) - len(study.runs()) if wider else 0,
     )
     planned = [seeds for arm in (wider or study).arms() for seeds in arm.seeds]
@@ -140,7 +140,7 @@ def look(
     return Step(made, (wider or study).model_copy(update={"looks": looks}))
 
 
-def left(budget: Budget, spent: Spending, runs: int) -> Budget:
+def remainder(budget: Budget, spent: Spending, runs: int) -> Budget:
     """What is left of a budget."""
     return Budget(
         None if budget.usd is None else budget.usd - spent.usd,
@@ -153,12 +153,12 @@ def _standing(name: str, row: Row | None, looks: Looks, statuses: Sequence[Statu
     arm, _, machine = name.partition("@")
     word = (row.verdict if row else None) or "unresolved"
     pairs = row.pairs if row else 0
-    why = _given_up(arm, machine, pairs, looks, statuses) if word == "unresolved" else ""
+    why = _reason_to_stop(arm, machine, pairs, looks, statuses) if word == "unresolved" else ""
     delta, p = (row.delta, row.p) if row else (None, None)
     return Standing(arm=arm, machine=machine, pairs=pairs, delta=delta, p=p, word=word, given_up=bool(why), why=why)
 
 
-def _given_up(arm: str, machine: str, pairs: int, looks: Looks, statuses: Sequence[Status]) -> str:
+def _reason_to_stop(arm: str, machine: str, pairs: int, looks: Looks, statuses: Sequence[Status]) -> str:
     """Why an arm gets no more pairs: those that it got were not completed. '' where they were, or none failed."""
     theirs = [status for status in statuses if status.run.machine == machine and status.run.arm in (arm, BASELINE)]
     failed = sum(status.state in (State.FAILED, State.CANCELLED) for status in theirs)
@@ -204,11 +204,11 @@ def _choices(
                 else UNKNOWN
             )
             pairs = max(pairs, rung.pairs - one.pairs)
-        found.append(_Choice(arm, pairs, chances, _failed(arm, set(chances), statuses)))
+        found.append(_Choice(arm, pairs, chances, _failed_seeds(arm, set(chances), statuses)))
     return found
 
 
-def _failed(arm: str, machines: Collection[str], statuses: Sequence[Status]) -> frozenset[Seeds]:
+def _failed_seeds(arm: str, machines: Collection[str], statuses: Sequence[Status]) -> frozenset[Seeds]:
     return frozenset(
         status.run.seeds
         for status in statuses
@@ -240,14 +240,14 @@ def _prices(study: Study, known: Mapping[str, Machine], results: Sequence[Result
     return price
 
 
-def _chosen(study: Study, choices: Sequence[_Choice], budget: Budget, price: Callable[[Run], Price]) -> Study | None:
+def _choose(study: Study, choices: Sequence[_Choice], budget: Budget, price: Callable[[Run], Price]) -> Study | None:
     """The study with the pairs of the best arm and of those that are nearly as good, as far as the budget goes."""
     wider, taken, best = study, Price(0.0, 0.0, 0), None
     for worth, choice in sorted(((_worth(study, one, price), one) for one in choices), key=lambda pair: -pair[0]):
         if best is not None and worth < WORTH * best:
             break
-        more = extended(wider, choice.arm, choice.pairs, choice.avoid)
-        candidate = widened(wider, more)
+        more = extend(wider, choice.arm, choice.pairs, choice.avoid)
+        candidate = widen(wider, more)
         costs = _sum([price(run) for run in _new(study, candidate)])
         if _fits(costs, budget):
             wider, taken, best = candidate, costs, worth if best is None else best
@@ -257,7 +257,7 @@ def _chosen(study: Study, choices: Sequence[_Choice], budget: Budget, price: Cal
 def _worth(study: Study, choice: _Choice, price: Callable[[Run], Price]) -> float:
     """Verdicts to expect for each dollar; where nothing costs any, for each hour, or run."""
     costs = _sum(
-        [price(run) for run in _new(study, widened(study, extended(study, choice.arm, choice.pairs, choice.avoid)))]
+        [price(run) for run in _new(study, widen(study, extend(study, choice.arm, choice.pairs, choice.avoid)))]
     )
     return choice.chance / (costs.usd or costs.hours or costs.runs or 1)
 
@@ -269,7 +269,7 @@ def _new(study: Study, wider: Study) -> list[Run]:
 
 
 def _sum(prices: Sequence[Price]) -> Price:
-    return Price(summed(one.usd for one in prices), summed(one.hours for one in prices), len(prices))
+    return Price(sum_known(one.usd for one in prices), sum_known(one.hours for one in prices), len(prices))
 
 
 def _fits(price: Price, budget: Budget) -> bool:
@@ -292,7 +292,7 @@ def _decision(standings: Sequence[Standing], goes_on: bool, budget: Budget) -> t
     )
 
 
-def _told(one: Standing, choices: Sequence[_Choice], study: Study, wider: Study | None) -> Standing:
+def _explain(one: Standing, choices: Sequence[_Choice], study: Study, wider: Study | None) -> Standing:
     """A standing with what it got, and why."""
     choice = next((choice for choice in choices if choice.arm == one.arm and one.machine in choice.chances), None)
     if choice is None:

@@ -27,13 +27,13 @@ def ranks(
     (`is_looked`) has no such test: its better arms share one rank, and so do its worse ones.
     """
     if baseline not in losses:
-        return _within(list(order), _resolved(order, losses, None), 1)
+        return _within(list(order), _relation(order, losses, None), 1)
     words = {name: verdicts.get(name) for name in order}
     tiers = [[name for name in order if words[name] == word] for word in ("better", "worse")]
     between = [name for name in order if words[name] not in ("better", "worse")]
     others = [name for name in order if name != baseline]
     is_tested = not is_looked and any(len(tier) > 1 for tier in tiers)
-    apart = _resolved(others, losses, losses[baseline]) if is_tested else set()
+    apart = _relation(others, losses, losses[baseline]) if is_tested else set()
     found = _within(tiers[0], apart, 1)
     found |= dict.fromkeys(between, 1 + len(found))
     return found | _within(tiers[1], apart, 1 + len(found))
@@ -49,7 +49,7 @@ def _within(order: Sequence[str], apart: Relation, first: int) -> dict[str, int]
     return found
 
 
-def _resolved(names: Sequence[str], losses: Mapping[str, Losses], baseline: Losses | None) -> Relation:
+def _relation(names: Sequence[str], losses: Mapping[str, Losses], baseline: Losses | None) -> Relation:
     pairs = list(combinations(names, 2))
     found: Relation = set()
     for one, other in pairs:

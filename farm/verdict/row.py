@@ -226,7 +226,7 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
     return mean(known) if len(known) == len(values) else None
 
 
-def unfinished(status: Status) -> Unfinished:
+def unfinished_of(status: Status) -> Unfinished:
     run, last = status.run, status.causes[-1] if status.causes else None
     return Unfinished(
         run=run.id,

@@ -51,7 +51,7 @@ class Sight(NamedTuple):
     unscored: list[Result]
 
 
-def seen(
+def see(
     results: Iterable[Result],
     scores: Mapping[str, Sequence[Score]] | None = None,
     name: str = TEST,
@@ -67,13 +67,11 @@ def seen(
         if score is None and name != TEST:
             sight.unscored.append(result)
         else:
-            sight.results.append(_seen(result, score, own, today))
+            sight.results.append(_see(result, score, own, today))
     return sight
 
 
-def _seen(
-    result: Result, score: Score | None, own: Mapping[str, Score], today: Mapping[str, FurtherEvaluation]
-) -> Seen:
+def _see(result: Result, score: Score | None, own: Mapping[str, Score], today: Mapping[str, FurtherEvaluation]) -> Seen:
     made = {one.evaluation: (one.name, one.definition) for one in own.values()}
     made |= {} if TEST in own else {result.evaluation: (TEST, result.recipe.tested)}
     outdated = {id_: stale(name, id_, how, result.recipe, today) for id_, (name, how) in made.items()}
@@ -108,7 +106,7 @@ def names(scores: Mapping[str, Sequence[Score]], evaluations: Mapping[str, Furth
     return list(dict.fromkeys([TEST, *evaluations, *made]))
 
 
-def known(name: str, among: Iterable[str]) -> str:
+def find_name(name: str, among: Iterable[str]) -> str:
     """`name`, if it is one of them. Raises: NotFound: names the nearest."""
     among = list(among)
     if name not in among:
@@ -119,7 +117,7 @@ def known(name: str, among: Iterable[str]) -> str:
 def _today(name: str, recipe: Recipe, evaluations: Mapping[str, FurtherEvaluation]) -> Recipe | None:
     if name == TEST:
         return recipe
-    return recipe.tested_by(evaluations[name]) if name in evaluations else None
+    return recipe.with_test(evaluations[name]) if name in evaluations else None
 
 
 def _newest(scores: Sequence[Score], recipe: Recipe, evaluations: Mapping[str, FurtherEvaluation]) -> dict[str, Score]:

@@ -72,7 +72,7 @@ def next_rung(first: int, pairs: int) -> Rung:
     return next(rung for rung in ladder(first, 2 * max(pairs, first, LEAST)) if rung.pairs > pairs)
 
 
-def seen(differences: Any, first: int, least_error: float = 0.0) -> Seen:
+def look_at(differences: Any, first: int, least_error: float = 0.0) -> Seen:
     """Differences (..., pairs) to the baseline, in the order in which they were planned, at every rung."""
     import numpy as np
 
@@ -88,7 +88,7 @@ def seen(differences: Any, first: int, least_error: float = 0.0) -> Seen:
     return Seen(delta, error, 2 * t_sf(np.abs(delta) / error, df), df, share)
 
 
-def judged(
+def judge_all(
     rankings: Sequence[tuple[Losses, Mapping[str, Losses]]],
     machines: Sequence[str],
     margin: float | None,
@@ -117,7 +117,7 @@ def judge(
         (index, name): one
         for index, (baseline, arms) in enumerate(rankings)
         for name, losses in arms.items()
-        if (one := _looked(losses, baseline, first.get(key(name, machines[index]), LEAST), order)).share.size
+        if (one := _look(losses, baseline, first.get(key(name, machines[index]), LEAST), order)).share.size
     }
     count = max(len(tested), len(first))
     waiting = [1.0] * (count - len(tested))  # an arm without a test yet still has its part of the error rate
@@ -164,8 +164,8 @@ def in_order(losses: Losses, baseline: Losses, order: Sequence[Seeds]) -> list[f
     return [losses[seeds] - baseline[seeds] for seeds in shared]
 
 
-def _looked(losses: Losses, baseline: Losses, first: int, order: Sequence[Seeds]) -> Seen:
-    return seen(in_order(losses, baseline, order), first, rounding(baseline) if baseline else 0.0)
+def _look(losses: Losses, baseline: Losses, first: int, order: Sequence[Seeds]) -> Seen:
+    return look_at(in_order(losses, baseline, order), first, rounding(baseline) if baseline else 0.0)
 
 
 def _same(one: Seen, margin: float | None) -> float:

@@ -25,16 +25,16 @@ from farm.study.arms import BASELINE
 from farm.study.looks import Looks
 from farm.study.recipe import TEST, Frozen, Seeds
 from farm.verdict import sequential
-from farm.verdict.cohort import by_arm, by_block, by_seeds, seeds_asked, sides, sort, unlike
+from farm.verdict.cohort import by_arm, by_block, by_seeds, count_seeds, sides, sort, unlike
 from farm.verdict.cost import frontier
 from farm.verdict.inference import Comparison, Losses, Method, judge
-from farm.verdict.items import averaged, items_error
+from farm.verdict.items import average, items_error
 from farm.verdict.needs import Cost, Needs, needs
 from farm.verdict.noise import SeedsRung, seeds_rung
 from farm.verdict.ranks import ranks
 from farm.verdict.references import ReferenceRow, beside, gap_closed, nearest
-from farm.verdict.row import Row, Unfinished, imported_row, row_of, unfinished
-from farm.verdict.seen import ANOTHER_VERSION, Seen, seen
+from farm.verdict.row import Row, Unfinished, imported_row, row_of, unfinished_of
+from farm.verdict.seen import ANOTHER_VERSION, Seen, see
 from farm.verdict.twins import Pair, Twins, imported_twins, twins_of
 from farm.verdict.unpaired import one_run_resolves
 
@@ -81,10 +81,10 @@ def rank(
     `imported` runs come last, ranked within each machine. `references` that the evaluation `by` has scored as it scored
     the results stand beside the rows.
     """
-    sighted = [one if isinstance(one, Seen) else seen([one]).results[0] for one in results]
+    sighted = [one if isinstance(one, Seen) else see([one]).results[0] for one in results]
     if any(one.direction == "higher" for one in sighted):
         turned = [one.model_copy(update={"test_loss": -one.test_loss}) for one in sighted]
-        table = _turned(_rank(turned, statuses, margin, looks))
+        table = _turn(_rank(turned, statuses, margin, looks))
     else:
         table = _rank(sighted, statuses, margin, looks)
     table = _with_references(table, sighted, references, by)
@@ -116,7 +116,7 @@ def _with_gap(row: Row, baseline: Row | None, references: Sequence[ReferenceRow]
 
 def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None, looks: Looks | None) -> Table:
     statuses = list(statuses)
-    asked = seeds_asked([*(status.run for status in statuses), *results])
+    asked = count_seeds([*(status.run for status in statuses), *results])
     first = {result.evaluation for result in results if result.arm == BASELINE}
     fresh = {result.evaluation for result in results if not result.stale}
     results.sort(key=lambda r: (r.evaluation not in first & fresh, r.evaluation not in first, r.evaluation, r.machine))
@@ -133,16 +133,16 @@ def _rank(results: list[Seen], statuses: Iterable[Status], margin: float | None,
             below.append(_set_aside([r for r in aside if r.machine == machine], cohort.aside, asked))
         twins += twins_of(machines)
         samples.append((cohort.together or aside)[0])
-    judged = _judged(rankings, margin, looks)
+    judged = _judge(rankings, margin, looks)
     rows = [
         row
         for ranking, seen, apart in zip(rankings, judged, below, strict=True)
-        for row in [*_ranked(ranking, seen, margin), *apart]
+        for row in [*_rank_rows(ranking, seen, margin), *apart]
     ]
     return Table(
         rows=tuple(rows),
         twins=tuple(twins),
-        unfinished=tuple(unfinished(status) for status in statuses if status.result is None),
+        unfinished=tuple(unfinished_of(status) for status in statuses if status.result is None),
         differences=tuple(_difference(samples[0], sample) for sample in samples[1:]),
     )
 
@@ -153,23 +153,23 @@ def _difference(first: Seen, other: Seen) -> str:
     return f"{other.evaluation}: {how}"
 
 
-def _turned(table: Table) -> Table:
+def _turn(table: Table) -> Table:
     """With the numbers as they were before they were turned round, since higher is better."""
-    twins = [one.model_copy(update={"pairs": tuple(_turned_pair(pair) for pair in one.pairs)}) for one in table.twins]
-    return table.model_copy(update={"rows": tuple(map(_turned_row, table.rows)), "twins": tuple(twins)})
+    twins = [one.model_copy(update={"pairs": tuple(_turn_pair(pair) for pair in one.pairs)}) for one in table.twins]
+    return table.model_copy(update={"rows": tuple(map(_turn_row, table.rows)), "twins": tuple(twins)})
 
 
-def _turned_row(row: Row) -> Row:
-    check = row.check and row.check.model_copy(update=_turned_ends(row.check.ci_low, row.check.ci_high))
+def _turn_row(row: Row) -> Row:
+    check = row.check and row.check.model_copy(update=_turn_ends(row.check.ci_low, row.check.ci_high))
     update = {"mean": -row.mean, "delta": _negative(row.delta), "check": check}
-    return row.model_copy(update=update | _turned_ends(row.ci_low, row.ci_high))
+    return row.model_copy(update=update | _turn_ends(row.ci_low, row.ci_high))
 
 
-def _turned_ends(low: float | None, high: float | None) -> dict[str, float | None]:
+def _turn_ends(low: float | None, high: float | None) -> dict[str, float | None]:
     return {"ci_low": _negative(high), "ci_high": _negative(low)}
 
 
-def _turned_pair(pair: Pair) -> Pair:
+def _turn_pair(pair: Pair) -> Pair:
     return pair.model_copy(update={"test_losses": tuple(-loss for loss in pair.test_losses)})
 
 
@@ -190,7 +190,7 @@ def _imported_rows(runs: Sequence[ImportedRun], margin: float | None) -> list[Ro
         machines.setdefault(run.machine, {}).setdefault(run.arm, []).append(run)
     rankings = [_imported_ranking(machines[name]) for name in sorted(machines)]
     judged = judge([sides(ranking.losses) for ranking in rankings], margin)
-    return [row for ranking, seen in zip(rankings, judged, strict=True) for row in _ranked(ranking, seen, margin)]
+    return [row for ranking, seen in zip(rankings, judged, strict=True) for row in _rank_rows(ranking, seen, margin)]
 
 
 def _imported_ranking(arms: Mapping[str, Sequence[ImportedRun]]) -> _Ranking:
@@ -199,12 +199,12 @@ def _imported_ranking(arms: Mapping[str, Sequence[ImportedRun]]) -> _Ranking:
     return _Ranking({name: imported_row(arms[name], losses[name], baseline) for name in arms}, losses, {})
 
 
-def _judged(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
+def _judge(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
     machines = [next((row.machine for row in one.rows.values()), "") for one in rankings]
-    return sequential.judged([sides(ranking.losses) for ranking in rankings], machines, margin, looks)
+    return sequential.judge_all([sides(ranking.losses) for ranking in rankings], machines, margin, looks)
 
 
-def _ranked(ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None) -> list[Row]:
+def _rank_rows(ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None) -> list[Row]:
     """The rows of one evaluation on one machine, best first."""
     rows = dict(ranking.rows)
     if BASELINE in rows:
@@ -245,7 +245,7 @@ def _with_verdict(
     if found.word == "better" and row.usd is not None and row.unit == NATS:
         update["usd_per_hundredth"] = row.usd / (-found.delta / 0.01)
     if found.word == "unresolved":
-        update |= _needed(row, baseline, ranking, found)
+        update |= _needs(row, baseline, ranking, found)
     return row.model_copy(update=update)
 
 
@@ -273,19 +273,19 @@ def _blocks(results: Iterable[Seen]) -> dict[Seeds, list[float]]:
     for result in results:
         if result.score:
             groups.setdefault(result.seeds, []).append(result.score.blocks)
-    return {seeds: averaged(runs) for seeds, runs in groups.items()}
+    return {seeds: average(runs) for seeds, runs in groups.items()}
 
 
-def _needed(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
+def _needs(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
     own, other = Cost(row.hours, row.usd), Cost(baseline.hours, baseline.usd)
-    arm, others = (_paired(ranking.losses[name]) for name in (row.arm, BASELINE))
+    arm, others = (_with_seeds(ranking.losses[name]) for name in (row.arm, BASELINE))
     more: Needs | None = needs(found, arm, others, own, other)
     if more is None:
         return {}
     return {"needs_seeds": more.pairs, "needs_runs": more.runs, "needs_hours": more.hours, "needs_usd": more.usd}
 
 
-def _paired(losses: Losses) -> Losses:
+def _with_seeds(losses: Losses) -> Losses:
     """Those that a run of the same seeds can join: not of a run whose seeds are not known."""
     return {block: loss for block, loss in losses.items() if isinstance(block, Seeds)}
 

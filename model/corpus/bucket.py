@@ -1,4 +1,4 @@
-"""The files of a split in an S3 bucket, brought into the cache."""
+"""The files of a split in an S3 bucket, fetched into the cache."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from farm.errors import BadCorpus, StorageUnusable
 from farm.files import write_whole
 from farm.record.bucket import Bucket
 from farm.study.recipe import Data, digest
-from model.corpus.kept import made_once
+from model.corpus.kept import make_once
 from model.corpus.names import files_of, some
 
 
@@ -22,7 +22,7 @@ def files(data: Data, split: str, cache: Path) -> list[Path]:
     try:
         there = {one.name: one for one in bucket.objects("")}
     except StorageUnusable as error:
-        if error.fields.get("is_away") and (found := _brought(split, folder)):
+        if error.fields.get("is_away") and (found := _local_files(split, folder)):
             print(f"{error.message} Using the {split} split fetched when it was last reachable.", file=sys.stderr)
             return found
         raise
@@ -32,14 +32,14 @@ def files(data: Data, split: str, cache: Path) -> list[Path]:
             remedy=f"Put {split}.safetensors, {split}.bin, or text as {split}*.parquet, .jsonl or .txt there.",
         )
     places = {name: folder / digest({"etag": there[name].etag, "bytes": there[name].bytes})[:16] for name in wanted}
-    found = [made_once(places[name] / name, partial(bucket.read_into, name)) for name in wanted]
+    found = [make_once(places[name] / name, partial(bucket.read_into, name)) for name in wanted]
     _keep_listing(split, folder, found)
     return found
 
 
 def here(data: Data, split: str, cache: Path) -> list[Path]:
     """The files of the split that were brought here when it was last seen, or none. Asks no network."""
-    return _brought(split, _folder(data, cache))
+    return _local_files(split, _folder(data, cache))
 
 
 def _folder(data: Data, cache: Path) -> Path:
@@ -54,7 +54,7 @@ def _keep_listing(split: str, folder: Path, found: list[Path]) -> None:
         write_whole(listing, content.encode())
 
 
-def _brought(split: str, folder: Path) -> list[Path]:
+def _local_files(split: str, folder: Path) -> list[Path]:
     """The files of the split as it was last seen, or none unless all are here."""
     listing = folder / f"{split}.listing"
     found = [folder / name for name in json.loads(listing.read_text(encoding="utf-8"))] if listing.exists() else []

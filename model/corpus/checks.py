@@ -1,4 +1,4 @@
-"""Whether a recipe can train and test on its corpus, and which tokens it reads of it."""
+"""Checks that a recipe can train and test on its corpus, and determines which tokens of it are read."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from farm.errors import BadCorpus
 from farm.record.result import Exam, Tokens
 from farm.study.recipe import HEAD_TOKENS, FurtherEvaluation, Recipe
 from model.corpus.formats import TOKEN, Span, span_of
-from model.corpus.kept import identity, remembered
+from model.corpus.kept import identity, remember
 from model.corpus.sources import locate
 
 SCAN_TOKENS = 4 * 2**20
@@ -34,7 +34,11 @@ def prepare(recipe: Recipe, cache: Path) -> Tokens:
     for a validation. Unreachable, StorageFull: as open_split.
     """
     train, test = _train(recipe, cache), _test(recipe, cache)
-    learnt, read, watched = trained(recipe, train), tested(recipe, test), validated(recipe, test)
+    learnt, read, watched = (
+        training_range(recipe, train),
+        evaluation_range(recipe, test),
+        validation_range(recipe, test),
+    )
     if train.path.resolve() == test.path.resolve():
         check_apart(recipe, learnt, read)
         if watched and recipe.evaluation.validation_sequences is None and watched.start < learnt.stop - 1:
@@ -42,7 +46,7 @@ def prepare(recipe: Recipe, cache: Path) -> Tokens:
         check_apart(recipe, learnt, watched or read, "a validation")
     uses = {"head": (train, learnt[:HEAD_TOKENS]), "trained": (train, learnt), "tested": (test, read)}
     uses |= {"validated": (test, watched)} if watched else {}
-    scans = {name: _scanned(span, used, cache) for name, (span, used) in uses.items()}
+    scans = {name: _scan_once(span, used, cache) for name, (span, used) in uses.items()}
     for name, (span, _) in uses.items():
         _check_vocabulary(recipe, span, scans[name])
     return Tokens(**{name: scan.sha256 for name, scan in scans.items()})
@@ -55,7 +59,7 @@ def exams_of(recipe: Recipe, evaluations: Mapping[str, FurtherEvaluation], cache
     """
     if not evaluations:
         return ()
-    recipes, train = {name: recipe.tested_by(further) for name, further in evaluations.items()}, _train(recipe, cache)
+    recipes, train = {name: recipe.with_test(further) for name, further in evaluations.items()}, _train(recipe, cache)
     return tuple(Exam(name=name, recipe=own, items=_items(own, train, cache)) for name, own in recipes.items())
 
 
@@ -66,10 +70,10 @@ def items(recipe: Recipe, cache: Path) -> str:
 
 def _items(recipe: Recipe, train: Span, cache: Path) -> str:
     test = _test(recipe, cache)
-    read = tested(recipe, test)
+    read = evaluation_range(recipe, test)
     if train.path.resolve() == test.path.resolve():
-        check_apart(recipe, trained(recipe, train), read)
-    scan = _scanned(test, read, cache)
+        check_apart(recipe, training_range(recipe, train), read)
+    scan = _scan_once(test, read, cache)
     _check_vocabulary(recipe, test, scan)
     return scan.sha256
 
@@ -83,7 +87,7 @@ def _test(recipe: Recipe, cache: Path) -> Span:
     return span_of(locate(recipe.tested_data, recipe.evaluation.split, cache, recipe.model.vocab))
 
 
-def trained(recipe: Recipe, span: Span) -> range:
+def training_range(recipe: Recipe, span: Span) -> range:
     """The tokens that training reads, targets included.
 
     Raises: BadCorpus: there are too few.
@@ -108,7 +112,7 @@ def trained(recipe: Recipe, span: Span) -> range:
     return range(whole if recipe.data.order == "shuffled" else min(needed, whole))
 
 
-def tested(recipe: Recipe, span: Span) -> range:
+def evaluation_range(recipe: Recipe, span: Span) -> range:
     """The tokens that the evaluation reads, targets included.
 
     Raises: BadCorpus: the slice does not lie within the split.
@@ -127,7 +131,7 @@ def tested(recipe: Recipe, span: Span) -> range:
     return range(evaluation.offset, end)
 
 
-def validated(recipe: Recipe, span: Span) -> range | None:
+def validation_range(recipe: Recipe, span: Span) -> range | None:
     """The tokens that a validation reads, targets included; None if there is none.
 
     Raises: BadCorpus: so many sequences were asked for, and there is no room for them.
@@ -189,9 +193,9 @@ def _check_vocabulary(recipe: Recipe, span: Span, scan: Scan) -> None:
         )
 
 
-def _scanned(span: Span, used: range, cache: Path) -> Scan:
+def _scan_once(span: Span, used: range, cache: Path) -> Scan:
     key = {"file": identity(span.path), "scan": [span.start, used.start, used.stop]}
-    return Scan(**remembered(key, lambda: _scan(span, used)._asdict(), cache))
+    return Scan(**remember(key, lambda: _scan(span, used)._asdict(), cache))
 
 
 def _scan(span: Span, used: range) -> Scan:

@@ -32,7 +32,7 @@ def documents(files: list[Path], field: str) -> Iterator[Document]:
     Raises: BadCorpus: a file cannot be read, or one has a row without a text in `field`.
     """
     for path in files:
-        with _told(path):
+        with _name_file(path):
             _check_kind(path)
             if kind(path.name) == ".parquet":
                 yield from _rows(path, field)
@@ -43,7 +43,7 @@ def documents(files: list[Path], field: str) -> Iterator[Document]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _name_file(path: Path) -> Iterator[None]:
     """What a reader raises, with the name of the file."""
     from pyarrow.lib import ArrowException
 
@@ -58,7 +58,7 @@ def _check_kind(path: Path) -> None:
     """Raises: BadCorpus: the file is something else than its name says."""
     expected = {".parquet": "parquet"}.get(kind(path.name))
     with path.open("rb") as file:
-        found = magic.recognised(file.read(magic.HEAD_BYTES))
+        found = magic.recognise(file.read(magic.HEAD_BYTES))
     if found and found[0] != expected and not (codec_suffix(path.name) and found[0].startswith("compressed")):
         raise BadCorpus(f"{path}: it is {found[0]}.", remedy=found[1])
 
@@ -87,7 +87,7 @@ def _python(place: str, value: Any) -> Any:
 
 
 def _lines(path: Path, field: str) -> Iterator[Document]:
-    with _opened(path) as file:
+    with _open(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 place = f"{path}: line {number:,}"
@@ -107,7 +107,7 @@ def _member(place: str, line: bytes, field: str) -> Any:
 
 
 def _whole(path: Path) -> Document:
-    with _opened(path) as file:
+    with _open(path) as file:
         content = file.read()
     try:
         return Document(str(path), content.decode("utf-8-sig"))
@@ -128,7 +128,7 @@ def _text(place: str, value: Any, field: str) -> str:
     return value
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     """The content of a file, unpacked. Exactly this file: pyarrow would take a name for a URI."""
     file = path.open("rb")
     codec = CODECS.get(codec_suffix(path.name))

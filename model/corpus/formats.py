@@ -88,7 +88,7 @@ def _safetensors(file: BinaryIO, size: int) -> tuple[int, int]:
 
 def _bin(head: bytes, size: int) -> tuple[int, int]:
     """First byte and count of a nanoGPT file, which is nothing but tokens, or of an llm.c file, which has a header."""
-    if found := magic.recognised(head):
+    if found := magic.recognise(head):
         what, remedy = found
         raise _Damaged(f"it is {what}, not tokens", remedy)
     if magic.is_text(head):

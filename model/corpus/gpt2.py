@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from farm.errors import BadCorpus, Unreachable
-from model.corpus.kept import made_once
+from model.corpus.kept import make_once
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -112,4 +112,4 @@ def _fetch(name: str, path: Path) -> None:
     if hashlib.sha256(content).hexdigest() != FILES[name]:
         raise BadCorpus(f"{URL}{name} returned an unexpected file.", remedy="Is a proxy in the way?")
     path.unlink(missing_ok=True)
-    made_once(path, lambda out: out.write(content))
+    make_once(path, lambda out: out.write(content))

@@ -1,4 +1,4 @@
-"""The files of a split in a Hugging Face dataset repo, brought into the hub's own cache."""
+"""The files of a split in a Hugging Face dataset repo, fetched into the hub's own cache."""
 
 import errno
 import re
@@ -20,8 +20,8 @@ def files(data: Data, split: str) -> list[Path]:
     repo = _repo(data)
     # A commit never changes, so that a cached one needs no network; a branch or tag may move.
     pinned = re.fullmatch("[0-9a-f]{40}", data.revision or "")
-    found = _cached(repo, data.revision, split) if pinned else []
-    return found or _downloaded(repo, data.revision, split)
+    found = _from_cache(repo, data.revision, split) if pinned else []
+    return found or _download(repo, data.revision, split)
 
 
 def here(data: Data, split: str) -> list[Path]:
@@ -31,7 +31,7 @@ def here(data: Data, split: str) -> list[Path]:
         return []
     from huggingface_hub import constants  # the rest of it takes half a second to import
 
-    return _cached(repo, data.revision, split) if _folder(repo, constants.HF_HUB_CACHE).is_dir() else []
+    return _from_cache(repo, data.revision, split) if _folder(repo, constants.HF_HUB_CACHE).is_dir() else []
 
 
 def _folder(repo: str, cache: str) -> Path:
@@ -45,7 +45,7 @@ def _repo(data: Data) -> str:
     return repo
 
 
-def _downloaded(repo: str, revision: str | None, split: str) -> list[Path]:
+def _download(repo: str, revision: str | None, split: str) -> list[Path]:
     """The files of the split, and no others, brought here; without a network, what the hub's cache has of them."""
     from huggingface_hub import HfApi, snapshot_download
 
@@ -63,12 +63,12 @@ def _downloaded(repo: str, revision: str | None, split: str) -> list[Path]:
     except FarmError:
         raise
     except Exception as error:  # the hub's errors and its HTTP client's share no class below Exception
-        if found := _cached(repo, revision, split):
+        if found := _from_cache(repo, revision, split):
             return found
-        raise _not_fetched(repo, revision, split, error) from None
+        raise _fetch_error(repo, revision, split, error) from None
 
 
-def _cached(repo: str, revision: str | None, split: str) -> list[Path]:
+def _from_cache(repo: str, revision: str | None, split: str) -> list[Path]:
     """The files of the split in the hub's cache, or none unless all are there."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
@@ -86,7 +86,7 @@ def _cached(repo: str, revision: str | None, split: str) -> list[Path]:
     return found if all(file.is_file() for file in found) else []
 
 
-def _not_fetched(repo: str, revision: str | None, split: str, error: Exception) -> FarmError:
+def _fetch_error(repo: str, revision: str | None, split: str, error: Exception) -> FarmError:
     from huggingface_hub import constants
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 

@@ -25,7 +25,7 @@ def sha256_of(path: Path, cache: Path) -> str:
         with path.open("rb") as file:
             return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
-    return remembered({"file": identity(path)}, compute, cache)["sha256"]
+    return remember({"file": identity(path)}, compute, cache)["sha256"]
 
 
 def known_sha256(path: Path, cache: Path) -> str | None:
@@ -34,9 +34,9 @@ def known_sha256(path: Path, cache: Path) -> str | None:
     return json.loads(known.read_bytes())["sha256"] if known.exists() else None
 
 
-def remembered(key: dict, compute: Callable[[], dict], cache: Path) -> dict:
+def remember(key: dict, compute: Callable[[], dict], cache: Path) -> dict:
     """The value that `compute` found for `key`, now or earlier."""
-    made = made_once(_fact(key, cache), lambda file: file.write(json.dumps(compute()).encode()))
+    made = make_once(_fact(key, cache), lambda file: file.write(json.dumps(compute()).encode()))
     return json.loads(made.read_bytes())
 
 
@@ -44,7 +44,7 @@ def _fact(key: dict, cache: Path) -> Path:
     return cache / "scans" / f"{digest(key)}.json"
 
 
-def made_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+def make_once(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     """`path`, written by `write` unless it is there already: whole or not at all, and by one process at a time.
 
     Raises: StorageFull. BadCorpus: the folder cannot be written.

@@ -10,11 +10,11 @@ from typing import NamedTuple, TypeVar
 from farm.errors import BadCorpus
 from farm.study.recipe import Data, Recipe
 from model.corpus import bucket, gpt2, hub, tokenizer
-from model.corpus.checks import check_apart, tested, trained, validated
+from model.corpus.checks import check_apart, evaluation_range, training_range, validation_range
 from model.corpus.formats import Span, span_of
 from model.corpus.names import gaps, some
 from model.corpus.sources import check_name, holds_tokens, under_path
-from model.corpus.text import BUILTIN, most_tokens, parts, tokenised_before, topics
+from model.corpus.text import BUILTIN, find_tokenised, most_tokens, parts, topics
 
 LATER = "each node checks it when a run starts"
 
@@ -36,7 +36,7 @@ def look(recipe: Recipe, cache: Path, trains_here: bool) -> View:
     """
     view = View([], [])
 
-    def noted(see: Callable[[], T]) -> T | None:
+    def note(see: Callable[[], T]) -> T | None:
         try:
             return see()
         except BadCorpus as fault:
@@ -47,19 +47,19 @@ def look(recipe: Recipe, cache: Path, trains_here: bool) -> View:
             return None
 
     vocab = recipe.model.vocab
-    train = noted(lambda: _seen(recipe.data, vocab, cache, view.remarks))
-    test = noted(lambda: _seen(recipe.tested_data, vocab, cache, view.remarks))
-    learnt = noted(lambda: trained(recipe, train)) if train else None
-    read = noted(lambda: tested(recipe, test)) if test else None
+    train = note(lambda: _see(recipe.data, vocab, cache, view.remarks))
+    test = note(lambda: _see(recipe.tested_data, vocab, cache, view.remarks))
+    learnt = note(lambda: training_range(recipe, train)) if train else None
+    read = note(lambda: evaluation_range(recipe, test)) if test else None
     if test and read:
-        noted(lambda: validated(recipe, test))
+        note(lambda: validation_range(recipe, test))
     if train and test and learnt and read and train.path.resolve() == test.path.resolve():
-        noted(lambda: check_apart(recipe, learnt, read))
+        note(lambda: check_apart(recipe, learnt, read))
     faults = {str(fault): fault for fault in view.faults}  # both splits may lack the same folder
     return View([*faults.values()], [*dict.fromkeys(view.remarks)])
 
 
-def _seen(data: Data, vocab: int, cache: Path, remarks: list[str]) -> Span | None:
+def _see(data: Data, vocab: int, cache: Path, remarks: list[str]) -> Span | None:
     """Where the split of `data` lies, or how long it is at most; None, and why in `remarks`, where it is not seen.
 
     Raises: BadCorpus
@@ -78,7 +78,7 @@ def _seen(data: Data, vocab: int, cache: Path, remarks: list[str]) -> Span | Non
     if holds_tokens(files):
         return span_of(files[0])
     tokenizer.check(data, vocab)
-    made = tokenised_before(files, data, cache)
+    made = find_tokenised(files, data, cache)
     return span_of(made) if made else _text(files, data, remarks)
 
 

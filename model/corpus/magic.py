@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""The kind of a file by its first bytes, whatever its name says."""
 
 import struct
 
@@ -34,7 +34,7 @@ LLM_C_KINDS = {
 SAFETENSORS_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts
 
 
-def recognised(head: bytes) -> tuple[str, str] | None:
+def recognise(head: bytes) -> tuple[str, str] | None:
     """What a file that begins with `head` is, and what to do, where that is neither tokens nor text."""
     for magic, told in MAGICS.items():
         if head.startswith(magic):

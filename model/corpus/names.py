@@ -1,4 +1,4 @@
-"""Which files of a folder, repo or bucket make up a split."""
+"""The files of a folder, repo or bucket that make up a split."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Where a split lies: inside Python, in a Hugging Face dataset repo, in an S3 bucket, or under a path.
+"""The place of a split: inside Python, in a Hugging Face dataset repo, in an S3 bucket, or under a path.
 
 Sources that hold tokens already are mapped where they lie; text is tokenised once. No torch here: the agent prepares a
 corpus before a training process exists.
@@ -15,7 +15,7 @@ from farm.study.recipe import Data, Recipe
 from model.corpus import bucket, hub, tokenizer
 from model.corpus.formats import TOKEN, span_of
 from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some
-from model.corpus.text import BUILTIN, python_reference, tokenised
+from model.corpus.text import BUILTIN, python_reference, tokenise
 
 
 def open_split(data: Data, split: str, cache: Path) -> np.ndarray:
@@ -53,7 +53,7 @@ def locate(data: Data, split: str, cache: Path, vocab: int | None = None) -> Pat
     if holds_tokens(files):
         return files[0]
     tokenizer.check(data, vocab)
-    return tokenised(files, data, cache)
+    return tokenise(files, data, cache)
 
 
 def check_name(split: str) -> None:

@@ -15,7 +15,7 @@ from farm.study.recipe import Data, digest
 from model.corpus import tokenizer
 from model.corpus.documents import Document, documents
 from model.corpus.formats import TOKEN
-from model.corpus.kept import known_sha256, made_once, sha256_of
+from model.corpus.kept import known_sha256, make_once, sha256_of
 from model.corpus.names import codec_suffix, kind
 from model.corpus.tokenizer import BYTES, Encoder, Tokenizer
 
@@ -54,10 +54,10 @@ def python_reference(data: Data, split: str, cache: Path) -> Path:
         raise BadCorpus(f"{BUILTIN} has no {split} split.", remedy="It has train and validation.")
     part = tokens[found[split].start : found[split].stop]
     name = f"python-reference-{hashlib.sha256(tokens.tobytes()).hexdigest()[:16]}.{split}.bin"
-    return made_once(cache / "corpora" / name, lambda file: file.write(part.data))
+    return make_once(cache / "corpora" / name, lambda file: file.write(part.data))
 
 
-def tokenised(files: list[Path], data: Data, cache: Path) -> Path:
+def tokenise(files: list[Path], data: Data, cache: Path) -> Path:
     """The tokens of text files, each document closed by end-of-text; made once for this content and tokenizer."""
     made_by = tokenizer.of(data)
 
@@ -65,11 +65,11 @@ def tokenised(files: list[Path], data: Data, cache: Path) -> Path:
         for tokens in _tokens_of(documents(files, data.text_field), made_by):
             out.write(tokens.data)
 
-    return made_once(_place([sha256_of(file, cache) for file in files], files, data, made_by, cache), write)
+    return make_once(_place([sha256_of(file, cache) for file in files], files, data, made_by, cache), write)
 
 
-def tokenised_before(files: list[Path], data: Data, cache: Path) -> Path | None:
-    """The tokens that `tokenised` made of text files, if the files have not changed since. Reads none of them."""
+def find_tokenised(files: list[Path], data: Data, cache: Path) -> Path | None:
+    """The tokens that `tokenise` made of text files, if the files have not changed since. Reads none of them."""
     contents = [known for file in files if (known := known_sha256(file, cache))]
     path = _place(contents, files, data, tokenizer.of(data), cache) if len(contents) == len(files) else None
     return path if path and path.exists() else None
@@ -97,7 +97,7 @@ def _tokens_of(found: Iterable[Document], made_by: Tokenizer) -> Iterator[np.nda
     pending: deque[Future[list[np.ndarray]]] = deque()
     with ThreadPoolExecutor(cores) as pool:  # the tokenizers let other threads run while they encode
         for batch in _batches(found):
-            pending.append(pool.submit(_encoded, batch, encode, made_by.end_of_text))
+            pending.append(pool.submit(_encode, batch, encode, made_by.end_of_text))
             if len(pending) > 2 * cores:
                 yield from pending.popleft().result()
         while pending:
@@ -116,7 +116,7 @@ def _batches(found: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encoded(batch: list[Document], encode: Encoder, end_of_text: int) -> list[np.ndarray]:
+def _encode(batch: list[Document], encode: Encoder, end_of_text: int) -> list[np.ndarray]:
     try:
         found = encode([document.text for document in batch])
     except (FarmError, MemoryError):
@@ -127,5 +127,5 @@ def _encoded(batch: list[Document], encode: Encoder, end_of_text: int) -> list[n
                 f"{batch[0].place}: the tokenizer fails on it: {first_line(error)}.",
                 remedy="Split that document, or leave it out.",
             ) from None
-        return [tokens for document in batch for tokens in _encoded([document], encode, end_of_text)]
+        return [tokens for document in batch for tokens in _encode([document], encode, end_of_text)]
     return [np.append(tokens.astype(TOKEN), end_of_text).astype(TOKEN) for tokens in found]

@@ -57,12 +57,12 @@ def check(data: Data, vocab: int | None) -> None:
     made_by = of(data)
     if vocab is not None and made_by.vocab > vocab:
         raise BadCorpus(
-            f"the tokenizer of {data.source}, {called(made_by, data)}, has {made_by.vocab:,} tokens; model.vocab ="
+            f"the tokenizer of {data.source}, {describe(made_by, data)}, has {made_by.vocab:,} tokens; model.vocab ="
             f" {vocab:,} has room for fewer.",
             remedy=f"Set model.vocab to at least {made_by.vocab:,}.",
         )
 
 
-def called(made_by: Tokenizer, data: Data) -> str:
+def describe(made_by: Tokenizer, data: Data) -> str:
     """What to call the tokenizer of `data` in a message."""
     return "bytes and an end-of-text" if made_by is BYTES else data.tokenizer

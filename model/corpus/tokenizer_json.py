@@ -1,4 +1,4 @@
-"""A tokenizer.json, as the `tokenizers` library writes it: what it says of itself, and its tokens."""
+"""A tokenizer.json, as the `tokenizers` library writes it: its description of itself, and its tokens."""
 
 import hashlib
 import json
@@ -33,10 +33,10 @@ class File(NamedTuple):
 
         Raises: BadCorpus: the library cannot read the file.
         """
-        encode = partial(self._loaded().encode_batch_fast, add_special_tokens=False)
+        encode = partial(self._load().encode_batch_fast, add_special_tokens=False)
         return lambda texts: [np.array(encoding.ids, np.uint16) for encoding in encode(texts)]
 
-    def _loaded(self) -> Any:
+    def _load(self) -> Any:
         from tokenizers import Tokenizer
 
         try:
@@ -83,7 +83,7 @@ def _tokens(path: Path, content: bytes) -> dict[str, int]:
     try:
         parsed = json.loads(content)
         vocabulary = parsed["model"]["vocab"]
-        pairs = vocabulary.items() if isinstance(vocabulary, dict) else _numbered(vocabulary)
+        pairs = vocabulary.items() if isinstance(vocabulary, dict) else _number(vocabulary)
         added = {str(one["content"]): int(one["id"]) for one in parsed.get("added_tokens") or []}
         return {str(name): int(number) for name, number in pairs} | added
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
@@ -93,6 +93,6 @@ def _tokens(path: Path, content: bytes) -> dict[str, int]:
         ) from None
 
 
-def _numbered(vocabulary: list) -> Iterator[tuple[str, int]]:
+def _number(vocabulary: list) -> Iterator[tuple[str, int]]:
     for number, piece in enumerate(vocabulary):
         yield piece[0], number

@@ -104,7 +104,7 @@ class Farm:
     def finish_all(self, machine: str = "cpu", shift: float = 0.0) -> None:
         """Finish every queued run of a class, at losses that its arm and seed decide."""
         base = {"baseline": 3.69, "remove-dropout": 3.64, "gradient-clipping": 3.70}
-        while self.queue.listing.queued().get(machine):
+        while self.queue.listing.backlog().get(machine):
             claim = self.claim(machine)
             self.finish(claim, base[claim.run.arm] + claim.run.seeds.init / 1000 + shift)
 

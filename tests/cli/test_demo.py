@@ -7,7 +7,7 @@ import time
 from results import tiny_study
 from waiting import wait_until
 
-from cli.demo import find_demo, fresh, numbered
+from cli.demo import find_demo, fresh, with_number
 from farm.site import serving
 from farm.site.process import identity
 from farm.site.serving import Facts
@@ -57,7 +57,7 @@ def test_somebody_else_s_study_called_demo_is_left_alone(farm: Farm) -> None:
 
 def test_a_numbered_demo_differs_in_name_and_repetition_only() -> None:
     study = tiny_study("demo")
-    again = numbered(study, 3)
+    again = with_number(study, 3)
     assert again.arms() == study.arms()
     assert [run.recipe for run in again.runs()] == [run.recipe for run in study.runs()]
     assert not {run.id for run in again.runs()} & {run.id for run in study.runs()}

@@ -43,7 +43,7 @@ def test_a_study_that_is_no_factorial_says_which_arms_are_missing(farm: Farm) ->
 def test_a_factorial_says_which_of_its_arms_have_no_result(farm: Farm) -> None:
     text = study_text(init=(42,)).replace("[study]", '[study]\ndesign = "factorial"')
     farm.queue.put(Study.parse(text))
-    while farm.queue.listing.queued().get("cpu"):
+    while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         if claim.run.arm == "gradient-clipping":
             farm.fail(claim)

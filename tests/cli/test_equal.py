@@ -20,7 +20,7 @@ ENDS = {"baseline": 3.0, "remove-dropout": 2.8, "gradient-clipping": 3.1}
 def trained(farm: Farm, init: tuple[int, ...] = (1, 2, 3, 4)) -> None:
     """A study whose runs lose 0.1 a step, two steps a point, on their way to their arm's loss; an hour a step."""
     farm.put(init=init)
-    while farm.queue.listing.queued().get("cpu"):
+    while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         run = claim.run
         hours = 0.5 if run.arm == "remove-dropout" else 1.0

@@ -16,7 +16,7 @@ ARMS = ["baseline", "remove-dropout", "gradient-clipping"]
 def trained(farm: Farm, *, scored: bool = False) -> list[str]:
     """The ids of three runs with results; `scored`: and with the score of their test."""
     farm.queue.put(STUDY)
-    while farm.queue.listing.queued():
+    while farm.queue.listing.backlog():
         claim = farm.claim()
         made = result(claim.run, 3.0, epoch=claim.lease.epoch)
         farm.store.runs.begin(claim.run, attempt_of(claim), "tiny")

@@ -22,7 +22,7 @@ from farm.record.result import Outcome
 from farm.study.study import Study
 from model.corpus import gpt2
 from model.corpus.text import BUILTIN
-from model.export import trained
+from model.export import load_network
 
 from .conftest import Farm
 
@@ -131,7 +131,7 @@ def test_transformers_loads_a_finished_run_and_goes_on_as_ours_does(farm: Farm, 
     assert data["folder"] == str(farm.folder / "exported")
     assert data["files"] == sorted(path.name for path in (farm.folder / "exported").iterdir())
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json"} < {*data["files"]}
-    ours = trained(checkpoint, claim.run).eval()
+    ours = load_network(checkpoint, claim.run).eval()
     theirs, report = AutoModelForCausalLM.from_pretrained(data["folder"], output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     x_BT = torch.randint(0, 257, (3, 16), generator=torch.Generator().manual_seed(1))

@@ -38,7 +38,7 @@ SHRUNK = ("[interventions.gradient-clipping]\ntrain.clip_grad_norm = 3.5\n", "")
 def recorded(farm: Farm) -> None:
     """All runs of the tiny study, failed, their directories there."""
     submit(farm)
-    while farm.queue.listing.queued():
+    while farm.queue.listing.backlog():
         claim = farm.claim()
         farm.store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
         farm.fail(claim, "bad-corpus", "no such file")
@@ -173,7 +173,7 @@ def test_a_renamed_arm_is_not_trained_again(farm: Farm, redis: Redis) -> None:
 
 def test_forgetting_the_files_spares_those_of_adopted_results(farm: Farm, redis: Redis) -> None:
     submit(farm)
-    while farm.queue.listing.queued():
+    while farm.queue.listing.backlog():
         claim = farm.claim()
         farm.store.runs.begin(claim.run, Attempt(run_id=claim.run.id, epoch=1, worker="w", started=1.0), "tiny")
         farm.store.runs.record(result(claim.run, 3.25))

@@ -17,7 +17,7 @@ from farm.study.recipe import Model
 from farm.study.run import Run
 from farm.study.study import Study
 from model import export
-from model.init import initialised
+from model.init import initialise
 
 from .conftest import Answer, Farm
 
@@ -69,14 +69,14 @@ def trained(farm: Farm) -> dict[str, tuple[float, Path]]:
     """Train the study for real. By arm: the test loss of its run, and the exported folder."""
     submitted(farm)
     found: dict[str, tuple[float, Path]] = {}
-    while farm.queue.listing.queued().get("cpu"):
+    while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         outcome, _ = attempt(claim.run, planned(claim.run, 1, 4), farm.store.folder(claim.run.id), epoch=1)
         assert outcome.test_loss is not None
         told = result(claim.run, outcome.test_loss, fingerprints=_fingerprints(farm, claim.run, outcome.fingerprints))
         farm.queue.finish(claim.lease, told)
         place = farm.store.folder(claim.run.id) / "1" / str(outcome.checkpoint)
-        export.write(export.trained(place, claim.run), farm.folder / claim.run.arm)
+        export.write(export.load_network(place, claim.run), farm.folder / claim.run.arm)
         found[claim.run.arm] = outcome.test_loss, farm.folder / claim.run.arm
     return found
 
@@ -91,7 +91,7 @@ def _fingerprints(farm: Farm, run: Run, found: Any) -> Any:
 
 def untrained(folder: Path, **changes: Any) -> Path:
     shape = {"vocab": VOCAB, "context": 8, "width": 16, "layers": 1, "heads": 2, "dropout": 0.0, "tie_weights": True}
-    export.write(initialised(Model(**shape | changes), seed=3), folder)
+    export.write(initialise(Model(**shape | changes), seed=3), folder)
     return folder
 
 
@@ -203,7 +203,7 @@ def brought(farm: Farm, run: Run, **values: float) -> None:
             accelerator="cpu",
             when=1.0,
         )
-        store = store.joined(Reference(name=name, weights="a" * 64, shape=run.recipe.model, scores=(made,)))
+        store = store.join(Reference(name=name, weights="a" * 64, shape=run.recipe.model, scores=(made,)))
     farm.store.studies.keep_references(store)
     farm.queue.studies.refer(store)
 
@@ -212,7 +212,7 @@ def finished(farm: Farm) -> Run:
     """A baseline at 4.0 and an arm at 3.8."""
     runs = submitted(farm)
     losses = {"baseline": 4.0, "slow": 3.8}
-    while farm.queue.listing.queued().get("cpu"):
+    while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         farm.finish(claim, losses[claim.run.arm])
     return runs[0]
@@ -248,14 +248,14 @@ def test_no_gap_is_left_where_the_baseline_is_as_good(farm: Farm) -> None:
 
 def test_a_reference_that_another_evaluation_or_other_tokens_scored_does_not_stand_beside_the_rows(farm: Farm) -> None:
     run = finished(farm)
-    other = run.model_copy(update={"recipe": run.recipe.patched({"evaluation": {"offset": 8}})})
+    other = run.model_copy(update={"recipe": run.recipe.with_patch({"evaluation": {"offset": 8}})})
     brought(farm, other, old=3.0)
     answer = farm("table", "small")
     assert "reference old is not shown: scored by test_loss@" in answer.err
     assert (table(farm)["references"], "gap_closed" in answer.out) == ([], False)
     brought(farm, run, elsewhere=3.0)
     references = farm.queue.studies.references("small")
-    (one,) = references.named("elsewhere").scores  # type: ignore[union-attr]
+    (one,) = references.find("elsewhere").scores  # type: ignore[union-attr]
     moved = one.model_copy(update={"items": "1" * 64})
     models = tuple(m.model_copy(update={"scores": (moved,)}) if m.name == "elsewhere" else m for m in references.models)
     farm.queue.studies.refer(references.model_copy(update={"models": models}))

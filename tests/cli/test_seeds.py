@@ -9,7 +9,7 @@ from waiting import wait_until
 from farm.errors import Changed
 from farm.study.recipe import Seeds
 from farm.study.run import State
-from farm.study.seeding import widened
+from farm.study.seeding import widen
 
 from .conftest import Farm
 
@@ -117,9 +117,11 @@ def test_resolve_waits_for_what_it_added_and_ends_when_the_budget_is_spent(farm:
     with farm.start("resolve", "tiny", "--runs", "6") as process:
         for _ in range(2):
             wait_until(
-                lambda: farm.queue.listing.queued().get("cpu") or process.poll() is not None, "more runs are queued", 90
+                lambda: farm.queue.listing.backlog().get("cpu") or process.poll() is not None,
+                "more runs are queued",
+                90,
             )
-            for _ in range(farm.queue.listing.queued().get("cpu", 0)):
+            for _ in range(farm.queue.listing.backlog().get("cpu", 0)):
                 claim = farm.claim()
                 farm.finish(claim, 3.7 + (len(claim.run.arm) * claim.run.seeds.init % 17) / 1000)
         out, err = process.communicate(timeout=120)
@@ -162,7 +164,7 @@ def test_a_look_is_not_kept_over_what_another_command_changed(farm: Farm) -> Non
     before = farm.queue.studies.edition("tiny")
     assert farm("seeds", "add", "tiny", "remove-dropout", "--to", "3").code == 0
     with pytest.raises(Changed, match="was changed by another command meanwhile: nothing was queued"):
-        farm.queue.put(widened(study, {"gradient-clipping": (Seeds(init=7),)}), since=before)
+        farm.queue.put(widen(study, {"gradient-clipping": (Seeds(init=7),)}), since=before)
     assert farm.queue.studies.one("tiny").more_seeds.keys() == {"baseline", "remove-dropout"}
     kept = farm.queue.studies.one("tiny")
     assert not farm.queue.put(kept, since=before).new, "the same form once more is no change"

@@ -16,7 +16,7 @@ from farm.imports import rows
 from farm.queue import clerk
 from farm.queue.node import Node
 from farm.queue.queue import Queue
-from farm.queue.unscored import unscored
+from farm.queue.unscored import find_unscored
 from farm.queue.values import Supply
 from farm.record.imported import Imported
 from farm.record.reference import Reference, References
@@ -24,7 +24,7 @@ from farm.site.client import connect
 from farm.study.machine import BUILT_IN
 from farm.study.recipe import TEST
 from farm.study.run import Attempt, State
-from farm.study.schema import stamped
+from farm.study.schema import stamp
 from farm.study.study import Study
 
 from .conftest import ROOT, Farm
@@ -177,7 +177,7 @@ def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm
             queue.asking.ask(
                 None,  # type: ignore[arg-type]
                 "put",
-                stamped(tiny_study("before", init=(9,)).model_dump_json()),
+                stamp(tiny_study("before", init=(9,)).model_dump_json()),
                 since="0" * 40,
             )
         with pytest.raises(BadStudy, match="the farm cannot read that study"):
@@ -189,7 +189,7 @@ def test_what_a_clerk_refuses_is_said_as_if_it_had_been_refused_here(alice: Farm
         assert queue.cancel(rest[0]) is State.CANCELLED
         (job,) = [
             job
-            for job, _ in unscored(
+            for job, _ in find_unscored(
                 queue.studies.one("before"), queue.listing.statuses("before"), {}, [TEST]
             ).jobs.values()
         ]

@@ -161,7 +161,7 @@ def put_noisy(farm: Farm, init: tuple[int, ...], name: str = "tiny") -> None:
     """Finish a study whose arms differ by -0.05 and 0.004, with a noise of about 0.01."""
     farm.put(name=name, init=init)
     shift = {"baseline": 0.0, "remove-dropout": -0.05, "gradient-clipping": 0.004}
-    while farm.queue.listing.queued().get("cpu"):
+    while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         run = claim.run
         noise = (run.seeds.init * len(run.arm) * 7919 % 21 - 10) / 1000
@@ -188,7 +188,7 @@ def test_a_margin_in_the_study_makes_arms_the_same(farm: Farm) -> None:
     text = study_text(init=(1, 2, 3)).replace('name = "tiny"', 'name = "tiny"\nmargin = 0.2')
     farm.queue.put(Study.parse(text))
     shift = {"baseline": 0.0, "remove-dropout": -0.01, "gradient-clipping": 0.01}
-    while farm.queue.listing.queued().get("cpu"):
+    while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         farm.finish(claim, 3.69 + shift[claim.run.arm] + claim.run.seeds.init * len(claim.run.arm) / 1e4)
     rows = json.loads(farm("table", "tiny", "--json").out)["data"]
@@ -233,7 +233,7 @@ def scored(
     while claim := farm.queue.claim("cpu", "worker", 60):
         run = claim.run
         found = result(run, LOSSES[run.arm] + run.seeds.init / 1e5)
-        own = run.recipe.tested_by(study.evaluations["wiki"])
+        own = run.recipe.with_test(study.evaluations["wiki"])
         values = [WIKI[run.arm] + run.seeds.init * spread + i for i in (-1, 0, 1)]
         made = {"evaluation": own.evaluation_id("wiki"), "definition": own.tested} | changes
         own_scores = [score(found, [found.test_loss]), score(found, values, "wiki", **made)]

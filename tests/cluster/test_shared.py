@@ -60,7 +60,7 @@ def test_one_machine_shares_another_joins_both_train_and_one_word_ends_it(cluste
     rows = [line.split("\t") for line in rental.run("farm", "table", "two").stdout.splitlines()]
     assert sorted(row[rows[0].index("machine")] for row in rows[1:]) == ["home", "rented"]
     store = Store(folder / "storage")
-    one, other = map(store.runs.result, store.runs.begun())
+    one, other = map(store.runs.result, store.runs.ids())
     assert {one.hardware.host, other.hardware.host} == {"rental", "attic"}
     assert one.fingerprints == other.fingerprints
     assert one.test_loss == other.test_loss

@@ -1,4 +1,4 @@
-"""GPT-2's real tokenizer without a network."""
+"""GPT-2's real tokenizer without a network, and a corpus of tokens."""
 
 import hashlib
 from importlib import metadata
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+from worlds import corpus
 
 from model.corpus import gpt2
 
@@ -24,3 +25,8 @@ def pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tiktoken.Encoding
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
     monkeypatch.setenv("HTTPS_PROXY", NOWHERE)
     return tiktoken.get_encoding("gpt2")
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus(tmp_path_factory.mktemp("corpus"))

@@ -17,7 +17,7 @@ from waiting import wait_until
 from worlds import canonical, planned, tiny
 
 from farm.errors import CheckpointInvalid, StorageFull
-from model.checkpoint import FILES, Contents, Identity, newest_valid, read, verified, write
+from model.checkpoint import FILES, Contents, Identity, newest_valid, read, verify, write
 
 RUN = tiny(Path("/nowhere"))
 PLAN = planned(RUN, 2)
@@ -116,7 +116,7 @@ def test_a_foreign_manifest_is_no_checkpoint(text, tmp_path):
     saved = write(tmp_path, WHOSE, contents(1))
     (saved.path / "manifest.json").write_text(text)
     with pytest.raises(CheckpointInvalid):
-        verified(saved.path)
+        verify(saved.path)
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from farm.errors import BadCorpus
 from farm.study.planner import Plan
 from farm.study.recipe import Recipe, Seeds
-from model.data import Batches, _keys, count_sequences, evaluation_batches, permuted
+from model.data import Batches, _keys, count_sequences, evaluation_batches, permute
 
 ORDERS = ["sequential", "shuffled"]
 
 
 def recipe(context=4, batch=8, order="sequential", repeat=True, offset=0, sequences=1) -> Recipe:
-    return Recipe().patched(
+    return Recipe().with_patch(
         {
             "model": {"context": context},
             "train": {"batch": batch},
@@ -90,25 +90,25 @@ def test_each_sequence_comes_exactly_once_per_epoch_also_across_a_batch_that_spa
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 5000), st.integers(0, 2**63 - 1), st.integers(0, 5))
 def test_the_permutation_is_a_bijection_for_every_count_and_key(count, seed, epoch):
-    moved = permuted(np.arange(count), count, _keys(Seeds(train=seed), epoch))
+    moved = permute(np.arange(count), count, _keys(Seeds(train=seed), epoch))
     assert np.array_equal(np.sort(moved), np.arange(count))
 
 
 def test_the_permutation_has_no_favourites():
     """Where 6,000 seeds send the first of six: a fair die stays within 4 SD, 115, of 1,000 each."""
-    landed = [permuted(np.arange(6), 6, _keys(Seeds(train=seed), 0))[0] for seed in range(6000)]
+    landed = [permute(np.arange(6), 6, _keys(Seeds(train=seed), 0))[0] for seed in range(6000)]
     assert abs(np.bincount(landed, minlength=6) - 1000).max() < 115
 
 
 def test_neighbours_in_the_corpus_are_not_neighbours_in_the_order():
     """1,000 random places are followed by their neighbour once on average; 8 or more has probability 1e-5."""
-    moved = permuted(np.arange(1000), 1000, _keys(Seeds(), 0))
+    moved = permute(np.arange(1000), 1000, _keys(Seeds(), 0))
     assert (np.diff(moved) == 1).sum() < 8
     assert abs(np.corrcoef(np.arange(1000), moved)[0, 1]) < 0.1
 
 
 def test_the_permutation_needs_no_table():
-    far = permuted(np.arange(2**40, 2**40 + 8), 2**44, _keys(Seeds(), 0))
+    far = permute(np.arange(2**40, 2**40 + 8), 2**44, _keys(Seeds(), 0))
     assert len(set(far.tolist())) == 8
     assert 0 <= far.min() <= far.max() < 2**44
 

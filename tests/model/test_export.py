@@ -13,7 +13,7 @@ from farm.errors import CheckpointInvalid
 from farm.study.recipe import Model, Recipe, Train
 from model import export
 from model.gpt import GPT
-from model.init import fingerprint, initialised
+from model.init import fingerprint, initialise
 from model.optim import adamw
 
 SWITCHES = list(product([False, True], [False, True]))
@@ -22,7 +22,7 @@ X_BT = torch.randint(0, 67, (3, 9), generator=torch.Generator().manual_seed(1))
 
 def example(qkv_bias: bool, tie_weights: bool, **changes) -> GPT:
     shape = {"vocab": 67, "context": 9, "width": 16, "layers": 2, "heads": 2, "dropout": 0.0}
-    return initialised(Model(**shape | changes, qkv_bias=qkv_bias, tie_weights=tie_weights), seed=4)
+    return initialise(Model(**shape | changes, qkv_bias=qkv_bias, tie_weights=tie_weights), seed=4)
 
 
 def exported(gpt: GPT, folder: Path) -> GPT2LMHeadModel:
@@ -138,11 +138,11 @@ def test_a_trained_checkpoint_is_exported_as_it_is(tmp_path):
     run = tiny(corpus(tmp_path))
     outcome, _ = attempt(run, planned(run, 1), tmp_path / "run")
     checkpoint = tmp_path / "run/1" / outcome.checkpoint
-    gpt = export.trained(checkpoint, run)
+    gpt = export.load_network(checkpoint, run)
     assert fingerprint(gpt) == outcome.fingerprints.final
     assert exported(gpt, tmp_path / "exported")(X_BT[:, :8]).logits.shape == (3, 8, 67)
     with pytest.raises(CheckpointInvalid, match="belongs to run"):
-        export.trained(checkpoint, run.model_copy(update={"rerun": 1}))
+        export.load_network(checkpoint, run.model_copy(update={"rerun": 1}))
 
 
 def test_a_folder_that_came_to_hold_something_meanwhile_is_not_replaced(tmp_path):

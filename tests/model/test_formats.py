@@ -104,7 +104,7 @@ def test_safetensors_that_are_named_bin_are_read(tmp_path: Path) -> None:
 def test_tokens_are_not_taken_for_anything_else(tmp_path_factory: pytest.TempPathFactory, tokens: np.ndarray) -> None:
     path = tmp_path_factory.mktemp("tokens") / "train.bin"
     tokens.tofile(path)
-    is_other = magic.recognised(tokens.tobytes()) or magic.is_text(tokens.tobytes())
+    is_other = magic.recognise(tokens.tobytes()) or magic.is_text(tokens.tobytes())
     if not is_other:
         assert np.array_equal(opened(path), tokens)
 

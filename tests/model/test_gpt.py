@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from farm.study.recipe import Model
 from model.gpt import GPT
-from model.init import initialised
+from model.init import initialise
 
 SWITCHES = list(product([False, True], [False, True], [1, 16]))
 TINY = {"vocab": 67, "context": 8, "width": 16, "layers": 2, "heads": 2}
 
 
 def tiny(**changes) -> GPT:
-    return initialised(Model(**TINY | {"dropout": 0.0} | changes), seed=1)
+    return initialise(Model(**TINY | {"dropout": 0.0} | changes), seed=1)
 
 
 def batch(sequences: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,11 +45,11 @@ def test_ranks_wait_for_the_first_to_fetch() -> None:
 def autocast_during_warm_up() -> list[bool]:
     """Whether 16 bits are on whenever the model runs, from the making of its reducer on."""
     from model import reduce
-    from model.init import initialised
+    from model.init import initialise
 
     run = tiny(NOWHERE, train={"precision": "bf16"})
     plan = planned(run, 2)
-    gpt, seen = initialised(run.recipe.model, 1), []
+    gpt, seen = initialise(run.recipe.model, 1), []
     gpt.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     reduce.reducer(run.recipe, plan, join(plan), gpt)
     return seen

@@ -6,13 +6,13 @@ from torch import nn
 
 from farm.study.recipe import Model
 from model.gpt import GPT
-from model.init import fingerprint, initialised
+from model.init import fingerprint, initialise
 
 TINY = {"vocab": 67, "context": 8, "width": 16, "layers": 2, "heads": 2}
 
 
 def weights(seed: int = 1, **changes) -> dict[str, torch.Tensor]:
-    return {name: weight.detach() for name, weight in initialised(Model(**TINY | changes), seed).named_parameters()}
+    return {name: weight.detach() for name, weight in initialise(Model(**TINY | changes), seed).named_parameters()}
 
 
 @pytest.mark.parametrize("initializer", ["torch", "gpt2"])
@@ -49,8 +49,8 @@ def test_keyed_tensors_of_one_shape_are_not_alike():
 @pytest.mark.parametrize("init", ["keyed", "sequential"])
 def test_another_seed_gives_other_weights_and_the_same_seed_the_same(init):
     model = Model(**TINY, init=init)
-    assert fingerprint(initialised(model, 1)) == fingerprint(initialised(model, 1))
-    assert fingerprint(initialised(model, 1)) != fingerprint(initialised(model, 2))
+    assert fingerprint(initialise(model, 1)) == fingerprint(initialise(model, 1))
+    assert fingerprint(initialise(model, 1)) != fingerprint(initialise(model, 2))
 
 
 @pytest.mark.parametrize("qkv_bias", [False, True])
@@ -105,10 +105,10 @@ def test_torch_draws_within_the_bounds_of_its_layers():
 def test_the_random_state_of_the_process_neither_matters_nor_changes():
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = fingerprint(initialised(Model(**TINY), 1))
+    first = fingerprint(initialise(Model(**TINY), 1))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert fingerprint(initialised(Model(**TINY), 1)) == first
+    assert fingerprint(initialise(Model(**TINY), 1)) == first
 
 
 def test_the_fingerprint_sees_one_flipped_bit():

@@ -15,7 +15,7 @@ from worlds import STEPS, VOCAB, attempt, canonical, corpus, in_world, planned, 
 from farm.study.processor import InstructionSet, instruction_set
 from farm.study.run import Run
 from model import conditions, kernels
-from model.kernels import Dropout, Linear, causal_attention, chosen, in_use, product, resolved
+from model.kernels import Dropout, Linear, causal_attention, in_use, product, resolve, use
 from model.loss import summed_loss
 
 CPU = torch.device("cpu")
@@ -29,17 +29,17 @@ def test_this_machine_has_them():
     """Else nothing below would test anything."""
     assert kernels.ONEDNN
     assert in_use(CPU) == "torch"
-    with chosen("farm"):
+    with use("farm"):
         assert in_use(CPU) == "farm"
-        with chosen("torch"):
+        with use("torch"):
             assert in_use(CPU) == "torch"
         assert in_use(torch.device("cuda")) == "farm"
 
 
 def test_on_a_gpu_farms_need_triton_and_a_compiler(monkeypatch):
-    assert [kernels.resolved_on_cuda(asked) for asked in ("auto", "farm", "torch")] == ["farm", "farm", "torch"]
+    assert [kernels.resolve_on_cuda(asked) for asked in ("auto", "farm", "torch")] == ["farm", "farm", "torch"]
     monkeypatch.setenv("CC", "/nowhere/gcc")
-    assert kernels.resolved_on_cuda("farm") == "torch"
+    assert kernels.resolve_on_cuda("farm") == "torch"
 
 
 class Copies(TorchDispatchMode):
@@ -65,18 +65,18 @@ def test_the_backward_pass_of_attention_copies_its_gradient_once():
 
 
 def test_auto_is_what_was_faster_with_these_instructions():
-    table = {has: resolved("auto", has) for has in (*get_args(InstructionSet), None)}
+    table = {has: resolve("auto", has) for has in (*get_args(InstructionSet), None)}
     assert {has for has, found in table.items() if found == "farm"} == {"AVX-512", "AVX512-BF16", "AMX"}
 
 
 @pytest.mark.parametrize("has", [*get_args(InstructionSet), None])
 def test_a_name_means_itself_on_any_processor(has):
-    assert [resolved(name, has) for name in ("farm", "torch")] == ["farm", "torch"]
+    assert [resolve(name, has) for name in ("farm", "torch")] == ["farm", "torch"]
 
 
 def test_without_onednn_torchs_compute_and_the_run_says_so(monkeypatch):
     monkeypatch.setattr(kernels, "ONEDNN", False)
-    assert {resolved(name, "AVX-512") for name in ("auto", "farm", "torch")} == {"torch"}
+    assert {resolve(name, "AVX-512") for name in ("auto", "farm", "torch")} == {"torch"}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_linear_layer_is_torchs_forward_and_backward(rows, inputs, outputs, bi
     operands = [x, *layer.parameters()]
     expected = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
     wanted = torch.autograd.grad(expected, operands, upstream.double())
-    with chosen("farm"):
+    with use("farm"):
         found = layer(x)
         assert found.grad_fn.name() == "_LinearBackward"
         gradients = torch.autograd.grad(found, operands, upstream)
@@ -103,7 +103,7 @@ def test_a_product_has_the_same_bits_at_any_address(transposed):
     a_NK, b_MK = draw(64, 40).detach(), draw(48, 40, seed=1).detach()
     if transposed:
         a_NK, b_MK = a_NK.T.contiguous().T, b_MK.T.contiguous().T
-    with chosen("farm"):
+    with use("farm"):
         expected = product(a_NK, b_MK)
         for offset in (1, 3, 16):
             moved = torch.empty(a_NK.numel() + offset)[offset:].as_strided(a_NK.shape, a_NK.stride()).copy_(a_NK)
@@ -127,14 +127,14 @@ def test_attention_is_its_definition_forward_and_backward(dtype, dropout, group,
     monkeypatch.setattr(kernels, "GROUP_NUMBERS", group)
     qkv_BTX, upstream = draw(2, 12, 3 * 24, dtype=dtype), draw(2, 12, 24, seed=1, dtype=dtype).detach()
     torch.manual_seed(7)
-    with chosen("farm"):
+    with use("farm"):
         found = causal_attention(qkv_BTX, 3, dropout)
         (gradient,) = torch.autograd.grad(found, qkv_BTX, upstream)
     factors = 1.0
     if dropout:
         torch.manual_seed(7)
         size = max(1, group // 144)
-        masks = [kernels._kept((min(size, 6 - start), 12, 12), dropout) for start in range(0, 6, size)]
+        masks = [kernels._keep_mask((min(size, 6 - start), 12, 12), dropout) for start in range(0, 6, size)]
         factors = torch.cat(masks).view(2, 3, 12, 12).double() / 0.7
     expected = by_definition(qkv_BTX, 3, factors)
     (wanted,) = torch.autograd.grad(expected, qkv_BTX, upstream.double())
@@ -167,7 +167,7 @@ def test_attention_in_bfloat16_is_as_near_to_the_truth_as_where_it_is_written_ou
     fused = errors(causal_attention(qkv_BTX, 2))
     with torch.autocast("cpu", torch.bfloat16):
         tutorial = errors(written_out(qkv_BTX, 2))
-        with chosen("farm"):
+        with use("farm"):
             ours = errors(causal_attention(qkv_BTX, 2))
     for error, same, nearer in zip(ours, tutorial, fused, strict=True):
         assert error < 1.1 * same
@@ -179,7 +179,7 @@ def test_attention_in_bfloat16_is_as_near_to_the_truth_as_where_it_is_written_ou
 def test_dropout_drops_its_share_and_keeps_the_mean(rate, dtype):
     x = torch.ones(401, 999, dtype=dtype, requires_grad=True)
     torch.manual_seed(1)
-    with chosen("farm"):
+    with use("farm"):
         y = Dropout(rate)(x)
         assert y.grad_fn.name() == "_DropoutBackward"
         (gradient,) = torch.autograd.grad(y.sum(), x)
@@ -191,7 +191,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate, dtype):
 
 def test_each_of_the_four_numbers_of_a_draw_is_dropped_as_often_and_on_its_own():
     torch.manual_seed(2)
-    dropped = (~kernels._kept((200_000, 4), 0.1)).double()
+    dropped = (~kernels._keep_mask((200_000, 4), 0.1)).double()
     assert dropped.mean(0).tolist() == pytest.approx([0.1] * 4, abs=4e-3)
     assert (dropped.T.corrcoef() - torch.eye(4)).abs().max() < 0.01
 
@@ -199,12 +199,12 @@ def test_each_of_the_four_numbers_of_a_draw_is_dropped_as_often_and_on_its_own()
 @pytest.mark.parametrize(("rate", "share"), [(1e-9, 0), (2**-16, 2**-16), (0.1, 6554 / 2**16), (1 - 1e-9, 1 - 2**-16)])
 def test_a_rate_is_rounded_to_1_of_65536_and_what_is_kept_makes_up_for_just_that(rate, share):
     kept = torch.tensor([True, False])
-    assert kernels._dropped(rate) == share * 2**16
+    assert kernels._drop_count(rate) == share * 2**16
     assert kernels._factors(kept, rate, torch.float64).tolist() == [1 / (1 - share), 0]
 
 
 def test_masks_come_from_the_seed():
-    with chosen("farm"):
+    with use("farm"):
         torch.manual_seed(3)
         first, second = (Dropout(0.5)(torch.ones(64)) for _ in range(2))
         torch.manual_seed(3)
@@ -218,7 +218,7 @@ def test_the_loss_is_torchs(precision):
     h_NC, head_VC, y_N = draw(50, 16), draw(37, 16, seed=1), torch.arange(50) % 37
     found = {}
     for kind in ("farm", "torch"):
-        with chosen(kind), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with use(kind), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             value = summed_loss(h_NC, head_VC, y_N, vocab=37)
         found[kind] = [value, *torch.autograd.grad(value, (h_NC, head_VC))]
     for one, other in zip(found["farm"], found["torch"], strict=True):
@@ -262,7 +262,7 @@ def test_within_one_choice_a_run_that_was_stopped_ends_on_the_bits_of_one_that_n
     resumed, after = attempt(run, plan, tmp_path / "stopped", resume=newest(tmp_path, stopped), epoch=2)
     assert before.timeless + after.timeless == told.timeless
     assert resumed.fingerprints == never.fingerprints
-    assert resumed.kernels == never.kernels == (resolved(kind, instruction_set()),)
+    assert resumed.kernels == never.kernels == (resolve(kind, instruction_set()),)
     assert before.notes == after.notes == []
 
 
@@ -307,4 +307,4 @@ def test_all_ranks_of_a_group_compute_by_one_choice_which_each_would_make_alone(
 
 
 def tiny_torch(run: Run) -> Run:
-    return run.model_copy(update={"recipe": run.recipe.patched({"train": {"kernels": "torch"}})})
+    return run.model_copy(update={"recipe": run.recipe.with_patch({"train": {"kernels": "torch"}})})

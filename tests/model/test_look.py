@@ -25,7 +25,7 @@ def recipe(source: Path | str, **patch: dict) -> Recipe:
         "data": {"source": str(source)},
         "evaluation": {"offset": 20, "sequences": 6},
     }
-    return Recipe().patched(tables).patched(patch)
+    return Recipe().with_patch(tables).with_patch(patch)
 
 
 def corpus(folder: Path, train: int = 150, validation: int = 100) -> Path:
@@ -139,10 +139,11 @@ def test_the_built_in_corpus_is_counted_to_the_token(tmp_path: Path) -> None:
 
     asked = recipe("builtin:python-reference")
     count = len(open_split(asked.data, "validation", tmp_path))
-    fits = asked.patched({"evaluation": {"offset": count - 61}})
+    fits = asked.with_patch({"evaluation": {"offset": count - 61}})
     assert told(look(fits, tmp_path, trains_here=True)) == []
     assert (
-        f"has {count:,} tokens" in told(look(asked.patched({"evaluation": {"offset": count - 60}}), tmp_path, True))[0]
+        f"has {count:,} tokens"
+        in told(look(asked.with_patch({"evaluation": {"offset": count - 60}}), tmp_path, True))[0]
     )
 
 
@@ -161,7 +162,7 @@ from farm.study.recipe import Recipe
 from model.corpus.look import look
 base = {"model": {"vocab": 50257}, "evaluation": {"offset": 0, "sequences": 1}}
 for source in ("builtin:python-reference", "hf:us/tokens", "s3://bucket/x", sys.argv[1]):
-    view = look(Recipe().patched(base | {"data": {"source": source}}), Path(sys.argv[2]), False)
+    view = look(Recipe().with_patch(base | {"data": {"source": source}}), Path(sys.argv[2]), False)
     print(len(view.faults), len(view.remarks))
 """
 

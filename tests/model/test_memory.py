@@ -32,5 +32,5 @@ def test_training_that_runs_out_of_memory_says_so(error, tmp_path, monkeypatch):
 
 
 def test_another_error_stays_what_it_is():
-    with pytest.raises(RuntimeError, match="shapes"), memory.named(planned(tiny(Path("/nowhere")), 1)):
+    with pytest.raises(RuntimeError, match="shapes"), memory.explain(planned(tiny(Path("/nowhere")), 1)):
         raise RuntimeError("shapes do not match")

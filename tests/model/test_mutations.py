@@ -4,6 +4,7 @@ If a text is not found, somebody moved the code: plant the bug in its new place,
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -53,7 +54,7 @@ RESUMED_SUMS = 'Sums(**progress["sums"])'
 GRADIENTS = "tests/model/test_train.py::test_gradients_are_those_of_the_mean_over_the_targets_that_count[tiny-1]"
 PLAIN = "tests/model/test_train.py::test_losses_norms_and_weights_are_those_of_a_plain_loop"
 SKIPPED = "tests/model/test_train.py::test_fp16_resumes_to_the_same_bits_after_a_skipped_step"
-SUMS = "tests/model/test_train.py::test_sums_go_on_over_a_resume"
+SUMS = "tests/model/test_train_bits.py::test_sums_go_on_over_a_resume"
 
 MUTATIONS = [
     Mutation(
@@ -66,7 +67,7 @@ MUTATIONS = [
         "a resume forgets the best step so far",
         "model/train.py",
         {RESUMED_SUMS: 'Sums(**progress["sums"] | {"best_loss": None})'},
-        "tests/model/test_train.py::test_the_best_step_is_remembered_over_a_resume",
+        "tests/model/test_train_bits.py::test_the_best_step_is_remembered_over_a_resume",
     ),
     Mutation("all sums begin again at a resume", "model/train.py", {RESUMED_SUMS: "Sums()"}, SUMS),
     Mutation(
@@ -186,19 +187,19 @@ MUTATIONS = [
         "a validation leaves dropout off",
         "model/validation.py",
         {"        return Validation(": "        gpt.eval()\n        return Validation("},
-        "tests/model/test_train.py::test_a_run_stopped_after_any_step_and_resumed_ends_on_the_same_bits[canonical-1]",
+        "tests/model/test_train_bits.py::test_a_run_stopped_after_any_step_and_resumed_ends_on_the_same_bits[canonical-1]",
     ),
     Mutation(
         "dropout masks depend on the rank",
         "model/train.py",
         {"self._seed_dropout(first + turn)": "self._seed_dropout(self.group.rank * self.recipe.train.batch + turn)"},
-        "tests/model/test_train.py::test_canonical_goes_on_with_another_number_of_workers_to_the_same_bits[4-1]",
+        "tests/model/test_train_bits.py::test_canonical_goes_on_with_another_number_of_workers_to_the_same_bits[4-1]",
     ),
     Mutation(
         "DDP regroups its buckets after the first step of every attempt",
         "model/reduce.py",
         {"            loss_sum.backward()\n": ""},
-        "tests/model/test_train.py::test_a_run_stopped_after_any_step_and_resumed_ends_on_the_same_bits[tiny-4]",
+        "tests/model/test_train_bits.py::test_a_run_stopped_after_any_step_and_resumed_ends_on_the_same_bits[tiny-4]",
     ),
     Mutation(
         "every microbatch is reduced over the ranks",
@@ -215,7 +216,10 @@ Judge = Callable[..., tuple[int, str]]
 def judge() -> Iterator[Judge]:
     """Runs tests in a copy: pytest's exit code, and what it printed."""
     command = [sys.executable, "-c", NURSERY]
-    with subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+    own = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # meant for the suite itself
+    with subprocess.Popen(
+        command, cwd="/", env=own, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as nursery:
         assert nursery.stdin is not None
         assert nursery.stdout is not None
         stdin, stdout = nursery.stdin, nursery.stdout

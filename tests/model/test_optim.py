@@ -5,7 +5,7 @@ import torch
 
 from farm.study.recipe import Model, Recipe
 from model import optim
-from model.init import initialised
+from model.init import initialise
 from model.optim import adamw, learning_rate
 
 TINY = Model(vocab=67, context=8, width=16, layers=2, heads=2, dropout=0.0)
@@ -13,7 +13,7 @@ TINY = Model(vocab=67, context=8, width=16, layers=2, heads=2, dropout=0.0)
 
 def recipe(steps: int = 10, **schedule) -> Recipe:
     train = {"batch": 2, "tokens": steps * 16, "learning_rate": 1.0, "schedule": schedule}
-    return Recipe(model=TINY).patched({"train": train})
+    return Recipe(model=TINY).with_patch({"train": train})
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_run_of_one_step_takes_it_at_the_peak():
 
 
 def test_all_tensors_decay_or_only_matrices():
-    gpt = initialised(TINY, 1)
+    gpt = initialise(TINY, 1)
     (everything,) = adamw(gpt, recipe().train).param_groups
     assert len(everything["params"]) == len(list(gpt.parameters()))
     matrices, spared = adamw(gpt, recipe().train.model_copy(update={"decay": "matrices"})).param_groups
@@ -60,7 +60,7 @@ def test_all_tensors_decay_or_only_matrices():
 
 
 def test_its_updates_are_those_of_torchs_plain_adamw():
-    fused, plain = initialised(TINY, 1), initialised(TINY, 1)
+    fused, plain = initialise(TINY, 1), initialise(TINY, 1)
     train = recipe().train.model_copy(update={"learning_rate": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.3})
     ours = adamw(fused, train)
     theirs = torch.optim.AdamW(
@@ -86,11 +86,11 @@ def test_moments_that_were_put_back_go_on_to_the_same_bits(decay):
         optimiser.step()
         optimiser.zero_grad()
 
-    gpt = initialised(TINY, 1)
+    gpt = initialise(TINY, 1)
     optimiser = adamw(gpt, train)
     for number in range(3):
         step(gpt, optimiser, number)
-    copy = initialised(TINY, 2)
+    copy = initialise(TINY, 2)
     copy.load_state_dict(gpt.state_dict())
     restored = adamw(copy, train)
     kept = {name: moment.clone().numpy() for name, moment in optim.state(gpt, optimiser).items()}

@@ -13,13 +13,13 @@ from farm.study.recipe import Recipe
 from model.probe import ROOT, largest_microbatch, search
 
 # 130 MB a sequence; importing torch takes 700, and what two processes of one kind reserve differs by up to 150.
-SMALL = Recipe().patched(
+SMALL = Recipe().with_patch(
     {
         "model": {"vocab": 64, "context": 1024, "width": 128, "layers": 2, "heads": 2},
         "train": {"precision": "fp32", "reduction": "canonical", "canonical_microbatch": 1, "batch": 6},
     }
 )
-LONG = SMALL.patched({"model": {"context": 16_384}})
+LONG = SMALL.with_patch({"model": {"context": 16_384}})
 
 LIMITED = """
 import resource, sys

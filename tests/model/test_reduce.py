@@ -14,7 +14,7 @@ from farm.study.planner import Plan
 from farm.study.run import Run
 from model import reduce
 from model.group import join
-from model.init import initialised
+from model.init import initialise
 from model.reduce import reducer
 
 NOWHERE = Path("/nowhere")
@@ -38,7 +38,7 @@ def reduced(run: Run, plan: Plan, double: bool, bucket_mib: float = 0.001, piece
     """The gradients of the whole batch, after two steps, so that nothing may be left over from the first."""
     reduce.BUCKET_MIB, reduce.PIECE = bucket_mib, piece  # smaller than some tensors, larger than others
     group = join(plan)
-    gpt = initialised(run.recipe.model, 1)
+    gpt = initialise(run.recipe.model, 1)
     gpt = gpt.double() if double else gpt
     ours = reducer(run.recipe, plan, group, gpt)
     for _ in range(2):
@@ -53,7 +53,7 @@ def reduced(run: Run, plan: Plan, double: bool, bucket_mib: float = 0.001, piece
 @pytest.mark.parametrize("kind", [tiny, canonical])
 def test_on_2_and_4_workers_gradients_are_those_of_one_backward_pass(kind):
     run = kind(NOWHERE, model={"dropout": 0.0})
-    gpt = initialised(run.recipe.model, 1).double()
+    gpt = initialise(run.recipe.model, 1).double()
     expected = torch.autograd.grad(objective(gpt, 0, BATCH), list(gpt.parameters()))
     for world in (1, 2, 4):
         for found in in_world(world, reduced, run, planned(run, world), True):
@@ -80,7 +80,7 @@ def test_canonical_has_the_same_bits_on_1_2_4_and_8_workers():
 
 def test_canonical_adds_a_number_of_microbatches_that_is_no_power_of_two():
     run = canonical(NOWHERE, model={"dropout": 0.0}, train={"batch": 6})
-    gpt = initialised(run.recipe.model, 1).double()
+    gpt = initialise(run.recipe.model, 1).double()
     expected = torch.autograd.grad(objective(gpt, 0, 6), list(gpt.parameters()))
     for one, other in zip(reduced(run, planned(run, 1), True), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
@@ -108,7 +108,7 @@ def test_canonical_has_the_same_bits_under_every_split_of_the_batch(batch):
 
 def test_fast_has_the_right_sum_under_unequal_shares():
     run = tiny(NOWHERE, model={"dropout": 0.0})
-    gpt = initialised(run.recipe.model, 1).double()
+    gpt = initialise(run.recipe.model, 1).double()
     expected = torch.autograd.grad(objective(gpt, 0, BATCH), list(gpt.parameters()))
     for shares in ((5, 3), (1, 7), (3, 3, 2)):
         for found in in_world(len(shares), reduced, run, shared(run, *shares), True):
@@ -120,7 +120,7 @@ def rounds(run: Run, plan: Plan, bucket_mib: float) -> list[int]:
     """What travels in a step: the number of floats of every all-reduce that the profiler saw."""
     reduce.BUCKET_MIB = bucket_mib
     group = join(plan)
-    gpt = initialised(run.recipe.model, 1)
+    gpt = initialise(run.recipe.model, 1)
     ours = reducer(run.recipe, plan, group, gpt)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
         for turn in range(plan.share(group.rank)):

@@ -151,7 +151,7 @@ def test_a_document_that_the_tokenizer_fails_on_is_named(tmp_path: Path) -> None
 def recipe(folder: Path, made_by: str, vocab: int) -> Recipe:
     tables = {"model": {"context": 4, "vocab": vocab}, "train": {"batch": 1, "tokens": 8}}
     data = {"source": str(folder), "tokenizer": made_by}
-    return Recipe().patched(tables | {"data": data, "evaluation": {"offset": 8, "sequences": 1}})
+    return Recipe().with_patch(tables | {"data": data, "evaluation": {"offset": 8, "sequences": 1}})
 
 
 def test_a_model_with_room_for_too_few_tokens_is_told_the_right_number(tmp_path: Path) -> None:

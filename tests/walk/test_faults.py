@@ -61,16 +61,62 @@ def is_gone(process):
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt):
+def kill_worker(hurt):
     run_id = hurt.begin()
     hurt.farm.wait_for_checkpoint(run_id)
     hurt.farm.trainer(run_id).kill()
+    return run_id
+
+
+def kill_agent(hurt):
+    run_id = hurt.begin()
+    hurt.farm.wait_for_checkpoint(run_id)
+    trainer = hurt.farm.trainer(run_id)
+    hurt.farm.agent(run_id).kill()
+    wait_until(lambda: is_gone(trainer), "nobody trains on without an agent", GONE_SECONDS)
+    return run_id
+
+
+def stop_worker(hurt):
+    """Its process is there, its job is RUNNING, and nothing moves. Waits until the process is gone."""
+    run_id = hurt.begin(hang_seconds=5)
+    hurt.farm.wait_for_checkpoint(run_id)
+    trainer = hurt.farm.trainer(run_id)
+    trainer.suspend()
+    wait_until(lambda: is_gone(trainer), "it would hold its GPU for ever", 60)
+    return run_id
+
+
+@pytest.fixture(scope="module")
+def befallen(hurt):
+    """The run that each of these befell. The next is hurt while those before it still recover."""
+    return {befall: befall(hurt) for befall in (kill_worker, kill_agent, stop_worker)}
+
+
+def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt, befallen):
+    run_id = befallen[kill_worker]
     status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
     assert [cause.cause for cause in status.causes] == ["worker-died"]
     assert status.epoch == 2
     second = hurt.farm.store.runs.attempts(run_id)[1]
     assert second.resumed_from is not None
     assert second.resumed_from.step > 0
+    same_numbers(hurt, run_id)
+
+
+def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt, befallen):
+    run_id = befallen[kill_agent]
+    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
+    assert [cause.cause for cause in status.causes] == ["lease-expired"]
+    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
+    same_numbers(hurt, run_id)
+
+
+def test_a_worker_that_hangs_loses_the_run_and_no_bits(hurt, befallen):
+    run_id = befallen[stop_worker]
+    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
+    assert [cause.cause for cause in status.causes] == ["hung"]
+    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
     same_numbers(hurt, run_id)
 
 
@@ -113,18 +159,6 @@ def test_q7_a_ray_that_loses_a_part_is_started_again_and_costs_neither_attempts_
     assert serving.facts(farm.settings).pid == facts.pid
     assert serving.missing(farm.settings, facts) == []
     assert farm.store.runs.attempts(run_id)[-1].resumed_from.step > 0
-    same_numbers(hurt, run_id)
-
-
-def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt):
-    run_id = hurt.begin()
-    hurt.farm.wait_for_checkpoint(run_id)
-    trainer = hurt.farm.trainer(run_id)
-    hurt.farm.agent(run_id).kill()
-    wait_until(lambda: is_gone(trainer), "nobody trains on without an agent", GONE_SECONDS)
-    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    assert [cause.cause for cause in status.causes] == ["lease-expired"]
-    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
     same_numbers(hurt, run_id)
 
 
@@ -209,16 +243,3 @@ def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm):
     assert cause.cause == "nonfinite"
     assert not cause.retryable
     assert "nonfinite" in farm.run("runs", "nonfinite").stdout
-
-
-def test_a_worker_that_hangs_loses_the_run_and_no_bits(hurt):
-    """Stopped, not killed: its process is there, its job is RUNNING, and nothing moves."""
-    run_id = hurt.begin(hang_seconds=5)
-    hurt.farm.wait_for_checkpoint(run_id)
-    trainer = hurt.farm.trainer(run_id)
-    trainer.suspend()
-    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    assert [cause.cause for cause in status.causes] == ["hung"]
-    assert is_gone(trainer), "it would hold its GPU for ever"
-    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
-    same_numbers(hurt, run_id)

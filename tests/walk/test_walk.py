@@ -15,7 +15,7 @@ import pytest
 from farm.record import ledger
 from farm.site import serving
 from farm.study.run import State
-from model.kernels import resolved
+from model.kernels import resolve
 from workers.attempt.task import PULSE_FILE
 from workers.head.jobs import Jobs, job_id
 
@@ -151,7 +151,7 @@ def test_a_result_says_what_trained_it(walked):
         assert result.ended > result.started
         assert result.seconds > result.train_seconds > 0
         assert result.peak_bytes > 2**20
-        assert result.kernels == (resolved("auto", hardware.instruction_set),)
+        assert result.kernels == (resolve("auto", hardware.instruction_set),)
         assert 0 < result.checkpoint_seconds_stalled < result.seconds
 
 

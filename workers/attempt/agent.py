@@ -36,7 +36,7 @@ from workers.attempt.group import Also
 from workers.attempt.heartbeat import keep
 from workers.attempt.post import Post
 from workers.attempt.training import Training
-from workers.attempt.transcript import copied_to
+from workers.attempt.transcript import copy_to
 from workers.node.environment import stand_apart
 
 
@@ -101,13 +101,13 @@ class Agent:
         """Do the work under the lease and close it. Returns the exit code of the job."""
         signal.signal(signal.SIGTERM, lambda *_: self.asks.drain())  # first: once known, the job may be stopped
         with ExitStack() as around:  # of the work and of its closing
-            done = None if self.asks.asked else self._awaited(self.asks.started(lambda: self._done(around)))
+            done = None if self.asks.asked else self._await(self.asks.start(lambda: self._try_work(around)))
             end = self.closing.carry_out(ending(self.asks.asked, done), self.work)
         if self.is_done:
             self.work.leave()
         return end.code
 
-    def _awaited(self, working: Future[Done]) -> Done | None:
+    def _await(self, working: Future[Done]) -> Done | None:
         """The outcome of the work; None where its end was asked for, and it has none yet that is worth waiting
         for, or did not come to it in time. A lease that ran out instead would cost the run an attempt."""
         asks = self.asks
@@ -120,13 +120,13 @@ class Agent:
     def _is_told(self) -> bool:
         """Whether the work was told that its end is asked for, and may come to it in time. In a thread, since a
         storage may block it: then there is no saying."""
-        telling = self.asks.started(lambda: self.work.tell(isinstance(self.asks.asked.stop, LeaseLost)))
+        telling = self.asks.start(lambda: self.work.tell(isinstance(self.asks.asked.stop, LeaseLost)))
         return telling.result() if self.asks.wait(telling.done, LEAST_SECONDS) else True
 
     def _is_hung(self) -> bool:
         return isinstance(self.asks.asked.stop, Hung)
 
-    def _done(self, around: ExitStack) -> Done:
+    def _try_work(self, around: ExitStack) -> Done:
         """Do the work, and return its outcome."""
         try:
             return self._work(around)
@@ -152,9 +152,9 @@ class Agent:
         if barred:
             return barred
         if self.work.log:
-            around.enter_context(copied_to(self.work.log))
+            around.enter_context(copy_to(self.work.log))
         around.enter_context(self._heart(status))
-        return self.work.do(status.run, status.study)
+        return self.work.do(status)
 
     def _take_over(self) -> Status:
         """The first renewal, which says who trains where; and the run as it stood before.
@@ -181,7 +181,7 @@ class Agent:
 
     def _heart(self, status: Status) -> AbstractContextManager[None]:
         work, hang_seconds = self.work, status.run.policy.hang_seconds
-        return keep(self.queue, self.lease, work.reached, work.sign, hang_seconds, self.asks.stop)
+        return keep(self.queue, self.lease, work.newest_step, work.sign, hang_seconds, self.asks.stop)
 
 
 def _exit(code: int) -> None:

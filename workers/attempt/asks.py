@@ -52,7 +52,7 @@ class Asks:
         self.since = self.since or time.monotonic()
         self._news.put(None)
 
-    def started(self, do: Callable[[], Made]) -> Future[Made]:
+    def start(self, do: Callable[[], Made]) -> Future[Made]:
         """`do` in a thread of its own, since it may block for ever; `wait` notices its end."""
         doing: Future[Made] = Future()
 

@@ -42,9 +42,9 @@ class Leaving(Protocol):
     """Work that has ended, as far as its closing goes."""
 
     attempt: Attempt | None  # as it began; None before that was on record
-    seen: int  # what `reached` said last, to be had without asking the storage
+    seen: int  # what `newest_step` said last, to be had without asking the storage
 
-    def reached(self) -> int:
+    def newest_step(self) -> int:
         """The newest step under this lease: one that it went on from counts."""
 
     def settle(self, seconds: float, is_urgent: bool) -> None:
@@ -79,7 +79,7 @@ class Closing:
         A storage that is away or full is no hindrance, since the queue knows the ending, too; one that hangs is not
         waited for once the end was asked for.
         """
-        recorded = self._asks.started(lambda: self._record(end, work))
+        recorded = self._asks.start(lambda: self._record(end, work))
         if self._asks.wait(lambda: recorded.done() or bool(self._asks.asked)) and not recorded.done():
             self._asks.wait(recorded.done, self._record_seconds())
         if not recorded.done():
@@ -103,7 +103,7 @@ class Closing:
 
     def _record(self, end: Ending, work: Leaving) -> None:
         with suppress(OSError):
-            work.reached()
+            work.newest_step()
         is_urgent = bool(self._asks.asked)
         if work.attempt and not isinstance(end, Succeeded | Lost) and not isinstance(end.error, Hung):
             work.settle(self._record_seconds() / 2 if is_urgent else LAST_SECONDS, is_urgent)

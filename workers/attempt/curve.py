@@ -1,4 +1,4 @@
-"""Curves made of the ledger's lines: the one that Redis keeps of a run, and the validation curve of its result."""
+"""Curves from the ledger's lines: the one of a run in Redis, and the validation curve in its result."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -46,7 +46,7 @@ def complete(queue: Queue, lease: Lease, lines: Sequence[Line], tokens_per_step:
     return len(found)
 
 
-def validated(lines: Sequence[Line]) -> tuple[Validated, ...]:
+def validation_curve(lines: Sequence[Line]) -> tuple[Validated, ...]:
     """The validation curve of a run, thinned out evenly to RESULT_POINTS; the last point stays."""
     tokens = list(accumulate(line.tokens for line in lines))  # up to step i + 1, for a run has every step once
     seconds = list(accumulate(line.seconds for line in lines))

@@ -11,13 +11,13 @@ from farm.record.result import Exam, Result
 from farm.record.score import Score
 from farm.record.store import Store
 from farm.study.machine import Machine, Mixed
-from farm.study.run import Attempt, Evaluating, Run
-from model.checkpoint import verified
+from farm.study.run import Attempt, Evaluating
+from model.checkpoint import verify
 from model.corpus.checks import items
 from workers.attempt.closing import until_heard
 from workers.attempt.ending import Barred, Broken, Done, Ending, Finished
 from workers.attempt.launch import score
-from workers.attempt.post import Post, Unprepared, fetched
+from workers.attempt.post import Post, Unprepared, find_out
 from workers.attempt.scores import Scorer, score_of
 from workers.attempt.task import PULSE_FILE, Scoring
 from workers.node import hardware
@@ -41,20 +41,21 @@ class Evaluation:
         """Nothing: it writes nothing but a score, which is created exclusively."""
         return None
 
-    def do(self, run: Run, study: str) -> Done:
+    def do(self, status: Status) -> Done:
         """Score the model, and record the score.
 
         Raises: FarmError
         """
+        run = status.run
         assert isinstance(run, Evaluating)
         result = self._result(run)
-        stored = until_heard(lambda: self._post.queue.studies.one(study))
+        stored = until_heard(lambda: self._post.queue.studies.one(status.study))
         machine = stored.machine(
             run.machine, until_heard(lambda: self._post.queue.roster.classes(self._post.here.machines))
         )
         with TemporaryDirectory(prefix="farm-score-") as folder:
             try:
-                return Finished(self._scored(run, result, machine, Path(folder)))
+                return Finished(self._score(run, result, machine, Path(folder)))
             except Unprepared as unprepared:
                 return Broken(unprepared.error)
 
@@ -66,7 +67,7 @@ class Evaluation:
         """Changes while scoring advances; None before the first batch, when getting ready takes what it takes."""
         return self._pulse.stat().st_mtime if self._pulse and self._pulse.exists() else None
 
-    def reached(self) -> int:
+    def newest_step(self) -> int:
         return 0
 
     def settle(self, seconds: float, is_urgent: bool) -> None:
@@ -108,11 +109,11 @@ class Evaluation:
             )
         return result
 
-    def _scored(self, run: Evaluating, result: Result, machine: Machine, folder: Path) -> Score:
+    def _score(self, run: Evaluating, result: Result, machine: Machine, folder: Path) -> Score:
         trained = until_heard(lambda: self._store.runs.run(run.of))
         checkpoint = self._checkpoint(result, folder)
         cache = self._post.here.home / "cache"
-        exam = Exam(name=run.evaluation, recipe=run.recipe, items=fetched(lambda: items(run.recipe, cache)))
+        exam = Exam(name=run.evaluation, recipe=run.recipe, items=find_out(lambda: items(run.recipe, cache)))
         self._pulse = folder / PULSE_FILE
         one = machine.parts[0] if isinstance(machine, Mixed) else machine
         task = Scoring(
@@ -132,9 +133,9 @@ class Evaluation:
         by = Scorer(here, hardware.provenance().code, time.time(), self._post.lease.epoch)
         made = score_of(result, found, by)
         until_heard(lambda: self._post.queue.renew(self._post.lease, 0))  # who has lost the lease records nothing
-        return until_heard(lambda: self._recorded(made, found.values))
+        return until_heard(lambda: self._record(made, found.values))
 
-    def _recorded(self, made: Score, values: tuple[float, ...]) -> Score:
+    def _record(self, made: Score, values: tuple[float, ...]) -> Score:
         """The score as the run directory has it: an attempt whose lease was lost later may have recorded first."""
         try:
             self._store.scores.keep(made, values)
@@ -158,5 +159,5 @@ class Evaluation:
                 f"{self._store.uri}/{result.checkpoint} is gone: the model of {result.run_id} cannot be scored.",
                 remedy="Restore it, or train the run again: farm forget it, then resubmit its study.",
             )
-        verified(place)
+        verify(place)
         return place

@@ -29,7 +29,7 @@ def fit(task: Task, machine: Machine, node: str, storage: str, job: str) -> Outc
     Raises: FarmError: what a worker raised, or WorkerDied when a process vanished.
     """
     name, scaling = f"{task.run.id}-a{task.lease.epoch}", _scaling(task, machine, node)
-    return Outcome.model_validate(_done(_loop, task, name, scaling, machine, storage, job))
+    return Outcome.model_validate(_run_group(_loop, task, name, scaling, machine, storage, job))
 
 
 def score(task: Scoring, machine: Machine, node: str, storage: str, job: str) -> Scored:
@@ -37,10 +37,10 @@ def score(task: Scoring, machine: Machine, node: str, storage: str, job: str) ->
 
     Raises: FarmError: what the process raised, or WorkerDied when it vanished.
     """
-    return Scored.model_validate(_done(_score, task, task.name, _on_node(machine, node, 1), machine, storage, job))
+    return Scored.model_validate(_run_group(_score, task, task.name, _on_node(machine, node, 1), machine, storage, job))
 
 
-def _done(
+def _run_group(
     loop: Callable[[dict[str, Any]], dict[str, Any]],
     task: Task | Scoring,
     name: str,

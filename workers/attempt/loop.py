@@ -1,4 +1,4 @@
-"""What every Ray worker process of an attempt runs: model.train, with its losses sent home."""
+"""The code of each Ray worker process of an attempt: it runs model.train and sends its losses home."""
 
 import platform
 import threading
@@ -47,7 +47,7 @@ def loop(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(task.threads)
     reporter = _Reporter(task) if ray_train.get_context().get_world_rank() == 0 else None
     try:
-        with _metered(task):
+        with _meter(task):
             outcome = train(_assignment(task), reporter or Listener())
     finally:
         if reporter:
@@ -69,7 +69,7 @@ def _assignment(task: Task) -> Assignment:
     )
 
 
-def _metered(task: Task) -> AbstractContextManager[object]:
+def _meter(task: Task) -> AbstractContextManager[object]:
     """Reads this node's meter meanwhile, in one worker of each node."""
     around = ray_train.get_context()
     if around.get_local_rank() != 0:
@@ -96,12 +96,12 @@ def _here(task: Task) -> Task:
         raise WorkerDied(f"rank {around.get_world_rank()} has the share of a {place.machine}, but runs on node {node}.")
     task = task.model_copy(update={"threads": place.threads or max(1, hardware.cores() // place.workers)})
     if index:
-        task = _brought(task, is_first=around.get_local_rank() == 0)
+        task = _bring(task, is_first=around.get_local_rank() == 0)
     meet()
     return task
 
 
-def _brought(task: Task, is_first: bool) -> Task:
+def _bring(task: Task, is_first: bool) -> Task:
     """`task` with the cache and the checkpoint of a node that the agent is not on."""
     here = Settings.load()
     store, cache = Store(here.storage, here.home / "work"), here.home / "cache"

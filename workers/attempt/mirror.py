@@ -1,4 +1,4 @@
-"""What an attempt writes, sent up to the bucket while it trains. A storage that is a folder needs none of it.
+"""Sends an attempt's files to the bucket while it trains. A storage that is a folder needs none of this.
 
 Training writes to a local folder and never waits for a network. From there the ledger and the log go up when they have
 grown, and the newest checkpoint once it is whole: after the ledger of its steps, and its manifest last, so that nobody

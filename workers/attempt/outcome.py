@@ -1,5 +1,4 @@
-"""The record of a finished run, made of what the training processes handed back and what this node knows;
-and how it gets there."""
+"""The record of a finished run, from what the training processes returned and what this node knows, and its storing."""
 
 import time
 from contextlib import suppress
@@ -11,7 +10,7 @@ from farm.record.store import Store
 from farm.study.machine import Machine, parts
 from farm.study.planner import Plan
 from farm.study.run import Attempt, Run
-from workers.attempt.curve import validated
+from workers.attempt.curve import validation_curve
 from workers.attempt.scores import scores_of
 from workers.node import hardware
 
@@ -37,9 +36,9 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
     ended = time.time()
     past_attempts, unread = store.runs.readable_attempts(run.id)
     others = [past for past in past_attempts if past.epoch != attempt.epoch]
-    before = [store.runs.reached(past) for past in others]
-    last = store.runs.used(attempt.model_copy(update={"step": outcome.step}), len(parts(run.machine)))
-    used = [last, *(store.runs.used(past, len(parts(run.machine))) for past in others)]
+    before = [store.runs.progress(past) for past in others]
+    last = store.runs.energy_used(attempt.model_copy(update={"step": outcome.step}), len(parts(run.machine)))
+    used = [last, *(store.runs.energy_used(past, len(parts(run.machine))) for past in others)]
     seconds = ended - attempt.started + sum(took for _, took in before)
     folder = store.attempt_folder(run.id, attempt.epoch).relative_to(store.root)
     return Result(
@@ -65,7 +64,7 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         ended=ended,
         seconds=seconds,
         train_seconds=totals.seconds,
-        validation=validated(lines),
+        validation=validation_curve(lines),
         validation_seconds=totals.validation_seconds,
         tokens_per_second=totals.tokens / totals.seconds,
         peak_bytes=outcome.peak_bytes or 0,

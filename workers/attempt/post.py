@@ -1,4 +1,4 @@
-"""Where an agent works and for whom, and what its work waits for."""
+"""The post of an agent: where it works and for whom. And how its work waits for a corpus."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class Unprepared(Exception):
         self.error = error
 
 
-def fetched(fetch: Callable[[], Fetched]) -> Fetched:
+def find_out(fetch: Callable[[], Fetched]) -> Fetched:
     """What `fetch` finds out about a corpus.
 
     Raises: Unprepared

@@ -1,4 +1,4 @@
-"""How large a microbatch this node takes: measured once per machine class, model and precision, then known to all."""
+"""The largest microbatch that this node takes: measured once per class, model and precision, then known to all."""
 
 from collections.abc import Callable
 

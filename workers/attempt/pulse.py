@@ -1,4 +1,4 @@
-"""The sign that work advances where no step shows it: a file that is touched now and then."""
+"""A sign that work without steps advances: a file that is touched from time to time."""
 
 import time
 from contextlib import suppress

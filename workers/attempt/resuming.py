@@ -1,14 +1,14 @@
-"""Where a run goes on: its attempts so far, the newest of their checkpoints that will do, and how it was done."""
+"""The point where a run resumes: its earlier attempts, their newest usable checkpoint, and how it was trained there."""
 
 from collections.abc import Mapping
 
 from farm.errors import CheckpointInvalid, OutOfMemory
+from farm.queue.values import Status
 from farm.record import ledger
 from farm.study.machine import Machine
 from farm.study.planner import Plan, carry_on
 from farm.study.run import Attempt, Checkpoint, Run
 from model.checkpoint import valid
-from workers.attempt.closing import until_heard
 from workers.attempt.post import Post
 
 
@@ -20,13 +20,13 @@ def past(post: Post, run: Run) -> dict[int, Attempt]:
     return {attempt.epoch: attempt for attempt in attempts}
 
 
-def newest(post: Post, run: Run, split: Plan, past: Mapping[int, Attempt]) -> Checkpoint | None:
-    """The newest checkpoint of `past` attempts that can be gone on from: it is whole, it belongs to this run, there
-    is a ledger of every step up to it and the record of its attempt. What is passed over is said, and why."""
+def newest(post: Post, status: Status, split: Plan, past: Mapping[int, Attempt]) -> Checkpoint | None:
+    """The newest checkpoint of `past` attempts from which the run can resume: it is whole, it belongs to this run,
+    there is a ledger of every step up to it and the record of its attempt. Each skipped one is noted, with the reason.
+    """
     ledgers: ledger.Ledgers | None = None
-    expected = until_heard(lambda: post.queue.listing.status(run.id)).checkpoint
-    passed = set()
-    for step, epoch, name in post.store.runs.saved(run.id):
+    run, expected, passed = status.run, status.checkpoint, set()
+    for step, epoch, name in post.store.runs.checkpoints(run.id):
         try:
             saved = valid(post.store.copies.bring(name), run, split)
             if saved.step != step:
@@ -54,12 +54,11 @@ def _say_lost(post: Post, expected: Checkpoint | None, passed: set[str], step: i
 
 
 def as_before(
-    post: Post, run: Run, source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine
+    status: Status, source: Checkpoint | None, split: Plan, past: Mapping[int, Attempt], machine: Machine
 ) -> Plan:
-    """`split`, or as the plan of the attempt that this one goes on from has it, unless that has run out of memory."""
+    """`split`, or as the plan of the attempt that this one resumes from has it, unless that has run out of memory."""
     if source is None:
         return split
-    causes = until_heard(lambda: post.queue.listing.status(run.id)).causes
-    if any(cause.cause == OutOfMemory().cause and cause.epoch >= source.epoch for cause in causes):
+    if any(cause.cause == OutOfMemory().cause and cause.epoch >= source.epoch for cause in status.causes):
         return split
     return carry_on(Plan.model_validate(past[source.epoch].plan), split, machine)

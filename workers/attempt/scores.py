@@ -1,9 +1,9 @@
-"""Scores of a model, made of what the worker processes found and who found it."""
+"""Scores of a model, from the findings of the worker processes and the facts of this node."""
 
 from typing import NamedTuple
 
 from farm.record.result import Hardware, Outcome, Result, Scored
-from farm.record.score import Score, blocks, packed, sha256, standard_error
+from farm.record.score import Score, blocks, pack, sha256, standard_error
 from farm.study.recipe import TEST
 
 
@@ -40,7 +40,7 @@ def score_of(result: Result, scored: Scored, by: Scorer) -> Score:
         blocks=blocks(scored.values),
         items=exam.items,
         weights=result.fingerprints.final,
-        values=sha256(packed(scored.values)),
+        values=sha256(pack(scored.values)),
         code=by.code,
         hardware=by.hardware,
         precision=exam.recipe.evaluation.precision,

@@ -1,4 +1,4 @@
-"""What the Ray worker process of an evaluation runs: model.rescore."""
+"""The code of an evaluation's Ray worker process: it runs model.rescore."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an agent tells the worker processes of its attempt."""
+"""The task that an agent gives to the worker processes of its attempt."""
 
 from pydantic import Field
 

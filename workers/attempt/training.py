@@ -32,7 +32,7 @@ from workers.attempt.group import HOLD_SECONDS, hold, places
 from workers.attempt.launch import fit
 from workers.attempt.mirror import Mirror
 from workers.attempt.outcome import record, result_of
-from workers.attempt.post import Post, Unprepared, fetched
+from workers.attempt.post import Post, Unprepared, find_out
 from workers.attempt.probing import lower, probe_microbatch
 from workers.attempt.resuming import as_before, newest, past
 from workers.attempt.task import PULSE_FILE, STOP_FILE, Resuming, Task
@@ -50,7 +50,7 @@ class Training:
         self.mirror = Mirror(post.store, post.lease.run_id, post.lease.epoch, self._point_at, post.note)
         self.attempt: Attempt | None = None
         self.resumed = 0  # the step that it goes on from
-        self.seen = 0  # as `reached` had it last
+        self.seen = 0  # as `newest_step` had it last
         self._is_training = False
         self._recording, self._is_closed = threading.Lock(), False
 
@@ -75,14 +75,14 @@ class Training:
         held = f"its directory holds attempt {taken}, and Redis handed out {self._lease.epoch} again"
         return Barred(held, above=taken)
 
-    def do(self, run: Run, study: str) -> Done:
+    def do(self, status: Status) -> Done:
         """Train to the end, and record the result; or to the step where that is asked.
 
         Raises: FarmError
         """
         try:
             with hold(self._post.also) as is_whole:
-                return self._do(run, study) if is_whole else self._without_group()
+                return self._do(status) if is_whole else self._without_group()
         except Unprepared as unprepared:
             return Broken(unprepared.error, "node" if isinstance(unprepared.error, StorageFull) else "corpus")
 
@@ -112,7 +112,7 @@ class Training:
         pulse = self.folder / PULSE_FILE
         return None if step is None else (step, pulse.stat().st_mtime if pulse.exists() else 0.0)
 
-    def reached(self) -> int:
+    def newest_step(self) -> int:
         """The newest step that the run has got to under this lease: one that it resumed from counts."""
         self.seen = self.step() or self.resumed
         return self.seen
@@ -173,7 +173,8 @@ class Training:
         missing = ", ".join(f"{resource(other.machine)} on Ray node {other.node[:8]}" for other in self._post.also)
         return Barred(f"no free unit of {missing} within {HOLD_SECONDS:g} s")
 
-    def _do(self, run: Run, study: str) -> Done:
+    def _do(self, status: Status) -> Done:
+        run, study = status.run, status.study
         if result := self._store.runs.result(run.id):
             print("An earlier attempt saved the result but could not report it.")
             return Finished(result)
@@ -183,14 +184,14 @@ class Training:
         machine = probe_microbatch(self._queue, machine, run.recipe, lambda: bool(self._post.asks.asked))
         split = plan(run.recipe, machine, self._speeds(run, machine))
         before = past(self._post, run)
-        source = newest(self._post, run, split, before)
+        source = newest(self._post, status, split, before)
         self.resumed = source.step if source else 0
-        split = as_before(self._post, run, source, split, before, machine)
+        split = as_before(status, source, split, before, machine)
         attempt = self._begin(run, study, machine, split, source)
         task = self._task(run, stored, split, attempt, machine)
-        with self.mirror, self._watched():
+        with self.mirror, self._watch():
             outcome = _fit(self._post, task, machine)
-        return Finished(self._recorded(run, split, machine, attempt, outcome)) if outcome.finished else Stopped()
+        return Finished(self._record(run, split, machine, attempt, outcome)) if outcome.finished else Stopped()
 
     def _begin(self, run: Run, study: str, machine: Machine, split: Plan, source: Checkpoint | None) -> Attempt:
         """The attempt, on record from now on."""
@@ -214,7 +215,7 @@ class Training:
         print(f"{run.id} attempt {attempt.epoch}: {split} sequences a step on {machine.name}, {run.recipe.steps} steps")
         return attempt
 
-    def _recorded(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
+    def _record(self, run: Run, split: Plan, machine: Machine, attempt: Attempt, outcome: Outcome) -> Result:
         """The result as the run directory has it, once all that it refers to is there too. An attempt that had lost
         its lease may have recorded first."""
         self.mirror.settle(PATIENCE_SECONDS)
@@ -231,8 +232,8 @@ class Training:
     def _task(self, run: Run, study: Study, split: Plan, attempt: Attempt, machine: Machine) -> Task:
         source = attempt.resumed_from
         print(f"Resuming from step {source.step} of attempt {source.epoch}." if source else "Starting at step 0.")
-        tokens = fetched(lambda: prepare(run.recipe, self._cache))
-        exams = fetched(lambda: exams_of(run.recipe, study.evaluations, self._cache))
+        tokens = find_out(lambda: prepare(run.recipe, self._cache))
+        exams = find_out(lambda: exams_of(run.recipe, study.evaluations, self._cache))
         return Task(
             run=run,
             study=study.study.name,
@@ -258,7 +259,7 @@ class Training:
         return True
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watch(self) -> Iterator[None]:
         """While the block runs, training that stands still is given up."""
         self._is_training = True
         try:

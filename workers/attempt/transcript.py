@@ -1,4 +1,4 @@
-"""What an attempt prints, kept beside its record."""
+"""The printed output of an attempt, saved beside its record."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def copied_to(path: Path) -> Iterator[None]:
+def copy_to(path: Path) -> Iterator[None]:
     """Everything written to stdout and stderr meanwhile, by this process or into it by Ray, also goes to `path`.
 
     Where one of the two places cannot be written, on a full disk for one, all goes on to the other.

@@ -1,1 +1,1 @@
-"""What runs once a farm: Redis, Ray with its dashboard, and the dispatcher that claims runs."""
+"""The parts that run once per farm: Redis, Ray with its dashboard, and the dispatcher that claims runs."""

@@ -1,4 +1,4 @@
-"""What waits in the queue becomes demand that Ray's autoscaler sees, and what it starts becomes visible in the queue.
+"""Turns waiting runs into demand for Ray's autoscaler, and shows in the queue which nodes it is starting.
 
 Ray's autoscaler takes a demand as a whole: if any part of it can never be met, it starts nothing at all, and says so in
 its own log only. So what is asked for here is always within the limits of the cluster file: per node type, and
@@ -97,7 +97,7 @@ class Autoscaler:
         self.looks_at = time.monotonic() + LOOK_SECONDS
         try:
             found = self.look(self.fleet)
-            self._request(self._wanted(found, passing))
+            self._request(self._need(found, passing))
         except (RayError, RuntimeError, OSError) as error:
             log.warning("the autoscaler does not answer: %s; trying again", first_line(error))
             return
@@ -110,14 +110,14 @@ class Autoscaler:
         except (RayError, RuntimeError, OSError) as error:
             log.warning("could not tell the autoscaler that nothing is needed any more: %s", error)
 
-    def _wanted(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
+    def _need(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
         there = Counter(found.nodes.values()) + found.starting
         waiting: Counter[str] = Counter()
-        for machine, count in self.queue.listing.queued(passing).items():
+        for machine, count in self.queue.listing.backlog(passing).items():
             waiting.update(dict.fromkeys(parts(machine), count))  # a mixed group needs a unit of each class
-        return demand(self.fleet, waiting, self._taken(found), there)
+        return demand(self.fleet, waiting, self._taken_units(found), there)
 
-    def _taken(self, found: Sight) -> Counter[str]:
+    def _taken_units(self, found: Sight) -> Counter[str]:
         """Machine class -> units of the autoscaler's nodes that no other run can have: of drained nodes, all."""
         drained = {node.id for node in self.queue.roster.nodes() if node.drained is not None} & found.nodes.keys()
         training = found.nodes.keys() - drained
@@ -135,7 +135,7 @@ class Autoscaler:
         if wanted == self.asked and time.monotonic() < self.asks_again_at:
             return
         if wanted != self.asked:
-            log.info("asking the autoscaler for %s", _spelled(wanted) or "nothing")
+            log.info("asking the autoscaler for %s", _spell(wanted) or "nothing")
         self.ask([{resource(name): 1.0} for name, count in wanted.items() for _ in range(count)])
         self.asked, self.asks_again_at = wanted, time.monotonic() + REPEAT_SECONDS
 
@@ -156,5 +156,5 @@ class Autoscaler:
         return Supply(most=most, starting=starting, since=self.since.get(name), trouble=trouble, price=price)
 
 
-def _spelled(wanted: Mapping[str, int]) -> str:
+def _spell(wanted: Mapping[str, int]) -> str:
     return ", ".join(f"{count} of {resource(name)}" for name, count in wanted.items())

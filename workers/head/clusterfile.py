@@ -64,7 +64,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return launcher.ready(given)
     except ValidationError as error:
-        raise BadSetting(f"{path}: {_explained(error)}", remedy=remedy) from None
+        raise BadSetting(f"{path}: {_explain(error)}", remedy=remedy) from None
     except (click.ClickException, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else _first(str(error))
         raise BadSetting(f"{path}: {said}.", remedy=remedy) from None
@@ -118,7 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
     return given
 
 
-def _explained(error: ValidationError) -> str:
+def _explain(error: ValidationError) -> str:
     """Where the file is wrong, and what is allowed there."""
     where = ".".join(map(str, error.absolute_path))
     if error.validator != "additionalProperties":

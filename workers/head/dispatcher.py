@@ -297,7 +297,7 @@ class Dispatcher:
                 continue
 
     def _claim(self) -> tuple[Claim, Slot] | None:
-        waiting = self.queue.listing.queued(self.over_budget)
+        waiting = self.queue.listing.backlog(self.over_budget)
         if not waiting:
             return None
         nodes, known = self.look(), self.queue.roster.machines()

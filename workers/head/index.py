@@ -1,4 +1,4 @@
-"""Redis as the index of one storage: brought up to date when it was emptied, and no other's."""
+"""Redis as the index of one storage: rebuilt if it was emptied, and never shared with another storage."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Watches over the parts of a farm that serves, from a thread that calls none of them, and begins again without one.
+"""Watches the parts of a farm that serves, from a thread that calls none of them, and restarts it if one is gone.
 
 Without its GCS the thread that dispatches hangs inside Ray for ten minutes, and a Ray client that has lost its Ray
 cannot be given another. So this process ends its Ray by the process table, gives back the leases that it opened, and

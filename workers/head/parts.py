@@ -1,4 +1,4 @@
-"""The processes that a Ray of the farm's own is made of, and which of them fail: seen in the process table.
+"""The processes of a Ray that the farm started, and which of them have failed, as the process table shows.
 
 Nothing here calls Ray, whose client waits for ten minutes for a part that is gone.
 """
@@ -17,11 +17,11 @@ SAVERS = ("GCS", "raylet")  # without one of these, what trains cannot be asked 
 
 def census(head: psutil.Process) -> dict[str, psutil.Process]:
     """The parts of the Ray that the process `head` started, by name, as far as they are there."""
-    found = _named(OF_THE_HEAD, head)
-    return found | (_named(OF_THE_RAYLET, found["raylet"]) if "raylet" in found else {})
+    found = _find(OF_THE_HEAD, head)
+    return found | (_find(OF_THE_RAYLET, found["raylet"]) if "raylet" in found else {})
 
 
-def _named(kinds: Mapping[str, tuple[str, ...]], parent: psutil.Process) -> dict[str, psutil.Process]:
+def _find(kinds: Mapping[str, tuple[str, ...]], parent: psutil.Process) -> dict[str, psutil.Process]:
     found = {}
     with suppress(psutil.Error):
         for child in parent.children():

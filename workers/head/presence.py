@@ -1,4 +1,4 @@
-"""That a dispatcher is there: what it has claimed and not handed on is given back as soon as it is known to be gone."""
+"""Presence of dispatchers: the claims of one that is gone, if not yet handed on as jobs, are given back at once."""
 
 import socket
 import threading

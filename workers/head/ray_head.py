@@ -1,4 +1,4 @@
-"""The Ray of a farm: one that it starts itself, or one that runs already."""
+"""The Ray of a farm: one that it starts itself, or one that is running already."""
 
 import hashlib
 import logging

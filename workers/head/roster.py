@@ -1,4 +1,4 @@
-"""The nodes that Ray has, told to the queue for all to read; and the drains that the queue asks for, carried out."""
+"""Reports Ray's nodes to the queue for all to read, and carries out the drains that the queue asks for."""
 
 import logging
 import time

@@ -156,12 +156,12 @@ def _serve(
         serving.announce(here, facts)
         stack.enter_context(keeper.watching(queue, folder, facts, head.ray))
         try:
-            with _scaled(queue, fleet) as autoscaler:
+            with _autoscaler(queue, fleet) as autoscaler:
                 _dispatch(here, queue, jobs, indexed, head.marker, name, classes, autoscaler, keeper, shared, stop)
             if attach:
                 log.info("the Ray at %s goes on without this dispatcher, and so do its runs", attach)
             else:
-                members = _dismissed(queue)
+                members = _dismiss(queue)
                 _drain(queue, jobs)
                 _see_off(members)
         finally:
@@ -245,14 +245,14 @@ def _dispatch(
                 autoscaler.turn(dispatcher.over_budget)
         except Unreachable as error:
             log.warning("%s; trying again", error)
-            _revived(here, shared)
+            _revive(here, shared)
         except (FarmError, RayError, ConnectionError) as error:
             log.warning("%s; trying again", first_line(error))
             stop.wait(AGAIN_SECONDS)
 
 
 @contextmanager
-def _scaled(queue: Queue, fleet: Fleet | None) -> Iterator[Autoscaler | None]:
+def _autoscaler(queue: Queue, fleet: Fleet | None) -> Iterator[Autoscaler | None]:
     """What speaks to the autoscaler of `fleet`, if there is one; afterwards nothing is asked of it any more."""
     if fleet:
         autoscale.check_version()
@@ -264,7 +264,7 @@ def _scaled(queue: Queue, fleet: Fleet | None) -> Iterator[Autoscaler | None]:
             autoscaler.rest()
 
 
-def _revived(here: Settings, shared: str | None) -> None:
+def _revive(here: Settings, shared: str | None) -> None:
     """See to it that our own Redis runs; one that cannot be started is tried again at the next turn."""
     try:
         revive(here)
@@ -274,7 +274,7 @@ def _revived(here: Settings, shared: str | None) -> None:
         log.warning("%s", error)
 
 
-def _dismissed(queue: Queue) -> set[str]:
+def _dismiss(queue: Queue) -> set[str]:
     """Tell the machines that joined to leave; their Ray ids."""
     try:
         members = {node.id for node in queue.roster.nodes() if node.joined}

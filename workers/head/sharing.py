@@ -16,7 +16,7 @@ from workers.node import addresses
 
 
 def address(here: Settings, host: str | None) -> str:
-    """The address at which the farm of `here` is to be shared: `host`, or what `addresses.shared` finds.
+    """The address at which the farm of `here` is to be shared: `host`, or what `addresses.shared_address` finds.
 
     Raises: BadSetting: there is none, or its Redis asks for no password, or no other machine can reach that.
     """
@@ -33,7 +33,7 @@ def address(here: Settings, host: str | None) -> str:
                 f"no other machine can reach the Redis at {hide_password(here.redis_url)}.",
                 remedy="Use an address that others can reach, or unset FARM_REDIS_URL and let the farm start its own.",
             )
-    return addresses.shared(host)
+    return addresses.shared_address(host)
 
 
 def _is_loopback(host: str) -> bool:

@@ -23,7 +23,7 @@ class Address(NamedTuple):
         return f"{self.host} ({self.interface})"
 
 
-def shared(host: str | None) -> str:
+def shared_address(host: str | None) -> str:
     """The address of this machine at which others are to reach a shared farm: `host`, else its only outward one.
 
     Raises: BadSetting: `host` is not its own, or loopback; or there is none, several, or a public one. Says which.
@@ -64,7 +64,7 @@ def check_own(host: str) -> str:
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
-        others = f", or pass one of {_listed()}" if outward() else ""
+        others = f", or pass one of {_list()}" if outward() else ""
         raise BadSetting(
             f"--host {host!r} is not an address of {platform.node()}: {reason}.",
             remedy=f"Leave it out{others}; other machines must reach it.",
@@ -97,9 +97,9 @@ def _reaches(host: str) -> bool:
 
 
 def _remedy() -> str:
-    listed = _listed()
+    listed = _list()
     return f"Pass --host with one of {listed}." if listed else "Connect this machine to a network or a VPN first."
 
 
-def _listed() -> str:
+def _list() -> str:
     return ", ".join(map(str, outward()))

@@ -35,7 +35,7 @@ def address(head: str) -> str:
     Raises: BadSetting
     """
     try:
-        return endpoint.joined(*endpoint.split(head, PORT))
+        return endpoint.host_port(*endpoint.split(head, PORT))
     except ValueError:
         raise BadSetting(
             f"HEAD {head!r} is not a host:port address.",
@@ -96,7 +96,7 @@ def check_software(published: Head, own: Provenance) -> None:
             ("Python", own.python, theirs.python),
             ("Ray", own.ray, theirs.ray),
             ("torch", _public(own.torch), _public(theirs.torch)),
-            ("farm", _named(own), _named(theirs)),
+            ("farm", _name(own), _name(theirs)),
         )
         if mine != wanted
     ]
@@ -104,7 +104,7 @@ def check_software(published: Head, own: Provenance) -> None:
         raise Conflict(f"this machine has {', '.join(unlike)}.", remedy=f"Run: {_mending(published, own)}")
 
 
-def _named(software: Provenance) -> str:
+def _name(software: Provenance) -> str:
     """farm's version, and which sources exactly: two checkouts of one version may train differently."""
     return f"{software.farm} {software.code[:8]}"
 

@@ -1,4 +1,4 @@
-"""What the processes of a farm's node inherit: Ray, and through it the agents and their workers.
+"""The environment variables of a farm's node, which its Ray, the agents and their workers inherit.
 
 Ray reads some of it when it is imported, so it must be there before. It is the node's environment and not the jobs'
 runtime environment for two reasons: Ray shows the latter to everybody, passwords included, and a job that has one
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from farm.errors import BadSetting
 from farm.files import PRIVATE, lock, write_whole
-from farm.site.settings import Settings, make_home, passed_on
+from farm.site.settings import Settings, make_home, to_environment
 from workers.node import gpus
 from workers.ray_internals.variables import METRICS_ROOT, OTHER_HEADS, OTHERS, RAY, TOKEN_PATH
 
@@ -38,8 +38,8 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     own |= dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy())
     own |= {METRICS_ROOT: str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {TOKEN_PATH: str(token)} if token else {}
-    own |= {} if (shown := gpus.resolved()) is None else {gpus.VISIBLE: shown}
-    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | passed_on(here)
+    own |= {} if (shown := gpus.cuda_variable()) is None else {gpus.VISIBLE: shown}
+    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | to_environment(here)
 
 
 def _no_proxy() -> str:

@@ -1,4 +1,4 @@
-"""The GPUs that this process may use: those of nvidia-smi of which CUDA_VISIBLE_DEVICES lets CUDA see some.
+"""The GPUs that this process may use: those that nvidia-smi lists and CUDA_VISIBLE_DEVICES shows to CUDA.
 
 Ray sets that variable for training workers only; the head, a joined machine, agents and probes have the user's, as
 `workers.node.environment` hands it on.
@@ -59,12 +59,12 @@ def gpus() -> tuple[Gpu, ...]:
     return visible(cards(), os.environ.get(VISIBLE))
 
 
-def hidden() -> int:
+def count_hidden() -> int:
     """How many GPUs this node has besides."""
     return sum(len(card.gpus()) for card in cards()) - len(gpus())
 
 
-def resolved() -> str | None:
+def cuda_variable() -> str | None:
     """CUDA_VISIBLE_DEVICES for Ray, which counts whatever is between commas; None if it need not be set."""
     found = gpus()
     if os.environ.get(VISIBLE) is None and not any(card.is_sliced for card in cards()):
@@ -78,13 +78,13 @@ def visible(here: Sequence[Card], named: str | None) -> tuple[Gpu, ...]:
     A list ends before its first entry that names nothing, and one that names something twice is empty. Of MIG slices a
     process gets one only, and no whole card beside it.
     """
-    groups = [card.gpus() for card in here] if named is None else _named(here, named)
+    groups = [card.gpus() for card in here] if named is None else _match(here, named)
     found = [gpu for group in groups for gpu in group]
     slices = [gpu for gpu in found if gpu.handle.startswith("MIG-")]
     return tuple(slices[:1] or found)
 
 
-def _named(here: Sequence[Card], named: str) -> list[list[Gpu]]:
+def _match(here: Sequence[Card], named: str) -> list[list[Gpu]]:
     """What each entry names. The first says what all are: UUIDs of cards, of slices, or indices."""
     prefix = next((prefix for prefix in ("GPU-", "MIG-") if named.startswith(prefix)), "")
     found: list[list[Gpu]] = []
@@ -125,11 +125,11 @@ def _slice(here: Iterable[Card], entry: str) -> list[Gpu] | None:
 @cache
 def cards() -> tuple[Card, ...]:
     """All cards of this node, whatever CUDA_VISIBLE_DEVICES says."""
-    found = parsed(_said(f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits"))
-    return with_slices(found, _said("-L"), _said("-q", "-x")) if any(card.is_sliced for card in found) else found
+    found = parse(_ask(f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits"))
+    return with_slices(found, _ask("-L"), _ask("-q", "-x")) if any(card.is_sliced for card in found) else found
 
 
-def _said(*words: str) -> str:
+def _ask(*words: str) -> str:
     try:
         return subprocess.run(
             ["nvidia-smi", *words], capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=True
@@ -138,7 +138,7 @@ def _said(*words: str) -> str:
         return ""
 
 
-def parsed(query: str) -> tuple[Card, ...]:
+def parse(query: str) -> tuple[Card, ...]:
     """The cards in what `nvidia-smi --query-gpu=FIELDS` says."""
     lines = [[part.strip() for part in line.split(",")] for line in query.splitlines()]
     return tuple(_card(*parts) for parts in lines if len(parts) == len(FIELDS.split(",")))

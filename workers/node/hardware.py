@@ -14,7 +14,7 @@ from farm.errors import BadSetting
 from farm.record.result import Hardware, Provenance
 from farm.study.machine import BUILT_IN, Machine, Mixed, without_hearsay
 from farm.study.processor import instruction_set
-from workers.node.gpus import VISIBLE, Gpu, gpus, hidden
+from workers.node.gpus import VISIBLE, Gpu, count_hidden, gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("farm", "model", "workers")
@@ -43,7 +43,7 @@ def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | N
             f"--machine {name} is {wanted.accelerators} x {wanted.accelerator}; this machine has {_count()}.",
             remedy="Leave --machine out to offer what is here.",
         )
-    machine = _described(declared.get(name) or detect(name))
+    machine = _describe(declared.get(name) or detect(name))
     _check_room(machine, units, cpus or cores())
     return machine
 
@@ -52,26 +52,26 @@ def describe() -> str:
     """What GPUs this node has, in words."""
     found = gpus()
     if not found:
-        return f"no GPU{_hidden()}"
+        return f"no GPU{_besides()}"
     size = f"{found[0].memory_bytes / 2**30:.0f} GiB each" if found[0].memory_bytes else "of unknown memory"
-    return f"{len(found)} x {found[0].name}, {size}{_hidden()}"
+    return f"{len(found)} x {found[0].name}, {size}{_besides()}"
 
 
 def _count() -> str:
     found = len(gpus())
-    return f"{found} GPU{'s' * (found != 1)}{_hidden()}"
+    return f"{found} GPU{'s' * (found != 1)}{_besides()}"
 
 
-def _hidden() -> str:
+def _besides() -> str:
     """The end of a phrase about GPUs: which there are besides."""
-    named, others = os.environ.get(VISIBLE), hidden()
+    named, others = os.environ.get(VISIBLE), count_hidden()
     if not others:
         return ""
     why = "CUDA shows a process one MIG slice" if named is None else f"{VISIBLE}={named}"
     return f" to use and {others} hidden ({why})"
 
 
-def _described(machine: Machine) -> Machine:
+def _describe(machine: Machine) -> Machine:
     """`machine` with the instructions of this node's processor, unless they were declared or it is not a CPU."""
     if not machine.is_cpu or machine.instruction_set:
         return machine
@@ -111,9 +111,9 @@ def detect(name: str | None = None) -> Machine:
     found, known = gpus(), BUILT_IN.get(name or "")
     memory = int(memory_bytes() * 0.8)
     if known is not None and known.is_cpu:
-        return _described(without_hearsay(known).model_copy(update={"memory": memory // known.accelerators}))
+        return _describe(without_hearsay(known).model_copy(update={"memory": memory // known.accelerators}))
     if not found:
-        return _described(Machine(name=name or "cpu", memory=memory))
+        return _describe(Machine(name=name or "cpu", memory=memory))
     return Machine(
         name=name or _class_name(found),
         accelerator=found[0].name,
@@ -153,8 +153,8 @@ def local_classes() -> list[tuple[Machine, int]]:
     if gpus():
         return [(detect(), 1)]
     memory = int(memory_bytes() * 0.8)
-    single = _described(without_hearsay(BUILT_IN["cpu-x1"]).model_copy(update={"memory": memory // cores()}))
-    pair = _described(without_hearsay(BUILT_IN["cpu-x2"]).model_copy(update={"memory": memory // max(2, cores())}))
+    single = _describe(without_hearsay(BUILT_IN["cpu-x1"]).model_copy(update={"memory": memory // cores()}))
+    pair = _describe(without_hearsay(BUILT_IN["cpu-x2"]).model_copy(update={"memory": memory // max(2, cores())}))
     return [(single, cores()), (pair, max(1, cores() // 2)), (detect("cpu"), 1)]
 
 

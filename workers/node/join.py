@@ -61,10 +61,10 @@ class Farewell:
 
     def listen(self) -> None:
         """Hear SIGTERM and Ctrl-C; a second one means at once."""
-        signal.signal(signal.SIGTERM, lambda *_: self._signalled("SIGTERM"))
-        signal.signal(signal.SIGINT, lambda *_: self._signalled("Ctrl-C"))
+        signal.signal(signal.SIGTERM, lambda *_: self._on_signal("SIGTERM"))
+        signal.signal(signal.SIGINT, lambda *_: self._on_signal("Ctrl-C"))
 
-    def _signalled(self, name: str) -> None:
+    def _on_signal(self, name: str) -> None:
         if self.said.is_set():
             self.hurry.set()
         self.interrupted = self.interrupted or name == "Ctrl-C"
@@ -109,7 +109,7 @@ def join(
         if farewell.said.is_set():
             return
         member = _Member(queue, offer, name)
-        with member.enrolled(host or platform.node()), _ray(here, place, member, units, host) as process:
+        with member.enroll(host or platform.node()), _ray(here, place, member, units, host) as process:
             if cloud := spot.watch(farewell.say, farewell.said, metadata):
                 log.info("%s's notices are watched: this machine leaves before it is taken away", cloud)
             _stay(here, member, process, farewell)
@@ -126,9 +126,9 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
     classes, price = layer(told, declared, here.machines), own_price()
     if name is None:
         found = hardware.detect()
-        return layer({found.name: found}, classes)[found.name].priced(price)
+        return layer({found.name: found}, classes)[found.name].with_price(price)
     find_machine(name, BUILT_IN | classes)
-    return hardware.offer(name, classes, units).priced(price)
+    return hardware.offer(name, classes, units).with_price(price)
 
 
 def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:
@@ -139,18 +139,18 @@ def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: in
     price = "".join(f", ${price.usd_per_hour:,.2f}/h {price}" for price in known.prices)
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"
     log.info("class %s: %s; %d run%s at a time", machine.name, each, units, "s" * (units > 1))
-    head = _published(queue)
+    head = _find_head(queue)
     admission.check_software(head, hardware.provenance())
     log.info("software: Python %s, Ray %s, torch and farm as on %s", head.software.python, head.software.ray, head.host)
     free = admission.check_storage(here, head)
     log.info("storage %s: the head's, writable; %s free", here.storage, _gib(free))
     admission.check_head(place, head)
     log.info("head %s: a Ray that accepts this machine's token", place)
-    if machine.name not in _wanted(queue):
+    if machine.name not in _wanted_classes(queue):
         log.info('no study has runs for %s yet: add machines = ["%s"] in one', machine.name, machine.name)
 
 
-def _wanted(queue: Queue) -> set[str]:
+def _wanted_classes(queue: Queue) -> set[str]:
     """The machine classes that studies have runs for, in mixed groups too."""
     groups = {name for study in queue.studies.all().values() for arm in study.arms() for name in arm.machines}
     return {part for name in groups for part in parts(name)}
@@ -160,7 +160,7 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:,.0f} GiB"
 
 
-def _published(queue: Queue) -> Head:
+def _find_head(queue: Queue) -> Head:
     head = queue.roster.head()
     if head is None:
         raise Unreachable(
@@ -179,7 +179,7 @@ class _Member:
         self.over, self.gone = threading.Event(), threading.Event()
 
     @contextmanager
-    def enrolled(self, facts: str) -> Iterator[None]:
+    def enroll(self, facts: str) -> Iterator[None]:
         """Hold the name to the end, and keep the class registered until it is said to be over.
 
         Raises: Conflict: another machine has the name.
@@ -274,7 +274,7 @@ class _Watch:
         self.process = process
         self.raylet: psutil.Process | None = None
 
-    def ended(self) -> str | None:
+    def ending(self) -> str | None:
         """How it ended; None if it has not."""
         if self.process.poll() is not None:
             return f"ended with exit code {self.process.returncode}"
@@ -291,7 +291,7 @@ def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: 
     began, warned = time.monotonic(), False
     ray = _Watch(process)
     while not farewell.said.wait(TURN_SECONDS):
-        if ended := ray.ended():
+        if ended := ray.ending():
             said = last_line(_log(here).read_text(encoding="utf-8", errors="replace"))
             raise FarmError(f"Ray on this machine {ended}: {said}", remedy=f"See {_log(here)}.")
         with suppress(Unreachable):

@@ -1,4 +1,4 @@
-"""Whether the cloud is about to take this machine away: what its metadata service says to the machine itself.
+"""Notices that the cloud is about to take this machine away, from the machine's own metadata service.
 
 AWS (IMDSv2) gives a spot instance two minutes, and sometimes a recommendation to leave before that; GCP gives 30 s. A
 machine without such a service costs two tries of a second when the watch begins, and nothing afterwards.

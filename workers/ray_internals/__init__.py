@@ -1,1 +1,1 @@
-"""All that the farm touches of Ray beyond its documented interface: what to open when Ray's version changes."""
+"""All uses of Ray beyond its documented interface: the room to open when Ray's version changes."""

@@ -1,4 +1,4 @@
-"""What version 2 of Ray's autoscaler says of itself; Ray documents only how to ask it for nodes."""
+"""The state of Ray's autoscaler, version 2. Ray documents only how to ask it for nodes."""
 
 from collections import Counter
 from collections.abc import Collection

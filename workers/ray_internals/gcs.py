@@ -1,4 +1,4 @@
-"""Ray's global control store, asked without becoming a node or a driver of its Ray."""
+"""Questions to Ray's global control store, without becoming a node or a driver of that Ray."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Ray's client of its job API, with what that has no option for."""
+"""Ray's client of its job API, with settings that it has no option for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +20,9 @@ class Client(JobSubmissionClient):
 
     def _do_request(self, *words: Any, **options: Any) -> Any:
         self._answering()
-        return super()._do_request(*words, timeout=self._seconds, proxies=NO_PROXY, auth=self._signed, **options)
+        return super()._do_request(*words, timeout=self._seconds, proxies=NO_PROXY, auth=self._sign, **options)
 
-    def _signed(self, request: PreparedRequest) -> PreparedRequest:
+    def _sign(self, request: PreparedRequest) -> PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._secret}"
         return request
 

@@ -1,4 +1,4 @@
-"""What Ray's cluster launcher makes of its file before it talks to any cloud."""
+"""How Ray's cluster launcher reads its file, before it talks to any cloud."""
 
 import logging
 from typing import Any

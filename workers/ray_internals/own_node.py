@@ -1,4 +1,4 @@
-"""The Ray node that this process started or is attached to, where Ray keeps it for itself."""
+"""The Ray node that this process started or is attached to, which Ray keeps private."""
 
 import functools
 from pathlib import Path

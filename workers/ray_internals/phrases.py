@@ -1,4 +1,4 @@
-"""What Ray says, where its words alone tell one failure from another."""
+"""Phrases in Ray's messages, for failures that only their words tell apart."""
 
 TOO_SLOW = "timed out during startup"  # Ray waits 30 s for its raylet, whatever it is told
 NODE_DIED = "because its node has died"  # of an actor; Ray has no class for that

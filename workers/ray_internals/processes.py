@@ -1,4 +1,4 @@
-"""The processes that a Ray is made of, as the process table shows them. Nothing here calls Ray."""
+"""The processes of a Ray, as the process table shows them. Nothing here calls Ray."""
 
 from contextlib import suppress
 

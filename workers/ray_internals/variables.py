@@ -1,4 +1,4 @@
-"""The environment variables by which Ray is told how the farm wants it, and those of other uses of Ray.
+"""The environment variables that set up a Ray for the farm, and those that belong to other uses of Ray.
 
 A new version drops one without a word, and then does as it likes: tests/workers/ray_internals looks for each in Ray.
 """

@@ -162,13 +162,13 @@ def test_a_byte_order_mark_windows_lines_and_other_columns_do_no_harm(tmp_path: 
 def test_twice_is_once_and_a_second_source_adds_what_the_first_did_not_say() -> None:
     first = ImportedRun(arm="a", machine="m", init_seed=1, train_seed=2, test_loss=3.0, source="one:2")
     again = first.model_copy(update={"hours": 2.0, "source": "two:2"})
-    whole, new, known = Imported(study="s").joined([first]).whole.joined([again])
+    whole, new, known = Imported(study="s").join([first]).whole.join([again])
     assert (new, known) == ((), (first.id,))
     assert [(run.hours, run.source) for run in whole.runs] == [(2.0, "one:2")]
     other = first.model_copy(update={"test_loss": 3.1, "source": "two:2"})
     with pytest.raises(Conflict, match=r"test_loss is 3\.0 by one:2 and 3\.1 by two:2"):
-        whole.joined([other])
-    assert whole.joined([other.model_copy(update={"rerun": 1})]).new
+        whole.join([other])
+    assert whole.join([other.model_copy(update={"rerun": 1})]).new
 
 
 # Run folders
@@ -291,7 +291,7 @@ def test_the_study_file_trains_what_was_imported(tmp_path: Path) -> None:
         (Seeds(init=42, train=23),),
     )
     assert arms.keys() == {"baseline", "no-clipping", "no-clipping-8xa100m80"}
-    assert arms["baseline"].recipe == Recipe().patched({"train": {"clip_grad_norm": 1.0}})
+    assert arms["baseline"].recipe == Recipe().with_patch({"train": {"clip_grad_norm": 1.0}})
     assert arms["no-clipping"].recipe == Recipe()
     assert arms["no-clipping-8xa100m80"].machines == ("8xa100m80",)
     assert arms["no-clipping-8xa100m80"].recipe.train.precision == "fp32"

@@ -5,7 +5,7 @@ from redis import Redis
 from results import result, tiny_study
 from waiting import wait_until
 
-from farm.queue.budget import Spending, cost, dollars, exhausted, price, spending, unpriced
+from farm.queue.budget import Spending, cost, dollars, find_exhausted, find_unpriced, price, spending
 from farm.queue.queue import Queue
 from farm.study.machine import BUILT_IN, Machine
 from farm.study.recipe import Recipe
@@ -32,9 +32,11 @@ def test_time_under_leases_is_what_counts(queue: Queue) -> None:
     study = limited(1.0)
     queue.put(study)
     held(queue, study, 33.4)
-    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0).keys() == {"tiny"}, "3 runs x 33.4 s x $0.01"
+    assert find_exhausted([study], queue.listing.statuses(), RENTED, now=0.0).keys() == {"tiny"}, (
+        "3 runs x 33.4 s x $0.01"
+    )
     held(queue, study, 33.3)
-    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0) == {}
+    assert find_exhausted([study], queue.listing.statuses(), RENTED, now=0.0) == {}
 
 
 def test_a_run_that_trains_counts_up_to_now(queue: Queue) -> None:
@@ -62,20 +64,20 @@ def test_the_limit_is_that_of_the_study_as_submitted_last(queue: Queue) -> None:
     study = limited(0.5)
     queue.put(study)
     held(queue, study, 20)
-    assert exhausted(queue.studies.all().values(), queue.listing.statuses(), RENTED, now=0.0)
+    assert find_exhausted(queue.studies.all().values(), queue.listing.statuses(), RENTED, now=0.0)
     queue.put(limited(5.0))
-    assert exhausted(queue.studies.all().values(), queue.listing.statuses(), RENTED, now=0.0) == {}
+    assert find_exhausted(queue.studies.all().values(), queue.listing.statuses(), RENTED, now=0.0) == {}
 
 
 def test_without_a_limit_nothing_is_ever_exhausted(queue: Queue) -> None:
     study = limited(None)
     queue.put(study)
     held(queue, study, 1e6)
-    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0) == {}
+    assert find_exhausted([study], queue.listing.statuses(), RENTED, now=0.0) == {}
 
 
 def test_classes_without_a_price_are_not_seen_by_a_limit() -> None:
-    assert unpriced(limited(1.0, machines=("rented", "free", "cpu")), BUILT_IN | RENTED) == ["free"]
+    assert find_unpriced(limited(1.0, machines=("rented", "free", "cpu")), BUILT_IN | RENTED) == ["free"]
 
 
 def test_a_run_never_gets_cheaper_by_finishing(queue: Queue) -> None:
@@ -123,7 +125,7 @@ def test_a_shared_run_counts_against_the_study_that_submitted_it_first(queue: Qu
     assert {status.study for status in statuses} == {"tiny"}
     found = spending([first, second], statuses, RENTED, now=0.0)
     assert (found["tiny"].usd, found["second"].usd) == (pytest.approx(0.9), 0.0)
-    assert exhausted([first, second], statuses, RENTED, now=0.0) == {}
+    assert find_exhausted([first, second], statuses, RENTED, now=0.0) == {}
 
 
 def renamed(study: Study, name: str) -> Study:
@@ -148,25 +150,25 @@ def test_what_a_dispatcher_counted_is_believed_since_it_knows_every_price(queue:
     study = limited(1.0)
     queue.put(study)
     held(queue, study, 50)
-    assert exhausted([study], queue.listing.statuses(), {"rented": Machine(name="rented")}, now=0.0) == {}
-    found = exhausted(
+    assert find_exhausted([study], queue.listing.statuses(), {"rented": Machine(name="rented")}, now=0.0) == {}
+    found = find_exhausted(
         [study], queue.listing.statuses(), {"rented": Machine(name="rented")}, now=0.0, told={"tiny": 1.5}
     )
     assert found["tiny"].usd == 1.5
-    assert exhausted([limited(2.0)], queue.listing.statuses(), RENTED, now=0.0, told={"tiny": 1.5}) == {}, (
+    assert find_exhausted([limited(2.0)], queue.listing.statuses(), RENTED, now=0.0, told={"tiny": 1.5}) == {}, (
         "and raised since"
     )
 
 
 def test_node_hours_count_every_attempt_and_every_node_of_a_group(queue: Queue) -> None:
-    study = limited(None, machines=("rented+free",)).limited(None, 0.1)
+    study = limited(None, machines=("rented+free",)).with_limits(None, 0.1)
     queue.put(study)
     held(queue, study, 30)
     found = spending([study], queue.listing.statuses(), RENTED, now=0.0)["tiny"]
     assert found.hours == pytest.approx(3 * 2 * 30 / 3600)
     assert (found.is_over, str(found)) == (False, "0.05 node hours used of 0.1")
     held(queue, study, 60)
-    assert exhausted([study], queue.listing.statuses(), RENTED, now=0.0).keys() == {"tiny"}
+    assert find_exhausted([study], queue.listing.statuses(), RENTED, now=0.0).keys() == {"tiny"}
     assert least_hours(study, queue.listing.statuses(), RENTED, 0.1) is None, "nothing tells how fast it is"
 
 

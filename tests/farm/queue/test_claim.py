@@ -28,11 +28,11 @@ def test_q2_a_higher_priority_goes_first(queue: Queue) -> None:
 
 def test_q2_a_run_goes_only_to_the_machine_class_it_names(queue: Queue) -> None:
     queue.put(tiny_study(machines=("cpu", "1xrtx3090"), init=(42,)))
-    assert queue.listing.queued() == {"1xrtx3090": 3, "cpu": 3}
+    assert queue.listing.backlog() == {"1xrtx3090": 3, "cpu": 3}
     assert queue.claim("cpu-x2", "worker", 60) is None
     assert {claimed(queue).run.machine for _ in range(3)} == {"cpu"}
     assert queue.claim("cpu", "worker", 60) is None
-    assert queue.listing.queued() == {"1xrtx3090": 3}
+    assert queue.listing.backlog() == {"1xrtx3090": 3}
 
 
 def test_q2_many_claimers_at_once_never_share_a_run(queue: Queue) -> None:
@@ -62,8 +62,8 @@ def test_q2_a_claim_brings_all_that_its_worker_needs(queue: Queue, redis: Redis)
 def test_q2_the_runs_of_a_study_that_is_passed_over_keep_their_places(queue: Queue) -> None:
     first, second = study_of(queue), tiny_study(name="second", init=(7,))
     queue.put(second)
-    assert queue.listing.queued(passing=["tiny"]) == {"cpu": 3}
-    assert queue.listing.queued(passing=["tiny", "second"]) == {}
+    assert queue.listing.backlog(passing=["tiny"]) == {"cpu": 3}
+    assert queue.listing.backlog(passing=["tiny", "second"]) == {}
     assert queue.claim("cpu", "worker", 60, passing=["tiny", "second"]) is None
     passed = queue.claim("cpu", "worker", 60, passing=["tiny"])
     assert passed is not None

@@ -18,7 +18,7 @@ WEIGHTS = "w" * 64
 
 
 def job(run: Run, name: str = "test_loss", offset: int | None = None) -> Evaluating:
-    recipe = run.recipe if offset is None else run.recipe.patched({"evaluation": {"offset": offset}})
+    recipe = run.recipe if offset is None else run.recipe.with_patch({"evaluation": {"offset": offset}})
     values = {field: getattr(run, field) for field in Run.model_fields}
     return Evaluating(**values | {"recipe": recipe}, of=run.id, evaluation=name, weights=WEIGHTS)
 
@@ -62,7 +62,7 @@ def test_an_evaluation_is_queued_claimed_and_delivered_as_a_run_is(queue: Queue)
     wanted = job(first, "wiki", offset=64)
     assert queue.evaluations.put("tiny", [wanted]) == {wanted.id: None}
     assert wanted.id.startswith(f"{first.id}~wiki-")
-    assert queue.listing.queued() == {"cpu": 1}
+    assert queue.listing.backlog() == {"cpu": 1}
     claim = claimed(queue)
     assert claim.run == wanted
     assert isinstance(queue.listing.running()[0].run, Evaluating), "whoever counts units sees it"

@@ -126,9 +126,9 @@ def test_q6_the_back_off_doubles_up_to_its_limit_and_keeps_the_place(redis: Redi
         status = queue.listing.status(run_id)
         assert status.not_before is not None
         waits.append(round(status.not_before - status.causes[-1].at))
-        assert queue.listing.queued() == {"cpu": 2}, "one that backs off is not claimable"
+        assert queue.listing.backlog() == {"cpu": 2}, "one that backs off is not claimable"
         redis.zadd("farm:delayed:cpu", {run_id: 1})  # its time has come
-        assert queue.listing.queued() == {"cpu": 3}
+        assert queue.listing.backlog() == {"cpu": 3}
     assert waits == [10, 20, 25]
     assert claimed(queue).run.id == run_id
     assert queue.listing.status(run_id).not_before is None

@@ -76,7 +76,7 @@ def test_a_lost_reply_to_put_queues_once(lossy: tuple[Queue, Proxy]) -> None:
     queue, proxy = lossy
     with reply_lost(proxy):
         queue.put(tiny_study())
-    assert queue.listing.put_count() == queue.listing.queued()["cpu"] == 9
+    assert queue.listing.put_count() == queue.listing.backlog()["cpu"] == 9
 
 
 def test_a_lost_reply_to_claim_is_answered_with_the_same_lease(lossy: tuple[Queue, Proxy]) -> None:

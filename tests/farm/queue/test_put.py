@@ -19,7 +19,7 @@ def test_q1_a_study_submitted_twice_is_queued_once_and_says_so(queue: Queue) -> 
     assert first.known == {}
     assert second.new == ()
     assert second.known == dict.fromkeys(first.new, State.QUEUED)
-    assert queue.listing.put_count() == queue.listing.queued()["cpu"] == 9
+    assert queue.listing.put_count() == queue.listing.backlog()["cpu"] == 9
 
 
 def test_q1_only_the_new_runs_of_a_longer_study_are_queued(queue: Queue) -> None:

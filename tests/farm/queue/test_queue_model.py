@@ -1,4 +1,7 @@
-"""The queue against a dict: random verbs in random order, on a real Redis, with every promise checked after each."""
+"""The queue against a dict: random verbs in random order, on a real Redis, with every promise checked after each.
+
+Longer than other files and in one class, since the rules of a state machine share its bundles and its dict.
+"""
 
 import itertools
 from collections import Counter
@@ -277,7 +280,7 @@ class QueueModel(RuleBasedStateMachine):
 
     def _nobody_backs_off(self) -> bool:
         waiting = [r for r in self.runs.values() if r.state == State.QUEUED and not self._is_paused(r)]
-        return sum(self.queue.listing.queued().values()) == len(waiting)
+        return sum(self.queue.listing.backlog().values()) == len(waiting)
 
     def _is_paused(self, run: Expected, node: str | None = None) -> bool:
         return bool(self.paused & {(run.study, run.run.recipe.corpus, None), (run.study, run.run.recipe.corpus, node)})

@@ -54,7 +54,7 @@ def test_q11_a_pause_is_no_attempt_and_holds_what_reads_the_same_corpus(queue: Q
     assert queue.listing.events(claim.run.id)[-1].detail == "bad-corpus: it is gone (on attic)"
     (pause,) = queue.listing.pauses()
     assert pause == ("tiny", claim.run.recipe.corpus, None, "bad-corpus: it is gone (on attic)")
-    assert queue.listing.queued() == {"cpu": 4}, "the arm with another corpus, and the three of the other study"
+    assert queue.listing.backlog() == {"cpu": 4}, "the arm with another corpus, and the three of the other study"
     assert [claimed_as(queue) for _ in range(5)] == [("tiny", "longer"), *[("other", arm) for arm in ARMS], None]
 
 
@@ -63,7 +63,7 @@ def test_q11_a_pause_of_a_node_holds_nothing_elsewhere(queue: Queue) -> None:
     claim = started(queue)
     queue.pause(claim.lease, "bad-corpus: it is gone (on attic)", "attic")
     assert [pause.node for pause in queue.listing.pauses()] == ["attic"]
-    assert queue.listing.queued() == {"cpu": 3}
+    assert queue.listing.backlog() == {"cpu": 3}
     assert queue.claim("cpu", "worker", 60, node="attic") is None
     assert queue.claim("cpu", "worker", 60, node="cellar+attic") is None, "all nodes of a mixed group must do"
     assert queue.claim("cpu", "worker", 60, node="cellar") is not None
@@ -95,4 +95,4 @@ def test_q11_a_run_that_is_being_cancelled_is_cancelled_and_the_others_pause(que
     queue.cancel(claim.run.id)
     queue.pause(claim.lease, "gone")
     assert state(queue, claim) == State.CANCELLED
-    assert queue.listing.queued() == {}
+    assert queue.listing.backlog() == {}

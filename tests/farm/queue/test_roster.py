@@ -48,8 +48,8 @@ def test_nodes_that_nobody_has_seen_for_a_day_are_forgotten_and_their_drains_too
 
 
 def test_what_was_spent_is_told_for_a_while(queue: Queue) -> None:
-    assert queue.studies.spent() == {}
+    assert queue.studies.dollars_spent() == {}
     queue.studies.account({"tiny": 1.25}, 60)
-    assert queue.studies.spent() == {"tiny": 1.25}
+    assert queue.studies.dollars_spent() == {"tiny": 1.25}
     queue.studies.account({"tiny": 1.5}, 0.001)
-    wait_until(lambda: queue.studies.spent() == {}, "it is forgotten")
+    wait_until(lambda: queue.studies.dollars_spent() == {}, "it is forgotten")

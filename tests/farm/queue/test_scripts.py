@@ -54,7 +54,7 @@ def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url:
                 None,
                 [],
             )
-            assert (alice.listing.pauses(), alice.studies.spent()) == ([], {})
+            assert (alice.listing.pauses(), alice.studies.dollars_spent()) == ([], {})
             (running,) = alice.listing.running()
             lease = Lease(run_id=running.run.id, epoch=1, deadline=0.0, worker="alice")
             before = picture(queue, redis)

@@ -17,7 +17,7 @@ from farm.record.store import Store
 from farm.reindex import reindex
 from farm.study.machine import BUILT_IN
 from farm.study.run import Attempt, State
-from farm.study.schema import SCHEMA, stamped, unstamped
+from farm.study.schema import SCHEMA, stamp, unstamp
 
 GARBAGE = b"\xff\x00{not json"
 NODE = Node(id="node-1", name="attic", host="host-1", address="10.0.0.6", units={"cpu": 1})
@@ -76,7 +76,7 @@ class Scene:
             queue.roster.nodes(),
             queue.roster.supply(),
             queue.roster.head(),
-            queue.listing.queued(),
+            queue.listing.backlog(),
         )
         queue.put(tiny_study("later", init=(99,)))
         queue.roster.register(BUILT_IN["cpu"], "node-1", 60)
@@ -190,7 +190,7 @@ def test_a_redis_that_was_emptied_under_a_running_farm_goes_on_empty(scene: Scen
     scene.redis.flushdb()
     with pytest.raises(LeaseLost):
         scene.queue.renew(lease, 2)
-    assert (scene.queue.sweep(), scene.queue.listing.queued(), scene.queue.claim("cpu", "w", 60)) == ([], {}, None)
+    assert (scene.queue.sweep(), scene.queue.listing.backlog(), scene.queue.claim("cpu", "w", 60)) == ([], {}, None)
     assert reindex(store, scene.queue).brought == 9
     assert scene.queue.listing.status(run.id).epoch == lease.epoch
     scene.queue.put(tiny_study("sound", init=(1,)))
@@ -203,8 +203,8 @@ def store(tmp_path) -> Store:
 
 
 def test_what_is_stamped_is_read_and_what_is_newer_is_said_to_be() -> None:
-    assert json.loads(stamped('{"a":1}')) == {"schema": SCHEMA, "a": 1}
-    assert unstamped(stamped('{"a":1}')) == '{"a":1}'
-    assert unstamped('{"a":1}') == '{"a":1}'
+    assert json.loads(stamp('{"a":1}')) == {"schema": SCHEMA, "a": 1}
+    assert unstamp(stamp('{"a":1}')) == '{"a":1}'
+    assert unstamp('{"a":1}') == '{"a":1}'
     with pytest.raises(Unreadable, match="a newer farm wrote it"):
-        unstamped(json.dumps({"schema": SCHEMA + 1, "a": 1}, indent=2))
+        unstamp(json.dumps({"schema": SCHEMA + 1, "a": 1}, indent=2))

@@ -22,7 +22,7 @@ from farm.record.ledger import (
     Writer,
     files,
     last_step,
-    reached,
+    progress,
     read,
     totals,
     train_loss,
@@ -167,7 +167,7 @@ def test_a_last_line_that_is_no_step_is_passed_over_and_one_in_the_middle_is_dam
     assert str(ledgers.beyond(1)).startswith(f"line 6 of {path} is damaged: ")
     assert len(str(ledgers.beyond(1))) < 400
     assert last_step(path) == 4 or NO_STEPS[what].startswith(b'{"step": 2') or what == "100 MB"
-    assert reached(path.read_bytes()) == (4, 1.0)
+    assert progress(path.read_bytes()) == (4, 1.0)
     with path.open("ab") as file:
         file.write(STEP + b"\n")
     with pytest.raises(CheckpointInvalid, match=r"line 6 of .* is damaged"):
@@ -321,7 +321,7 @@ def test_a_validation_is_part_of_its_steps_line(tmp_path: Path) -> None:
     told = [json.loads(text) for text in path.read_text().splitlines()[1:]]
     assert told[1]["validation"] == {"slice": "e" * 12, "tokens": 80, "loss_sum": 320.0, "seconds": 0.5}
     assert "validation" not in told[0], "most steps have none, and their lines stay short"
-    assert reached(path.read_bytes()) == (4, 4 * 0.25 + 2 * 0.5), "what was spent, validations included"
+    assert progress(path.read_bytes()) == (4, 4 * 0.25 + 2 * 0.5), "what was spent, validations included"
     assert (totals(found).seconds, totals(found).validation_seconds) == (4 * 0.25, 2 * 0.5)
 
 

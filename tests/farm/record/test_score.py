@@ -75,7 +75,7 @@ def test_a_score_without_a_number_or_with_other_blocks_than_items_is_none() -> N
 )
 def test_an_evaluations_id_covers_slice_and_precision(change: dict) -> None:
     before = RUN.recipe
-    after = before.tested_by(FurtherEvaluation(**change))
+    after = before.with_test(FurtherEvaluation(**change))
     assert after.evaluation_id("wiki") != before.evaluation_id("wiki")
     assert after.tested != before.tested
     assert after.trained == before.trained
@@ -90,9 +90,11 @@ def test_an_evaluations_id_covers_code_and_checkpoint_rule(constant: str, monkey
 
 
 def test_a_further_evaluation_is_as_the_test_where_it_says_nothing_but_for_anothers_revision() -> None:
-    recipe = Recipe().patched({"evaluation": {"source": "hf:a/b", "revision": "v1", "offset": 5, "precision": "bf16"}})
-    assert recipe.tested_by(FurtherEvaluation(sequences=7)).tested == recipe.tested | {"sequences": 7}
-    other = recipe.tested_by(FurtherEvaluation(source="hf:c/d")).tested
+    recipe = Recipe().with_patch(
+        {"evaluation": {"source": "hf:a/b", "revision": "v1", "offset": 5, "precision": "bf16"}}
+    )
+    assert recipe.with_test(FurtherEvaluation(sequences=7)).tested == recipe.tested | {"sequences": 7}
+    other = recipe.with_test(FurtherEvaluation(source="hf:c/d")).tested
     assert other == recipe.tested | {"source": "hf:c/d", "revision": None}
 
 

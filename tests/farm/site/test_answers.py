@@ -16,7 +16,7 @@ from waiting import wait_until
 
 from farm.errors import BadSetting, FarmError, Refused, StorageFull, Unreachable, Unreadable
 from farm.queue.queue import Queue
-from farm.site.client import connect, doubts, translated
+from farm.site.client import connect, doubts, translate_errors
 from farm.study.run import State
 
 UNSEEN = "cannot be seen there, so it may lose acknowledged writes unnoticed"
@@ -34,7 +34,7 @@ def plain(url: str) -> Redis:
 
 
 def refusal(client: Redis, ask: Callable[[Redis], object]) -> FarmError:
-    with pytest.raises(FarmError) as caught, translated(client):
+    with pytest.raises(FarmError) as caught, translate_errors(client):
         ask(client)
     return caught.value
 
@@ -210,5 +210,5 @@ def test_a_redis_that_loads_says_so(serve: Serve) -> None:
 
 
 def test_a_fault_of_a_script_stays_one_of_the_farm(redis: Redis) -> None:
-    with pytest.raises(ResponseError, match="attempt to concatenate"), translated(redis):
+    with pytest.raises(ResponseError, match="attempt to concatenate"), translate_errors(redis):
         redis.eval("return 'a' .. nil", 0)

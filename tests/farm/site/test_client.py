@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from waiting import wait_until
 
 from farm.errors import BadSetting, Refused, StorageFull, Unreachable
-from farm.site.client import connect, translated
+from farm.site.client import connect, translate_errors
 from farm.site.server import Server
 
 
@@ -90,7 +90,7 @@ def test_a_primary_that_became_a_replica_is_unreachable(server: Server) -> None:
         script = client.register_script("return redis.call('SET', 'a', 1)")
         client.slaveof("127.0.0.1", 1)
         for write in (lambda: client.set("a", 1), script):
-            with pytest.raises(Unreachable, match=r"is not accepting writes.*to the primary"), translated(client):
+            with pytest.raises(Unreachable, match=r"is not accepting writes.*to the primary"), translate_errors(client):
                 write()
         client.slaveof()
         assert script()
@@ -110,7 +110,7 @@ def test_a_redis_that_runs_somebodys_long_script_is_unreachable(server: Server) 
 
 def is_busy(client: Redis) -> bool:
     try:
-        with translated(client):
+        with translate_errors(client):
             client.set("a", 1)
     except Unreachable as error:
         return "BUSY" in str(error)
@@ -126,9 +126,9 @@ def loop(client: Redis) -> None:
 def test_a_full_memory_is_storage_full(server: Server) -> None:
     with connect(server.url) as client:
         client.config_set("maxmemory", "1")
-        with pytest.raises(StorageFull, match="cannot write"), translated(client):
+        with pytest.raises(StorageFull, match="cannot write"), translate_errors(client):
             client.set("key", "value")
-        with pytest.raises(StorageFull, match="cannot write"), translated(client):
+        with pytest.raises(StorageFull, match="cannot write"), translate_errors(client):
             client.eval("return redis.call('set', KEYS[1], '1')", 1, "key")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from farm.errors import BadSetting
-from farm.site.settings import FOUND, Settings, make_home, passed_on
+from farm.site.settings import FOUND, Settings, make_home, to_environment
 
 
 @pytest.fixture
@@ -130,15 +130,15 @@ def test_what_a_command_found_is_found_by_what_it_starts(files: tuple[Path, Path
     files[1].write_text('redis_url = "redis://other"\n[machines.pair]\naccelerators = 9\n[machines.more]\n')
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "tunnel.json").write_text('{"head": "far", "url": "redis://far"}')
-    assert Settings.load(passed_on(here), files) == here
-    assert Settings.load(passed_on(here) | {"FARM_REDIS_URL": "redis://told"}, files).redis_url == "redis://told"
+    assert Settings.load(to_environment(here), files) == here
+    assert Settings.load(to_environment(here) | {"FARM_REDIS_URL": "redis://told"}, files).redis_url == "redis://told"
 
 
 def test_a_bucket_and_a_shared_redis_are_passed_on(tmp_path: Path) -> None:
     told = {"FARM_HOME": str(tmp_path), "FARM_STORAGE": "s3://bucket/farm", "FARM_REDIS_URL": "redis://:pw@head/0"}
     here = Settings.load(told, ())
-    assert Settings.load(passed_on(here), ()) == here
-    assert "pw" not in passed_on(here)[FOUND]
+    assert Settings.load(to_environment(here), ()) == here
+    assert "pw" not in to_environment(here)[FOUND]
 
 
 def test_settings_that_were_not_passed_on_by_a_farm_are_refused() -> None:

@@ -30,16 +30,16 @@ def asking(home: Path) -> Iterator[None]:
 def test_a_tunnel_is_found_while_it_is_open(tmp_path: Path) -> None:
     assert tunnel.url(tmp_path) is None
     assert tunnel.url(tmp_path / "not" / "there") is None
-    with tunnel.announced(tmp_path, "head", "redis://near"):
+    with tunnel.announce(tmp_path, "head", "redis://near"):
         assert tunnel.url(tmp_path) == "redis://near"
-        with pytest.raises(Conflict, match="connected already"), tunnel.announced(tmp_path, "head", "redis://other"):
+        with pytest.raises(Conflict, match="connected already"), tunnel.announce(tmp_path, "head", "redis://other"):
             pass
         assert tunnel.url(tmp_path) == "redis://near"
     assert tunnel.url(tmp_path) is None
 
 
 def test_only_its_near_end_is_the_tunnel(tmp_path: Path) -> None:
-    with tunnel.announced(tmp_path, "head", "redis://near"):
+    with tunnel.announce(tmp_path, "head", "redis://near"):
         assert tunnel.head(tmp_path, "redis://near") == "head"
         assert tunnel.head(tmp_path, "redis://elsewhere") is None
     assert tunnel.head(tmp_path, "redis://near") is None
@@ -49,7 +49,7 @@ def test_whoever_asks_is_not_in_the_way_of_who_connects(tmp_path: Path) -> None:
     said: list[str | None] = []
 
     def connect() -> None:
-        with tunnel.announced(tmp_path, "head", "redis://near"):
+        with tunnel.announce(tmp_path, "head", "redis://near"):
             said.append(tunnel.url(tmp_path))
 
     thread = threading.Thread(target=connect)
@@ -64,7 +64,7 @@ def test_whoever_asks_is_not_in_the_way_of_who_connects(tmp_path: Path) -> None:
 def test_who_asks_at_any_moment_of_a_reconnection_never_hears_of_no_tunnel(tmp_path: Path) -> None:
     """Else the command goes to this machine's own farm. Its keeper was killed, so there is something to write over."""
     code = "import os, sys; from pathlib import Path; from farm.site import tunnel\n" + (
-        "with tunnel.announced(Path(sys.argv[1]), 'head', 'redis://before'): os._exit(1)"
+        "with tunnel.announce(Path(sys.argv[1]), 'head', 'redis://before'): os._exit(1)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 1
     with pytest.raises(Unreachable, match="the tunnel to head is closed"):
@@ -82,7 +82,7 @@ def test_who_asks_at_any_moment_of_a_reconnection_never_hears_of_no_tunnel(tmp_p
 
     sys.setprofile(ask)
     try:
-        with tunnel.announced(tmp_path, "head", "redis://near"):
+        with tunnel.announce(tmp_path, "head", "redis://near"):
             sys.setprofile(None)
     finally:
         sys.setprofile(None)

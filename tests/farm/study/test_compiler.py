@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from farm.errors import NoCompiler
-from farm.study.compiler import ON_CPU, ON_CUDA, Need, found
+from farm.study.compiler import ON_CPU, ON_CUDA, Need, find_compiler
 
 CPP = ON_CPU.programs[0]
 
@@ -30,7 +30,7 @@ def test_a_compiler_that_is_there(
 ) -> None:
     installed(tmp_path, programs)
     variables = {"PATH": str(tmp_path)} | ({need.variable: named} if named else {})
-    assert found(need, variables) == str(tmp_path / used)
+    assert find_compiler(need, variables) == str(tmp_path / used)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,6 @@ def test_a_compiler_that_is_not(
 ) -> None:
     installed(tmp_path, programs)
     with pytest.raises(NoCompiler) as caught:
-        found(need, {"PATH": str(tmp_path)} | ({need.variable: named} if named else {}))
+        find_compiler(need, {"PATH": str(tmp_path)} | ({need.variable: named} if named else {}))
     assert says in str(caught.value)
     assert not caught.value.retryable

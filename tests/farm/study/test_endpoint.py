@@ -2,18 +2,18 @@
 
 import pytest
 
-from farm.study.endpoint import bracketed, joined, split
+from farm.study.endpoint import bracket, host_port, split
 
 
 @pytest.mark.parametrize("host", ["10.0.0.5", "head", "fd00::5", "::1"])
 def test_what_is_joined_is_split_again(host: str) -> None:
-    assert split(joined(host, 6379)) == (host, 6379)
-    assert split(bracketed(host), 7000) == (host, 7000)
+    assert split(host_port(host, 6379)) == (host, 6379)
+    assert split(bracket(host), 7000) == (host, 7000)
 
 
 def test_only_an_ipv6_address_has_brackets() -> None:
-    assert joined("fd00::5", 6379) == "[fd00::5]:6379"
-    assert joined("10.0.0.5", 6379) == "10.0.0.5:6379"
+    assert host_port("fd00::5", 6379) == "[fd00::5]:6379"
+    assert host_port("10.0.0.5", 6379) == "10.0.0.5:6379"
 
 
 def test_the_last_group_of_an_ipv6_address_is_not_its_port() -> None:

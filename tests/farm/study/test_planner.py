@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import DoesNotFit
-from farm.study.machine import BUILT_IN, Machine, mixed, probe_key
+from farm.study.machine import BUILT_IN, Machine, mix, probe_key
 from farm.study.planner import USABLE, Plan, bytes_needed, carry_on, deal, hours, plan
 from farm.study.recipe import Model, Recipe, Train
 from farm.study.speed import Speed
@@ -72,14 +72,14 @@ def test_what_was_measured_or_declared_beats_the_formula() -> None:
     assert (split(Recipe(), probed), plan(Recipe(), probed).basis) == ((1, 8, 12), "probe")
     declared = probed.model_copy(update={"microbatch": 4})
     assert (split(Recipe(), declared), plan(Recipe(), declared).basis) == ((1, 4, 24), "declared")
-    assert plan(Recipe().patched({"train": {"precision": "bf16"}}), probed).basis == "formula", "another precision"
+    assert plan(Recipe().with_patch({"train": {"precision": "bf16"}}), probed).basis == "formula", "another precision"
 
 
 def test_the_probe_of_a_model_serves_every_batch_by_its_divisors() -> None:
     recipe = Recipe(model=SMALL, train=Train(precision="fp32"))
     probed = CPU.model_copy(update={"probes": {probe_key(SMALL, "fp32"): 10}})
     for batch, expected in ((96, 8), (20, 10), (7, 7), (11, 1)):
-        found = plan(recipe.patched({"train": {"batch": batch}}), probed)
+        found = plan(recipe.with_patch({"train": {"batch": batch}}), probed)
         assert (found.microbatch, found.basis) == (expected, "probe"), batch
 
 
@@ -132,7 +132,7 @@ def test_a_canonical_microbatch_is_the_same_everywhere() -> None:
 )
 def test_what_does_not_fit_is_refused_with_the_numbers(train: dict, machine: Machine, words: str) -> None:
     with pytest.raises(DoesNotFit, match=words):
-        plan(Recipe().patched({"train": train}), machine)
+        plan(Recipe().with_patch({"train": train}), machine)
 
 
 def test_hours_follow_from_the_speed_of_the_machine() -> None:
@@ -149,7 +149,7 @@ def test_a_plan_reads_as_a_product() -> None:
     assert Plan.model_validate_json(found.model_dump_json()) == found
 
 
-PAIR = mixed((BUILT_IN["8xa100m40"], BUILT_IN["1xrtx3090"]))
+PAIR = mix((BUILT_IN["8xa100m40"], BUILT_IN["1xrtx3090"]))
 SEEN = {"8xa100m40": Speed(284_800, "measured"), "1xrtx3090": Speed(22_300, "declared")}
 
 
@@ -180,7 +180,7 @@ def test_shares_of_a_mixed_group_follow_the_measured_speeds() -> None:
 
 def test_shares_are_equal_while_nothing_is_known_of_one_class() -> None:
     recipe = Recipe(model=SMALL, train=Train(batch=8, precision="fp32"))
-    group = mixed((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
+    group = mix((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
     found = plan(recipe, group, {"cpu-x1": Speed(10, "measured")})
     assert (found.shares_basis, max(found.shares) - min(found.shares)) == ("equal", 1)
     twice = plan(recipe, group, {"cpu-x1": Speed(30, "scaled"), "cpu-x2": Speed(60, "measured")})
@@ -191,7 +191,7 @@ def test_shares_are_equal_while_nothing_is_known_of_one_class() -> None:
 
 def test_the_plan_of_a_mixed_group_is_kept_when_its_speeds_are_seen_later() -> None:
     recipe = Recipe(model=SMALL, train=Train(batch=8, precision="fp32"))
-    group = mixed((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
+    group = mix((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
     before = plan(recipe, group)
     fresh = plan(recipe, group, {"cpu-x1": Speed(50, "measured"), "cpu-x2": Speed(10, "measured")})
     assert fresh.shares != before.shares
@@ -200,7 +200,7 @@ def test_the_plan_of_a_mixed_group_is_kept_when_its_speeds_are_seen_later() -> N
 
 def test_a_canonical_mixed_group_keeps_the_microbatch_under_any_shares() -> None:
     train = Train(batch=8, precision="fp32", reduction="canonical", canonical_microbatch=2)
-    group = mixed((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
+    group = mix((BUILT_IN["cpu-x1"], BUILT_IN["cpu-x2"]))
     found = plan(Recipe(model=SMALL, train=train), group)
     assert (found.microbatch, found.basis, found.shares) == (2, "canonical", (2, 1, 1))
 
@@ -215,7 +215,7 @@ def test_a_canonical_mixed_group_keeps_the_microbatch_under_any_shares() -> None
 )
 def test_a_mixed_group_that_cannot_share_the_batch_is_refused(train: dict, words: str) -> None:
     with pytest.raises(DoesNotFit, match=words):
-        plan(Recipe().patched({"train": train}), PAIR)
+        plan(Recipe().with_patch({"train": train}), PAIR)
 
 
 def test_a_plan_whose_shares_do_not_add_up_is_none() -> None:

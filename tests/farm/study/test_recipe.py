@@ -20,7 +20,7 @@ from farm.study.recipe import (
     canonical_json,
     digest,
     identity,
-    merged,
+    merge,
 )
 from farm.study.run import Run
 
@@ -111,7 +111,7 @@ class LaterRecipe(Recipe):
     "patch", [{}, {"model": {"dropout": 0.0}}, {"train": {"schedule": {"kind": "warmup-cosine"}, "batch": 8}}]
 )
 def test_a_field_that_a_later_version_adds_changes_no_id(patch: dict[str, Any]) -> None:
-    now, later = Recipe().patched(patch), LaterRecipe.model_validate(merged(LaterRecipe().model_dump(), patch))
+    now, later = Recipe().with_patch(patch), LaterRecipe.model_validate(merge(LaterRecipe().model_dump(), patch))
     assert later.digest == now.digest
     assert later.evaluation_version == now.evaluation_version
     runs = [Run(arm="a", recipe=recipe, seeds=Seeds(), machine="cpu") for recipe in (now, later)]
@@ -167,21 +167,25 @@ def test_steps_round_up_to_whole_batches() -> None:
 def test_every_table_is_part_of_the_identity(path: str) -> None:
     values = {"model.dropout": 0.2, "train.eps": 1e-9, "data.split": "other", "evaluation.offset": 1}
     table, key = path.split(".")
-    changed = Recipe().patched({table: {key: values[path]}})
+    changed = Recipe().with_patch({table: {key: values[path]}})
     assert changed.digest != Recipe().digest
     assert changed.changes() == {table: {key: values[path]}}
 
 
 def test_spelling_a_default_out_changes_nothing() -> None:
-    assert Recipe().patched({"model": {"dropout": 0.1}, "train": {"schedule": {}}}).digest == Recipe().digest
+    assert Recipe().with_patch({"model": {"dropout": 0.1}, "train": {"schedule": {}}}).digest == Recipe().digest
 
 
 def test_an_integer_and_the_same_float_are_one_recipe() -> None:
-    assert Recipe().patched({"model": {"dropout": 0}}).digest == Recipe().patched({"model": {"dropout": 0.0}}).digest
+    assert (
+        Recipe().with_patch({"model": {"dropout": 0}}).digest == Recipe().with_patch({"model": {"dropout": 0.0}}).digest
+    )
 
 
 def test_a_recipe_survives_json() -> None:
-    recipe = Recipe().patched({"train": {"betas": [0.9, 0.95], "schedule": {"kind": "warmup-cosine", "warmup": 0.1}}})
+    recipe = Recipe().with_patch(
+        {"train": {"betas": [0.9, 0.95], "schedule": {"kind": "warmup-cosine", "warmup": 0.1}}}
+    )
     assert Recipe.model_validate_json(canonical_json(recipe)) == recipe
 
 
@@ -238,7 +242,7 @@ EVALUATED = [
 
 
 def test_the_evaluation_is_versioned_by_all_that_is_scored() -> None:
-    versions = [Recipe().patched(patch).evaluation_version for patch in [{}, *EVALUATED]]
+    versions = [Recipe().with_patch(patch).evaluation_version for patch in [{}, *EVALUATED]]
     assert len(set(versions)) == len(versions)
     assert all(version.startswith("test_loss@") for version in versions)
 
@@ -254,7 +258,7 @@ def test_the_evaluation_is_versioned_by_all_that_is_scored() -> None:
     ],
 )
 def test_what_is_trained_leaves_the_evaluation_alone(patch: dict[str, Any]) -> None:
-    assert Recipe().patched(patch).evaluation_version == Recipe().evaluation_version
+    assert Recipe().with_patch(patch).evaluation_version == Recipe().evaluation_version
 
 
 def test_arms_of_other_corpora_and_contexts_can_share_a_test() -> None:
@@ -264,7 +268,7 @@ def test_arms_of_other_corpora_and_contexts_can_share_a_test() -> None:
         {"data": {"source": "/data/b", "revision": None}},
         {"model": {"context": 512}},
     ]
-    assert len({Recipe().patched(merged(common, arm)).evaluation_version for arm in arms}) == 1
+    assert len({Recipe().with_patch(merge(common, arm)).evaluation_version for arm in arms}) == 1
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
@@ -278,9 +282,9 @@ tables = st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_fr
 
 @given(st.dictionaries(st.sampled_from("abc"), tables), st.dictionaries(st.sampled_from("abc"), tables))
 def test_laying_a_patch_over_twice_is_laying_it_once(below: dict, above: dict) -> None:
-    once = merged(below, above)
-    assert merged(once, above) == once
-    assert merged(below, {}) == below
+    once = merge(below, above)
+    assert merge(once, above) == once
+    assert merge(below, {}) == below
 
 
 def test_a_share_of_the_steps_is_a_share_of_what_was_written() -> None:
@@ -310,11 +314,11 @@ def test_what_is_left_of_a_step_counts_as_one(warmup: float, steps: int, rising:
 @pytest.mark.parametrize("watched", [{"every": 0}, {"every": 100}, {"validation_sequences": 64}])
 def test_how_training_is_watched_is_no_part_of_the_identity(watched: dict[str, Any]) -> None:
     """It changes no bit, so studies that differ in it alone share their runs (decision 12)."""
-    recipe = Recipe().patched({"evaluation": watched})
+    recipe = Recipe().with_patch({"evaluation": watched})
     assert recipe.digest == Recipe().digest
     assert recipe.evaluation_version == Recipe().evaluation_version
     assert recipe.changes() == {"evaluation": watched}, "the record says how it was watched"
-    dropped = recipe.patched({"model": {"dropout": 0.0}})
+    dropped = recipe.with_patch({"model": {"dropout": 0.0}})
     assert dropped.digest == Recipe(model=Model(dropout=0.0)).digest
 
 
@@ -334,7 +338,7 @@ def test_how_training_is_watched_is_no_part_of_the_identity(watched: dict[str, A
 def test_training_is_validated_at_even_distances_and_after_the_last_step(
     every: float, steps: int, validated: list[int]
 ) -> None:
-    recipe = Recipe().patched({"train": {"tokens": steps * 98_304}, "evaluation": {"every": every}})
+    recipe = Recipe().with_patch({"train": {"tokens": steps * 98_304}, "evaluation": {"every": every}})
     assert [step for step in range(1, steps + 1) if recipe.validates(step)] == validated
 
 
@@ -355,4 +359,4 @@ def test_the_baseline_is_validated_20_times() -> None:
     ],
 )
 def test_a_validation_is_small_beside_the_training(patch: dict[str, Any], sequences: int) -> None:
-    assert Recipe().patched(patch).validation_sequences == sequences
+    assert Recipe().with_patch(patch).validation_sequences == sequences

@@ -15,7 +15,7 @@ names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 
 
 def a_run(**changes) -> Run:
-    recipe = Recipe().patched({"model": {"dropout": 0.0}})
+    recipe = Recipe().with_patch({"model": {"dropout": 0.0}})
     return Run(**{"arm": "remove-dropout", "recipe": recipe, "seeds": Seeds(), "machine": "8xa100m40"} | changes)
 
 

@@ -7,7 +7,7 @@ from results import study_text, tiny_study
 
 from farm.errors import BadStudy, NotFound
 from farm.study.recipe import Seeds, canonical_json
-from farm.study.seeding import as_toml, carried, extended, fresh, up_to, widened
+from farm.study.seeding import as_toml, carry_over, extend, fresh, up_to, widen
 from farm.study.study import Study
 
 TWO = tiny_study(init=(42, 22))
@@ -23,21 +23,21 @@ def with_seeds(text: str) -> Study:
 
 
 def test_the_baseline_s_own_pairs_come_first_and_then_new_ones_for_both() -> None:
-    one = widened(TWO, {"baseline": pairs(67)})
+    one = widen(TWO, {"baseline": pairs(67)})
     more = up_to(one, "remove-dropout", 5)
     assert more == {"remove-dropout": pairs(67, 68, 69), "baseline": pairs(68, 69)}
-    assert len(widened(one, more).runs()) - len(one.runs()) == 5
+    assert len(widen(one, more).runs()) - len(one.runs()) == 5
 
 
 def test_asked_again_there_is_nothing_to_add() -> None:
-    wider = widened(TWO, up_to(TWO, "remove-dropout", 4))
+    wider = widen(TWO, up_to(TWO, "remove-dropout", 4))
     assert up_to(wider, "remove-dropout", 4) == {}
     assert up_to(wider, "remove-dropout", 1) == {}
     assert up_to(wider, "gradient-clipping", 4) == {"gradient-clipping": pairs(43, 44)}, "the pairs that are there"
 
 
 def test_an_arm_s_own_pairs_are_given_to_the_baseline_unless_it_stands_alone() -> None:
-    own = widened(TWO, {"remove-dropout": pairs(7)})
+    own = widen(TWO, {"remove-dropout": pairs(7)})
     assert up_to(own, "remove-dropout", 3) == {"baseline": pairs(7)}
     assert up_to(own, "remove-dropout", 3, alone=True) == {}
     assert up_to(own, "remove-dropout", 4, alone=True) == {"remove-dropout": pairs(43)}
@@ -45,9 +45,9 @@ def test_an_arm_s_own_pairs_are_given_to_the_baseline_unless_it_stands_alone() -
 
 
 def test_pairs_that_failed_are_not_taken_for_partners() -> None:
-    wider = widened(TWO, {"baseline": pairs(67, 68)})
-    assert extended(wider, "remove-dropout", 1, avoid=pairs(67)) == {"remove-dropout": pairs(68)}
-    assert extended(wider, "remove-dropout", 0) == {}
+    wider = widen(TWO, {"baseline": pairs(67, 68)})
+    assert extend(wider, "remove-dropout", 1, avoid=pairs(67)) == {"remove-dropout": pairs(68)}
+    assert extend(wider, "remove-dropout", 0) == {}
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,18 @@ def test_new_pairs_are_the_next_numbers_and_keep_what_the_baseline_holds_fixed(s
 
 
 def test_a_file_says_the_same_as_the_command() -> None:
-    wider = widened(TWO, up_to(TWO, "remove-dropout", 3))
+    wider = widen(TWO, up_to(TWO, "remove-dropout", 3))
     text = "\n".join(as_toml(wider.more_seeds)) + "\n"
     assert tomllib.loads(text) == {"more_seeds": {"baseline": [[43, 23]], "remove-dropout": [[43, 23]]}}
     assert {run.id for run in with_seeds(text).runs()} == {run.id for run in wider.runs()}
 
 
 def test_what_was_added_stays_when_the_file_is_submitted_again() -> None:
-    wider = widened(TWO, up_to(TWO, "remove-dropout", 3))
-    assert carried(TWO, wider) == wider
-    assert carried(TWO, None) == carried(TWO, TWO) == TWO
+    wider = widen(TWO, up_to(TWO, "remove-dropout", 3))
+    assert carry_over(TWO, wider) == wider
+    assert carry_over(TWO, None) == carry_over(TWO, TWO) == TWO
     fewer = TWO.model_copy(update={"interventions": {"gradient-clipping": TWO.interventions["gradient-clipping"]}})
-    assert carried(fewer, wider).more_seeds == {"baseline": pairs(43)}, "the arm is gone, and so are its seeds"
+    assert carry_over(fewer, wider).more_seeds == {"baseline": pairs(43)}, "the arm is gone, and so are its seeds"
 
 
 def test_an_arm_that_is_not_there_is_named() -> None:
@@ -88,7 +88,7 @@ def test_an_arm_that_is_not_there_is_named() -> None:
 
 def test_too_many_runs_are_refused() -> None:
     with pytest.raises(BadStudy, match="at most 10,000"):
-        widened(TWO, up_to(TWO, "remove-dropout", 6000))
+        widen(TWO, up_to(TWO, "remove-dropout", 6000))
 
 
 def test_after_the_largest_seed_come_the_smallest() -> None:
@@ -97,7 +97,7 @@ def test_after_the_largest_seed_come_the_smallest() -> None:
 
 
 def test_a_study_with_more_seeds_survives_its_own_json() -> None:
-    wider = widened(TWO, up_to(TWO, "remove-dropout", 3))
+    wider = widen(TWO, up_to(TWO, "remove-dropout", 3))
     assert Study.model_validate_json(canonical_json(wider)) == wider
     with pytest.raises(BadStudy, match="farm resolve writes this"):
         with_seeds("[looks]\nusd = 1.0\n")

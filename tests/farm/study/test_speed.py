@@ -15,8 +15,8 @@ H100 = Machine(name="8xh100m80", accelerator="H100-SXM5-80GB", accelerators=8, m
 
 def at(precision: Precision, **tables: dict) -> Recipe:
     """The tiny recipe at a precision, with changes."""
-    base = tiny_study().runs()[0].recipe.patched({"train": {"precision": precision}})
-    return base.patched(tables)
+    base = tiny_study().runs()[0].recipe.with_patch({"train": {"precision": precision}})
+    return base.with_patch(tables)
 
 
 def seen(recipe: Recipe, tokens_per_second: float, machine: str = "8xa100m40") -> Result:
@@ -57,7 +57,7 @@ def test_where_no_ratio_is_known_it_is_assumed_and_said_and_promises_no_more_tha
         assert (fast.tokens_per_second, fast.basis) == (1000.0, "assumed")
 
 
-BASELINE_FP32 = Recipe().patched({"train": {"precision": "fp32"}})
+BASELINE_FP32 = Recipe().with_patch({"train": {"precision": "fp32"}})
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_a_cpu_s_bf16_is_assumed_to_be_emulated() -> None:
 
 def test_a_declared_speed_is_of_the_baseline_in_fp16_on_gpus_and_fp32_on_cpus() -> None:
     assert expected(Recipe(), [], H100) == Speed(900_000, "declared")
-    full = expected(Recipe().patched({"train": {"precision": "fp32"}}), [], H100)
+    full = expected(Recipe().with_patch({"train": {"precision": "fp32"}}), [], H100)
     assert (full.tokens_per_second, full.basis) == (pytest.approx(900_000 / 2.337, rel=1e-3), "assumed"), "by its peaks"
     cpu = Machine(name="cpu", tokens_per_second=500)
-    assert expected(Recipe().patched({"train": {"precision": "fp32"}}), [], cpu) == Speed(500, "declared")
+    assert expected(Recipe().with_patch({"train": {"precision": "fp32"}}), [], cpu) == Speed(500, "declared")
 
 
 def test_runs_that_are_most_alike_speak_for_the_speed() -> None:
@@ -114,7 +114,7 @@ def test_runs_that_are_most_alike_speak_for_the_speed() -> None:
 
 def test_attention_s_share_grows_with_the_context() -> None:
     """At 8 times the context a token of the baseline takes nearly twice the arithmetic with no more weights."""
-    baseline, long = Recipe(), Recipe().patched({"model": {"context": 8192}})
+    baseline, long = Recipe(), Recipe().with_patch({"model": {"context": 8192}})
     assert long.model.multiplied == baseline.model.multiplied
     assert long.model.flops_per_token / baseline.model.flops_per_token == pytest.approx(1.93, abs=0.01)
     assert baseline.model.flops_per_token == pytest.approx(855e6, rel=0.001)

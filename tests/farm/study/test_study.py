@@ -25,7 +25,7 @@ def test_evaluations_change_no_run_and_are_as_the_arms_own_test_where_they_say_n
     )
     assert [run.id for run in more.runs()] == [run.id for run in plain.runs()]
     assert (plain.study.score, more.study.score) == ("test_loss", "wiki")
-    own = more.arms()[0].recipe.tested_by(more.evaluations["wiki"])
+    own = more.arms()[0].recipe.with_test(more.evaluations["wiki"])
     assert own.evaluation == Recipe().evaluation.model_copy(update={"source": "/wiki", "split": "test", "offset": 0})
     assert Study.model_validate_json(canonical_json(more)) == more
 
@@ -261,14 +261,14 @@ def test_twins_train_every_arm_on_every_class_that_the_study_names() -> None:
     text = head(machines='["cpu-x1"]') + '[interventions.a]\nmodel.dropout = 0.0\nmachines = ["cpu-x2"]\n'
     study = Study.parse(text)
     assert {arm.name: arm.machines for arm in study.arms()} == {"baseline": ("cpu-x1",), "a": ("cpu-x2",)}
-    for twins in (study.twinned(), Study.parse(text.replace("[study]", "[study]\ntwins = true"))):
+    for twins in (study.with_twins(), Study.parse(text.replace("[study]", "[study]\ntwins = true"))):
         assert {arm.machines for arm in twins.arms()} == {("cpu-x1", "cpu-x2")}
         assert {run.id for run in study.runs()} < {run.id for run in twins.runs()}, "the same runs, and their twins"
         assert Study.model_validate_json(canonical_json(twins)).arms() == twins.arms()
     with pytest.raises(BadStudy, match="takes two machine classes or more, and the study names cpu only"):
         Study.parse(head(twins="true"))
     with pytest.raises(BadStudy, match="take two machine classes or more"):
-        Study.parse(head()).twinned()
+        Study.parse(head()).with_twins()
 
 
 @pytest.mark.parametrize("margin", ["-0.005", "0.0", "nan", "inf", '"small"'])

@@ -10,7 +10,7 @@ from farm.record.ledger import Line
 from farm.study.recipe import Seeds
 from farm.study.run import Attempt, Run, State
 from farm.verdict.comparison import DRIFT, Comparison, Side, compare
-from farm.verdict.seen import seen
+from farm.verdict.seen import see
 
 BASELINE, WITHOUT_DROPOUT = tiny_study(init=(42,)).runs()[:2]
 TOKENS = 256
@@ -119,7 +119,7 @@ def test_another_train_seed_is_another_order_only_when_it_shuffles() -> None:
     other = BASELINE.model_copy(update={"seeds": Seeds(train=24)})
     assert compare(running(BASELINE), running(other)).same_order
     runs = [
-        run.model_copy(update={"recipe": run.recipe.patched({"data": {"order": "shuffled"}})})
+        run.model_copy(update={"recipe": run.recipe.with_patch({"data": {"order": "shuffled"}})})
         for run in (BASELINE, other)
     ]
     assert not compare(*map(running, runs)).same_order
@@ -127,7 +127,7 @@ def test_another_train_seed_is_another_order_only_when_it_shuffles() -> None:
 
 
 def test_test_losses_of_two_evaluations_are_not_subtracted() -> None:
-    other = BASELINE.model_copy(update={"recipe": BASELINE.recipe.patched({"evaluation": {"sequences": 4}})})
+    other = BASELINE.model_copy(update={"recipe": BASELINE.recipe.with_patch({"evaluation": {"sequences": 4}})})
     found = compare(finished(BASELINE), finished(other))
     assert found.test_loss is None
     assert found.apart == "tested differently: sequences 8 and 4"
@@ -156,7 +156,7 @@ def test_scores_by_one_evaluation_are_subtracted_and_others_are_not() -> None:
     def side(run: Run, value: float, **changes: Any) -> Side:
         made = result(run, 3.0)
         scored = score(made, [value] * 2, "points", unit="points", direction="higher", **changes)
-        found = seen([made], {run.id: [scored]}, "points").results
+        found = see([made], {run.id: [scored]}, "points").results
         return Side(run, State.SUCCEEDED, result=made, score="points", seen=found)
 
     (one,) = compare(side(BASELINE, 40.0), side(WITHOUT_DROPOUT, 42.0)).scores

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from farm.study.recipe import Seeds
-from farm.verdict.noise import Hardware, Noise, Run, Rung, interval, ladder, pooled
+from farm.verdict.noise import Hardware, Noise, Run, Rung, interval, ladder, pool
 
 PAIRS = [Seeds(init=i, train=t) for i in (1, 2, 3) for t in (1, 2, 3)]
 
@@ -65,14 +65,14 @@ def test_intervals_cover_however_alike_arms_react_to_a_seed(arms: int, shared: f
     generator, hits, studies = np.random.default_rng(3), 0, 1500
     for _ in range(studies):
         y = shared**0.5 * generator.normal(size=4) + (1 - shared) ** 0.5 * generator.normal(size=(arms, 4))
-        low, high = interval(pooled({arm: dict(enumerate(map(float, row))) for arm, row in enumerate(y)}))
+        low, high = interval(pool({arm: dict(enumerate(map(float, row))) for arm, row in enumerate(y)}))
         hits += low <= 1 <= high
     assert hits / studies == pytest.approx(0.95, abs=0.03)
 
 
 def test_one_arms_interval_is_the_chi_squares() -> None:
     """Hahn & Meeker's table of factors: with 5 values 0.599 and 2.874 times the SD."""
-    found = pooled({"a": dict(enumerate([1.0, 2.0, 3.0, 4.0, 5.0]))})
+    found = pool({"a": dict(enumerate([1.0, 2.0, 3.0, 4.0, 5.0]))})
     assert found.variance == 2.5
     assert np.array(interval(found)) / 2.5**0.5 == pytest.approx([0.599, 2.874], abs=5e-4)
 

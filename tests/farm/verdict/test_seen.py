@@ -12,7 +12,7 @@ from farm.record.score import Score, block_sizes, blocks
 from farm.study.recipe import FurtherEvaluation
 from farm.verdict.items import items_error
 from farm.verdict.row import Row
-from farm.verdict.seen import known, names, seen
+from farm.verdict.seen import find_name, names, see
 from farm.verdict.table import Table, rank
 
 LOSSES = {"baseline": (3.69, 3.65, 3.67), "remove-dropout": (3.64, 3.60, 3.61), "gradient-clipping": (3.70, 3.66, 3.69)}
@@ -30,7 +30,7 @@ def scored(of: Result, name: str, value: float, **changes) -> Score:
 
 
 def wiki(of: Result, value: float, **changes) -> Score:
-    recipe = of.recipe.tested_by(WIKI["wiki"])
+    recipe = of.recipe.with_test(WIKI["wiki"])
     own = {"evaluation": recipe.evaluation_id("wiki"), "definition": recipe.tested, "items": "9" * 64}
     return scored(of, "wiki", value, **own | changes)
 
@@ -42,7 +42,7 @@ def row(table: Table, arm: str) -> Row:
 def by_wiki(turn: int = 1, **changes) -> Table:
     """The table by an evaluation that gives each arm `turn` times its test loss."""
     scores = {one.run_id: [wiki(one, turn * one.test_loss, **changes)] for one in RESULTS}
-    return rank(seen(RESULTS, scores, "wiki", WIKI).results, margin=0.005)
+    return rank(see(RESULTS, scores, "wiki", WIKI).results, margin=0.005)
 
 
 def test_a_table_by_another_score_is_the_table_of_its_numbers() -> None:
@@ -74,10 +74,10 @@ def test_where_higher_is_better_the_ranking_and_the_verdicts_are_turned_round_an
 
 
 def test_scores_of_an_older_evaluation_are_ranked_by_themselves_and_say_in_what_they_differ() -> None:
-    now = RESULTS[0].recipe.tested_by(WIKI["wiki"])
+    now = RESULTS[0].recipe.with_test(WIKI["wiki"])
     old = {"evaluation": "wiki@00000000", "definition": now.tested | {"code": 0, "offset": 7}}
     scores = {one.run_id: [wiki(one, one.test_loss, **(old if one.arm == "baseline" else {}))] for one in RESULTS}
-    table = rank(seen(RESULTS, scores, "wiki", WIKI).results)
+    table = rank(see(RESULTS, scores, "wiki", WIKI).results)
     assert len(table.evaluations) == 2
     assert row(table, "baseline").stale == "offset was 7, is 8 now, code was 0, is 1 now"
     assert row(table, "remove-dropout").stale is None
@@ -90,23 +90,23 @@ def test_of_two_scores_that_of_todays_evaluation_is_taken_and_else_the_newest() 
     old = {"evaluation": "wiki@00000000", "definition": {"offset": 7}, "when": 9e9}
     older = {"evaluation": "wiki@11111111", "definition": {"offset": 6}, "when": 1e9}
     both = {one.run_id: [wiki(one, 1.0), wiki(one, 2.0, **old), wiki(one, 3.0, **older)]}
-    (found,) = seen([one], both, "wiki", WIKI).results
+    (found,) = see([one], both, "wiki", WIKI).results
     assert (found.test_loss, found.stale) == (1.0, None)
-    (found,) = seen([one], {one.run_id: both[one.run_id][1:]}, "wiki", WIKI).results
+    (found,) = see([one], {one.run_id: both[one.run_id][1:]}, "wiki", WIKI).results
     assert (found.test_loss, bool(found.stale)) == (2.0, True)
 
 
 def test_a_run_without_the_score_is_told_and_not_ranked() -> None:
     first, second, *_ = RESULTS
-    sight = seen([first, second], {first.run_id: [wiki(first, 1.0)]}, "wiki", WIKI)
+    sight = see([first, second], {first.run_id: [wiki(first, 1.0)]}, "wiki", WIKI)
     assert [one.run_id for one in sight.results] == [first.run_id]
     assert sight.unscored == [second]
-    assert [one.test_loss for one in seen([first]).results] == [first.test_loss], "its result says the test loss"
+    assert [one.test_loss for one in see([first]).results] == [first.test_loss], "its result says the test loss"
 
 
 def test_every_score_of_an_arm_is_in_its_row() -> None:
     scores = {one.run_id: [scored(one, "test_loss", one.test_loss), wiki(one, 2 * one.test_loss)] for one in RESULTS}
-    table = rank(seen(RESULTS, scores, evaluations=WIKI).results)
+    table = rank(see(RESULTS, scores, evaluations=WIKI).results)
     cell = row(table, "baseline").scores["wiki"]
     assert (cell.mean, cell.n, cell.stale) == (pytest.approx(2 * 3.67), 3, None)
     assert cell.sd == pytest.approx(2 * stdev(LOSSES["baseline"]))
@@ -117,7 +117,7 @@ def test_an_evaluation_that_nobody_knows_is_refused_with_the_nearest() -> None:
     among = names({"x": [wiki(RESULTS[0], 1.0)]}, {"web": FurtherEvaluation(offset=9)})
     assert among == ["test_loss", "web", "wiki"]
     with pytest.raises(NotFound, match="no evaluation 'wikki'; did you mean 'wiki'"):
-        known("wikki", among)
+        find_name("wikki", among)
 
 
 # The error of the test set
@@ -155,7 +155,7 @@ def test_the_row_has_both_errors_of_its_difference() -> None:
             apart = 0.0 if one.arm == "baseline" else spread
             values = [one.test_loss + shared.gauss() + apart * own.gauss() for _ in range(ITEMS)]
             scores[one.run_id] = [score(one, values, value=one.test_loss)]
-        return rank(seen(RESULTS, scores).results)
+        return rank(see(RESULTS, scores).results)
 
     small, large = row(table(0.01), "remove-dropout"), row(table(2.0), "remove-dropout")
     assert small.seed_error == large.seed_error > 0

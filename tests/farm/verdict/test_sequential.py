@@ -10,7 +10,7 @@ from farm.study.recipe import Seeds
 from farm.verdict import sequential
 from farm.verdict.inference import ALPHA
 from farm.verdict.needs import Cost, needs
-from farm.verdict.sequential import judge, ladder, next_rung, seen
+from farm.verdict.sequential import judge, ladder, look_at, next_rung
 
 NOISE = (0.01, -0.02, 0.015, -0.005, 0.02, -0.01, 0.0, 0.005, -0.015)
 
@@ -44,7 +44,7 @@ def test_what_was_seen_later_never_changes_an_earlier_rung() -> None:
 
 def test_a_rung_is_the_paired_t_test_of_its_pairs() -> None:
     differences = np.array([0.1, -0.05, 0.2, 0.11, 0.02, 0.15])
-    found = seen(differences, 3)
+    found = look_at(differences, 3)
     theirs = [stats.ttest_1samp(differences[:n], 0.0).pvalue for n in (3, 4, 6)]
     assert found.p == pytest.approx(theirs)
     shares = [rung.share for rung in ladder(3, 6)]

@@ -5,32 +5,18 @@ import tomllib
 
 import pytest
 from results import result, study_text, tiny_study
+from tables import LOSSES, finished, runs, strange
 
 from farm.queue.queue import Queue
 from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.study.machine import BUILT_IN
 from farm.study.recipe import Seeds
-from farm.study.run import Run
 from farm.study.study import Study
 from farm.verdict import cohort
 from farm.verdict.advice import advice
 from farm.verdict.forecast import baseline_sd, forecast
 from farm.verdict.table import Table, rank
-
-LOSSES = {
-    "baseline": {42: 3.69, 22: 3.65, 67: 3.67},
-    "remove-dropout": {42: 3.64, 22: 3.60, 67: 3.61},
-    "gradient-clipping": {42: 3.70, 22: 3.66, 67: 3.69},
-}
-
-
-def runs(machines: tuple[str, ...] = ("cpu",), init: tuple[int, ...] = (42, 22, 67)) -> list[Run]:
-    return tiny_study(machines=machines, init=init).runs()
-
-
-def finished(members: list[Run], shift: float = 0.0) -> list[Result]:
-    return [result(run, LOSSES[run.arm][run.seeds.init] + shift) for run in members]
 
 
 def row(table: Table, arm: str, machine: str = "cpu"):
@@ -148,17 +134,6 @@ def test_a_row_says_how_many_seeds_its_study_asks_for(queue: Queue) -> None:
     assert (arm.n, arm.asked) == (2, 3)
 
 
-# Other tokens under the same name
-
-
-def strange(result: Result, **tokens: str) -> Result:
-    """`result` as if it had seen other tokens, four days later."""
-    prints = result.fingerprints
-    changed = prints.model_copy(update={"tokens": prints.tokens.model_copy(update=tokens)})
-    later = {"started": result.started + 4 * 86400, "ended": result.ended + 4 * 86400}
-    return result.model_copy(update={"fingerprints": changed} | later)
-
-
 @pytest.mark.parametrize("field", ["head", "trained", "tested"])
 def test_an_arm_that_saw_other_tokens_is_set_aside_with_both_fingerprints_and_dates(field: str) -> None:
     results = [strange(r, **{field: "9" * 64}) if r.arm == "remove-dropout" else r for r in finished(runs())]
@@ -214,7 +189,7 @@ def test_without_a_common_test_another_corpus_is_another_evaluation() -> None:
     assert any("source builtin:python-reference and /data/other" in text for text in table.differences)
     assert any("context 32 and 16" in text for text in table.differences)
     arms = Study.build(study).arms()
-    assert cohort.unranked(arms) == {
+    assert cohort.find_other_tests(arms) == {
         "other-corpus": "source builtin:python-reference and /data/other",
         "short": "context 32 and 16",
     }
@@ -236,7 +211,7 @@ def test_rows_of_other_batches_or_reductions_are_never_ranked_together(patch: di
     assert (apart.rank, apart.delta, apart.verdict) == (None, None, None)
     assert says in (apart.aside or "")
     assert row(rank(results), "remove-dropout").verdict == "better"
-    assert set(cohort.trained_apart(built.arms())) == {"otherwise"}
+    assert set(cohort.find_other_training(built.arms())) == {"otherwise"}
     assert any("arm otherwise: trains differently from the baseline" in text for text in advice(built, BUILT_IN))
     assert {one.resolves_sd is None for one in forecast(built, BUILT_IN).estimates if one.arm == "otherwise"} == {True}
 
@@ -272,45 +247,11 @@ def test_what_is_unresolved_says_what_would_resolve_it_and_at_what_price() -> No
     assert arm.needs_hours == pytest.approx(0.02 * arm.needs_seeds)
 
 
-def test_runs_that_saw_other_tokens_are_no_twins() -> None:
-    members = runs(("cpu-x1", "cpu-x2"), init=(42,))
-    results = [strange(r, trained="9" * 64) if r.machine == "cpu-x2" else r for r in finished(members)]
-    assert rank(results).twins == ()
-
-
 def test_table_and_compare_agree_on_what_may_be_subtracted() -> None:
     first, second, *_ = finished(runs(init=(42,)))
     for other in (second, strange(second, tested="9" * 64), strange(second, trained="9" * 64)):
         is_ranked = row(rank([first, other]), other.arm).delta is not None
         assert is_ranked == (cohort.apart(first, other) is None)
-
-
-@pytest.mark.parametrize(
-    ("gap", "says"),
-    [
-        (0.0, "identical to the bit"),
-        (8e-6, "agree to 1e-5"),
-        (1.1e-5, "agree to 1e-4"),
-        (0.04, "differ by up to 0.0400"),
-    ],
-)
-def test_hardware_twins_get_their_own_line(gap: float, says: str) -> None:
-    members = runs(("cpu-x1", "cpu-x2"), init=(42, 22))
-    table = rank([r for run in members for r in finished([run], gap if run.machine == "cpu-x2" else 0.0)])
-    (twins,) = table.twins
-    assert twins.machines == ("cpu-x1", "cpu-x2")
-    assert len(twins.pairs) == 6
-    assert twins.max_difference == pytest.approx(gap, abs=1e-12)
-    assert twins.agreement == says
-    assert all(pair.difference == pytest.approx(gap, abs=1e-12) for pair in twins.pairs)
-
-
-def test_runs_of_other_seeds_recipes_or_reruns_are_no_twins() -> None:
-    left = finished(tiny_study(machines=("cpu-x1",), init=(42,)).runs())
-    right = finished(tiny_study(machines=("cpu-x2",), init=(22,)).runs())
-    assert rank(left + right).twins == ()
-    again = [run.model_copy(update={"rerun": 1}) for run in tiny_study(machines=("cpu-x2",), init=(42,)).runs()]
-    assert rank(left + finished(again)).twins == ()
 
 
 def test_an_unknown_price_makes_the_row_s_price_unknown() -> None:
@@ -390,25 +331,3 @@ def test_a_run_without_known_seeds_is_tested_against_a_noise_that_nobody_can_nam
     table = rank([], imported=unknown)
     assert (row(table, "odd").verdict, row(table, "odd").rung) == ("better", None)
     assert (row(table, "baseline").n, row(table, "baseline").imported) == (3, True)
-
-
-def test_the_effect_of_the_hardware_has_an_interval_and_says_whether_arms_react_alike() -> None:
-    members = runs(("cpu-x1", "cpu-x2"))
-    results = [r for run in members for r in finished([run], 0.03 if run.machine == "cpu-x2" else 0.0)]
-    results = [r.model_copy(update={"test_loss": r.test_loss + 1e-4 * (i * i % 7)}) for i, r in enumerate(results)]
-    (twins,) = rank(results).twins
-    effect = twins.hardware
-    assert (effect.machines, effect.pairs) == (("cpu-x1", "cpu-x2"), 9)
-    assert effect.difference == pytest.approx(statistics.mean(pair.difference for pair in twins.pairs))
-    assert effect.ci_low is not None
-    assert effect.ci_high is not None
-    assert effect.ci_low < effect.difference < effect.ci_high
-    assert effect.interaction_p is not None
-
-
-def test_imported_twins_need_the_same_known_seeds() -> None:
-    def run(machine: str, loss: float, train: int | None) -> ImportedRun:
-        return ImportedRun(arm="a", machine=machine, init_seed=1, train_seed=train, test_loss=loss, source="a:1")
-
-    (twins,) = rank([], imported=[run("m", 3.0, 2), run("n", 3.25, 2), run("m", 3.1, None), run("n", 3.3, None)]).twins
-    assert (twins.evaluation, len(twins.pairs), twins.hardware.difference) == ("imported", 1, 0.25)

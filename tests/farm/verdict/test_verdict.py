@@ -103,15 +103,15 @@ def test_the_degrees_of_freedom_are_greenhouse_and_geisser_s() -> None:
     differences = np.random.default_rng(4).normal(0, 1, (7, 3))
     covariances = np.cov(differences.T)
     epsilon = np.trace(covariances) ** 2 / (3 * np.sum(covariances**2))
-    found = paired.pooled(differences)
+    found = paired.pool(differences)
     assert found.df == pytest.approx(6 * 3 * epsilon)
     assert found.correlation == pytest.approx(dunnett.blocks(3))
-    assert paired.pooled(differences[:, :1]).df == pytest.approx(6)
+    assert paired.pool(differences[:, :1]).df == pytest.approx(6)
 
 
 def test_missing_blocks_keep_the_mean_of_an_arm_s_own_pairs() -> None:
     differences = np.array([[0.1, 0.5], [0.3, np.nan], [0.2, 0.7]])
-    found = paired.pooled(differences)
+    found = paired.pool(differences)
     assert found.delta == pytest.approx([0.2, 0.6])
     assert found.correlation[0, 1] == pytest.approx(0.5 * 2 / (3 * 2) ** 0.5)
     variance = (2 * np.var([0.1, 0.3, 0.2], ddof=1) + np.var([0.5, 0.7], ddof=1)) / 3
@@ -279,7 +279,7 @@ def test_verdicts_are_wrong_in_at_most_5_percent_of_studies_and_find_what_was_pr
 
 def test_the_simulation_sees_a_test_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the textbook's (blocks - 1) x arms degrees of freedom, a loud baseline breaks the promise."""
-    real = paired.pooled
+    real = paired.pool
 
     def textbook(differences: np.ndarray) -> paired.Differences:
         found = real(differences)
@@ -290,7 +290,7 @@ def test_the_simulation_sees_a_test_that_is_wrong(monkeypatch: pytest.MonkeyPatc
         error = np.sqrt((left**2).sum((-1, -2)) / df * 2 / blocks)[..., None] * np.ones(count)
         return found._replace(error=error, df=np.full(found.df.shape, float(df)))
 
-    monkeypatch.setattr(paired, "pooled", textbook)
+    monkeypatch.setattr(paired, "pool", textbook)
     seen = validate.pairs(4, np.r_[4, np.ones(8)], 3_000, np.random.default_rng(0))
     assert seen.wrong > 0.15
     equal = validate.pairs(4, np.ones(9), 3_000, np.random.default_rng(0))

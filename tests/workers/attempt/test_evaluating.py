@@ -12,7 +12,7 @@ from worlds import planned
 
 from farm.errors import LeaseLost
 from farm.queue.queue import Queue
-from farm.queue.unscored import unscored
+from farm.queue.unscored import find_unscored
 from farm.queue.values import Claim, Status
 from farm.record.result import Result, Scored
 from farm.record.store import Store
@@ -51,7 +51,7 @@ def trained(queue: Queue, home: Path) -> tuple[Store, Result]:
 
 def asked(queue: Queue) -> Claim:
     """A claim of the scoring of that run."""
-    wanted = unscored(STUDY, queue.listing.statuses("tiny"), {}, [TEST]).jobs
+    wanted = find_unscored(STUDY, queue.listing.statuses("tiny"), {}, [TEST]).jobs
     queue.evaluations.put("tiny", [job for job, _ in wanted.values()])
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
@@ -108,7 +108,7 @@ def test_a_model_that_was_trained_anew_is_not_scored_as_the_one_that_was_asked_f
     queue: Queue, tmp_path: Path
 ) -> None:
     _, made = trained(queue, tmp_path)
-    (job,) = [job for job, _ in unscored(STUDY, queue.listing.statuses("tiny"), {}, [TEST]).jobs.values()]
+    (job,) = [job for job, _ in find_unscored(STUDY, queue.listing.statuses("tiny"), {}, [TEST]).jobs.values()]
     queue.evaluations.put("tiny", [job.model_copy(update={"weights": "0" * 64})])
     claim = queue.claim("cpu", "worker", 60)
     assert claim is not None
@@ -176,5 +176,5 @@ def test_what_a_study_lacks_is_asked_of_one_node_of_a_mixed_group() -> None:
     run = Run.model_validate(STUDY.runs()[0].model_dump() | {"machine": "1xrtx3090+cpu"})
     queue_status = {"run": run, "study": "tiny", "state": State.SUCCEEDED, "epoch": 1, "attempts": 0, "step": 1}
     status = Status.model_construct(**queue_status, result=result(STUDY.runs()[0], 3.0))
-    (job,) = [job for job, _ in unscored(STUDY, [status], {}, [TEST]).jobs.values()]
+    (job,) = [job for job, _ in find_unscored(STUDY, [status], {}, [TEST]).jobs.values()]
     assert job.machine == "1xrtx3090"

@@ -2,7 +2,7 @@
 
 from own_ray import OwnRay
 
-from farm.study.machine import BUILT_IN, mixed
+from farm.study.machine import BUILT_IN, mix
 from workers.attempt.group import Also, places
 from workers.attempt.task import Place
 
@@ -23,7 +23,7 @@ def test_a_unit_is_held_once_and_free_again_afterwards(node: OwnRay) -> None:
 
 
 def test_places_are_in_the_order_of_classes_and_ranks() -> None:
-    group = mixed((BUILT_IN["cpu-x2"], BUILT_IN["cpu"]))
+    group = mix((BUILT_IN["cpu-x2"], BUILT_IN["cpu"]))
     assert places(group, "n1", [Also.read("cpu@n2@4")]) == (
         Place(node="n1", machine="cpu-x2", workers=2, threads=1),
         Place(node="n2", machine="cpu", workers=1, threads=None),

@@ -154,16 +154,18 @@ def test_retries_are_added_up_and_one_that_is_not_known_makes_all_unknown(tmp_pa
     store = Store(tmp_path)
     store.check()
     first, second = attempt(store, 1, 4, 1.8e6), attempt(store, 2, 9, 5.4e6)
-    assert kwh([store.runs.used(first, 1), store.runs.used(second, 1)]) == pytest.approx(2.0)
+    assert kwh([store.runs.energy_used(first, 1), store.runs.energy_used(second, 1)]) == pytest.approx(2.0)
     silent, idle = attempt(store, 3, 5), attempt(store, 4, 0)
-    assert kwh([store.runs.used(first, 1), store.runs.used(silent, 1)]) is None
-    assert kwh([store.runs.used(first, 1), store.runs.used(idle, 1)]) == pytest.approx(0.5), "it never trained"
+    assert kwh([store.runs.energy_used(first, 1), store.runs.energy_used(silent, 1)]) is None
+    assert kwh([store.runs.energy_used(first, 1), store.runs.energy_used(idle, 1)]) == pytest.approx(0.5), (
+        "it never trained"
+    )
     assert kwh([]) is None
 
 
 def test_of_a_mixed_group_every_node_must_have_told(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.check()
-    assert kwh([store.runs.used(attempt(store, 1, 5, 1.8e6, 3.6e6), 2)]) == pytest.approx(1.5)
-    assert store.runs.used(attempt(store, 2, 5, 1.8e6), 2) is None
+    assert kwh([store.runs.energy_used(attempt(store, 1, 5, 1.8e6, 3.6e6), 2)]) == pytest.approx(1.5)
+    assert store.runs.energy_used(attempt(store, 2, 5, 1.8e6), 2) is None
     assert math.isclose(energy.JOULES_PER_KWH, 3.6e6)

@@ -28,7 +28,7 @@ def never() -> bool:
 def test_what_needs_no_probe_is_not_probed(
     queue: Queue, machine: Machine, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert probe_microbatch(queue, machine, RECIPE.patched({"train": changes}), never) is machine
+    assert probe_microbatch(queue, machine, RECIPE.with_patch({"train": changes}), never) is machine
     assert capsys.readouterr().out == "", "it did not fail either"
 
 
@@ -42,7 +42,7 @@ def test_a_probe_that_cannot_be_made_leaves_the_machine_as_it_is(
 
 
 def test_a_microbatch_that_ran_out_of_memory_is_not_planned_again(queue: Queue) -> None:
-    fp32 = RECIPE.patched({"train": {"precision": "fp32"}})
+    fp32 = RECIPE.with_patch({"train": {"precision": "fp32"}})
     lower(queue, GPU.model_copy(update={"probes": {key(RECIPE): 12, key(fp32): 5}}), RECIPE, 12)
     assert queue.roster.machines()["1xtest"].probes[key(RECIPE)] == 11
     assert plan(RECIPE, GPU.model_copy(update={"probes": queue.roster.machines()["1xtest"].probes})).microbatch == 8

@@ -20,7 +20,7 @@ from workers.attempt.training import Training
 
 RUN = tiny_study(init=(42,)).runs()[0]
 RESULT = result(RUN, 3.0)
-WIKI = RUN.recipe.tested_by(FurtherEvaluation(offset=8, precision="bf16"))
+WIKI = RUN.recipe.with_test(FurtherEvaluation(offset=8, precision="bf16"))
 
 
 def outcome(of: Result = RESULT) -> Outcome:

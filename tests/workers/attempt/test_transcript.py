@@ -10,9 +10,9 @@ LINES = 20_000  # more than a pipe holds
 PRINTS = f"""
 import os, subprocess, sys
 from pathlib import Path
-from workers.attempt.transcript import copied_to
+from workers.attempt.transcript import copy_to
 before = os.listdir("/proc/self/fd")
-with copied_to(Path(sys.argv[1])):
+with copy_to(Path(sys.argv[1])):
     for number in range({LINES}):
         print("line", number)
     sys.stdout.flush()

@@ -29,12 +29,12 @@ def test_a_redis_that_no_other_machine_reaches_is_refused(place: str, tmp_path: 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.3.2.1"])
 def test_loopback_is_not_shared(host: str) -> None:
     with pytest.raises(BadSetting, match=rf"--host {host}: no other machine can reach a loopback address\."):
-        addresses.shared(host)
+        addresses.shared_address(host)
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(BadSetting, match=r"--host .192\.0\.2\.77. is not an address of "):
-        addresses.shared("192.0.2.77")
+        addresses.shared_address("192.0.2.77")
 
 
 def test_addresses_of_this_machine_are_outward_and_may_be_shared() -> None:
@@ -42,4 +42,4 @@ def test_addresses_of_this_machine_are_outward_and_may_be_shared() -> None:
         address = ipaddress.ip_address(found.host)
         assert not address.is_loopback
         assert not address.is_link_local
-        assert addresses.shared(found.host) == found.host
+        assert addresses.shared_address(found.host) == found.host

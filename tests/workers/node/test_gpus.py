@@ -14,7 +14,7 @@ from farm.study.machine import Machine
 from workers.head.serve import _classes
 from workers.node import gpus, hardware
 from workers.node.environment import environment
-from workers.node.gpus import VISIBLE, cards, parsed, visible, with_slices
+from workers.node.gpus import VISIBLE, cards, parse, visible, with_slices
 
 TWINS = ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "GPU-8932a001-1d2b-7a5e-93a0-5c1f0f3b2f11")
 QUERY = f"""\
@@ -122,14 +122,14 @@ LISTS = [
 
 @pytest.mark.parametrize(("named", "shown"), LISTS)
 def test_what_a_list_shows(named: str, shown: list[int]) -> None:
-    found = visible(parsed(QUERY), named)
+    found = visible(parse(QUERY), named)
     assert [int(gpu.handle) for gpu in found] == shown
 
 
 @pytest.mark.parametrize("named", [named for named, _ in LISTS if not named.startswith("MIG-")])
 def test_a_list_shows_what_it_shows_to_torch(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, named)
-    here = parsed(QUERY)
+    here = parse(QUERY)
     read = torch.cuda._parse_visible_devices()
     if named.startswith("GPU-"):
         read = torch.cuda._transform_uuid_to_ordinals(read, [card.uuid for card in here])
@@ -158,13 +158,13 @@ def test_a_list_shows_what_it_shows_to_torch(named: str, monkeypatch: pytest.Mon
     ],
 )
 def test_of_a_sliced_card_one_slice_is_shown(named: str | None, shown: list[str]) -> None:
-    here = with_slices(parsed(SLICED_QUERY), LIST, XML)
+    here = with_slices(parse(SLICED_QUERY), LIST, XML)
     assert [gpu.handle for gpu in visible(here, named)] == shown
 
 
 def test_slices_as_drivers_before_470_name_them() -> None:
     old = LIST.replace(BIG, f"MIG-{CARD}/1/0").replace(SMALL, f"MIG-{CARD}/13/0")
-    here = with_slices(parsed(SLICED_QUERY), old, XML)
+    here = with_slices(parse(SLICED_QUERY), old, XML)
     (gpu,) = visible(here, f"MIG-{CARD}/13/0")
     assert (gpu.name, gpu.memory_bytes) == ("NVIDIA A100-SXM4-40GB MIG 1g.5gb+me", 4864 * 2**20)
 
@@ -199,12 +199,12 @@ def test_a_slice_of_unknown_memory_is_offered_only_as_somebody_declares_it(drive
 
 
 def test_what_the_driver_prints_becomes_bytes() -> None:
-    gpu = parsed(SLICED_QUERY)[0].whole
+    gpu = parse(SLICED_QUERY)[0].whole
     assert (gpu.memory_bytes, gpu.driver, gpu.compute_capability) == (40 * 2**30, "535.129.03", 8.0)
 
 
 def test_facts_that_a_driver_withholds_are_unknown() -> None:
-    (card,) = parsed("0, GPU-1, [N/A], NVIDIA GB10, [N/A], 580.95.05, [N/A]\nNo devices were found\n")
+    (card,) = parse("0, GPU-1, [N/A], NVIDIA GB10, [N/A], 580.95.05, [N/A]\nNo devices were found\n")
     assert (card.whole.memory_bytes, card.whole.compute_capability) == (None, 0.0)
 
 

@@ -20,7 +20,7 @@ from farm.study.machine import BUILT_IN, Machine
 from farm.study.study import Study
 from workers.node import hardware
 from workers.node import join as membership
-from workers.node.join import Farewell, _Member, _offer, _wanted, _Watch, join
+from workers.node.join import Farewell, _Member, _offer, _wanted_classes, _Watch, join
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_an_address_of_this_machine(here: Settings, host: str) -> None:
 
 def test_a_class_of_a_mixed_group_has_runs_to_come(queue: Queue) -> None:
     queue.put(Study.parse(study_text(machines=("cpu-x1+cpu-x2", "cpu"))))
-    assert _wanted(queue) == {"cpu", "cpu-x1", "cpu-x2"}
+    assert _wanted_classes(queue) == {"cpu", "cpu-x1", "cpu-x2"}
 
 
 def test_other_software(here: Settings, head: Head, queue: Queue) -> None:
@@ -173,7 +173,7 @@ def test_a_machine_keeps_its_name_until_it_has_left(queue: Queue, monkeypatch: p
     """What trained there may take longer to save than a name lasts that nobody renews."""
     monkeypatch.setattr(membership, "REGISTER_SECONDS", 0.1)
     member = _Member(queue, BUILT_IN["cpu"], "node")
-    with member.enrolled("here"):
+    with member.enroll("here"):
         member.offer_nothing()
         assert queue.roster.offers().get("cpu", []) == []
         over = time.monotonic() + 1.0
@@ -190,9 +190,9 @@ def test_a_ray_that_ray_stop_has_ended_is_not_waited_for(tmp_path: Path) -> None
     with subprocess.Popen(["sh", "-c", f"{raylet} 60 & wait; exec sleep 60"], start_new_session=True) as block:
         watch = _Watch(block)
         try:
-            seen = wait_until(lambda: watch.ended() or watch.raylet, "it is seen")
+            seen = wait_until(lambda: watch.ending() or watch.raylet, "it is seen")
             assert isinstance(seen, psutil.Process)
             seen.terminate()
-            assert wait_until(watch.ended, "it is missed") == "was stopped from outside"
+            assert wait_until(watch.ending, "it is missed") == "was stopped from outside"
         finally:
             block.kill()
