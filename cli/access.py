@@ -1,5 +1,6 @@
 """The way in: settings, the queue behind them, and the run or study that a name stands for."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -96,7 +97,7 @@ def _picture(queue: Queue, name: str) -> Picture:
     try:
         return Picture([queue.listing.status(name)], {})
     except NotFound:
-        known = [*queue.studies.names(), *(status.id for status in queue.listing.statuses())]
+        known = [*queue.studies.names(), *queue.listing.names("runs", "", count=sys.maxsize)]
         raise NotFound(f"there is no run or study {name!r}{nearest(name, known)}", remedy="See `farm runs`.") from None
 
 
@@ -126,7 +127,7 @@ def newest_study(queue: Queue) -> str | None:
     """The study that queued a run most recently, or None. Names it, and the others, on stderr."""
     from cli.render import say
 
-    newest_first = list(dict.fromkeys(status.study for status in reversed(queue.listing.statuses())))
+    newest_first = queue.listing.studies()
     known = dict.fromkeys([*queue.studies.names(), *queue.studies.all_imported()])
     names = [*newest_first, *(name for name in known if name not in newest_first)]
     if names:
@@ -247,7 +248,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     if store:
         with suppress(FarmError, OSError):
             begun = store.runs.ids()
-    known = {status.id for status in queue.listing.statuses()} if begun else set()
+    known = set(queue.listing.names("runs", "", count=sys.maxsize)) if begun else set()
     if store and (lost := [run_id for run_id in begun if run_id not in known]):
         raise Conflict(
             f"Redis is new or was emptied, and {store.uri} holds {len(lost)} run{'s' * (len(lost) != 1)}"

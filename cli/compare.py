@@ -150,6 +150,8 @@ def _remarks(found: Comparison) -> Iterator[str]:
     saw = {True: "on the same data", False: "on different data", None: "on data that is unknown for one run at least"}
     order = "" if found.same_order else " in a different order"
     yield f"{began[found.same_initial_weights]}, {saw[found.same_trained]}{order}, {_parting(found)}"
+    if found.other_bits:
+        yield f"another arithmetic computed each, which gives other bits by itself: {found.other_bits}"
     if found.apart:
         yield f"the test losses cannot be compared: {found.apart}"
     for one in found.scores:

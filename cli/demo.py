@@ -91,7 +91,7 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
                 open_queue,
                 lambda: open_queue.listing.picture(study.name),
                 lambda: _still_up(settings, facts),
-                lambda: outlook(settings, open_queue, open_queue.listing.statuses()),
+                lambda: outlook(settings, open_queue),
             )
         except KeyboardInterrupt:
             if stays_up:

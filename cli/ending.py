@@ -26,25 +26,19 @@ def exit_code(settings: Settings, queue: Queue, picture: Picture) -> int:
     statuses = picture.statuses
     if all(status.state.is_final for status in statuses):
         return int(bool(picture.flaws) or any(status.state is not State.SUCCEEDED for status in statuses))
-    everything = queue.listing.statuses()
-    found = outlook(settings, queue, everything)
-    for line in remedies(settings, queue, statuses, found, everything):
+    found = outlook(settings, queue)
+    for line in remedies(settings, queue, statuses, found):
         say(line)
     return Guard.exit_code if any(status.run.id in found.over_budget for status in statuses) else 1
 
 
-def remedies(
-    settings: Settings, queue: Queue, statuses: Sequence[Status], found: Outlook, everything: Sequence[Status]
-) -> Iterator[str]:
-    """A line for each reason for which some of `statuses` wait for a person, and what lets them go on.
-
-    `everything`: the runs of all studies.
-    """
+def remedies(settings: Settings, queue: Queue, statuses: Sequence[Status], found: Outlook) -> Iterator[str]:
+    """A line for each reason for which some of `statuses` wait for a person, and what lets them go on."""
     over = [
         (status.study, found.over_budget[status.run.id]) for status in statuses if status.run.id in found.over_budget
     ]
     for (study, spent), count in Counter(over).items():
-        yield f"{study}: {_runs(count, 'waits', 'wait')}: {spent}. {_go_on(settings, queue, study, spent, everything)}"
+        yield f"{study}: {_runs(count, 'waits', 'wait')}: {spent}. {_go_on(settings, queue, study, spent)}"
     paused = [(status.study, found.paused[status.run.id]) for status in statuses if status.run.id in found.paused]
     for (study, reason), count in Counter(paused).items():
         yield (
@@ -57,8 +51,8 @@ def _runs(count: int, one: str, several: str) -> str:
     return f"{count} runs {several}" if count > 1 else f"1 run {one}"
 
 
-def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending, everything: Sequence[Status]) -> str:
-    form, known = queue.studies.one(study), machines(settings, queue)
+def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending) -> str:
+    form, known, everything = queue.studies.one(study), machines(settings, queue), queue.listing.statuses()
     wanted = []
     if spent.usd >= spent.limit:
         usd = least_limit(form, everything, known, spent.usd)

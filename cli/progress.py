@@ -192,11 +192,10 @@ class Newest(NamedTuple):
 
 def newest(queue: Queue, status: Status) -> Newest:
     """The step that a running run has reached and its losses: the curve is ahead of the heartbeat."""
-    curve = queue.listing.curve(status.run.id)
-    if not curve:
+    last, held_out = queue.listing.newest(status.run.id)
+    if last is None:
         return Newest(status.step)
-    held_out = last_validation(curve)
-    return Newest(max(status.step, curve[-1].step), curve[-1].loss, held_out.validation_loss if held_out else None)
+    return Newest(max(status.step, last.step), last.loss, held_out.validation_loss if held_out else None)
 
 
 def last_validation(curve: Sequence[Point]) -> Point | None:

@@ -40,12 +40,10 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
-        picture = open_queue.listing.picture()
-        everything = picture.statuses
         imported = {study: open_queue.studies.imported(study)} if study else open_queue.studies.all_imported()
         if study and not imported[study].runs:
             open_queue.studies.one(study)
-        picture = open_queue.listing.picture(study) if study else picture
+        picture = open_queue.listing.picture(study)
         passed, chosen = unread(picture, study), picture.statuses
         for line in passed.lines:
             say(line)
@@ -53,7 +51,7 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
         if arm and not elsewhere:
             chosen = of_arm(chosen, arm)
         chosen = [status for status in chosen if arm in (None, status.run.arm)]
-        why = waits(settings, open_queue, everything)
+        why = outlook(settings, open_queue).why
         rows = [row(open_queue, status, why) for status in chosen]
         rows += [imported_row(name, run) for name, run in elsewhere]
         evaluations = tell(open_queue.evaluations.statuses(study))
@@ -74,16 +72,16 @@ def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
     return found
 
 
-def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[str, str]:
-    """Run id -> why it waits. `statuses` are those of all studies."""
-    return outlook(settings, queue, statuses).why
-
-
-def outlook(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> Outlook:
-    """Why the queued runs wait. `statuses` are those of all studies."""
+def outlook(settings: Settings, queue: Queue) -> Outlook:
+    """Why the queued runs of all studies wait."""
+    statuses = queue.listing.open()
+    if not any(status.state is State.QUEUED for status in statuses):
+        return Outlook()
     now, roster = time.time(), queue.roster.nodes()
-    spent = find_exhausted(
-        queue.studies.all().values(), statuses, machines(settings, queue), now, queue.studies.dollars_spent()
+    limited = [study for study in queue.studies.all().values() if study.policy.is_limited]
+    paid = [status for study in limited for status in queue.listing.paid_by(study.name)]
+    spent = (
+        find_exhausted(limited, paid, machines(settings, queue), now, queue.studies.dollars_spent()) if limited else {}
     )
     paused = explain_pauses(statuses, queue.listing.pauses(), roster)
     why = reasons(

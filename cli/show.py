@@ -10,7 +10,7 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.progress import last_validation
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
-from cli.runs import explain, waits
+from cli.runs import explain, outlook
 from farm.errors import Conflict, FarmError
 from farm.queue.queue import Queue
 from farm.queue.values import Event, Point, Status
@@ -35,7 +35,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         status = open_queue.listing.status(run)
         scores = open_queue.evaluations.scores(status.run.id, "run").get(status.run.id, ())
         curve, events = open_queue.listing.curve(status.run.id), open_queue.listing.events(status.run.id)
-        why = explain(status, waits(settings, open_queue, open_queue.listing.statuses()))
+        why = explain(status, outlook(settings, open_queue).why)
     attempts = kept_attempts(settings, status.run.id)
     link = dashboard_link(settings, status)
     if as_json:

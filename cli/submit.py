@@ -213,7 +213,7 @@ def wait_for(settings: Settings, queue: Queue, study: str) -> int:
         picture = follow(
             queue,
             lambda: queue.listing.picture(study),
-            outlook=lambda: outlook(settings, queue, queue.listing.statuses()),
+            outlook=lambda: outlook(settings, queue),
         )
     except KeyboardInterrupt:
         say(f"{study} goes on in the background; follow it with: farm watch {study}")

@@ -50,9 +50,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         warn_if_down(settings, fetch().statuses)
         if up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (needs a token; see `farm status`)")
-        picture = follow(
-            open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.listing.statuses())
-        )
+        picture = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue))
         _print([_row(open_queue, status) for status in picture.statuses], as_json, unread(picture))
         code = exit_code(settings, open_queue, picture)
     raise typer.Exit(code)

@@ -40,6 +40,20 @@ class Listing:
                 found.flaws[run_id] = spoilt_run(run_id, error)
         return found
 
+    def open(self) -> list[Status]:
+        """The runs that are queued or running, in the order they were submitted, at one instant: for those who ask what
+        waits, and need not know what has ended.
+        """
+        return list(readable(read_status, self._scripts.call("statuses", "open", "", *FIELDS)))
+
+    def paid_by(self, study: str) -> list[Status]:
+        """The runs that count against the limits of a study, since it submitted them first, at one instant."""
+        return list(readable(read_status, self._scripts.call("statuses", "paid", study, *FIELDS)))
+
+    def studies(self) -> list[str]:
+        """The studies that submitted runs, by the last of them, newest first."""
+        return self._scripts.call("newest")
+
     def running(self) -> list[Status]:
         """The runs that hold a lease, next deadline first: a small part of `statuses`, for frequent callers."""
         return list(readable(read_status, self._scripts.call("statuses", "running", "", *FIELDS)))
@@ -93,15 +107,21 @@ class Listing:
         return [read_pause(place, reason) for place, reason in pairs(self._scripts.call("pauses"))]
 
     def curve(self, run_id: str) -> list[Point]:
-        """The curve of a run, steps ascending, thinned out evenly when it is long."""
-        return [
-            Point(**dict(zip(Point.model_fields, json.loads(text), strict=True)))
-            for text in self._scripts.call("curve", run_id)
-        ]
+        """The curve of a run, steps ascending, thinned out evenly when long, and more so when the run is final."""
+        return [_read_point(text) for text in self._scripts.call("curve", run_id)]
+
+    def newest(self, run_id: str) -> tuple[Point | None, Point | None]:
+        """The newest point of a run's curve, and the newest one with a validation loss; None where there is none."""
+        last, validated, *_ = (*map(_read_point, self._scripts.call("reached", run_id)), None, None)
+        return last, validated
 
     def events(self, run_id: str, count: int = 100) -> list[Event]:
         """The last `count` events of a run, oldest first."""
         return [read_event(*entry) for entry in reversed(self._scripts.call("events", run_id, count))]
+
+
+def _read_point(text: str) -> Point:
+    return Point(**dict(zip(Point.model_fields, json.loads(text), strict=True)))
 
 
 def count(scripts: Scripts) -> dict[str, int]:
