@@ -4,7 +4,7 @@ VENV   ?= .venv
 SHELL  := bash
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-cluster lint types tests docs bench soak validate constraints clean
+.PHONY: demo test test-cluster lint types tests docs bench bench-gpu soak validate constraints clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -37,6 +37,11 @@ docs: $(VENV)/test
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
+
+# The first ten minutes on a GPU, in order, and what follows from them; PEER=FOLDER adds a checkout with nanoGPT's model.py.
+bench-gpu: export PEER := $(PEER)
+bench-gpu: $(VENV)/test
+	$(BIN)/python -m benchmarks cuda
 
 # The verdicts on simulated studies whose truth is known: docs/validation.md. About a minute; `make tests` has it in small.
 validate: $(VENV)/test

@@ -102,6 +102,7 @@ def _result(run: Run, epoch: int) -> Result:
         peak_bytes=2**30,
         checkpoint_seconds_stalled=0.0,
         kernels=("torch",),
+        compiled=(False,),
         hardware=Hardware(host="h", accelerator="cpu", accelerators=1, memory_bytes=2**36, cpu="c", cores=2, threads=1),
         provenance=Provenance(farm="0", code="0" * 64, python="3", torch="2"),
         fingerprints=Fingerprints(

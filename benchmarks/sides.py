@@ -5,9 +5,11 @@ AdamW, no logging, no clipping, `no_sync` while accumulating, no key-value cache
 """
 
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from farm.study.machine import Machine
 from farm.study.planner import Plan, plan
-from farm.study.recipe import Recipe, Seeds
+from farm.study.recipe import Model, Recipe, Seeds
 from farm.study.run import Run
 from model.assignment import Assignment, Listener
 from model.gpt import GPT, Attention
@@ -98,6 +100,17 @@ def textbook_explicit(run: Run, plan: Plan, gate: Gate) -> None:
     _train(_Textbook(gpt), run, plan, gate)
 
 
+def textbook_compiled(run: Run, plan: Plan, gate: Gate) -> None:
+    """The first, compiled as a whole."""
+    _train(torch.compile(_Textbook(GPT(run.recipe.model))), run, plan, gate)
+
+
+def peer(folder: Path, run: Run, plan: Plan, gate: Gate) -> None:
+    """The GPT of a checkout that has nanoGPT's model.py, compiled where a GPU is, as its train.py does."""
+    network = _Peer(folder, run.recipe.model)
+    _train(torch.compile(network) if torch.cuda.is_available() else network, run, plan, gate)
+
+
 def transformers(run: Run, plan: Plan, gate: Gate) -> None:
     """GPT2LMHeadModel and the loss it computes itself when given labels."""
     _train(_Transformers(run.recipe), run, plan, gate)
@@ -135,6 +148,30 @@ class _Textbook(nn.Module):
     def forward(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         logits_BTV = self.gpt.logits(x_BT)
         return F.cross_entropy(logits_BTV.flatten(0, 1), y_BT.flatten())
+
+
+class _Peer(nn.Module):
+    def __init__(self, folder: Path, shape: Model):
+        super().__init__()
+        place = spec_from_file_location("peer", folder / "model.py")
+        assert place is not None
+        assert place.loader is not None
+        its = module_from_spec(place)
+        sys.modules[place.name] = its  # dataclasses look it up there
+        place.loader.exec_module(its)
+        config = its.GPTConfig(
+            block_size=shape.context,
+            vocab_size=shape.vocab,
+            n_layer=shape.layers,
+            n_head=shape.heads,
+            n_embd=shape.width,
+            dropout=shape.dropout,
+            bias=True,
+        )
+        self.gpt = its.GPT(config)
+
+    def forward(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+        return self.gpt(x_BT, y_BT)[1]
 
 
 class _Transformers(nn.Module):

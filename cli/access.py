@@ -1,16 +1,20 @@
 """The way in: settings, the queue behind them, and the run or study that a name stands for."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from cli.unread import Unread, unread
 from farm.errors import Conflict, FarmError, NotFound, StorageUnusable, nearest
+from farm.queue.listing import Picture
 from farm.queue.node import offering
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.record.bucket import BRIEF
+from farm.record.imported import PREFIX
 from farm.record.store import Store
 from farm.site import serving
 from farm.site.client import translate_errors
@@ -60,7 +64,7 @@ def _local_classes(settings: Settings) -> dict[str, Machine]:
 
 def is_study(queue: Queue, name: str) -> bool:
     """Whether `name` is a submitted study."""
-    return name in queue.studies.all()
+    return queue.studies.has(name)
 
 
 def select(queue: Queue, name: str) -> list[Status]:
@@ -68,22 +72,63 @@ def select(queue: Queue, name: str) -> list[Status]:
 
     Raises: NotFound: neither. Conflict: several runs start so.
     """
-    studies = queue.studies.all()
-    if name in studies:
-        return queue.listing.statuses(name)
+    return _picture(queue, name).statuses
+
+
+def selected(queue: Queue, name: str) -> tuple[list[Status], Unread]:
+    """As `select`, with the runs of the study that cannot be read; says that there are some, if there are."""
+    from cli.render import say
+
+    picture = _picture(queue, name)
+    passed = unread(picture, name)
+    for line in passed.lines:
+        say(line)
+    return picture.statuses, passed
+
+
+def _picture(queue: Queue, name: str) -> Picture:
+    """The runs of the study `name`, or the one run whose id starts with it.
+
+    Raises: NotFound, Conflict. Unreadable: it is one run, and cannot be read.
+    """
+    if is_study(queue, name):
+        return queue.listing.picture(name)
+    refuse_imported(queue, name)
     try:
-        return [queue.listing.status(name)]
+        return Picture([queue.listing.status(name)], {})
     except NotFound:
-        known = [*studies, *(status.id for status in queue.listing.statuses())]
+        known = [*queue.studies.names(), *queue.listing.names("runs", "", count=sys.maxsize)]
         raise NotFound(f"there is no run or study {name!r}{nearest(name, known)}", remedy="See `farm runs`.") from None
+
+
+def run_of(queue: Queue, name: str) -> Status:
+    """The run whose id starts with `name`. Raises: NotFound, also of an imported loss; Conflict, Unreadable."""
+    refuse_imported(queue, name)
+    return queue.listing.status(name)
+
+
+def refuse_imported(queue: Queue, name: str) -> None:
+    """Raises: NotFound: `name` is an imported loss, or a study of such alone, where only runs of the farm will do."""
+    if name.startswith(PREFIX):
+        known = [run.id for one in queue.studies.all_imported().values() for run in one.runs]
+        if any(run_id.startswith(name) for run_id in known):
+            raise NotFound(
+                f"{name} is an imported loss, and this needs a run that the farm trained.",
+                remedy=f"See what is known of it with: farm show {name}",
+            )
+    if not is_study(queue, name) and queue.studies.imported(name).runs:
+        raise NotFound(
+            f"study {name!r} has imported losses only, and this needs runs that the farm trained.",
+            remedy=f"See them with: farm table {name}",
+        )
 
 
 def newest_study(queue: Queue) -> str | None:
     """The study that queued a run most recently, or None. Names it, and the others, on stderr."""
     from cli.render import say
 
-    newest_first = list(dict.fromkeys(status.study for status in reversed(queue.listing.statuses())))
-    known = dict.fromkeys([*queue.studies.all(), *queue.studies.all_imported()])
+    newest_first = queue.listing.studies()
+    known = dict.fromkeys([*queue.studies.names(), *queue.studies.all_imported()])
     names = [*newest_first, *(name for name in known if name not in newest_first)]
     if names:
         others = ", ".join(names[1:6]) + (", ..." if len(names) > 6 else "")
@@ -99,26 +144,37 @@ def study_or_newest(queue: Queue, name: str | None) -> str:
     return name
 
 
-def load_results(queue: Queue, name: str | None) -> tuple[Study, list[Seen]]:
-    """The study `name`, or the newest, and its results, as scored by the evaluation that it ranks by. Names that
-    evaluation on stderr unless it is the test loss, and counts the runs that it has not scored.
+def trained_study(queue: Queue, name: str | None) -> Study:
+    """The study `name`, or the newest. Raises: NotFound: none, or of imported losses alone. Unreadable."""
+    name = study_or_newest(queue, name)
+    refuse_imported(queue, name)
+    return queue.studies.one(name)
 
-    Raises: NotFound: there is no such study, or none at all.
+
+class Finished(NamedTuple):
+    """A study, its results, and what of it cannot be read."""
+
+    study: Study
+    results: list[Seen]
+    unread: Unread
+
+
+def load_results(queue: Queue, name: str | None) -> Finished:
+    """The study `name`, or the newest, and its results, as scored by the evaluation that it ranks by. Names that
+    evaluation on stderr unless it is the test loss, and counts the runs that it has not scored or that cannot be read.
+
+    Raises: NotFound: there is no such study, or none at all. Unreadable: the study itself.
     """
     from cli.render import say
 
-    name = study_or_newest(queue, name)
-    if queue.studies.imported(name).runs and name not in queue.studies.all():
-        raise NotFound(
-            f"study {name!r} has imported losses only, and this needs runs that the farm trained.",
-            remedy=f"See them with: farm table {name}",
-        )
-    study, scores = queue.studies.one(name), queue.evaluations.scores(name, "study")
-    results = [status.result for status in queue.listing.statuses(name) if status.result]
-    sight = see(results, scores, study.study.score, study.evaluations)
-    for line in _yardstick(study, sight):
+    study = trained_study(queue, name)
+    picture, scored = queue.listing.picture(study.name), queue.evaluations.scored(study.name, "study")
+    results = [status.result for status in picture.statuses if status.result]
+    sight = see(results, scored.scores, study.study.score, study.evaluations)
+    passed = unread(picture, study.name, scored.flaws)
+    for line in (*passed.lines, *_yardstick(study, sight)):
         say(line)
-    return study, sight.results
+    return Finished(study, sight.results, passed)
 
 
 def _yardstick(study: Study, sight: Sight) -> Iterator[str]:
@@ -192,7 +248,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     if store:
         with suppress(FarmError, OSError):
             begun = store.runs.ids()
-    known = {status.id for status in queue.listing.statuses()} if begun else set()
+    known = set(queue.listing.names("runs", "", count=sys.maxsize)) if begun else set()
     if store and (lost := [run_id for run_id in begun if run_id not in known]):
         raise Conflict(
             f"Redis is new or was emptied, and {store.uri} holds {len(lost)} run{'s' * (len(lost) != 1)}"

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import is_study, on_record, queue, select
+from cli.access import is_study, on_record, queue, selected
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
+from cli.unread import Unread
 from farm.errors import Conflict
 from farm.queue.queue import Queue
 from farm.queue.values import Status
@@ -31,7 +32,7 @@ def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = 
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
-        chosen = open_runs(open_queue, name)
+        chosen, passed = open_runs(open_queue, name)
         if dropped_only and is_study(open_queue, name):
             chosen = find_dropped(open_queue.studies.one(name), chosen)
         rows = [_cancel(open_queue, status) for status in chosen]
@@ -46,20 +47,21 @@ def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = 
         say("a running run stops at its next step, with a checkpoint")
     if rows and not as_json:
         render.say_next(f"farm retry {rows[0]['run']}" if len(rows) == 1 else f"farm retry {name} --cancelled")
+    passed.end()
 
 
-def open_runs(queue: Queue, name: str) -> list[Status]:
-    """The runs that can still be cancelled.
+def open_runs(queue: Queue, name: str) -> tuple[list[Status], Unread]:
+    """The runs that can still be cancelled, and what cannot be read, which is said.
 
-    Raises: Conflict: `name` is one run, and it is final. NotFound.
+    Raises: Conflict: `name` is one run, and it is final. NotFound. Unreadable: it is one run.
     """
-    chosen = select(queue, name)
+    chosen, passed = selected(queue, name)
     unfinished = [status for status in chosen if not status.state.is_final]
     if not unfinished and not is_study(queue, name):
         raise Conflict(f"{chosen[0].run.id} is {chosen[0].state} already: there is nothing to cancel.")
-    if not unfinished:
+    if not unfinished and (chosen or not passed.is_any):
         say(f"all {len(chosen)} runs of {name} are final already: there is nothing to cancel")
-    return unfinished
+    return unfinished, passed
 
 
 def find_dropped(study: Study, statuses: Sequence[Status]) -> list[Status]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from cli import render
-from cli.access import queue
+from cli.access import queue, run_of
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from cli.show import kept_attempts
@@ -48,7 +48,7 @@ def compare(first: RunName, second: RunName, as_json: Json = False) -> None:
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
-        statuses = [open_queue.listing.status(name) for name in (first, second)]
+        statuses = [run_of(open_queue, name) for name in (first, second)]
         worth = [_worth(open_queue, status) for status in statuses]
     one, other = (
         _side(settings, status)._replace(score=score, seen=found)
@@ -150,6 +150,8 @@ def _remarks(found: Comparison) -> Iterator[str]:
     saw = {True: "on the same data", False: "on different data", None: "on data that is unknown for one run at least"}
     order = "" if found.same_order else " in a different order"
     yield f"{began[found.same_initial_weights]}, {saw[found.same_trained]}{order}, {_parting(found)}"
+    if found.other_bits:
+        yield f"another arithmetic computed each, which gives other bits by itself: {found.other_bits}"
     if found.apart:
         yield f"the test losses cannot be compared: {found.apart}"
     for one in found.scores:

@@ -16,6 +16,7 @@ from cli.render import say
 from cli.runs import outlook
 from cli.submit import enqueue
 from cli.table import show_table
+from cli.unread import Unread
 from farm.errors import Conflict, NotFound, Unreachable
 from farm.queue.queue import Queue
 from farm.queue.values import Status
@@ -35,11 +36,11 @@ def demo(as_json: Json = False) -> None:
     study = Study.load(find_demo())
     was_up = serving.facts(settings) is not None
     with farm_for(settings, study) as facts:
-        statuses = train(settings, study, facts, was_up, as_json)
+        statuses, passed = train(settings, study, facts, was_up, as_json)
     failed = [status for status in statuses if status.state is not State.SUCCEEDED]
     for status in (status for status in failed if status.state.is_final):
         say(finished_line(status))
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if failed or passed.is_any else 0)
 
 
 def find_demo() -> Path:
@@ -78,7 +79,7 @@ def farm_for(settings: Settings, study: Study) -> Iterator[Facts]:
         embedded.down(settings)
 
 
-def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_json: bool) -> list[Status]:
+def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_json: bool) -> tuple[list[Status], Unread]:
     """Submit, follow, show the table, and say where everything is. `stays_up`: whether the farm outlives the demo."""
     with queue(settings) as open_queue:
         study, goes_on = fresh(open_queue, study)
@@ -86,11 +87,11 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
         say(f"{study.name}: {len(study.runs())} runs{', resuming where it stopped' if goes_on else ''}")
         say(f"dashboard: {facts.dashboard}")
         try:
-            statuses = follow(
+            picture = follow(
                 open_queue,
-                lambda: open_queue.listing.statuses(study.name),
+                lambda: open_queue.listing.picture(study.name),
                 lambda: _still_up(settings, facts),
-                lambda: outlook(settings, open_queue, open_queue.listing.statuses()),
+                lambda: outlook(settings, open_queue),
             )
         except KeyboardInterrupt:
             if stays_up:
@@ -98,12 +99,12 @@ def train(settings: Settings, study: Study, facts: Facts, stays_up: bool, as_jso
             else:
                 say(f"{study.name} stays queued; farm up or farm demo resumes it")
             raise
-        exit_code(settings, open_queue, statuses)
-        show_table(open_queue, study.name, as_json=as_json)
+        exit_code(settings, open_queue, picture)
+        passed = show_table(open_queue, study.name, as_json=as_json)
     say(f"run directories: {settings.storage}/runs")
     if not as_json:
         render.say_next(f"farm table {study.name} --format md", "farm plan examples/interventions.toml", "farm up")
-    return statuses
+    return picture.statuses, passed
 
 
 def fresh(queue: Queue, study: Study) -> tuple[Study, bool]:

@@ -23,7 +23,7 @@ COLUMNS = (
     Column("size", "nats", render.or_unknown(lambda size: f"{size:+.4f}"), is_number=True, digits=6),
     Column("ci_low", "95 % from", render.or_unknown(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
     Column("ci_high", "to", render.or_unknown(lambda edge: f"{edge:+.4f}"), is_number=True, digits=6),
-    Column("p", "p", render.probability, is_number=True, digits=6),
+    Column("p", "p", render.probability, is_number=True, figures=4),
     Column("aliases", "or else", render.listing),
 )
 
@@ -38,7 +38,7 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     "factorial", tells all pairs apart.
     """
     with queue() as open_queue:
-        found, results = load_results(open_queue, study)
+        found, results, passed = load_results(open_queue, study)
     members = dict(cohorts(results))
     told = {key: effects_of(found, together) for key, together in members.items()}
     rows = [row for key, seen in told.items() for row in _rows(key, seen)]
@@ -48,7 +48,8 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
             | {"missing": missing(found, members[key])}
             for key, seen in told.items()
         ]
-        render.emit_json("farm.effects/1", rows, study=found.name, methods=methods)
+        render.emit_json("farm.effects/1", rows, study=found.name, methods=methods, unreadable=passed.every)
+        passed.end()
         return
     unit = next((result.unit for result in results if result.unit != NATS), None)
     columns = tuple(one._replace(heading=unit) if unit and one.key == "size" else one for one in COLUMNS)
@@ -58,6 +59,7 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     for (_, machine), together in members.items():
         if lacking := missing(found, together):
             say(_lacking(found, machine, lacking))
+    passed.end()
 
 
 def cohorts(results: Sequence[Seen]) -> Iterator[tuple[tuple[str, str], list[Seen]]]:
@@ -70,7 +72,9 @@ def cohorts(results: Sequence[Seen]) -> Iterator[tuple[tuple[str, str], list[See
 def effects_of(study: Study, results: list[Seen]) -> Effects:
     crossed = {arm.name: arm.changes for arm in study.arms() if study.interventions.keys() >= set(arm.changes)}
     members = {name: [result for result in results if result.arm == name] for name in crossed}
-    return estimate(crossed, {name: by_seeds(found) for name, found in members.items() if found})
+    return estimate(
+        crossed, {name: by_seeds(found) for name, found in members.items() if found}, list(study.interventions)
+    )
 
 
 def missing(study: Study, results: list[Seen]) -> list[str]:

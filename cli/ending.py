@@ -8,6 +8,7 @@ from cli.render import say
 from cli.runs import outlook
 from farm.errors import Guard
 from farm.queue.budget import Spending, dollars
+from farm.queue.listing import Picture
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.queue.waiting import Outlook
@@ -16,32 +17,28 @@ from farm.study.run import State
 from farm.verdict.forecast import least_hours, least_limit
 
 
-def exit_code(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> int:
+def exit_code(settings: Settings, queue: Queue, picture: Picture) -> int:
     """The exit code for runs that were followed to their end, after saying what those that are not final wait for.
 
-    0: all succeeded. 7: some wait because a limit is spent. 1: some failed, were cancelled or are paused.
+    0: all succeeded. 7: some wait because a limit is spent. 1: some failed, were cancelled, are paused or cannot be
+    read.
     """
+    statuses = picture.statuses
     if all(status.state.is_final for status in statuses):
-        return int(any(status.state is not State.SUCCEEDED for status in statuses))
-    everything = queue.listing.statuses()
-    found = outlook(settings, queue, everything)
-    for line in remedies(settings, queue, statuses, found, everything):
+        return int(bool(picture.flaws) or any(status.state is not State.SUCCEEDED for status in statuses))
+    found = outlook(settings, queue)
+    for line in remedies(settings, queue, statuses, found):
         say(line)
     return Guard.exit_code if any(status.run.id in found.over_budget for status in statuses) else 1
 
 
-def remedies(
-    settings: Settings, queue: Queue, statuses: Sequence[Status], found: Outlook, everything: Sequence[Status]
-) -> Iterator[str]:
-    """A line for each reason for which some of `statuses` wait for a person, and what lets them go on.
-
-    `everything`: the runs of all studies.
-    """
+def remedies(settings: Settings, queue: Queue, statuses: Sequence[Status], found: Outlook) -> Iterator[str]:
+    """A line for each reason for which some of `statuses` wait for a person, and what lets them go on."""
     over = [
         (status.study, found.over_budget[status.run.id]) for status in statuses if status.run.id in found.over_budget
     ]
     for (study, spent), count in Counter(over).items():
-        yield f"{study}: {_runs(count, 'waits', 'wait')}: {spent}. {_go_on(settings, queue, study, spent, everything)}"
+        yield f"{study}: {_runs(count, 'waits', 'wait')}: {spent}. {_go_on(settings, queue, study, spent)}"
     paused = [(status.study, found.paused[status.run.id]) for status in statuses if status.run.id in found.paused]
     for (study, reason), count in Counter(paused).items():
         yield (
@@ -54,8 +51,8 @@ def _runs(count: int, one: str, several: str) -> str:
     return f"{count} runs {several}" if count > 1 else f"1 run {one}"
 
 
-def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending, everything: Sequence[Status]) -> str:
-    form, known = queue.studies.one(study), machines(settings, queue)
+def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending) -> str:
+    form, known, everything = queue.studies.one(study), machines(settings, queue), queue.listing.statuses()
     wanted = []
     if spent.usd >= spent.limit:
         usd = least_limit(form, everything, known, spent.usd)

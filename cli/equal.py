@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cli import render
+from cli.access import trained_study
 from cli.cells import RANK, VERDICT, difference, list_rows, machine, seeds
 from cli.remarks import Tested, method_lines
 from cli.render import Column, Format, Sheet
-from farm.errors import BadStudy, NotFound
+from cli.unread import Unread, unread
+from farm.errors import BadStudy
 from farm.queue.queue import Queue
 from farm.study.arms import BASELINE
 from farm.study.recipe import TEST
@@ -35,16 +37,15 @@ def question_of(at: str | None, loss: str | None, score: str | None, scores: str
     return budget(at) if at is not None else target(loss) if loss is not None else None
 
 
-def show(queue: Queue, study: str, question: Budget | float, form: Format | None, *, as_json: bool) -> None:
-    """Print the study's arms at that cost, or their cost to reach that loss. Raises: NotFound."""
-    if queue.studies.imported(study).runs and study not in queue.studies.all():
-        raise NotFound(
-            f"study {study!r} holds imported losses only, without validation curves.",
-            remedy=f"See them with: farm table {study}",
-        )
-    asks = queue.studies.one(study)
+def show(queue: Queue, study: str, question: Budget | float, form: Format | None, *, as_json: bool) -> Unread:
+    """Print the study's arms at that cost, or their cost to reach that loss. Returns what it left out because it cannot
+    be read, and says so. Raises: NotFound, Unreadable.
+    """
+    asks = trained_study(queue, study)
     margin = asks.study.margin if asks.study.score == TEST else None  # of another score it is no number of nats
-    statuses = queue.listing.statuses(study)
+    statuses = (picture := queue.listing.picture(study)).statuses
+    passed = unread(picture, study)
+    more: dict[str, Any] = {"study": study, "unreadable": passed.every}
     results = [status.result for status in statuses if status.result]
     runs = [status.run for status in statuses]
     unfinished = len(statuses) - len(results)
@@ -52,14 +53,17 @@ def show(queue: Queue, study: str, question: Budget | float, form: Format | None
         bought = at(results, runs, question, margin, asks.looks)
         title = f"{study}: validation loss after {_amount(question)}"
         data = [row.model_dump(mode="json") for row in bought]
-        sheet = Sheet("farm.table-at/1", AT, data, more={"study": study, "at": question._asdict()}, title=title)
-        _emit(sheet, ALL_AT, [*_budget_remarks(bought, question), *_common(bought, unfinished, asks)], form, as_json)
+        sheet = Sheet("farm.table-at/1", AT, data, more=more | {"at": question._asdict()}, title=title)
+        lines = [*passed.lines, *_budget_remarks(bought, question), *_common(bought, unfinished, asks)]
+        _emit(sheet, ALL_AT, lines, form, as_json)
     else:
         reached = to(results, runs, question, asks.looks)
         title = f"{study}: until validation loss {question:g}"
         data = [row.model_dump(mode="json") for row in reached]
-        sheet = Sheet("farm.table-target/1", TO, data, more={"study": study, "target": question}, title=title)
-        _emit(sheet, ALL_TO, [*_target_remarks(reached), *_common(reached, unfinished, asks)], form, as_json)
+        sheet = Sheet("farm.table-target/1", TO, data, more=more | {"target": question}, title=title)
+        lines = [*passed.lines, *_target_remarks(reached), *_common(reached, unfinished, asks)]
+        _emit(sheet, ALL_TO, lines, form, as_json)
+    return passed
 
 
 def _emit(sheet: Sheet, every: Sequence[Column], remarks: Sequence[str], form: Format | None, as_json: bool) -> None:
@@ -114,7 +118,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 ARM = (Column("arm", "arm"), Column("machine", "machine", machine))
 LOSS = Column("validation_loss_mean", "validation loss", render.loss, is_number=True, digits=6)
 SD = Column("validation_loss_sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
-P = Column("p", "p", render.probability, is_number=True, is_spare=True, digits=6)
+P = Column("p", "p", render.probability, is_number=True, is_spare=True, figures=4)
 N, ASKED = Column("n", "n"), Column("asked", "asked")
 LOW, HIGH = Column("ci_low", "ci low", digits=6), Column("ci_high", "ci high", digits=6)
 END = (Column("evaluation", "evaluation"), Column("aside", "not compared because"), Column("runs", "runs"))

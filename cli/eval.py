@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import eval_reference, render
-from cli.access import is_study, machines, queue, select
+from cli.access import is_study, machines, queue, selected
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from farm.errors import Conflict, FarmError, NotFound, nearest
@@ -73,7 +73,7 @@ def eval(
         raise typer.BadParameter("it names a reference: give --reference FOLDER, too", param_hint="--name")
     settings = Settings.load()
     with queue(settings) as open_queue:
-        statuses = select(open_queue, name)
+        statuses, passed = selected(open_queue, name)
         study = open_queue.studies.one(name if is_study(open_queue, name) else statuses[0].study)
         names = _names(study, evaluation)
         if machine is not None:
@@ -81,7 +81,8 @@ def eval(
         found = find_unscored(
             study, statuses, _scores(settings, open_queue, statuses), names, stale=stale, machine=machine
         )
-        _refuse_unfinished(name, found)
+        if not passed.is_any:
+            _refuse_unfinished(name, found)
         jobs = [job for job, _ in found.jobs.values()]
         before = open_queue.evaluations.put(study.study.name, jobs) if jobs else {}
     rows = list(_rows(found, before))
@@ -91,6 +92,7 @@ def eval(
         say(remark)
     if rows and not as_json:
         render.say_next("farm status")
+    passed.end()
 
 
 def _refuse_beside_reference(stale: bool, machine: str | None) -> None:

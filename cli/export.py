@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import render
-from cli.access import queue
+from cli.access import queue, run_of
 from cli.options import Json, RunName
 from cli.render import Column, Sheet, say
 from farm.errors import CheckpointInvalid, Conflict, FarmError, NotFound
@@ -39,7 +39,7 @@ def export(run: RunName, folder: Folder, as_json: Json = False) -> None:
     settings, folder = Settings.load(), folder.resolve()
     _check_free(folder)
     with queue(settings) as open_queue:
-        status = open_queue.listing.status(run)
+        status = run_of(open_queue, run)
     if find_spec("torch") is None:
         raise FarmError("torch is not installed here.", remedy="Export where the farm trains: pip install farm[node].")
     with open_store(settings.storage) as store:

@@ -81,7 +81,7 @@ def forget(
 
 
 def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) -> dict[str, Status | None]:
-    """The runs that are meant, by id; None for one whose value in Redis cannot be read.
+    """The runs that are meant, by id; None for those whose values in Redis cannot be read.
 
     Raises: NotFound, Conflict.
     """
@@ -95,7 +95,10 @@ def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) ->
         chosen = of_arm(chosen, arm)
     if dropped_only and is_study(queue, name):
         chosen = find_dropped(queue.studies.one(name), chosen)
-    return {status.id: status for status in chosen}
+    found: dict[str, Status | None] = {status.id: status for status in chosen}
+    if is_study(queue, name) and not (arm or dropped_only):  # nothing tells the arm of what cannot be read
+        found |= dict.fromkeys(queue.listing.picture(name).flaws)
+    return found
 
 
 def imported_runs(queue: Queue, study: str, arm: str | None) -> list[ImportedRun]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.access import queue
+from cli.access import queue, run_of
 from cli.options import Json, RunName
 from cli.render import clean, say
 from farm.errors import NotFound
@@ -31,7 +31,7 @@ def logs(
     """Show the log of a run's newest attempt."""
     settings = Settings.load()
     with queue(settings) as open_queue, open_store(settings.storage) as store:
-        status = open_queue.listing.status(run)
+        status = run_of(open_queue, run)
         newest = newest_log(store, status)
         if newest is None and not follow:
             raise _no_log(status, store.uri)

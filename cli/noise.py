@@ -6,6 +6,7 @@ from cli import render
 from cli.access import is_study, load_results, queue, study_or_newest
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
+from cli.unread import NOTHING
 from farm.record.imported import EVALUATION as IMPORTED
 from farm.record.result import Result
 from farm.study.machine import is_mixed
@@ -36,7 +37,8 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     with queue() as open_queue:
         name = study_or_newest(open_queue, study)
         imported = open_queue.studies.imported(name).runs
-        results = [] if imported and not is_study(open_queue, name) else load_results(open_queue, name)[1]
+        found = None if imported and not is_study(open_queue, name) else load_results(open_queue, name)
+    results, passed = (found.results, found.unread) if found else ([], NOTHING)
     told = {evaluation: ladder(runs) for evaluation, runs in comparable(results)}
     if known := [Run(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds]:
         told[IMPORTED] = ladder(known)
@@ -45,13 +47,17 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
         hardware = [
             {"evaluation": key} | pair.model_dump(mode="json") for key, seen in told.items() for pair in seen.hardware
         ]
-        render.emit_json("farm.noise/1", rows, study=name, hardware=hardware)
+        render.emit_json("farm.noise/1", rows, study=name, hardware=hardware, unreadable=passed.every)
+        passed.end()
         return
     render.emit(Sheet("farm.noise/1", COLUMNS, rows, title=name))
-    for remark in _remarks(name, told):
+    if not told and not passed.runs and not imported:
+        say(f"{name}: {passed.none_finished}")
+    for remark in _remarks(told):
         say(remark)
     if unknown := len(imported) - len(known):
         say(f"{IMPORTED}: {unknown} of {len(imported)} losses lack a seed, and are left out")
+    passed.end()
 
 
 def comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Run]]]:
@@ -71,9 +77,7 @@ def _run(result: Result) -> Run:
     return Run(result.arm, result.machine, result.seeds, result.rerun, result.test_loss)
 
 
-def _remarks(study: str, told: dict[str, Noise]) -> Iterator[str]:
-    if not told:
-        yield f"{study}: no run has finished yet"
+def _remarks(told: dict[str, Noise]) -> Iterator[str]:
     for seen in told.values():
         for rung in seen.rungs:
             if rung.sd == 0:

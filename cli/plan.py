@@ -11,6 +11,7 @@ from cli import corpus, render
 from cli.access import machines, queue, slots, study_file
 from cli.options import Json, StudyFile, study_names
 from cli.render import Column, Sheet, say
+from cli.unread import Unread, unread
 from farm.errors import BadStudy, Refused, Unreachable
 from farm.queue.budget import dollars
 from farm.record.result import Result
@@ -99,11 +100,19 @@ def what_is_known(
     """
     try:
         with queue(settings) as open_queue:
-            results = [status.result for status in open_queue.listing.statuses() if status.result]
-            return machines(settings, open_queue), results, open_queue.evaluations.scores(), slots(open_queue)
+            picture, scored = open_queue.listing.picture(), open_queue.evaluations.scored()
+            _warn(unread(picture, scores=scored.flaws))
+            results = [status.result for status in picture.statuses if status.result]
+            return machines(settings, open_queue), results, scored.scores, slots(open_queue)
     except (Unreachable, Refused) as error:
         say(f"warning: planning without registered nodes and measured speeds: {error}")
         return machines(settings, None), [], {}, {}
+
+
+def _warn(passed: Unread) -> None:
+    """A forecast stands without them, on fewer measured speeds and losses."""
+    for line in passed.lines:
+        say(f"warning: {line}")
 
 
 def find_noise(planned: Study, sd: float | None, study: str | None, settings: Settings) -> Noise | None:

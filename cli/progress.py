@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cli.render import clean, console, duration, loss
+from cli.unread import unread
+from farm.queue.listing import Picture
 from farm.queue.queue import Queue
 from farm.queue.values import Point, Status
 from farm.queue.waiting import SOON, Outlook
@@ -19,28 +21,30 @@ TENTHS = 10  # without a terminal, a line for every tenth of a run
 
 def follow(
     queue: Queue,
-    fetch: Callable[[], list[Status]],
+    fetch: Callable[[], Picture],
     check: Callable[[], None] = lambda: None,
     outlook: Callable[[], Outlook] = Outlook,
-) -> list[Status]:
+) -> Picture:
     """Show the runs that `fetch` gives until all are final, or wait for a person, and return them. `check` is asked at
-    every look, and `outlook` while none of the runs trains.
+    every look, and `outlook` while none of the runs trains. Runs that cannot be read are named, and not waited for.
 
     Raises: whatever `check` raises.
     """
     with (Bars if sys.stderr.isatty() else Lines)(queue) as view:
         while True:
             began = time.monotonic()
-            statuses = fetch()
+            picture = fetch()
+            statuses = picture.statuses
+            view.pass_over(picture)
             view.update(statuses)
             if all(status.state.is_final for status in statuses):
-                return statuses
+                return picture
             check()
             if not any(status.state is State.RUNNING for status in statuses):
                 found = outlook()
                 view.explain(statuses, found.why)
                 if found.is_stuck(statuses):
-                    return statuses
+                    return picture
             # A study of thousands takes a while to list: look at most a fifth of the time.
             time.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - began)))
 
@@ -67,6 +71,7 @@ class Lines:
         self.queue = queue
         self.said: dict[str, tuple] = {}
         self.reason = ""
+        self.unread: list[str] = []
 
     def __enter__(self) -> "Lines":
         return self
@@ -80,6 +85,13 @@ class Lines:
             if self.said.get(status.run.id) != key:
                 self.said[status.run.id] = key
                 self._say(status)
+
+    def pass_over(self, picture: Picture) -> None:
+        """Say which runs cannot be read, whenever that has changed."""
+        if (lines := unread(picture).lines) != self.unread:
+            self.unread = lines
+            for told in lines:
+                self.write(told)
 
     def explain(self, statuses: Sequence[Status], why: Mapping[str, str]) -> None:
         """Say why the first of the runs waits, if the reason has changed in more than its numbers."""
@@ -180,11 +192,10 @@ class Newest(NamedTuple):
 
 def newest(queue: Queue, status: Status) -> Newest:
     """The step that a running run has reached and its losses: the curve is ahead of the heartbeat."""
-    curve = queue.listing.curve(status.run.id)
-    if not curve:
+    last, held_out = queue.listing.newest(status.run.id)
+    if last is None:
         return Newest(status.step)
-    held_out = last_validation(curve)
-    return Newest(max(status.step, curve[-1].step), curve[-1].loss, held_out.validation_loss if held_out else None)
+    return Newest(max(status.step, last.step), last.loss, held_out.validation_loss if held_out else None)
 
 
 def last_validation(curve: Sequence[Point]) -> Point | None:

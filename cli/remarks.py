@@ -22,8 +22,8 @@ RUNGS = {
     None: "noise of an unknown kind, since the seeds of some runs are not known",
 }
 IMPORTS_APART = (
-    "they are ranked among themselves, and never with runs of this farm, since nothing checks that they were trained"
-    " and tested alike"
+    "such rows are ranked among themselves, and never with runs of this farm, since nothing checks that they were"
+    " trained and tested alike"
 )
 # How an arm was told from the baseline, for people.
 METHODS = {
@@ -45,7 +45,7 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
             yield f"  {difference}"
         yield "  set evaluation.source and evaluation.context in the baseline to give all arms the same test"
     if imported := [row for row in ranked.rows if row.imported]:
-        yield f"imported: {len(imported)} row{'s' * (len(imported) != 1)}, trained elsewhere: {IMPORTS_APART}"
+        yield f"imported: {len(imported)} row{'s' * (len(imported) != 1)}, trained elsewhere; {IMPORTS_APART}"
     yield from _reference_lines(ranked)
     for reason, rows in _aside(ranked).items():
         yield f"not ranked: {', '.join(rows)}: {reason}"

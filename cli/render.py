@@ -53,6 +53,7 @@ class Column(NamedTuple):
     is_spare: bool = False  # left out of a terminal that is too narrow, the last one first
     is_prose: bool = False  # folded on a terminal before anything is left out
     digits: int | None = None  # decimals in TSV; JSON and CSV have all
+    figures: int | None = None  # significant ones in TSV, instead: of what may be tiny, but is never nothing
 
 
 class Sheet(NamedTuple):
@@ -274,9 +275,15 @@ def raw(value: Any, digits: int | None = None) -> str:
     return line(str(value))
 
 
+def _figures(value: Any, column: Column) -> Any:
+    return float(f"{value:.{column.figures}g}") if column.figures and isinstance(value, float) else value
+
+
 def _tsv(sheet: Sheet) -> str:
     rows = [[column.key for column in sheet.columns]]
-    rows += [[_safe(row[column.key], column.digits) for column in sheet.columns] for row in sheet.data]
+    rows += [
+        [_safe(_figures(row[column.key], column), column.digits) for column in sheet.columns] for row in sheet.data
+    ]
     return "".join("\t".join(row) + "\n" for row in rows)
 
 

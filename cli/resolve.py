@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, queue, study_or_newest
+from cli.access import machines, queue, study_or_newest, trained_study
 from cli.options import Json, StudyName
 from cli.render import Column, Sheet, say
 from cli.submit import enqueue, wait_for
-from farm.errors import BadSetting, Changed
+from cli.unread import unread
+from farm.errors import BadSetting, Changed, Unreadable
 from farm.queue.budget import find_unpriced
 from farm.queue.queue import Queue
+from farm.queue.values import Status
 from farm.site.settings import Settings
 from farm.study.looks import Look
 from farm.study.machine import Machine
@@ -28,7 +30,7 @@ COLUMNS = (
     Column("machine", "machine"),
     Column("pairs", "pairs", is_number=True),
     Column("delta", "vs baseline", render.signed, is_number=True, digits=6),
-    Column("p", "p", render.probability, is_number=True, digits=6),
+    Column("p", "p", render.probability, is_number=True, figures=4),
     Column("word", "verdict"),
     Column("added", "added", is_number=True),
     Column("why", "why"),
@@ -60,10 +62,10 @@ def resolve(
     settings, budget = Settings.load(), budget_of(usd, hours, runs)
     with queue(settings) as open_queue:
         name = study_or_newest(open_queue, study)
-        form = open_queue.studies.one(name)
+        form = trained_study(open_queue, name)
         warn_unpriced(form, machines(settings, open_queue), budget)
         while True:
-            if unfinished := sum(not status.state.is_final for status in open_queue.listing.statuses(name)):
+            if unfinished := sum(not status.state.is_final for status in whole(open_queue, name)):
                 if no_wait:
                     say(f"{name}: {unfinished} runs are not done: call this again when they are")
                     break
@@ -99,6 +101,16 @@ def warn_unpriced(study: Study, known: dict[str, Machine], budget: Budget) -> No
         say(f"warning: {', '.join(free)}: no usd_per_hour is declared, so --usd does not count runs there")
 
 
+def whole(queue: Queue, name: str) -> list[Status]:
+    """The runs of the study. Raises: Unreadable: money would be spent by a verdict from a part of them."""
+    picture, scored = queue.listing.picture(name), queue.evaluations.scored(name, "study")
+    passed = unread(picture, name, scored.flaws)
+    if passed.is_any:
+        first, *more = passed.lines
+        raise Unreadable(first, remedy="Nothing was queued: every run counts in a verdict.", also=tuple(more))
+    return picture.statuses
+
+
 def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
     """Look once, keep the look with the study, and queue what it adds. False: the race is over.
 
@@ -106,7 +118,7 @@ def step(settings: Settings, queue: Queue, name: str, budget: Budget) -> bool:
     known yet, and two looks at once would spend the budget twice.
     """
     known, since = machines(settings, queue), queue.studies.edition(name)
-    before, statuses = queue.studies.one(name), queue.listing.statuses(name)
+    before, statuses = queue.studies.one(name), whole(queue, name)
     if not all(status.state.is_final for status in statuses):
         return True
     done = look(before, statuses, known, budget, time.time(), queue.evaluations.scores(name, "study"))
@@ -125,12 +137,16 @@ def lines(number: int, seen: Look) -> Iterator[str]:
     """A look in words: every arm, and what was decided."""
     for one in seen.standings:
         p = "" if one.p is None else f", p {render.probability(one.p)}"
-        got = f"; {one.added} pairs added" if one.added else ""
+        got = f"; {_pairs(one.added)} added" if one.added else ""
         why = f"; {one.why}" if one.why else ""
         difference = "no difference yet" if one.delta is None else render.signed(one.delta)
-        yield f"look {number}: {one.arm} on {one.machine}: {one.word} ({one.pairs} pairs, {difference}{p}){got}{why}"
-    added = f"; {seen.added_runs} runs queued" if seen.added_runs else ""
+        yield f"look {number}: {one.arm} on {one.machine}: {one.word} ({_pairs(one.pairs)}, {difference}{p}){got}{why}"
+    added = f"; {seen.added_runs} run{'s' * (seen.added_runs != 1)} queued" if seen.added_runs else ""
     yield f"look {number}: {seen.decision}: {seen.why}{added}"
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' * (count != 1)}"
 
 
 def rows_of(number: int, seen: Look) -> list[dict]:

@@ -8,6 +8,7 @@ from cli.access import count_offers, machines, queue
 from cli.options import ArmName, Json, StudyOrAll
 from cli.progress import Newest, newest
 from cli.render import Column, Sheet, say
+from cli.unread import unread
 from farm.errors import NotFound, nearest
 from farm.queue.budget import find_exhausted
 from farm.queue.node import drained_classes
@@ -39,25 +40,28 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
-        everything = open_queue.listing.statuses()
         imported = {study: open_queue.studies.imported(study)} if study else open_queue.studies.all_imported()
         if study and not imported[study].runs:
             open_queue.studies.one(study)
-        chosen = open_queue.listing.statuses(study) if study else everything
+        picture = open_queue.listing.picture(study)
+        passed, chosen = unread(picture, study), picture.statuses
+        for line in passed.lines:
+            say(line)
         elsewhere = [(name, run) for name, one in imported.items() for run in one.runs if arm in (None, run.arm)]
         if arm and not elsewhere:
             chosen = of_arm(chosen, arm)
         chosen = [status for status in chosen if arm in (None, status.run.arm)]
-        why = waits(settings, open_queue, everything)
+        why = outlook(settings, open_queue).why
         rows = [row(open_queue, status, why) for status in chosen]
         rows += [imported_row(name, run) for name, run in elsewhere]
         evaluations = tell(open_queue.evaluations.statuses(study))
-    if not rows:
+    if not rows and not passed.is_any:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
     if rows or as_json or not render.is_terminal():
-        render.emit(Sheet("farm.runs/1", COLUMNS, rows), as_json=as_json)
+        render.emit(Sheet("farm.runs/1", COLUMNS, rows, more={"unreadable": passed.every}), as_json=as_json)
     for line in evaluations:
         say(line)
+    passed.end()
 
 
 def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
@@ -68,16 +72,16 @@ def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
     return found
 
 
-def waits(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> dict[str, str]:
-    """Run id -> why it waits. `statuses` are those of all studies."""
-    return outlook(settings, queue, statuses).why
-
-
-def outlook(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> Outlook:
-    """Why the queued runs wait. `statuses` are those of all studies."""
+def outlook(settings: Settings, queue: Queue) -> Outlook:
+    """Why the queued runs of all studies wait."""
+    statuses = queue.listing.open()
+    if not any(status.state is State.QUEUED for status in statuses):
+        return Outlook()
     now, roster = time.time(), queue.roster.nodes()
-    spent = find_exhausted(
-        queue.studies.all().values(), statuses, machines(settings, queue), now, queue.studies.dollars_spent()
+    limited = [study for study in queue.studies.all().values() if study.policy.is_limited]
+    paid = [status for study in limited for status in queue.listing.paid_by(study.name)]
+    spent = (
+        find_exhausted(limited, paid, machines(settings, queue), now, queue.studies.dollars_spent()) if limited else {}
     )
     paused = explain_pauses(statuses, queue.listing.pauses(), roster)
     why = reasons(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import machines, queue, study_or_newest
+from cli.access import machines, queue, study_or_newest, trained_study
 from cli.options import Json, Yes, _names
 from cli.outcome import remarks
 from cli.render import Column, Sheet, say
@@ -53,7 +53,7 @@ def seeds(
     with queue(settings) as open_queue:
         name = study_or_newest(open_queue, names[0] if len(names) == 2 else None)
         since = open_queue.studies.edition(name)
-        study, arm = open_queue.studies.one(name), names[-1]
+        study, arm = trained_study(open_queue, name), names[-1]
         more = up_to(study, arm, to, alone=alone)
         wider = widen(study, more)
         known = machines(settings, open_queue)

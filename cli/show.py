@@ -10,7 +10,7 @@ from cli.access import queue
 from cli.options import Json, RunName
 from cli.progress import last_validation
 from cli.render import Column, Sheet, ago, duration, loss, sparkline
-from cli.runs import explain, waits
+from cli.runs import explain, outlook
 from farm.errors import Conflict, FarmError
 from farm.queue.queue import Queue
 from farm.queue.values import Event, Point, Status
@@ -35,7 +35,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         status = open_queue.listing.status(run)
         scores = open_queue.evaluations.scores(status.run.id, "run").get(status.run.id, ())
         curve, events = open_queue.listing.curve(status.run.id), open_queue.listing.events(status.run.id)
-        why = explain(status, waits(settings, open_queue, open_queue.listing.statuses()))
+        why = explain(status, outlook(settings, open_queue).why)
     attempts = kept_attempts(settings, status.run.id)
     link = dashboard_link(settings, status)
     if as_json:
@@ -156,6 +156,10 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     yield "train loss", f"{loss(result.train_loss)}; lowest {loss(result.best_loss)} at step {result.best_step:,}"
     yield "plan", f"{result.plan} (world x microbatch x accumulation)"
     yield "took", f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s" + _cost(result.usd)
+    if reached := result.utilisation:
+        peaks, teras = reached.peaks, f"{reached.peaks.flops_per_second / 1e12:,.0f} TFLOP/s"
+        moved = f"at least {reached.bandwidth:.0%} of {peaks.bytes_per_second / 1e9:,.0f} GB/s of memory"
+        yield "reached", f"{reached.flops:.0%} of {teras} of matrix products (MFU), {moved}; both measured on this GPU"
     if result.kwh is not None:
         yield "energy", f"{result.kwh:.4g} kWh over all attempts ({_METERS.get(result.energy_meter or '', 'a meter')})"
     hardware, software = result.hardware, result.provenance
@@ -163,6 +167,7 @@ def _science(status: Status) -> Iterator[tuple[str, str]]:
     yield "hardware", f"{accelerators}, {hardware.cpu}, {hardware.cores} cores, on {hardware.host}"
     commit = f", commit {software.commit[:12]}{' (changed)' if software.dirty else ''}" if software.commit else ""
     yield "kernels", ", then ".join(result.kernels)
+    yield "compiled", ", then ".join("yes" if on else "no" for on in result.compiled)
     yield "software", f"farm {software.farm}{commit}, python {software.python}, torch {software.torch}"
     yield "init", result.fingerprints.initial
     yield "trained on", result.fingerprints.tokens.trained

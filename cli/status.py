@@ -32,7 +32,10 @@ MAX_RUNS, MAX_STUDIES = 8, 5
 
 
 def status(as_json: Json = False) -> None:
-    """Show what is up, waiting and training."""
+    """Show what is up, waiting and training.
+
+    It also names values in Redis that cannot be read, but not those of finished runs: for these see farm doctor.
+    """
     settings = Settings.load()
     facts = serving.facts(settings)
     missing = serving.missing(settings, facts) if facts else []
@@ -43,7 +46,7 @@ def status(as_json: Json = False) -> None:
         trained = _training_lines(open_queue)
         nodes = count_offers(settings, open_queue)
         evaluations = open_queue.evaluations.statuses()
-        flaws = [str(flaw) for flaw in find_flaws(open_queue.scripts)]
+        flaws = [str(flaw) for flaw in find_flaws(open_queue.scripts, of_ended=False)]
         members = [node for node in open_queue.roster.nodes() if node.joined]
         held = _waiting_lines(settings, open_queue)
     known = {"counts": counts, "queued": waiting, "studies": len(studies), "nodes": nodes, "held": held}
@@ -65,13 +68,10 @@ def status(as_json: Json = False) -> None:
 
 
 def _waiting_lines(settings: Settings, queue: Queue) -> list[str]:
-    """The runs that wait for a person, a line for each study and reason. Asked only if there may be some: it reads
-    every run.
-    """
+    """The runs that wait for a person, a line for each study and reason."""
     if not queue.listing.pauses() and not any(study.policy.is_limited for study in queue.studies.all().values()):
         return []
-    everything = queue.listing.statuses()
-    return list(remedies(settings, queue, everything, outlook(settings, queue, everything), everything))
+    return list(remedies(settings, queue, queue.listing.open(), outlook(settings, queue)))
 
 
 def _training_lines(queue: Queue) -> list[str]:

@@ -94,8 +94,8 @@ def submit(
             say(f"warning: {warning}")
         if wait and not dry_run:
             code = wait_for(settings, open_queue, parsed.name)
-            show_table(open_queue, parsed.name, as_json=as_json)
-            raise typer.Exit(code)
+            passed = show_table(open_queue, parsed.name, as_json=as_json)
+            raise typer.Exit(code or int(passed.is_any))
     if not as_json and not dry_run:
         render.say_next(f"farm watch {parsed.name}", f"farm table {parsed.name}")
 
@@ -210,12 +210,12 @@ def warnings(study: Study, known: dict[str, Machine], absent: dict[str, bool], i
 def wait_for(settings: Settings, queue: Queue, study: str) -> int:
     """Follow a study until all its runs are final, or none goes on by itself; the exit code."""
     try:
-        statuses = follow(
+        picture = follow(
             queue,
-            lambda: queue.listing.statuses(study),
-            outlook=lambda: outlook(settings, queue, queue.listing.statuses()),
+            lambda: queue.listing.picture(study),
+            outlook=lambda: outlook(settings, queue),
         )
     except KeyboardInterrupt:
         say(f"{study} goes on in the background; follow it with: farm watch {study}")
         raise
-    return exit_code(settings, queue, statuses)
+    return exit_code(settings, queue, picture)

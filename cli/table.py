@@ -12,6 +12,7 @@ from cli.cells import RANK, VERDICT, difference, machine, seeds
 from cli.options import Json, StudyName
 from cli.remarks import remarks
 from cli.render import Column, Format, Sheet, say
+from cli.unread import NOTHING, Unread, unread
 from farm.queue.queue import Queue
 from farm.queue.unscored import tell
 from farm.record.result import Result
@@ -72,7 +73,7 @@ ALL = (
     Column("ci_high", "ci high", digits=6),
     Column("seed_error", "error from seeds", digits=6),
     Column("test_set_error", "error from the test set", digits=6),
-    Column("p", "p", digits=6),
+    Column("p", "p", figures=4),
     VERDICT,
     Column("method", "method"),
     Column("rung", "tested against"),
@@ -135,12 +136,13 @@ def table(
         name = study or newest_study(open_queue)
         if name is None:
             say("no study yet: farm submit STUDY, or see it all at work: farm demo")
-            _show(None, rank([]), form, as_json)
+            _show(None, rank([]), form, as_json, NOTHING)
             return
         if question:
-            equal.show(open_queue, name, question, form, as_json=as_json)
+            passed = equal.show(open_queue, name, question, form, as_json=as_json)
         else:
-            show_table(open_queue, name, form, as_json=as_json, every=every, score=score, beside=scores)
+            passed = show_table(open_queue, name, form, as_json=as_json, every=every, score=score, beside=scores)
+    passed.end()
 
 
 def show_table(
@@ -152,29 +154,31 @@ def show_table(
     every: bool = False,
     score: str | None = None,
     beside: str | None = None,
-) -> None:
+) -> Unread:
     """Print the table of a study by `score`, with the scores `beside` as columns; `every` pair of hardware twins on a
-    line of its own.
+    line of its own. Returns what it left out because it cannot be read; the table says so.
 
-    Raises: NotFound: also of an unknown evaluation.
+    Raises: NotFound: also of an unknown evaluation. Unreadable: the study itself.
     """
     imported = queue.studies.imported(study).runs
-    stored = queue.studies.one(study) if not imported or study in queue.studies.all() else None
-    scores, evaluations = queue.evaluations.scores(study, "study"), stored.evaluations if stored else {}
+    stored = queue.studies.one(study) if not imported or queue.studies.has(study) else None
+    (scores, spoilt), evaluations = queue.evaluations.scored(study, "study"), stored.evaluations if stored else {}
     among = names(scores, evaluations)
     by = find_name(score or (stored.study.score if stored else TEST), among)
     columns = among if beside == "all" else [find_name(one, among) for one in (beside or "").split(",") if one]
-    statuses = queue.listing.statuses(study)
+    statuses = (picture := queue.listing.picture(study)).statuses
+    passed = unread(picture, study, spoilt)
     sight = see([status.result for status in statuses if status.result], scores, by, evaluations)
     margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
     references = queue.studies.references(study).models
     ranked = rank(sight.results, statuses, margin, imported, looks, references, by)
-    if not ranked.rows:
-        say(f"{study}: no run has finished yet" if not sight.unscored else f"{study}: no run has a score by {by} yet")
+    if not ranked.rows and not passed.runs:
+        say(f"{study}: {passed.none_finished if not sight.unscored else f'no run has a score by {by} yet'}")
     lines = [*_unscored_lines(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
-    _show(study, ranked, form, as_json, lines, [one for one in columns if one != by])
+    _show(study, ranked, form, as_json, passed, lines, [one for one in columns if one != by])
     for line in tell(queue.evaluations.statuses(study)):
         say(line)
+    return passed
 
 
 def _show(
@@ -182,6 +186,7 @@ def _show(
     ranked: Table,
     form: Format | None,
     as_json: bool,
+    passed: Unread,
     told: Sequence[str] = (),
     beside: Sequence[str] = (),
 ) -> None:
@@ -191,6 +196,7 @@ def _show(
             "study": study,
             "twins": [_twins(t) for t in ranked.twins],
             "unfinished": ranked.unfinished,
+            "unreadable": passed.every,
         }
         more |= {"references": ranked.references, "references_out_of_date": ranked.outdated}
         render.emit_json("farm.table/1", ranked.rows, differences=ranked.differences, **more)
@@ -206,7 +212,7 @@ def _show(
     else:
         columns = (*ALL, *(TO_REFERENCES if ranked.references else ()), *more_columns)
         render.emit(_sheet(columns, ranked.rows, ranked.references, for_people=False), form)
-    render.write_lines(told, form)
+    render.write_lines([*passed.lines, *told], form)
 
 
 def _people_columns(row: Row, more: tuple[Column, ...]) -> tuple[Column, ...]:

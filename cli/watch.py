@@ -12,6 +12,8 @@ from cli.options import Json, _names
 from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook, progress
+from cli.unread import NOTHING, Unread, unread
+from farm.queue.listing import Picture
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site import serving
@@ -33,35 +35,33 @@ Name = Annotated[
 def watch(name: Name = None, as_json: Json = False) -> None:
     """Follow runs until they are done.
 
-    It also ends when none of them can go on by itself. Exit code 1: one did not succeed, or is paused; 7: some wait
-    because a limit of their study is spent. Ctrl-C ends the watching, not the runs. Final states are printed only to a
-    pipe or with --json.
+    It also ends when none of them can go on by itself. Exit code 1: one did not succeed, is paused or cannot be read;
+    7: some wait because a limit of their study is spent. Ctrl-C ends the watching, not the runs. Final states are
+    printed only to a pipe or with --json.
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
         chosen = name or newest_study(open_queue)
         if chosen is None:
             say("no study yet: farm submit STUDY, or see it all at work: farm demo")
-            _print([], as_json)
+            _print([], as_json, NOTHING)
             return
         fetch = fetcher(open_queue, chosen)
-        warn_if_down(settings, fetch())
+        warn_if_down(settings, fetch().statuses)
         if up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (needs a token; see `farm status`)")
-        statuses = follow(
-            open_queue, fetch, outlook=lambda: outlook(settings, open_queue, open_queue.listing.statuses())
-        )
-        _print([_row(open_queue, status) for status in statuses], as_json)
-        code = exit_code(settings, open_queue, statuses)
+        picture = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue))
+        _print([_row(open_queue, status) for status in picture.statuses], as_json, unread(picture))
+        code = exit_code(settings, open_queue, picture)
     raise typer.Exit(code)
 
 
-def fetcher(queue: Queue, name: str) -> Callable[[], list[Status]]:
+def fetcher(queue: Queue, name: str) -> Callable[[], Picture]:
     """How to look at a study or a run again. Raises: NotFound, Conflict."""
     if is_study(queue, name):
-        return lambda: queue.listing.statuses(name)
+        return lambda: queue.listing.picture(name)
     run_id = select(queue, name)[0].run.id
-    return lambda: [queue.listing.status(run_id)]
+    return lambda: Picture([queue.listing.status(run_id)], {})
 
 
 def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
@@ -84,6 +84,6 @@ def _row(queue: Queue, status: Status) -> dict:
     }
 
 
-def _print(rows: list[dict], as_json: bool) -> None:
+def _print(rows: list[dict], as_json: bool, passed: Unread) -> None:
     if as_json or not render.is_terminal():
-        render.emit(Sheet("farm.watch/1", COLUMNS, rows), as_json=as_json)
+        render.emit(Sheet("farm.watch/1", COLUMNS, rows, more={"unreadable": passed.every}), as_json=as_json)

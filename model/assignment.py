@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farm.record.ledger import Line
-from farm.record.result import Exam, Tokens
+from farm.record.result import Exam, Peaks, Tokens
 from farm.study.planner import Plan
 from farm.study.run import Run
 from model.meter import Signal
@@ -43,6 +43,9 @@ class Listener:
     def signal(self) -> Signal:
         """What training is to do; asked on rank 0 before each step."""
         return Signal.CONTINUE
+
+    def on_peaks(self, peaks: Peaks) -> None:
+        """The accelerator reaches this at its best; on rank 0 of a group of GPUs."""
 
     def on_step(self, line: Line) -> None:
         """An optimiser step is done, and in the ledger; on rank 0."""

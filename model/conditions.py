@@ -12,7 +12,7 @@ import torch.distributed as dist
 from farm.record.result import Computed
 from farm.study import compiler
 from farm.study.processor import instruction_set
-from farm.study.recipe import Kernels, Recipe
+from farm.study.recipe import Compile, Kernels, Recipe
 from model import kernels
 from model.gpt import GPT
 from model.group import Group
@@ -66,10 +66,22 @@ def agree(asked: Kernels, group: Group) -> Computed:
     """The kernels that every rank computes by: farm's only where each rank by itself would choose them."""
     on_cpu = group.device.type == "cpu"
     mine = kernels.resolve(asked, instruction_set()) if on_cpu else kernels.resolve_on_cuda(asked)
-    are_farms = torch.tensor(mine == "farm", dtype=torch.int32, device=group.device)
+    return "farm" if _all(mine == "farm", group) else "torch"
+
+
+def compiles(asked: Compile, group: Group) -> bool:
+    """Whether torch.compile is used, on every rank alike: for `auto`, on GPUs where each rank by itself could."""
+    if asked != "auto":
+        return asked
+    return group.device.type == "cuda" and _all(kernels.can_compile_for_cuda(), group)
+
+
+def _all(mine: bool, group: Group) -> bool:
+    """Whether it is so on every rank."""
+    are_all = torch.tensor(mine, dtype=torch.int32, device=group.device)
     if group.world > 1:
-        dist.all_reduce(are_farms, op=dist.ReduceOp.MIN)
-    return "farm" if are_farms else "torch"
+        dist.all_reduce(are_all, op=dist.ReduceOp.MIN)
+    return bool(are_all)
 
 
 def other_kernels(used: Sequence[Computed], asked: Kernels, step: int, device: torch.device) -> str:
@@ -78,6 +90,12 @@ def other_kernels(used: Sequence[Computed], asked: Kernels, step: int, device: t
     on_cpu = device.type == "cpu"
     has = (instruction_set() or "unknown instructions") if on_cpu else torch.cuda.get_device_name(device)
     return f"{now}'s kernels compute from step {step} on, {before}'s until then: kernels = {asked!r} with {has}."
+
+
+def other_compilation(now: bool, step: int) -> str:
+    """The remark on a run that goes on from `step` with torch.compile and had none before, or the other way round."""
+    before, after = ("without", "with") if now else ("with", "without")
+    return f"blocks compute {after} torch.compile from step {step} on, {before} it until then: compile = 'auto'."
 
 
 def compile_blocks(gpt: GPT, device: torch.device) -> None:

@@ -48,13 +48,16 @@ def resolve(kernels: Kernels, processor: InstructionSet | None) -> Computed:
 
 def resolve_on_cuda(kernels: Kernels) -> Computed:
     """The same on a GPU. Farm's are written in Triton, which needs a C compiler on the node."""
-    if kernels == "torch" or not find_spec("triton"):
-        return "torch"
+    return "farm" if kernels != "torch" and can_compile_for_cuda() else "torch"
+
+
+def can_compile_for_cuda() -> bool:
+    """Whether Triton is here, and what it needs."""
     try:
         compiler.find_compiler(compiler.ON_CUDA)
     except NoCompiler:
-        return "torch"
-    return "farm"
+        return False
+    return find_spec("triton") is not None
 
 
 @contextmanager

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from farm.study.memory import LOGIT_BYTES
 from model.kernels import by_triton, product
 
 CHUNK_BYTES = 2**27  # of logits: 667 tokens of GPT-2's vocabulary in float32, enough work for a matrix product
-CUDA_CHUNK_BYTES = 2**29  # a GPU wants more work, and adds the head's gradient once a chunk
-ROWS = {"cuda": 64}  # the head is padded to a multiple of them: tensor cores want rows of logits that begin at 16 bytes
+CUDA_CHUNK_BYTES = LOGIT_BYTES  # a GPU wants more work, and adds the head's gradient once a chunk
+ROWS = 64  # on a GPU the head is padded to a multiple of them: tensor cores want rows of logits that begin at 16 bytes
 BLOCK_BYTES = 2**20  # of log-probabilities: four passes go over them, in the cache of a CPU core
 
 
@@ -52,7 +53,7 @@ class _SummedLoss(torch.autograd.Function):
         dh_NC, dhead_VC = ctx.gradients
         ctx.gradients = ()  # scaled in place, because the head's is large: there is no second backward pass
         factor = (dloss / ctx.scale).to(dhead_VC.dtype)  # 1 when the caller kept its word
-        if factor.device.type == "cpu" and float(factor) == 1:  # on CUDA to ask costs more than to multiply
+        if not on_gpu(factor) and float(factor) == 1:  # on a GPU to ask costs more than to multiply
             return dh_NC, dhead_VC, None, None, None
         return dh_NC.mul_(factor), dhead_VC.mul_(factor), None, None, None
 
@@ -68,7 +69,7 @@ def _losses_and_gradients(
         loss_N = torch.empty(len(y_N), dtype=torch.promote_types(compute, torch.float32), device=h_NC.device)
         dh_NC = torch.empty_like(h_NC) if wanted else None
         dhead_VC = None
-        for rows in _chunks(len(y_N), len(weight_VC) * compute.itemsize, device):
+        for rows in _chunks(len(y_N), len(weight_VC) * compute.itemsize, on_gpu(h_NC)):
             logits_NV = product(inputs_NC[rows], weight_VC)
             cross_entropy(logits_NV, y_N[rows], loss_N[rows], vocab, scale, wanted)
             if dh_NC is not None:
@@ -76,6 +77,11 @@ def _losses_and_gradients(
                 part_VC = product(logits_NV.T, inputs_NC[rows].T)[: len(head_VC)]
                 dhead_VC = part_VC.to(head_VC.dtype) if dhead_VC is None else dhead_VC.add_(part_VC)
     return loss_N, dh_NC, dhead_VC
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether the work on `x` is cut as a GPU wants it."""
+    return x.device.type != "cpu"
 
 
 def cross_entropy(logits_NV: Tensor, y_N: Tensor, loss_N: Tensor, vocab: int, scale: float, wanted: bool) -> None:
@@ -89,8 +95,7 @@ def cross_entropy(logits_NV: Tensor, y_N: Tensor, loss_N: Tensor, vocab: int, sc
         fused.cross_entropy(logits_NV, y_N, loss_N, vocab, scale, wanted)
         return
     logits_NV[:, vocab:] = -torch.inf
-    on_cpu = logits_NV.device.type == "cpu"
-    size = BLOCK_BYTES // (loss_N.itemsize * logits_NV.shape[1]) if on_cpu else len(y_N)
+    size = len(y_N) if on_gpu(logits_NV) else BLOCK_BYTES // (loss_N.itemsize * logits_NV.shape[1])
     for rows in _even(len(y_N), max(1, size)):
         counts_N1, target_N1 = (y_N[rows] >= 0).unsqueeze(1), y_N[rows].clamp(min=0).unsqueeze(1)
         logp_NV = logits_NV[rows].log_softmax(dim=1, dtype=loss_N.dtype)
@@ -115,9 +120,9 @@ def _in_any_order() -> Iterator[None]:
 
 
 def _align(head_VC: Tensor, dtype: torch.dtype) -> Tensor:
-    """The head in `dtype`; on CUDA a copy whose rows are a multiple of ROWS, of zeros where there were none."""
+    """The head in `dtype`; on a GPU a copy whose rows are a multiple of ROWS, of zeros where there were none."""
     V, C = head_VC.shape
-    missing = -V % ROWS.get(head_VC.device.type, 1)
+    missing = -V % ROWS if on_gpu(head_VC) else 0
     if not missing:
         return head_VC.to(dtype)
     padded_VC = head_VC.new_empty(V + missing, C, dtype=dtype)
@@ -125,12 +130,12 @@ def _align(head_VC: Tensor, dtype: torch.dtype) -> Tensor:
     return padded_VC
 
 
-def _chunks(numbers: int, bytes_each: int, device: str) -> Iterator[slice]:
+def _chunks(numbers: int, bytes_each: int, for_gpu: bool) -> Iterator[slice]:
     """Slices of `numbers` rows whose logits are worked on at a time."""
-    if device == "cpu":
-        size = max(1, CHUNK_BYTES // bytes_each)
-        return (slice(start, min(start + size, numbers)) for start in range(0, numbers, size))
-    return _even(numbers, max(1, CUDA_CHUNK_BYTES // bytes_each))
+    if for_gpu:
+        return _even(numbers, max(1, CUDA_CHUNK_BYTES // bytes_each))
+    size = max(1, CHUNK_BYTES // bytes_each)
+    return (slice(start, min(start + size, numbers)) for start in range(0, numbers, size))
 
 
 def _even(numbers: int, most: int) -> Iterator[slice]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from farm.errors import CheckpointInvalid
 from farm.record.result import Exam, Scored
 from farm.study.run import Run
-from model.conditions import agree, compile_blocks, conditions
+from model.conditions import agree, compile_blocks, compiles, conditions
 from model.corpus.sources import open_test
 from model.evaluate import score_exam
 from model.export import load_network
@@ -39,7 +39,7 @@ def rescore(
     group = Group(0, 1, device())
     gpt.to(group.device)
     with conditions(run.recipe, group.device, agree(run.recipe.train.kernels, group)):
-        if run.recipe.train.compile:
+        if compiles(run.recipe.train.compile, group):
             compile_blocks(gpt, group.device)
         tokens = open_test(exam.recipe, cache)
         return score_exam(gpt, exam, tokens, group, size, advanced)

@@ -5,8 +5,9 @@ landed travels as `news` on the next step's all-reduce, so all ranks call `saved
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,6 +19,7 @@ from farm.errors import WorkerDied
 from model.checkpoint import Contents, Identity, Saved, folder_of, write
 from model.group import Group, tell
 
+ALIGNED = 64  # bytes at which a tensor begins
 NOTHING, FAILED = bytes(40), b"\xff" * 40  # else 8 bytes of step and 32 of sha256
 
 
@@ -46,6 +48,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._flight: Future[Saved] | None = None
         self._host: dict[str, Tensor] = {}
+        self._pinned = ExitStack()
         self._wanted = False
         self._begun_at = time.monotonic()
         self.stalled_seconds = 0.0
@@ -99,6 +102,7 @@ class Saver:
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()  # let the write in flight end: half a folder is of no use to anybody
+        self._pinned.close()
 
     def _land(self) -> tuple[bytes, Exception | None]:
         if self._flight is None:
@@ -117,10 +121,39 @@ class Saver:
 
     def _copy(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Host copies, in buffers that are kept for the next time: pinned memory is slow to get."""
+        if new := {name: tensor for name, tensor in tensors.items() if name not in self._host}:
+            whole, buffers = host_buffers(new)
+            self._host |= buffers
+            if self._group.device.type == "cuda":
+                self._pinned.enter_context(pinned(whole))
         for name, tensor in tensors.items():
-            if name not in self._host:
-                self._host[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._host[name].copy_(tensor.detach(), non_blocking=True)
         if self._group.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         return {name: self._host[name].detach().numpy() for name in tensors}
+
+
+def host_buffers(like: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Room in host memory for tensors like these, and the piece of bytes that holds them all, one after the other."""
+    sizes = [tensor.nbytes + -tensor.nbytes % ALIGNED for tensor in like.values()]
+    whole = torch.empty(sum(sizes), dtype=torch.uint8)
+    pieces = zip(like.items(), whole.split(sizes), strict=True)
+    return whole, {
+        name: piece[: tensor.nbytes].view(tensor.dtype).view(tensor.shape) for (name, tensor), piece in pieces
+    }
+
+
+@contextmanager
+def pinned(whole: Tensor) -> Iterator[None]:
+    """Lock a piece of memory, for copies that a GPU makes by itself.
+
+    torch's own allocator of pinned memory rounds each tensor up to a power of two: 3.3 GB for 2.0 of the baseline.
+    Memory that cannot be locked serves as well, only slower.
+    """
+    cuda = torch.cuda.cudart()
+    is_locked = not int(cuda.cudaHostRegister(whole.data_ptr(), whole.nbytes, 0))
+    try:
+        yield
+    finally:
+        if is_locked:
+            cuda.cudaHostUnregister(whole.data_ptr())

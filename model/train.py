@@ -28,10 +28,10 @@ from farm.record.result import Computed, Exam, Fingerprints, Outcome, Tokens
 from farm.study.planner import Plan
 from farm.study.recipe import TEST
 from farm.study.run import Run
-from model import checkpoint, kernels, memory, optim
+from model import checkpoint, kernels, memory, optim, peaks
 from model.assignment import Assignment, Listener
 from model.checkpoint import Identity
-from model.conditions import agree, compile_blocks, conditions, other_kernels
+from model.conditions import agree, compile_blocks, compiles, conditions, other_compilation, other_kernels
 from model.corpus.checks import prepare
 from model.corpus.sources import open_split, open_test
 from model.data import Batches
@@ -59,12 +59,16 @@ def train(assignment: Assignment, listener: Listener) -> Outcome:
     by = agree(run.recipe.train.kernels, group)
     with memory.explain(assignment.plan), conditions(run.recipe, group.device, by):
         trainer = Trainer(run, assignment.plan, group, assignment.cache, assignment.tokens)
+        if trainer.peaks:
+            listener.on_peaks(trainer.peaks)
         further = [(exam, open_test(exam.recipe, assignment.cache)) for exam in assignment.exams]
         if assignment.resume:
             trainer.restore(assignment.resume.checkpoint)
             if group.leads and len(trainer.kernels) > 1:
                 change = other_kernels(trainer.kernels, run.recipe.train.kernels, trainer.step, group.device)
                 listener.on_note("other-kernels", change)
+            if group.leads and len(trainer.compiled) > 1:
+                listener.on_note("other-kernels", other_compilation(trainer.compiled[-1], trainer.step))
         trainer.make_ready()
         with (
             _ledger(assignment, trainer.step, group) as ledger,
@@ -98,14 +102,16 @@ class Trainer:
         self.tokens = tokens or in_turn(lambda: prepare(recipe, cache), group)
         self.test_tokens = open_test(recipe, cache)
         self.batches = Batches(open_split(recipe.data, recipe.data.split, cache), recipe, run.seeds)
+        self.peaks = peaks.measured(recipe.train.precision, group.device) if group.leads else None
         self.gpt = initialise(recipe.model, run.seeds.init)
         self.initial_fingerprint = fingerprint(self.gpt)
         self.gpt.to(group.device)
-        if recipe.train.compile:
+        self.compiled = (compiles(recipe.train.compile, group),)  # whether what computed this run was, in order
+        if self.compiled[0]:
             compile_blocks(self.gpt, group.device)
         self.parameters = list(self.gpt.parameters())
         self.optimiser = optim.adamw(self.gpt, recipe.train)
-        self.loss_scale = LossScale.of(recipe.train.precision)
+        self.loss_scale = LossScale.of(recipe)
         self.kernels: tuple[Computed, ...] = (kernels.in_use(group.device),)  # all that computed this run, in order
         self.reducer = reducer(recipe, plan, group, self.gpt)
         self.meter = Meter(plan, group)
@@ -185,6 +191,7 @@ class Trainer:
             "initial_fingerprint": self.initial_fingerprint,
             "tokens": self.tokens.model_dump(),
             "kernels": self.kernels,
+            "compiled": self.compiled,
         }
         return Snapshot(self.step, dict(self.gpt.named_parameters()), optim.state(self.gpt, self.optimiser), progress)
 
@@ -214,6 +221,7 @@ class Trainer:
         self.loss_scale = LossScale(**progress["loss_scale"])
         self.initial_fingerprint = progress["initial_fingerprint"]
         self.kernels = tuple(name for name, _ in groupby((*progress["kernels"], *self.kernels)))
+        self.compiled = tuple(on for on, _ in groupby((*progress["compiled"], *self.compiled)))
         optim.restore(self.gpt, self.optimiser, contents.moments, updates=self.step - self.sums.skipped)
 
 
@@ -285,8 +293,10 @@ def _outcome(trainer: Trainer, saver: Saver, **score: Any) -> Outcome:
         best_loss=trainer.sums.best_loss,
         best_step=trainer.sums.best_step,
         peak_bytes=_peak_bytes(trainer.group),
+        peaks=trainer.peaks,
         threads=torch.get_num_threads(),
         kernels=trainer.kernels,
+        compiled=trainer.compiled,
         **score,
     )
 

@@ -48,6 +48,7 @@ def an_outcome(run: Run) -> Outcome:
         best_loss=3.0,
         best_step=run.recipe.steps,
         kernels=("farm",),
+        compiled=(False,),
         fingerprints=Fingerprints(initial="a", tokens=Tokens(head="b", trained="b", tested="b"), final="c"),
     )
 

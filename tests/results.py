@@ -80,6 +80,7 @@ def result(run: Run, test_loss: float, epoch: int = 1, **changes: Any) -> Result
         "peak_bytes": 2**20,
         "checkpoint_seconds_stalled": 0.01,
         "kernels": ("farm",),
+        "compiled": (False,),
         "usd": 0.0,
         "hardware": Hardware(
             host="here",

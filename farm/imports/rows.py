@@ -94,10 +94,17 @@ def _csv(path: Path, text: str) -> Iterator[_Row]:
                     _refuse_length(path, reader.line_num, head, cells)
                 yield _Row(reader.line_num, dict(zip(head, (cell.strip() for cell in cells), strict=True)))
     except csv.Error as error:
-        raise BadImport(f"{path}:{reader.line_num}: {error}.") from None
+        raise BadImport(
+            f"{path}:{reader.line_num}: is not CSV ({error}).", remedy="Is a quotation mark not closed?"
+        ) from None
 
 
 def _refuse_head(path: Path, head: Sequence[str]) -> None:
+    if len(head) == 1 and (between := next((mark for mark in ";\t|" if mark in head[0]), None)):
+        raise BadImport(
+            f"{path}:1: its columns are separated by {between!r}.",
+            remedy="Separate them by commas, and write numbers with a decimal point.",
+        )
     faults = [f"{path}:1: column {name} is missing{nearest(name, head)}" for name in NEEDED if name not in head]
     twice = sorted({name for name in head if head.count(name) > 1})
     faults += [f"{path}:1: column {name or '(without a name)'} is there twice." for name in twice]
@@ -169,16 +176,16 @@ def _run(path: Path, row: _Row, faults: list[str]) -> ImportedRun | None:
             values[name] = given
         else:
             values[name] = _number(given, where, name in WHOLE, faults)
-    if len(faults) > before:
-        return None
     try:
-        return ImportedRun(**values, source=f"{path}:{row.line}")
+        run = ImportedRun(**values, source=f"{path}:{row.line}")
     except ValidationError as error:
         faults += [
             f"{path}:{row.line}: column {fault['loc'][0]}: {fault['input']!r}: {_requirement(fault['msg'])}."
             for fault in error.errors()
+            if values.get(str(fault["loc"][0])) is not None  # what is no number was told above
         ]
         return None
+    return run if len(faults) == before else None
 
 
 def _requirement(message: str) -> str:

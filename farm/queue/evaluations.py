@@ -1,17 +1,24 @@
 """Evaluations: the scoring of trained models, as jobs of the queue, and the resulting scores."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from farm.errors import NotFound, Refused
 from farm.queue.asking import Asking
 from farm.queue.listing import count
 from farm.queue.scripts import Scripts
 from farm.queue.spelling import FIELDS, read_score, read_status, spell_run
-from farm.queue.unreadable import readable
+from farm.queue.unreadable import Flaw, faults, readable, spoilt_score
 from farm.queue.values import Status
 from farm.record.score import Score
 from farm.study.run import Evaluating, State
+
+
+class Scored(NamedTuple):
+    """The scores of runs' models by run id, and what is wrong with those that cannot be read."""
+
+    scores: dict[str, tuple[Score, ...]]
+    flaws: list[Flaw]
 
 
 class Evaluations:
@@ -62,6 +69,15 @@ class Evaluations:
 
         A run that has adopted its result has the scores of the run that trained.
         """
-        return {
-            run_id: tuple(readable(read_score, texts)) for run_id, texts in self._scripts.call("scores", kind, name)
-        }
+        return self.scored(name, kind).scores
+
+    def scored(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> Scored:
+        """As `scores`, with what it leaves out."""
+        found = Scored({}, [])
+        for run_id, texts in self._scripts.call("scores", kind, name):
+            read = tuple(readable(read_score, texts))
+            found.scores[run_id] = read
+            if len(read) < len(texts):
+                wrong = (error for text in texts for error in faults(read_score, text))
+                found.flaws.extend(spoilt_score(run_id, error) for error in wrong)
+        return found

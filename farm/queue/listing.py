@@ -2,14 +2,21 @@
 
 import json
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from farm.errors import Conflict, Unreadable
 from farm.queue.scripts import Scripts
-from farm.queue.spelling import FIELDS, pairs, read_event, read_pause, read_status
-from farm.queue.unreadable import UNREADABLE, readable, spoilt_run
+from farm.queue.spelling import FIELDS, Row, pairs, read_event, read_pause, read_status
+from farm.queue.unreadable import UNREADABLE, Flaw, readable, spoilt_run
 from farm.queue.values import Event, Pause, Point, Status
 from farm.study.run import State
+
+
+class Picture(NamedTuple):
+    """Runs at one instant: those that can be read, and by run id what is wrong with the others."""
+
+    statuses: list[Status]
+    flaws: dict[str, Flaw]
 
 
 class Listing:
@@ -20,8 +27,32 @@ class Listing:
 
     def statuses(self, study: str | None = None) -> list[Status]:
         """Every run, of a study or of all, in the order they were submitted, at one instant (Q9)."""
-        which = "study" if study else "all"
-        return list(readable(read_status, self._scripts.call("statuses", which, study or "", *FIELDS)))
+        return self.picture(study).statuses
+
+    def picture(self, study: str | None = None) -> Picture:
+        """As `statuses`, with what it leaves out: a conclusion from fewer runs than there are has to say so."""
+        found = Picture([], {})
+        for text in self._scripts.call("statuses", "study" if study else "all", study or "", *FIELDS):
+            try:
+                found.statuses.append(read_status(text))
+            except UNREADABLE as error:
+                run_id = Row(*json.loads(text)).id
+                found.flaws[run_id] = spoilt_run(run_id, error)
+        return found
+
+    def open(self) -> list[Status]:
+        """The runs that are queued or running, in the order they were submitted, at one instant: for those who ask what
+        waits, and need not know what has ended.
+        """
+        return list(readable(read_status, self._scripts.call("statuses", "open", "", *FIELDS)))
+
+    def paid_by(self, study: str) -> list[Status]:
+        """The runs that count against the limits of a study, since it submitted them first, at one instant."""
+        return list(readable(read_status, self._scripts.call("statuses", "paid", study, *FIELDS)))
+
+    def studies(self) -> list[str]:
+        """The studies that submitted runs, by the last of them, newest first."""
+        return self._scripts.call("newest")
 
     def running(self) -> list[Status]:
         """The runs that hold a lease, next deadline first: a small part of `statuses`, for frequent callers."""
@@ -76,15 +107,21 @@ class Listing:
         return [read_pause(place, reason) for place, reason in pairs(self._scripts.call("pauses"))]
 
     def curve(self, run_id: str) -> list[Point]:
-        """The curve of a run, steps ascending, thinned out evenly when it is long."""
-        return [
-            Point(**dict(zip(Point.model_fields, json.loads(text), strict=True)))
-            for text in self._scripts.call("curve", run_id)
-        ]
+        """The curve of a run, steps ascending, thinned out evenly when long, and more so when the run is final."""
+        return [_read_point(text) for text in self._scripts.call("curve", run_id)]
+
+    def newest(self, run_id: str) -> tuple[Point | None, Point | None]:
+        """The newest point of a run's curve, and the newest one with a validation loss; None where there is none."""
+        last, validated, *_ = (*map(_read_point, self._scripts.call("reached", run_id)), None, None)
+        return last, validated
 
     def events(self, run_id: str, count: int = 100) -> list[Event]:
         """The last `count` events of a run, oldest first."""
         return [read_event(*entry) for entry in reversed(self._scripts.call("events", run_id, count))]
+
+
+def _read_point(text: str) -> Point:
+    return Point(**dict(zip(Point.model_fields, json.loads(text), strict=True)))
 
 
 def count(scripts: Scripts) -> dict[str, int]:

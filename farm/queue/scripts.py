@@ -13,7 +13,16 @@ from farm.site.client import translate_errors
 from farm.study.run import Lease
 
 _SCRIPTS = Path(__file__).parent / "lua"
-SHARED = ("keys", "guards", "lists", "erasing", "moves", "failures", "leases")  # each may call what is before it
+SHARED = (
+    "keys",
+    "guards",
+    "lists",
+    "erasing",
+    "curves",
+    "moves",
+    "failures",
+    "leases",
+)  # each may call what is before it
 
 
 class Scripts:

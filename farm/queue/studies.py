@@ -34,6 +34,14 @@ class Studies:
         found = readable(read_study, self._scripts.call("kept", "studies", "")[1::2])
         return {study.name: study for study in sorted(found, key=lambda study: study.name)}
 
+    def has(self, name: str) -> bool:
+        """Whether a study of this name was submitted, also one that cannot be read."""
+        return bool(name and self._scripts.call("kept", "studies", name))
+
+    def names(self) -> list[str]:
+        """Every study's name, also of those that cannot be read."""
+        return sorted(self._scripts.call("kept", "studies", "")[0::2])
+
     def edition(self, name: str) -> str:
         """The edition of a study that is stored now, '' for none: `since` of `Queue.put`. Read it before the study."""
         found = self._scripts.call("kept", "studies", name)
@@ -54,11 +62,11 @@ class Studies:
         self._scripts.call("keep", "imported", imported.study, stamp(canonical_json(imported)) if imported.runs else "")
 
     def imported(self, study: str) -> Imported:
-        """What was imported into a study.
+        """What was imported into a study: nothing into one that does not exist, or whose name no study could have.
 
         Raises: Unreadable
         """
-        return self._read("imported", study, read_imported, spoilt_import) or Imported(study=study)
+        return self._read("imported", study, read_imported, spoilt_import) or Imported.model_construct(study=study)
 
     def all_imported(self) -> dict[str, Imported]:
         """What was imported, by study."""
@@ -74,7 +82,9 @@ class Studies:
 
         Raises: Unreadable
         """
-        return self._read("references", study, read_references, spoilt_references) or References(study=study)
+        return self._read("references", study, read_references, spoilt_references) or References.model_construct(
+            study=study
+        )
 
     def account(self, usd: Mapping[str, float], seconds: float) -> None:
         """A dispatcher has counted what studies have spent; believed for `seconds`."""

@@ -38,8 +38,10 @@ class Flaw(Frozen):
         return f"{self.what}: {self.why.removesuffix('.')}. {self.remedy}"
 
 
-def find_flaws(scripts: Scripts) -> list[Flaw]:
-    """The values that cannot be read and are skipped, each with its remedy."""
+def find_flaws(scripts: Scripts, *, of_ended: bool = True) -> list[Flaw]:
+    """The values that cannot be read and are skipped, each with its remedy. `of_ended`: also the runs that are final,
+    with their results and scores, which takes a second for every 2,000 of them.
+    """
     found = [_aside(name, place) for name, place in pairs(scripts.call("aside"))]
     kept: tuple[tuple[str, Callable[[str], object], Callable[[str, Exception], Flaw]], ...] = (
         ("studies", read_study, spoilt_study),
@@ -49,9 +51,9 @@ def find_flaws(scripts: Scripts) -> list[Flaw]:
     for which, read, spoilt in kept:
         for name, text in pairs(scripts.call("kept", which, "")):
             found += [spoilt(name, error) for error in faults(read, text)]
-    for text in scripts.call("statuses", "all", "", *FIELDS):
+    for text in scripts.call("statuses", "all" if of_ended else "open", "", *FIELDS):
         found += [spoilt_run(Row(*json.loads(text)).id, error) for error in faults(read_status, text)]
-    for run_id, texts in scripts.call("scores", "all", ""):
+    for run_id, texts in scripts.call("scores", "all", "") if of_ended else ():
         found += [spoilt_score(run_id, error) for text in texts for error in faults(read_score, text)]
     for name, facts, probes, _ in scripts.call("machines"):
         found += [spoilt_machine(name, error) for error in faults(lambda pair: read_machine(*pair), (facts, probes))]

@@ -15,6 +15,7 @@ from farm.study.run import MachineName, Name
 
 EVALUATION = "imported"  # the evaluation of imported rows: whatever their source measured
 PREFIX = "imported-"  # of their ids
+LARGEST_LOSS = 1e6  # nats per token; a uniform model of any vocabulary has 25 at most
 
 
 class ImportedRun(Frozen):
@@ -25,10 +26,10 @@ class ImportedRun(Frozen):
     init_seed: Seed | None = Field(None, description="None: its source does not say")
     train_seed: Seed | None = Field(None, description="None: its source does not say")
     rerun: int = Field(0, ge=0, le=9999, description="counts repetitions of the same arm, machine and seeds")
-    test_loss: float = Field(ge=0, description="nats per token, on whatever its source tested")
-    hours: float | None = Field(None, gt=0, description="of training")
-    usd: float | None = Field(None, ge=0)
-    tokens_per_second: float | None = Field(None, gt=0)
+    test_loss: float = Field(ge=0, le=LARGEST_LOSS, description="nats per token, on whatever its source tested")
+    hours: float | None = Field(None, gt=0, le=1e9, description="of training")
+    usd: float | None = Field(None, ge=0, le=1e12)
+    tokens_per_second: float | None = Field(None, gt=0, le=1e15)
     tokens: int | None = Field(None, ge=1, description="trained on")
     recipe: Recipe | None = Field(None, description="None: its source does not say")
     source: str = Field(description="the file and line that say so")

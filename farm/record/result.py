@@ -7,6 +7,7 @@ from pydantic import Field
 
 from farm.errors import Nonfinite, WorkerDied
 from farm.study.machine import Price
+from farm.study.memory import least_traffic
 from farm.study.planner import Plan
 from farm.study.processor import InstructionSet
 from farm.study.recipe import Frozen, Recipe, Seeds
@@ -67,6 +68,32 @@ class Validated(Frozen):
     loss: float = Field(description="nats per token of the slice behind fingerprints.tokens.validated")
 
 
+class Peaks(Frozen):
+    """What one accelerator was measured to reach before the first step."""
+
+    flops_per_second: float = Field(gt=0, description="of matrix products at the precision of training")
+    bytes_per_second: float = Field(gt=0, description="read and written in its memory")
+
+
+class Utilisation(Frozen):
+    """How much of the measured peaks of its accelerators a training reached."""
+
+    peaks: Peaks
+    flops: float = Field(description="share: model FLOPs utilisation, of the arithmetic of forward and backward passes")
+    bandwidth: float = Field(description="share, at least: of the bytes that no implementation could do without")
+
+
+def utilisation(peaks: Peaks, recipe: Recipe, plan: Plan, tokens_per_second: float) -> Utilisation:
+    """What `tokens_per_second` of all workers come to."""
+    each = tokens_per_second / plan.world
+    traffic = least_traffic(recipe, plan.microbatch, recipe.tokens_per_step / plan.world)
+    return Utilisation(
+        peaks=peaks,
+        flops=each * recipe.model.flops_per_token / peaks.flops_per_second,
+        bandwidth=each * traffic / peaks.bytes_per_second,
+    )
+
+
 class Result(Frozen):
     """Written once, when the last step, the test and the final checkpoint are done. Never changes after."""
 
@@ -96,9 +123,11 @@ class Result(Frozen):
     validation: tuple[Validated, ...] = Field((), description="steps ascending; a long curve is thinned out evenly")
     validation_seconds: float = Field(0.0, ge=0, description="sum over the validations after steps that count")
     tokens_per_second: float = Field(description="tokens / train_seconds")
+    utilisation: Utilisation | None = Field(None, description="of GPUs; None on CPUs")
     peak_bytes: int = Field(description="largest over workers: device memory on CUDA, resident set on CPU")
     checkpoint_seconds_stalled: float = Field(description="training stood still to save, in the attempt that finished")
     kernels: tuple[Computed, ...] = Field(description="what computed; several, in order, where `auto` chose again")
+    compiled: tuple[bool, ...] = Field(description="whether by torch.compile; several, in order, likewise")
     usd: float | None = None
     kwh: float | None = Field(
         None, description="of all attempts: its GPUs, or its CPU packages; None: no meter told it"
@@ -176,7 +205,9 @@ class Outcome(Frozen):
     best_loss: float | None = None
     best_step: int | None = None
     peak_bytes: int | None = None
+    peaks: Peaks | None = None
     threads: int | None = None
     kernels: tuple[Computed, ...] | None = None
+    compiled: tuple[bool, ...] | None = None
     fingerprints: Fingerprints | None = None
     scores: tuple[Scored, ...] = Field((), description="by the test first, then by the study's further evaluations")

@@ -4,7 +4,9 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from farm.errors import NoCompiler
@@ -25,14 +27,25 @@ ON_CUDA = Need("C", "CC", ("gcc", "clang"))  # Triton's
 def find_compiler(need: Need, variables: Mapping[str, str] = os.environ) -> str:
     """The path of the compiler that will be used.
 
-    Raises: NoCompiler
+    Raises: NoCompiler: there is none, or Python's header files, which all that it compiles includes, are not here.
     """
     named = variables.get(need.variable)
     for program in (named,) if named else need.programs:
         if path := shutil.which(program, path=variables.get("PATH", "")):
+            _check_headers()
             return path
     looked = f"{named}, which {need.variable} names" if named else " nor ".join(need.programs)
     raise NoCompiler(
         f"train.compile needs a {need.language} compiler, and {platform.node()} has no {looked}.",
         remedy=f"Install {need.programs[0]} there, set {need.variable} to one, or set train.compile = false.",
     )
+
+
+def _check_headers() -> None:
+    """Raises: NoCompiler"""
+    folder = Path(sysconfig.get_paths()["include"])
+    if not (folder / "Python.h").is_file():
+        raise NoCompiler(
+            f"train.compile needs Python's header files, and {platform.node()} has no {folder / 'Python.h'}.",
+            remedy=f"Install them (Debian and Ubuntu: {folder.name}-dev), or set train.compile = false.",
+        )

@@ -102,7 +102,7 @@ _EXAMPLES = {  # of what has no default
 
 def _in_plain_words(fault: Mapping[str, Any]) -> str:
     if words := _PLAIN_WORDS.get(fault["type"]):
-        return words.format(**fault.get("ctx", {}))
+        return words.format(**fault.get("ctx", {})).replace("True or False", "true or false")
     text = fault["msg"].removeprefix("Value error, ")
     return text[0].lower() + text[1:] if fault["loc"] else text
 

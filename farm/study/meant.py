@@ -238,10 +238,9 @@ def _form(name: str, given: Any, kind: str, expected: Sequence[str]) -> str | No
             is_whole = kind != "float_type"
             return None if number is None or (is_whole and number.denominator > 1) else _spell(number, is_whole)
         case "bool_type":
-            text = str(given).strip().lower()
-            return "true" if text in _YES else "false" if text in _NO else None
+            return _switch(given)
         case "literal_error":
-            return _word(given, expected)
+            return _word(given, expected) or (_switch(given) if name == "compile" else None)
         case "tuple_type" | "missing" | "too_long" if name == "betas":
             return "[0.9, 0.95]"
         case "tuple_type" | "dict_type" | "model_type" | "model_attributes_type":
@@ -275,6 +274,11 @@ def _number(name: str, given: Any) -> Fraction | None:
 
 def _spell(number: Fraction, is_whole: bool) -> str:
     return f"{int(number):_}" if is_whole else repr(float(number))
+
+
+def _switch(given: Any) -> str | None:
+    text = str(given).strip().lower()
+    return "true" if text in _YES else "false" if text in _NO else None
 
 
 def _word(given: Any, expected: Sequence[str]) -> str | None:

@@ -1,7 +1,6 @@
 """Recipe x Machine -> Plan: how one node does a step, never what the step computes."""
 
 from collections.abc import Mapping, Sequence
-from math import log2
 from types import MappingProxyType
 from typing import Self
 
@@ -9,6 +8,7 @@ from pydantic import Field, model_validator
 
 from farm.errors import DoesNotFit
 from farm.study.machine import Machine, Mixed, probe_key
+from farm.study.memory import bytes_needed
 from farm.study.recipe import Frozen, Recipe
 from farm.study.speed import BASES, Speed, declared_speed
 
@@ -88,7 +88,7 @@ def plan(recipe: Recipe, machine: Machine, speeds: Mapping[str, Speed] = NO_SPEE
         world=world,
         microbatch=microbatch,
         accumulation=accumulation,
-        bytes_needed=bytes_needed(recipe, world, microbatch, accumulation),
+        bytes_needed=bytes_needed(recipe, machine, microbatch, accumulation),
         basis=basis,
     )
 
@@ -119,7 +119,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
         world=len(rates),
         microbatch=size,
         accumulation=max(shares),
-        bytes_needed=_mixed_bytes(recipe, size, shares),
+        bytes_needed=_mixed_bytes(recipe, machine, size, shares),
         basis="canonical" if canonical else min(_limits(recipe, machine), default=(0, "formula"))[1],
         shares=shares,
         shares_basis=shares_basis,
@@ -134,14 +134,14 @@ def _limits(recipe: Recipe, machine: Mixed) -> list[tuple[int, str]]:
 
 def _all_take(recipe: Recipe, machine: Mixed, size: int, shares: tuple[int, ...]) -> bool:
     """Whether every class holds microbatches of `size`: as measured or declared there, else by the formula."""
-    needed = _mixed_bytes(recipe, size, shares)
+    needed = _mixed_bytes(recipe, machine, size, shares)
     known = [(_known_limit(recipe, part)[0], part) for part in machine.parts]
     return all(size <= limit if limit is not None else needed <= USABLE * part.memory for limit, part in known)
 
 
-def _mixed_bytes(recipe: Recipe, microbatch: int, shares: tuple[int, ...]) -> int:
+def _mixed_bytes(recipe: Recipe, machine: Mixed, microbatch: int, shares: tuple[int, ...]) -> int:
     """bytes_needed of the busiest rank; a range that is no subtree of the canonical tree has two nodes a level."""
-    return bytes_needed(recipe, len(shares), microbatch, max(shares) ** 2)
+    return bytes_needed(recipe, machine, microbatch, max(shares) ** 2)
 
 
 def deal(count: int, rates: Sequence[float]) -> tuple[int, ...]:
@@ -179,23 +179,6 @@ def carry_on(before: Plan, fresh: Plan, machine: Machine) -> Plan:
     """
     is_allowed = machine.microbatch is None or before.microbatch <= machine.microbatch
     return before if before.world == fresh.world and before.batch == fresh.batch and is_allowed else fresh
-
-
-def bytes_needed(recipe: Recipe, world: int, microbatch: int, accumulation: int = 1) -> int:
-    """Estimate of the peak bytes per accelerator.
-
-    Weights, gradients and Adam's two moments in float32 are 16 bytes a parameter, DDP's buckets 4 more when world > 1,
-    and canonical reduction one gradient buffer per level of its tree. An activation costs, per sequence:
-    60 (100) bytes per position, channel and layer, 9 (13) per attention weight, 16 (12) per logit, at 16 (32) bits.
-    These are upper bounds for attention that materialises its weights, checked against the one public measurement of
-    the baseline: 6 sequences fit a 24 GiB RTX 3090, 8 do not, and 12 fit a 40 GiB A100.
-    """
-    model, train = recipe.model, recipe.train
-    per_channel, per_weight, per_logit = (60, 9, 16) if train.precision in ("fp16", "bf16") else (100, 13, 12)
-    buffers = 4 * (world > 1) + 4 * (1 + int(log2(accumulation))) * (train.reduction == "canonical")
-    layer = model.context * model.width * per_channel + model.heads * model.context**2 * per_weight
-    sequence = model.layers * layer + model.context * model.rows * per_logit
-    return model.parameters * (16 + buffers) + microbatch * sequence
 
 
 def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = None) -> float | None:
@@ -241,7 +224,7 @@ def _microbatch(recipe: Recipe, machine: Machine, share: int) -> tuple[int, str]
     smallest = candidates[-1]
     raise DoesNotFit(
         f"{recipe.model.parameters:,} parameters at context {recipe.model.context} and {recipe.train.precision} need"
-        f" {_gib(bytes_needed(recipe, machine.accelerators, smallest))} per accelerator at microbatch {smallest};"
+        f" {_gib(bytes_needed(recipe, machine, smallest))} per accelerator at microbatch {smallest};"
         f" machine {machine.name!r} has {_gib(machine.memory)}, of which {USABLE:.0%} are usable"
         + (f", and its largest known microbatch is {limit}." if limit is not None else "."),
         remedy="Add a larger machine or lower model.context, model.layers or model.width.",
@@ -263,7 +246,7 @@ def _near(batch: int, world: int) -> list[int]:
 
 def _fits(recipe: Recipe, machine: Machine, microbatch: int) -> bool:
     share = recipe.train.batch // machine.accelerators
-    return bytes_needed(recipe, machine.accelerators, microbatch, share // microbatch) <= USABLE * machine.memory
+    return bytes_needed(recipe, machine, microbatch, share // microbatch) <= USABLE * machine.memory
 
 
 def _check_tree(world: int, accumulation: int, machine: Machine) -> None:

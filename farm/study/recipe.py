@@ -14,6 +14,7 @@ from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 Kernels = Literal["auto", "farm", "torch"]
@@ -31,6 +32,16 @@ WATCHED = ("every", "validation_sequences")  # of `evaluation`: how training is 
 NONE = "none"  # unsets an optional field, of which it can therefore never be a value: TOML has no null
 Unset = BeforeValidator(lambda value: None if value == NONE else value)
 Betas = Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+
+
+def _no_number(value: Any) -> Any:
+    """Python takes 1 for True. Raises: PydanticKnownError"""
+    if type(value) in (int, float):
+        raise PydanticKnownError("literal_error", {"expected": "'auto', True or False"})
+    return value
+
+
+Compile = Annotated[Literal["auto", True, False], BeforeValidator(_no_number)]
 
 
 def _no_nul(text: str) -> str:
@@ -140,7 +151,9 @@ class Train(Frozen):
     canonical_microbatch: Annotated[int | None, Unset] = Field(
         None, ge=1, description="fixed microbatch on every machine"
     )
-    compile: bool = Field(False, description="whether torch.compile is used")
+    compile: Compile = Field(
+        "auto", description="whether torch.compile is used; auto: on a GPU whose node has a C compiler, and on no CPU"
+    )
     kernels: Kernels = Field(
         "auto",
         description="products, attention and dropout on a CPU, the loss on a GPU: farm's, torch's, or the faster ones",

@@ -58,6 +58,8 @@ _PEAKS: dict[str, dict[Precision, float]] = {
     "3090": {"fp32": 35.6, "tf32": 35.6, "bf16": 71, "fp16": 71},
     "4090": {"fp32": 82.6, "tf32": 82.6, "bf16": 165, "fp16": 165},
 }
+# Another card of the same name: an H100 for a PCIe slot has fewer multiprocessors and slower memory than one for SXM.
+_VARIANT = re.compile(r"(?<![a-z0-9])(pcie|nvl|ti|super|d|laptop|max-q)(?![a-z0-9])", re.IGNORECASE)
 # Of a processor that emulates bf16, as a Zen 3 (AVX2) does: 6.4 to 13 were measured there. One that has it is at least
 # as fast as in fp32.
 _CPU: dict[Precision, Ratio] = {"bf16": Ratio(13.0, None)}
@@ -80,7 +82,9 @@ def ratio(machine: Machine, precision: Precision) -> Ratio:
 
 
 def _of(machine: Machine, table: Mapping[str, Mapping[Precision, T]]) -> Mapping[Precision, T]:
-    """What a table of GPUs says of the one of `machine`; nothing where none, or several, are named."""
+    """What a table of GPUs says of the one of `machine`; nothing where none, or several, are named, or a variant."""
+    if _VARIANT.search(machine.accelerator):
+        return {}
     named = [word for word in table if re.search(rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])", machine.accelerator)]
     return table[named[0]] if len(named) == 1 else {}
 

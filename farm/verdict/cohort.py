@@ -1,6 +1,6 @@
 """Which results may be compared: those that were tested on the same tokens in the same way, and trained on the tokens
-that their recipes say; on one machine, those that were trained with the same batch, reduction and kernels, too. What
-the table ranks and what `farm compare` subtracts follow from this one page.
+that their recipes say; on one machine, those that were trained with the same batch, reduction and kernels, too, and
+compiled or not. What the table ranks and what `farm compare` subtracts follow from this one page.
 """
 
 from collections import Counter
@@ -32,11 +32,13 @@ BEGINNING = Use(lambda result: result.recipe.begun, lambda result: result.finger
 USES = (TEST, TRAINING, BEGINNING)
 
 # What the arms of one machine must share: how a step is cut and added up, which is no part of what is being studied.
-# The names are those of a recipe's fields, which say what was asked for; of kernels the result says what they were.
+# The names are those of a recipe's fields, which say what was asked for; of kernels and of compilation the result says
+# what they were.
 CONDITIONS: dict[str, Callable[[Result], str]] = {
     "batch": lambda result: f"{result.recipe.train.batch:,}",
     "reduction": lambda result: result.recipe.train.reduction,
     "kernels": lambda result: " and ".join(result.kernels),
+    "compile": lambda result: " and ".join("true" if on else "false" for on in result.compiled),
 }
 
 
@@ -111,8 +113,8 @@ def find_other_training(arms: Iterable[Arm]) -> dict[str, str]:
     return found
 
 
-def _show(value: int | str) -> str:
-    return f"{value:,}" if isinstance(value, int) else value
+def _show(value: bool | int | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else value
 
 
 def means(values: Iterable[tuple[Block, float]]) -> dict[Block, float]:

@@ -94,6 +94,13 @@ class Comparison(Frozen):
     )
 
     @property
+    def other_bits(self) -> str | None:
+        """What computed the two, if that alone gives other bits to runs whose losses part; None if it is the same."""
+        told = ("computed.kernels", "hardware.instruction_set")
+        found = [f"{one.what}: {one.first} and {one.second}" for one in self.differences if one.what in told]
+        return ", ".join(found) if self.parted and found else None
+
+    @property
     def common_steps(self) -> int:
         return min(self.first_steps, self.second_steps)
 
@@ -238,7 +245,7 @@ def _facts(side: Side) -> dict[str, Any]:
     ):
         table = of_result.model_dump(mode="json") if isinstance(of_result, BaseModel) else of_attempt
         known |= {name: table} if table else {}
-    return known
+    return known | ({"computed": {"kernels": " and ".join(result.kernels)}} if result else {})
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[Difference]:

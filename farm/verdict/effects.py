@@ -49,8 +49,10 @@ class _Design(NamedTuple):
     blocks: int
 
 
-def estimate(arms: Mapping[str, Sequence[str]], losses: Mapping[str, Losses]) -> Effects:
+def estimate(arms: Mapping[str, Sequence[str]], losses: Mapping[str, Losses], order: Sequence[str] = ()) -> Effects:
     """The effects of the interventions in `arms` (arm -> its interventions) on the `losses` of the same arms.
+
+    `order`: of the interventions, in which two together are named; else that in which the arms name them first.
 
     Intervals are simultaneous: the largest |t| of several estimates (Tukey 1953; for orthogonal ones the studentized
     maximum modulus). Where no run is left over to tell the noise, Lenth's (1989, Technometrics 31:469) pseudo standard
@@ -61,7 +63,7 @@ def estimate(arms: Mapping[str, Sequence[str]], losses: Mapping[str, Losses]) ->
     runs = [(arm, seeds, loss) for arm, of in losses.items() for seeds, loss in of.items()]
     if not runs:
         return Effects(effects=(), method="none", df=None, noise=None)
-    design = _design(arms, [(arm, seeds) for arm, seeds, _ in runs])
+    design = _design(arms, [(arm, seeds) for arm, seeds, _ in runs], order)
     y = np.array([loss for *_, loss in runs])
     fitted, *_ = np.linalg.lstsq(design.columns, y, rcond=None)
     sizes = 2 * fitted[design.blocks :]
@@ -114,11 +116,12 @@ def _order(found: Sequence[Effect]) -> tuple[Effect, ...]:
     return tuple(sorted(found, key=lambda effect: -abs(effect.size)))
 
 
-def _design(arms: Mapping[str, Sequence[str]], runs: Sequence[tuple[str, Seeds]]) -> _Design:
+def _design(arms: Mapping[str, Sequence[str]], runs: Sequence[tuple[str, Seeds]], order: Sequence[str]) -> _Design:
     """Single interventions first, then pairs, each column kept that those before it do not span."""
     import numpy as np
 
-    factors = list(dict.fromkeys(name for arm, _ in runs for name in arms[arm]))
+    there = dict.fromkeys(name for arm, _ in runs for name in arms[arm])
+    factors = list(dict.fromkeys([*(name for name in order if name in there), *there]))
     blocks = list(dict.fromkeys(seeds for _, seeds in runs))
     signs = {name: np.array([1.0 if name in arms[arm] else -1.0 for arm, _ in runs]) for name in factors}
     first = np.array([[seeds == block for block in blocks] for _, seeds in runs], dtype=float)

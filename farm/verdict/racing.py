@@ -300,8 +300,13 @@ def _explain(one: Standing, choices: Sequence[_Choice], study: Study, wider: Stu
     before, after = ({arm.name: len(arm.seeds) for arm in form.arms()} for form in (study, wider or study))
     added = after[one.arm] - before[one.arm]
     chance = choice.chances[one.machine]
-    rung = (
-        f"{choice.pairs} more pairs resolve it with a chance of {chance:.0%}, if the effect seen so far is the true one"
-    )
+    more = f"{choice.pairs} more pair{'s' * (choice.pairs != 1)}"
+    rung = f"{more} would resolve it with a chance of {share(chance)}, if the effect seen so far is the true one"
     why = rung if added else f"{rung}: others come first, or it costs more than is left"
     return one.model_copy(update={"chance": chance, "added": added, "why": why})
+
+
+def share(chance: float) -> str:
+    """In per cent, for people: none and all only where it is."""
+    rounded = f"{100 * chance:.0f} %"
+    return "<1 %" if rounded == "0 %" and chance else ">99 %" if rounded == "100 %" and chance < 1 else rounded

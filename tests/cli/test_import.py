@@ -66,6 +66,11 @@ def test_imported_losses_are_marked_wherever_they_show(farm: Farm) -> None:
     assert "study losses" in farm("table").err, "it is a study like another"
 
 
+def test_one_imported_row_is_one(farm: Farm) -> None:
+    imported(farm, "\n".join(LOSSES.splitlines()[:2]) + "\n")
+    assert "imported: 1 row, trained elsewhere; such rows are ranked among themselves" in farm("table", "losses").err
+
+
 def test_twice_is_once_and_a_second_loss_of_one_run_is_a_conflict(farm: Farm) -> None:
     path = imported(farm)
     again = json.loads(farm("import", str(path), "--json").out)
@@ -237,3 +242,22 @@ def test_the_published_seeds_tell_the_noise_of_the_first_weights(farm: Farm) -> 
     assert float(rungs["init seed"]["sd"]) == pytest.approx(0.008529, abs=1e-6)
     assert "16 of 20 losses lack a seed" in answer.err
     assert isinstance(Store(farm.store.root).studies.imported("published").runs[0].source, str)
+
+
+@pytest.mark.parametrize("command", ["watch", "cancel", "retry", "eval", "effects", "resolve", "seeds"])
+def test_a_command_on_runs_says_that_these_are_imported(farm: Farm, command: str) -> None:
+    imported(farm)
+    more = {"resolve": ("losses", "--usd", "5"), "seeds": ("add", "losses", "remove-dropout", "--to", "3")}
+    answer = farm(command, *more.get(command, ("losses",)))
+    assert answer.code == 3
+    assert "study 'losses' has imported losses only" in answer.err
+    assert "farm table losses" in answer.err
+
+
+def test_a_command_on_a_run_says_that_this_one_is_imported(farm: Farm) -> None:
+    imported(farm)
+    run_id = table(farm, "losses")[0]["runs"][0]
+    for words in (("compare", run_id, run_id), ("logs", run_id), ("export", run_id, "out"), ("cancel", run_id)):
+        answer = farm(*words)
+        assert (answer.code, f"{run_id} is an imported loss" in answer.err) == (3, True), words
+        assert f"farm show {run_id}" in answer.err

@@ -320,3 +320,27 @@ def test_what_is_offered_has_room_here(tmp_path: Path) -> None:
     for offer, words in (("cpu-x1=4", "Offer at most 3"), ("home=2", "one run of it takes all 3 cores")):
         with pytest.raises(BadSetting, match=words):
             units([offer], here, 3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("table", "A!"),
+        ("table", "A!", "--at", "usd=1"),
+        ("runs", "A!"),
+        ("noise", "A!"),
+        ("effects", "A!"),
+        ("resolve", "A!", "--usd", "1"),
+        ("seeds", "add", "A!", "a", "--to", "3"),
+        ("watch", "A!"),
+        ("cancel", "A!"),
+        ("eval", "A!"),
+        ("show", "A!"),
+        ("compare", "A!", "A!"),
+    ],
+    ids=" ".join,
+)
+def test_a_word_that_can_be_no_name_is_not_found(farm: Farm, words: tuple[str, ...]) -> None:
+    answer = farm(*words)
+    assert (answer.code, "'A!'" in answer.err) == (3, True), answer.err
+    assert "bug" not in answer.err

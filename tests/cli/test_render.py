@@ -117,3 +117,9 @@ def test_a_sparkline_spans_low_to_high_and_fits() -> None:
     assert render.sparkline([1.0]) == render.sparkline([7.0]) == "▁"
     assert render.sparkline([]) == ""
     assert len(render.sparkline(list(range(5000)))) == 60
+
+
+def test_a_probability_is_never_0_in_tsv(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = (Column("p", "p", render.probability, figures=3), Column("x", "x", digits=3))
+    render.emit(Sheet("farm.test/1", columns, [{"p": 1.93424e-11, "x": 1e-9}, {"p": 0.0416666, "x": 0.0416666}]))
+    assert capsys.readouterr().out.splitlines()[1:] == ["1.93e-11\t0.0", "0.0417\t0.042"]

@@ -8,7 +8,7 @@ from results import result
 from cli import render
 from cli.runs import runs
 from farm.queue.values import Point
-from farm.record.result import Validated
+from farm.record.result import Peaks, Utilisation, Validated
 from farm.study.run import Attempt, State
 
 from .conftest import Farm
@@ -18,7 +18,7 @@ def test_no_runs_is_no_error(farm: Farm) -> None:
     answer = farm("runs")
     assert (answer.code, answer.rows) == (0, [])
     assert "farm submit" in answer.err
-    assert json.loads(farm("runs", "--json").out) == {"schema": "farm.runs/1", "data": []}
+    assert json.loads(farm("runs", "--json").out) == {"schema": "farm.runs/1", "data": [], "unreadable": []}
 
 
 def test_runs_say_state_step_loss_and_why_they_wait(farm: Farm) -> None:
@@ -78,6 +78,17 @@ def test_a_run_whose_agent_has_not_trained_a_step_is_starting_still(farm: Farm) 
     assert {row["what"]: row["value"] for row in farm("show", "cpu-baseline").rows}["step"] == "3 of 10"
 
 
+def test_show_tells_what_share_of_a_gpus_measured_peaks_a_training_reached(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    peaks = Peaks(flops_per_second=280e12, bytes_per_second=1.4e12)
+    reached = Utilisation(peaks=peaks, flops=0.458, bandwidth=0.196)
+    farm.queue.finish(claim.lease, result(claim.run, 3.25, epoch=claim.lease.epoch, utilisation=reached))
+    told = {row["what"]: row["value"] for row in farm("show", "cpu-baseline").rows}
+    shares = "46% of 280 TFLOP/s of matrix products (MFU), at least 20% of 1,400 GB/s of memory"
+    assert told["reached"] == f"{shares}; both measured on this GPU"
+
+
 def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
     farm.put(init=(42,))
     claim = farm.claim()
@@ -89,7 +100,8 @@ def test_show_takes_the_start_of_an_id_and_tells_everything(farm: Farm) -> None:
     assert told["run"] == claim.run.id
     assert told["state"] == "succeeded"
     assert told["test loss"].startswith("3.250000")
-    assert told["kernels"] == "farm"
+    assert (told["kernels"], told["compiled"]) == ("farm", "no")
+    assert "reached" not in told, "no peak of a CPU is measured"
     assert told["attempt 1"] == "running on attic"
     assert told["curve"] == "█▇▆▅▄▃▂▁"
     assert told["folder"] == str(farm.store.folder(claim.run.id))

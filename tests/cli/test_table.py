@@ -71,6 +71,14 @@ def test_what_has_no_result_is_listed_with_its_cause(farm: Farm) -> None:
     assert [run["state"] for run in unfinished] == ["failed", "queued"]
 
 
+def test_a_study_of_which_every_run_failed_has_none_to_wait_for(farm: Farm) -> None:
+    farm.put(init=(42,))
+    for _ in range(3):
+        farm.fail(farm.claim())
+    for command in ("table", "noise"):
+        assert "tiny: no run has succeeded" in farm(command, "tiny").err
+
+
 def test_markdown_and_latex_carry_the_remarks_and_escape_what_others_wrote(farm: Farm) -> None:
     farm.put(init=(42,))
     farm.finish(farm.claim(), 3.69)
@@ -121,7 +129,8 @@ def test_tsv_is_rounded_to_what_is_meant(farm: Farm) -> None:
     farm.put(init=(42, 22))
     farm.finish_all(shift=1 / 3)
     for row in farm("table", "tiny").rows:
-        assert all(len(row[key].partition(".")[2]) <= 6 for key in ("test_loss_sd", "delta", "ci_low", "p"))
+        assert all(len(row[key].partition(".")[2]) <= 6 for key in ("test_loss_sd", "delta", "ci_low"))
+        assert len(row["p"].lstrip("0.").partition("e")[0].replace(".", "")) <= 4
         assert row["tokens_per_second"] == "1000"
         assert bool(row["ci_low"]) == bool(row["p"]) == bool(row["method"]) == (row["arm"] != "baseline")
 

@@ -15,6 +15,8 @@ from worlds import STEPS, VOCAB, attempt, canonical, corpus, in_world, planned, 
 from farm.study.processor import InstructionSet, instruction_set
 from farm.study.run import Run
 from model import conditions, kernels
+from model.conditions import compiles
+from model.group import Group
 from model.kernels import Dropout, Linear, causal_attention, in_use, product, resolve, use
 from model.loss import summed_loss
 
@@ -40,6 +42,28 @@ def test_on_a_gpu_farms_need_triton_and_a_compiler(monkeypatch):
     assert [kernels.resolve_on_cuda(asked) for asked in ("auto", "farm", "torch")] == ["farm", "farm", "torch"]
     monkeypatch.setenv("CC", "/nowhere/gcc")
     assert kernels.resolve_on_cuda("farm") == "torch"
+
+
+def test_auto_compiles_on_a_gpu_where_it_can_and_on_no_cpu(monkeypatch):
+    monkeypatch.setattr(conditions, "_all", lambda mine, group: mine)
+    gpu, cpu = (Group(0, 1, torch.device(kind)) for kind in ("cuda", "cpu"))
+    assert [compiles(asked, gpu) for asked in ("auto", True, False)] == [True, True, False]
+    assert [compiles(asked, cpu) for asked in ("auto", True, False)] == [False, True, False]
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": "/nowhere/python3.11"})
+    assert not compiles("auto", gpu), "Triton includes Python's header files"
+    monkeypatch.undo()
+    monkeypatch.setattr(conditions, "_all", lambda mine, group: mine)
+    monkeypatch.setenv("CC", "/nowhere/gcc")
+    assert not compiles("auto", gpu)
+
+
+def all_can(ranks: list[bool]) -> bool:
+    return conditions._all(ranks[dist.get_rank()], Group(dist.get_rank(), len(ranks), CPU))
+
+
+def test_all_ranks_compile_or_none_does():
+    assert in_world(2, all_can, [True, False]) == [False] * 2
+    assert in_world(2, all_can, [True, True]) == [True] * 2
 
 
 class Copies(TorchDispatchMode):
@@ -242,12 +266,27 @@ def test_a_run_learns_the_same_with_either_and_says_which_it_had(precision, tmp_
 
 def test_compiled_blocks_train_as_the_others_do(tmp_path):
     """The compiler has kernels of its own: these are for what it does not compile."""
-    tokens, told = corpus(tmp_path), {}
+    tokens, told, outcomes = corpus(tmp_path), {}, {}
     for compiled in (False, True):
         run = tiny(tokens, model={"dropout": 0.0, "vocab": VOCAB, "layers": 1}, train={"compile": compiled})
-        _, told[compiled] = attempt(run, planned(run, 1, 8), tmp_path / f"compiled-{compiled}")
+        outcome, told[compiled] = attempt(run, planned(run, 1, 8), tmp_path / f"compiled-{compiled}")
+        outcomes[compiled] = outcome.compiled
     assert told[True].losses == pytest.approx(told[False].losses, rel=1e-5)
     assert told[True].losses != told[False].losses, "else nothing was compiled"
+    assert outcomes == {False: (False,), True: (True,)}
+
+
+def test_a_run_that_goes_on_with_the_compiler_and_had_none_says_so_and_so_does_its_outcome(tmp_path, monkeypatch):
+    run = tiny(corpus(tmp_path), model={"layers": 1})
+    plan = planned(run, 1, 8)
+    stopped, before = attempt(run, plan, tmp_path / "stopped", signals=stop_after(2))
+    assert (stopped.compiled, before.notes) == ((False,), [])
+    monkeypatch.setattr("model.train.compiles", lambda asked, group: True)
+    monkeypatch.setattr("model.train.compile_blocks", lambda *_: None)  # takes a minute, and is tested above
+    resumed, after = attempt(run, plan, tmp_path / "stopped", resume=newest(tmp_path, stopped), epoch=2)
+    assert resumed.compiled == (False, True)
+    said = "blocks compute with torch.compile from step 2 on, without it until then: compile = 'auto'."
+    assert after.notes == [("other-kernels", said)]
 
 
 WIDE = {"model": {"width": 64}}  # since the libraries add up short products in the same order

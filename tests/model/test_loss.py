@@ -38,7 +38,8 @@ def test_a_head_that_is_padded_for_tensor_cores_changes_nothing(monkeypatch):
     h_NC, head_VC, y_N = example(torch.float64)
     expected = summed_loss(h_NC, head_VC, y_N, vocab=37)
     gradients_expected = gradients(expected, h_NC, head_VC)
-    monkeypatch.setitem(loss.ROWS, "cpu", 16)
+    monkeypatch.setattr(loss, "ROWS", 16)
+    monkeypatch.setattr(loss, "on_gpu", lambda x: True)
     found = summed_loss(h_NC, head_VC, y_N, vocab=37)
     assert float(found) == pytest.approx(float(expected), rel=1e-14)
     for one, other in zip(gradients(found, h_NC, head_VC), gradients_expected, strict=True):

@@ -2,18 +2,22 @@
 
 import resource
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from waiting import wait_until
 from worlds import in_world, planned, tiny
 
 from farm.errors import StorageFull
+from farm.study.recipe import Recipe
 from model.checkpoint import Identity, newest_valid, read
+from model.gpt import GPT
 from model.group import Group
-from model.saver import Saver, Snapshot
+from model.saver import Saver, Snapshot, host_buffers
 
 RUN = tiny(Path("/nowhere"))
 WHOSE = Identity.of(RUN, planned(RUN, 1))
@@ -83,6 +87,19 @@ def test_host_copies_are_made_anew_for_every_checkpoint(tmp_path):
             saver.settle()
             assert read(saver.newest.path, RUN, planned(RUN, 1)).weights["w"].tolist() == [float(step)] * 10
         assert 0 < saver.stalled_seconds < 1
+
+
+def test_host_copies_lie_in_one_piece_that_is_hardly_larger_than_they_are():
+    """A piece of pinned memory of its own for each would be rounded up to a power of two: 1.7 times as much."""
+    with FakeTensorMode():
+        weights = dict(GPT(Recipe().model).named_parameters())
+        whole, buffers = host_buffers(weights)
+        size = sum(weight.nbytes for weight in weights.values())
+        assert size <= whole.nbytes < size + 64 * len(weights)
+        assert {buffer.untyped_storage()._cdata for buffer in buffers.values()} == {whole.untyped_storage()._cdata}
+        starts = sorted((buffer.storage_offset() * 4, buffer.nbytes) for buffer in buffers.values())
+        assert all(start + size <= other for (start, size), (other, _) in pairwise(starts)), "none is within another"
+        assert {name: buffer.shape for name, buffer in buffers.items()} == {n: w.shape for n, w in weights.items()}
 
 
 def test_leaving_waits_for_the_checkpoint_under_way(tmp_path):

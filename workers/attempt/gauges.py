@@ -9,6 +9,9 @@ import torch
 from ray.util.metrics import Gauge
 
 from farm.queue.values import Point
+from farm.record.result import Peaks, utilisation
+from farm.study.planner import Plan
+from farm.study.recipe import Recipe
 from farm.study.run import Run
 
 STEP = {
@@ -18,6 +21,8 @@ STEP = {
     "learning_rate": "Learning rate of the newest step",
     "grad_norm": "Norm of the gradient before clipping",
     "tokens_per_second": "Tokens per second of the newest step, over all workers",
+    "flops_share": "Model FLOPs utilisation of the newest step, of the measured peak of its GPUs, from 0 to 1",
+    "bandwidth_share": "Share of the measured memory bandwidth of its GPUs that the newest step needed at least",
     "validation_loss": "Loss on held-out text after the newest validation, nats per token",
 }
 
@@ -25,9 +30,10 @@ STEP = {
 class Gauges:
     """What rank 0 shows of a run. `device` is the one that it trains on."""
 
-    def __init__(self, run: Run, study: str, device: torch.device):
+    def __init__(self, run: Run, plan: Plan, study: str, device: torch.device):
         tags = {"study": study, "run": run.id, "arm": run.arm, "machine": run.machine}
-        self._steps = run.recipe.steps
+        self._recipe, self._plan = run.recipe, plan
+        self.peaks: Peaks | None = None  # until they are measured, and on a CPU
         self._device = device
         self._gauges = {name: _gauge(name, text, tags) for name, text in STEP.items()}
         self._memory = _gauge("memory_bytes", "What rank 0 holds. host: resident; gpu: reserved", tags, "kind")
@@ -35,21 +41,28 @@ class Gauges:
 
     def show(self, point: Point, validation_loss: float | None) -> None:
         """Set every gauge to what is so after `point`. The newest validation may be some steps before it."""
-        values = {
-            "step": point.step,
-            "steps": self._steps,
-            "loss": point.loss,
-            "learning_rate": point.lr,
-            "grad_norm": point.grad_norm,
-            "tokens_per_second": point.tokens_per_second,
-            "validation_loss": validation_loss,
-        }
-        for name, value in values.items():
+        told = values(point, self._recipe, self._plan, self.peaks) | {"validation_loss": validation_loss}
+        for name, value in told.items():
             if value is not None:
                 self._gauges[name].set(value)
         self._memory.set(self._process.memory_info().rss, tags={"kind": "host"})
         if self._device.type == "cuda":
             self._memory.set(torch.cuda.memory_reserved(self._device), tags={"kind": "gpu"})
+
+
+def values(point: Point, recipe: Recipe, plan: Plan, peaks: Peaks | None) -> dict[str, float | None]:
+    """What a point tells, by the names of STEP; None: unknown."""
+    reached = utilisation(peaks, recipe, plan, point.tokens_per_second) if peaks else None
+    return {
+        "step": point.step,
+        "steps": recipe.steps,
+        "loss": point.loss,
+        "learning_rate": point.lr,
+        "grad_norm": point.grad_norm,
+        "tokens_per_second": point.tokens_per_second,
+        "flops_share": reached.flops if reached else None,
+        "bandwidth_share": reached.bandwidth if reached else None,
+    }
 
 
 def _gauge(name: str, text: str, tags: dict[str, str], *more: str) -> Gauge:

@@ -19,6 +19,7 @@ from farm.queue.queue import Queue
 from farm.queue.values import Point
 from farm.record import energy
 from farm.record.ledger import Line
+from farm.record.result import Peaks
 from farm.record.store import Store
 from farm.site.session import session
 from farm.site.settings import Settings
@@ -146,7 +147,7 @@ class _Reporter(Listener):
         self._checkpoint: Checkpoint | None = None
         self._newest: Point | None = None
         self._validation_loss: float | None = None  # the newest of this attempt
-        self._gauges = Gauges(task.run, task.study, get_device())
+        self._gauges = Gauges(task.run, task.plan, task.study, get_device())
         self._printed = 0.0
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
@@ -162,6 +163,9 @@ class _Reporter(Listener):
             return Signal[self._stop_file.read_text(encoding="utf-8").strip()]
         except FileNotFoundError:
             return Signal.CONTINUE
+
+    def on_peaks(self, peaks: Peaks) -> None:
+        self._gauges.peaks = peaks
 
     def on_step(self, line: Line) -> None:
         if made := point(line, self._task.run.recipe.tokens_per_step):

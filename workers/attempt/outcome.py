@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from farm.errors import CheckpointInvalid, Conflict, WorkerDied
 from farm.record import energy, ledger
-from farm.record.result import Outcome, Provenance, Result
+from farm.record.result import Outcome, Provenance, Result, utilisation
 from farm.record.store import Store
 from farm.study.machine import Machine, parts
 from farm.study.planner import Plan
@@ -31,9 +31,9 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         raise WorkerDied("Training finished without a test loss.")
     if outcome.best_loss is None or outcome.best_step is None:
         raise WorkerDied("Training finished without a step that counts.")
-    if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None:
+    if outcome.checkpoint_seconds_stalled is None or outcome.kernels is None or outcome.compiled is None:
         raise WorkerDied("Training finished without reporting its kernels or its checkpoint time.")
-    ended = time.time()
+    ended, speed = time.time(), totals.tokens / totals.seconds
     past_attempts, unread = store.runs.readable_attempts(run.id)
     others = [past for past in past_attempts if past.epoch != attempt.epoch]
     before = [store.runs.progress(past) for past in others]
@@ -66,10 +66,12 @@ def result_of(store: Store, run: Run, split: Plan, machine: Machine, attempt: At
         train_seconds=totals.seconds,
         validation=validation_curve(lines),
         validation_seconds=totals.validation_seconds,
-        tokens_per_second=totals.tokens / totals.seconds,
+        tokens_per_second=speed,
+        utilisation=utilisation(outcome.peaks, run.recipe, split, speed) if outcome.peaks else None,
         peak_bytes=outcome.peak_bytes or 0,
         checkpoint_seconds_stalled=outcome.checkpoint_seconds_stalled,
         kernels=outcome.kernels,
+        compiled=outcome.compiled,
         prices=machine.prices,
         kwh=None if unread else energy.kwh(used),
         energy_meter=last.meter if last else None,

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import runpy
 import subprocess
 from functools import cache
@@ -18,6 +19,8 @@ from workers.node.gpus import VISIBLE, Gpu, count_hidden, gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("farm", "model", "workers")
+# In the driver's name of a card: its makers, its memory (which has a place of its own), and the usual socket.
+_SAYS_NOTHING = re.compile(r"nvidia|geforce|tesla|graphics|gpu|generation|edition|[0-9]+gb|hbm[0-9]\w*|sxm[0-9]*")
 
 
 def cores() -> int:
@@ -135,14 +138,15 @@ def _memory(gpu: Gpu) -> int:
 
 
 def _class_name(found: tuple[Gpu, ...]) -> str:
-    """`8xa100m40` for eight A100 of 40 GB; `1xrtx3090` for one RTX 3090; `1xa100-3g.20gb` for a MIG slice."""
+    """`8xa100m40` for eight A100 of 40 GB in SXM sockets, `1xa100pciem40` for a PCIe card; `1xrtx3090`, `1xrtx3090ti`;
+    `1xa100-3g.20gb` for a MIG slice. Whatever else the driver says of a card may be of another speed.
+    """
     card, _, profile = found[0].name.lower().partition(" mig ")
-    words = card.replace("nvidia", "").replace("geforce", "").replace("-", " ").split()
-    is_rtx = words[0] in ("rtx", "gtx")
-    name = f"{len(found)}x{''.join(words[:2]) if is_rtx else words[0]}"
+    words = [word for word in re.findall(r"[a-z0-9]+", card) if not _SAYS_NOTHING.fullmatch(word)] or ["gpu"]
+    name = f"{len(found)}x{''.join(words)}"
     if profile:
         return f"{name}-{profile.replace('+', '-')}"
-    return name if is_rtx else f"{name}m{round(_memory(found[0]) / 2**30 / 8) * 8}"
+    return name if words[0] in ("rtx", "gtx") else f"{name}m{round(_memory(found[0]) / 2**30 / 8) * 8}"
 
 
 def local_classes() -> list[tuple[Machine, int]]:

@@ -99,7 +99,10 @@ def test_json_says_the_same_as_csv(tmp_path: Path) -> None:
         (f"{HEAD}\nNo Name,m,1,2,3\n", "losses.csv:2: column arm: 'No Name': must be 1 to 64 of a-z"),
         (f"{HEAD}\nb,m,1,2\n", "losses.csv:2: column test_loss is missing: the line has 4 cells and the header 5."),
         (f"{HEAD}\nb,m,1,2,3,4\n", "losses.csv:2: column 6 has no name in the header"),
-        (f'{HEAD}\nb,"m,1,2,3\n', "losses.csv:2: "),
+        (f'{HEAD}\nb,"m,1,2,3\n', "losses.csv:2: is not CSV (unexpected end of data). Is a quotation mark not closed?"),
+        (HEAD.replace(",", ";") + "\nb;m;1;2;3\n", "losses.csv:1: its columns are separated by ';'. Separate them by"),
+        (f"{HEAD}\nb,m,1,2,1e300\n", "losses.csv:2: column test_loss: 1e+300: must be less than or equal to 1000000."),
+        (f"{HEAD},hours\nb,m,1,2,3,1e300\n", "losses.csv:2: column hours: 1e+300: must be less than or equal to"),
         (HEAD, "losses.csv: holds no row."),
         ("", "losses.csv:1: column arm is missing"),
     ],
@@ -147,6 +150,15 @@ def test_every_fault_has_a_line_and_a_file_that_is_none_is_refused(tmp_path: Pat
         (tmp_path / "study.toml").touch()
         with pytest.raises(BadImport, match=says):
             importing.read([tmp_path / name])
+
+
+def test_faults_of_both_kinds_in_one_row_are_told_at_once(tmp_path: Path) -> None:
+    """A cell that is no number, and a number that is out of range."""
+    with pytest.raises(BadImport) as refused:
+        rows.read(written(tmp_path, f"{HEAD},hours,usd,tokens\nNo,m,1,2,low,-1,-2,1.5\n"))
+    assert len(refused.value.lines) == 5, refused.value.lines
+    for column in ("arm: 'No'", "test_loss: 'low'", "hours: -1.0", "usd: -2.0", "tokens: 1.5"):
+        assert f"losses.csv:2: column {column}" in " ".join(refused.value.lines)
 
 
 def test_a_byte_order_mark_windows_lines_and_other_columns_do_no_harm(tmp_path: Path) -> None:

@@ -99,3 +99,18 @@ def test_the_stream_of_events_is_bounded(queue: Queue, redis: Redis) -> None:
     for step in range(1, 700):
         queue.checkpoint(claim.lease, checkpoint_at(step))
     assert redis.xlen(f"farm:events:{claim.run.id}") < 400
+
+
+def test_q9_open_has_the_runs_that_are_not_final_and_paid_by_those_of_who_submitted_them_first(queue: Queue) -> None:
+    queue.put(tiny_study("one"))
+    queue.put(tiny_study("two"))  # the same runs: they count against the first
+    queue.put(tiny_study("three", init=(7,)))
+    assert queue.listing.studies() == ["three", "one"]
+    claim = started(queue)
+    queue.finish(claim.lease, result(claim.run, 3.0))
+    running = started(queue).run.id
+    everything = queue.listing.statuses()
+    assert queue.listing.open() == [status for status in everything if not status.state.is_final]
+    assert running in {status.id for status in queue.listing.open()}
+    assert queue.listing.paid_by("one") == queue.listing.statuses("two")
+    assert queue.listing.paid_by("two") == []

@@ -33,6 +33,13 @@ def test_a_compiler_that_is_there(
     assert find_compiler(need, variables) == str(tmp_path / used)
 
 
+def test_without_pythons_headers_nothing_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, ("gcc",))
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path / "python3.11")})
+    with pytest.raises(NoCompiler, match=r"needs Python's header files, and .* Ubuntu: python3.11-dev\), or set"):
+        find_compiler(ON_CUDA, {"PATH": str(tmp_path)})
+
+
 @pytest.mark.parametrize(
     ("need", "programs", "named", "says"),
     [

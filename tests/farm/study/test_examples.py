@@ -44,7 +44,7 @@ def test_the_battery_trains_every_arm_on_both_machines_from_three_seeds():
     assert runs[0].id == "8xa100m40-baseline-s42.23-43232e83"
     assert runs[0].recipe == Recipe()
     assert {str(run.seeds) for run in runs} == {"42.23", "22.23", "67.23"}
-    assert plans(BATTERY) == {"8xa100m40": {"8 x 12 x 1", "8 x 6 x 2"}, "1xrtx3090": {"1 x 6 x 16", "1 x 4 x 24"}}
+    assert plans(BATTERY) == {"8xa100m40": {"8 x 12 x 1"}, "1xrtx3090": {"1 x 32 x 3", "1 x 24 x 4"}}
     times = {name: hours(Recipe(), BUILT_IN[name]) for name in ("8xa100m40", "1xrtx3090")}
     assert {name: round(time or 0, 1) for name, time in times.items()} == {"8xa100m40": 3.2, "1xrtx3090": 40.6}
 

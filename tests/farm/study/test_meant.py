@@ -71,6 +71,7 @@ VALUES = {
     'weight_decay = "none"': "write weight_decay = 0.0.",
     'compile = "yes"': "write compile = true.",
     "compile = 1": "write compile = true.",
+    'compile = "automatic"': "must be 'auto', true or false, not 'automatic'; write compile = \"auto\".",
     'decay = "no_bias"': 'write decay = "matrices".',
     'reduction = "deterministic"': 'write reduction = "canonical".',
 }

@@ -61,7 +61,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "precision": "fp16",
         "reduction": "fast",
         "canonical_microbatch": None,
-        "compile": False,
+        "compile": "auto",  # False before there was `auto`, which is that on a CPU; no GPU had trained a run by then
         "kernels": "auto",
     },
     "data": {

@@ -80,8 +80,9 @@ def test_the_peaks_of_the_datasheets_tell_what_fp32_costs(
     assert told.note
 
 
-def test_a_gpu_that_no_datasheet_here_names_has_no_peaks() -> None:
-    for accelerator in ("A1000", "L4000", "A100 + H100", "cpu"):
+def test_a_gpu_or_variant_that_no_datasheet_here_names_has_no_peaks() -> None:
+    variants = ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA GeForce RTX 4090 D")
+    for accelerator in ("A1000", "L4000", "A100 + H100", "cpu", *variants):
         machine = H100.model_copy(update={"accelerator": accelerator})
         assert by_peaks("fp16", BASELINE_FP32, machine, 1e5) is None
 

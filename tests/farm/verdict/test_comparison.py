@@ -165,3 +165,12 @@ def test_scores_by_one_evaluation_are_subtracted_and_others_are_not() -> None:
     assert (one.difference, one.apart is not None) == (None, True)
     lacking = compare(side(BASELINE, 40.0), side(WITHOUT_DROPOUT, 42.0)._replace(seen=()))
     assert (lacking.scores, lacking.unscored) == ((), {"points": (WITHOUT_DROPOUT.id,)})
+
+
+def test_other_kernels_are_named_as_the_reason_for_other_bits() -> None:
+    first, second = finished(BASELINE, 9, 8), finished(BASELINE, 9, 8.5, kernels=("torch",))
+    assert "computed.kernels" in paths(compare(first, second))
+    assert compare(first, second).other_bits == "computed.kernels: farm and torch"
+    assert compare(first, first).other_bits is None
+    assert compare(first, finished(BASELINE, 9, 8, kernels=("torch",))).other_bits is None, "the bits are the same"
+    assert compare(first, running(BASELINE, 9, 8.5)).other_bits is None, "what computes it is not on record yet"

@@ -65,6 +65,16 @@ def test_a_larger_fraction_tells_more_interactions_apart(arms: int, alone: int) 
     assert own.size == pytest.approx(-0.05)
 
 
+def test_two_together_are_named_in_the_order_of_the_arms_factors() -> None:
+    """Not in that in which a fraction happens to name them first."""
+    names = tuple("abcdefg")
+    sets = {".".join(subset) or "baseline": subset for subset in fraction(names, arms=16)}
+    losses = {arm: {SEEDS[0]: 3.0 - 0.1 * len(of)} for arm, of in sets.items()}
+    for effect in estimate(sets, losses, names).effects:
+        for term in (":".join(effect.of), *effect.aliases):
+            assert sorted(term.removeprefix("-").split(":")) == term.removeprefix("-").split(":")
+
+
 def test_one_at_a_time_the_effects_are_the_differences() -> None:
     losses = {"baseline": [3.7, 3.6], "a": [3.5, 3.4], "b": [3.8, 3.71]}
     arms = {"baseline": (), "a": ("a",), "b": ("b",)}

@@ -12,7 +12,7 @@ from farm.study.machine import BUILT_IN, Machine
 from farm.study.recipe import canonical_json
 from farm.study.run import State
 from farm.study.study import Study
-from farm.verdict.racing import Budget, Step, look
+from farm.verdict.racing import Budget, Step, look, share
 from farm.verdict.sequential import ladder
 from farm.verdict.table import rank
 
@@ -171,3 +171,10 @@ def test_another_machine_is_another_comparison_of_the_same_race(queue: Queue) ->
     assert len(step.look.standings) == 4
     queued = [status.run for status in queue.listing.statuses("tiny") if status.state is State.QUEUED]
     assert {run.machine for run in queued} == {"cpu", "cpu-x1"}
+
+
+@pytest.mark.parametrize(
+    ("chance", "told"), [(0.0, "0 %"), (0.001, "<1 %"), (0.65, "65 %"), (0.999, ">99 %"), (1.0, "100 %")]
+)
+def test_a_chance_is_none_or_certain_only_where_it_is(chance: float, told: str) -> None:
+    assert share(chance) == told

@@ -225,6 +225,8 @@ def test_other_kernels_are_set_aside_on_their_machine_and_compared_across_machin
     table = rank(results)
     (apart,) = [row for row in table.rows if row.aside]
     assert (apart.n, apart.aside) == (1, "trained with other kernels: torch, not farm")
+    compiled = [r.model_copy(update={"compiled": (r.run_id == members[4].id,)}) for r in finished(members)]
+    assert [row.aside for row in rank(compiled).rows if row.aside] == ["trained with other compile: true, not false"]
     assert table.twins, "another machine may have other kernels: that is part of what hardware does"
 
 

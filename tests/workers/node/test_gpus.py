@@ -214,7 +214,7 @@ def test_facts_that_a_driver_withholds_are_unknown() -> None:
         (None, "3xrtx3090", "NVIDIA GeForce RTX 3090"),
         ("1,0", "2xrtx4090", "NVIDIA GeForce RTX 4090"),
         ("GPU-8932a", "1xrtx4090", "NVIDIA GeForce RTX 4090"),
-        ("2", "1xteslam16", "Tesla T4"),
+        ("2", "1xt4m16", "Tesla T4"),
         ("", "cpu", "cpu"),
         ("-1", "cpu", "cpu"),
     ],

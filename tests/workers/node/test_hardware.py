@@ -15,6 +15,28 @@ A100 = "NVIDIA A100-SXM4-40GB", 40960
 RTX = "NVIDIA GeForce RTX 3090", 24576
 T4 = "Tesla T4", 15360
 H100 = "NVIDIA H100 80GB HBM3", 81559
+CARDS = {
+    "1xh100m80": H100,
+    "1xh100pciem80": ("NVIDIA H100 PCIe", 81559),
+    "1xh100nvlm96": ("NVIDIA H100 NVL", 95830),
+    "1xh200m144": ("NVIDIA H200", 143771),
+    "1xa100m40": A100,
+    "1xa100pciem40": ("NVIDIA A100-PCIE-40GB", 40960),
+    "1xa100pciem80": ("NVIDIA A100 80GB PCIe", 81920),
+    "1xa100pcie-3g.20gb": ("NVIDIA A100-PCIE-40GB MIG 3g.20gb", 19968),
+    "1xv100m16": ("Tesla V100-SXM2-16GB", 16384),
+    "1xv100pciem16": ("Tesla V100-PCIE-16GB", 16384),
+    "1xt4m16": T4,
+    "1xp100pciem16": ("Tesla P100-PCIE-16GB", 16280),
+    "1xrtx3090": RTX,
+    "1xrtx3090ti": ("NVIDIA GeForce RTX 3090 Ti", 24564),
+    "1xrtx4090laptop": ("NVIDIA GeForce RTX 4090 Laptop GPU", 16376),
+    "1xrtx4070tisuper": ("NVIDIA GeForce RTX 4070 Ti SUPER", 16376),
+    "1xrtxa6000": ("NVIDIA RTX A6000", 49140),
+    "1xrtx6000ada": ("NVIDIA RTX 6000 Ada Generation", 49140),
+    "1xquadrortx6000m24": ("Quadro RTX 6000", 24576),
+    "1xgpum16": ("NVIDIA Graphics", 16384),
+}
 
 
 def gpu(name: str, mebibytes: int) -> Gpu:
@@ -23,7 +45,7 @@ def gpu(name: str, mebibytes: int) -> Gpu:
 
 @pytest.mark.parametrize(
     ("card", "count", "name"),
-    [(A100, 8, "8xa100m40"), (H100, 8, "8xh100m80"), (RTX, 1, "1xrtx3090"), (T4, 1, "1xteslam16")],
+    [(A100, 8, "8xa100m40"), (H100, 8, "8xh100m80"), *((card, 1, name) for name, card in CARDS.items())],
 )
 def test_a_node_is_named_after_its_accelerators(card, count, name):
     assert _class_name((gpu(*card),) * count) == name

@@ -38,6 +38,7 @@ local function settle(id, state, detail)
   move(id, state)
   set(id, 'ended', now)
   redis.call('HDEL', key('run', id), 'cancelling', 'not_before')
+  thin_out(id, FINAL_POINTS, 1)
   tell(state, id, get(id, 'epoch'), detail)
 end
 
