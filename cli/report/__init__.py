@@ -1,16 +1,18 @@
 """`farm report [STUDY]`: a study as one page for people who were not there."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import render
-from cli.access import is_study, queue, study_or_newest, within_sight
+from cli.access import queue, study_or_newest, within_sight
 from cli.effects import cohorts, effects_of
 from cli.noise import comparable
 from cli.options import Json, StudyName
+from cli.ranking import ranking
 from cli.remarks import remarks
 from cli.render import say
 from cli.report.curves import Curve, of_ledger, of_points
@@ -22,11 +24,8 @@ from farm.queue.values import Status
 from farm.record.store import Store
 from farm.site.settings import Settings
 from farm.study import toml
-from farm.study.recipe import TEST
 from farm.study.run import Attempt
 from farm.verdict.noise import ladder
-from farm.verdict.seen import see
-from farm.verdict.table import rank
 
 
 def report(
@@ -53,11 +52,16 @@ def report(
     finished = sum(status.result is not None for status in material.statuses)
     if as_json:
         told = {"study": name, "file": str(target), "bytes": len(document), "finished": finished}
-        render.emit_json("farm.report/1", told | {"runs": len(material.statuses), "whole_curves": material.are_whole})
+        told |= {"runs": len(material.statuses), "whole_curves": material.are_whole}
+        render.emit_json("farm.report/1", told | {"unreadable": material.passed.every})
+        material.passed.end()
         return
     say(f"{target}: {finished:,} of {len(material.statuses):,} runs finished, {len(document) / 1e6:.1f} MB")
     if not material.table.rows:
-        say(f"{name}: no run has finished yet, so the page has no ranking; see farm runs {name}")
+        say(f"{name}: {material.passed.none_finished}, so the page has no ranking")
+    for line in material.passed.lines:
+        say(line)
+    material.passed.end()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -70,35 +74,29 @@ def _write(path: Path, content: bytes) -> None:
 
 def _gathered(settings: Settings, queue: Queue, name: str) -> Material:
     """All that the queue, and the storage if it can be reached, know of a study. Raises: NotFound."""
-    imported = queue.studies.imported(name).runs
-    stored = queue.studies.one(name) if not imported or is_study(queue, name) else None
-    statuses = queue.listing.statuses(name)
-    results = [status.result for status in statuses if status.result]
-    by = stored.study.score if stored else TEST
-    scores = queue.evaluations.scores(name, "study")
-    sight = see(results, scores, by, stored.evaluations if stored else {})
-    margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
-    table = rank(sight.results, statuses, margin, imported, looks, queue.studies.references(name).models, by)
+    found = ranking(queue, name)
+    stored, sight, statuses = found.study, found.sight, found.statuses
     store = within_sight(settings)
     curves, are_whole = _curves(queue, store, statuses)
     return Material(
         name=name,
         study=stored,
-        table=table,
+        table=found.table,
         statuses=statuses,
         results=sight.results,
         curves=curves,
         are_whole=are_whole,
-        effects={key: effects_of(stored, found) for key, found in cohorts(sight.results)} if stored else {},
+        effects={key: effects_of(stored, together) for key, together in cohorts(sight.results)} if stored else {},
         noise={evaluation: ladder(runs) for evaluation, runs in comparable(sight.results)},
-        attempts={status.run.id: found for status in statuses if (found := _attempts(store, status))},
-        remarks=list(remarks(table)),
+        attempts={status.run.id: kept for status in statuses if (kept := _attempts(store, status))},
+        remarks=[*found.passed.lines, *remarks(found.table)],
+        passed=found.passed,
         file=toml.text(stored.model_dump(mode="json", exclude_unset=True, exclude={"looks"})) if stored else "",
         when=time.time(),
     )
 
 
-def _curves(queue: Queue, store: Store | None, statuses: list[Status]) -> tuple[dict[str, Curve], bool]:
+def _curves(queue: Queue, store: Store | None, statuses: Sequence[Status]) -> tuple[dict[str, Curve], bool]:
     """The curve of each run that has one, and whether all of them have every step."""
     found: dict[str, Curve] = {}
     are_whole = True

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cli.report.curves import Curve
+from cli.unread import Unread
 from farm.queue.values import Status
 from farm.study.run import Attempt
 from farm.study.study import Study
@@ -27,5 +28,6 @@ class Material(NamedTuple):
     noise: Mapping[str, Noise]  # by evaluation
     attempts: Mapping[str, Sequence[Attempt]]  # by run id, where the storage can be read from here
     remarks: Sequence[str]  # below the ranking
+    passed: Unread  # what cannot be read, and is not in it
     file: str  # the study file
     when: float  # Unix seconds

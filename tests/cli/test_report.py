@@ -66,7 +66,7 @@ def trained(farm: Farm, claim: Claim, test_loss: float) -> None:
 def all_trained(farm: Farm) -> None:
     farm.serve()
     farm.put()
-    while farm.queue.listing.queued().get("cpu"):
+    while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         trained(farm, claim, LOSSES[claim.run.arm] + claim.run.seeds.init / 1000)
 
@@ -161,6 +161,7 @@ def test_json_says_where_it_is(farm: Farm) -> None:
         "finished": 9,
         "runs": 9,
         "whole_curves": True,
+        "unreadable": [],
     }
 
 
