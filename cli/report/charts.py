@@ -60,6 +60,7 @@ def _figure(height: int, x: str, y: str = "") -> Any:
         "font": {"color": NEUTRAL, "family": "system-ui, sans-serif", "size": 13},
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "y": -0.2, "groupclick": "togglegroup"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": NEUTRAL},
         "xaxis": axis | {"title": {"text": x}},
         "yaxis": axis | {"title": {"text": y}},
     }
@@ -257,7 +258,7 @@ def _lines(
         if len(together) > 1:
             yield from _band(quantity, together, style)
         for run in together:
-            yield from _run_lines(quantity, run, style)
+            yield from _run_lines(quantity, run, style, is_first=run is together[0])
 
 
 def _trace(run: Drawn, kind: str, x: Any, y: Any, style: Mapping[str, str], **more: Any) -> Any:
@@ -280,17 +281,18 @@ def _trace(run: Drawn, kind: str, x: Any, y: Any, style: Mapping[str, str], **mo
     return go.Scatter(x=x, y=y, **(settings | more))
 
 
-def _run_lines(quantity: str, run: Drawn, style: Mapping[str, str]) -> Iterable[Any]:
+def _run_lines(quantity: str, run: Drawn, style: Mapping[str, str], is_first: bool) -> Iterable[Any]:
+    """Only the first run of an arm on a machine is in the legend."""
     import numpy as np
 
     values, step = getattr(run.curve, quantity), run.curve.step
     at = kept(values)
     if quantity != "loss":
-        yield _trace(run, "run", step[at], values[at], style)
+        yield _trace(run, "run", step[at], values[at], style, showlegend=is_first)
     else:
         even = smoothed(values, max(1, len(values) // 50))
         thin = kept(even)
-        yield _trace(run, "smoothed", step[thin], even[thin], style)
+        yield _trace(run, "smoothed", step[thin], even[thin], style, showlegend=is_first)
         faint = {"line": {"color": style["color"], "width": 1}, "opacity": 0.35, "showlegend": False, "visible": False}
         yield _trace(run, "raw", step[at], values[at], style, **faint)
     if quantity in ("loss", "grad_norm"):

@@ -2,16 +2,22 @@
 // Steps become tokens, hours or dollars; lines are coloured by arm, machine or seeds; and some are hidden.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 
+function decoded(values) {  // plotly's form of an array of float32; hidden lines are not decoded by plotly
+  if (!values.bdata) return Array.from(values);
+  const bytes = Uint8Array.from(atob(values.bdata), (letter) => letter.charCodeAt(0));
+  return Array.from(new Float32Array(bytes.buffer));
+}
+
 function placed(meta, steps, axis) {
-  if (axis === "steps") return Array.from(steps);
-  if (axis === "tokens") return Array.from(steps, (step) => step * meta.tokens);
+  if (axis === "steps") return steps;
+  if (axis === "tokens") return steps.map((step) => step * meta.tokens);
   if (axis === "hours") return meta.hours;
   return meta.usd === null ? meta.hours.map(() => null) : meta.hours.map((hours) => hours * meta.usd);
 }
 
 function shown(meta, controls) {
   const raw = controls.elements.raw;
-  if (meta.kind === "band") return true;
+  if (meta.kind === "band") return controls.elements.colour.value !== "seeds";  // it spans them
   if (!controls.elements.runs.checked) return false;
   if (meta.kind === "raw") return raw.checked;
   return true;
@@ -34,6 +40,6 @@ for (const group of document.querySelectorAll(".controls")) {
   const chart = document.getElementById(group.dataset.chart);
   const found = [...group.querySelectorAll("[name]")];
   const controls = { elements: Object.fromEntries(found.map((each) => [each.name, each])) };
-  const steps = chart._fullData.map((trace) => Array.from(trace.x));
+  const steps = chart.data.map((trace) => decoded(trace.x));
   for (const each of found) each.addEventListener("change", () => redraw(chart, controls, steps));
 }
