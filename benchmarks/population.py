@@ -170,6 +170,7 @@ def trained(run: Run, machine: Machine, epoch: int, chance: random.Random) -> Re
         peak_bytes=30 * 2**30,
         checkpoint_seconds_stalled=1.5,
         kernels=("torch",),
+        compiled=(False,),
         usd=seconds / 3600 * (machine.usd_per_hour or 0.3),
         prices=machine.prices,
         kwh=seconds / 3600 * 2.4,

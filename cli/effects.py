@@ -39,8 +39,8 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     """
     with queue() as open_queue:
         found, results, passed = load_results(open_queue, study)
-    members = dict(_cohorts(results))
-    told = {key: _effects(found, together) for key, together in members.items()}
+    members = dict(cohorts(results))
+    told = {key: effects_of(found, together) for key, together in members.items()}
     rows = [row for key, seen in told.items() for row in _rows(key, seen)]
     if as_json:
         methods = [
@@ -62,14 +62,14 @@ def effects(study: StudyName = None, as_json: Json = False) -> None:
     passed.end()
 
 
-def _cohorts(results: Sequence[Seen]) -> Iterator[tuple[tuple[str, str], list[Seen]]]:
+def cohorts(results: Sequence[Seen]) -> Iterator[tuple[tuple[str, str], list[Seen]]]:
     """(evaluation, machine) -> the results that may be compared."""
     for evaluation, together in by_evaluation(results):
         for machine in sorted({result.machine for result in together}):
             yield (evaluation, machine), [result for result in together if result.machine == machine]
 
 
-def _effects(study: Study, results: list[Seen]) -> Effects:
+def effects_of(study: Study, results: list[Seen]) -> Effects:
     crossed = {arm.name: arm.changes for arm in study.arms() if study.interventions.keys() >= set(arm.changes)}
     members = {name: [result for result in results if result.arm == name] for name in crossed}
     return estimate(

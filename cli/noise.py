@@ -39,7 +39,7 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
         imported = open_queue.studies.imported(name).runs
         found = None if imported and not is_study(open_queue, name) else load_results(open_queue, name)
     results, passed = (found.results, found.unread) if found else ([], NOTHING)
-    told = {evaluation: ladder(runs) for evaluation, runs in _comparable(results)}
+    told = {evaluation: ladder(runs) for evaluation, runs in comparable(results)}
     if known := [Run(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds]:
         told[IMPORTED] = ladder(known)
     rows = [{"evaluation": key} | rung.model_dump(mode="json") for key, seen in told.items() for rung in seen.rungs]
@@ -60,7 +60,7 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     passed.end()
 
 
-def _comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Run]]]:
+def comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Run]]]:
     """Evaluation -> its runs that may be compared.
 
     A mixed group is no machine class, and a training that several arms adopted counts once.

@@ -10,16 +10,17 @@ from cli import equal, render
 from cli.access import newest_study, queue
 from cli.cells import RANK, VERDICT, difference, machine, seeds
 from cli.options import Json, StudyName
+from cli.ranking import ranking
 from cli.remarks import remarks
 from cli.render import Column, Format, Sheet, say
-from cli.unread import NOTHING, Unread, unread
+from cli.unread import NOTHING, Unread
 from farm.queue.queue import Queue
 from farm.queue.unscored import tell
 from farm.record.result import Result
 from farm.study.recipe import TEST
 from farm.verdict.references import ReferenceRow
 from farm.verdict.row import Row
-from farm.verdict.seen import find_name, names, see
+from farm.verdict.seen import find_name
 from farm.verdict.table import Table, rank
 from farm.verdict.twins import Twins
 
@@ -160,22 +161,14 @@ def show_table(
 
     Raises: NotFound: also of an unknown evaluation. Unreadable: the study itself.
     """
-    imported = queue.studies.imported(study).runs
-    stored = queue.studies.one(study) if not imported or queue.studies.has(study) else None
-    (scores, spoilt), evaluations = queue.evaluations.scored(study, "study"), stored.evaluations if stored else {}
-    among = names(scores, evaluations)
-    by = find_name(score or (stored.study.score if stored else TEST), among)
-    columns = among if beside == "all" else [find_name(one, among) for one in (beside or "").split(",") if one]
-    statuses = (picture := queue.listing.picture(study)).statuses
-    passed = unread(picture, study, spoilt)
-    sight = see([status.result for status in statuses if status.result], scores, by, evaluations)
-    margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
-    references = queue.studies.references(study).models
-    ranked = rank(sight.results, statuses, margin, imported, looks, references, by)
+    found = ranking(queue, study, score)
+    ranked, unscored, passed = found.table, found.sight.unscored, found.passed
+    names = found.evaluations if beside == "all" else [one for one in (beside or "").split(",") if one]
+    columns = [one for name in names if (one := find_name(name, found.evaluations)) != found.by]
     if not ranked.rows and not passed.runs:
-        say(f"{study}: {passed.none_finished if not sight.unscored else f'no run has a score by {by} yet'}")
-    lines = [*_unscored_lines(study, by, sight.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
-    _show(study, ranked, form, as_json, passed, lines, [one for one in columns if one != by])
+        say(f"{study}: {passed.none_finished if not unscored else f'no run has a score by {found.by} yet'}")
+    lines = [*_unscored_lines(study, found.by, unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
+    _show(study, ranked, form, as_json, passed, lines, columns)
     for line in tell(queue.evaluations.statuses(study)):
         say(line)
     return passed

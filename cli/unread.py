@@ -60,4 +60,4 @@ def unread(picture: Picture, study: str | None = None, scores: Sequence[Flaw] = 
 def _told(what: str, flaws: Sequence[Flaw]) -> str:
     if len(flaws) == 1:
         return f"{what} cannot be read and is left out: {flaws[0]}"
-    return f"{what} cannot be read and are left out; farm status names each. The first is {flaws[0]}"
+    return f"{what} cannot be read and are left out; farm doctor names each. The first is {flaws[0]}"

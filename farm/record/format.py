@@ -5,9 +5,9 @@ import tomllib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import tomli_w
 from pydantic import BaseModel
 
+from farm.study import toml
 from farm.study.run import Run
 from farm.study.schema import SCHEMA, check, unstamp
 
@@ -25,7 +25,7 @@ def as_record(record: BaseModel) -> bytes:
 
 def as_recipe(run: Run, study: str | None) -> bytes:
     """A run as TOML, which is for people, too."""
-    return tomli_w.dumps(_without_none({"schema": SCHEMA, "study": study} | run.model_dump(mode="json"))).encode()
+    return toml.text({"schema": SCHEMA, "study": study} | run.model_dump(mode="json")).encode()
 
 
 def read_json(model: type[Read]) -> Callable[[str], Read]:
@@ -58,9 +58,3 @@ def is_torn(text: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """`table` as TOML can express it: None is left out, since a missing value means the same everywhere."""
-    told = {key: value for key, value in table.items() if value is not None}
-    return {key: _without_none(value) if isinstance(value, dict) else value for key, value in told.items()}

@@ -9,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import tomli_w
+
 from farm.errors import BadStudy
 from farm.study import meant
 
@@ -49,6 +51,16 @@ def _open(path: Path) -> AbstractContextManager[BinaryIO]:
     if path != STANDARD_INPUT:
         return path.open("rb")
     return nullcontext(sys.stdin.buffer if sys.stdin else BytesIO())  # None: closed by the caller
+
+
+def text(tables: dict[str, Any]) -> str:
+    """Tables as TOML. It has no word for None, so that is left out: a missing value means the same everywhere."""
+    return tomli_w.dumps(_without_none(tables))
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    told = {key: value for key, value in table.items() if value is not None}
+    return {key: _without_none(value) if isinstance(value, dict) else value for key, value in told.items()}
 
 
 def name_of(path: Path) -> str:

@@ -49,7 +49,7 @@ def test_what_cannot_be_read_is_counted_with_its_remedy_and_ends_with_1(trained:
     first, _ = spoil(trained, 2)
     answer = trained(*words)
     assert answer.code == 1
-    assert f"cannot be read and are left out; farm status names each. The first is run {first}: {WHY}" in answer.err
+    assert f"cannot be read and are left out; farm doctor names each. The first is run {first}: {WHY}" in answer.err
     assert "2 of 9 runs" in answer.err
 
 
