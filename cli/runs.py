@@ -74,7 +74,7 @@ def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
 
 def outlook(settings: Settings, queue: Queue) -> Outlook:
     """Why the queued runs of all studies wait."""
-    statuses = queue.listing.open()
+    statuses = queue.listing.unfinished()
     if not any(status.state is State.QUEUED for status in statuses):
         return Outlook()
     now, roster = time.time(), queue.roster.nodes()

@@ -71,7 +71,7 @@ def _waiting_lines(settings: Settings, queue: Queue) -> list[str]:
     """The runs that wait for a person, a line for each study and reason."""
     if not queue.listing.pauses() and not any(study.policy.is_limited for study in queue.studies.all().values()):
         return []
-    return list(remedies(settings, queue, queue.listing.open(), outlook(settings, queue)))
+    return list(remedies(settings, queue, queue.listing.unfinished(), outlook(settings, queue)))
 
 
 def _training_lines(queue: Queue) -> list[str]:

@@ -35,7 +35,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a study as one page: the answer in words, the ranking, curves, effects, and where every number comes from.
+    """Write a study as one page: the answer in words, the ranking, curves, and where every number comes from.
 
     The page is a single file that asks for nothing from a network: send it to a colleague as it is. Curves are read
     from the ledgers where the storage can be reached from here, and else from the queue, which keeps fewer points.
@@ -53,7 +53,7 @@ def report(
     if as_json:
         told = {"study": name, "file": str(target), "bytes": len(document), "finished": finished}
         told |= {"runs": len(material.statuses), "whole_curves": material.are_whole}
-        render.emit_json("farm.report/1", told | {"unreadable": material.passed.every})
+        render.emit_json("farm.report/1", told, unreadable=material.passed.every)
         material.passed.end()
         return
     say(f"{target}: {finished:,} of {len(material.statuses):,} runs finished, {len(document) / 1e6:.1f} MB")

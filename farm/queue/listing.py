@@ -40,7 +40,7 @@ class Listing:
                 found.flaws[run_id] = spoilt_run(run_id, error)
         return found
 
-    def open(self) -> list[Status]:
+    def unfinished(self) -> list[Status]:
         """The runs that are queued or running, in the order they were submitted, at one instant: for those who ask what
         waits, and need not know what has ended.
         """

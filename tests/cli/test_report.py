@@ -161,7 +161,6 @@ def test_json_says_where_it_is(farm: Farm) -> None:
         "finished": 9,
         "runs": 9,
         "whole_curves": True,
-        "unreadable": [],
     }
 
 

@@ -35,6 +35,7 @@ COMMANDS = [
     ("table", "tiny", "--target", "3"),
     ("noise", "tiny"),
     ("effects", "tiny"),
+    ("report", "tiny"),
     ("watch", "tiny"),
     ("runs", "tiny"),
     ("cancel", "tiny"),

@@ -110,7 +110,7 @@ def test_q9_open_has_the_runs_that_are_not_final_and_paid_by_those_of_who_submit
     queue.finish(claim.lease, result(claim.run, 3.0))
     running = started(queue).run.id
     everything = queue.listing.statuses()
-    assert queue.listing.open() == [status for status in everything if not status.state.is_final]
-    assert running in {status.id for status in queue.listing.open()}
+    assert queue.listing.unfinished() == [status for status in everything if not status.state.is_final]
+    assert running in {status.id for status in queue.listing.unfinished()}
     assert queue.listing.paid_by("one") == queue.listing.statuses("two")
     assert queue.listing.paid_by("two") == []
