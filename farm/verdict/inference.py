@@ -11,8 +11,6 @@ from typing import Any, Literal, NamedTuple
 from farm.stats import mean, sd
 from farm.study.recipe import Frozen
 from farm.verdict import dunnett, paired, unpaired
-from farm.verdict.distributions import t_isf, t_sf
-from farm.verdict.resampling import bootstrap_mean, sign_flips_p
 
 ALPHA = 0.05  # the chance that a table in which nothing has an effect calls anything better or worse
 CHECKED_FROM = 6  # pairs: with fewer, no sign-flip can reach p = 0.05
@@ -184,17 +182,18 @@ def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[
 
 
 def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[Tested]:
+    from scipy.stats import t
 
     found, k = paired.own(_differences(baseline, arms, list(arms))), len(arms)
     level *= paired.AFTER_A_LOOK
     error = [max(float(one), rounding(baseline)) for one in found.error]
-    alone = [2 * float(t_sf(abs(d) / e, df)) for d, e, df in zip(found.delta, error, found.df, strict=True)]
+    alone = [2 * float(t.sf(abs(d) / e, df)) for d, e, df in zip(found.delta, error, found.df, strict=True)]
     p = [min(1.0, one / paired.AFTER_A_LOOK) for one in holm(alone)]
     return [
         Tested(
             float(delta),
-            float(t_isf(level / 2 / k, df)) * e,
-            float(t_isf(level / k, df)) * e,
+            float(t.isf(level / 2 / k, df)) * e,
+            float(t.isf(level / k, df)) * e,
             chance,
             e * float(n) ** 0.5,
             e,
@@ -259,12 +258,18 @@ def rounding(baseline: Losses) -> float:
 
 
 def _check(losses: Losses, baseline: Losses) -> Check | None:
-    """Bootstrap and sign-flip test; None where there are too few pairs for them, or no noise."""
+    """Bootstrap (Efron 1987, JASA 82:171) and sign-flip test (Fisher 1935, Design of Experiments, section 21)."""
     import numpy as np
 
     differences = np.array([losses[seeds] - baseline[seeds] for seeds in _common(losses, baseline)])
     if len(differences) < CHECKED_FROM or np.ptp(differences) <= 2 * rounding(baseline):
         return None
+    from scipy.stats import bootstrap, permutation_test
+
     generator = np.random.default_rng(0)
-    low, high = bootstrap_mean(differences, RESAMPLES, generator)
-    return Check(ci_low=low, ci_high=high, p=sign_flips_p(differences, RESAMPLES, generator))
+    sample = (differences,)
+    ends = bootstrap(sample, np.mean, n_resamples=RESAMPLES, method="BCa", rng=generator).confidence_interval
+    flips = permutation_test(
+        sample, np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=generator
+    )
+    return Check(ci_low=float(ends.low), ci_high=float(ends.high), p=float(flips.pvalue))

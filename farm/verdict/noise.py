@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 from farm.stats import mean, sd
 from farm.study.recipe import Frozen, Seeds
-from farm.verdict.distributions import chi2_isf, one_way_p, studentized_range_isf, t_isf
 from farm.verdict.inference import ALPHA
 
 Name = Literal["rerun", "hardware", "train seed", "init seed", "both seeds"]
@@ -248,11 +247,12 @@ def _traces(there: Any) -> Any:
 
 def interval(found: Pooled) -> tuple[float, float]:
     """95 %, of an SD: Graybill & Wang's (1980, JASA 75:869) for a sum of mean squares, chi-square's own for one."""
+    from scipy.stats import chi2
 
     below = above = 0.0
     for part, df in found.parts:
-        below += ((1 - df / float(chi2_isf(ALPHA / 2, df))) * part) ** 2
-        above += ((df / float(chi2_isf(1 - ALPHA / 2, df)) - 1) * part) ** 2
+        below += ((1 - df / float(chi2.isf(ALPHA / 2, df))) * part) ** 2
+        above += ((df / float(chi2.isf(1 - ALPHA / 2, df)) - 1) * part) ** 2
     return max(0.0, found.variance - below**0.5) ** 0.5, (found.variance + above**0.5) ** 0.5
 
 
@@ -289,17 +289,19 @@ def _pairs(cells: Sequence[Run]) -> Iterable[Hardware]:
 
 def _mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Student's t. Twins are taken to be independent: hardware changes rounding, and training amplifies it."""
+    from scipy.stats import t
 
     n, spread = len(values), sd(values)
     if spread is None:
         return None, None
-    center, half = mean(values), float(t_isf(ALPHA / 2, n - 1)) * spread / n**0.5
+    center, half = mean(values), float(t.isf(ALPHA / 2, n - 1)) * spread / n**0.5
     return center - half, center + half
 
 
 def _interaction(twins: Mapping[tuple[str, Seeds], tuple[float, float]]) -> float | None:
     """Arms as the groups of a one-way analysis of variance of the twins' differences (Fisher 1925, section 41)."""
     import numpy as np
+    from scipy.stats import f_oneway
 
     groups: dict[str, list[float]] = {}
     for (arm, _), (left, right) in twins.items():
@@ -308,7 +310,7 @@ def _interaction(twins: Mapping[tuple[str, Seeds], tuple[float, float]]) -> floa
         return None
     if all(np.ptp(group) == 0 for group in groups.values()):
         return None  # no noise to compare the arms' differences with
-    return float(one_way_p(list(groups.values())))
+    return float(f_oneway(*groups.values()).pvalue)
 
 
 def _survives(twins: Mapping[tuple[str, Seeds], tuple[float, float]]) -> Survives:
@@ -338,4 +340,6 @@ def _survives(twins: Mapping[tuple[str, Seeds], tuple[float, float]]) -> Survive
 
 @cache
 def _tukey(arms: int, df: int) -> float:
-    return studentized_range_isf(ALPHA / 2, arms, df)
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.isf(ALPHA / 2, arms, df))

@@ -6,8 +6,6 @@ Those are simulated studies: the code that judges one study is the code that `ma
 
 from typing import Any, NamedTuple
 
-from farm.verdict.distributions import one_way_p
-
 ROUNDING = 2e-15  # relative to a loss: a standard error below it is the rounding of the losses themselves
 OBJECTS = 0.1  # p of the test of equal variances below which variances are not pooled
 AFTER_A_LOOK = 0.8  # of the level is left for the arms' own variances, since the data chose them (docs/log.md)
@@ -72,6 +70,7 @@ def objects(differences: Any) -> Any:
     `pool` cannot, several loud arms among quiet ones, and `make validate` shows what both together hold.
     """
     import numpy as np
+    from scipy.stats import levene
 
     has = _has(differences)
     told = np.flatnonzero(has.sum(0) >= DOUBTED_FROM)
@@ -80,7 +79,7 @@ def objects(differences: Any) -> Any:
     arms = [differences[..., has[:, arm], arm] for arm in told]
     spread = np.array([np.ptp(arm, axis=-1) for arm in arms]).max(0)
     with np.errstate(all="ignore"):
-        p = one_way_p([np.abs(arm - np.median(arm, axis=-1, keepdims=True)) for arm in arms])
+        p = levene(*arms, center="median", axis=-1).pvalue
     return (np.nan_to_num(p, nan=1.0) < OBJECTS) & (spread > 1e-12)
 
 

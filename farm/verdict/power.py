@@ -10,7 +10,6 @@ from typing import Any
 
 from farm.study.recipe import Seeds
 from farm.verdict import dunnett, paired, unpaired
-from farm.verdict.distributions import t_ppf
 from farm.verdict.inference import ALPHA, Family, families
 
 POWER = 0.8
@@ -123,10 +122,11 @@ def smallest_of_sets(arm: int, baseline: int, arms: int, level: float = ALPHA) -
 
 
 def _of_many(pairs: int, arms: int, level: float) -> float:
+    from scipy.stats import t
 
     df = (pairs - 1) * 4 * arms / (arms + 3)  # Box's, of equal variances: arms share the baseline's noise
     edge = float(dunnett.critical_blocks(arms, df, level))
-    return (edge + float(t_ppf(POWER, df))) / pairs**0.5
+    return (edge + float(t.ppf(POWER, df))) / pairs**0.5
 
 
 def _noise(pairs: int, arms: int) -> Any:

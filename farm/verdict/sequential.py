@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from farm.study.looks import Looks, key
 from farm.study.recipe import Seeds
 from farm.verdict import inference
-from farm.verdict.distributions import t_cdf, t_isf, t_sf
 from farm.verdict.inference import ALPHA, Comparison, Losses, Word, holm, interval, rounding
 
 LEAST = 3  # pairs of the first rung: two say next to nothing of a variance
@@ -75,6 +74,7 @@ def next_rung(first: int, pairs: int) -> Rung:
 def look_at(differences: Any, first: int, least_error: float = 0.0) -> Seen:
     """Differences (..., pairs) to the baseline, in the order in which they were planned, at every rung."""
     import numpy as np
+    from scipy.stats import t
 
     differences = np.asarray(differences, float)
     rungs = ladder(first, differences.shape[-1])
@@ -85,7 +85,7 @@ def look_at(differences: Any, first: int, least_error: float = 0.0) -> Seen:
         error[..., place] = differences[..., :n].std(-1, ddof=1) / n**0.5
     df, share = np.array([n - 1 for n, _ in rungs]), np.array([share for _, share in rungs])
     error = np.maximum(error, least_error or np.finfo(float).tiny)
-    return Seen(delta, error, 2 * t_sf(np.abs(delta) / error, df), df, share)
+    return Seen(delta, error, 2 * t.sf(np.abs(delta) / error, df), df, share)
 
 
 def judge_all(
@@ -132,15 +132,16 @@ def judge(
 def chance(delta: Any, sd: Any, rung: Rung, level: float, margin: float | None = None) -> Any:
     """How likely an arm is to be resolved at `rung`, if the truth is what was seen. `level` is the arm's error rate."""
     import numpy as np
+    from scipy.stats import t
 
-    edge, error = t_isf(level * rung.share / 2, rung.pairs - 1), sd / rung.pairs**0.5
-    differs = t_sf(edge - np.abs(delta) / error, rung.pairs - 1)
+    edge, error = t.isf(level * rung.share / 2, rung.pairs - 1), sd / rung.pairs**0.5
+    differs = t.sf(edge - np.abs(delta) / error, rung.pairs - 1)
     if margin is None:
         return differs
-    edge = t_isf(level * rung.share, rung.pairs - 1)
+    edge = t.isf(level * rung.share, rung.pairs - 1)
     room = margin / error - edge  # |estimate| / error below it is `same`
     there = delta / error
-    is_same = t_cdf(room - there, rung.pairs - 1) - t_cdf(-room - there, rung.pairs - 1)
+    is_same = t.cdf(room - there, rung.pairs - 1) - t.cdf(-room - there, rung.pairs - 1)
     return np.clip(differs + is_same * (room > 0), 0, 1)
 
 
@@ -175,12 +176,14 @@ def _same(one: Seen, margin: float | None) -> float:
 
 def _equivalence(one: Seen, margin: float) -> Any:
     """(rungs,) p / share."""
+    from scipy.stats import t
 
-    return t_sf((margin - abs(one.delta)) / one.error, one.df) / one.share
+    return t.sf((margin - abs(one.delta)) / one.error, one.df) / one.share
 
 
 def _comparison(one: Seen, p: float, same: float, margin: float | None, count: int, first: int) -> Comparison:
     """The look that decided, or where none did, the newest."""
+    from scipy.stats import t
 
     word: Word = "unresolved"
     place = len(one.share) - 1
@@ -190,7 +193,7 @@ def _comparison(one: Seen, p: float, same: float, margin: float | None, count: i
         place = int((one.p / one.share).argmin())
         word = "better" if one.delta[place] < 0 else "worse"
     delta, error, df = float(one.delta[place]), float(one.error[place]), int(one.df[place])
-    half = float(t_isf(ALPHA * float(one.share[place]) / count / 2, df)) * error
+    half = float(t.isf(ALPHA * float(one.share[place]) / count / 2, df)) * error
     low, high = interval(delta, half, p)
     return Comparison(
         delta=delta,

@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-from farm.verdict.distributions import root, t_isf
-
 
 class Means(NamedTuple):
     """The difference of two means, and the two parts of its squared standard error with their degrees of freedom."""
@@ -33,10 +31,11 @@ def critical(found: Means, level: float) -> Any:
     instead of 5 % when the two are twice as noisy. Where a side has just two runs, even the weighted t is exceeded too
     often, and the t of one degree of freedom (Hsu 1938; Mickey & Brown 1966, Ann. Math. Stat. 37:639) replaces it.
     """
+    from scipy.stats import t
 
     if min(found.arm_df, found.baseline_df) < 2:
-        return t_isf(level / 2, 1)
-    one, other = t_isf(level / 2, found.arm_df), t_isf(level / 2, found.baseline_df)
+        return t.isf(level / 2, 1)
+    one, other = t.isf(level / 2, found.arm_df), t.isf(level / 2, found.baseline_df)
     return (found.arm * one + found.baseline * other) / (found.arm + found.baseline)
 
 
@@ -44,13 +43,15 @@ def p_value(found: Means) -> float:
     """The level at which `critical` would be |t|."""
     from math import exp, log
 
+    from scipy.optimize import brentq
+
     value = abs(float(found.delta)) / float(found.error)
     low, high = 1e-12, 1 - 1e-12
     if value >= critical(found, low):
         return low
     if value <= critical(found, high):
         return 1.0
-    return exp(root(lambda x: float(critical(found, exp(x))) - value, log(low), log(high)))
+    return exp(brentq(lambda x: float(critical(found, exp(x))) - value, log(low), log(high), xtol=1e-9))
 
 
 def one_run_correlation(baseline: int, count: int) -> Any:
@@ -65,5 +66,6 @@ def one_run_resolves(sd: float, n: int, level: float = 0.05) -> float:
 
     The half-width of a prediction interval: t SD sqrt(1 + 1/n) (Hahn & Meeker 1991, Statistical Intervals, eq. 4.1).
     """
+    from scipy.stats import t
 
-    return float(t_isf(level / 2, n - 1)) * sd * (1 + 1 / n) ** 0.5
+    return float(t.isf(level / 2, n - 1)) * sd * (1 + 1 / n) ** 0.5
