@@ -52,12 +52,12 @@ def main() -> None:
     for shape in SHAPES:
         for precision in ("fp32",) if is_emulated else ("fp32", "bf16"):
             for world in (1, 2) if shape in SHAPES[:2] else (1,):
-                _measured(shape, 1024 // shape.context, precision, world)
+                _measure(shape, 1024 // shape.context, precision, world)
     heading("What a step costs around its products: a model of nearly nothing")
-    _measured(SMALLEST, 1, "fp32", 1)
+    _measure(SMALLEST, 1, "fp32", 1)
 
 
-def _measured(shape: Shape, batch: int, precision: str, world: int) -> None:
+def _measure(shape: Shape, batch: int, precision: str, world: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = sides.corpus(Path(folder), shape.vocab)
         run = sides.case(corpus, **shape._asdict(), batch=batch, precision=precision)

@@ -1,11 +1,12 @@
 """The cells of a table of arms, as people see them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from cli import render
 from cli.render import Column
 from farm.study.machine import is_mixed
+from farm.verdict.row import Row
 
 RANK = Column("rank", "#", render.count, is_number=True)
 VERDICT = Column("verdict", "verdict", render.text)
@@ -34,9 +35,19 @@ def difference(seen: dict[str, Any]) -> str:
     return f"{render.signed(delta)} ± {below}" if below == above else f"{render.signed(delta)} -{below} +{above}"
 
 
-def seeds(row: Mapping[str, Any]) -> str:
+def seeds(n: int, asked: int) -> str:
     """The number of seeds behind a row, and how many the study asks for if it has fewer."""
-    return f"{row['n']} of {row['asked']}" if row["n"] < row["asked"] else str(row["n"])
+    return f"{n} of {asked}" if n < asked else str(n)
+
+
+def arm(row: Row) -> str:
+    """An arm for people; one that was imported says so."""
+    return f"{row.arm} (imported)" if row.imported else row.arm
+
+
+def interval(low: float | None, high: float | None, form: str = "+.4f") -> str:
+    """An interval from end to end; '-' where it is unknown."""
+    return render.UNKNOWN if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
 def list_rows(rows: Sequence[Placed]) -> str:

@@ -72,7 +72,7 @@ def _emit(sheet: Sheet, every: Sequence[Column], remarks: Sequence[str], form: F
         render.emit(sheet, as_json=True)
         return
     columns = sheet.columns if render.is_for_people(form) else every
-    rows = [row | {"seeds": seeds(row)} | _against_baseline(row) | _flat(row) for row in sheet.data]
+    rows = [row | {"seeds": seeds(row["n"], row["asked"])} | _against_baseline(row) | _flat(row) for row in sheet.data]
     render.emit(sheet._replace(columns=columns, data=rows), form)
     render.write_lines(remarks, form)
 

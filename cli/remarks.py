@@ -141,7 +141,7 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
     why: dict[str, list[Row]] = {}
     for row in judged:
         if row.verdict == "unresolved":
-            why.setdefault(_needs(row), []).append(row)
+            why.setdefault(needs(row), []).append(row)
     for text, rows in why.items():
         yield f"unresolved: {list_rows(rows)}: {text}"
     for key in dict.fromkeys((row.evaluation, row.machine) for row in ranked.rows if not row.aside):
@@ -181,7 +181,7 @@ def _is_one_run(row: Row, baseline: Row) -> bool:
     return there and row.method == "prediction" and row.n == 1
 
 
-def _needs(row: Row) -> str:
+def needs(row: Row) -> str:
     """The remedy for an unresolved row, in words."""
     if row.method is None:
         if row.delta is None:

@@ -8,7 +8,7 @@ import typer
 
 from cli import equal, render
 from cli.access import newest_study, queue
-from cli.cells import RANK, VERDICT, difference, machine, seeds
+from cli.cells import RANK, VERDICT, arm, difference, machine, seeds
 from cli.options import Json, StudyName
 from cli.ranking import ranking
 from cli.remarks import remarks
@@ -223,9 +223,12 @@ def _sheet(
     title: str = "",
     for_people: bool = True,
 ) -> Sheet:
-    cells = [{"label": _label(row)} | _cells(row, columns, for_people) for row in rows]
+    cells = [{"label": arm(row)} | _cells(row, columns, for_people) for row in rows]
     data = [row.model_dump(mode="json") | more for row, more in zip(rows, cells, strict=True)]
-    data = [row | {"seeds": seeds(row), "difference": difference(row), "reference": False} for row in data]
+    data = [
+        row | {"seeds": seeds(row["n"], row["asked"]), "difference": difference(row), "reference": False}
+        for row in data
+    ]
     data += [_reference(one, columns, for_people) for one in references]
     return Sheet("farm.table/1", columns, data, title=title, faint=[row.stale is not None for row in rows])
 
@@ -273,11 +276,6 @@ def _out_of_date(study: str, ranked: Table) -> Iterator[str]:
         yield f"out of date: {name} of {', '.join(rows)}: {reason}"
     if why:
         yield f"  to score them again: farm eval {study} --stale"
-
-
-def _label(row: Row) -> str:
-    """An arm for people; one that was imported says so."""
-    return f"{row.arm} (imported)" if row.imported else row.arm
 
 
 def _twins(twins: Twins) -> dict:

@@ -43,7 +43,7 @@ def report(
     settings = Settings.load()
     with queue(settings) as open_queue:
         name = study_or_newest(open_queue, study)
-        material = _gathered(settings, open_queue, name)
+        material = _gather(settings, open_queue, name)
     from cli.report.page import page
 
     target = output or Path(f"{name}.html")
@@ -72,7 +72,7 @@ def _write(path: Path, content: bytes) -> None:
         raise StorageUnusable(f"{path}: {error.strerror}.", remedy="Name another file with -o FILE.") from None
 
 
-def _gathered(settings: Settings, queue: Queue, name: str) -> Material:
+def _gather(settings: Settings, queue: Queue, name: str) -> Material:
     """All that the queue, and the storage if it can be reached, know of a study. Raises: NotFound."""
     found = ranking(queue, name)
     stored, sight, statuses = found.study, found.sight, found.statuses
@@ -103,7 +103,7 @@ def _curves(queue: Queue, store: Store | None, statuses: Sequence[Status]) -> tu
     for status in statuses:
         run = status.run
         try:
-            lines = store.copies.lines(_trained(status)) if store else []
+            lines = store.copies.lines(_trainer(status)) if store else []
         except (FarmError, OSError):
             lines = []
         if lines:
@@ -116,11 +116,11 @@ def _curves(queue: Queue, store: Store | None, statuses: Sequence[Status]) -> tu
 
 def _attempts(store: Store | None, status: Status) -> list[Attempt]:
     try:
-        return list(store.runs.attempts(_trained(status))) if store else []
+        return list(store.runs.attempts(_trainer(status))) if store else []
     except (FarmError, OSError):
         return []
 
 
-def _trained(status: Status) -> str:
+def _trainer(status: Status) -> str:
     """The run whose training it is: another one's, where that had the same recipe, seeds and machine."""
     return (status.result.adopted if status.result else None) or status.run.id

@@ -9,7 +9,7 @@ from html import escape
 from itertools import cycle
 from typing import Any, NamedTuple
 
-from cli.report.curves import Curve, kept, smoothed, spikes
+from cli.report.curves import Curve, extremes, moving_mean, spikes
 from farm.study.arms import BASELINE
 from farm.verdict.effects import Effects
 from farm.verdict.noise import Rung
@@ -36,7 +36,6 @@ class Chart(NamedTuple):
 class Drawn(NamedTuple):
     """A run of which a curve is drawn."""
 
-    run_id: str
     arm: str
     machine: str
     seeds: str
@@ -59,6 +58,7 @@ def _figure(height: int, x: str, y: str = "") -> Any:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": NEUTRAL, "family": "system-ui, sans-serif", "size": 13},
         "hoverlabel": {"align": "left"},
+        "colorway": COLOURS,  # page.js takes them from there
         "legend": {"orientation": "h", "y": -0.2, "groupclick": "togglegroup"},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": NEUTRAL},
         "xaxis": axis | {"title": {"text": x}},
@@ -196,6 +196,8 @@ def noise_ladder(id_: str, rungs: Iterable[Rung], evaluation: str) -> Chart | No
         return None
     figure = _figure(100 + 36 * len(known), "SD of one run")
     sds = [rung.sd or 0.0 for rung in known]
+    lows = [sd if rung.ci_low is None else rung.ci_low for rung, sd in zip(known, sds, strict=True)]
+    highs = [sd if rung.ci_high is None else rung.ci_high for rung, sd in zip(known, sds, strict=True)]
     figure.add_trace(
         go.Scatter(
             x=sds,
@@ -203,8 +205,8 @@ def noise_ladder(id_: str, rungs: Iterable[Rung], evaluation: str) -> Chart | No
             mode="markers",
             marker={"size": 10, "color": COLOURS[0]},
             error_x={
-                "array": [(rung.ci_high or sd) - sd for rung, sd in zip(known, sds, strict=True)],
-                "arrayminus": [sd - (rung.ci_low or sd) for rung, sd in zip(known, sds, strict=True)],
+                "array": [high - sd for high, sd in zip(highs, sds, strict=True)],
+                "arrayminus": [sd - low for low, sd in zip(lows, sds, strict=True)],
             },
             showlegend=False,
         )
@@ -286,12 +288,12 @@ def _run_lines(quantity: str, run: Drawn, style: Mapping[str, str], is_first: bo
     import numpy as np
 
     values, step = getattr(run.curve, quantity), run.curve.step
-    at = kept(values)
+    at = extremes(values)
     if quantity != "loss":
         yield _trace(run, "run", step[at], values[at], style, showlegend=is_first)
     else:
-        even = smoothed(values, max(1, len(values) // 50))
-        thin = kept(even)
+        even = moving_mean(values, max(1, len(values) // 50))
+        thin = extremes(even)
         yield _trace(run, "smoothed", step[thin], even[thin], style, showlegend=is_first)
         faint = {"line": {"color": style["color"], "width": 1}, "opacity": 0.35, "showlegend": False, "visible": False}
         yield _trace(run, "raw", step[at], values[at], style, **faint)
@@ -323,7 +325,7 @@ def _band(quantity: str, runs: Sequence[Drawn], style: Mapping[str, str]) -> Ite
         there = np.isfinite(values)
         if not there.any():
             return
-        even = smoothed(values[there], max(1, int(there.sum()) // 50)) if quantity == "loss" else values[there]
+        even = moving_mean(values[there], max(1, int(there.sum()) // 50)) if quantity == "loss" else values[there]
         columns.append((run.curve.step[there], even))
     end = min(step[-1] for step, _ in columns)
     begin = max(step[0] for step, _ in columns)

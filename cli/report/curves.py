@@ -1,6 +1,6 @@
 """The curve of a run as columns, thinned out so that no extreme is lost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from farm.queue.values import Point
@@ -20,7 +20,6 @@ class Curve(NamedTuple):
     grad_norm: Any
     tokens_per_second: Any
     validation: Any  # nats per token of the held-out slice, after the steps that were followed by one
-    clipped: Any  # whether the gradient was clipped
     skipped: Any  # whether fp16 skipped the update
 
 
@@ -28,23 +27,18 @@ def of_ledger(lines: Sequence[Line]) -> Curve:
     """Every step of a run."""
     import numpy as np
 
-    def column(of: Any) -> Any:
-        return np.array([of(line) for line in lines], dtype=np.float64)
-
-    seconds, tokens = column(lambda line: line.seconds), column(lambda line: line.tokens)
-    found = [line.validation.loss_sum / line.validation.tokens if line.validation else np.nan for line in lines]
+    seconds, tokens = _column(lines, lambda line: line.seconds), _column(lines, lambda line: line.tokens)
     with np.errstate(divide="ignore", invalid="ignore"):
-        speed, loss = tokens / seconds, column(lambda line: line.loss_sum) / tokens
+        speed, loss = tokens / seconds, _column(lines, lambda line: line.loss_sum) / tokens
     return Curve(
-        step=column(lambda line: line.step),
+        step=_column(lines, lambda line: line.step),
         hours=np.cumsum(seconds) / 3600,
         loss=loss,
-        lr=column(lambda line: line.lr),
-        grad_norm=column(lambda line: np.nan if line.grad_norm is None else line.grad_norm),
+        lr=_column(lines, lambda line: line.lr),
+        grad_norm=_column(lines, lambda line: line.grad_norm),
         tokens_per_second=speed,
-        validation=np.array(found, dtype=np.float64),
-        clipped=column(lambda line: line.clipped).astype(bool),
-        skipped=column(lambda line: line.skipped).astype(bool),
+        validation=_column(lines, lambda line: line.validation and line.validation.loss_sum / line.validation.tokens),
+        skipped=_column(lines, lambda line: line.skipped).astype(bool),
     )
 
 
@@ -55,27 +49,28 @@ def of_points(points: Sequence[Point], tokens_per_step: int) -> Curve:
     """
     import numpy as np
 
-    def column(of: Any) -> Any:
-        return np.array([np.nan if of(point) is None else of(point) for point in points], dtype=np.float64)
-
-    step, speed = column(lambda point: point.step), column(lambda point: point.tokens_per_second)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        took = np.diff(step, prepend=0) * tokens_per_step / np.where(speed > 0, speed, np.nan)
-    never = np.zeros(len(points), dtype=bool)
+    step, speed = _column(points, lambda point: point.step), _column(points, lambda point: point.tokens_per_second)
+    took = np.diff(step, prepend=0) * tokens_per_step / np.where(speed > 0, speed, np.nan)
     return Curve(
         step=step,
         hours=np.nancumsum(took) / 3600,
-        loss=column(lambda point: point.loss),
-        lr=column(lambda point: point.lr),
-        grad_norm=column(lambda point: point.grad_norm),
+        loss=_column(points, lambda point: point.loss),
+        lr=_column(points, lambda point: point.lr),
+        grad_norm=_column(points, lambda point: point.grad_norm),
         tokens_per_second=speed,
-        validation=column(lambda point: point.validation_loss),
-        clipped=never,
-        skipped=never,
+        validation=_column(points, lambda point: point.validation_loss),
+        skipped=np.zeros(len(points), dtype=bool),
     )
 
 
-def kept(values: Any, buckets: int = BUCKETS) -> Any:
+def _column(records: Sequence[Any], of: Callable[[Any], float | None]) -> Any:
+    """nan where there is none."""
+    import numpy as np
+
+    return np.array([of(record) for record in records], dtype=np.float64)
+
+
+def extremes(values: Any, buckets: int = BUCKETS) -> Any:
     """Indices of the values to draw: of each bucket the lowest and the highest, in order; all of a short curve.
 
     A line through them covers the same pixels as one through all values, so no spike is lost and none is invented.
@@ -90,7 +85,7 @@ def kept(values: Any, buckets: int = BUCKETS) -> Any:
     return np.unique(np.concatenate([*ends, there[[0, -1]]]))
 
 
-def smoothed(values: Any, over: int) -> Any:
+def moving_mean(values: Any, over: int) -> Any:
     """The mean of the last `over` values at each, of fewer at the beginning. Only finite values count."""
     import numpy as np
 
@@ -112,7 +107,7 @@ def spikes(loss: Any) -> Any:
 
     if len(loss) < 20:
         return np.array([], dtype=int)
-    before = np.concatenate([[np.nan], smoothed(loss, 50)[:-1]])
+    before = np.concatenate([[np.nan], moving_mean(loss, 50)[:-1]])
     left = loss - before
     spread = 1.4826 * np.nanmedian(np.abs(left - np.nanmedian(left)))
     if not spread > 0:

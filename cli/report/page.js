@@ -1,6 +1,5 @@
 "use strict";
 // Steps become tokens, hours or dollars; lines are coloured by arm, machine or seeds; and some are hidden.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 
 function decoded(values) {  // plotly's form of an array of float32; hidden lines are not decoded by plotly
   if (!values.bdata) return Array.from(values);
@@ -25,8 +24,8 @@ function shown(meta, controls) {
 
 function redraw(chart, controls, steps) {
   const axis = controls.elements.x.value, by = controls.elements.colour.value;
-  const values = [...new Set(chart.data.map((trace) => trace.meta[by]))];
-  const colours = chart.data.map((trace) => COLOURS[values.indexOf(trace.meta[by]) % COLOURS.length]);
+  const palette = chart.layout.colorway, values = [...new Set(chart.data.map((trace) => trace.meta[by]))];
+  const colours = chart.data.map((trace) => palette[values.indexOf(trace.meta[by]) % palette.length]);
   const fills = colours.map((colour, at) => chart.data[at].meta.kind === "band" ? colour + "2e" : null);
   Plotly.update(chart, {
     x: chart.data.map((trace, at) => placed(trace.meta, steps[at], axis)),

@@ -6,13 +6,14 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-from cli import render
+from cli import cells, render
 from cli.report import charts
 from cli.report.charts import Chart, Drawn
 from cli.report.material import Material
 from cli.report.words import answer
+from farm.queue.values import Status
 from farm.study.arms import BASELINE
-from farm.study.machine import is_mixed
+from farm.study.differences import differences
 from farm.verdict.row import Row
 
 Part = dict[str, Any]
@@ -91,8 +92,8 @@ def _code(text: str) -> Part:
 
 
 def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], faint: Sequence[bool] = ()) -> Part:
-    cells = [{"cells": row, "faint": at < len(faint) and faint[at]} for at, row in enumerate(rows)]
-    return {"kind": "table", "caption": caption, "headings": headings, "rows": cells}
+    lines = [{"cells": row, "faint": at < len(faint) and faint[at]} for at, row in enumerate(rows)]
+    return {"kind": "table", "caption": caption, "headings": headings, "rows": lines}
 
 
 def _chart(chart: Chart | None) -> Iterator[Part]:
@@ -111,10 +112,10 @@ def _ranking(material: Material) -> Iterator[Part]:
     rows = material.table.rows
     for at, (evaluation, machine) in enumerate(dict.fromkeys((row.evaluation, row.machine) for row in rows)):
         here = [row for row in rows if (row.evaluation, row.machine) == (evaluation, machine)]
-        yield _heading(f"{machine}{' (several classes at once)' if is_mixed(machine) else ''}, by {evaluation}")
+        yield _heading(f"{cells.machine(machine)}, by {evaluation}")
         caption = f"Ranking on {machine} by {here[0].score}; {here[0].direction} is better"
         faint = [bool(row.stale or row.aside) for row in here]
-        yield _table(caption, RANKING, [_ranked(row) for row in here], faint)
+        yield _table(caption, RANKING, [_ranking_cells(row) for row in here], faint)
         if any(row.delta is not None and row.arm != BASELINE for row in here):
             yield from _chart(charts.forest(f"forest-{at}", here, machine, here[0].unit))
         for cost in ("hours", "usd"):
@@ -124,23 +125,21 @@ def _ranking(material: Material) -> Iterator[Part]:
         yield _list(material.remarks)
 
 
-def _ranked(row: Row) -> list[str]:
-    name = f"{row.arm} (imported)" if row.imported else row.arm
-    interval = render.UNKNOWN if row.ci_low is None else f"{row.ci_low:+.4f} to {row.ci_high:+.4f}"
+def _ranking_cells(row: Row) -> list[str]:
     verdict = row.verdict or ("not ranked" if row.aside else render.UNKNOWN)
     numbers = [
         render.loss(row.mean),
         render.loss(row.sd),
         render.signed(row.delta),
-        interval,
+        cells.interval(row.ci_low, row.ci_high),
         render.probability(row.p),
     ]
-    seeds = f"{row.n} of {row.asked}" if row.n < row.asked else str(row.n)
-    return [render.count(row.rank), name, seeds, *numbers, verdict, render.clock(row.hours), render.dollars(row.usd)]
+    arm, seeds = cells.arm(row), cells.seeds(row.n, row.asked)
+    return [render.count(row.rank), arm, seeds, *numbers, verdict, render.clock(row.hours), render.dollars(row.usd)]
 
 
 def _curves(material: Material) -> Iterator[Part]:
-    drawn = list(_drawn(material))
+    drawn = list(_to_draw(material))
     if not drawn:
         return
     if not material.are_whole:
@@ -158,14 +157,13 @@ def _curves(material: Material) -> Iterator[Part]:
         yield from _chart(chart)
 
 
-def _drawn(material: Material) -> Iterator[Drawn]:
+def _to_draw(material: Material) -> Iterator[Drawn]:
     prices = {result.run_id: charts.price(result) for result in material.results}
     for status in material.statuses:
         run = status.run
         if curve := material.curves.get(run.id):
             attempts = material.attempts.get(run.id, ())
             yield Drawn(
-                run_id=run.id,
                 arm=run.arm,
                 machine=run.machine,
                 seeds=str(run.seeds),
@@ -186,7 +184,7 @@ def _effects(material: Material) -> Iterator[Part]:
                 (
                     " with ".join(one.of),
                     f"{one.size:+.4f}",
-                    render.UNKNOWN if one.ci_low is None else f"{one.ci_low:+.4f} to {one.ci_high:+.4f}",
+                    cells.interval(one.ci_low, one.ci_high),
                     render.probability(one.p),
                     ", ".join(one.aliases) or render.UNKNOWN,
                 )
@@ -199,15 +197,11 @@ def _effects(material: Material) -> Iterator[Part]:
         if any(rung.sd is not None for rung in seen.rungs):
             yield _heading(f"Noise, by {evaluation}")
             rungs = [
-                (rung.rung, render.loss(rung.sd), _ends(rung.ci_low, rung.ci_high), rung.why or "")
+                (rung.rung, render.loss(rung.sd), cells.interval(rung.ci_low, rung.ci_high, ".4f"), rung.why or "")
                 for rung in seen.rungs
             ]
             yield _table("SD of one run when only this changes", ("what changes", "SD", "95 % interval", "note"), rungs)
             yield from _chart(charts.noise_ladder(f"noise-{at}", seen.rungs, evaluation))
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    return render.UNKNOWN if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
 def _scores(material: Material) -> Iterator[Part]:
@@ -227,12 +221,13 @@ def _cell(row: Row, name: str) -> str:
 def _provenance(material: Material) -> Iterator[Part]:
     if material.study:
         yield _heading("What the arms change")
-        rows = [
-            (arm.name, ", ".join(_changed(arm.recipe.changes(), base)) or "nothing") for arm, base in _arms(material)
-        ]
+        arms = {arm.name: arm.recipe.changes() for arm in material.study.arms()}
+        base = arms.get(BASELINE, {})
+        rows = [(name, ", ".join(_changes(recipe, base)) or "nothing") for name, recipe in arms.items()]
         yield _table("Recipes, as differences to the baseline", ("arm", "differs in"), rows)
     yield _heading("Runs")
-    yield _table("Every run", RUNS, [_run(material, status) for status in material.statuses])
+    scores = {result.run_id: result.test_loss for result in material.results}
+    yield _table("Every run", RUNS, [_run(status, scores.get(status.run.id)) for status in material.statuses])
     attempts = [
         (
             run_id,
@@ -253,24 +248,13 @@ def _provenance(material: Material) -> Iterator[Part]:
         yield _code(material.file)
 
 
-def _arms(material: Material) -> Iterator[tuple[Any, dict[str, Any]]]:
-    assert material.study is not None
-    arms = material.study.arms()
-    base = next((arm.recipe.changes() for arm in arms if arm.name == BASELINE), {})
-    for arm in arms:
-        yield arm, base
-
-
-def _changed(recipe: dict[str, Any], base: dict[str, Any]) -> Iterator[str]:
-    from farm.study.differences import differences
-
+def _changes(recipe: dict[str, Any], base: dict[str, Any]) -> Iterator[str]:
     for path, was, now in differences(base, recipe):
         yield f"{path}: {'default' if was is None else was} -> {'default' if now is None else now}"
 
 
-def _run(material: Material, status: Any) -> list[str]:
+def _run(status: Status, score: float | None) -> list[str]:
     run, result = status.run, status.result
-    score = next((one.test_loss for one in material.results if one.run_id == run.id), None)
     told = [run.id, run.arm, run.machine, str(run.seeds), str(status.state), render.loss(score)]
     if result is None:
         return told + [render.UNKNOWN] * 5

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from cli import render
+from cli.cells import interval
+from cli.remarks import needs
 from cli.report.material import Material
 from farm.record.score import NATS
 from farm.study.arms import BASELINE
@@ -41,25 +43,16 @@ def _of_machine(rows: Sequence[Row]) -> Iterator[str]:
 
 def _sentence(row: Row) -> str:
     where = f"{row.arm} on {row.machine}"
-    sure = f"95 % interval {_interval(row)}, p = {render.probability(row.p)}, {_count(row.pairs, 'shared seed pair')}"
+    pairs = _count(row.pairs, "shared seed pair")
+    sure = f"95 % interval {interval(row.ci_low, row.ci_high)}, p = {render.probability(row.p)}, {pairs}"
     if row.verdict == "same":
         return f"{where} is the same as the baseline to within {row.margin:g} {_unit(row)} ({sure})."
     if row.verdict in ("better", "worse"):
         assert row.delta is not None
         return f"{where} is {row.verdict} than the baseline by {abs(row.delta):.4f} {_unit(row)} ({sure})."
-    if row.delta is None:
-        return f"{where} is unresolved: it shares no seed pair with the baseline."
-    if row.ci_low is None:
-        return f"{where} is unresolved: it differs by {row.delta:+.4f} {_unit(row)}, and one run shows no noise."
-    more = "" if row.needs_seeds is None else f" {_needs(row)}"
-    return f"{where} is unresolved: it differs by {row.delta:+.4f} {_unit(row)} ({sure}).{more}"
-
-
-def _needs(row: Row) -> str:
-    hours = "unknown hours" if row.needs_hours is None else render.clock(row.needs_hours)
-    usd = "unknown dollars" if row.needs_usd is None else f"${render.dollars(row.needs_usd)}"
-    many = _count(row.needs_seeds or 0, "more seed pair")
-    return f"{many} ({hours}, {usd}) would show a difference as large as this with 80 % power."
+    by = "" if row.delta is None else f"it differs by {row.delta:+.4f} {_unit(row)}"
+    seen = "" if row.ci_low is None else f" ({sure})"
+    return f"{where} is unresolved: {by}{seen}{'; ' if by else ''}{needs(row)}."
 
 
 def _cost(material: Material) -> Iterator[str]:
@@ -89,10 +82,6 @@ def _value(row: Row) -> str:
 
 def _unit(row: Row) -> str:
     return "nats" if row.unit == NATS else row.unit
-
-
-def _interval(row: Row) -> str:
-    return "unknown" if row.ci_low is None else f"{row.ci_low:+.4f} to {row.ci_high:+.4f}"
 
 
 def _count(number: int, what: str) -> str:

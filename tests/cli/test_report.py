@@ -172,8 +172,8 @@ def test_curves_of_a_hundred_long_runs_are_small() -> None:
     def drawn(arm: int, seed: int) -> Drawn:
         noise = random.normal(0, 0.1, (3, steps))
         never = np.zeros(steps, dtype=bool)
-        values = Curve(step, step / 1e4, 3 + noise[0], 1 / step, 1 + noise[1], 9 + noise[2], 3 + noise[0], never, never)
-        return Drawn(f"r{arm}-{seed}", f"arm-{arm}", "cpu", f"{seed}.{seed}", 98_304, 11.84, 3.5, (), values)
+        values = Curve(step, step / 1e4, 3 + noise[0], 1 / step, 1 + noise[1], 9 + noise[2], 3 + noise[0], never)
+        return Drawn(f"arm-{arm}", "cpu", f"{seed}.{seed}", 98_304, 11.84, 3.5, (), values)
 
     charts = curves([drawn(arm, seed) for arm in range(20) for seed in range(5)])
     assert sum(len(chart.figure.to_json()) for chart in charts.values()) < 3_000_000
