@@ -93,31 +93,28 @@ def befallen(hurt):
     return {befall: befall(hurt) for befall in (kill_worker, kill_agent, stop_worker)}
 
 
-def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt, befallen):
-    run_id = befallen[kill_worker]
+def recovered(hurt, run_id, cause):
+    """What became of a run that `cause` cost its first attempt: it went on from a checkpoint, to the same numbers."""
     status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    assert [cause.cause for cause in status.causes] == ["worker-died"]
-    assert status.epoch == 2
+    assert [found.cause for found in status.causes] == [cause]
     second = hurt.farm.store.runs.attempts(run_id)[1]
     assert second.resumed_from is not None
-    assert second.resumed_from.step > 0
     same_numbers(hurt, run_id)
+    return status, second
+
+
+def test_a_killed_worker_costs_an_attempt_and_no_bits(hurt, befallen):
+    status, second = recovered(hurt, befallen[kill_worker], "worker-died")
+    assert status.epoch == 2
+    assert second.resumed_from.step > 0
 
 
 def test_q3_a_killed_agent_loses_its_lease_and_no_bits(hurt, befallen):
-    run_id = befallen[kill_agent]
-    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    assert [cause.cause for cause in status.causes] == ["lease-expired"]
-    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
-    same_numbers(hurt, run_id)
+    recovered(hurt, befallen[kill_agent], "lease-expired")
 
 
 def test_a_worker_that_hangs_loses_the_run_and_no_bits(hurt, befallen):
-    run_id = befallen[stop_worker]
-    status = hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    assert [cause.cause for cause in status.causes] == ["hung"]
-    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from is not None
-    same_numbers(hurt, run_id)
+    recovered(hurt, befallen[stop_worker], "hung")
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_says_so(hurt):

@@ -1,15 +1,13 @@
 """What becomes of jobs that a dispatcher has submitted: stopped for a limit, or given back when it is gone."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-import ray
-from dispatching import LAPTOP, of, put
+from dispatching import LAPTOP, VERSION, answering, of, put
 from results import study_text, tiny_study
 from waiting import wait_until
 
@@ -39,7 +37,7 @@ class Dashboard(BaseHTTPRequestHandler):
         if job != self.path:
             self._answer({"type": "SUBMISSION", "status": "PENDING", "submission_id": job, "entrypoint": "agent"})
             return
-        self._answer({"version": "4", "ray_version": ray.__version__, "ray_commit": "", "session_name": "s"})
+        self._answer(VERSION)
 
     def do_POST(self) -> None:
         if self.is_away:
@@ -60,16 +58,8 @@ class Dashboard(BaseHTTPRequestHandler):
 @pytest.fixture
 def dashboard(tmp_path: Path) -> Iterator[tuple[Jobs, type[Dashboard]]]:
     handler = type("Here", (Dashboard,), {"stopped": [], "jobs": set()})
-    token = tmp_path / "token"
-    token.write_text("secret")
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            yield Jobs(f"http://127.0.0.1:{server.server_port}", token), handler
-        finally:
-            server.shutdown()
-            serving.join()
+    with answering(handler, tmp_path) as jobs:
+        yield jobs, handler
 
 
 def limited(usd: float, action: str = "stop", name: str = "tiny") -> Study:

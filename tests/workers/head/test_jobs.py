@@ -6,17 +6,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
+from dispatching import VERSION, answering
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from workers.head.jobs import Answering, Jobs, job_id, last_words
-
-VERSION = {"version": "4", "ray_version": ray.__version__, "ray_commit": "", "session_name": "s"}
 
 
 class Stuck(BaseHTTPRequestHandler):
@@ -37,17 +35,11 @@ class Stuck(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stuck(tmp_path: Path) -> Iterator[Jobs]:
-    token = tmp_path / "token"
-    token.write_text("secret")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Stuck) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
+    with answering(Stuck, tmp_path, seconds=0.2) as jobs:
         try:
-            yield Jobs(f"http://127.0.0.1:{server.server_port}", token, seconds=0.2)
+            yield jobs
         finally:
             Stuck.over.set()
-            server.shutdown()
-            serving.join()
 
 
 def test_a_job_is_named_after_its_run_and_epoch() -> None:
