@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from farm.record.ledger import Line
 from farm.record.result import Exam, Outcome, Tokens
@@ -187,6 +186,8 @@ def _child(rank: int, world: int, meeting: str, pipe: Connection, task: Callable
     try:
         initialise(on_cuda=False, init_method=f"file://{meeting}", rank=rank, world_size=world)
         pipe.send((task(*arguments), None))
-        dist.destroy_process_group()
     except BaseException:
         pipe.send((None, traceback.format_exc()))
+    # A rank that leaves at once closes its connections while another may still be making them: the parent kills all.
+    if parent := multiprocessing.parent_process():
+        parent.join()
