@@ -125,9 +125,9 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ),
     (
         "[samples]",
-        "What the models say while they are trained, which `farm show` shows. None of it changes a bit of a training, or a"
-        " run's id: a run keeps the samples that it was trained with, and `farm sample` takes others from its checkpoints."
-        " A model reads the newest tokens that fit into `model.context`.",
+        "What models say while they are trained, as `farm show` shows it. None of it changes a bit of a training, or a"
+        " run's id: a run keeps the samples that it was trained with, and `farm sample` takes others from its"
+        " checkpoints. A model reads the newest tokens that fit into `model.context`.",
         Samples,
     ),
     ("[policy]", "How the farm treats the runs. None of it changes a loss, or a run's id.", Policy),

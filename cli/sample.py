@@ -1,7 +1,8 @@
 """`farm sample RUN`"""
 
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +107,7 @@ def _lines(file: Path) -> list[str]:
     """
     remedy = "Name a text file in UTF-8 with a prompt on each line."
     try:
-        with open(0 if file == Path("-") else file, "rb", closefd=file != Path("-")) as source:
+        with nullcontext(sys.stdin.buffer) if file == Path("-") else file.open("rb") as source:
             content = source.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise BadSetting(f"--prompts {file} has more than {MOST_BYTES:,} bytes.", remedy=remedy)

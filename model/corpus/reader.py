@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from farm.study.recipe import Recipe
-from model.corpus.tokenizer import Decoder, Encoder, describe, of_model
+from model.corpus.tokenizer import BYTES, Decoder, Encoder, of_model
 
 
 class Reader(NamedTuple):
@@ -62,7 +62,7 @@ def reader(recipe: Recipe) -> Reader:
     made_by, vocab = of_model(recipe), recipe.model.vocab
     if isinstance(made_by, str):
         return without_tokenizer(recipe, made_by)
-    name = describe(made_by, recipe.data)
+    name = "bytes" if made_by is BYTES else recipe.data.tokenizer
     encode, decode = made_by.encoder(), made_by.decoder()
     return Reader(vocab, made_by.end_of_text, name, encode, decode, made_by.vocab)
 
