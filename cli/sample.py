@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +108,11 @@ def _lines(file: Path) -> list[str]:
     """
     remedy = "Name a text file in UTF-8 with a prompt on each line."
     try:
-        with nullcontext(sys.stdin.buffer) if file == Path("-") else file.open("rb") as source:
+        with (
+            nullcontext(sys.stdin.buffer if sys.stdin else BytesIO())
+            if file == Path("-")
+            else file.open("rb") as source
+        ):
             content = source.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise BadSetting(f"--prompts {file} has more than {MOST_BYTES:,} bytes.", remedy=remedy)
