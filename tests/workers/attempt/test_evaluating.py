@@ -1,6 +1,6 @@
 """The agent of an evaluation before it scores: a model that is gone or damaged, other weights, a drain, a lost lease.
 
-tests/walk/test_eval.py has the scoring itself.
+tests/walk/test_walk.py has the scoring itself.
 """
 
 from pathlib import Path
