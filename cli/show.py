@@ -108,7 +108,7 @@ def kept_attempts(settings: Settings, run_id: str) -> list[Attempt]:
 
 
 def kept_samples(settings: Settings, status: Status) -> list[Sample]:
-    """What the model said while it was trained; nothing where the storage cannot be read from here."""
+    """The samples of a run's training; none where the storage cannot be read from here."""
     with suppress(FarmError, OSError):
         return Store(settings.storage).samples.of((status.result and status.result.adopted) or status.run.id)
     return []

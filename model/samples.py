@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from farm.errors import FarmError
-from farm.record.sample import FILE, Sample, Writer
+from farm.record.sample import FILE, Sample, SampleWriter
 from farm.study.recipe import Recipe
 from farm.study.samples import Samples
 from model.assignment import Assignment, Listener
@@ -30,7 +30,7 @@ class Sampler:
         self._asked, self._recipe = assignment.samples, assignment.run.recipe
         self._advanced = listener.on_scoring
         from_epoch = assignment.resume.epoch if assignment.resume else None
-        self._writer = Writer(assignment.folder / FILE, assignment.epoch, from_epoch, from_step)
+        self._writer = SampleWriter(assignment.folder / FILE, assignment.epoch, from_epoch, from_step)
         self._reader, self._prompts = _read(self._recipe, self._asked, listener.on_note)
         self._began, self._seconds, self._newest = time.perf_counter(), 0.0, -1
 
@@ -40,7 +40,7 @@ class Sampler:
             self._sample(step, gpt)
 
     def with_checkpoint(self, step: int, gpt: GPT) -> None:
-        """Sample what a checkpoint is made of, if that is asked for and samples have not taken too long so far."""
+        """Sample from the weights of a checkpoint, if that is asked for and samples have not taken too long so far."""
         spent = self._seconds / max(time.perf_counter() - self._began, 1e-9)
         if self._asked.with_checkpoints and step > self._newest and spent < SHARE:
             self._sample(step, gpt)
@@ -67,7 +67,7 @@ class Sampler:
 
 
 def take(gpt: GPT, by: Reader, prompt: list[int], how: Samples, step: int) -> Sample:
-    """What the model of `step` says after the tokens `prompt`."""
+    """The sample of a model, as it is after `step`, that goes on from the tokens `prompt`."""
     began = time.perf_counter()
     tokens = sample(gpt, prompt, how)
     return Sample(

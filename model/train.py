@@ -246,7 +246,7 @@ def _ledger(assignment: Assignment, from_step: int, group: Group) -> Iterator[Wr
 
 @contextmanager
 def _sampler(assignment: Assignment, from_step: int, group: Group, listener: Listener) -> Iterator[Sampler | None]:
-    """What samples on rank 0, if that is asked for: the weights are the same on every other."""
+    """The sampler of rank 0, if samples are asked for: every other rank has the same weights."""
     if not group.leads or assignment.samples is None:
         yield None
         return

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from farm.errors import CheckpointInvalid, Nonfinite, first_line
 from farm.files import plain
-from farm.record.lines import Lines
+from farm.record.lines import JsonLines
 
 SCHEMA = "farm.ledger/1"
 FILE = "ledger.jsonl"
@@ -58,8 +58,8 @@ class Totals(NamedTuple):
     validation_seconds: float
 
 
-class Writer(Lines):
-    """Appends to the ledger of one attempt: see `Lines`."""
+class Writer(JsonLines):
+    """Appends to the ledger of one attempt: see `JsonLines`."""
 
     def __init__(self, path: Path, epoch: int, from_epoch: int | None = None, from_step: int = 0):
         super().__init__(path)
@@ -85,7 +85,7 @@ class _Header(_Strict):
 
 
 class _Validation(_Strict):
-    """What a step's line says of the validation after it."""
+    """The validation after a step, as the step's line has it."""
 
     slice: str | None
     tokens: int = Field(ge=1)
@@ -151,7 +151,7 @@ class Ledgers:
         return [line for piece in reversed(pieces) for line in piece]
 
     def beyond(self, epoch: int) -> str | None:
-        """What there is in this attempt's file that is no step, if anything."""
+        """The content of this attempt's file that is not a step, in words; None where there is none."""
         return self._file(epoch).fault
 
     def newest(self) -> list[Line]:
@@ -222,7 +222,7 @@ def progress(content: bytes) -> tuple[int, float]:
 
 
 def totals(lines: list[Line]) -> Totals:
-    """What the steps add up to."""
+    """Add up the steps."""
     return Totals(
         steps=len(lines),
         tokens=sum(line.tokens for line in lines),
@@ -260,7 +260,7 @@ def _read_file(path: Path, epoch: int) -> _File:
 
 
 def _parse(file: BinaryIO, name: str, epoch: int | None) -> _File:
-    """What `file` holds. One line at a time and no more than LONGEST_LINE of it: it may be of any size."""
+    """Parse `file`. It is read one line at a time and no more than LONGEST_LINE of it: it may be of any size."""
     texts = _texts(file)
     try:
         header = _header(next(texts, b""), epoch)
@@ -309,7 +309,7 @@ def _step(text: bytes) -> _Step | None:
 
 
 def _fault(error: ValueError) -> str:
-    """What is wrong with a line, in a few words: pydantic's has the whole line in it."""
+    """Explain in a few words why a line is invalid: pydantic's own message has the whole line in it."""
     if not isinstance(error, ValidationError):
         return first_line(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -10,7 +10,7 @@ from farm.errors import Conflict
 from farm.files import flush, storage_errors
 
 
-class Lines:
+class JsonLines:
     """Appends to a file that it creates. Use it as a context manager, or close it.
 
     Raises: Conflict: the file is there already. StorageFull: here and from `write` and `sync`. A line that was not

@@ -1,4 +1,4 @@
-"""What models in training said: samples, a JSON line each, appended beside the ledger of their attempt.
+"""The samples of models in training: a JSON line each, appended beside the ledger of their attempt.
 
 `<run folder>/<epoch>/samples.jsonl` begins, as the ledger does, with the attempt and the step that this one goes on
 from. So the attempts form a chain, and reading it gives each sample once, however often the run was resumed.
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from farm.record.lines import Lines
+from farm.record.lines import JsonLines
 from farm.study.recipe import Frozen
 
 SCHEMA = "farm.samples/1"
@@ -27,14 +27,14 @@ class Sample(Frozen):
     prompt: str
     text: str = Field(description="what follows the prompt")
     tokens: tuple[int, ...] = Field(description="its tokens; fewer than asked for if a prediction is not finite")
-    tokenizer: str | None = Field(description="what made text of them; None: there is none")
+    tokenizer: str | None = Field(description="that made text of them; None: there is none")
     temperature: float
     top_k: int
     seed: int
     seconds: float = Field(ge=0, description="that training waited for it")
 
 
-class Header(Frozen):
+class SampleHeader(Frozen):
     """The first line of a file of samples."""
 
     farm: Literal["farm.samples/1"] = Field(alias="schema")
@@ -43,15 +43,15 @@ class Header(Frozen):
     from_step: int = Field(ge=0)
 
 
-class File(NamedTuple):
-    """What one attempt sampled, up to the first line that cannot be read: the attempt may have been killed in it."""
+class SampleFile(NamedTuple):
+    """The samples of one attempt, up to the first line that cannot be read: it may have been killed in the middle."""
 
-    header: Header
+    header: SampleHeader
     samples: list[Sample]
 
 
-class Writer(Lines):
-    """Appends to the samples of one attempt: see `Lines`."""
+class SampleWriter(JsonLines):
+    """Appends to the samples of one attempt: see `JsonLines`."""
 
     def __init__(self, path: Path, epoch: int, from_epoch: int | None = None, from_step: int = 0):
         super().__init__(path)
@@ -62,14 +62,14 @@ class Writer(Lines):
         self.write(sample.model_dump(mode="json"))
 
 
-def parse(content: bytes) -> File | None:
+def parse(content: bytes) -> SampleFile | None:
     """A file of samples; None where its first line cannot be read."""
     first, *rest = content.split(b"\n")
     try:
-        header = Header.model_validate_json(first)
+        header = SampleHeader.model_validate_json(first)
     except ValidationError:
         return None
-    return File(header, list(_whole(rest)))
+    return SampleFile(header, list(_whole(rest)))
 
 
 def _whole(lines: Sequence[bytes]) -> Iterator[Sample]:
@@ -80,7 +80,7 @@ def _whole(lines: Sequence[bytes]) -> Iterator[Sample]:
             return
 
 
-def chain(files: Mapping[int, File]) -> list[Sample]:
+def chain(files: Mapping[int, SampleFile]) -> list[Sample]:
     """The samples of a run as its newest attempt knows them: its own, behind those of the attempts that it goes on
     from, each up to where the next took over. A file that is missing ends the chain: samples are only to be looked at.
     """

@@ -6,8 +6,8 @@ from farm.record.sample import Sample
 from farm.record.storage import Storage
 
 
-class Samples:
-    """What the models in a storage said while they were trained."""
+class SampleRecords:
+    """The samples of all runs in a storage."""
 
     def __init__(self, storage: Storage, runs: Runs):
         self._records, self._runs = storage.records, runs

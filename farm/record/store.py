@@ -17,10 +17,10 @@ from farm.record.copies import Copies
 from farm.record.format import as_recipe
 from farm.record.result import Result
 from farm.record.runs import Runs
-from farm.record.samples import Samples
+from farm.record.samples import SampleRecords
 from farm.record.scores import Scores
 from farm.record.storage import Storage
-from farm.record.studies import Studies
+from farm.record.studies import StudyRecords
 from farm.study.run import Run
 
 
@@ -31,8 +31,8 @@ class Store(Storage):
         super().__init__(storage, work, patience)
         self.runs = Runs(self)
         self.scores = Scores(self, self.runs)
-        self.samples = Samples(self, self.runs)
-        self.studies = Studies(self)
+        self.samples = SampleRecords(self, self.runs)
+        self.studies = StudyRecords(self)
         self.copies = Copies(self, self.runs)
 
     def adopt(self, result: Result, run: Run, study: str) -> None:

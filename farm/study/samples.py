@@ -36,7 +36,7 @@ Prompt = Annotated[str, AfterValidator(_prompt)]
 
 
 class Samples(Frozen):
-    """What is sampled from a model, and when. None of it changes a bit of the training, or a run's id."""
+    """The samples that are taken of a model, and when. None of it changes a bit of the training, or a run's id."""
 
     prompts: Annotated[tuple[Prompt, ...], BeforeValidator(_prompts)] = Field(
         (PROMPT,), min_length=1, max_length=MOST_PROMPTS, description="texts that the model goes on from"

@@ -36,14 +36,14 @@ class Reader(NamedTuple):
         return found or [self.start]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What `tokens` say. One that the tokenizer does not have is its id in brackets, as <|300|>."""
+        """The text of `tokens`. One that the tokenizer does not have is its id in brackets, as <|300|>."""
         if not self.decode:
             return " ".join(map(str, tokens))
         pieces = [(is_known, list(some)) for is_known, some in groupby(tokens, lambda token: token < self.known)]
         return "".join(self.decode(some) if is_known else _ids(some) for is_known, some in pieces)
 
     def continuation(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """What `tokens` say after `prompt`: alone they may say less, such as no blank before their first word."""
+        """The text of `tokens` behind `prompt`: alone it may lack the blank before its first word."""
         if not self.decode:
             return self.text(tokens)
         whole, before = self.text([*prompt, *tokens]), self.text(prompt)

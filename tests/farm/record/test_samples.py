@@ -6,7 +6,7 @@ import pytest
 from results import tiny_study
 
 from farm.errors import Conflict
-from farm.record.sample import FILE, Sample, Writer, chain, parse, thin
+from farm.record.sample import FILE, Sample, SampleWriter, chain, parse, thin
 from farm.record.store import Store
 
 RUN = tiny_study().runs()[0].id
@@ -30,7 +30,7 @@ def attempt(store: Store, epoch: int, *samples: Sample, goes_on: tuple[int, int]
     """An attempt's folder with samples; `goes_on` from an epoch at a step."""
     folder = store.attempt_folder(RUN, epoch)
     folder.mkdir(parents=True)
-    with Writer(folder / FILE, epoch, *(goes_on or ())) as writer:
+    with SampleWriter(folder / FILE, epoch, *(goes_on or ())) as writer:
         for one in samples:
             writer.append(one)
     return folder / FILE
@@ -99,7 +99,7 @@ def test_a_header_that_names_itself_or_nobody_ends_the_chain(store: Store) -> No
 def test_an_attempt_writes_its_samples_once(store: Store) -> None:
     path = attempt(store, 1, said(0))
     with pytest.raises(Conflict, match="already exists"):
-        Writer(path, 1)
+        SampleWriter(path, 1)
 
 
 def test_a_few_samples_show_how_it_became_coherent(store: Store) -> None:
