@@ -125,8 +125,8 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ),
     (
         "[samples]",
-        "What models say while they are trained, as `farm show` shows it. None of it changes a bit of a training, or a"
-        " run's id: a run keeps the samples that it was trained with, and `farm sample` takes others from its"
+        "Prompts that models go on from while they are trained; `farm show` shows the samples. None of it changes a bit"
+        " of a training, or a run's id: a run keeps the samples that it was trained with, and `farm sample` takes others from its"
         " checkpoints. A model reads the newest tokens that fit into `model.context`.",
         Samples,
     ),
@@ -140,6 +140,7 @@ TYPES = {
     "seeds": "`{ init = [...], train = [...] }`, or a list of pairs",
     "memory": 'bytes, or text such as "40GiB"',
     "schedule": "a table, below",
+    "prompts": "a list of texts",
 }
 EXAMPLES = {
     "[study].name": '"dropout"',
@@ -307,6 +308,8 @@ def toml(value: Any) -> str:
     """A value as a study file spells it."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:_}"
     return json.dumps(value) if isinstance(value, bool | str) else repr(value)

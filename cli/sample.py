@@ -71,8 +71,9 @@ def sample(
 ) -> None:
     """Have a run's model go on from a prompt, on this machine's CPU.
 
-    The final weights; for a run that has none yet, those of its newest intact checkpoint. What is not given is as the
-    study's [samples] has it: then the newest sample of the training is repeated. `farm show` has all of those.
+    The final weights; for a run that has none yet, those of its newest intact checkpoint. Options that are left out
+    take the values of the study's [samples], so that without any this repeats the last sample of the training.
+    `farm show` shows the samples of the training.
     """
     given = [*(prompt or ()), *(_lines(prompts) if prompts else ())]
     asked: dict[str, Any] = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "seed": seed}

@@ -45,16 +45,20 @@ class Samples(Frozen):
         None,
         ge=0,
         le=MAX_TOKENS,
-        description="how often: a share of the run (below 1), or a number of steps, and always before the first and"
-        " after the last; 0: never. Unset: ten times in a run, and with each checkpoint as long as samples take less"
-        " than 1 % of the time",
+        description="how often: a share of the run (below 1), or a number of steps; also before the first step and"
+        " after the last. 0: never. Unset: ten times in a run, and with each checkpoint as long as samples take less than 1 %"
+        " of the time",
     )
     tokens: int = Field(20, ge=1, le=MOST_TOKENS, description="how many tokens follow each prompt")
     temperature: float = Field(
-        1.0, ge=0, description="what logits are divided by: below 1 the likely is likelier; 0: always the likeliest"
+        1.0,
+        ge=0,
+        description="logits are divided by it: below 1, likely tokens become likelier; 0: always the likeliest",
     )
-    top_k: int = Field(25, ge=1, description="drawn from so many of the likeliest tokens; from all, if it has no more")
-    seed: Seed = Field(0, description="seed of the draws, a generator of their own for each prompt")
+    top_k: int = Field(
+        25, ge=1, description="draw from this many of the likeliest tokens; from all if there are no more"
+    )
+    seed: Seed = Field(0, description="seed of the draws; each prompt has its own generator")
 
     @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:
