@@ -126,8 +126,8 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     (
         "[samples]",
         "Prompts that models go on from while they are trained; `farm show` shows the samples. None of it changes a bit"
-        " of a training, or a run's id: a run keeps the samples that it was trained with, and `farm sample` takes others"
-        " from its checkpoints. A model reads the newest tokens that fit into `model.context`.",
+        " of a training, or a run's id: a run keeps the samples that it was trained with, and `farm sample` takes"
+        " others from its checkpoints. A model reads the newest tokens that fit into `model.context`.",
         Samples,
     ),
     ("[policy]", "How the farm treats the runs. None of it changes a loss, or a run's id.", Policy),

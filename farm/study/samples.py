@@ -46,8 +46,8 @@ class Samples(Frozen):
         ge=0,
         le=MAX_TOKENS,
         description="how often: a share of the run (below 1), or a number of steps; also before the first step and"
-        " after the last. 0: never. Unset: ten times in a run, and with each checkpoint as long as samples take less than"
-        " 1 % of the time",
+        " after the last. 0: never. Unset: ten times in a run, and with each checkpoint as long as samples take less"
+        " than 1 % of the time",
     )
     tokens: int = Field(20, ge=1, le=MOST_TOKENS, description="how many tokens follow each prompt")
     temperature: float = Field(
