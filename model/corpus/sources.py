@@ -14,7 +14,8 @@ from farm.errors import BadCorpus
 from farm.study.recipe import Data, Recipe
 from model.corpus import bucket, hub, tokenizer
 from model.corpus.formats import TOKEN, span_of
-from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some
+from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some, wanted
+from model.corpus.shards import join
 from model.corpus.text import BUILTIN, python_reference, tokenise
 
 
@@ -51,7 +52,7 @@ def locate(data: Data, split: str, cache: Path, vocab: int | None = None) -> Pat
     for gap in gaps([file.name for file in files]):
         print(f"{data.source}: {gap}", file=sys.stderr)
     if holds_tokens(files):
-        return files[0]
+        return join(files, cache)
     tokenizer.check(data, vocab)
     return tokenise(files, data, cache)
 
@@ -109,6 +110,7 @@ def _in_folder(folder: Path, split: str) -> list[Path]:
     if not found:
         raise BadCorpus(
             f"{folder} has no {split} split; it holds {some(there)}.",
-            remedy=f"Put {split}.safetensors, {split}.bin, or text as {split}*.parquet, .jsonl or .txt there.",
+            remedy=f"Put {wanted(split)} there.",
+            is_lacking=True,
         )
     return found
