@@ -61,10 +61,10 @@ def header_of(count: int) -> bytes:
 
 
 class Array(NamedTuple):
-    """A vector in a .npy file: `count` of `dtype`, from byte `start` on."""
+    """A vector in a .npy file: `length` numbers of `dtype`, from byte `start` on."""
 
     start: int
-    count: int
+    length: int
     dtype: np.dtype
 
 
@@ -74,7 +74,7 @@ def array_of(path: Path) -> Array | None:
     Raises: BadCorpus: the file is damaged, or holds something else. OSError
     """
     with path.open("rb") as file:
-        if not file.read(len(magic.NUMPY)) == magic.NUMPY:
+        if file.read(len(magic.NUMPY)) != magic.NUMPY:
             return None
         file.seek(0)
         try:
@@ -134,7 +134,7 @@ def _npy(path: Path, file: BinaryIO, size: int) -> tuple[int, int]:
             f"its numbers are {array.dtype.name}{'' if array.dtype.isnative else ', big-endian'}, not uint16",
             f"farm data prepare {path} FOLDER writes them in 16 bits.",
         )
-    return array.start, array.count
+    return array.start, array.length
 
 
 def _array(file: BinaryIO, size: int) -> Array:

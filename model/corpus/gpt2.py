@@ -42,6 +42,11 @@ def encoder() -> Callable[[list[str]], list[np.ndarray]]:
     return lambda texts: [encode(text) for text in texts]
 
 
+def decoder() -> Callable[[list[int]], str]:
+    """What gives the text of tokens. Raises: Unreachable: as encoder."""
+    return _encoding().decode
+
+
 def pieces(text: str) -> Iterator[str]:
     """`text`, cut around its longest runs of blanks where no token reaches across: the tokens of all are the same.
 

@@ -15,19 +15,21 @@ END_OF_BYTES = 256
 
 
 Encoder = Callable[[list[str]], list[np.ndarray]]
+Decoder = Callable[[list[int]], str]
 
 
 class Tokenizer(NamedTuple):
     """`vocab` tokens from 0 on, of which `end_of_text` closes each document.
 
-    `encoder` loads what makes one vector of tokens of each text, without the one that closes it. `identity` is what a
-    cache knows the tokenizer by. `widens`: whether a text may have more tokens than bytes.
+    `encoder` loads what makes one vector of tokens of each text, without the one that closes it, `decoder` what makes
+    text of tokens. `identity` is what a cache knows the tokenizer by. `widens`: whether a text may have more tokens than bytes.
     """
 
     identity: Any
     vocab: int
     end_of_text: int
     encoder: Callable[[], Encoder]
+    decoder: Callable[[], Decoder]
     widens: bool = False
 
 
@@ -35,8 +37,16 @@ def _byte_encoder() -> Encoder:
     return lambda texts: [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
 
-BYTES = Tokenizer("bytes", END_OF_BYTES + 1, END_OF_BYTES, _byte_encoder)
-GPT2 = Tokenizer("gpt2", gpt2.VOCABULARY, gpt2.END_OF_TEXT, gpt2.encoder)
+def _byte_decoder() -> Decoder:
+    def decode(tokens: list[int]) -> str:
+        text = b"".join(bytes([token]) if token < END_OF_BYTES else END_OF_TEXT.encode() for token in tokens)
+        return text.decode(errors="replace")
+
+    return decode
+
+
+BYTES = Tokenizer("bytes", END_OF_BYTES + 1, END_OF_BYTES, _byte_encoder, _byte_decoder)
+GPT2 = Tokenizer("gpt2", gpt2.VOCABULARY, gpt2.END_OF_TEXT, gpt2.encoder, gpt2.decoder)
 
 
 def of(data: Data) -> Tokenizer:
@@ -49,7 +59,7 @@ def of(data: Data) -> Tokenizer:
     if data.tokenizer == "gpt2":
         return GPT2
     file = tokenizer_json.read(Path(data.tokenizer).expanduser())
-    return Tokenizer({"sha256": file.sha256}, file.vocab, file.end_of_text, file.encoder, widens=True)
+    return Tokenizer({"sha256": file.sha256}, file.vocab, file.end_of_text, file.encoder, file.decoder, widens=True)
 
 
 def check(data: Data, vocab: int | None) -> None:

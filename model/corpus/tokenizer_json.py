@@ -36,6 +36,10 @@ class File(NamedTuple):
         encode = partial(self._load().encode_batch_fast, add_special_tokens=False)
         return lambda texts: [np.array(encoding.ids, np.uint16) for encoding in encode(texts)]
 
+    def decoder(self) -> Callable[[list[int]], str]:
+        """What gives the text of tokens. Raises: BadCorpus: as encoder."""
+        return partial(self._load().decode, skip_special_tokens=False)
+
     def _load(self) -> Any:
         from tokenizers import Tokenizer
 
