@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Callable
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,23 +59,25 @@ def contents(data: Data, cache: Path, watch: Watch) -> Shown:
         remarks += gaps([file.name for file in files])
         size = sum(file.stat().st_size for file in files)
         spans = _spans(files, data, cache)
-        told: dict = {"split": split, "files": [file.name for file in files], "bytes": size}
+        told: dict[str, Any] = {"split": split, "files": [file.name for file in files], "bytes": size}
         if spans is None:
             remarks.append(
-                f"the {split} part is {size / 2**20:,.0f} MiB of text: farm data prepare counts its tokens as it makes them"
+                f"the {split} part is {size / 2**20:,.0f} MiB of text, whose tokens are known once farm data prepare"
+                " has made them"
             )
             first = next(documents(files, data.text_field), None)
-            splits.append(Contents(**told, **_UNKNOWN, first_words=_start(first.text) if first else None))
+            told |= _UNKNOWN | {"first_words": _start(first.text) if first else None}
+            splits.append(Contents(**told))
             continue
         found = remember(
             {"contents": [[identity(span.path), span.start] for span in spans], "end": made_by.end_of_text},
-            lambda spans=spans: _scan(spans, made_by.end_of_text, watch),
+            partial(_scan, spans, made_by.end_of_text, watch),
             cache,
         )
         if found["largest"] >= made_by.vocab:
             remarks.append(
-                f"the {split} part has token {found['largest']:,}, and the tokenizer {made_by.vocab:,}: name the one that"
-                " made them with --tokenizer"
+                f"the {split} part has token {found['largest']:,}, and the tokenizer {made_by.vocab:,} tokens: name the"
+                " one that made it with --tokenizer"
             )
         splits.append(Contents(**told, **found, first_words=_first_words(spans[0], made_by, remarks)))
     return Shown(splits, made_by.vocab, [*dict.fromkeys(remarks)])
@@ -131,9 +133,8 @@ def _first_words(span: Span, made_by: Tokenizer, remarks: list[str]) -> str | No
 
 def _start(text: str) -> str:
     """The first words of a text, on one line."""
-    words = " ".join(islice(text[: 8 * FIRST_CHARACTERS].split(), FIRST_CHARACTERS))
-    return (
-        words
-        if len(words) <= FIRST_CHARACTERS
-        else f"{words[:FIRST_CHARACTERS].rpartition(' ')[0] or words[:FIRST_CHARACTERS]} ..."
-    )
+    words = " ".join(text[: 8 * FIRST_CHARACTERS].split())
+    if len(words) <= FIRST_CHARACTERS:
+        return words
+    cut = words[:FIRST_CHARACTERS]
+    return f"{cut.rpartition(' ')[0] or cut} ..."

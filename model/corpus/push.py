@@ -184,8 +184,8 @@ viewer: false
 
 # {repo.partition("/")[2]}
 
-Tokens of `{manifest.asked.source}`: {vocabulary.vocab:,} different ones, by the tokenizer `{vocabulary.name}`, each document
-closed by token {vocabulary.end_of_text:,}. Each file is safetensors with one vector of uint16, `tokens`.
+Tokens of `{manifest.asked.source}`: {vocabulary.vocab:,} different ones, by the tokenizer `{vocabulary.name}`, each
+document closed by token {vocabulary.end_of_text:,}. Each file is safetensors with one vector of uint16, `tokens`.
 
 | part | tokens | documents | sha256 of the tokens |
 |---|---|---|---|

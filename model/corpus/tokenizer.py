@@ -22,7 +22,8 @@ class Tokenizer(NamedTuple):
     """`vocab` tokens from 0 on, of which `end_of_text` closes each document.
 
     `encoder` loads what makes one vector of tokens of each text, without the one that closes it, `decoder` what makes
-    text of tokens. `identity` is what a cache knows the tokenizer by. `widens`: whether a text may have more tokens than bytes.
+    text of tokens. `identity` is what a cache knows the tokenizer by. `widens`: whether a text may have more tokens
+    than bytes.
     """
 
     identity: Any
