@@ -47,7 +47,7 @@ def completed(farm: Farm, words: str) -> list[str]:
         ("runs --arm remove", ["remove-dropout"]),
         ("cancel ti", ["tiny"]),
         ("table nothing", []),
-        ("data ", ["prepare", "push", "show"]),
+        ("data ", ["prepare", "show", "push"]),
         ("data pu", ["push"]),
     ],
 )
