@@ -73,14 +73,19 @@ def prepare(
             speed = (done.tokens - first) / max(1e-9, time.monotonic() - began)
             return show(done.bytes, done.total, f"{done.tokens:,} tokens, {speed:,.0f} a second")
 
-        outcome = make(
-            data, asked, folder, Settings.load(through_tunnel=False).home / "cache", processes or crew.cores(), watch
-        )
+        cache = Settings.load(through_tunnel=False).home / "cache"
+        try:
+            outcome = make(data, asked, folder, cache, processes or crew.cores(), watch)
+        except KeyboardInterrupt:
+            say("interrupted; the same command goes on where it was")
+            raise
     seconds = time.monotonic() - began
     parts = outcome.manifest.parts
     rows: list[dict[str, Any]] = [{"part": split} | made.model_dump(mode="json") for split, made in parts.items()]
     more = {"folder": str(folder), "outcome": outcome.why, "seconds": seconds, "key": outcome.manifest.key}
     render.emit(Sheet("farm.data-prepare/1", COLUMNS, rows, more=more), as_json=as_json)
+    for remark in outcome.remarks:
+        say(f"data: {remark}")
     total = sum(made.tokens for made in parts.values())
     if outcome.why == "there already":
         say(f"{folder} holds these tokens already; nothing was done")

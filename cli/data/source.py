@@ -41,6 +41,8 @@ def data_of(source: str, tokenizer: str, text_field: str, revision: str | None) 
 
     Raises: NotFound: no such file or folder. BadSetting
     """
+    if source.startswith("hf:"):
+        check_installed("huggingface_hub")
     if not source.startswith(REMOTE):
         path = Path(source).expanduser().absolute()
         if not path.exists():

@@ -1,6 +1,7 @@
 """Pieces become the files of a token folder, in order, with their fingerprints."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,30 +19,41 @@ def join(split: str, paths: list[Path], held: float | int | None, made_by: Token
 
     Raises: BadCorpus: a part would hold nothing.
     """
-    sizes = [pieces.size_of(path) or pieces.Size(0, 0) for path in paths]
-    starts = np.cumsum([0, *(size.tokens for size in sizes)])
-    total = int(starts[-1])
-    if total == sum(size.documents for size in sizes):
+    total = sum(pieces.count_of(path) or 0 for path in paths)
+    ends = _ends(paths, made_by.end_of_text)
+    if total == len(ends):
         raise BadCorpus(f"the {split} part holds no text.", remedy="Name a source with text in it.")
     if held is None:
         with _Tokens(work, split, total, made_by) as out:
-            for path in paths:
-                out.write(pieces.load(path)[0])
+            for _, tokens in _chunks(paths):
+                out.write(tokens)
         return {split: out.made}
-    ends = np.concatenate([pieces.load(path)[1] + start for path, start in zip(paths, starts, strict=False)])
     ends, chosen = holdout.held_out(ends, total, held)
     validation = int(np.diff(ends, prepend=0)[chosen].sum())
     with (
         _Tokens(work, "train", total - validation, made_by) as train,
         _Tokens(work, "validation", validation, made_by) as test,
     ):
-        for path, start in zip(paths, starts, strict=False):
-            tokens, _ = pieces.load(path)
-            if len(tokens):
-                is_held = holdout.mask(ends, chosen, int(start), int(start) + len(tokens))
-                train.write(tokens[~is_held])
-                test.write(tokens[is_held])
+        for start, tokens in _chunks(paths):
+            is_held = holdout.mask(ends, chosen, start, start + len(tokens))
+            train.write(tokens[~is_held])
+            test.write(tokens[is_held])
     return {"train": train.made, "validation": test.made}
+
+
+def _chunks(paths: list[Path]) -> Iterator[tuple[int, np.ndarray]]:
+    """The tokens of the pieces, in order, each few with the position of the first."""
+    at = 0
+    for path in paths:
+        for tokens in pieces.chunks(path):
+            yield at, tokens
+            at += len(tokens)
+
+
+def _ends(paths: list[Path], end: int) -> np.ndarray:
+    """The positions right behind each end of a document."""
+    found = [np.flatnonzero(tokens == end) + (start + 1) for start, tokens in _chunks(paths)]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 class _Tokens:

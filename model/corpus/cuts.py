@@ -10,7 +10,7 @@ from model.corpus.formats import array_of, span_of
 from model.corpus.names import TOKEN_SUFFIXES, codec_suffix, kind
 from model.corpus.tokenizer import BYTES, GPT2, Tokenizer
 
-PART_BYTES = 2**24  # of text: some four million tokens, and a few seconds of one core
+PART_BYTES = 2**22  # of text: about a million tokens, and a second of one core
 WINDOW = 2**16  # bytes in which a place to cut is looked for
 
 # Between two words, where GPT-2's pattern always begins a new piece, so that the tokens on both sides stay the same.

@@ -14,6 +14,7 @@ TOKEN = np.dtype("<u2")
 WINDOW, WINDOWS = 4096, 3  # tokens looked at, at the start, in the middle and at the end
 FEW = 16  # tokens, of which every second may be 0 by chance
 HIGH_HALF, LOW_HALF = 15, 255  # the upper half of a token in 32 bits, for up to a million; the lower is often more
+HEADER_BYTES = 128  # of the safetensors that are written here, whatever the count
 FORMATS = "Copy it or create it again; docs/data.md shows the formats."
 
 
@@ -53,10 +54,9 @@ def span_of(path: Path) -> Span:
 
 
 def header_of(count: int) -> bytes:
-    """What a safetensors file of one vector of `count` tokens begins with: the tokens follow."""
+    """What a safetensors file of one vector of `count` tokens begins with, HEADER_BYTES of it: the tokens follow."""
     tensor = {"dtype": "U16", "shape": [count], "data_offsets": [0, count * TOKEN.itemsize]}
-    text = json.dumps({"tokens": tensor}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tokens are aligned, as the library does
+    text = json.dumps({"tokens": tensor}, separators=(",", ":")).encode().ljust(HEADER_BYTES - 8)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -2,55 +2,51 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
 
 from farm.errors import BadCorpus
-from farm.files import write_whole
+from farm.files import writing_whole
 from model.corpus.documents import Part, read
-from model.corpus.formats import TOKEN, array_of, span_of
+from model.corpus.formats import HEADER_BYTES, TOKEN, array_of, header_of, span_of
 from model.corpus.names import TOKEN_SUFFIXES, kind
 from model.corpus.text import tokens_of
 from model.corpus.tokenizer import Tokenizer
 
+CHUNK = 2**22  # tokens held at a time
 LARGEST = 2**16 - 1  # the largest token that 16 bits hold
 
 
-class Size(NamedTuple):
-    """How much a piece holds."""
-
-    tokens: int
-    documents: int
-
-
-def make(part: Part, field: str, made_by: Tokenizer, piece: Path) -> Size:
-    """Write the tokens of `part` to `piece`, and where its documents end. All at once, so that a kill leaves nothing.
+def make(part: Part, field: str, made_by: Tokenizer, piece: Path) -> int:
+    """Write the tokens of `part` to `piece`; how many. All at once, so that a kill leaves nothing.
 
     Raises: BadCorpus: names the file, and where in it.
     """
-    found = [*_read(part, field, made_by)]
-    tokens = np.concatenate(found) if found else np.zeros(0, TOKEN)
-    ends = np.flatnonzero(tokens == made_by.end_of_text).astype(np.uint32) + 1
-    write_whole(piece, save({"tokens": tokens.astype(TOKEN), "ends": ends.astype(np.uint32)}), lasting=True)
-    return Size(len(tokens), len(ends))
+    count = 0
+    with writing_whole(piece, lasting=True) as out:
+        out.write(bytes(HEADER_BYTES))
+        for tokens in _read(part, field, made_by):
+            out.write(tokens.data)
+            count += len(tokens)
+        out.seek(0)
+        out.write(header_of(count))
+    return count
 
 
-def size_of(piece: Path) -> Size | None:
-    """How much a piece holds that is there; None where it has to be made."""
+def count_of(piece: Path) -> int | None:
+    """How many tokens a piece holds; None where it has to be made."""
     try:
-        with safe_open(piece, framework="numpy") as file:
-            return Size(*(file.get_slice(name).get_shape()[0] for name in ("tokens", "ends")))
-    except (OSError, SafetensorError, KeyError):
+        return (piece.stat().st_size - HEADER_BYTES) // TOKEN.itemsize
+    except FileNotFoundError:
         return None
 
 
-def load(piece: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a piece, and the positions right behind the end of each document in it."""
-    found = load_file(piece)
-    return found["tokens"], found["ends"].astype(np.int64)
+def chunks(piece: Path) -> Iterator[np.ndarray]:
+    """The tokens of a piece, which may be of one very long file, a few at a time."""
+    with piece.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while len(tokens := np.fromfile(file, TOKEN, CHUNK)):
+            yield tokens
 
 
 def _read(part: Part, field: str, made_by: Tokenizer) -> Iterator[np.ndarray]:

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from farm.errors import Conflict, StorageFull
+from farm.errors import BadCorpus, Conflict, StorageFull
 from farm.files import FULL, Lock, place, write_whole
 from farm.study.recipe import Data, digest
 from model.corpus import crew, cuts, origin, pieces, token_folder, tokenizer
 from model.corpus.assembly import join
 from model.corpus.documents import Part
 from model.corpus.formats import TOKEN
-from model.corpus.kept import known_sha256, sha256_of
-from model.corpus.names import TOKEN_SUFFIXES, codec_suffix, kind, some
+from model.corpus.kept import identity, keep_sha256, known_sha256, sha256_of
+from model.corpus.names import TOKEN_SUFFIXES, codec_suffix, gaps, kind, some
 from model.corpus.text import READING
 from model.corpus.token_folder import MANIFEST, WORK, Asked, Input, Made, Manifest, Vocabulary
 from model.corpus.tokenizer import Tokenizer
@@ -39,10 +39,11 @@ class Done(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A finished folder. `why`: made, there already, went on, or why it was made again."""
+    """A finished folder. `why`: made, there already, went on, or why it was made again. `remarks`: what is missing."""
 
     manifest: Manifest
     why: str
+    remarks: list[str]
 
 
 Watch = Callable[[Done], None]
@@ -72,6 +73,7 @@ class _Preparation:
         self.sources = origin.sources(data, cache)
         self.held = origin.held_out(asked.validation, self.sources)
         self.files = [path for files in self.sources.values() for path in files]
+        self.seen = {path: identity(path) for path in self.files}
         self.sizes = {path: cuts.bytes_of(path, data.text_field) for path in self.files}
 
     def run(self) -> Outcome:
@@ -85,7 +87,7 @@ class _Preparation:
             wrong = token_folder.damaged(self.folder, before, self.cache)
             if before.key == key and not wrong:
                 shutil.rmtree(self.folder / WORK, ignore_errors=True)
-                return Outcome(before, "there already")
+                return self._outcome(before, "there already")
             why = f"made again: {_changes(before, inputs) if before.key != key else f'{some(wrong)} had changed'}"
             self._check_room()
         elif work.exists():
@@ -100,8 +102,17 @@ class _Preparation:
             inputs=inputs,
             parts=self._assemble(made, work),
         )
+        if changed := [path.name for path in self.files if not path.exists() or identity(path) != self.seen[path]]:
+            raise BadCorpus(
+                f"{some(changed)} changed while it was read.", remedy="Run the command again when it is whole."
+            )
         _finish(self.folder, work, manifest)
-        return Outcome(manifest, why)
+        for one in manifest.parts.values():
+            keep_sha256(self.folder / one.file, one.sha256, self.cache)
+        return self._outcome(manifest, why)
+
+    def _outcome(self, manifest: Manifest, why: str) -> Outcome:
+        return Outcome(manifest, why, gaps([path.name for path in self.files]))
 
     def _check_room(self) -> None:
         """Raises: StorageFull: the disk of the folder has not the room that its pieces and its files may take."""
@@ -154,14 +165,14 @@ class _Preparation:
         shares = Counter(part.path for part, _ in pairs)
         behind, tokens, todo = 0.0, 0, []
         for part, piece in pairs:
-            if size := pieces.size_of(piece):
-                behind, tokens = behind + self.sizes[part.path] / shares[part.path], tokens + size.tokens
+            if (count := pieces.count_of(piece)) is not None:
+                behind, tokens = behind + self.sizes[part.path] / shares[part.path], tokens + count
             else:
                 todo.append((part, self.data, piece))
         total = sum(self.sizes.values())
         self.watch(Done(round(behind), total, tokens, "tokens"))
-        for (part, *_), size in crew.each(make_piece, todo, min(self.processes, len(todo))):
-            behind, tokens = behind + self.sizes[part.path] / shares[part.path], tokens + size.tokens
+        for (part, *_), count in crew.each(make_piece, todo, min(self.processes, len(todo))):
+            behind, tokens = behind + self.sizes[part.path] / shares[part.path], tokens + count
             self.watch(Done(round(behind), total, tokens, "tokens"))
         return made
 
@@ -175,7 +186,7 @@ class _Preparation:
         return join("train", made["train"], self.held, self.made_by, work)
 
 
-def make_piece(part: Part, data: Data, piece: Path) -> pieces.Size:
+def make_piece(part: Part, data: Data, piece: Path) -> int:
     """`pieces.make` in a process of its own, which finds the tokenizer by itself."""
     return pieces.make(part, data.text_field, tokenizer.of(data), piece)
 

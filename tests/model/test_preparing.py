@@ -257,13 +257,14 @@ def _is_alive(pid: int) -> bool:
 def test_a_repeat_does_nothing_also_from_another_place(tmp_path: Path) -> None:
     source = write(tmp_path / "a" / "source", "txt")
     assert made(source, tmp_path / "out").why == "made"
-    before = {path.name: path.stat() for path in (tmp_path / "out").iterdir()}
+    before = {path.name: (*path.stat()[:2], path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()}
     assert made(source, tmp_path / "out").why == "there already"
     moved = tmp_path / "b" / "source"
     moved.parent.mkdir()
     source.rename(moved)
     assert made(moved, tmp_path / "out", processes=2).why == "there already"
-    assert {path.name: path.stat() for path in (tmp_path / "out").iterdir()} == before
+    after = {path.name: (*path.stat()[:2], path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()}
+    assert after == before
 
 
 def test_a_changed_input_and_a_damaged_output_are_made_again(tmp_path: Path) -> None:
@@ -460,6 +461,24 @@ def _wide(folder: Path) -> str:
     path = folder / "tokenizer.json"
     path.write_text(json.dumps({"model": {"vocab": vocab}}))
     return str(path)
+
+
+def test_a_file_that_changes_while_it_is_read_makes_nothing(tmp_path: Path) -> None:
+    source = write(tmp_path / "source", "jsonl")
+
+    def change(done: Done) -> None:
+        if done.tokens > 3000:
+            (source / "train.jsonl").touch()
+
+    with pytest.raises(BadCorpus, match=r"train.jsonl changed while it was read. Run the command again"):
+        prepare(Data(source=str(source), tokenizer="bytes"), None, tmp_path / "out", tmp_path / "cache", 1, change)
+    assert made(source, tmp_path / "out").why == "went on"
+
+
+def test_files_that_are_missing_are_warned_of(tmp_path: Path) -> None:
+    for number in (0, 2):
+        (tmp_path / f"train-0000{number}-of-00003.txt").write_text("x" * 500)
+    assert made(tmp_path, tmp_path / "out").remarks == ["train-*-of-00003.txt: 2 of 3 files are there, without 00001"]
 
 
 def test_a_source_with_a_validation_split_of_its_own_is_not_cut(tmp_path: Path) -> None:
