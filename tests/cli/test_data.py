@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
 from hub_server import Hub, Repo, serving
+from huggingface_hub import constants
 from safetensors.numpy import load, load_file
 from typer.testing import CliRunner
 
@@ -179,8 +179,8 @@ def test_tokens_of_another_tokenizer_are_said_to_be(typed: Typed) -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serving(Hub()) as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", "hf_write")
         hub.add_token("hf_write", "us", orgs=[("lab", "write"), ("readers", "read")])
         yield hub
@@ -270,7 +270,7 @@ def test_a_token_that_may_not_write_is_told_before_anything_is_sent(
     weak = {"entity": {"type": "user", "name": "us"}, "permissions": ["repo.content.read"]}
     hub.add_token("hf_other", "us", "fineGrained", scopes=[other, weak])
     monkeypatch.setenv("HF_TOKEN", token)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(typed.folder / "none"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(typed.folder / "none"))
     says, owner = TOKENS[token]
     answer = typed("push", "tokens", f"{owner}/tokens", *dry)
     assert (answer.code, answer.out) == (4, "")
