@@ -28,7 +28,7 @@ def join(split: str, paths: list[Path], held: float | int | None, made_by: Token
             for _, tokens in _chunks(paths):
                 out.write(tokens)
         return {split: out.made}
-    ends, chosen = holdout.held_out(ends, total, held)
+    ends, chosen = holdout.hold_out(ends, total, held)
     validation = int(np.diff(ends, prepend=0)[chosen].sum())
     with (
         _Tokens(work, "train", total - validation, made_by) as train,

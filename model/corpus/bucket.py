@@ -10,7 +10,7 @@ from farm.files import write_whole
 from farm.record.bucket import Bucket
 from farm.study.recipe import Data, digest
 from model.corpus.kept import make_once
-from model.corpus.names import files_of, some, wanted
+from model.corpus.names import files_of, requirement, some
 
 
 def files(data: Data, split: str, cache: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def files(data: Data, split: str, cache: Path) -> list[Path]:
     if not (chosen := files_of(split, [*there])):
         raise BadCorpus(
             f"{data.source} has no {split} split; it holds {some([*there])}.",
-            remedy=f"Put {wanted(split)} there.",
+            remedy=f"Put {requirement(split)} there.",
             is_lacking=True,
         )
     places = {name: folder / digest({"etag": there[name].etag, "bytes": there[name].bytes})[:16] for name in chosen}

@@ -63,7 +63,7 @@ def read(part: Part, field: str) -> Iterator[Document]:
 
 @contextmanager
 def name_file(path: Path) -> Iterator[None]:
-    """What a reader raises, with the name of the file."""
+    """Add the name of the file to what a reader raises."""
     from pyarrow.lib import ArrowException
 
     try:

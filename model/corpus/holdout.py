@@ -27,7 +27,7 @@ def parse(text: str) -> float | int:
     )
 
 
-def held_out(ends: np.ndarray, total: int, asked: float | int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(ends: np.ndarray, total: int, asked: float | int) -> tuple[np.ndarray, np.ndarray]:
     """Stretches of `total` tokens by where each ends, and which of them are held out: at least as many as `asked` for.
 
     `ends` are those of the documents. The choice is the same for the same documents, and no document is in both parts

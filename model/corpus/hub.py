@@ -10,7 +10,7 @@ from pathlib import Path
 from farm.errors import BadCorpus, FarmError, Unreachable, first_line
 from farm.study.recipe import Data
 from model.corpus.kept import full
-from model.corpus.names import files_of, some, wanted
+from model.corpus.names import files_of, requirement, some
 
 NETWORK_SECONDS = 5.0  # to be told that there is no network; a download itself may take as long as it likes
 
@@ -55,7 +55,7 @@ def _download(repo: str, revision: str | None, split: str) -> list[Path]:
         if not (chosen := files_of(split, names)):
             raise BadCorpus(
                 f"hf:{repo} has no {split} split; it holds {some(names)}.",
-                remedy=f"It needs {wanted(split)}.",
+                remedy=f"It needs {requirement(split)}.",
                 is_lacking=True,
             )
         exactly = [escape(name) for name in chosen]  # of patterns, of which a name with [ ] or * would be another

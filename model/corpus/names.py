@@ -63,7 +63,7 @@ def codec_suffix(name: str) -> str:
     return next((suffix for suffix in CODECS if name.endswith(suffix)), "")
 
 
-def wanted(split: str) -> str:
+def requirement(split: str) -> str:
     """What a folder, repo or bucket may hold to have a split."""
     return (
         f"{split}.safetensors, .bin or .npy, shards of tokens such as x_{split}_000001.bin, or text as"
@@ -72,7 +72,7 @@ def wanted(split: str) -> str:
 
 
 def gaps(names: Iterable[str]) -> list[str]:
-    """What to warn of: sets of files named like x-00000-of-00003, or x_000001.bin, of which some are missing."""
+    """A warning for each set of files named like x-00000-of-00003, or x_000001.bin, of which some are missing."""
     names = [*names]
     sets: dict[tuple[str, int, str], set[int]] = {}
     for name in names:

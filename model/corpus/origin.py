@@ -53,7 +53,7 @@ def _any_text(folder: Path) -> list[Path]:
     return found
 
 
-def held_out(asked: float | int | None, sources: dict[str, list[Path]]) -> float | int | None:
+def holdout_of(asked: float | int | None, sources: dict[str, list[Path]]) -> float | int | None:
     """How much of `train` is held out, or None where the source has a validation split of its own.
 
     Raises: BadCorpus: both.

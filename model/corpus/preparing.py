@@ -71,7 +71,7 @@ class _Preparation:
         self.processes, self.watch = processes, watch
         self.made_by = tokenizer.of(data)
         self.sources = origin.sources(data, cache)
-        self.held = origin.held_out(asked.validation, self.sources)
+        self.held = origin.holdout_of(asked.validation, self.sources)
         self.files = [path for files in self.sources.values() for path in files]
         self.seen = {path: identity(path) for path in self.files}
         self.sizes = {path: cuts.bytes_of(path, data.text_field) for path in self.files}
@@ -84,7 +84,7 @@ class _Preparation:
         key = self._key(inputs)
         work, why = self.folder / WORK / key[:16], "made"
         if before:
-            wrong = token_folder.damaged(self.folder, before, self.cache)
+            wrong = token_folder.find_damage(self.folder, before, self.cache)
             if before.key == key and not wrong:
                 shutil.rmtree(self.folder / WORK, ignore_errors=True)
                 return self._outcome(before, "there already")

@@ -118,7 +118,7 @@ def _manifest(folder: Path, cache: Path) -> Manifest:
             f"{folder} {'is not a folder that farm data prepare finished' if folder.exists() else 'does not exist'}.",
             remedy=f"Make one: farm data prepare SOURCE {folder}.",
         )
-    if wrong := token_folder.damaged(folder, manifest, cache):
+    if wrong := token_folder.find_damage(folder, manifest, cache):
         raise BadCorpus(
             f"{folder}: {some(wrong)} is not what its {MANIFEST} says.", remedy="Make it again with farm data prepare."
         )

@@ -14,7 +14,7 @@ from farm.errors import BadCorpus
 from farm.study.recipe import Data, Recipe
 from model.corpus import bucket, hub, tokenizer
 from model.corpus.formats import TOKEN, span_of
-from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some, wanted
+from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, requirement, some
 from model.corpus.shards import join
 from model.corpus.text import BUILTIN, python_reference, tokenise
 
@@ -114,7 +114,7 @@ def _in_folder(folder: Path, split: str) -> list[Path]:
     if not found:
         raise BadCorpus(
             f"{folder} has no {split} split; it holds {some(there)}.",
-            remedy=f"Put {wanted(split)} there.",
+            remedy=f"Put {requirement(split)} there.",
             is_lacking=True,
         )
     return found

@@ -97,7 +97,7 @@ def read(folder: Path) -> Manifest | None:
         ) from None
 
 
-def damaged(folder: Path, manifest: Manifest, cache: Path) -> list[str]:
+def find_damage(folder: Path, manifest: Manifest, cache: Path) -> list[str]:
     """The files of a folder that are not, or no longer, what its manifest says."""
     found = []
     for made in manifest.parts.values():

@@ -388,7 +388,7 @@ def test_what_is_held_out_of_a_stretch_is_that_of_the_whole() -> None:
     for _ in range(200):
         ends = np.cumsum(draw.integers(1, 9, draw.integers(100, 130)))
         total = int(ends[-1] + draw.integers(0, 3))
-        edges, chosen = holdout.held_out(ends, total, 0.3)
+        edges, chosen = holdout.hold_out(ends, total, 0.3)
         whole = np.repeat(chosen, np.diff(edges, prepend=0))
         assert len(whole) == total
         start, stop = sorted(draw.choice(total + 1, 2, replace=False))
