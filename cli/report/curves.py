@@ -21,6 +21,7 @@ class Curve(NamedTuple):
     tokens_per_second: Any
     validation: Any  # nats per token of the held-out slice, after the steps that were followed by one
     skipped: Any  # whether fp16 skipped the update
+    clipped: Any  # whether the gradient was clipped, 0 or 1
 
 
 def of_ledger(lines: Sequence[Line]) -> Curve:
@@ -39,6 +40,7 @@ def of_ledger(lines: Sequence[Line]) -> Curve:
         tokens_per_second=speed,
         validation=_column(lines, lambda line: line.validation and line.validation.loss_sum / line.validation.tokens),
         skipped=_column(lines, lambda line: line.skipped).astype(bool),
+        clipped=_column(lines, lambda line: line.clipped),
     )
 
 
@@ -60,6 +62,7 @@ def of_points(points: Sequence[Point], tokens_per_step: int) -> Curve:
         tokens_per_second=speed,
         validation=_column(points, lambda point: point.validation_loss),
         skipped=np.zeros(len(points), dtype=bool),
+        clipped=np.full(len(points), np.nan),
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from results import result
 
-from cli.report.charts import Drawn, curves
 from cli.report.curves import Curve
+from cli.report.lines import Drawn, curves
 from farm.queue.values import Claim
 from farm.record.ledger import Line, Validation, Writer
 from farm.study.run import Attempt

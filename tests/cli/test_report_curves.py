@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.report.charts import noise_ladder
 from cli.report.curves import extremes, moving_mean, of_ledger, of_points, spikes
+from cli.report.variation import noise_ladder
 from farm.queue.values import Point
 from farm.record.ledger import Line, Validation
 from farm.verdict.noise import Rung
