@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from cli import render
-from cli.report.figure import COLOURS, NEUTRAL, Chart, Numbers, figure, lines_of_text, text
+from cli.report.figure import COLOURS, DIVERGING, NEUTRAL, Chart, Numbers, figure, legend_above, lines_of_text, text
 from farm.verdict.effects import Effect, Effects, pseudo_error
 
 PLOTS = 4  # interactions that are drawn, the largest
@@ -28,6 +28,7 @@ def half_normal(id_: str, found: Effects, machine: str, unit: str) -> Chart | No
         return None
     count = len(effects)
     quantiles = [float(ndtri(0.5 + 0.5 * (rank + 0.5) / count)) for rank in range(count)]
+    edge = abs(effects[-1].size)
     surely = [one.p is not None and one.p < LEVEL for one in effects]
     points = {
         "type": "scatter",
@@ -35,7 +36,8 @@ def half_normal(id_: str, found: Effects, machine: str, unit: str) -> Chart | No
         "x": [abs(one.size) for one in effects],
         "y": quantiles,
         "text": [text(name(one)) if sure else "" for one, sure in zip(effects, surely, strict=True)],
-        "textposition": "middle left",
+        "textposition": ["middle right" if abs(one.size) < edge / 2 else "middle left" for one in effects],
+        "cliponaxis": False,
         "hovertext": [text(f"{name(one)}: {one.size:+.4f}, p = {render.probability(one.p)}") for one in effects],
         "hoverinfo": "text",
         "marker": {
@@ -61,7 +63,7 @@ def half_normal(id_: str, found: Effects, machine: str, unit: str) -> Chart | No
         f"Half-normal plot of {count} effects on {machine}. The largest: {largest}. Diamonds are beyond noise: {sure}."
         " If most effects are nothing, those lie along the dashed line, whose slope is Lenth's pseudo standard error."
     )
-    return Chart(id_, drawn, told)
+    return Chart(id_, f"Half-normal plot on {machine}", drawn, told)
 
 
 def heat_map(id_: str, found: Effects, machine: str, unit: str) -> Chart | None:
@@ -74,12 +76,21 @@ def heat_map(id_: str, found: Effects, machine: str, unit: str) -> Chart | None:
     limit = max(abs(size) for size in sizes.values())
     written = [["" if size is None else f"{size:+.4f}" for size in line] for line in grid]
     trace = {"type": "heatmap", "z": grid, "x": [*map(text, names)], "y": [*map(text, names)], "zmin": -limit}
-    trace |= {"zmax": limit, "colorscale": "RdBu", "reversescale": False, "text": written, "texttemplate": "%{text}"}
+    trace |= {
+        "zmax": limit,
+        "colorscale": DIVERGING,
+        "textfont": {"color": "#1a1a1a"},
+        "text": written,
+        "texttemplate": "%{text}",
+    }
     trace |= {"hoverongaps": False, "colorbar": {"title": {"text": text(unit), "side": "right"}}}
     trace |= {"hovertemplate": "%{y} with %{x}: %{z:+.4f}<extra></extra>"}
     drawn = figure([trace], 160 + 48 * len(names), "", yaxis=lines_of_text(names), xaxis={"tickangle": -30})
-    told = f"Effects of pairs of interventions on {machine}, in {unit}; on the diagonal those of each alone."
-    return Chart(id_, drawn, told, Numbers(["", *names], [[n, *line] for n, line in zip(names, written, strict=True)]))
+    name_ = f"Effects of pairs of interventions on {machine}"
+    told = f"{name_}, in {unit}; on the diagonal those of each alone."
+    return Chart(
+        id_, name_, drawn, told, Numbers(["", *names], [[n, *line] for n, line in zip(names, written, strict=True)])
+    )
 
 
 def interaction_plots(id_: str, found: Effects, machine: str, unit: str) -> Iterator[Chart]:
@@ -122,10 +133,11 @@ def _interaction(id_: str, pair: Effect, alone: Sequence[float], machine: str, u
         "",
         f"less that of neither ({unit})",
         showlegend=True,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        legend=legend_above(),
         xaxis={"type": "category", "range": [-0.4, 1.4]},
     )
     p = render.probability(pair.p)
     acts = f"{one} adds {alone[0] - pair.size:+.4f} without {other} and {alone[0] + pair.size:+.4f} with it"
-    told = f"{one} and {other} on {machine}: {acts}; interaction {pair.size:+.4f}, p = {p}."
-    return Chart(id_, drawn, told, Numbers(("", f"without {one}", f"with {one}"), rows))
+    name_ = f"{one} and {other} on {machine}"
+    told = f"{name_}: {acts}; interaction {pair.size:+.4f}, p = {p}."
+    return Chart(id_, name_, drawn, told, Numbers(("", f"without {one}", f"with {one}"), rows))

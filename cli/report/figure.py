@@ -19,6 +19,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon")
 VERDICT_COLOURS = {"better": "#009E73", "worse": "#D55E00", "same": "#0072B2", "unresolved": NEUTRAL, None: NEUTRAL}
 VERDICT_SYMBOLS = {"better": "triangle-left", "worse": "triangle-right", "same": "circle", None: "circle-open"}
+DIVERGING = [[0.0, "#56B4E9"], [0.5, "#FFFFFF"], [1.0, "#E69F00"]]  # black text is legible on all of it
 ROW_PIXELS = 34  # of a line of text beside a bar, at least
 
 Figure = dict[str, Any]
@@ -35,6 +36,7 @@ class Chart(NamedTuple):
     """A figure, and what it says to whoever cannot see it."""
 
     id: str
+    name: str
     figure: Figure
     text: str
     numbers: Numbers | None = None  # None: they are in a table of the page already
@@ -60,6 +62,10 @@ def figure(traces: Sequence[dict[str, Any]], height: int, x: str, y: str = "", *
         "yaxis": axis | {"title": {"text": text(y)}} | layout.pop("yaxis", {}),
     }
     return {"data": list(traces), "layout": frame | layout}
+
+
+def legend_above() -> dict[str, Any]:
+    return {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 
 
 def lines_of_text(names: Sequence[str]) -> dict[str, Any]:

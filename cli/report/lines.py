@@ -16,13 +16,14 @@ QUANTITIES = {  # of a curve -> its heading, and the axis it has
     "validation": ("Validation loss", "nats per token"),
     "lr": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "L2 norm, before clipping"),
-    "clipped": ("Clipped gradients", "share of the steps before"),
+    "clipped": ("Clipped gradients", "share, over a tenth of a run"),
     "tokens_per_second": ("Tokens per second", "tokens/s"),
 }
-EVENED = ("loss", "clipped")  # these are shown as a moving mean
-WINDOW = 50  # of which so many make up a run
+EVENED = {"loss": 50, "grad_norm": 50, "clipped": 10}  # shown as a moving mean, of which so many make up a run
+RAW = ("loss", "grad_norm")  # and every step of these on demand
 KNOTS = 64  # of a clock
 BAND_POINTS = 120
+LEGEND_PIXELS = 20  # of a line of a legend, which holds three names or more
 COLUMNS = 8  # of a table of numbers
 LOWEST, HIGHEST = 0.03, 0.13  # of the chart: where marks lie, by kind
 
@@ -96,26 +97,23 @@ def _chart(
     quantity: str, runs: Sequence[Drawn], traces: Sequence[dict[str, Any]], unit: str, limits: Sequence[float]
 ) -> Chart:
     heading = QUANTITIES[quantity][0]
+    lines = len({run[:2] for run in runs})
     drawn = figure(
         traces,
-        480,
+        420 + LEGEND_PIXELS * -(-lines // 3),
         "steps",
         unit,
-        showlegend=len({run[:2] for run in runs}) > 1,
-        legend={"orientation": "h", "y": -0.2, "groupclick": "togglegroup"},
+        showlegend=lines > 1,
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "groupclick": "togglegroup"},
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},  # the marks'
-        shapes=[straight(dash="dash", y=limit) for limit in limits],
+        shapes=[straight(dash="dash", y=limit) | {"layer": "above"} for limit in limits],
         annotations=[_limit(limit) for limit in limits],
     )
     count, arms = len(runs), len({run.arm for run in runs})
-    told = f"{heading} of {count:,} run{'s' * (count != 1)} of {arms:,} arm{'s' * (arms != 1)}"
-    return Chart(
-        f"curve-{quantity.replace('_', '-')}",
-        drawn,
-        f"{told}{_clipped(quantity, runs)}.",
-        _numbers(quantity, runs),
-        True,
-    )
+    what = f"{heading}, smoothed," if quantity in RAW else heading
+    told = f"{what} of {count:,} run{'s' * (count != 1)} of {arms:,} arm{'s' * (arms != 1)}"
+    id_ = f"curve-{quantity.replace('_', '-')}"
+    return Chart(id_, heading, drawn, f"{told}{_clipped(quantity, runs)}.", _numbers(quantity, runs), True)
 
 
 def _limit(limit: float) -> dict[str, Any]:
@@ -148,7 +146,7 @@ def _group(quantity: str, group: Sequence[tuple[int, Drawn]], style: _Style) -> 
     for at, run in group:
         is_first = run is group[0][1] and not band
         yield from _run_lines(quantity, at, run, style, is_first, is_alone=not band)
-        if quantity in ("loss", "grad_norm"):
+        if quantity in RAW:
             yield from _marks(at, run, style)
 
 
@@ -170,8 +168,8 @@ def _trace(clock: int, run: Drawn, kind: str, x: Any, y: Any, style: _Style, **m
     } | more
 
 
-def _even(values: Any) -> Any:
-    return moving_mean(values, max(1, len(values) // WINDOW))
+def _even(quantity: str, values: Any) -> Any:
+    return moving_mean(values, max(1, len(values) // EVENED[quantity])) if quantity in EVENED else values
 
 
 def _run_lines(
@@ -181,10 +179,10 @@ def _run_lines(
     drawn in any case."""
     values, step = _values(run, quantity), run.curve.step
     kind = "alone" if is_alone else "run"
-    even = _even(values) if quantity in EVENED else values
+    even = _even(quantity, values)
     thin = extremes(even)
     yield _trace(at, run, kind, step[thin], even[thin], style, showlegend=is_first, visible=is_alone)
-    if quantity == "loss":
+    if quantity in RAW:
         thin = extremes(values)
         faint = {"line": {"color": style.colour, "width": 1}, "opacity": 0.35, "visible": False}
         yield _trace(at, run, "raw", step[thin], values[thin], style, **faint)
@@ -232,7 +230,7 @@ def _band(quantity: str, group: Sequence[tuple[int, Drawn]], style: _Style) -> I
         there = np.isfinite(values)
         if not there.any():
             return
-        columns.append((run.curve.step[there], _even(values[there]) if quantity in EVENED else values[there]))
+        columns.append((run.curve.step[there], _even(quantity, values[there])))
     begin, end = max(step[0] for step, _ in columns), min(step[-1] for step, _ in columns)
     if end <= begin:
         return
@@ -273,7 +271,7 @@ def _numbers(quantity: str, runs: Sequence[Drawn]) -> Numbers:
         for _, run in group:
             values = _values(run, quantity)
             there = np.isfinite(values)
-            even = _even(values[there]) if quantity in EVENED else values[there]
+            even = _even(quantity, values[there])
             columns.append(np.interp(steps, run.curve.step[there], even, left=np.nan, right=np.nan))
         means = [float(np.mean(each)) for each in np.array(columns).T]
         first = group[0][1]

@@ -76,10 +76,11 @@ function curves(figure) {  // as the controls want them
 function fitted(layout) {  // to a phone, where there is no room beside a chart, and to paper
   if (isPrinting) return { ...layout, width: PAGE_PIXELS, autosize: false };
   if (!narrow.matches) return layout;
+  const hasCurves = Boolean(layout.yaxis2);
   const isOfNames = layout.yaxis.type === "category";
   return { ...layout, font: { ...layout.font, size: 11 },
     yaxis: { ...layout.yaxis, ...(isOfNames && { ticklabelposition: "inside top", tickfont: { size: 10 } }) },
-    legend: { ...layout.legend, font: { size: 10 } } };
+    legend: { ...layout.legend, font: { size: 10 } }, showlegend: layout.showlegend && !hasCurves };
 }
 
 function draw(plot) {

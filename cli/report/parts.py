@@ -50,5 +50,5 @@ def controls(arms: Sequence[tuple[str, str]], machines: Sequence[str], has_seeds
 def chart(drawn: Chart | None) -> Iterable[Part]:
     """None is nothing to draw."""
     if drawn:
-        numbers = drawn.numbers and table(f"Numbers of the chart: {drawn.text}", *drawn.numbers)
+        numbers = drawn.numbers and table(f"Numbers: {drawn.name}", *drawn.numbers)
         yield {"kind": "chart", "chart": drawn, "numbers": numbers}

@@ -12,6 +12,7 @@ from cli.report.figure import (
     Chart,
     Numbers,
     figure,
+    legend_above,
     lines_of_text,
     straight,
     text,
@@ -19,7 +20,7 @@ from cli.report.figure import (
 from farm.study.arms import BASELINE
 from farm.verdict.row import Row
 
-COSTS = {"hours": "hours of one run", "usd": "$ of one run", "kwh": "kWh of one run"}
+COSTS = {"hours": "hours of one run", "usd": "$ of one run"}
 
 
 def forest(id_: str, rows: Sequence[Row], machine: str, unit: str) -> Chart | None:
@@ -59,9 +60,8 @@ def forest(id_: str, rows: Sequence[Row], machine: str, unit: str) -> Chart | No
     where = f"left of the line is {'better' if judged[0].direction == 'lower' else 'worse'}"
     grey = f"; the grey band is the margin of ±{margin:g}" if margin else ""
     said = "; ".join(f"{row.arm} {row.delta:+.4f}" for row in judged)
-    return Chart(
-        id_, drawn, f"Differences to the baseline on {machine}, with their 95 % intervals; {where}{grey}: {said}."
-    )
+    name = f"Differences to the baseline on {machine}"
+    return Chart(id_, name, drawn, f"{name}, with their 95 % intervals; {where}{grey}: {said}.")
 
 
 def pareto(id_: str, rows: Sequence[Row], cost: str) -> Chart | None:
@@ -74,7 +74,9 @@ def pareto(id_: str, rows: Sequence[Row], cost: str) -> Chart | None:
     traces = []
     for at, machine in enumerate(machines):
         here = sorted((row for row in known if row.machine == machine), key=lambda row: row.mean)
-        names = [row.arm if row.pareto or row.arm == BASELINE else "" for row in here]
+        best = min if here[0].direction == "lower" else max
+        named = (best(here, key=lambda row: row.mean).arm, BASELINE)  # more names would lie on each other
+        names = [row.arm if row.arm in named else "" for row in here]
         traces.append(
             {
                 "type": "scatter",
@@ -103,11 +105,10 @@ def pareto(id_: str, rows: Sequence[Row], cost: str) -> Chart | None:
         f"{known[0].score} ({known[0].unit})",
         xaxis={"range": [0, most * 1.35]},  # from 0: a tenth more must not look like all; room for the names
         showlegend=len(machines) > 1,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        legend=legend_above(),
     )
-    best = ", ".join(f"{row.arm} on {row.machine}" for row in known if row.pareto)
-    told = (
-        f"{known[0].score} against {COSTS[cost]}. Stars mark the arms that no other on the same machine beats in both"
-    )
-    rows_ = [[row.arm, row.machine, f"{getattr(row, cost):.4g}", f"{row.mean:.4f}"] for row in known]
-    return Chart(id_, drawn, f"{told}: {best}.", Numbers(("arm", "machine", COSTS[cost], known[0].score), rows_))
+    stars = ", ".join(f"{row.arm} on {row.machine}" for row in known if row.pareto)
+    name = f"{known[0].score} against {COSTS[cost]}"
+    told = f"{name}. Stars mark the arms that no other on the same machine beats in both: {stars}."
+    numbers = [[row.arm, row.machine, f"{getattr(row, cost):.4g}", f"{row.mean:.4f}"] for row in known]
+    return Chart(id_, name, drawn, told, Numbers(("arm", "machine", COSTS[cost], known[0].score), numbers))

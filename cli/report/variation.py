@@ -38,9 +38,9 @@ def noise_ladder(id_: str, rungs: Iterable[Rung], evaluation: str) -> Chart | No
         xaxis={"rangemode": "tozero"},
     )
     said = "; ".join(f"{rung.rung} {rung.sd:.4f}" for rung in known)
-    return Chart(
-        id_, drawn, f"Noise by {evaluation}: SD of one run when only this changes, with its 95 % interval: {said}."
-    )
+    name = f"Noise by {evaluation}"
+    told = f"{name}: SD of one run when only this changes, with its 95 % interval: {said}."
+    return Chart(id_, name, drawn, told)
 
 
 def twins(id_: str, found: Twins) -> Chart:
@@ -69,4 +69,4 @@ def twins(id_: str, found: Twins) -> Chart:
         f" recipe and seeds. The mean is {effect.difference:+.4f}"
     )
     edges = "" if effect.ci_low is None else ", the grey band its 95 % interval"
-    return Chart(id_, drawn, f"{told}{edges}.")
+    return Chart(id_, f"Hardware twins of {left} and {right}", drawn, f"{told}{edges}.")
