@@ -7,6 +7,7 @@ import asyncio
 import base64
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 def chromium() -> str:
     """The path of a Chromium: that which `make test` provides, or one in the PATH."""
-    found = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, NAMES)), None)
-    assert found, "No Chromium, which the tests of a report need. On Debian and Ubuntu: apt-get install chromium"
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = next(filter(None, (shutil.which(name, path=places) for name in NAMES)), None)
+    assert found, "no Chromium: make test fetches one; or apt-get install chromium"
     return found
 
 
@@ -38,11 +40,11 @@ class Browser:
         return self._runner.run(asyncio.wait_for(what, SECONDS))
 
     @contextmanager
-    def tab(self, width: int = 1280, height: int = 900, **features: str) -> Iterator["Tab"]:
-        """An empty tab of that size; `features` are CSS media features, such as prefers_color_scheme="dark"."""
+    def tab(self) -> Iterator["Tab"]:
+        """An empty tab of a desktop."""
         tab = self.do(self._browser.create_tab("about:blank"))
         try:
-            yield Tab(self, next(iter(tab.sessions.values())), width, height, features)
+            yield Tab(self, next(iter(tab.sessions.values())))
         finally:
             self.do(self._browser.close_tab(tab))
 
@@ -54,16 +56,13 @@ class Browser:
 class Tab:
     """A page in the browser."""
 
-    def __init__(self, browser: Browser, session: Session, width: int, height: int, features: dict[str, str]):
+    def __init__(self, browser: Browser, session: Session):
         self._browser, self._session = browser, session
         self.requests: list[str] = []
         self.errors: list[str] = []
         for domain in ("Page", "Runtime", "Network", "Log", "Accessibility"):
             self(f"{domain}.enable")
-        phone = width < 600
-        self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self("Emulation.setEmulatedMedia", features=media)
+        self.look()
 
         async def requested(message: Any) -> None:
             self.requests.append(message["params"]["request"]["url"])
@@ -72,7 +71,7 @@ class Tab:
             self.errors.append(str(message["params"]))
 
         session.subscribe("Network.requestWillBeSent", requested)
-        for event in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+        for event in ("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening"):
             session.subscribe(event, failed)
 
     def __call__(self, command: str, **values: Any) -> Any:
@@ -80,6 +79,13 @@ class Tab:
         answer = self._browser.do(self._session.send_command(command, values))
         assert "error" not in answer, (command, answer["error"])
         return answer["result"]
+
+    def look(self, width: int = 1280, height: int = 900, **features: str) -> None:
+        """Have a screen of that size; `features` are CSS media features, such as prefers_color_scheme="dark"."""
+        is_phone = width < 600
+        self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone)
+        media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self("Emulation.setEmulatedMedia", features=media)
 
     def open(self, path: Path) -> None:
         """Load a file and wait until all of its scripts have run."""
@@ -107,6 +113,19 @@ class Tab:
     def picture(self, whole: bool = False) -> bytes:
         """What is seen, or the page down to its end, as PNG."""
         return base64.b64decode(self("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"])
+
+    def colours(self, picture: bytes) -> tuple[int, list[int]]:
+        """How many colours a PNG has, and its first pixel: red, green, blue. In an empty page: others forbid it."""
+        source = "data:image/png;base64," + base64.b64encode(picture).decode()
+        script = f"""(async () => {{
+            const image = Object.assign(new Image(), {{src: "{source}"}}); await image.decode();
+            const canvas = new OffscreenCanvas(image.width, image.height), context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0);
+            const pixels = new Uint32Array(context.getImageData(0, 0, image.width, image.height).data.buffer);
+            return [new Set(pixels).size, [0, 8, 16].map((bits) => pixels[0] >> bits & 255)];
+        }})()"""
+        count, first = self.evaluate(script)
+        return count, first
 
     def pdf(self) -> bytes:
         return base64.b64decode(self("Page.printToPDF", printBackground=True)["data"])

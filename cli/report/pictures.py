@@ -24,8 +24,8 @@ class Format(StrEnum):
 INSTALL = "On Debian and Ubuntu: apt-get install chromium; elsewhere: plotly_get_chrome. BROWSER_PATH names another."
 
 
-def write(folder: Path, charts: Sequence[tuple[str, Chart]], form: Format) -> list[Path]:
-    """A file for each chart, named after it, under its heading. Returns their paths.
+def write(folder: Path, charts: Sequence[Chart], form: Format) -> list[Path]:
+    """A file for each chart, named after it. Returns their paths.
 
     Raises: FarmError: kaleido or a browser is missing, or cannot draw. OSError
     """
@@ -36,13 +36,13 @@ def write(folder: Path, charts: Sequence[tuple[str, Chart]], form: Format) -> li
             f"--format {form} needs kaleido, which is not installed here.", remedy="Try: pip install 'farm[report]'"
         ) from None
     try:
-        drawn = asyncio.run(_draw([_on_paper(*one) for one in charts], form))
+        drawn = asyncio.run(_draw([_on_paper(chart) for chart in charts], form))
     except ChromeNotFoundError:
         raise FarmError(f"--format {form} needs Chrome or Chromium, and none was found here.", remedy=INSTALL) from None
     except (BrowserFailedError, JavascriptError, KaleidoError, TimeoutError) as error:
         raise FarmError(f"the browser could not draw the charts: {error}.", remedy=INSTALL) from error
     folder.mkdir(exist_ok=True)
-    paths = [folder / f"{chart.id}.{form}" for _, chart in charts]
+    paths = [folder / f"{chart.id}.{form}" for chart in charts]
     for path, content in zip(paths, drawn, strict=True):
         write_whole(path, content)
     return paths
@@ -60,10 +60,10 @@ def _options(figure: Figure, form: Format) -> dict[str, Any]:
     return {"format": str(form), "width": WIDTH, "height": figure["layout"]["height"], "scale": scale}
 
 
-def _on_paper(heading: str, chart: Chart) -> Figure:
-    """Black on white, with its heading."""
+def _on_paper(chart: Chart) -> Figure:
+    """Black on white, with its name."""
     layout = chart.figure["layout"]
-    title = {"text": text(heading), "x": 0.02, "font": {"size": 16}}
+    title = {"text": text(chart.name), "x": 0.02, "font": {"size": 16}}
     paper = {"paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "font": layout["font"] | {"color": "#1a1a1a"}}
-    margin = layout["margin"] | {"t": 60, "r": 20}
-    return chart.figure | {"layout": layout | paper | {"title": title, "margin": margin, "height": chart.height + 60}}
+    margin = layout["margin"] | {"t": 90, "r": 20}
+    return chart.figure | {"layout": layout | paper | {"title": title, "margin": margin, "height": chart.height + 80}}

@@ -29,15 +29,8 @@ class Made(NamedTuple):
     clocks: list[dict[str, Any]]
 
     @property
-    def charts(self) -> list[tuple[str, Chart]]:
-        """Each with the heading above it."""
-        found, above = [], ""
-        for section in self.sections:
-            for part in section.parts:
-                above = part["text"] if part["kind"] == "heading" else above
-                if part["kind"] == "chart":
-                    found.append((above, part["chart"]))
-        return found
+    def charts(self) -> list[Chart]:
+        return [part["chart"] for section in self.sections for part in section.parts if part["kind"] == "chart"]
 
 
 def of(material: Material) -> Made:

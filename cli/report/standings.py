@@ -71,6 +71,7 @@ def pareto(id_: str, rows: Sequence[Row], cost: str) -> Chart | None:
     if len(known) < 2 or not any(getattr(row, cost) for row in known):
         return None
     machines = list(dict.fromkeys(row.machine for row in known))
+    most = max(getattr(row, cost) for row in known)
     traces = []
     for at, machine in enumerate(machines):
         here = sorted((row for row in known if row.machine == machine), key=lambda row: row.mean)
@@ -84,7 +85,7 @@ def pareto(id_: str, rows: Sequence[Row], cost: str) -> Chart | None:
                 "x": [getattr(row, cost) for row in here],
                 "y": [row.mean for row in here],
                 "text": [text(name) for name in names],
-                "textposition": "middle right",
+                "textposition": [f"middle {'left' if getattr(row, cost) > most / 2 else 'right'}" for row in here],
                 "cliponaxis": False,
                 "hovertext": [text(f"{row.arm}: {row.mean:.4f} for {getattr(row, cost):.4g}") for row in here],
                 "hoverinfo": "text",
@@ -97,13 +98,12 @@ def pareto(id_: str, rows: Sequence[Row], cost: str) -> Chart | None:
                 },
             }
         )
-    most = max(getattr(row, cost) for row in known)
     drawn = figure(
         traces,
         420,
         COSTS[cost],
         f"{known[0].score} ({known[0].unit})",
-        xaxis={"range": [0, most * 1.35]},  # from 0: a tenth more must not look like all; room for the names
+        xaxis={"range": [0, most * 1.1]},  # from 0: a tenth more must not look like twice as much
         showlegend=len(machines) > 1,
         legend=legend_above(),
     )
