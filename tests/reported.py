@@ -99,7 +99,7 @@ def _loss(claim: Claim, chance: random.Random) -> float:
 
 def _line(step: int, test_loss: float, seconds: float, claim: Claim, chance: random.Random) -> Line:
     """The third step was skipped, the seventieth spiked; a validation came after each tenth."""
-    loss = test_loss + 5 * exp(-step / 25) + chance.gauss(0, 0.03) + 1.5 * (step == 70)
+    loss = test_loss + 5 * exp(-step / 25) + chance.gauss(0, 0.03) + 4 * (step == 70)
     looked = Validation("v", 256, 256 * (test_loss + 5 * exp(-step / 25)), 0.1) if step % 10 == 0 else None
     rate, norm = 4e-4 * min(1.0, step / 10), abs(chance.gauss(2.5, 0.8))
     clip = claim.run.recipe.train.clip_grad_norm

@@ -101,7 +101,7 @@ def moving_mean(values: Any, over: int) -> Any:
 
 
 def spikes(loss: Any) -> Any:
-    """Indices of the steps whose loss stands out from the mean of the 50 steps before it.
+    """Indices of the steps whose loss stands out from the mean of those before it: 50, or a twentieth of a short run.
 
     By more than `SPIKE` times the median absolute deviation, scaled to a normal SD (Rousseeuw & Croux 1993, JASA
     88:1273, section 1).
@@ -110,7 +110,7 @@ def spikes(loss: Any) -> Any:
 
     if len(loss) < 20:
         return np.array([], dtype=int)
-    before = np.concatenate([[np.nan], moving_mean(loss, 50)[:-1]])
+    before = np.concatenate([[np.nan], moving_mean(loss, min(50, len(loss) // 20))[:-1]])
     left = loss - before
     spread = 1.4826 * np.nanmedian(np.abs(left - np.nanmedian(left)))
     if not spread > 0:

@@ -118,7 +118,7 @@ def _chart(
 
 def _limit(limit: float) -> dict[str, Any]:
     there = {"x": 1, "xref": "paper", "xanchor": "right", "y": limit, "yanchor": "bottom"}
-    return there | {"text": f"clipped at {limit:g}", "showarrow": False, "meta": "limit"}
+    return there | {"text": f"clipped at {limit:g}", "showarrow": False}
 
 
 def _clipped(quantity: str, runs: Sequence[Drawn]) -> str:

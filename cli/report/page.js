@@ -6,6 +6,7 @@ const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const form = document.querySelector(".controls");
 const narrow = matchMedia("(max-width: 40rem)");
 const PAGE_PIXELS = 680;  // across a printed page
+const LEGEND_PIXELS = 120;
 const figures = new Map();
 let isPrinting = false;
 
@@ -74,9 +75,10 @@ function curves(figure) {  // as the controls want them
 }
 
 function fitted(layout) {  // to a phone, where there is no room beside a chart, and to paper
-  if (isPrinting) return { ...layout, width: PAGE_PIXELS, autosize: false };
-  if (!narrow.matches) return layout;
   const hasCurves = Boolean(layout.yaxis2);
+  const height = layout.height + (hasCurves && layout.showlegend ? LEGEND_PIXELS : 0);  // a legend of shorter lines
+  if (isPrinting) return { ...layout, width: PAGE_PIXELS, height, autosize: false };
+  if (!narrow.matches) return layout;
   const isOfNames = layout.yaxis.type === "category";
   return { ...layout, font: { ...layout.font, size: 11 },
     yaxis: { ...layout.yaxis, ...(isOfNames && { ticklabelposition: "inside top", tickfont: { size: 10 } }) },
@@ -86,19 +88,21 @@ function fitted(layout) {  // to a phone, where there is no room beside a chart,
 function draw(plot) {
   if (!figures.has(plot.id)) {
     const figure = read(`${plot.id}-figure`);
-    if (plot.classList.contains("curves")) {
+    if (isCurves(plot)) {
       for (const trace of figure.data) Object.assign(trace, { x: numbers(trace.x), y: numbers(trace.y) });
     }
     figures.set(plot.id, figure);
   }
   const figure = figures.get(plot.id);
-  const { data, layout } = plot.classList.contains("curves") ? curves(figure) : figure;
-  return Plotly.react(plot, data, fitted(layout), { displayModeBar: false, responsive: !isPrinting });
+  const { data, layout } = isCurves(plot) ? curves(figure) : figure;
+  const drawn = Plotly.react(plot, data, fitted(layout), { displayModeBar: false, responsive: !isPrinting });
+  document.getElementById("js-plotly-tester").ariaHidden = "true";  // where plotly measures text: nothing to hear
+  return drawn;
 }
 
-document.getElementById("js-plotly-tester").ariaHidden = "true";  // where plotly measures text: nothing to hear
 const plots = [...document.querySelectorAll(".plot")];
-const redraw = () => plots.filter((plot) => figures.has(plot.id)).forEach(draw);
+const isCurves = (plot) => plot.classList.contains("curves");
+const redraw = (which = () => true) => plots.filter((plot) => figures.has(plot.id) && which(plot)).forEach(draw);
 const near = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (isIntersecting) {
@@ -114,18 +118,18 @@ function toggle(event) {  // a click in a legend is one on the arm's box
   const box = form && meta && [...form.querySelectorAll("[name=arm]")].find((one) => one.value === meta.arm);
   if (!box) return true;
   box.checked = !box.checked;
-  redraw();
+  redraw(isCurves);
   return false;
 }
 
-form?.addEventListener("change", redraw);
+form?.addEventListener("change", () => redraw(isCurves));
 form?.addEventListener("submit", (event) => event.preventDefault());
 form?.addEventListener("click", ({ target }) => {
   if (target.type !== "button") return;
   for (const box of form.querySelectorAll("[name=arm]")) box.checked = target.name === "all";
-  redraw();
+  redraw(isCurves);
 });
-narrow.addEventListener("change", redraw);
+narrow.addEventListener("change", () => redraw());
 
 const folded = () => document.querySelectorAll("main details:not([open])");
 let opened = [];
