@@ -49,7 +49,12 @@ class Chart(NamedTuple):
 
 def figure(traces: Sequence[dict[str, Any]], height: int, x: str, y: str = "", **layout: Any) -> Figure:
     """`x` and `y` are the axes' titles, which may be foreign text."""
-    axis = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.6)", "automargin": True}
+    axis = {
+        "gridcolor": "rgba(128,128,128,0.25)",
+        "zerolinecolor": "rgba(128,128,128,0.6)",
+        "automargin": True,
+        "exponentformat": "power",
+    }
     frame = {
         "height": height,
         "margin": {"l": 10, "r": 10, "t": 10, "b": 40},

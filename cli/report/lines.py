@@ -25,7 +25,8 @@ KNOTS = 64  # of a clock
 BAND_POINTS = 120
 LEGEND_PIXELS = 20  # of a line of a legend, which holds three names or more
 COLUMNS = 8  # of a table of numbers
-LOWEST, HIGHEST = 0.03, 0.13  # of the chart: where marks lie, by kind
+HEIGHTS = {"x": 0.03, "triangle-up": 0.08, "line-ns-open": 0.13}  # share of a chart: where marks lie
+MARKS = 40  # of a kind for a run
 
 
 class Stop(NamedTuple):
@@ -143,6 +144,8 @@ def _group(quantity: str, group: Sequence[tuple[int, Drawn]], style: _Style) -> 
     """A band over seeds and the line in its middle; each run's values, of the loss smoothed as well; its marks."""
     band = list(_band(quantity, group, style)) if len(group) > 1 else []
     yield from band
+    if band and quantity == "lr":
+        return  # it is the arm's: no seed changes it
     for at, run in group:
         is_first = run is group[0][1] and not band
         yield from _run_lines(quantity, at, run, style, is_first, is_alone=not band)
@@ -189,35 +192,33 @@ def _run_lines(
 
 
 def _marks(at: int, run: Drawn, style: _Style) -> Iterable[dict[str, Any]]:
-    """On the axis: steps that fp16 skipped, losses far above those before them, and where attempts ended and began."""
+    """On the axis: steps that fp16 skipped, losses far above those before them, and where attempts ended and began.
+
+    Of very many skipped steps some, evenly, and of spikes the highest.
+    """
     import numpy as np
 
-    curve, last = run.curve, len(run.curve.step) - 1
-    of = f" of {run.arm} on {run.machine}, seeds {run.seeds}"
-    stopped = [min(int(np.searchsorted(curve.step, stop.step)), last) for stop in run.stops]
-    spiked, skipped = spikes(curve.loss), np.flatnonzero(curve.skipped)
-    marks = {
-        "skipped step": (skipped, ["skipped step"] * len(skipped), "x"),
-        "spike": (spiked, ["spike"] * len(spiked), "triangle-up"),
-        "attempt": (np.array(stopped, dtype=int), [stop.text for stop in run.stops], "line-ns-open"),
-    }
-    for height, (_, (where, said, symbol)) in zip(np.linspace(LOWEST, HIGHEST, len(marks)), marks.items(), strict=True):
+    curve = run.curve
+    skipped, spiked = np.flatnonzero(curve.skipped), spikes(curve.loss)
+    if len(skipped) > MARKS:
+        skipped = skipped[np.linspace(0, len(skipped) - 1, MARKS).astype(int)]
+    if len(spiked) > MARKS:
+        spiked = np.sort(spiked[np.argsort(curve.loss[spiked])[-MARKS:]])
+    stops = [min(int(np.searchsorted(curve.step, stop.step)), len(curve.step) - 1) for stop in run.stops]
+    marks = {"skipped step": ("x", skipped), "spike": ("triangle-up", spiked)}
+    marks |= {stop.text: ("line-ns-open", np.array([where])) for stop, where in zip(run.stops, stops, strict=True)}
+    for said, (symbol, where) in marks.items():
         if len(where):
             step = curve.step[where]
-            yield _trace(
-                at,
-                run,
-                "mark",
-                step,
-                np.full(len(where), height),
-                style,
-                mode="markers",
-                yaxis="y2",
-                marker={"symbol": symbol, "size": 10, "color": style.colour, "line": {"width": 2}},
-                hovertemplate=None,
-                hoverinfo="text",
-                hovertext=[text(f"{each}{of}, step {s:,.0f}") for each, s in zip(said, step, strict=True)],
-            )
+            more = {
+                "mode": "markers",
+                "yaxis": "y2",
+                "marker": {"symbol": symbol, "size": 10, "color": style.colour, "line": {"width": 2}},
+                "customdata": [int(each) for each in step],
+                "hovertemplate": f"{text(said)}, step %{{customdata}}<br>{text(run.arm)} on {text(run.machine)},"
+                f" seeds {run.seeds}<extra></extra>",
+            }
+            yield _trace(at, run, "mark", step, np.full(len(where), HEIGHTS[symbol]), style, **more)
 
 
 def _band(quantity: str, group: Sequence[tuple[int, Drawn]], style: _Style) -> Iterable[dict[str, Any]]:

@@ -62,7 +62,7 @@ function curves(figure) {  // as the controls want them
     const paint = trace.line.color ? colour(trace) : trace.line.color;
     return { ...trace, x: placed(clocks[trace.meta.clock], keep(trace.x), axis), y: keep(trace.y),
       visible: isShown(trace.meta), line: { ...trace.line, color: paint },
-      ...(Array.isArray(trace.hovertext) && { hovertext: keep(trace.hovertext) }),
+      ...(trace.customdata && { customdata: keep(trace.customdata) }),
       ...(trace.marker && { marker: { ...trace.marker, color: paint } }),
       ...(trace.meta.kind === "band" && by === "machine" && { fillcolor: colour(trace) + "2e" }) };
   });
