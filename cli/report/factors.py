@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from cli import render
+from cli.cells import chance
 from cli.report.figure import COLOURS, DIVERGING, NEUTRAL, Chart, Numbers, figure, legend_above, lines_of_text, text
 from farm.verdict.effects import Effect, Effects, pseudo_error
 
@@ -38,7 +38,7 @@ def half_normal(id_: str, found: Effects, machine: str, unit: str) -> Chart | No
         "text": [text(name(one)) if sure else "" for one, sure in zip(effects, surely, strict=True)],
         "textposition": ["middle right" if abs(one.size) < edge / 2 else "middle left" for one in effects],
         "cliponaxis": False,
-        "hovertext": [text(f"{name(one)}: {one.size:+.4f}, p = {render.probability(one.p)}") for one in effects],
+        "hovertext": [text(f"{name(one)}: {one.size:+.4f}, {chance(one.p)}") for one in effects],
         "hoverinfo": "text",
         "marker": {
             "size": 10,
@@ -136,8 +136,7 @@ def _interaction(id_: str, pair: Effect, alone: Sequence[float], machine: str, u
         legend=legend_above(),
         xaxis={"type": "category", "range": [-0.4, 1.4]},
     )
-    p = render.probability(pair.p)
     acts = f"{one} adds {alone[0] - pair.size:+.4f} without {other} and {alone[0] + pair.size:+.4f} with it"
     name_ = f"{one} and {other} on {machine}"
-    told = f"{name_}: {acts}; interaction {pair.size:+.4f}, p = {p}."
+    told = f"{name_}: {acts}; interaction {pair.size:+.4f}, {chance(pair.p)}."
     return Chart(id_, name_, drawn, told, Numbers(("", f"without {one}", f"with {one}"), rows))

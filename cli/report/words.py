@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from cli import render
-from cli.cells import interval
+from cli.cells import chance, interval
 from cli.remarks import needs
 from cli.report.material import Material
 from farm.queue.values import Status
@@ -63,7 +63,7 @@ def sentence(row: Row) -> str:
     """The verdict on an arm, by how much and how surely."""
     where = f"{row.arm} on {row.machine}"
     pairs = _count(row.pairs, "shared seed pair")
-    sure = f"95 % interval {interval(row.ci_low, row.ci_high)}, p = {render.probability(row.p)}, {pairs}"
+    sure = f"95 % interval {interval(row.ci_low, row.ci_high)}, {chance(row.p)}, {pairs}"
     if row.verdict == "same":
         return f"{where} is the same as the baseline to within {row.margin:g} {_unit(row)} ({sure})."
     if row.verdict in ("better", "worse"):
