@@ -118,7 +118,7 @@ def _speeds(statuses: Sequence[Status]) -> dict[str, int]:
 
 
 def _now(node: Node, statuses: Sequence[Status], waiting: dict[str, int]) -> dict[str, Any]:
-    """What a node offers and runs, or why it is idle."""
+    """Say what a node offers and runs, or why it is idle."""
     running = [status for status in statuses if status.state is State.RUNNING and node.id in status.nodes]
     held = {status.run.machine for status in statuses if status.state is State.QUEUED}
     told = [f"{status.run.id} at step {status.step:,}" for status in running]

@@ -14,7 +14,7 @@ from farm.record.score import Score
 from farm.study.run import Evaluating, State
 
 
-class Scored(NamedTuple):
+class ReadableScores(NamedTuple):
     """The scores of runs' models by run id, and what is wrong with those that cannot be read."""
 
     scores: dict[str, tuple[Score, ...]]
@@ -71,9 +71,9 @@ class Evaluations:
         """
         return self.scored(name, kind).scores
 
-    def scored(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> Scored:
+    def scored(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> ReadableScores:
         """As `scores`, with what it leaves out."""
-        found = Scored({}, [])
+        found = ReadableScores({}, [])
         for run_id, texts in self._scripts.call("scores", kind, name):
             read = tuple(readable(read_score, texts))
             found.scores[run_id] = read

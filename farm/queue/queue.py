@@ -93,7 +93,7 @@ class Queue:
         self.roster = Roster(self.scripts)
         self.index = Index(self.scripts)
 
-    # What a submitter says
+    # The submitter's verbs
 
     def put(self, study: Study, leaving: Collection[str] = (), since: str = "*") -> Put:
         """Queue every run of `study` that is not there yet, but for the runs `leaving`: all of them or none (Q1).
@@ -114,7 +114,7 @@ class Queue:
             return said.put
 
     def preview(self, study: Study) -> Put:
-        """What `put` would answer now; nothing is queued.
+        """Return what `put` would answer now; nothing is queued.
 
         Raises: Conflict
         """
@@ -213,7 +213,7 @@ class Queue:
             self.scripts.refuse_unknown(run_id)
         return State(answer[1])
 
-    # What a worker says
+    # The worker's verbs
 
     def claim(
         self,

@@ -20,7 +20,7 @@ from farm.verdict.seen import Seen
 
 
 class Cell(Frozen):
-    """What an arm is worth by one evaluation, over its seeds."""
+    """The worth of an arm by one evaluation, over its seeds."""
 
     evaluation: str
     unit: str
