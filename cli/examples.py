@@ -59,6 +59,11 @@ EXAMPLES = {
         "farm eval my-study --stale   # also replace scores by an earlier form of an evaluation",
         "farm eval my-study --reference ~/models/gpt2 --name openai-small",
     ),
+    "sample": (
+        "farm sample cpu-x1-baseline-s42",
+        'farm sample cpu-x1-baseline-s42 --prompt "The cat" --tokens 50 --temperature 0.7',
+        "farm sample cpu-x1-baseline-s42 --prompts prompts.txt --json",
+    ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }
 
