@@ -1,0 +1,186 @@
+"""A repo of the Hugging Face Hub: whether this machine's token may write there, what the repo holds, and one commit of
+what changed."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, first_line
+
+CARD = "README.md"
+LOG_IN = "Make one that may write at https://huggingface.co/settings/tokens, and run hf auth login or set HF_TOKEN."
+
+Kind = Literal["model", "dataset"]
+Content = Path | bytes
+
+
+class Sent(NamedTuple):
+    """A file, and what happens to it: `new`, `changed`, `removed`, or `unchanged` and not sent."""
+
+    file: str
+    bytes: int
+    now: str
+
+
+class There(NamedTuple):
+    """A branch of a repo: its newest commit, and its files by name, as the Hub describes them."""
+
+    commit: str
+    files: Mapping[str, Any]
+
+
+def check_repo(repo: str) -> None:
+    """Raises: BadSetting: no repo of the Hub can be called that."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+        if repo.count("/") == 1:
+            return
+        reason = "it has no owner"
+    except HFValidationError as error:
+        reason = first_line(error).rstrip(".").partition(": '")[0]
+    raise BadSetting(
+        f"{repo!r} cannot be a repo: {reason}.", remedy="Write OWNER/NAME, with letters, digits, '-', '_' and '.'."
+    )
+
+
+def check_may_write(api: Any, repo: str) -> None:
+    """See that this machine's token may write to `repo`, which need not exist yet.
+
+    Raises: Refused: says why not. Unreachable
+    """
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    owner = repo.partition("/")[0]
+    try:
+        with Told(repo):
+            who = api.whoami()
+    except LocalTokenNotFoundError:
+        raise Refused("there is no token of the Hugging Face Hub on this machine.", remedy=LOG_IN) from None
+    token, name = who.get("auth", {}).get("accessToken", {}), who.get("name", "")
+    role = token.get("role")
+    if role == "read" or (role == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
+        called = token.get("displayName", "")
+        raise Refused(f"the token {called!r} of {name} may not write to {repo}; nothing was sent.", remedy=LOG_IN)
+    members = {org["name"]: org.get("roleInOrg") for org in who.get("orgs", ())}
+    if owner != name and members.get(owner, "read") == "read":
+        owners = ", ".join([name, *(org for org, role in members.items() if role != "read")])
+        raise Refused(
+            f"the token is that of {name}, who may not write to {owner}; nothing was sent.",
+            remedy=f"Write one of {owners} as the owner, or use the token of a member.",
+        )
+
+
+def _may_write(scopes: dict[str, Any], repo: str) -> bool:
+    """Whether a fine-grained token has the permission for a repo, by itself or as one of its owner's."""
+    mine = [
+        one for one in scopes.get("scoped", ()) if one.get("entity", {}).get("name") in (repo, repo.partition("/")[0])
+    ]
+    return any("repo.write" in one.get("permissions", ()) for one in mine)
+
+
+def there(api: Any, repo: str, kind: Kind, revision: str | None = None) -> There | None:
+    """What a branch of the repo holds, None where there is no such repo or branch."""
+    from huggingface_hub import RepoFile
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        commit = api.repo_info(repo, repo_type=kind, revision=revision).sha
+        tree = api.list_repo_tree(repo, repo_type=kind, revision=commit, recursive=True)
+        return There(commit, {one.path: one for one in tree if isinstance(one, RepoFile)})
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None
+
+
+def compare(contents: Mapping[str, Content], found: There | None) -> list[Sent]:
+    """What is to become of each file."""
+    files = found.files if found else {}
+    return [_compare(name, one, files.get(name)) for name, one in contents.items()]
+
+
+def _compare(name: str, content: Content, there: Any) -> Sent:
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if there is None:
+        return Sent(name, size, "new")
+    is_same = there.size == size and digest(content, size, bool(there.lfs)) == known_by(there)
+    return Sent(name, size, "unchanged" if is_same else "changed")
+
+
+def known_by(there: Any) -> str:
+    """The digest that the Hub has of a file."""
+    return there.lfs.sha256 if there.lfs else there.blob_id
+
+
+def digest(content: Content, size: int, is_large: bool) -> str:
+    """What the Hub knows a file by: sha256 of a large one, git's own of others."""
+    found = hashlib.sha256() if is_large else hashlib.sha1(b"blob %d\0" % size)
+    if isinstance(content, bytes):
+        found.update(content)
+    else:
+        with content.open("rb") as file:
+            while block := file.read(2**20):
+                found.update(block)
+    return found.hexdigest()
+
+
+def commit(
+    api: Any,
+    repo: str,
+    kind: Kind,
+    contents: Mapping[str, Content],
+    found: There | None,
+    message: str,
+    *,
+    branch: str | None = None,
+    remove: Collection[str] = (),
+) -> str:
+    """Send files as one commit on top of `found`, and return its id.
+
+    The Hub takes a commit as a whole or not at all: large files are sent before it and show only through it. So a
+    sending that breaks off leaves the branch as it was.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    operations += [CommitOperationDelete(name, is_folder=False) for name in remove]
+    parent = found.commit if found else None
+    where = {"repo_type": kind, "revision": branch, "parent_commit": parent}
+    return api.create_commit(repo, operations, commit_message=message, **where).oid
+
+
+def size_of(files: Iterable[Sent]) -> str:
+    """How much is sent, for people: "2 of 6 files, 1,234 bytes"."""
+    every = list(files)
+    changed = [one for one in every if one.now in ("new", "changed")]
+    return f"{len(changed)} of {len(every)} files, {sum(one.bytes for one in changed):,} bytes"
+
+
+class Told:
+    """What the Hub's client raises, as the farm's own errors."""
+
+    def __init__(self, repo: str):
+        self.repo = repo
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+        if error is None or isinstance(error, FarmError | LocalTokenNotFoundError) or not isinstance(error, Exception):
+            return
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, HfHubHTTPError) and status in (401, 403):
+            raise Refused(f"{constants.ENDPOINT} refuses: {first_line(error)}.", remedy=LOG_IN) from None
+        if isinstance(error, HfHubHTTPError) and status == 412:
+            raise Conflict(
+                f"{self.repo} was changed by another meanwhile; nothing of this was sent.", remedy="Run it again."
+            ) from None
+        raise Unreachable(
+            f"{constants.ENDPOINT} did not take {self.repo}: {first_line(error)}.",
+            remedy="Run the command again: it sends only what is missing.",
+        ) from None
