@@ -76,6 +76,11 @@ EXAMPLES = {
     ),
     "data show": ("farm data show tokens/", "farm data show hf:gpjt/fineweb-gpt2-tokens --json"),
     "data push": ("farm data push tokens/ me/tokens --dry-run", "farm data push tokens/ me/tokens --private"),
+    "publish": (
+        "farm publish cpu-x1-baseline-s42 me/baseline --dry-run",
+        "farm publish remove-dropout me/no-dropout --study my-study --checkpoint 1000 --private",
+        "farm publish my-study me/my-study",
+    ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }
 

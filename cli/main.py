@@ -46,6 +46,7 @@ COMMANDS = {
     "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
     "sample": "Have a run's model go on from a prompt, on this machine's CPU.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
+    "publish": "Publish a run's model, or a study's report, on the Hugging Face Hub, with a card of how it was made.",
     "data": "Make, show and share the tokens that runs train on.",
     "machines": "List the known machine classes, and what they offer now.",
     "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them here.",
@@ -57,7 +58,7 @@ GROUPS = {  # of `farm --help`
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare report sample",
-    "Evaluate and share": "eval export import data",
+    "Evaluate and share": "eval export publish import data",
 }
 FAMILIES = {  # commands of two words
     "data": {

@@ -22,6 +22,12 @@ def _names(incomplete: str) -> list[str]:
     return [*study_names(incomplete), *_runs(incomplete)]
 
 
+def _publishable(incomplete: str) -> list[str]:
+    from cli.access import complete_arm
+
+    return list(dict.fromkeys([*_names(incomplete), *complete_arm(incomplete, None)]))
+
+
 def _arms(context: typer.Context, incomplete: str) -> list[str]:
     from cli.access import complete_arm
 
@@ -48,6 +54,12 @@ RunName = Annotated[
 ]
 RunOrStudy = Annotated[
     str, typer.Argument(metavar="RUN|STUDY", help="A run's id or its start, or a study.", autocompletion=_names)
+]
+RunArmOrStudy = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|ARM|STUDY", help="A run's id or its start, an arm, or a study.", autocompletion=_publishable
+    ),
 ]
 Offers = Annotated[
     list[str] | None,

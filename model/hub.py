@@ -173,14 +173,15 @@ class Told:
 
         if error is None or isinstance(error, FarmError | LocalTokenNotFoundError) or not isinstance(error, Exception):
             return
+        said = first_line(error).rstrip(".")
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, HfHubHTTPError) and status in (401, 403):
-            raise Refused(f"{constants.ENDPOINT} refuses: {first_line(error)}.", remedy=LOG_IN) from None
+            raise Refused(f"{constants.ENDPOINT} refuses: {said}.", remedy=LOG_IN) from None
         if isinstance(error, HfHubHTTPError) and status == 412:
             raise Conflict(
                 f"{self.repo} was changed by another meanwhile; nothing of this was sent.", remedy="Run it again."
             ) from None
         raise Unreachable(
-            f"{constants.ENDPOINT} did not take {self.repo}: {first_line(error)}.",
+            f"{constants.ENDPOINT} did not take {self.repo}: {said}.",
             remedy="Run the command again: it sends only what is missing.",
         ) from None

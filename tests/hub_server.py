@@ -87,6 +87,11 @@ def serving(hub: Hub) -> Iterator[Hub]:
         thread.join()
 
 
+def changes(hub: Hub) -> list[str]:
+    """The requests that change something there."""
+    return [one for one in hub.sent("POST", "PUT", "DELETE") if "validate-yaml" not in one and "preupload" not in one]
+
+
 def oid(content: bytes) -> str:
     """What git knows a file by."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

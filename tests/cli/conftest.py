@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hub_server import Hub, serving
 from redis import Redis
 from results import result, study_text, tiny_study
 from typer.testing import CliRunner
@@ -124,3 +125,19 @@ def farm(redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.Monke
     """A farm with an empty Redis, in a folder without any farm.toml."""
     monkeypatch.chdir(tmp_path)
     return Farm(tmp_path, redis, redis_url)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub on this machine, and a token of `us` that may write to `us` and `lab`."""
+    from huggingface_hub import constants
+
+    with serving(Hub()) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
+        hub.add_token("hf_write", "us", orgs=[("lab", "write"), ("readers", "read")])
+        yield hub

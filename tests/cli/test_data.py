@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import Hub, Repo, serving
+from hub_server import Hub, Repo, changes
 from huggingface_hub import constants
 from safetensors.numpy import load, load_file
 from typer.testing import CliRunner
@@ -174,21 +173,6 @@ def test_tokens_of_another_tokenizer_are_said_to_be(typed: Typed) -> None:
 
 
 # push
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving(Hub()) as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_write")
-        hub.add_token("hf_write", "us", orgs=[("lab", "write"), ("readers", "read")])
-        yield hub
-
-
-def changes(hub: Hub) -> list[str]:
-    """The requests that change something there."""
-    return [one for one in hub.sent("POST", "PUT", "DELETE") if "validate-yaml" not in one and "preupload" not in one]
 
 
 def test_a_folder_is_sent_once_as_one_commit_and_then_only_what_changed(typed: Typed, hub: Hub) -> None:

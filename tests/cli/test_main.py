@@ -66,6 +66,9 @@ FROZEN: dict[str, list[str]] = {
         "--checkpoint",
         "--json",
     ],
+    "publish": [
+        *["RUN|ARM|STUDY", "OWNER/NAME", "--study", "--checkpoint", "--private", "--force", "--dry-run", "--json"]
+    ],
     "data": [],
     "data prepare": [
         *["SOURCE", "FOLDER", "--validation", "--tokenizer", "--text-field", "--revision", "--processes", "--json"]
