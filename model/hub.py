@@ -144,8 +144,8 @@ def commit(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-    operations += [CommitOperationDelete(name, is_folder=False) for name in remove]
+    added = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    operations = [*added, *(CommitOperationDelete(name, is_folder=False) for name in remove)]
     parent = found.commit if found else None
     where = {"repo_type": kind, "revision": branch, "parent_commit": parent}
     return api.create_commit(repo, operations, commit_message=message, **where).oid

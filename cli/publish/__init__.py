@@ -24,8 +24,10 @@ from farm.study.run import Attempt
 
 if TYPE_CHECKING:
     from cli.publish.parcel import Branch, Planned, Repo
+    from model.export import TokenizerFiles
     from model.hub import Kind
 
+GPT2 = "openai-community/gpt2"
 RepoName = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repo, made if need be.", show_default=False)]
 StudyOfArm = Annotated[
     str | None,
@@ -151,10 +153,24 @@ def _exported(store: Store, chosen: Chosen, repo: str, steps: Sequence[int], fol
     facts |= {"recipe": public(chosen.status.run.recipe)}
     for step in (*steps, None):
         found, name = network(store, chosen.status, step), MAIN if step is None else revision(step)
-        missing = export(found.gpt, chosen.status.run.recipe, folder / name).missing
-        text = card(chosen, Known(samples, attempts, missing, steps), repo)
+        tokenizer = export(found.gpt, chosen.status.run.recipe, folder / name)
+        if tokenizer.missing and step is None:
+            say(f"no tokenizer: {tokenizer.missing}")
+        known = Known(samples, attempts, *_tokenizer(repo, tokenizer), steps)
+        text = card(chosen, known, repo)
         files = {path.name: path for path in sorted((folder / name).iterdir())}
         yield Branch(name, {CARD: text.encode(), **files}, {**facts, "step": found.step})
+
+
+def _tokenizer(repo: str, found: "TokenizerFiles") -> tuple[str | None, str | None]:
+    """The repo that has the model's tokenizer, and why this one has none."""
+    from model.corpus.gpt2 import END_OF_TEXT
+
+    if found.files:
+        return repo, None
+    if found.end_of_text == END_OF_TEXT:  # known by its name alone: its files are not on this machine
+        return GPT2, f"it is GPT-2's, which is in {GPT2}"
+    return None, found.missing
 
 
 def _records(store: Store, chosen: Chosen) -> tuple[list[Sample], list[Attempt]]:
@@ -185,13 +201,13 @@ def _tell(
     from model.hub import size_of
 
     rows = [{"revision": one.branch.name} | file._asdict() for one in planned for file in one.files]
-    is_run = not isinstance(chosen, str)
-    of = {"run": chosen.status.id if is_run else None, "study": chosen.study if is_run else chosen}
+    run, study, why = (None, chosen, "") if isinstance(chosen, str) else (chosen.status.id, chosen.study, chosen.why)
+    of: dict[str, Any] = {"run": run, "study": study}
     more = of | {"repo": repo.name, "type": repo.kind, "url": repo.url, "is_new": repo.found is None}
     more |= {"commit": commit, "dry_run": dry_run, "card": card}
     render.emit(Sheet("farm.publish/1", COLUMNS, rows, more=more), as_json=as_json)
-    if is_run and chosen.why:
-        say(chosen.why)
+    if why:
+        say(why)
     files = [file for one in planned for file in one.files]
     if any(file.now == "kept" for file in files):
         say("README.md was edited on the Hub and is kept; --force replaces it")

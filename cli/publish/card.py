@@ -1,5 +1,6 @@
 """The card of a published run: what a stranger needs to load, trust and repeat a model, from the farm's own records."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -29,7 +30,8 @@ class Known(NamedTuple):
 
     samples: Sequence[Sample]
     attempts: Sequence[Attempt]
-    no_tokenizer: str | None
+    tokenizer: str | None  # the repo that has it
+    no_tokenizer: str | None  # why this repo has none
     checkpoints: Sequence[int]
 
 
@@ -42,7 +44,7 @@ def card(chosen: Chosen, known: Known, repo: str) -> str:
     tested = run.recipe.tested_data
     measured = EvalResult(
         task_type="text-generation",
-        dataset_type=place(tested.source),
+        dataset_type=re.sub(r"[^\w./-]+", "-", place(tested.source).removeprefix("hf:")),
         dataset_name=place(tested.source),
         dataset_split=tested.split,
         metric_type="loss",
@@ -66,6 +68,12 @@ def place(source: str) -> str:
     return source if source.startswith(("hf:", "s3://", "builtin:")) else PurePath(source).name or "a folder"
 
 
+def _without_paths(told: str, recipe: Recipe) -> str:
+    for source in (recipe.data.source, recipe.data.tokenizer):
+        told = told.replace(source, place(source)) if "/" in source else told
+    return told
+
+
 def public(recipe: Recipe) -> dict[str, Any]:
     """What a recipe sets itself, its paths as `place` has them."""
     changes = recipe.changes()
@@ -87,16 +95,16 @@ def _values(chosen: Chosen, known: Known, repo: str) -> dict[str, Any]:
         "parameters": f"{recipe.model.parameters:,}",
         "tokens": f"{result.tokens:,}",
         "data": place(recipe.data.source),
-        "origin": f"arm {run.arm} of study {chosen.study} on {run.machine}, seeds {run.seeds}",
-        "loading": code(_loading(repo, known.no_tokenizer), "python"),
-        "no_tokenizer": known.no_tokenizer
-        and known.no_tokenizer.replace(recipe.data.source, place(recipe.data.source)),
+        "origin": f"arm {run.arm} of study {chosen.study} on {run.machine}, with seeds {run.seeds.init} for the weights"
+        f" and {run.seeds.train} for data and dropout",
+        "loading": code(_loading(repo, known.tokenizer), "python"),
+        "no_tokenizer": known.no_tokenizer and _without_paths(known.no_tokenizer, recipe),
         "revisions": Markdown(", ".join(f"`{revision(step)}`" for step in known.checkpoints)),
         "revision_example": Markdown(
             f'`from_pretrained("{repo}", revision="{revision(known.checkpoints[0])}")`' if known.checkpoints else ""
         ),
         "losses": list(_losses(chosen)),
-        "spread": list(_spread(row)),
+        "spread": list(_spread(chosen, row)),
         "verdict": list(_verdict(chosen, row, around)),
         "ranking": [ranking_cells(one) for one in around],
         "study": chosen.study,
@@ -130,13 +138,12 @@ def _beside(one: Row, row: Row) -> bool:
     return (one.evaluation, one.machine) == (row.evaluation, row.machine)
 
 
-def _loading(repo: str, no_tokenizer: str | None) -> str:
-    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+def _loading(repo: str, tokenizer: str | None) -> str:
+    lines = [f"from transformers import AutoModelForCausalLM{', AutoTokenizer' if tokenizer else ''}", ""]
     lines += [f'model = AutoModelForCausalLM.from_pretrained("{repo}")']
-    if no_tokenizer:
-        lines[0] = "from transformers import AutoModelForCausalLM"
+    if tokenizer is None:
         return "\n".join([*lines, "logits = model(tokens).logits  # tokens: LongTensor [batch, context]"])
-    lines += [f'tokenizer = AutoTokenizer.from_pretrained("{repo}")']
+    lines += [f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")']
     lines += ['prompt = tokenizer("Every effort moves you", return_tensors="pt")']
     lines += ["said = model.generate(**prompt, max_new_tokens=20, do_sample=True, temperature=1.0, top_k=25)"]
     return "\n".join([*lines, "print(tokenizer.decode(said[0]))"])
@@ -163,7 +170,7 @@ def _losses(chosen: Chosen) -> Iterator[tuple[str, str]]:
             )
 
 
-def _spread(row: Row | None) -> Iterator[str]:
+def _spread(chosen: Chosen, row: Row | None) -> Iterator[str]:
     """What the arm is worth over its seeds: the run is one of them."""
     if row is None:
         return
@@ -177,8 +184,20 @@ def _spread(row: Row | None) -> Iterator[str]:
     yield (
         f"Over {row.n} seed pairs, {row.arm} on {row.machine} has a mean {row.score} of {row.mean:.4f} {unit}"
         f" (95 % interval {cells.interval(row.mean - half, row.mean + half, '.4f')}, SD {row.sd:.4f})."
-        " This model is one of these runs, and not the best of them by choice."
+        f" {_standing(chosen, row)}"
     )
+
+
+def _standing(chosen: Chosen, row: Row) -> str:
+    """Where the model stands among the runs of its arm: whoever takes the best of several takes its luck along."""
+    seen = chosen.ranked.sight.results if chosen.ranked else ()
+    worth = {one.run_id: one.test_loss for one in seen if one.run_id in row.runs}
+    own = worth[chosen.status.id]
+    better = sum(value < own if row.direction == "lower" else value > own for value in worth.values())
+    behind = f"of the {_count(len(worth), 'run')} behind that"
+    if not better:
+        return f"This model has the best one {behind}."
+    return f"{better:,} {behind} {'has' if better == 1 else 'have'} a better one than this model."
 
 
 def _verdict(chosen: Chosen, row: Row | None, around: Sequence[Row]) -> Iterator[str]:
@@ -221,9 +240,10 @@ def ranking_cells(row: Row) -> list[str]:
 def _training(chosen: Chosen, known: Known) -> Iterator[tuple[str, str]]:
     result, recipe = chosen.result, chosen.result.recipe
     hardware, train = result.hardware, recipe.train
-    gpus = f"{hardware.accelerators} x {hardware.accelerator}, {render.gib(hardware.memory_bytes)} GiB each; "
+    memory = f"{render.gib(hardware.memory_bytes)} GiB"
+    gpus = "" if hardware.accelerator == "cpu" else f"{hardware.accelerators} x {hardware.accelerator}, {memory} each; "
     yield "machine class", result.machine
-    yield "hardware", f"{gpus if hardware.accelerators else ''}{hardware.cpu}, {hardware.cores} cores"
+    yield "hardware", f"{gpus}{hardware.cpu}, {hardware.cores} cores{'' if gpus else f', {memory} of memory'}"
     yield "batch", batch(result)
     yield "steps", f"{result.steps:,}, so {result.tokens:,} tokens" + _irregular(result)
     yield "seeds", f"{result.seeds.init} for the weights, {result.seeds.train} for the order of the data and dropout"
@@ -269,17 +289,19 @@ def _revision(recipe: Recipe) -> str:
 
 
 def _schedule(recipe: Recipe) -> str:
-    schedule = recipe.train.schedule.model_dump(mode="json", exclude_none=True)
+    schedule = recipe.train.schedule.model_dump(mode="json", exclude_defaults=True)
     more = ", ".join(f"{key} {value}" for key, value in schedule.items() if key != "kind")
     return f"{schedule.get('kind', 'constant')}{f' ({more})' if more else ''}"
 
 
-def _samples(samples: Sequence[Sample]) -> list[tuple[str, Markdown]]:
+def _samples(samples: Sequence[Sample]) -> list[tuple[str, str, Markdown]]:
     """How the model became coherent by the first prompt, and what it says to the others in the end."""
     found: list[Sample] = []
     for prompt in dict.fromkeys(one.prompt for one in samples):
         found += thin(samples, prompt, SAMPLES)[0 if not found else -1 :]
-    return [(f"{one.step:,}", code(f"{one.prompt}{' ' * (one.tokenizer is None)}{one.text}")) for one in found]
+    return [
+        (f"{one.step:,}", one.prompt, code(f"{one.prompt}{' ' * (one.tokenizer is None)}{one.text}")) for one in found
+    ]
 
 
 def _sampling(samples: Sequence[Sample]) -> str:

@@ -1,7 +1,7 @@
 """A study as a dataset repo: its report, its ranking, its file, and a card."""
 
 import json
-from typing import Any
+from collections.abc import Iterator
 
 from cli import render
 from cli.cells import machine as called
@@ -59,7 +59,7 @@ def card(material: Material, repo: str) -> str:
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{fill('study.md', **values)}"))
 
 
-def _rankings(material: Material) -> Any:
+def _rankings(material: Material) -> Iterator[tuple[str, list[list[str]]]]:
     rows = material.table.rows
     for evaluation, machine in dict.fromkeys((row.evaluation, row.machine) for row in rows):
         here = [row for row in rows if (row.evaluation, row.machine) == (evaluation, machine)]
@@ -67,13 +67,13 @@ def _rankings(material: Material) -> Any:
         yield heading, [ranking_cells(row) for row in here]
 
 
-def _changes(material: Material) -> Any:
+def _changes(material: Material) -> Iterator[tuple[str, str]]:
     arms = {arm.name: arm.recipe for arm in material.study.arms()} if material.study else {}
     if BASELINE in arms:
         base = public(arms[BASELINE])
         for name, recipe in arms.items():
             changed = [
-                f"{path}: {'default' if was is None else was} -> {'default' if now is None else now}"
+                f"{path}: {'default' if was is None else was} → {'default' if now is None else now}"
                 for path, was, now in differences(base, public(recipe))
             ]
             yield name, "; ".join(changed) or "nothing"

@@ -12,7 +12,7 @@ from results import result
 from worlds import attempt, corpus, planned
 
 from farm.queue.values import Claim
-from farm.record.sample import SampleWriter
+from farm.record.sample import Sample
 from farm.study.study import Study
 from model.corpus.text import BUILTIN
 
@@ -126,7 +126,9 @@ def test_the_card_says_what_the_records_say(farm: Farm, hub: Hub) -> None:
         f"microbatch {told.plan.microbatch} x {told.plan.accumulation} accumulated x {told.plan.world} worker"
         " = 4 sequences of 16 tokens, 64 tokens a step",
         "42 for the weights, 23 for the order of the data and dropout",
-        "a CPU, 2 cores",
+        "| hardware | a CPU, 2 cores, 4.0 GiB of memory |",
+        "This model has the best one of the 2 runs behind that.",
+        'After step 4, from "and":',
         "| cost | $1.50 |",
         "0.25 kWh (of the CPU packages, by RAPL)",
         "5.5000 nats per token",
@@ -144,7 +146,7 @@ def test_the_card_says_what_the_records_say(farm: Farm, hub: Hub) -> None:
     ):
         assert words in card, words
     said = farm.store.samples.of(run.id)
-    blocks = re.findall(r"After step (\d+):", card)
+    blocks = re.findall(r"After step (\d+), from ", card)
     assert blocks == ["0", "1", "2", "3", "4", "4"], "how the first prompt became coherent, and the end of the other"
     assert said[-1].prompt == "and"
     facts = json.loads(hub.repos["models/us/small"].files["farm.json"])
@@ -266,13 +268,13 @@ def test_a_new_repo_is_private_if_asked(farm: Farm, hub: Hub) -> None:
 
 def test_markup_in_names_and_samples_stays_text(farm: Farm, hub: Hub) -> None:
     evil = r'"</pre><script>x</script> ```\n---\nlicense: evil\n---\n# Owned\u001b[31m | [a](http://b)"'
-    source = corpus(farm.folder / "a`b|c\\n<img src=x>: [x]")
-    run = trained(farm, source=str(source).replace("\\", "\\\\"), vocab=67, prompt='"0"').run
-    with SampleWriter(farm.store.folder(run.id) / "1" / "samples.jsonl", 1) as writer:
-        from farm.record.sample import Sample
-
-        told = {"step": 4, "text": "```` and\r\n~~~", "tokens": (1,), "tokenizer": "bytes"}
-        writer.append(Sample(prompt=json.loads(evil), temperature=1, top_k=25, seed=1, seconds=0, **told))
+    folder = farm.folder / "a`b|c <img src=x>: [x]"
+    folder.mkdir()
+    run = trained(farm, source=corpus(folder), vocab=67, prompt='"0"').run
+    told = {"step": 4, "text": "```` and\r\n~~~", "tokens": (1,), "tokenizer": "bytes"}
+    sample = Sample(prompt=json.loads(evil), temperature=1, top_k=25, seed=1, seconds=0, **told)
+    with (farm.store.folder(run.id) / "1" / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.write(sample.model_dump_json() + "\n")
     content = published(farm, hub, run.id, "us/small")["README.md"]
     card = content.decode()
     assert "license" not in front(content)
@@ -285,6 +287,7 @@ def test_markup_in_names_and_samples_stays_text(farm: Farm, hub: Hub) -> None:
     assert "a\\`b\\|c" in outside, "of a path its last part, escaped"
     assert str(farm.folder) not in card
     assert "There is no tokenizer here" in card
+    assert "use the tokenizer that made a" in card
     assert "AutoTokenizer" not in card
 
 
@@ -327,7 +330,7 @@ def test_what_cannot_be_published_is_one_line(farm: Farm, hub: Hub, monkeypatch:
     farm.put(name="small", init=(42,))
     claim = farm.claim()
     for words, code, says in (
-        ((claim.run.id, "us/small"), 6, f"{claim.run.id} is running, at step 0 of 10: only a finished run is"),
+        ((claim.run.id, "us/small"), 6, f"{claim.run.id} is running, at step 1 of 10: only a finished run is"),
         (("baseline", "us/small"), 6, "no run of baseline in small is finished; nothing was sent. Wait for one: farm"),
         (("small", "us/small"), 3, "small: no run has finished yet; nothing was sent. Wait for one: farm watch small"),
         (("small", "us/small", "--checkpoint", "3"), 2, "small is a study, and has no checkpoints."),
@@ -362,7 +365,7 @@ def test_a_study_is_published_with_its_report_and_repeated_without_a_change(farm
         if row["verdict"]:
             assert f"{row['arm']} on cpu is {row['verdict']} than the baseline by {abs(row['delta']):.4f} nats" in card
     assert "9 of 9 runs are finished" in card
-    assert "| remove-dropout | model.dropout: default -> 0.0 |" in card
+    assert "| remove-dropout | model.dropout: default → 0.0 |" in card
     assert [run.id for run in Study.parse(files["study.toml"].decode()).runs()] == [
         run.id for run in farm.queue.studies.one("tiny").runs()
     ]
