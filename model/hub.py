@@ -24,10 +24,11 @@ class Sent(NamedTuple):
 
 
 class There(NamedTuple):
-    """A branch of a repo: its newest commit, and its files by name, as the Hub describes them."""
+    """A branch of a repo: its newest commit, its files by name, as the Hub describes them, and who may see them."""
 
     commit: str
     files: Mapping[str, Any]
+    is_private: bool
 
 
 def check_repo(repo: str) -> None:
@@ -88,11 +89,20 @@ def there(api: Any, repo: str, kind: Kind, revision: str | None = None) -> There
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        commit = api.repo_info(repo, repo_type=kind, revision=revision).sha
-        tree = api.list_repo_tree(repo, repo_type=kind, revision=commit, recursive=True)
-        return There(commit, {one.path: one for one in tree if isinstance(one, RepoFile)})
+        info = api.repo_info(repo, repo_type=kind, revision=revision)
+        tree = api.list_repo_tree(repo, repo_type=kind, revision=info.sha, recursive=True)
+        return There(info.sha, {one.path: one for one in tree if isinstance(one, RepoFile)}, bool(info.private))
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return None
+
+
+def check_private(repo: str, found: There | None, private: bool) -> None:
+    """Raises: Conflict: it was to be private, and everybody can see it."""
+    if private and found and not found.is_private:
+        raise Conflict(
+            f"{repo} is public, and --private makes only a new repo private; nothing was sent.",
+            remedy="Make it private in its settings on the Hub, or name another.",
+        )
 
 
 def compare(contents: Mapping[str, Content], found: There | None) -> list[Sent]:

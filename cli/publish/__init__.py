@@ -75,7 +75,7 @@ def publish(
     from huggingface_hub.utils import disable_progress_bars
 
     from cli.publish.parcel import Repo
-    from model.hub import check_may_write, check_repo
+    from model.hub import check_may_write, check_private, check_repo
 
     check_repo(repo)
     if as_json or not sys.stderr.isatty():
@@ -88,6 +88,7 @@ def publish(
             check_may_write(HfApi(), repo)
         kind: Kind = "dataset" if isinstance(chosen, str) else "model"
         there = Repo(HfApi(), repo, kind)
+        check_private(repo, there.found, private)
         there.check_own(f"study {chosen}" if isinstance(chosen, str) else f"run {chosen.status.id}", force)
         material = _material(settings, open_queue, chosen)
     with _branches(settings, chosen, material, repo, checkpoint or ()) as branches:

@@ -7,7 +7,7 @@ from farm.errors import BadCorpus
 from model.corpus import token_folder
 from model.corpus.names import some
 from model.corpus.token_folder import MANIFEST, Manifest
-from model.hub import CARD, Content, Sent, There, Told, check_may_write, check_repo, compare, there
+from model.hub import CARD, Content, Sent, There, Told, check_may_write, check_private, check_repo, compare, there
 from model.hub import commit as send
 
 
@@ -25,7 +25,7 @@ def push(folder: Path, repo: str, cache: Path, *, private: bool, dry_run: bool) 
     """Make the dataset repo `repo` hold the folder. All of it is checked before anything is sent.
 
     Raises: BadSetting: no repo can be called that. BadCorpus: the folder is not one of tokens, or damaged. Refused: the
-    token may not write there. Unreachable
+    token may not write there. Conflict: the repo is public, and was to be private. Unreachable
     """
     check_repo(repo)
     manifest = _manifest(folder, cache)
@@ -35,6 +35,7 @@ def push(folder: Path, repo: str, cache: Path, *, private: bool, dry_run: bool) 
     check_may_write(api, repo)
     with Told(repo):
         found = there(api, repo, "dataset")
+        check_private(repo, found, private)
         contents = _contents(folder, repo, manifest, found)
         files = compare(contents, found)
         url = f"{api.endpoint}/datasets/{repo}"

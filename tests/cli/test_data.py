@@ -217,6 +217,10 @@ def test_what_was_sent_is_what_a_run_trains_on(typed: Typed, hub: Hub) -> None:
     typed.prepared()
     typed("push", "tokens", "us/tokens", "--private")
     assert hub.repos["datasets/us/tokens"].private
+    hub.repos["datasets/us/open"] = Repo()
+    answer = typed("push", "tokens", "us/open", "--private")
+    assert (answer.code, hub.repos["datasets/us/open"].files) == (6, {})
+    assert "us/open is public, and --private makes only a new repo private; nothing was sent." in answer.err
     own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(typed.folder / "hf"), "HF_TOKEN": "hf_write", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", "cli.main", "data", "show", "hf:us/tokens", "--tokenizer", "bytes", "--json"]
     said = subprocess.run(words, env=os.environ | typed.environment | own, capture_output=True, text=True, check=True)

@@ -11,8 +11,11 @@ from huggingface_hub import constants
 from results import result
 from worlds import attempt, corpus, planned
 
+from cli.publish.collection import branch
+from cli.report.gather import gather
 from farm.queue.values import Claim
 from farm.record.sample import Sample
+from farm.site.settings import Settings
 from farm.study.study import Study
 from model.corpus.text import BUILTIN
 
@@ -264,6 +267,21 @@ def test_a_new_repo_is_private_if_asked(farm: Farm, hub: Hub) -> None:
     run = trained(farm).run
     published(farm, hub, run.id, "lab/small", "--private")
     assert hub.repos["models/lab/small"].private
+    hub.repos["models/us/open"] = Repo()
+    answer = farm("publish", run.id, "us/open", "--private")
+    assert (answer.code, hub.repos["models/us/open"].files) == (6, {})
+    assert "us/open is public, and --private makes only a new repo private; nothing was sent." in answer.err
+
+
+def test_gpt2s_tokenizer_is_loaded_from_its_own_repo_where_its_files_are_not_here(farm: Farm, hub: Hub) -> None:
+    farm.environment["TIKTOKEN_CACHE_DIR"] = str(farm.folder / "none")
+    run = trained(farm, source=corpus(farm.folder), vocab=50257).run
+    files = published(farm, hub, run.id, "us/small")
+    card = files["README.md"].decode().replace("\\", "")
+    assert {*files} == MODEL
+    assert 'AutoTokenizer.from_pretrained("openai-community/gpt2")' in card
+    assert "There is no tokenizer here**: it is GPT-2's, which is in openai-community/gpt2." in card
+    assert str(farm.folder) not in card
 
 
 def test_markup_in_names_and_samples_stays_text(farm: Farm, hub: Hub) -> None:
@@ -351,7 +369,9 @@ def test_what_cannot_be_published_is_one_line(farm: Farm, hub: Hub, monkeypatch:
     assert "http://127.0.0.1:9 did not take us/small: " in away.err
 
 
-def test_a_study_is_published_with_its_report_and_repeated_without_a_change(farm: Farm, hub: Hub) -> None:
+def test_a_study_is_published_with_its_report_and_repeated_without_a_change(
+    farm: Farm, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     farm.put()
     farm.finish_all()
     answer = farm("publish", "tiny", "us/tiny")
@@ -373,3 +393,8 @@ def test_a_study_is_published_with_its_report_and_repeated_without_a_change(farm
     hub.asked.clear()
     again = farm("publish", "tiny", "us/tiny")
     assert ({row["now"] for row in again.rows}, changes(hub)) == ({"unchanged"}, []), again.rows
+    for key, value in farm.environment.items():
+        monkeypatch.setenv(key, value)
+    material = gather(Settings.load(), farm.queue, "tiny")
+    early, late = (branch(material._replace(when=when), "us/tiny").contents for when in (1e9, 2e9))
+    assert early == late, "whenever it is made"
