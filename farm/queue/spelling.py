@@ -73,7 +73,7 @@ class Row(NamedTuple):
     result: str | Absent
 
 
-FIELDS = Row._fields[1:-2]  # as statuses.lua is asked for them; every run has the first
+FIELDS = " ".join(Row._fields[1:-2])  # as statuses.lua is asked for them; every run has the first
 
 
 def read_status(text: str) -> Status:

@@ -1,15 +1,18 @@
 """Q9: what anybody may ask."""
 
+import json
 import time
 
 import pytest
 from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, started, study_of
 from redis import Redis
-from results import result, tiny_study
+from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
 from farm.queue.queue import Queue
+from farm.queue.spelling import FIELDS, Row
 from farm.study.run import State
+from farm.study.study import Study
 
 
 def test_q9_statuses_are_in_the_order_of_submission(queue: Queue) -> None:
@@ -37,6 +40,8 @@ def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
     for event in everything:
         event()
         assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 3
+        everything_now = queue.listing.statuses()
+        assert queue.listing.unfinished() == [status for status in everything_now if not status.state.is_final]
     assert queue.listing.counts() == {
         State.QUEUED: 1,
         State.RUNNING: 0,
@@ -112,5 +117,69 @@ def test_q9_open_has_the_runs_that_are_not_final_and_paid_by_those_of_who_submit
     everything = queue.listing.statuses()
     assert queue.listing.unfinished() == [status for status in everything if not status.state.is_final]
     assert running in {status.id for status in queue.listing.unfinished()}
-    assert queue.listing.paid_by("one") == queue.listing.statuses("two")
-    assert queue.listing.paid_by("two") == []
+    assert queue.listing.paid_by("one").statuses == queue.listing.statuses("two")
+    assert queue.listing.paid_by("two").statuses == []
+
+
+def test_q9_what_is_read_in_pages_has_every_run_once(queue: Queue) -> None:
+    """Also one that is renewed between two pages, and one that was put since the first."""
+
+    def listed(which: str, study: str = "", most: int = 2) -> list[str]:
+        return [Row(*json.loads(text)).id for text in queue.scripts.pages("statuses", which, study, FIELDS, most=most)]
+
+    study = study_of(queue)
+    claims = [started(queue), started(queue)]
+    ids = [run.id for run in study.runs()]
+    assert listed("all") == listed("study", "tiny") == listed("open", most=1) == listed("paid", "tiny") == ids
+    assert queue.listing.ids("tiny") == ids
+    assert listed("running", most=1) == sorted(claim.run.id for claim in claims)
+    pages = queue.scripts.pages("statuses", "running", "", FIELDS, most=1)
+    seen = [Row(*json.loads(next(pages))).id]
+    for claim in claims:
+        queue.renew(claim.lease, 1, 60)
+    assert [*seen, *(Row(*json.loads(text)).id for text in pages)] == sorted(claim.run.id for claim in claims)
+    pages = queue.scripts.pages("statuses", "all", "", FIELDS, most=1)
+    next(pages)
+    queue.put(tiny_study("more", init=(7,)))
+    assert len(list(pages)) == len(queue.listing.statuses()) - 1
+
+
+def test_the_lists_of_runs_are_rebuilt_from_the_runs(queue: Queue, redis: Redis) -> None:
+    study = study_of(queue)
+    claim = started(queue)
+    queue.finish(claim.lease, result(claim.run, 3.0))
+    unfinished = queue.listing.unfinished()
+    redis.delete("farm:unfinished", "farm:ids")
+    assert queue.listing.unfinished() == queue.listing.names("runs", "cpu") == []
+    queue.scripts.mend()
+    assert queue.listing.unfinished() == unfinished
+    assert queue.listing.names("runs", "cpu") == sorted(run.id for run in study.runs())
+
+
+def test_speeds_are_those_of_trainings_and_go_to_who_adopted_a_result_that_is_forgotten(queue: Queue) -> None:
+    study = study_of(queue)
+    for speed in (1000.5, 1001.5, 1002.5):
+        claim = started(queue)
+        queue.finish(claim.lease, result(claim.run, 3.0, tokens_per_second=speed))
+    speeds, trained = queue.listing.speeds(), [run.id for run in study.runs()]
+    assert [(one.run_id, one.tokens_per_second) for one in speeds] == list(
+        zip(trained, (1000.5, 1001.5, 1002.5), strict=True)
+    )
+    assert [(one.machine, one.recipe) for one in speeds] == [(run.machine, run.recipe) for run in study.runs()]
+    ((heir, origin),) = queue.put(
+        Study.parse(study_text("two", init=(42,)).replace("remove-dropout", "renamed"))
+    ).adopted.items()
+    assert queue.listing.speeds() == speeds, "what was adopted was not trained"
+    assert queue.listing.namesakes([origin]) == [heir]
+    queue.forget([origin], "tiny")
+    assert {one.run_id for one in queue.listing.speeds()} == {*trained, heir} - {origin}
+
+
+def test_states_are_of_the_runs_that_are_there(queue: Queue) -> None:
+    study = study_of(queue)
+    claim = started(queue)
+    ids = [run.id for run in study.runs()]
+    assert queue.listing.states([*ids, "nothing"]) == {
+        run_id: State.RUNNING if run_id == claim.run.id else State.QUEUED for run_id in ids
+    }
+    assert [status.id for status in queue.listing.these([*ids, "nothing"]).statuses] == ids
