@@ -50,7 +50,7 @@ def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
     say(f"{found} {empty}{'; ' if found.joined else ', '}{then}")
     if as_json:
         answer = {"node": found.name, "id": found.id, "reason": reason, "released": released}
-        render.emit_json("farm.drain/1", answer | {"unreadable": passed.every})
+        render.emit_json("farm.drain/1", answer, unreadable=passed.every)
     passed.end()
 
 
