@@ -4,7 +4,7 @@ VENV   ?= .venv
 SHELL  := bash
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-cluster lint types tests docs bench bench-gpu soak validate constraints clean
+.PHONY: demo test lint types tests docs bench bench-gpu soak validate constraints clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -21,15 +21,13 @@ types: $(VENV)/test
 
 # What starts a Ray or waits for a clock has the cores to itself; all else is spread over them, a group at a time
 # (tests/conftest.py). Two at once took longer than one after the other: 60 idle processes of Ray are a core's work.
-BUSY = tests/workers tests/walk tests/cluster
+# What takes long by its nature is for `make soak`.
+BUSY  = tests/workers tests/walk
+SHORT = -m "not long" --durations 25
 
 tests: $(VENV)/test $(BIN)/prometheus
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 25 $(BUSY:%=--ignore=%)
-	$(BIN)/python -m pytest --durations 25 $(BUSY)
-
-# Four hosts on this machine, each with a network of its own: root and iproute2. Part of `make tests` where it can run.
-test-cluster: $(VENV)/test
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest $(SHORT) --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(BUSY:%=--ignore=%)
+	$(BIN)/python -m pytest $(SHORT) $(BUSY)
 
 # The pages that are made from the program: docs/study.md, docs/commands.md and docs/rooms.md.
 docs: $(VENV)/test
@@ -47,12 +45,14 @@ bench-gpu: $(VENV)/test
 validate: $(VENV)/test
 	nice $(BIN)/python -m benchmarks.validate
 
-# Runs that are hurt at random, beside a twin left alone: make soak SEED=7 RUNS=8 FAULTS=6 KINDS=kill-agent,kill-redis
+# The long tests: among them a farm of four hosts, each with a network of its own (root and iproute2), and planted bugs.
+# Then runs that are hurt at random, beside a twin left alone: make soak SEED=7 RUNS=8 FAULTS=6 KINDS=kill-agent,kill-redis
 soak: export SEED := $(SEED)
 soak: export RUNS := $(RUNS)
 soak: export FAULTS := $(FAULTS)
 soak: export KINDS := $(KINDS)
 soak: $(VENV)/test
+	$(BIN)/python -m pytest -m long --durations 0
 	$(BIN)/python -m benchmarks.soak
 
 # Of what pip says: the downloads that take their time, and the last long silence.

@@ -145,7 +145,7 @@ class Ran(NamedTuple):
 
 
 RACE_STUDIES = 4_000
-RACED = 19  # pairs at most, six rungs from three
+RACED = 19  # pairs at most, six stages from three
 RACE_EFFECTS = (1.0, 2.0, 4.0)
 
 
@@ -154,8 +154,8 @@ def race(differences: np.ndarray, first: int, runs: int, margin: float | None = 
     farm.verdict.racing has them do, until all are resolved or `runs` runs were added to it; a pair is taken for two."""
     studies, most, k = differences.shape
     seen = sequential.look_at(np.moveaxis(differences, 1, 2), first)
-    rungs = sequential.ladder(first, most)
-    sd = seen.error * np.sqrt([rung.pairs for rung in rungs])
+    stages = sequential.list_stages(first, most)
+    sd = seen.error * np.sqrt([stage.pairs for stage in stages])
     at, left = np.zeros((studies, k), int), np.full(studies, runs)
     weighed = np.minimum.accumulate(seen.p / seen.share, -1)
     alike = np.ones_like(weighed)
@@ -163,13 +163,13 @@ def race(differences: np.ndarray, first: int, runs: int, margin: float | None = 
         alike = np.minimum.accumulate(t.sf((margin - np.abs(seen.delta)) / seen.error, seen.df) / seen.share, -1)
     while True:
         p, same = (_holm(np.take_along_axis(one, at[..., None], -1)[..., 0]) for one in (weighed, alike))
-        is_open = (p >= ALPHA) & (same >= ALPHA) & (at < len(rungs) - 1)
+        is_open = (p >= ALPHA) & (same >= ALPHA) & (at < len(stages) - 1)
         worth, cost = np.zeros((studies, k)), np.zeros((studies, k), int)
-        for place, (rung, after) in enumerate(pairwise(rungs)):
+        for place, (stage, after) in enumerate(pairwise(stages)):
             here = at == place
             odds = sequential.chance(seen.delta[..., place], sd[..., place], after, ALPHA / k, margin)
-            cost[here] = 2 * (after.pairs - rung.pairs)
-            worth[here] = (odds / (2 * (after.pairs - rung.pairs)))[here]
+            cost[here] = 2 * (after.pairs - stage.pairs)
+            worth[here] = (odds / (2 * (after.pairs - stage.pairs)))[here]
         worth = np.where(is_open & (cost <= left[:, None]), worth, -1.0)
         best = worth.max(-1, keepdims=True)
         goes_on = (worth >= WORTH * best) & (worth >= 0)
@@ -180,7 +180,7 @@ def race(differences: np.ndarray, first: int, runs: int, margin: float | None = 
             at[rows, arm] += own
             goes_on[rows, arm] &= own
         if not goes_on.any():
-            counts = np.array([rung.pairs for rung in rungs])
+            counts = np.array([stage.pairs for stage in stages])
             return Ran(p, same, counts[at])
 
 

@@ -1,1 +1,1 @@
-"""What you type: one file a command, thin."""
+"""The commands that you type: one thin file each."""

@@ -150,7 +150,7 @@ def trained_study(queue: Queue, name: str | None) -> Study:
     return queue.studies.one(name)
 
 
-class Finished(NamedTuple):
+class StudyResults(NamedTuple):
     """A study, its results, and what of it cannot be read."""
 
     study: Study
@@ -158,7 +158,7 @@ class Finished(NamedTuple):
     unread: Unread
 
 
-def load_results(queue: Queue, name: str | None) -> Finished:
+def load_results(queue: Queue, name: str | None) -> StudyResults:
     """The study `name`, or the newest, and its results, as scored by the evaluation that it ranks by. Names that
     evaluation on stderr unless it is the test loss, and counts the runs that it has not scored or that cannot be read.
 
@@ -173,7 +173,7 @@ def load_results(queue: Queue, name: str | None) -> Finished:
     passed = unread(picture, study.name, scored.flaws)
     for line in (*passed.lines, *_yardstick(study, sight)):
         say(line)
-    return Finished(study, sight.results, passed)
+    return StudyResults(study, sight.results, passed)
 
 
 def _yardstick(study: Study, sight: Sight) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from cli import render
 from cli.access import trained_study
 from cli.cells import RANK, VERDICT, difference, list_rows, machine, seeds
-from cli.remarks import Tested, method_lines
+from cli.remarks import Compared, method_lines
 from cli.render import Column, Format, Sheet
 from cli.unread import Unread, unread
 from farm.errors import BadStudy
@@ -14,12 +14,12 @@ from farm.queue.queue import Queue
 from farm.study.arms import BASELINE
 from farm.study.recipe import TEST
 from farm.study.study import Study
-from farm.verdict.equal import Bought, Budget, Placed, Reached, at, budget, target, to
+from farm.verdict.equal import Allowance, Bought, CostRow, Reached, at, budget, target, to
 
 AMOUNTS = {"hours": "{:g} h of training", "usd": "${:,.2f} of training", "tokens": "{:,.0f} tokens"}
 
 
-def question_of(at: str | None, loss: str | None, score: str | None, scores: str | None) -> Budget | float | None:
+def question_of(at: str | None, loss: str | None, score: str | None, scores: str | None) -> Allowance | float | None:
     """The question asked by --at or --target, if any.
 
     Raises: BadStudy: not a valid budget or loss; both are given; or a score, which is not computed mid-run.
@@ -37,7 +37,7 @@ def question_of(at: str | None, loss: str | None, score: str | None, scores: str
     return budget(at) if at is not None else target(loss) if loss is not None else None
 
 
-def show(queue: Queue, study: str, question: Budget | float, form: Format | None, *, as_json: bool) -> Unread:
+def show(queue: Queue, study: str, question: Allowance | float, form: Format | None, *, as_json: bool) -> Unread:
     """Print the study's arms at that cost, or their cost to reach that loss. Returns what it left out because it cannot
     be read, and says so. Raises: NotFound, Unreadable.
     """
@@ -49,7 +49,7 @@ def show(queue: Queue, study: str, question: Budget | float, form: Format | None
     results = [status.result for status in statuses if status.result]
     runs = [status.run for status in statuses]
     unfinished = len(statuses) - len(results)
-    if isinstance(question, Budget):
+    if isinstance(question, Allowance):
         bought = at(results, runs, question, margin, asks.looks)
         title = f"{study}: validation loss after {_amount(question)}"
         data = [row.model_dump(mode="json") for row in bought]
@@ -172,11 +172,11 @@ ALL_TO = (
 # --- remarks ---------------------------------------------------------------------------------------------------------
 
 
-def _amount(question: Budget) -> str:
+def _amount(question: Allowance) -> str:
     return AMOUNTS[question.kind].format(question.amount)
 
 
-def _budget_remarks(rows: Sequence[Bought], question: Budget) -> Iterator[str]:
+def _budget_remarks(rows: Sequence[Bought], question: Allowance) -> Iterator[str]:
     yield "loss on held-out tokens that are not the test's, linear between validations; no run is extrapolated"
     for row in rows:
         if row.short:
@@ -207,13 +207,13 @@ def _target_remarks(rows: Sequence[Reached]) -> Iterator[str]:
     yield from _methods(told, "in brackets", "is a 95 % interval of the speed-up, from the logarithms of the hours")
 
 
-def _methods(rows: Sequence[Tested], mark: str, says: str) -> Iterator[str]:
+def _methods(rows: Sequence[Compared], mark: str, says: str) -> Iterator[str]:
     if rows:
         yield f"{mark} {says}{f', for all {len(rows)} comparisons at once' if len(rows) > 1 else ''}"
     yield from method_lines(rows)
 
 
-def _common(rows: Sequence[Placed], unfinished: int, asks: Study) -> Iterator[str]:
+def _common(rows: Sequence[CostRow], unfinished: int, asks: Study) -> Iterator[str]:
     if asks.study.score != TEST:
         without = ", and without study.margin, which is for that score" if asks.study.margin else ""
         yield (

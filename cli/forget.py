@@ -103,7 +103,7 @@ def chosen_runs(queue: Queue, name: str, arm: str | None, dropped_only: bool) ->
 
 
 def imported_runs(queue: Queue, study: str, arm: str | None) -> list[ImportedRun]:
-    """What was imported into a study, or into this arm of it."""
+    """The runs that were imported into a study, or into this arm of it."""
     return [run for run in queue.studies.imported(study).runs if arm in (None, run.arm)]
 
 

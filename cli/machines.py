@@ -125,7 +125,7 @@ def _speeds(reached: Iterable[Reached]) -> dict[str, int]:
 
 
 def _now(node: Node, statuses: Sequence[Status], waiting: dict[str, int], held: Collection[str]) -> dict[str, Any]:
-    """What a node offers and runs, or why it is idle. `held`: the classes that queued runs wait for."""
+    """Say what a node offers and runs, or why it is idle. `held`: the classes that queued runs wait for."""
     running = [status for status in statuses if node.id in status.nodes]
     told = [f"{status.run.id} at step {status.step:,}" for status in running]
     return {

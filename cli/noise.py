@@ -11,7 +11,7 @@ from farm.record.imported import EVALUATION as IMPORTED
 from farm.record.result import Result
 from farm.study.machine import is_mixed
 from farm.verdict.cohort import by_evaluation
-from farm.verdict.noise import Hardware, Noise, Run, ladder
+from farm.verdict.noise import HardwareEffect, Noise, Observation, ladder
 
 COLUMNS = (
     Column("rung", "what changes"),
@@ -40,7 +40,9 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
         found = None if imported and not is_study(open_queue, name) else load_results(open_queue, name)
     results, passed = (found.results, found.unread) if found else ([], NOTHING)
     told = {evaluation: ladder(runs) for evaluation, runs in comparable(results)}
-    if known := [Run(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds]:
+    if known := [
+        Observation(run.arm, run.machine, run.seeds, run.rerun, run.test_loss) for run in imported if run.seeds
+    ]:
         told[IMPORTED] = ladder(known)
     rows = [{"evaluation": key} | rung.model_dump(mode="json") for key, seen in told.items() for rung in seen.rungs]
     if as_json:
@@ -60,7 +62,7 @@ def noise(study: StudyName = None, as_json: Json = False) -> None:
     passed.end()
 
 
-def comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Run]]]:
+def comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Observation]]]:
     """Evaluation -> its runs that may be compared.
 
     A mixed group is no machine class, and a training that several arms adopted counts once.
@@ -73,8 +75,8 @@ def comparable(results: Sequence[Result]) -> Iterator[tuple[str, list[Run]]]:
         yield evaluation, [_run(result) for result in once.values()]
 
 
-def _run(result: Result) -> Run:
-    return Run(result.arm, result.machine, result.seeds, result.rerun, result.test_loss)
+def _run(result: Result) -> Observation:
+    return Observation(result.arm, result.machine, result.seeds, result.rerun, result.test_loss)
 
 
 def _remarks(told: dict[str, Noise]) -> Iterator[str]:
@@ -86,7 +88,7 @@ def _remarks(told: dict[str, Noise]) -> Iterator[str]:
             yield hardware_line(pair)
 
 
-def hardware_line(pair: Hardware) -> str:
+def hardware_line(pair: HardwareEffect) -> str:
     """The effect of the second of two machine classes, and whether the ranking survives it."""
     left, right = pair.machines
     many = f"{pair.pairs} pair{'s' * (pair.pairs != 1)} of runs"

@@ -12,7 +12,7 @@ from farm.verdict.seen import Sight, find_name, names, see
 from farm.verdict.table import Table, rank
 
 
-class Ranking(NamedTuple):
+class RankedStudy(NamedTuple):
     """The table of a study, and what it was made from."""
 
     study: Study | None  # None: of imported losses alone
@@ -24,7 +24,7 @@ class Ranking(NamedTuple):
     passed: Unread  # what cannot be read
 
 
-def ranking(queue: Queue, study: str, score: str | None = None) -> Ranking:
+def ranking(queue: Queue, study: str, score: str | None = None) -> RankedStudy:
     """Rank a study by `score`, or by the one that it names.
 
     Raises: NotFound: also of an unknown evaluation. Unreadable: the study itself.
@@ -39,4 +39,4 @@ def ranking(queue: Queue, study: str, score: str | None = None) -> Ranking:
     margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
     references = queue.studies.references(study).models
     table = rank(sight.results, statuses, margin, imported, looks, references, by)
-    return Ranking(stored, table, by, among, statuses, sight, unread(picture, study, spoilt))
+    return RankedStudy(stored, table, by, among, statuses, sight, unread(picture, study, spoilt))

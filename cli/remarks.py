@@ -165,14 +165,14 @@ def _verdict_lines(ranked: Table) -> Iterator[str]:
             yield f"no baseline on {key[1]}: nothing to compare {list_rows(arms)} with"
 
 
-class Tested(Placed, Protocol):
+class Compared(Placed, Protocol):
     """An arm that was compared with the baseline."""
 
     @property
     def method(self) -> str | None: ...
 
 
-def method_lines(tested: Sequence[Tested]) -> Iterator[str]:
+def method_lines(tested: Sequence[Compared]) -> Iterator[str]:
     """How the arms were told from the baseline."""
     for method, text in METHODS.items():
         rows = [row for row in tested if row.method == method]

@@ -57,7 +57,7 @@ COLUMNS = (
     Column("pareto", "pareto", _mark, is_spare=True),
     Column("same_init", "init", _init, is_spare=True),
 )
-# What machines read; JSON has every field, each in full.
+# Columns for machines; JSON has every field, each in full.
 ALL = (
     RANK,
     Column("arm", "arm"),
@@ -98,7 +98,7 @@ ALL = (
     Column("aside", "not ranked because"),
     Column("runs", "runs", render.listing),
 )
-# What machines read, too, where there is a reference.
+# More columns for machines, where there is a reference.
 TO_REFERENCES = (GAP, Column("gap_to", "gap to"), Column("reference", "reference"))
 AT = "Rank by the validation loss that so much training bought."
 TARGET = "Show what it cost to reach this validation loss, and how much sooner than the baseline."

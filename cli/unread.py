@@ -10,7 +10,7 @@ from farm.queue.unreadable import Flaw
 
 
 class Unread(NamedTuple):
-    """What a command passed over of a study, or of all: runs, of so many, and scores."""
+    """The runs and scores of a study, or of all, that a command passed over, and of how many."""
 
     study: str | None
     of: int
@@ -35,7 +35,7 @@ class Unread(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """What a person has to know: how many, why, and what to do."""
+        """The lines that a person has to read: how many, why, and what to do."""
         of = f" of {self.study}" if self.study else ""
         runs = f"{len(self.runs):,} of {self.of:,} run{'s' * (self.of != 1)}{of}"
         scores = f"{len(self.scores):,} score{'s' * (len(self.scores) != 1)}{of}"
@@ -51,7 +51,7 @@ NOTHING = Unread(None, 0, ())
 
 
 def unread(picture: Picture, study: str | None = None, scores: Sequence[Flaw] = ()) -> Unread:
-    """What `picture`, of a study or of all, has left out; and which of its `scores`."""
+    """Find what `picture`, of a study or of all, has left out; and which of its `scores`."""
     left = sum(not status.state.is_final for status in picture.statuses)
     count = len(picture.statuses) + len(picture.flaws)
     return Unread(study, count, tuple(picture.flaws.values()), tuple(scores), left)

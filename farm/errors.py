@@ -31,7 +31,7 @@ class FarmError(Exception):
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """What happened and what to do next, on one line."""
+        """The message: what happened and what to do next, on one line."""
         more = f" (and {len(self.lines) - 1} more)" if len(self.lines) > 1 else ""
         return self.lines[0] + more
 

@@ -17,7 +17,7 @@ COUNTED = ("failed", "lost")  # outcomes that cost an attempt
 
 
 class Reindexed(NamedTuple):
-    """What a reindex did: runs that it brought back, and what it could not read, each with what to do."""
+    """The outcome of a reindex: the runs that it brought back, and what it could not read, each with its remedy."""
 
     brought: int
     unread: tuple[str, ...]

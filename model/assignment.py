@@ -41,7 +41,7 @@ class Listener:
     """Hears what happens in a training, and says whether it goes on. This one lets it train, and keeps nothing."""
 
     def signal(self) -> Signal:
-        """What training is to do; asked on rank 0 before each step."""
+        """Tell training what to do; asked on rank 0 before each step."""
         return Signal.CONTINUE
 
     def on_peaks(self, peaks: Peaks) -> None:

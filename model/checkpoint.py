@@ -44,7 +44,7 @@ class Identity(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a run needs to go on: tensors by name, and `progress`, which is JSON."""
+    """The state that a run needs to go on: tensors by name, and `progress`, which is JSON."""
 
     step: int
     weights: Mapping[str, np.ndarray]
@@ -87,7 +87,7 @@ def write(root: Path, identity: Identity, contents: Contents) -> Saved:
 
 
 def read(folder: Path, run: Run, plan: Plan) -> Contents:
-    """What `write` saved, to the bit.
+    """Read what `write` saved, to the bit.
 
     Raises: CheckpointInvalid: a file is missing or damaged, or it belongs to another run, or the fast reduction would
     go on with another number of workers, which would not give the same bits.

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from farm.errors import Nonfinite
-from farm.record.result import Exam, Scored
+from farm.record.result import Exam, Measurement
 from farm.study.recipe import TEST, Recipe
 from model.data import evaluation_batches
 from model.gpt import GPT
@@ -18,7 +18,7 @@ from model.meter import exact_sum
 from model.precision import autocast, matmuls
 
 
-class Score(NamedTuple):
+class MeanLoss(NamedTuple):
     """nats per token over `tokens` targets; and of each sequence, in the order of the slice."""
 
     loss: float
@@ -33,7 +33,7 @@ def evaluate(
     group: Group,
     size: int,
     advanced: Callable[[], None] = lambda: None,
-) -> Score:
+) -> MeanLoss:
     """Score `gpt` on recipe.evaluation's slice of `tokens`, `size` sequences at a time, each rank its share.
 
     Every rank gets the result, and calls `advanced` before each of its batches. A sequence is in the same batch at the
@@ -45,7 +45,7 @@ def evaluate(
         dist.all_reduce(sums)
         dist.all_reduce(targets)
     counted = int(targets.sum())
-    return Score(exact_sum(sums.tolist()) / counted, counted, tuple((sums / targets).tolist()))
+    return MeanLoss(exact_sum(sums.tolist()) / counted, counted, tuple((sums / targets).tolist()))
 
 
 def score_exam(
@@ -56,7 +56,7 @@ def score_exam(
     size: int,
     advanced: Callable[[], None],
     step: int | None = None,
-) -> Scored:
+) -> Measurement:
     """The score of `gpt` by `exam`, as by `evaluate`. `step`: the training step after which it is scored.
 
     Raises: Nonfinite
@@ -66,7 +66,7 @@ def score_exam(
         what = "test loss" if exam.name == TEST else f"loss by evaluation {exam.name}"
         after = "" if step is None else f" after step {step}"
         raise Nonfinite(f"the {what}{after} is {found.loss}.", step=step)
-    return Scored(exam=exam, value=found.loss, tokens=found.tokens, values=found.values)
+    return Measurement(exam=exam, value=found.loss, tokens=found.tokens, values=found.values)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ ACTIVATION = "gelu_new"  # what transformers calls the tanh GELU
 NO_MERGES = b"#version: 0.2\n"
 
 
-class Tokenizer(NamedTuple):
+class TokenizerFiles(NamedTuple):
     """The tokenizer of a corpus: files that transformers' AutoTokenizer loads, or why there are none."""
 
     end_of_text: int | None
@@ -41,7 +41,7 @@ class Name(NamedTuple):
     transposed: bool = False
 
 
-def export(gpt: GPT, recipe: Recipe, folder: Path) -> Tokenizer:
+def export(gpt: GPT, recipe: Recipe, folder: Path) -> TokenizerFiles:
     """Write all that transformers needs into `folder`, which is then there as a whole or not at all.
 
     Raises: OSError: something is there already. StorageFull
@@ -95,38 +95,38 @@ def write(gpt: GPT, folder: Path, end_of_text: int | None = None) -> None:
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors makes it 0600
 
 
-def tokenizer(recipe: Recipe) -> Tokenizer:
+def tokenizer(recipe: Recipe) -> TokenizerFiles:
     """The tokenizer behind the corpus that `recipe` trains on."""
     try:
         made_by = of(recipe.data)
     except BadCorpus as error:
-        return Tokenizer(None, {}, error.message.rstrip("."))
+        return TokenizerFiles(None, {}, error.message.rstrip("."))
     if recipe.model.vocab <= made_by.end_of_text:
         name = "GPT-2's" if made_by is GPT2 else f"those of {describe(made_by, recipe.data)}"
-        return Tokenizer(
+        return TokenizerFiles(
             None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use the tokenizer that made {recipe.data.source}"
         )
     if made_by is BYTES:
-        return Tokenizer(made_by.end_of_text, _bpe_files(recipe.model, _byte_vocabulary(), NO_MERGES))
+        return TokenizerFiles(made_by.end_of_text, _bpe_files(recipe.model, _byte_vocabulary(), NO_MERGES))
     return _gpt2(recipe.model) if made_by is GPT2 else _from_file(recipe)
 
 
-def _gpt2(model: Model) -> Tokenizer:
+def _gpt2(model: Model) -> TokenizerFiles:
     vocabulary, merges = gpt2.file("encoder.json"), gpt2.file("vocab.bpe")
     if vocabulary and merges:
-        return Tokenizer(gpt2.END_OF_TEXT, _bpe_files(model, vocabulary, merges))
+        return TokenizerFiles(gpt2.END_OF_TEXT, _bpe_files(model, vocabulary, merges))
     fetch = ", ".join(f"{gpt2.URL}{name} to {gpt2.place(name)}" for name in gpt2.FILES)
     why = f"it is GPT-2's, whose files are not here: use AutoTokenizer.from_pretrained('gpt2'), or fetch {fetch}"
-    return Tokenizer(gpt2.END_OF_TEXT, {}, why)
+    return TokenizerFiles(gpt2.END_OF_TEXT, {}, why)
 
 
-def _from_file(recipe: Recipe) -> Tokenizer:
+def _from_file(recipe: Recipe) -> TokenizerFiles:
     """The tokenizer.json itself, and what it leaves unsaid."""
     file = tokenizer_json.read(Path(recipe.data.tokenizer).expanduser())
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": recipe.model.context}
     config |= dict.fromkeys(("bos_token", "eos_token"), file.end)
     files = {"tokenizer.json": file.content, "tokenizer_config.json": json.dumps(config, indent=2).encode() + b"\n"}
-    return Tokenizer(file.end_of_text, files)
+    return TokenizerFiles(file.end_of_text, files)
 
 
 def read(folder: Path) -> GPT:

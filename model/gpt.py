@@ -54,7 +54,7 @@ class GPT(nn.Module):
         return F.linear(self.hidden(x_BT), self.head_VC)[..., : self.shape.vocab]
 
     def hidden(self, x_BT: Tensor) -> Tensor:
-        """What the head reads: the normalised residual stream, h_BTC."""
+        """The input of the head: the normalised residual stream, h_BTC."""
         T = x_BT.shape[1]
         x_BTC = self.dropout(self.tokens(x_BT) + self.positions.weight[:T])
         for block in self.blocks:

@@ -54,7 +54,7 @@ def fingerprint(gpt: GPT) -> str:
 
 
 def _pieces(gpt: GPT) -> Iterator[tuple[str, Tensor]]:
-    """What is drawn, in order of construction, as (name of the parameter, its rows); constants are set on the way."""
+    """The tensors to draw, in order of construction, as (parameter's name, its rows); sets constants on the way."""
     for name, layer in gpt.named_modules():
         if isinstance(layer, nn.LayerNorm):
             layer.reset_parameters()

@@ -29,7 +29,7 @@ from farm.study.recipe import Kernels
 
 GROUP_NUMBERS = 2**19  # attention weights that are worked on at a time: 2 MiB in float32, which a core's cache holds
 SIXTEEN_BITS = 2**16
-# What torch's own compiler emits for a linear layer on a CPU. It is not public, so it is asked for by name.
+# Whether torch has the operator that its compiler emits for linear layers on a CPU. It is not public: asked by name.
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

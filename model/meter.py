@@ -19,7 +19,7 @@ from model.group import Group
 
 
 class Signal(IntEnum):
-    """What was asked of rank 0 before a step; it takes effect on every rank after that step, ABANDON in its place."""
+    """The request made of rank 0 before a step; it takes effect on every rank after that step, ABANDON in its place."""
 
     CONTINUE = 0
     SAVE = 1

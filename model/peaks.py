@@ -1,4 +1,4 @@
-"""What this accelerator reaches at its best: matrix products at the precision of training, and bytes moved in memory.
+"""The peak rates of this accelerator: matrix products at the precision of training, and bytes moved in memory.
 
 Measured before the first step, since cards of one name differ by their power limit, cooling and neighbours; a second's
 work. Shares of it are in the result (farm.record.result.Utilisation).

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from farm.errors import BadCorpus, CheckpointInvalid
-from farm.record.result import Exam, Scored
+from farm.record.result import Exam, Measurement
 from farm.study.recipe import Model, Recipe
 from model.conditions import agree, conditions
 from model.corpus.sources import open_test
@@ -67,7 +67,7 @@ def check(shape: Model, recipe: Recipe, folder: Path) -> None:
         )
 
 
-def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = lambda: None) -> Scored:
+def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = lambda: None) -> Measurement:
     """The score of a reference by an evaluation, on this machine; `advanced` is called before each batch.
 
     Raises: Nonfinite
@@ -80,7 +80,7 @@ def score(one: Opened, exam: Exam, cache: Path, advanced: Callable[[], None] = l
 
 
 def accelerator() -> str:
-    """What computes here: the name of the GPU, or cpu."""
+    """The device that computes here: the name of the GPU, or cpu."""
     found = device()
     return torch.cuda.get_device_name(found) if found.type == "cuda" else "cpu"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from farm.errors import CheckpointInvalid
-from farm.record.result import Exam, Scored
+from farm.record.result import Exam, Measurement
 from farm.study.run import Run
 from model.conditions import agree, compile_blocks, compiles, conditions
 from model.corpus.sources import open_test
@@ -26,7 +26,7 @@ def rescore(
     size: int,
     cache: Path,
     advanced: Callable[[], None] = lambda: None,
-) -> Scored:
+) -> Measurement:
     """Score the model of `run` in `checkpoint`, whose fingerprint is `weights`, `size` sequences at a time.
 
     `advanced` is called before each batch.

@@ -24,7 +24,7 @@ NOTHING, FAILED = bytes(40), b"\xff" * 40  # else 8 bytes of step and 32 of sha2
 
 
 class Snapshot(NamedTuple):
-    """What a checkpoint holds, still on the device."""
+    """The content of a checkpoint, still on the device."""
 
     step: int
     weights: Mapping[str, Tensor]

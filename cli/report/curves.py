@@ -11,7 +11,7 @@ SPIKE = 8.0  # robust standard deviations above the steps around it
 
 
 class Curve(NamedTuple):
-    """What a run recorded, one value a step: arrays of one length, steps ascending. nan: not recorded."""
+    """The record of a run, one value a step: arrays of one length, steps ascending. nan: not recorded."""
 
     step: Any
     hours: Any  # of training alone, since the first step

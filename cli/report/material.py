@@ -1,4 +1,4 @@
-"""What a report is made of, gathered before a line of it is written."""
+"""The material of a report, gathered before a line of it is written."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -30,7 +30,7 @@ MODEL = {
 }
 NEEDED_OF_MODEL = tuple(MODEL)[:-1]
 NEEDED_OF_TRAIN = ("microbatch_size", "dataset", "min_train_tokens")
-# What it does where train.json does not say.
+# The harness's own defaults, where train.json does not say.
 DEFAULTS: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
     "start_train_token": 0,
@@ -43,11 +43,11 @@ DEFAULTS: dict[str, Any] = {
     "random_seed": 42,  # of the weights; the dropout that follows goes on with the same stream of numbers
 }
 FLOOR = 0.1  # of its cosine
-# What is read and changes no loss: how often it saved and validated, and on what.
+# Keys that are read and change no loss: how often it saved and validated, and on what.
 HARMLESS = ("checkpoint_interval", "validation_interval", "validation_batches", "start_val_token")
 
 
-class Folder(NamedTuple):
+class RunFolder(NamedTuple):
     """One run folder, as far as it can be said here."""
 
     path: Path
@@ -59,7 +59,7 @@ class Folder(NamedTuple):
     notes: tuple[str, ...] = ()  # what else does not go with it
 
 
-def read(path: Path) -> list[Folder]:
+def read(path: Path) -> list[RunFolder]:
     """The run folders in `path`: a checkout, its `runs`, or one of them.
 
     Raises: BadImport: there is none.
@@ -74,13 +74,13 @@ def read(path: Path) -> list[Folder]:
     return [_folder(place) for place in places]
 
 
-def _folder(path: Path) -> Folder:
+def _folder(path: Path) -> RunFolder:
     named = NAME_OF_A_RUN.fullmatch(path.resolve().name)
     if named is None:
         why = "its name does not begin with a machine, as in 8xa100m40-qkv-bias"
-        return Folder(path, "", path.name, None, None, why)
+        return RunFolder(path, "", path.name, None, None, why)
     machine, gpus, arm = named["machine"], int(named["gpus"]), named["arm"]
-    left = Folder(path, machine, arm or path.name, None, None)
+    left = RunFolder(path, machine, arm or path.name, None, None)
     if arm is None:
         return left._replace(why=f"its name has no arm after the machine {machine}")
     try:

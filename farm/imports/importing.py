@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from farm.errors import BadImport
 from farm.imports import harness, rows
-from farm.imports.harness import Folder
+from farm.imports.harness import RunFolder
 from farm.record.imported import ImportedRun
 from farm.study import toml
 from farm.study.arms import BASELINE
@@ -42,7 +42,7 @@ class Read(NamedTuple):
     notes: tuple[Note, ...]
 
 
-class _Arm(NamedTuple):
+class _ImportedArm(NamedTuple):
     recipe: Recipe
     machines: tuple[str, ...]
 
@@ -52,7 +52,7 @@ def read(paths: Sequence[Path], name: str | None = None) -> Read:
 
     Raises: BadImport: names file, line and column; a line for each fault.
     """
-    folders: list[Folder] = []
+    folders: list[RunFolder] = []
     runs: list[ImportedRun] = []
     notes: list[Note] = []
     for path in paths:
@@ -91,13 +91,13 @@ class _Folders(NamedTuple):
     told.
     """
 
-    arms: dict[str, _Arm]
+    arms: dict[str, _ImportedArm]
     told: dict[tuple[str, str], Recipe]
     left_out: list[Note]
     notes: list[Note]
 
 
-def _arms(folders: Iterable[Folder]) -> _Folders:
+def _arms(folders: Iterable[RunFolder]) -> _Folders:
     """The arms that run folders name.
 
     The recipe of the arm called `baseline` is the baseline's, and an arm that has the same is the baseline once more.
@@ -113,7 +113,7 @@ def _arms(folders: Iterable[Folder]) -> _Folders:
                 str(known[0].path.parent), "no run folder is called MACHINE-baseline: farm's defaults are the baseline"
             )
         )
-    found: dict[str, _Arm] = {BASELINE: _Arm(baseline or Recipe(), ())} if known else {}
+    found: dict[str, _ImportedArm] = {BASELINE: _ImportedArm(baseline or Recipe(), ())} if known else {}
     told: dict[tuple[str, str], Recipe] = {}
     for folder in known:
         recipe, arm = folder.recipe, folder.arm
@@ -126,15 +126,15 @@ def _arms(folders: Iterable[Folder]) -> _Folders:
         if arm in found and found[arm].recipe != recipe:
             arm = f"{arm}-{folder.machine}"
             notes.append(Note(str(folder.path), f"another run folder has another {folder.arm}: this one is arm {arm}"))
-        if found.setdefault(arm, _Arm(recipe, ())).recipe != recipe:
+        if found.setdefault(arm, _ImportedArm(recipe, ())).recipe != recipe:
             left_out.append(Note(str(folder.path), f"another run folder has another {arm}"))
             continue
-        found[arm] = _Arm(recipe, tuple(dict.fromkeys([*found[arm].machines, folder.machine])))
+        found[arm] = _ImportedArm(recipe, tuple(dict.fromkeys([*found[arm].machines, folder.machine])))
         told[folder.arm, folder.machine] = recipe
     return _Folders(found, told, left_out, notes)
 
 
-def _text(name: str, arms: Mapping[str, _Arm], runs: Sequence[ImportedRun], sources: Sequence[str]) -> str:
+def _text(name: str, arms: Mapping[str, _ImportedArm], runs: Sequence[ImportedRun], sources: Sequence[str]) -> str:
     """A study file that trains what was imported: the recipes where they are known, the names of arms where not."""
     machines = _machines(arms, runs)
     seeds = list(dict.fromkeys(run.seeds for run in runs if run.seeds))
@@ -156,7 +156,7 @@ def _text(name: str, arms: Mapping[str, _Arm], runs: Sequence[ImportedRun], sour
     )
 
 
-def _machines(arms: Mapping[str, _Arm], runs: Sequence[ImportedRun]) -> list[str]:
+def _machines(arms: Mapping[str, _ImportedArm], runs: Sequence[ImportedRun]) -> list[str]:
     """Those of the baseline, or else all."""
     baseline = arms[BASELINE].machines if arms else ()
     every = [machine for arm in arms.values() for machine in arm.machines]
@@ -170,7 +170,7 @@ def _seeds(known: Sequence[Seeds], is_partial: bool) -> Iterator[str]:
         yield "# Not all imported losses come with both seeds; where one is not known, none is written here."
 
 
-def _baseline(arms: Mapping[str, _Arm]) -> Iterator[str]:
+def _baseline(arms: Mapping[str, _ImportedArm]) -> Iterator[str]:
     if not arms:
         yield "# The losses say nothing of the recipes: write below what the baseline and each arm change."
         yield "[baseline]"
@@ -180,7 +180,7 @@ def _baseline(arms: Mapping[str, _Arm]) -> Iterator[str]:
     yield ""
 
 
-def _interventions(arms: Mapping[str, _Arm], machines: Sequence[str]) -> Iterator[str]:
+def _interventions(arms: Mapping[str, _ImportedArm], machines: Sequence[str]) -> Iterator[str]:
     for name, arm in arms.items():
         if name != BASELINE:
             yield f"[interventions.{toml.key(name)}]"
@@ -190,7 +190,7 @@ def _interventions(arms: Mapping[str, _Arm], machines: Sequence[str]) -> Iterato
             yield ""
 
 
-def _unknown(arms: Mapping[str, _Arm], runs: Sequence[ImportedRun]) -> Iterator[str]:
+def _unknown(arms: Mapping[str, _ImportedArm], runs: Sequence[ImportedRun]) -> Iterator[str]:
     """The arms known by their losses only."""
     for name in dict.fromkeys(run.arm for run in runs):
         if name not in arms and name != BASELINE:

@@ -57,7 +57,7 @@ def spending(
     now: float,
     told: Mapping[str, float] = _NOTHING,
 ) -> dict[str, Spending]:
-    """What each study that has a policy.usd_limit or a policy.hours_limit has spent of them.
+    """The spending of each study that has a policy.usd_limit or a policy.hours_limit.
 
     `statuses` are those of these studies at least; `now` is in Unix seconds. A study's limit is that of its last form.
     `told`: what a dispatcher counted lately, by study. It knows the prices that the head's settings declare, which
@@ -79,7 +79,7 @@ def spending(
 
 
 def usage(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], now: float) -> Spending:
-    """What `study` has spent on those of its runs that it pays for, without any limit."""
+    """The spending of `study` on those of its runs that it pays for, whatever its limits."""
     spent = Spending(0.0)
     for status in statuses:
         if status.study == study.name:
@@ -107,8 +107,9 @@ def find_exhausted(
 
 
 def cost(status: Status, usd_per_hour: float, now: float) -> float:
-    """What a run has cost its study: the time that it held a machine, this moment included, or what its result says if
-    that is more: of a run that was leased, since another run paid for any other result, such as one that it adopted.
+    """The dollars that a run has cost its study: for the time that it held a machine, this moment included, or as its
+    result says if that is more: of a run that was leased, since another run paid for any other result, such as one that
+    it adopted.
     """
     held = held_hours(status, now) * usd_per_hour
     told = status.result.usd if status.result and status.epoch and not status.result.adopted else None

@@ -14,7 +14,7 @@ from farm.record.score import Score
 from farm.study.run import Evaluating, State
 
 
-class Scored(NamedTuple):
+class ReadableScores(NamedTuple):
     """The scores of runs' models by run id, and what is wrong with those that cannot be read."""
 
     scores: dict[str, tuple[Score, ...]]
@@ -71,18 +71,18 @@ class Evaluations:
         """
         return self.scored(name, kind).scores
 
-    def scored(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> Scored:
+    def scored(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> ReadableScores:
         """As `scores`, with what it leaves out."""
         return self.scored_of([name]) if kind == "run" else _read_scores(self._scripts.pages("scores", kind, name))
 
-    def scored_of(self, ids: Sequence[str]) -> Scored:
+    def scored_of(self, ids: Sequence[str]) -> ReadableScores:
         """As `scored`, of these runs."""
         pages = (self._scripts.call("scores", "runs", "", "", PAGE, *some) for some in pieces(ids, PAGE))
         return _read_scores(one for _, *found in pages for one in found)
 
 
-def _read_scores(said: Iterable[tuple[str, Sequence[str]]]) -> Scored:
-    found = Scored({}, [])
+def _read_scores(said: Iterable[tuple[str, Sequence[str]]]) -> ReadableScores:
+    found = ReadableScores({}, [])
     for run_id, texts in said:
         read = tuple(readable(read_score, texts))
         found.scores[run_id] = read

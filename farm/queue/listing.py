@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from farm.errors import Conflict, Unreadable
 from farm.queue.scripts import PAGE, Scripts, pieces
-from farm.queue.spelling import FIELDS, Row, pairs, read_event, read_pause, read_run, read_status
+from farm.queue.spelling import FIELDS, StatusRow, pairs, read_event, read_pause, read_run, read_status
 from farm.queue.unreadable import UNREADABLE, Flaw, readable, spoilt_run
 from farm.queue.values import Event, Pause, Point, Status
 from farm.study.recipe import Recipe
@@ -167,7 +167,7 @@ class Listing:
         return {machine: int(count) for machine, count in pairs(self._scripts.call("queued", *passing))}
 
     def pauses(self) -> list[Pause]:
-        """What is paused (Q11)."""
+        """Everything that is paused (Q11)."""
         return [read_pause(place, reason) for place, reason in pairs(self._scripts.call("pauses"))]
 
     def curve(self, run_id: str) -> list[Point]:
@@ -190,7 +190,7 @@ def _picture(texts: Iterable[str]) -> Picture:
         try:
             found.statuses.append(read_status(text))
         except UNREADABLE as error:
-            run_id = Row(*json.loads(text)).id
+            run_id = StatusRow(*json.loads(text)).id
             found.flaws[run_id] = spoilt_run(run_id, error)
     return found
 

@@ -12,7 +12,7 @@ from farm.study.recipe import Frozen
 
 
 class Head(Frozen):
-    """What `farm serve` says of itself when it starts, for a joining machine to compare itself with."""
+    """The facts that `farm serve` records of itself when it starts, for a joining machine to compare itself with."""
 
     host: str
     ray: str = Field(description="address of its Ray, as it is called there")
@@ -67,7 +67,7 @@ def offering(nodes: Iterable[Node]) -> dict[str, int]:
 
 
 def doing(node: Node, runs: Sequence[str], waiting: Mapping[str, int], holding: Iterable[str]) -> str:
-    """What `node` runs, or why it is idle.
+    """Say in words which runs `node` trains, or why it is idle.
 
     `runs` train there now; `waiting`: machine class or mixed group -> runs that could start now, next in line
     first; `holding`: classes whose queued runs all back off.

@@ -16,10 +16,10 @@ Q6  fail requeues with back-off until attempts are spent, then the run is failed
 Q7  release returns the run unharmed and is no attempt. If the lease was recalled, the recall's reason counts.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
-Q9  listing is a consistent picture: a page of up to 200 runs, such as a study, is of one instant, and of a longer list
-    every run that is there all the while is told once, as it stands at an instant meanwhile. put = queued + running +
-    succeeded + failed + cancelled + forgotten, at every event. forget takes final runs only, and a result that others
-    have adopted stays with them.
+Q9  listing is a consistent picture: a page of up to 100 runs, as of a small study, is of one instant, and of a longer
+    list every run that is there all the while is told once, as it stands at an instant meanwhile. put = queued +
+    running + succeeded + failed + cancelled + forgotten, at every event. forget takes final runs only, and a result
+    that others have adopted stays with them.
 Q10 an acknowledged write survives kill -9 of anything, Redis included (farm.site.server sees to it).
 Q11 pause returns the run unharmed and is no attempt; from then on no run of its study that reads the same corpus is
     claimed, anywhere or on the node that it names, until the study is put again or one of them is retried.
@@ -95,7 +95,7 @@ class Queue:
         self.roster = Roster(self.scripts)
         self.index = Index(self.scripts)
 
-    # What a submitter says
+    # The submitter's verbs
 
     def put(self, study: Study, leaving: Collection[str] = (), since: str = "*") -> Put:
         """Queue every run of `study` that is not there yet, but for the runs `leaving`: all of them or none (Q1).
@@ -116,7 +116,7 @@ class Queue:
             return said.put
 
     def preview(self, study: Study) -> Put:
-        """What `put` would answer now; nothing is queued.
+        """Return what `put` would answer now; nothing is queued.
 
         Raises: Conflict
         """
@@ -215,7 +215,7 @@ class Queue:
             self.scripts.refuse_unknown(run_id)
         return State(answer[1])
 
-    # What a worker says
+    # The worker's verbs
 
     def claim(
         self,

@@ -15,7 +15,7 @@ from farm.study.schema import stamp
 
 
 class Roster:
-    """What machines report about themselves, and what others record about them."""
+    """The facts that machines report about themselves, and those that others record about them."""
 
     def __init__(self, scripts: Scripts):
         self._scripts = scripts

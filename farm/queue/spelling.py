@@ -46,7 +46,7 @@ def read_recipe(text: str) -> Recipe:
     return Recipe.model_validate_json(canonical_json(json.loads(text)["changes"]))
 
 
-class Row(NamedTuple):
+class StatusRow(NamedTuple):
     """A run as statuses.lua tells it: these fields of its hash, between its id and what belongs to it."""
 
     id: str
@@ -73,11 +73,11 @@ class Row(NamedTuple):
     result: str | Absent
 
 
-FIELDS = " ".join(Row._fields[1:-2])  # as statuses.lua is asked for them; every run has the first
+FIELDS = " ".join(StatusRow._fields[1:-2])  # as statuses.lua is asked for them; every run has the first
 
 
 def read_status(text: str) -> Status:
-    row = Row(*json.loads(text))
+    row = StatusRow(*json.loads(text))
     run = read_run(row.spec)
     return Status(
         run=run,

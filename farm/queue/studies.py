@@ -66,14 +66,14 @@ class Studies:
         self._scripts.call("keep", "imported", imported.study, stamp(canonical_json(imported)) if imported.runs else "")
 
     def imported(self, study: str) -> Imported:
-        """What was imported into a study: nothing into one that does not exist, or whose name no study could have.
+        """The rows imported into a study: none into one that does not exist, or whose name no study could have.
 
         Raises: Unreadable
         """
         return self._read("imported", study, read_imported, spoilt_import) or Imported.model_construct(study=study)
 
     def all_imported(self) -> dict[str, Imported]:
-        """What was imported, by study."""
+        """The imported rows of every study, by its name."""
         return {one.study: one for one in readable(read_imported, self._scripts.call("kept", "imported", "")[1::2])}
 
     def refer(self, references: References) -> None:
@@ -101,7 +101,7 @@ class Studies:
     def _read(
         self, which: str, study: str, read: Callable[[str], Said], spoilt: Callable[[str, Exception], Flaw]
     ) -> Said | None:
-        """What is kept of a study under `which`; None where there is nothing. Raises: Unreadable"""
+        """Read the entry of a study in the hash `which`; None where there is none. Raises: Unreadable"""
         found = self._scripts.call("kept", which, study) if study else []
         try:
             return read(found[1]) if found else None

@@ -11,7 +11,7 @@ from farm.errors import Unreadable, first_line, in_plain_words
 from farm.queue.scripts import Scripts
 from farm.queue.spelling import (
     FIELDS,
-    Row,
+    StatusRow,
     pairs,
     read_imported,
     read_machine,
@@ -52,7 +52,7 @@ def find_flaws(scripts: Scripts, *, of_ended: bool = True) -> list[Flaw]:
         for name, text in pairs(scripts.call("kept", which, "")):
             found += [spoilt(name, error) for error in faults(read, text)]
     for text in scripts.pages("statuses", "all" if of_ended else "open", "", FIELDS):
-        found += [spoilt_run(Row(*json.loads(text)).id, error) for error in faults(read_status, text)]
+        found += [spoilt_run(StatusRow(*json.loads(text)).id, error) for error in faults(read_status, text)]
     for run_id, texts in scripts.pages("scores", "all", "") if of_ended else ():
         found += [spoilt_score(run_id, error) for text in texts for error in faults(read_score, text)]
     for name, facts, probes, _ in scripts.call("machines"):
@@ -63,7 +63,7 @@ def find_flaws(scripts: Scripts, *, of_ended: bool = True) -> list[Flaw]:
 
 
 def readable(read: Callable[[Any], Said], said: Iterable[Any]) -> Iterator[Said]:
-    """What can be read of what Redis said; `find_flaws` names the rest."""
+    """Yield those of Redis's replies that can be read; `find_flaws` names the rest."""
     for one in said:
         with suppress(*UNREADABLE):
             yield read(one)
@@ -78,7 +78,7 @@ def faults(read: Callable[[Any], object], said: Any) -> list[Exception]:
 
 
 def why(error: Exception) -> str:
-    """What is wrong with it, in one line: of a model, the first field at fault."""
+    """Explain `error` in one line: of a model, the first field at fault."""
     if isinstance(error, ValidationError):
         fault = error.errors()[0]
         return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {in_plain_words(fault['msg'])}"
@@ -120,6 +120,6 @@ def _aside(name: str, place: str) -> Flaw:
 
 
 def _flaw(what: str, error: Exception, remedy: str) -> Flaw:
-    """What a newer farm wrote is not spoilt: that has a remedy of its own."""
+    """A flaw with its remedy. A record of a newer farm is not spoilt, and has a remedy of its own."""
     newer = error.remedy if isinstance(error, Unreadable) else None
     return Flaw(what=what, why=error.message if isinstance(error, Unreadable) else why(error), remedy=newer or remedy)

@@ -16,7 +16,7 @@ Why = Literal["missing", "stale"]
 
 
 class Unscored(NamedTuple):
-    """What is to be scored and why; and what is not."""
+    """The runs to be scored and why; and those that are not."""
 
     jobs: dict[str, tuple[Evaluating, Why]]  # by their ids
     there: int  # scores by the study's evaluations as they are now
@@ -33,7 +33,7 @@ def find_unscored(
     stale: bool = False,
     machine: str | None = None,
 ) -> Unscored:
-    """What the runs in `statuses` lack of the evaluations `names` of `study`, as far as `scores` has them by run.
+    """Find the scores by the evaluations `names` of `study` that the runs in `statuses` lack; `scores` has them by run.
 
     A score is missing where its run has none of that name, and stale where it has one by an earlier form of the
     evaluation: other code, another slice or another precision. `machine`: the class that scores, instead of each run's.

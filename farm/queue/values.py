@@ -42,7 +42,7 @@ class Event(Frozen):
 
 
 class Put(Frozen):
-    """What a put did, by run ids."""
+    """The outcome of a put, by run ids."""
 
     new: tuple[str, ...] = Field(description="queued now")
     known: dict[str, State] = Field(description="there already")
@@ -53,7 +53,7 @@ class Put(Frozen):
 
 
 class Forgotten(Frozen):
-    """What a forget did: the runs that are gone, with their last epochs, and those that another study has still."""
+    """The outcome of a forget: the runs gone, with their last epochs, and those that another study still has."""
 
     gone: dict[str, int]
     kept: tuple[str, ...]
@@ -113,14 +113,14 @@ class Pause(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What a Redis says of itself: the storage whose records it has, and its own name as their index."""
+    """The origin of a Redis, in its own words: the storage whose records it has, and its own name as their index."""
 
     marker: str  # Store.mark
     name: str
 
 
 class Supply(Frozen):
-    """What an autoscaler can do for a machine class."""
+    """The help that an autoscaler can give to a machine class."""
 
     most: int = Field(description="nodes that may be up at a time")
     starting: int = Field(0, description="nodes asked for and not up yet")

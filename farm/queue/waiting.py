@@ -16,7 +16,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Outlook(NamedTuple):
-    """What the queued runs wait for, by run id. `over_budget` and `paused` have those that wait for a person."""
+    """The reasons why queued runs wait, by run id. `over_budget` and `paused` have those that wait for a person."""
 
     why: dict[str, str] = {}
     over_budget: dict[str, Spending] = {}

@@ -99,7 +99,7 @@ class Bucket:
         return False
 
     def names(self, folder: str) -> list[str]:
-        """What lies directly below `folder`, in order."""
+        """The names directly below `folder`, in order."""
         start = self._key(f"{folder}/")
         with self._refusals():
             pages = self._pages(Prefix=start, Delimiter="/")

@@ -62,7 +62,7 @@ class Copies:
         return Ledgers({epoch: path for epoch, path in found.items() if epoch in kept})
 
     def log(self, run_id: str, epoch: int) -> Path | None:
-        """What an attempt printed so far, if it is on record.
+        """The file of all that an attempt has printed so far, if it is on record.
 
         Raises: CheckpointInvalid: it leads out of the storage root.
         """

@@ -64,7 +64,7 @@ class Folder:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def names(self, folder: str) -> list[str]:
-        """What lies directly below `folder`, in order; nothing where it is not there or leads out of the storage."""
+        """The names directly below `folder`, in order; none where it is not there or leads out of the storage."""
         path = self.root / folder
         if self._leads_out(path):
             return []

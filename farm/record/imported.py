@@ -65,7 +65,7 @@ class ImportedRun(Frozen):
 
 
 class Joined(NamedTuple):
-    """What an import adds to the existing record."""
+    """The effect of an import on the existing record."""
 
     whole: "Imported"
     new: tuple[str, ...]

@@ -127,7 +127,7 @@ class _Header(_Strict):
 
 
 class _Validation(_Strict):
-    """What a step's line says of the validation after it."""
+    """The validation after a step, as the step's line has it."""
 
     slice: str | None
     tokens: int = Field(ge=1)
@@ -193,7 +193,7 @@ class Ledgers:
         return [line for piece in reversed(pieces) for line in piece]
 
     def beyond(self, epoch: int) -> str | None:
-        """What there is in this attempt's file that is no step, if anything."""
+        """The content of this attempt's file that is not a step, in words; None where there is none."""
         return self._file(epoch).fault
 
     def newest(self) -> list[Line]:
@@ -264,7 +264,7 @@ def progress(content: bytes) -> tuple[int, float]:
 
 
 def totals(lines: list[Line]) -> Totals:
-    """What the steps add up to."""
+    """Add up the steps."""
     return Totals(
         steps=len(lines),
         tokens=sum(line.tokens for line in lines),
@@ -302,7 +302,7 @@ def _read_file(path: Path, epoch: int) -> _File:
 
 
 def _parse(file: BinaryIO, name: str, epoch: int | None) -> _File:
-    """What `file` holds. One line at a time and no more than LONGEST_LINE of it: it may be of any size."""
+    """Parse `file`. It is read one line at a time and no more than LONGEST_LINE of it: it may be of any size."""
     texts = _texts(file)
     try:
         header = _header(next(texts, b""), epoch)
@@ -351,7 +351,7 @@ def _step(text: bytes) -> _Step | None:
 
 
 def _fault(error: ValueError) -> str:
-    """What is wrong with a line, in a few words: pydantic's has the whole line in it."""
+    """Explain in a few words why a line is invalid: pydantic's own message has the whole line in it."""
     if not isinstance(error, ValidationError):
         return first_line(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -69,7 +69,7 @@ class Validated(Frozen):
 
 
 class Peaks(Frozen):
-    """What one accelerator was measured to reach before the first step."""
+    """The peak rates of one accelerator, measured before the first step."""
 
     flops_per_second: float = Field(gt=0, description="of matrix products at the precision of training")
     bytes_per_second: float = Field(gt=0, description="read and written in its memory")
@@ -84,7 +84,7 @@ class Utilisation(Frozen):
 
 
 def utilisation(peaks: Peaks, recipe: Recipe, plan: Plan, tokens_per_second: float) -> Utilisation:
-    """What `tokens_per_second` of all workers come to."""
+    """Express `tokens_per_second` of all workers as shares of the peaks."""
     each = tokens_per_second / plan.world
     traffic = least_traffic(recipe, plan.microbatch, recipe.tokens_per_step / plan.world)
     return Utilisation(
@@ -141,7 +141,7 @@ class Result(Frozen):
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What it was tested on and how."""
+        """The tokens that it was tested on, and how."""
         return self.recipe.tested
 
     @property
@@ -184,8 +184,8 @@ class Exam(Frozen):
     items: str = Field(description="sha256 of the tokens that are read")
 
 
-class Scored(Frozen):
-    """What the training processes found by one evaluation."""
+class Measurement(Frozen):
+    """The score by one evaluation, as the training processes computed it."""
 
     exam: Exam
     value: float = Field(description="nats per token")
@@ -194,7 +194,7 @@ class Scored(Frozen):
 
 
 class Outcome(Frozen):
-    """What the training processes hand back to the agent. All but the first two are None unless it finished."""
+    """The report of the training processes to the agent. All but the first two are None unless it finished."""
 
     finished: bool = Field(description="False: stopped early by a signal, with a checkpoint at `step`")
     step: int
@@ -210,4 +210,6 @@ class Outcome(Frozen):
     kernels: tuple[Computed, ...] | None = None
     compiled: tuple[bool, ...] | None = None
     fingerprints: Fingerprints | None = None
-    scores: tuple[Scored, ...] = Field((), description="by the test first, then by the study's further evaluations")
+    scores: tuple[Measurement, ...] = Field(
+        (), description="by the test first, then by the study's further evaluations"
+    )

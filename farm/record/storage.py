@@ -14,7 +14,7 @@ from farm.record.folder import Folder
 
 
 class Records(Protocol):
-    """What a storage must do: keep records by name, each there in full or not at all."""
+    """The contract of a storage: it keeps records by name, each there in full or not at all."""
 
     @property
     def uri(self) -> str: ...

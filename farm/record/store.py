@@ -19,7 +19,7 @@ from farm.record.result import Result
 from farm.record.runs import Runs
 from farm.record.scores import Scores
 from farm.record.storage import Storage
-from farm.record.studies import Studies
+from farm.record.studies import StudyRecords
 from farm.study.run import Run
 
 
@@ -30,7 +30,7 @@ class Store(Storage):
         super().__init__(storage, work, patience)
         self.runs = Runs(self)
         self.scores = Scores(self, self.runs)
-        self.studies = Studies(self)
+        self.studies = StudyRecords(self)
         self.copies = Copies(self, self.runs)
 
     def adopt(self, result: Result, run: Run, study: str) -> None:

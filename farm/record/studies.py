@@ -12,7 +12,7 @@ from farm.study.schema import stamp
 from farm.study.study import Study
 
 
-class Studies:
+class StudyRecords:
     """The studies of a storage."""
 
     def __init__(self, storage: Storage):
@@ -32,7 +32,7 @@ class Studies:
         return {study.name: study for study in found}, unread
 
     def imported(self, study: str) -> Imported:
-        """What was imported into a study.
+        """The rows imported into a study.
 
         Raises: CheckpointInvalid: the record is damaged.
         """
@@ -43,7 +43,7 @@ class Studies:
         self._keep(layout.imported(imported.study), imported, bool(imported.runs))
 
     def all_imported(self) -> tuple[list[Imported], list[str]]:
-        """What was imported into each study, as far as it can be read; and what is wrong with the others."""
+        """The rows imported into each study, as far as they can be read; and what is wrong with the others."""
         return self._all(layout.IMPORTED, Imported)
 
     def references(self, study: str) -> References:

@@ -127,6 +127,6 @@ def other(error: RedisError, place: str) -> FarmError | None:
 
 
 def full_text(error: RedisError) -> str:
-    """What Redis said, with the code in front that the client takes off."""
+    """The reply of Redis, with the code in front that the client takes off."""
     code = error.status_code if error.status_code not in (None, "ERR") else None
     return f"{code} {error}" if code else str(error)

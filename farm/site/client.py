@@ -90,7 +90,7 @@ def _check_options(client: Redis, url: str) -> None:
         ) from None
 
 
-class _Patience(Retry):
+class _RetryWhileAway(Retry):
     """Tries again while the server is away, but not when it is there and says no."""
 
     def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, with_failure_count: bool = False) -> Any:
@@ -112,7 +112,7 @@ def client_of(url: str, retries: int = RETRIES, seconds: float | None = None, au
         socket_timeout=seconds or SOCKET_SECONDS,
         socket_connect_timeout=seconds or SOCKET_SECONDS,
         health_check_interval=30,
-        retry=_Patience(EqualJitterBackoff(cap=1.0, base=0.1), retries),
+        retry=_RetryWhileAway(EqualJitterBackoff(cap=1.0, base=0.1), retries),
         protocol=2,  # with 3, a missing password is reported as a malformed HELLO
         **trusted,
     )

@@ -31,7 +31,7 @@ def describe(client: Redis) -> str:
 
 
 def flaws(client: Redis) -> list[str]:
-    """What is known to be wrong with the server's version, each with the remedy."""
+    """The known faults of the server's version, each with the remedy."""
     told = software(client)
     if told is None:
         return []

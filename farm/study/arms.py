@@ -70,7 +70,7 @@ class UncheckedStudy(Frozen):
 
     @cached_property
     def swept(self) -> dict[str, tuple[str, Change]]:
-        """What the sweeps expand to, by arm: the sweep's name, and the intervention. Raises: ValueError"""
+        """The arms that the sweeps expand to: by arm, the sweep's name and the intervention. Raises: ValueError"""
         found: dict[str, tuple[str, Change]] = {}
         for name, swept in self.sweeps.items():
             for arm, patch in sweep(name, swept.patch, grid=swept.grid).items():

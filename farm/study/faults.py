@@ -72,7 +72,7 @@ def without(tables: Any, places: Sequence[Place]) -> Any:
     }
 
 
-# What pydantic calls them, and what a person who writes TOML does.
+# Types by pydantic's name, and by the name that a person who writes TOML gives them.
 _PLAIN_WORDS = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",

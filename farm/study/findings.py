@@ -14,7 +14,7 @@ from farm.study.recipe import TEST, Recipe
 
 
 class Findings:
-    """What is wrong with a study whose tables have the right form, and the arms that stand all the same.
+    """The faults of a study whose tables have the right form, and the arms that stand all the same.
 
     `doubtful` are arms of which something was left out before, so that only single values can be judged: interventions
     by name, "baseline", and "" for all of them. `partial` are arms that are known but for some values.

@@ -22,7 +22,7 @@ class Standing(Frozen):
     delta: float | None = None
     p: float | None = Field(None, description="adjusted for all arms and all looks")
     word: str = Field(description="its verdict at this look")
-    chance: float | None = Field(None, description="of being resolved at the next rung, if the truth is as observed")
+    chance: float | None = Field(None, description="of being resolved at the next stage, if the truth is as observed")
     added: int = Field(0, description="seed pairs that were queued for it because of this look")
     given_up: bool = False
     why: str = ""

@@ -249,7 +249,7 @@ BUILT_IN = {
 
 PRICE = ("usd_per_hour", "price_source", "price_date")  # one thing: a price without them is somebody else's
 HEARSAY = (*PRICE, "tokens_per_second")  # what is true of the class somewhere, and may not be here
-# What a node cannot find out about itself, and its price; and what a person who declares a class rarely knows.
+# A node's price and what it cannot find out about itself; and what a person who declares a class rarely knows.
 OPEN = ("tokens_per_second", "microbatch", "threads", "instruction_set")
 
 

@@ -85,7 +85,7 @@ KEYS = {
 
 OF_A_STUDY = ("name", "question", "design", "reruns")
 
-# What no key of the farm's stands for, and why.
+# Keys of other tools that no key of the farm's stands for, and why.
 NOTES = {
     "the planner splits train.batch over each machine: leave it out": "gradientaccumulationsteps gradaccum"
     " gradaccumsteps accumulation accumulategradbatches microbatch microbatchsize"
@@ -313,7 +313,7 @@ def _seeds(given: Any) -> str | None:
 
 
 def source(given: str) -> str:
-    """What to write instead of an invalid corpus source, or ''."""
+    """A hint at what to write instead of an invalid corpus source, or ''."""
     address = re.sub(r"^(https?://)?(www\.)?huggingface\.co/(datasets/)?", "", given).strip("/")
     if re.fullmatch(r"\w[\w-]*/\w[\w.-]*", address) or given.startswith("huggingface:"):
         return f'; write source = "hf:{address.removeprefix("huggingface:")}" for a dataset of Hugging Face'
@@ -321,7 +321,7 @@ def source(given: str) -> str:
 
 
 def syntax(line: str) -> str:
-    """What to write instead of a line that is not TOML, or ''."""
+    """A hint at what to write instead of a line that is not TOML, or ''."""
     if line.startswith("{"):
         return "this looks like JSON, and a study is TOML"
     if found := re.fullmatch(r"\[([\w.-]+(?: [\w.-]+)+)\]?", line):

@@ -313,7 +313,7 @@ class Recipe(Frozen):
 
     @property
     def tested(self) -> dict[str, Any]:
-        """What is scored and how: all that makes two test losses comparable, but for the tokens themselves."""
+        """The definition of the test: all that makes two test losses comparable, but for the tokens themselves."""
         evaluation = self.evaluation
         return self.tested_data.named | {
             "offset": evaluation.offset,

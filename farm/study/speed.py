@@ -14,7 +14,7 @@ BASES: tuple[Basis, ...] = ("measured", "scaled", "declared", "assumed")  # the 
 
 
 class Speed(NamedTuple):
-    """What a machine is expected to reach on a recipe, why, and what a reader must know to believe it."""
+    """The speed that a machine is expected to reach on a recipe, why, and what a reader must know to believe it."""
 
     tokens_per_second: float
     basis: Basis
@@ -82,7 +82,7 @@ def ratio(machine: Machine, precision: Precision) -> Ratio:
 
 
 def _of(machine: Machine, table: Mapping[str, Mapping[Precision, T]]) -> Mapping[Precision, T]:
-    """What a table of GPUs says of the one of `machine`; nothing where none, or several, are named, or a variant."""
+    """The entry for the GPU of `machine` in a table; empty where it names none, or several, or a variant."""
     if _VARIANT.search(machine.accelerator):
         return {}
     named = [word for word in table if re.search(rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])", machine.accelerator)]
@@ -138,7 +138,7 @@ def declared_speed(recipe: Recipe, machine: Machine) -> Speed | None:
 
 
 def unlike(one: Recipe, other: Recipe) -> tuple[str, ...]:
-    """What differs between two recipes and changes the speed, but for the model's arithmetic and the precision."""
+    """The differences between two recipes that change the speed, but for the model's arithmetic and the precision."""
     pairs = {
         "dropout": (one.model.dropout > 0, other.model.dropout > 0),
         "compile": (one.train.compile, other.train.compile),

@@ -93,7 +93,7 @@ class Draft(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> "Draft":
-        """What a study file says, or standard input where `path` is "-".
+        """Read a study file, or standard input where `path` is "-".
 
         Raises: BadStudy: there are no tables to speak of.
         """
@@ -133,7 +133,7 @@ def _draft(data: dict[str, Any], source: str) -> Draft:
 
 
 def _what_is_left(data: dict[str, Any], wrong: list[Fault]) -> tuple[Findings, Study | None]:
-    """What else is wrong with a study, apart from the faults of form in `wrong`."""
+    """Find the other faults of a study, apart from the faults of form in `wrong`."""
     places = [fault.place for fault in wrong]
     doubtful = {str(place[1]) for place in places if place[0] == "interventions" and len(place) > 1}
     doubtful |= {BASELINE} if any(place[0] == "baseline" for place in places) else set()

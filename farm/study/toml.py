@@ -64,7 +64,7 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def name_of(path: Path) -> str:
-    """What errors call the file."""
+    """The name by which errors call the file."""
     return "standard input" if path == STANDARD_INPUT else str(path)
 
 

@@ -1,1 +1,1 @@
-"""What the results of a study mean: differences, their error, and what it would take to know more."""
+"""The meaning of a study's results: differences, their error, and what it would take to know more."""

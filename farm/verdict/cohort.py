@@ -20,7 +20,7 @@ SHORT = 12  # hex digits of a fingerprint that a person is shown
 
 
 class Use(NamedTuple):
-    """What tokens are for: which ones a recipe names, and the fingerprint of those that were there."""
+    """A use of tokens: those that a recipe names for it, and the fingerprint of those that were there."""
 
     data: Callable[[Result], dict[str, Any]]
     tokens: Callable[[Result], str]
@@ -31,7 +31,7 @@ TRAINING = Use(lambda result: result.recipe.trained, lambda result: result.finge
 BEGINNING = Use(lambda result: result.recipe.begun, lambda result: result.fingerprints.tokens.head)
 USES = (TEST, TRAINING, BEGINNING)
 
-# What the arms of one machine must share: how a step is cut and added up, which is no part of what is being studied.
+# The arms of one machine must share this: how a step is cut and added up, which is not what is being studied.
 # The names are those of a recipe's fields, which say what was asked for; of kernels and of compilation the result says
 # what they were.
 CONDITIONS: dict[str, Callable[[Result], str]] = {
@@ -190,7 +190,7 @@ def _otherwise(results: Sequence[Result], name: str, of: Callable[[Result], str]
 
 
 def _most(results: Sequence[Result], of: Callable[[Result], str]) -> str:
-    """What most of `results` had; of two that are equally frequent the newer."""
+    """The value that most of `results` had; of two that are equally frequent the newer."""
     count = Counter(map(of, results))
     newest = {of(result): result.ended for result in sorted(results, key=lambda result: result.ended)}
     return max(count, key=lambda had: (count[had], newest[had]))

@@ -54,7 +54,7 @@ class Losses(Frozen):
     difference: float | None = Field(description="second - first")
 
 
-class Scored(Frozen):
+class ScorePair(Frozen):
     """Both models by one evaluation beside the test; the second less the first, in its unit."""
 
     evaluation: str = Field(description="as the study calls it")
@@ -67,7 +67,7 @@ class Scored(Frozen):
 
 
 class Comparison(Frozen):
-    """What two runs have in common. A bool is None where it is not known of both."""
+    """Two runs side by side. A bool is None where it is not known of both."""
 
     first: str
     second: str
@@ -88,14 +88,14 @@ class Comparison(Frozen):
     test_loss: Losses | None = Field(description="None unless both finished and may be compared")
     apart: str | None = Field(description="why the test losses of two finished runs may not be compared")
     ranked_by: tuple[str, ...] = Field(description="the evaluation that their studies rank by; two where these differ")
-    scores: tuple[Scored, ...] = Field(description="the other evaluations that have scored both, those first")
+    scores: tuple[ScorePair, ...] = Field(description="the other evaluations that have scored both, those first")
     unscored: dict[str, tuple[str, ...]] = Field(
         description="evaluation of `ranked_by` -> which of two finished runs have no score by it"
     )
 
     @property
     def other_bits(self) -> str | None:
-        """What computed the two, if that alone gives other bits to runs whose losses part; None if it is the same."""
+        """The kernels of both, if they alone give other bits to runs whose losses part; None if they are the same."""
         told = ("computed.kernels", "hardware.instruction_set")
         found = [f"{one.what}: {one.first} and {one.second}" for one in self.differences if one.what in told]
         return ", ".join(found) if self.parted and found else None
@@ -175,7 +175,7 @@ def _tokens(side: Side, which: str) -> str | None:
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    """What decides which tokens the n-th sequence of a run holds, apart from the tokens themselves."""
+    """Everything that decides which tokens the n-th sequence of a run holds, apart from the tokens themselves."""
     data = run.recipe.data
     return run.recipe.model.context, data.order, run.seeds.train if data.order == "shuffled" else None
 
@@ -203,7 +203,7 @@ def _test_losses(first: Side, second: Side) -> Losses | None:
     return _of(one.test_loss, other.test_loss)
 
 
-def _scores(first: Side, second: Side) -> Iterator[Scored]:
+def _scores(first: Side, second: Side) -> Iterator[ScorePair]:
     """Of the models of two finished runs, what their studies rank by first; the test loss has a place of its own."""
     one, other = (_by_name(side) for side in (first, second))
     for name in dict.fromkeys([first.score, second.score, *one]):
@@ -211,7 +211,7 @@ def _scores(first: Side, second: Side) -> Iterator[Scored]:
             continue
         left, right = one[name], other[name]
         why = apart(left, right)
-        yield Scored(
+        yield ScorePair(
             evaluation=name,
             unit=left.unit,
             direction=left.direction,

@@ -1,4 +1,4 @@
-"""What a budget buys and what a loss costs, from validation curves; and which arms nothing beats in both.
+"""The loss that a budget buys and the cost of a loss, from validation curves; and the arms that nothing beats in both.
 
 A curve is linear between its points and says nothing before the first or behind the last. So the cost to reach a loss
 may be known, or known only to lie below the first point or beyond the last: an interval, and no run is dropped for it.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from farm.stats import mean
 from farm.study.looks import Looks
 from farm.study.recipe import Seeds
-from farm.verdict.inference import Comparison
+from farm.verdict.inference import Contrast
 from farm.verdict.sequential import judge_all
 
 SAME_COST = 0.02  # of a cost: timings of one recipe on one machine differ by as much
@@ -44,7 +44,7 @@ class SpeedUp(NamedTuple):
 
     low: float | None
     high: float | None
-    seen: Comparison | None = None
+    seen: Contrast | None = None
 
 
 def loss_at(curve: Curve, cost: float) -> float | None:
@@ -82,7 +82,7 @@ def speed_ups(
     machines: Sequence[str] = (),
     looks: Looks | None = None,
 ) -> list[dict[str, SpeedUp]]:
-    """What each ranking (a baseline, and its arms by name) says of how much sooner its arms reached the loss.
+    """Tell for each ranking (a baseline, and its arms by name) how much sooner its arms reached the loss.
 
     Logarithms of costs are compared as losses are, at one error rate for all, of arms whose runs all told their cost.
     An arm with a run that did not has bounds and no interval: leaving that run out would favour its side, and a handful
@@ -112,7 +112,7 @@ def frontier(places: Mapping[str, tuple[int, float]]) -> set[str]:
     }
 
 
-def _speed_up(arm: Mapping[Seeds, Reach], baseline: Mapping[Seeds, Reach], seen: Comparison | None) -> SpeedUp:
+def _speed_up(arm: Mapping[Seeds, Reach], baseline: Mapping[Seeds, Reach], seen: Contrast | None) -> SpeedUp:
     """Pair by pair over the seeds that both have; without any, of both sides' means."""
     if not arm or not baseline:
         return SpeedUp(None, None)

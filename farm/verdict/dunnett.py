@@ -19,7 +19,7 @@ def p_values(t: Sequence[float], correlation: Any, df: float) -> list[float]:
 
 
 def critical(correlation: Any, df: float, level: float, sides: int = 2) -> float:
-    """What the largest |t| of several true nulls exceeds with chance `level`; with one side, the largest t."""
+    """The value that the largest |t| of several true nulls exceeds with chance `level`; one-sided, the largest t."""
     from scipy.optimize import brentq
     from scipy.stats import t
 

@@ -21,7 +21,7 @@ Term = tuple[str, ...]  # one intervention, or two
 
 
 class Effect(Frozen):
-    """What an intervention, or two of them together, do to the score, in its unit, averaged over all others."""
+    """The effect of an intervention, or of two together, on the score, in its unit, averaged over all others."""
 
     of: tuple[str, ...]
     aliases: tuple[str, ...]  # terms that the arms cannot tell from it; "-" before one of the opposite sign

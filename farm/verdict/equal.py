@@ -21,7 +21,7 @@ from farm.study.recipe import Frozen, Seeds
 from farm.study.run import Run
 from farm.verdict.cohort import by_arm, count_seeds, sides, sort
 from farm.verdict.cost import Curve, Reach, SpeedUp, loss_at, reach, speed_ups, together
-from farm.verdict.inference import Comparison, Losses, Method, Word
+from farm.verdict.inference import Contrast, Losses, Method, Word
 from farm.verdict.ranks import ranks
 from farm.verdict.sequential import judge_all
 
@@ -32,14 +32,14 @@ OTHER_SLICE = (
 )
 
 
-class Budget(NamedTuple):
-    """What every run may cost."""
+class Allowance(NamedTuple):
+    """The amount that every run may cost."""
 
     kind: Kind
     amount: float
 
 
-class Span(Frozen):
+class BoundedCost(Frozen):
     """A cost: a value; or a bound, where some run told no more than that."""
 
     value: float | None
@@ -47,7 +47,7 @@ class Span(Frozen):
     at_most: float | None = Field(None, description="some runs had reached it before their first validation")
 
 
-class Placed(Frozen):
+class CostRow(Frozen):
     """An arm on a machine, by its validation curves."""
 
     evaluation: str
@@ -60,8 +60,8 @@ class Placed(Frozen):
     runs: tuple[str, ...]
 
 
-class Bought(Placed):
-    """What a budget bought."""
+class Bought(CostRow):
+    """The loss that a budget bought."""
 
     rank: int | None = Field(None, description="shared within the noise; None: set aside, or no run got there")
     short: tuple[str, ...] = Field((), description="runs that ended before they had cost so much")
@@ -78,14 +78,14 @@ class Bought(Placed):
     verdict: Word | None = None
 
 
-class Reached(Placed):
-    """What it cost to reach a loss: geometric means over seeds."""
+class Reached(CostRow):
+    """The cost of reaching a loss: geometric means over seeds."""
 
     reached: int = Field(description="of the n: how many reached it before their end")
-    steps: Span | None = None
-    tokens: Span | None = None
-    hours: Span | None = None
-    usd: Span | None = None
+    steps: BoundedCost | None = None
+    tokens: BoundedCost | None = None
+    hours: BoundedCost | None = None
+    usd: BoundedCost | None = None
     speedup: float | None = Field(
         None, description="the baseline's hours over its own, paired by seeds; 2: twice as fast"
     )
@@ -98,13 +98,13 @@ class Reached(Placed):
     verdict: Word | None = Field(None, description="better: sooner than the baseline")
 
 
-def budget(text: str) -> Budget:
+def budget(text: str) -> Allowance:
     """`hours=2`, `usd=10` or `tokens=1e9`. Raises: BadStudy: not a positive amount of one of them."""
     kind, _, amount = text.partition("=")
     number = _number(amount)
     if kind not in get_args(Kind) or number is None:
         raise BadStudy(f"--at {text} is not a budget.", remedy="Write --at hours=2, --at usd=10 or --at tokens=1e9.")
-    return Budget(kind, number)  # type: ignore[arg-type]
+    return Allowance(kind, number)  # type: ignore[arg-type]
 
 
 def target(text: str) -> float:
@@ -126,7 +126,7 @@ def _number(text: str) -> float | None:
 def at(
     results: Iterable[Result],
     runs: Iterable[Run],
-    amount: Budget,
+    amount: Allowance,
     margin: float | None = None,
     looks: Looks | None = None,
 ) -> list[Bought]:
@@ -152,7 +152,7 @@ def at(
 
 
 def to(results: Iterable[Result], runs: Iterable[Run], loss: float, looks: Looks | None = None) -> list[Reached]:
-    """What each arm of each evaluation and machine cost until it had come down to `loss`, soonest first."""
+    """The cost of each arm of each evaluation and machine until it had come down to `loss`, soonest first."""
     groups, asked = _groups(list(results)), count_seeds(runs)
     hours = [_reaches(group, "hours", loss) for group in groups]
     machines = [group.machine for group in groups]
@@ -164,7 +164,7 @@ def to(results: Iterable[Result], runs: Iterable[Run], loss: float, looks: Looks
     ]
 
 
-class _Group(NamedTuple):
+class _Contenders(NamedTuple):
     """The results of one evaluation on one machine: those to compare, by arm, and the others with the reasons."""
 
     evaluation: str
@@ -173,9 +173,9 @@ class _Group(NamedTuple):
     aside: list[tuple[Result, str]]
 
 
-def _groups(results: list[Result]) -> list[_Group]:
+def _groups(results: list[Result]) -> list[_Contenders]:
     first = {result.evaluation for result in results if result.arm == BASELINE}
-    found: list[_Group] = []
+    found: list[_Contenders] = []
     for evaluation in sorted({result.evaluation for result in results}, key=lambda name: (name not in first, name)):
         members = [result for result in results if result.evaluation == evaluation]
         cohort = sort(members)
@@ -184,7 +184,7 @@ def _groups(results: list[Result]) -> list[_Group]:
             here = [result for result in members if result.machine == machine]
             arms = by_arm(result for result in here if result.run_id not in aside)
             others = [(result, aside[result.run_id]) for result in here if result.run_id in aside]
-            found.append(_Group(evaluation, machine, arms, others))
+            found.append(_Contenders(evaluation, machine, arms, others))
     return found
 
 
@@ -216,7 +216,7 @@ def _curve(result: Result, kind: str) -> Curve:
 def _by_seeds(
     results: Iterable[Result], value: Callable[[Result], Any], averaged: Callable[[list[Any]], Any]
 ) -> dict[Seeds, Any]:
-    """What each seed pair tells, repetitions averaged; without those that tell nothing."""
+    """The value of each seed pair, repetitions averaged; without those that have none."""
     groups: dict[Seeds, list[Any]] = {}
     for result in results:
         if (found := value(result)) is not None:
@@ -224,7 +224,9 @@ def _by_seeds(
     return {seeds: averaged(values) for seeds, values in groups.items()}
 
 
-def _place(group: _Group, arm: str, n: int, asked: Mapping[tuple[str, str], int], results: Sequence[Result]) -> dict:
+def _place(
+    group: _Contenders, arm: str, n: int, asked: Mapping[tuple[str, str], int], results: Sequence[Result]
+) -> dict:
     return {
         "evaluation": group.evaluation,
         "machine": group.machine,
@@ -236,7 +238,7 @@ def _place(group: _Group, arm: str, n: int, asked: Mapping[tuple[str, str], int]
     }
 
 
-def _set_aside(group: _Group, asked: Mapping[tuple[str, str], int], kind: type[Any], **more: Any) -> list[Any]:
+def _set_aside(group: _Contenders, asked: Mapping[tuple[str, str], int], kind: type[Any], **more: Any) -> list[Any]:
     found: dict[tuple[str, str], list[Result]] = {}
     for result, why in group.aside:
         found.setdefault((result.arm, why), []).append(result)
@@ -247,10 +249,10 @@ def _set_aside(group: _Group, asked: Mapping[tuple[str, str], int], kind: type[A
 
 
 def _budget_rows(
-    group: _Group,
+    group: _Contenders,
     losses: Mapping[str, Losses],
-    seen: Mapping[str, Comparison],
-    amount: Budget,
+    seen: Mapping[str, Contrast],
+    amount: Allowance,
     margin: float | None,
     asked: Mapping[tuple[str, str], int],
 ) -> list[Bought]:
@@ -271,11 +273,11 @@ def _budget_rows(
 
 
 def _row(
-    group: _Group,
+    group: _Contenders,
     arm: str,
     losses: Losses,
-    seen: Comparison | None,
-    amount: Budget,
+    seen: Contrast | None,
+    amount: Allowance,
     margin: float | None,
     asked: Mapping[tuple[str, str], int],
 ) -> Bought:
@@ -300,7 +302,7 @@ def _row(
 # --- what a loss cost ------------------------------------------------------------------------------------------------
 
 
-def _reaches(group: _Group, kind: str, loss: float) -> dict[str, dict[Seeds, Reach]]:
+def _reaches(group: _Contenders, kind: str, loss: float) -> dict[str, dict[Seeds, Reach]]:
     return {
         arm: _by_seeds(results, lambda result: _reach(_curve(result, kind), loss), together)
         for arm, results in group.arms.items()
@@ -312,7 +314,7 @@ def _reach(curve: Curve, loss: float) -> Reach | None:
 
 
 def _target_rows(
-    group: _Group,
+    group: _Contenders,
     hours: Mapping[str, Mapping[Seeds, Reach]],
     fast: Mapping[str, SpeedUp],
     loss: float,
@@ -329,16 +331,16 @@ def _target_rows(
     return sorted(rows, key=lambda row: (row.reached < row.n, _order(row.hours), row.arm))
 
 
-def _span(reaches: Sequence[Reach], expected: int) -> Span | None:
+def _span(reaches: Sequence[Reach], expected: int) -> BoundedCost | None:
     if len(reaches) < expected:  # a run without a price
         return None
     mean_ = together(reaches)
     if mean_.is_known:
-        return Span(value=mean_.low)
-    return Span(value=None, at_least=mean_.low or None, at_most=None if mean_.is_censored else mean_.high)
+        return BoundedCost(value=mean_.low)
+    return BoundedCost(value=None, at_least=mean_.low or None, at_most=None if mean_.is_censored else mean_.high)
 
 
-def _order(span: Span | None) -> float:
+def _order(span: BoundedCost | None) -> float:
     return (span.value or span.at_least or span.at_most or 0.0) if span else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What a study would take, before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
+"""A forecast of a study before anything is queued: plans, hours, dollars, and the smallest effect it can resolve."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -240,7 +240,7 @@ def misfits(draft: Draft, known: dict[str, Machine]) -> list[str]:
 
 
 def _try(arms: Iterable[Arm], attempt: Callable[[Arm, str], T]) -> tuple[list[T], list[BadStudy | DoesNotFit]]:
-    """What `attempt` makes of each arm on each of its machines, and why it cannot, each reason with the first arm."""
+    """Try `attempt` on each arm and machine. Returns what it made, and each reason for failing with the first arm."""
     found: list[T] = []
     wrong: dict[str, BadStudy | DoesNotFit] = {}
     for arm in arms:
@@ -320,7 +320,7 @@ def _scale(recipe: Recipe, reached: Sequence[Reached]) -> Speed:
 
 
 def speeds(recipe: Recipe, machine: Machine, reached: Sequence[Reached]) -> dict[str, Speed]:
-    """What each class of a mixed group is expected to reach by itself, where anything is known."""
+    """The speed that each class of a mixed group is expected to reach by itself, where anything is known."""
     own = machine.parts if isinstance(machine, Mixed) else ()
     return {part.name: speed for part in own if (speed := speed_of(recipe, part, reached))}
 

@@ -24,14 +24,14 @@ Losses = Mapping[Any, float]
 
 
 class Check(Frozen):
-    """What two methods that take no distribution for granted say of one arm, unadjusted for the other arms."""
+    """The verdict on one arm of two methods that take no distribution for granted, unadjusted for the other arms."""
 
     ci_low: float  # BCa bootstrap of the mean difference, 95 %
     ci_high: float
     p: float  # all, or 9,999, flips of the differences' signs
 
 
-class Comparison(Frozen):
+class Contrast(Frozen):
     """An arm against the baseline of its ranking."""
 
     delta: float
@@ -66,9 +66,9 @@ class Tested(NamedTuple):
     error: float
 
 
-def judge(rankings: Sequence[tuple[Losses, Mapping[str, Losses]]], margin: float | None) -> list[dict[str, Comparison]]:
-    """What each ranking (a baseline, and its arms by name) says of those of its arms that can be tested at all."""
-    found: list[dict[str, Comparison]] = [{} for _ in rankings]
+def judge(rankings: Sequence[tuple[Losses, Mapping[str, Losses]]], margin: float | None) -> list[dict[str, Contrast]]:
+    """Test, in each ranking (a baseline, and its arms by name), those arms that can be tested at all."""
+    found: list[dict[str, Contrast]] = [{} for _ in rankings]
     tested = [(index, family) for index, (baseline, arms) in enumerate(rankings) for family in families(baseline, arms)]
     count = sum(len(family.arms) for _, family in tested)
     for index, family in tested:
@@ -121,7 +121,7 @@ def _differences(baseline: Losses, arms: Mapping[str, Losses], names: Sequence[s
 
 def _compare(
     family: Family, baseline: Losses, arms: Mapping[str, Losses], count: int, margin: float | None
-) -> dict[str, Comparison]:
+) -> dict[str, Contrast]:
     size, own = len(family.arms), {name: arms[name] for name in family.arms}
     level = ALPHA * size / count
     tests = {"paired": _paired, "paired-own": _paired_own, "welch": _welch, "prediction": _prediction}
@@ -130,7 +130,7 @@ def _compare(
     for name, one in zip(family.arms, tested, strict=True):
         p = min(1.0, one.p * count / size)
         low, high = interval(one.delta, one.half, p)
-        found[name] = Comparison(
+        found[name] = Contrast(
             delta=one.delta,
             ci_low=low,
             ci_high=high,

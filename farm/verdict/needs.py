@@ -1,10 +1,10 @@
-"""What would settle an arm that is not resolved: more seed pairs, the runs that they lack, and their price."""
+"""The way to settle an arm that is not resolved: more seed pairs, the runs that they lack, and their price."""
 
 from typing import NamedTuple
 
 from farm.study.recipe import Frozen
 from farm.verdict import sequential
-from farm.verdict.inference import Comparison, Losses
+from farm.verdict.inference import Contrast, Losses
 from farm.verdict.power import POWER, pairs_for
 
 
@@ -24,7 +24,7 @@ class Needs(Frozen):
     usd: float | None  # None when a price is unknown
 
 
-def needs(seen: Comparison, arm: Losses, baseline: Losses, own: Cost, other: Cost) -> Needs | None:
+def needs(seen: Contrast, arm: Losses, baseline: Losses, own: Cost, other: Cost) -> Needs | None:
     """None where a thousand pairs would not do. One pair at least: what is unresolved needs something.
 
     Pairs that lack only one side come first: they cost one run.

@@ -25,7 +25,7 @@ Columns = Mapping[Any, Mapping[Hashable, float]]  # stratum, its arm first -> le
 ROUNDING = 1e-15  # of a loss: what agrees more closely is alike
 
 
-class Run(NamedTuple):
+class Observation(NamedTuple):
     """One run of an evaluation that may be compared with the others."""
 
     arm: str
@@ -47,7 +47,7 @@ class Rung(Frozen):
     why: str | None = None  # why there is no SD, or what it holds besides
 
 
-class Hardware(Frozen):
+class HardwareEffect(Frozen):
     """Two machine classes, over the runs with the same recipe and seeds on both."""
 
     machines: tuple[str, str]
@@ -63,25 +63,25 @@ class Noise(Frozen):
     """All rungs, from the bottom up, and every two machine classes that have runs in common."""
 
     rungs: tuple[Rung, ...]
-    hardware: tuple[Hardware, ...]
+    hardware: tuple[HardwareEffect, ...]
 
 
-def ladder(runs: Iterable[Run]) -> Noise:
-    """What the runs of one evaluation tell of each rung. Never a number that the design cannot give."""
+def ladder(runs: Iterable[Observation]) -> Noise:
+    """Estimate each rung from the runs of one evaluation. Never a number that the design cannot give."""
     runs = list(runs)
     cells = _cells(runs)
     return Noise(rungs=(_rerun(runs), _hardware(cells), *_seeds(cells)), hardware=tuple(_pairs(cells)))
 
 
-def _cells(runs: Iterable[Run]) -> list[Run]:
+def _cells(runs: Iterable[Observation]) -> list[Observation]:
     """Of each arm, machine and seeds the first run."""
     first: dict[tuple[str, str, Seeds], float] = {}
     for run in sorted(runs, key=lambda run: run.rerun):
         first.setdefault((run.arm, run.machine, run.seeds), run.loss)
-    return [Run(arm, machine, seeds, 0, loss) for (arm, machine, seeds), loss in first.items()]
+    return [Observation(arm, machine, seeds, 0, loss) for (arm, machine, seeds), loss in first.items()]
 
 
-def hardware(runs: Iterable[Run]) -> tuple[Hardware, ...]:
+def hardware(runs: Iterable[Observation]) -> tuple[HardwareEffect, ...]:
     """Every two machine classes that have runs of one arm and seeds in common; of repetitions the first counts."""
     return tuple(_pairs(_cells(runs)))
 
@@ -101,13 +101,13 @@ def seeds_rung(*sides: Iterable[Any]) -> SeedsRung | None:
 # --- rungs -----------------------------------------------------------------------------------------------------------
 
 
-def _rerun(runs: Sequence[Run]) -> Rung:
+def _rerun(runs: Sequence[Observation]) -> Rung:
     # Reruns of different cells have nothing in common: a level of their own each.
     columns = _table(runs, lambda run: (run.arm, run.machine, run.seeds), lambda run: (run, id(run)))
     return _rung("rerun", columns) or Rung(rung="rerun", why="no data: no run was repeated with the same seeds")
 
 
-def _hardware(cells: Sequence[Run]) -> Rung:
+def _hardware(cells: Sequence[Observation]) -> Rung:
     """Half the variance of twins' differences, around the mean of their arm and machines where arms have several."""
     twins = _twins(cells)
     if not twins:
@@ -130,7 +130,7 @@ def _hardware(cells: Sequence[Run]) -> Rung:
     return Rung(rung="hardware", why="no data: a single pair of twins shows no noise")
 
 
-def _seeds(cells: Sequence[Run]) -> list[Rung]:
+def _seeds(cells: Sequence[Observation]) -> list[Rung]:
     one = {
         "train seed": _table(cells, lambda run: (run.arm, run.machine, run.seeds.init), lambda run: run.seeds.train),
         "init seed": _table(cells, lambda run: (run.arm, run.machine, run.seeds.train), lambda run: run.seeds.init),
@@ -160,14 +160,14 @@ def _unlike(pairs: set[Seeds]) -> set[Seeds]:
     return kept
 
 
-def _table(runs: Iterable[Run], stratum: Any, level: Any) -> dict[Any, dict[Hashable, float]]:
+def _table(runs: Iterable[Observation], stratum: Any, level: Any) -> dict[Any, dict[Hashable, float]]:
     columns: dict[Any, dict[Hashable, float]] = {}
     for run in runs:
         columns.setdefault(stratum(run), {})[level(run)] = run.loss
     return columns
 
 
-def _scale(cells: Sequence[Run]) -> float:
+def _scale(cells: Sequence[Observation]) -> float:
     return max(abs(run.loss) for run in cells)
 
 
@@ -258,7 +258,7 @@ def interval(found: Pooled) -> tuple[float, float]:
 # --- hardware --------------------------------------------------------------------------------------------------------
 
 
-def _twins(cells: Sequence[Run]) -> dict[tuple[str, str], dict[tuple[str, Seeds], tuple[float, float]]]:
+def _twins(cells: Sequence[Observation]) -> dict[tuple[str, str], dict[tuple[str, Seeds], tuple[float, float]]]:
     """(machine, machine) -> (arm, seeds) -> both losses."""
     by_machine: dict[str, dict[tuple[str, Seeds], float]] = {}
     for run in cells:
@@ -271,11 +271,11 @@ def _twins(cells: Sequence[Run]) -> dict[tuple[str, str], dict[tuple[str, Seeds]
     return found
 
 
-def _pairs(cells: Sequence[Run]) -> Iterable[Hardware]:
+def _pairs(cells: Sequence[Observation]) -> Iterable[HardwareEffect]:
     for machines, twins in _twins(cells).items():
         differences = [right - left for left, right in twins.values()]
         low, high = _mean_interval(differences)
-        yield Hardware(
+        yield HardwareEffect(
             machines=machines,
             pairs=len(twins),
             difference=mean(differences),

@@ -1,4 +1,4 @@
-"""What a number of seed pairs can show, found by trying the very test that will be used on simulated studies.
+"""The power of a number of seed pairs, found by trying the very test that will be used on simulated studies.
 
 An effect is in SDs of a difference of two runs of one seed pair. In each simulated study the test resolves every effect
 above its half-width less its luck; the smallest effect with a power of 80 % is the 80th percentile of that.

@@ -2,7 +2,7 @@
 
 A race (Maron & Moore 1994; Birattari 2009, Tuning Metaheuristics, chapter 4): all arms start, and after every look only
 those that are not resolved go on. The money goes where it most likely changes a verdict: an arm's chance to be resolved
-at its next rung, if the truth is what was seen so far, over the cost of getting there. That choice may follow the data
+at its next stage, if the truth is what was seen so far, over the cost of getting there. That choice may follow the data
 as it likes, for the tests of farm.verdict.sequential hold whatever it is.
 """
 
@@ -34,7 +34,7 @@ UNKNOWN = 0.5  # chance of an arm with fewer than two pairs: nothing is known of
 
 
 class Budget(NamedTuple):
-    """What the added runs may take since the first look; what is None has no limit."""
+    """The limits on what the added runs may take, counted from the first look; None is no limit."""
 
     usd: float | None = None
     hours: float | None = None
@@ -47,7 +47,7 @@ class Budget(NamedTuple):
         return " and ".join(told)
 
 
-class Price(NamedTuple):
+class Bill(NamedTuple):
     """Of some runs. A figure is None where nothing tells it."""
 
     usd: float | None
@@ -55,15 +55,15 @@ class Price(NamedTuple):
     runs: int
 
 
-class Step(NamedTuple):
-    """What came of a look: the look itself, and the study with it, and with the pairs that it added."""
+class Round(NamedTuple):
+    """The outcome of a look: the look itself, and the study with it, and with the pairs that it added."""
 
     look: Look
     study: Study
 
 
 class _Choice(NamedTuple):
-    """An arm that could go on: the pairs that take it to its next rung on every machine where it is open."""
+    """An arm that could go on: the pairs that take it to its next stage on every machine where it is open."""
 
     arm: str
     pairs: int
@@ -106,7 +106,7 @@ def look(
     budget: Budget,
     now: float,
     scores: Mapping[str, Sequence[Score]] | None = None,
-) -> Step:
+) -> Round:
     """Look at a study of which no run is under way, and decide how it goes on.
 
     `statuses` are those of the study's runs, `scores` theirs by run id. Verdicts that were reached stay. An arm that
@@ -137,11 +137,11 @@ def look(
     planned = [seeds for arm in (wider or study).arms() for seeds in arm.seeds]
     order = tuple(dict.fromkeys((*looks.order, *planned)))
     looks = looks.model_copy(update={"order": order, "looks": (*looks.looks, made)})
-    return Step(made, (wider or study).model_copy(update={"looks": looks}))
+    return Round(made, (wider or study).model_copy(update={"looks": looks}))
 
 
 def remainder(budget: Budget, spent: Spending, runs: int) -> Budget:
-    """What is left of a budget."""
+    """The rest of a budget."""
     return Budget(
         None if budget.usd is None else budget.usd - spent.usd,
         None if budget.hours is None else budget.hours - spent.hours,
@@ -195,15 +195,15 @@ def _choices(
         pairs, chances = 0, {}
         for one in theirs:
             name = key(arm, one.machine)
-            rung = sequential.next_rung(looks.first[name], one.pairs)
+            stage = sequential.next_stage(looks.first[name], one.pairs)
             spread = sd(list(differences[name])) or usual
             level, margin = ALPHA / len(looks.first), study.study.margin
             chances[one.machine] = (
-                float(sequential.chance(one.delta, spread, rung, level, margin))
+                float(sequential.chance(one.delta, spread, stage, level, margin))
                 if one.delta is not None and spread
                 else UNKNOWN
             )
-            pairs = max(pairs, rung.pairs - one.pairs)
+            pairs = max(pairs, stage.pairs - one.pairs)
         found.append(_Choice(arm, pairs, chances, _failed_seeds(arm, set(chances), statuses)))
     return found
 
@@ -218,8 +218,8 @@ def _failed_seeds(arm: str, machines: Collection[str], statuses: Sequence[Status
     )
 
 
-def _prices(study: Study, known: Mapping[str, Machine], results: Sequence[Result]) -> Callable[[Run], Price]:
-    """What one run takes: what its arm's runs took on that machine, all attempts, or else what is expected."""
+def _prices(study: Study, known: Mapping[str, Machine], results: Sequence[Result]) -> Callable[[Run], Bill]:
+    """The price of one run: what its arm's runs took on that machine, all attempts, or else what is expected."""
     took: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         took.setdefault((result.arm, result.machine), []).append(result)
@@ -227,22 +227,22 @@ def _prices(study: Study, known: Mapping[str, Machine], results: Sequence[Result
         (one.arm, one.machine): one for one in forecast(study, dict(known), results, is_resolving=False).estimates
     }
 
-    def price(run: Run) -> Price:
+    def price(run: Run) -> Bill:
         count = len(parts(run.machine))
         if seen := took.get((run.arm, run.machine)):
             paid = [result.usd for result in seen if result.usd is not None]
-            return Price(mean(paid) if paid else None, mean([result.seconds for result in seen]) / 3600 * count, 1)
+            return Bill(mean(paid) if paid else None, mean([result.seconds for result in seen]) / 3600 * count, 1)
         one = estimates[run.arm, run.machine]
         hours = None if one.hours is None else one.hours / one.runs
         usd = None if one.usd is None else one.usd / one.runs
-        return Price(usd, None if hours is None else hours * count, 1)
+        return Bill(usd, None if hours is None else hours * count, 1)
 
     return price
 
 
-def _choose(study: Study, choices: Sequence[_Choice], budget: Budget, price: Callable[[Run], Price]) -> Study | None:
+def _choose(study: Study, choices: Sequence[_Choice], budget: Budget, price: Callable[[Run], Bill]) -> Study | None:
     """The study with the pairs of the best arm and of those that are nearly as good, as far as the budget goes."""
-    wider, taken, best = study, Price(0.0, 0.0, 0), None
+    wider, taken, best = study, Bill(0.0, 0.0, 0), None
     for worth, choice in sorted(((_worth(study, one, price), one) for one in choices), key=lambda pair: -pair[0]):
         if best is not None and worth < WORTH * best:
             break
@@ -254,7 +254,7 @@ def _choose(study: Study, choices: Sequence[_Choice], budget: Budget, price: Cal
     return wider if taken.runs else None
 
 
-def _worth(study: Study, choice: _Choice, price: Callable[[Run], Price]) -> float:
+def _worth(study: Study, choice: _Choice, price: Callable[[Run], Bill]) -> float:
     """Verdicts to expect for each dollar; where nothing costs any, for each hour, or run."""
     costs = _sum(
         [price(run) for run in _new(study, widen(study, extend(study, choice.arm, choice.pairs, choice.avoid)))]
@@ -268,11 +268,11 @@ def _new(study: Study, wider: Study) -> list[Run]:
     return [run for run in wider.runs() if (run.arm, run.seeds) not in there]
 
 
-def _sum(prices: Sequence[Price]) -> Price:
-    return Price(sum_known(one.usd for one in prices), sum_known(one.hours for one in prices), len(prices))
+def _sum(prices: Sequence[Bill]) -> Bill:
+    return Bill(sum_known(one.usd for one in prices), sum_known(one.hours for one in prices), len(prices))
 
 
-def _fits(price: Price, budget: Budget) -> bool:
+def _fits(price: Bill, budget: Budget) -> bool:
     """Whether the budget pays for it; what nothing tells is taken to be small, as long as anything is left."""
     asked = ((price.usd, budget.usd), (price.hours, budget.hours), (price.runs, budget.runs))
     return price.runs > 0 and all(most is None or (most > 0 and (value or 0) <= most) for value, most in asked)
@@ -301,8 +301,8 @@ def _explain(one: Standing, choices: Sequence[_Choice], study: Study, wider: Stu
     added = after[one.arm] - before[one.arm]
     chance = choice.chances[one.machine]
     more = f"{choice.pairs} more pair{'s' * (choice.pairs != 1)}"
-    rung = f"{more} would resolve it with a chance of {share(chance)}, if the effect seen so far is the true one"
-    why = rung if added else f"{rung}: others come first, or it costs more than is left"
+    stage = f"{more} would resolve it with a chance of {share(chance)}, if the effect seen so far is the true one"
+    why = stage if added else f"{stage}: others come first, or it costs more than is left"
     return one.model_copy(update={"chance": chance, "added": added, "why": why})
 
 

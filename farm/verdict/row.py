@@ -11,6 +11,7 @@ from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.record.score import NATS, Direction, Score
 from farm.stats import mean, sd
+from farm.study.arms import BASELINE
 from farm.study.machine import Price, is_mixed
 from farm.study.recipe import TEST, Frozen, Seeds, digest
 from farm.study.run import State
@@ -21,7 +22,7 @@ from farm.verdict.seen import Seen
 
 
 class Cell(Frozen):
-    """What an arm is worth by one evaluation, over its seeds."""
+    """The worth of an arm by one evaluation, over its seeds."""
 
     evaluation: str
     unit: str
@@ -199,7 +200,7 @@ def imported_row(members: Sequence[ImportedRun], losses: Losses, baseline: Losse
     shared = [losses[block] - baseline[block] for block in losses if block in baseline]
     return Row(
         imported=True,
-        decimals=_too_few_decimals(losses, baseline, shared),
+        decimals=_too_few_decimals(losses, baseline, () if first.arm == BASELINE else shared),
         evaluation=IMPORTED,
         machine=first.machine,
         mixed=is_mixed(first.machine),

@@ -45,7 +45,7 @@ class Seen(Result):
 
 
 class Sight(NamedTuple):
-    """What an evaluation sees, and the results that it never scored."""
+    """The results that an evaluation scored, and those that it never did."""
 
     results: list[Seen]
     unscored: list[Result]

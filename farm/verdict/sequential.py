@@ -1,14 +1,13 @@
 """Verdicts that hold over repeated looks at a study that grows until it is resolved.
 
-An arm is tested by Student's paired t at certain numbers of seed pairs, the rungs of its ladder, which its first look
-fixes. Each rung has a share of the arm's error rate: the increments of the Pocock-type spending function of Lan and
-DeMets (1983, Biometrika 70:659), ln(1 + (e - 1) t), over the share t of the pairs of the sixth rung. A twentieth is
-kept for the rungs beyond, halved at each, so that a ladder has no end. The increments are added up (Bonferroni's
-inequality over the looks) instead of integrated over a joint distribution, which costs some power and buys this: for
-every number of pairs p is uniform without an effect, so min over looks of p / share is a p value at all times at once,
-whichever arm got more pairs, for whatever reason seen in the data, and whenever the study stops. Holm's rule shares the
-error rate out among the arms; variances are not pooled, for a pooled one would depend on how many pairs the other arms
-were given.
+An arm is tested by Student's paired t at certain numbers of seed pairs, its stages, which its first look fixes. Each
+stage has a share of the arm's error rate: the increments of the Pocock-type spending function of Lan and DeMets (1983,
+Biometrika 70:659), ln(1 + (e - 1) t), over the share t of the pairs of the sixth stage. A twentieth is kept for the
+stages beyond, halved at each, so that the stages have no end. The increments are added up (Bonferroni's inequality over
+the looks) instead of integrated over a joint distribution, which costs some power and buys this: for every number of
+pairs p is uniform without an effect, so min over looks of p / share is a p value at all times at once, whichever arm
+got more pairs, for whatever reason seen in the data, and whenever the study stops. Holm's rule shares the error rate
+out among the arms; variances are not pooled, for a pooled one would depend on how many pairs the other arms were given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,29 +18,29 @@ from typing import Any, NamedTuple
 from farm.study.looks import Looks, key
 from farm.study.recipe import Seeds
 from farm.verdict import inference
-from farm.verdict.inference import ALPHA, Comparison, Losses, Word, holm, interval, rounding
+from farm.verdict.inference import ALPHA, Contrast, Losses, Word, holm, interval, rounding
 
-LEAST = 3  # pairs of the first rung: two say next to nothing of a variance
-RUNGS = 6
-TAIL = 0.05  # of the error rate, for the rungs beyond
+LEAST = 3  # pairs of the first stage: two say next to nothing of a variance
+STAGES = 6
+TAIL = 0.05  # of the error rate, for the stages beyond
 MOST_PAIRS = 1_000
 
 
-class Rung(NamedTuple):
+class Stage(NamedTuple):
     """A number of seed pairs at which an arm is tested, and its share of the arm's error rate."""
 
     pairs: int
     share: float
 
 
-class Seen(NamedTuple):
-    """Arms at all rungs that they have reached. Arrays are (..., rungs)."""
+class History(NamedTuple):
+    """Arms at all stages that they have reached. Arrays are (..., stages)."""
 
     delta: Any
     error: Any
     p: Any
-    df: Any  # (rungs,)
-    share: Any  # (rungs,)
+    df: Any  # (stages,)
+    share: Any  # (stages,)
 
     @property
     def always(self) -> Any:
@@ -51,41 +50,41 @@ class Seen(NamedTuple):
         return np.minimum((self.p / self.share).min(-1), 1.0) if self.share.size else np.ones(self.p.shape[:-1])
 
 
-def ladder(first: int, pairs: int = MOST_PAIRS) -> list[Rung]:
-    """The rungs up to `pairs` of an arm that had `first` pairs at its first look: each half as many again.
+def list_stages(first: int, pairs: int = MOST_PAIRS) -> list[Stage]:
+    """The stages up to `pairs` of an arm that had `first` pairs at its first look: each half as many again.
 
-    >>> [rung.pairs for rung in ladder(3, 20)]
+    >>> [stage.pairs for stage in list_stages(3, 20)]
     [3, 4, 6, 9, 13, 19]
     """
     counts = [max(LEAST, first)]
-    while len(counts) < RUNGS or counts[-1] < pairs:
+    while len(counts) < STAGES or counts[-1] < pairs:
         counts.append(counts[-1] + counts[-1] // 2)
-    spent = [0.0, *(log(1 + (e - 1) * n / counts[RUNGS - 1]) for n in counts[:RUNGS])]
+    spent = [0.0, *(log(1 + (e - 1) * n / counts[STAGES - 1]) for n in counts[:STAGES])]
     shares = [(1 - TAIL) * (after - before) for before, after in pairwise(spent)]
-    shares += [TAIL / 2 ** (1 + place) for place in range(len(counts) - RUNGS)]
-    return [Rung(n, share) for n, share in zip(counts, shares, strict=True) if n <= pairs]
+    shares += [TAIL / 2 ** (1 + place) for place in range(len(counts) - STAGES)]
+    return [Stage(n, share) for n, share in zip(counts, shares, strict=True) if n <= pairs]
 
 
-def next_rung(first: int, pairs: int) -> Rung:
-    """The first rung above `pairs`."""
-    return next(rung for rung in ladder(first, 2 * max(pairs, first, LEAST)) if rung.pairs > pairs)
+def next_stage(first: int, pairs: int) -> Stage:
+    """The first stage above `pairs`."""
+    return next(stage for stage in list_stages(first, 2 * max(pairs, first, LEAST)) if stage.pairs > pairs)
 
 
-def look_at(differences: Any, first: int, least_error: float = 0.0) -> Seen:
-    """Differences (..., pairs) to the baseline, in the order in which they were planned, at every rung."""
+def look_at(differences: Any, first: int, least_error: float = 0.0) -> History:
+    """Differences (..., pairs) to the baseline, in the order in which they were planned, at every stage."""
     import numpy as np
     from scipy.stats import t
 
     differences = np.asarray(differences, float)
-    rungs = ladder(first, differences.shape[-1])
+    stages = list_stages(first, differences.shape[-1])
     shape = differences.shape[:-1]
-    delta, error = np.empty((*shape, len(rungs))), np.empty((*shape, len(rungs)))
-    for place, (n, _) in enumerate(rungs):
+    delta, error = np.empty((*shape, len(stages))), np.empty((*shape, len(stages)))
+    for place, (n, _) in enumerate(stages):
         delta[..., place] = differences[..., :n].mean(-1)
         error[..., place] = differences[..., :n].std(-1, ddof=1) / n**0.5
-    df, share = np.array([n - 1 for n, _ in rungs]), np.array([share for _, share in rungs])
+    df, share = np.array([n - 1 for n, _ in stages]), np.array([share for _, share in stages])
     error = np.maximum(error, least_error or np.finfo(float).tiny)
-    return Seen(delta, error, 2 * t.sf(np.abs(delta) / error, df), df, share)
+    return History(delta, error, 2 * t.sf(np.abs(delta) / error, df), df, share)
 
 
 def judge_all(
@@ -93,8 +92,8 @@ def judge_all(
     machines: Sequence[str],
     margin: float | None,
     looks: Looks | None,
-) -> list[dict[str, Comparison]]:
-    """What each ranking says of its arms: over all `looks` where there were any, else as of one."""
+) -> list[dict[str, Contrast]]:
+    """Test the arms of each ranking: over all `looks` where there were any, else as of one."""
     if looks is None:
         return inference.judge(rankings, margin)
     return judge(rankings, machines, looks.first, looks.order, margin)
@@ -106,13 +105,13 @@ def judge(
     first: Mapping[str, int],
     order: Sequence[Seeds],
     margin: float | None,
-) -> list[dict[str, Comparison]]:
+) -> list[dict[str, Contrast]]:
     """As `inference.judge`, over all looks. `machines` are those of the rankings, `first` and `order` those of the
     study's looks.
 
-    Arms that have not reached their first rung are left out. All that were looked at share the error rate.
+    Arms that have not reached their first stage are left out. All that were looked at share the error rate.
     """
-    found: list[dict[str, Comparison]] = [{} for _ in rankings]
+    found: list[dict[str, Contrast]] = [{} for _ in rankings]
     tested = {
         (index, name): one
         for index, (baseline, arms) in enumerate(rankings)
@@ -125,33 +124,33 @@ def judge(
     same = holm([*(_same(one, margin) for one in tested.values()), *waiting])
     for place, ((index, name), one) in enumerate(tested.items()):
         begun = first.get(key(name, machines[index]), LEAST)
-        found[index][name] = _comparison(one, p[place], same[place], margin, count, begun)
+        found[index][name] = _contrast(one, p[place], same[place], margin, count, begun)
     return found
 
 
-def chance(delta: Any, sd: Any, rung: Rung, level: float, margin: float | None = None) -> Any:
-    """How likely an arm is to be resolved at `rung`, if the truth is what was seen. `level` is the arm's error rate."""
+def chance(delta: Any, sd: Any, stage: Stage, level: float, margin: float | None = None) -> Any:
+    """The chance that an arm is resolved at `stage`, if the truth is what was seen. `level` is the arm's error rate."""
     import numpy as np
     from scipy.stats import t
 
-    edge, error = t.isf(level * rung.share / 2, rung.pairs - 1), sd / rung.pairs**0.5
-    differs = t.sf(edge - np.abs(delta) / error, rung.pairs - 1)
+    edge, error = t.isf(level * stage.share / 2, stage.pairs - 1), sd / stage.pairs**0.5
+    differs = t.sf(edge - np.abs(delta) / error, stage.pairs - 1)
     if margin is None:
         return differs
-    edge = t.isf(level * rung.share, rung.pairs - 1)
+    edge = t.isf(level * stage.share, stage.pairs - 1)
     room = margin / error - edge  # |estimate| / error below it is `same`
     there = delta / error
-    is_same = t.cdf(room - there, rung.pairs - 1) - t.cdf(-room - there, rung.pairs - 1)
+    is_same = t.cdf(room - there, stage.pairs - 1) - t.cdf(-room - there, stage.pairs - 1)
     return np.clip(differs + is_same * (room > 0), 0, 1)
 
 
 def pairs_for(effect: float, first: int, have: int, level: float, power: float = 0.8) -> int | None:
-    """The lowest rung above `have` at which a true difference of `effect` SDs is found with `power`; None: too many."""
+    """The first stage above `have` at which a true difference of `effect` SDs is found with `power`; None: too many."""
     return next(
         (
-            rung.pairs
-            for rung in ladder(first)
-            if rung.pairs > have and effect > 0 and float(chance(effect, 1.0, rung, level)) >= power
+            stage.pairs
+            for stage in list_stages(first)
+            if stage.pairs > have and effect > 0 and float(chance(effect, 1.0, stage, level)) >= power
         ),
         None,
     )
@@ -165,23 +164,23 @@ def in_order(losses: Losses, baseline: Losses, order: Sequence[Seeds]) -> list[f
     return [losses[seeds] - baseline[seeds] for seeds in shared]
 
 
-def _look(losses: Losses, baseline: Losses, first: int, order: Sequence[Seeds]) -> Seen:
+def _look(losses: Losses, baseline: Losses, first: int, order: Sequence[Seeds]) -> History:
     return look_at(in_order(losses, baseline, order), first, rounding(baseline) if baseline else 0.0)
 
 
-def _same(one: Seen, margin: float | None) -> float:
+def _same(one: History, margin: float | None) -> float:
     """The p value over all looks of "differs by the margin or more": two one-sided tests at each."""
     return 1.0 if margin is None else min(1.0, float(_equivalence(one, margin).min()))
 
 
-def _equivalence(one: Seen, margin: float) -> Any:
-    """(rungs,) p / share."""
+def _equivalence(one: History, margin: float) -> Any:
+    """(stages,) p / share."""
     from scipy.stats import t
 
     return t.sf((margin - abs(one.delta)) / one.error, one.df) / one.share
 
 
-def _comparison(one: Seen, p: float, same: float, margin: float | None, count: int, first: int) -> Comparison:
+def _contrast(one: History, p: float, same: float, margin: float | None, count: int, first: int) -> Contrast:
     """The look that decided, or where none did, the newest."""
     from scipy.stats import t
 
@@ -195,7 +194,7 @@ def _comparison(one: Seen, p: float, same: float, margin: float | None, count: i
     delta, error, df = float(one.delta[place]), float(one.error[place]), int(one.df[place])
     half = float(t.isf(ALPHA * float(one.share[place]) / count / 2, df)) * error
     low, high = interval(delta, half, p)
-    return Comparison(
+    return Contrast(
         delta=delta,
         ci_low=low,
         ci_high=high,

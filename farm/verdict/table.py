@@ -27,7 +27,7 @@ from farm.study.recipe import TEST, Frozen, Seeds
 from farm.verdict import sequential
 from farm.verdict.cohort import by_arm, by_block, by_seeds, count_seeds, sides, sort, unlike
 from farm.verdict.cost import frontier
-from farm.verdict.inference import Comparison, Losses, Method, judge
+from farm.verdict.inference import Contrast, Losses, Method, judge
 from farm.verdict.items import average, items_error
 from farm.verdict.needs import Cost, Needs, needs
 from farm.verdict.noise import SeedsRung, seeds_rung
@@ -199,12 +199,12 @@ def _imported_ranking(arms: Mapping[str, Sequence[ImportedRun]]) -> _Ranking:
     return _Ranking({name: imported_row(arms[name], losses[name], baseline) for name in arms}, losses, {})
 
 
-def _judge(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Comparison]]:
+def _judge(rankings: Sequence[_Ranking], margin: float | None, looks: Looks | None) -> list[dict[str, Contrast]]:
     machines = [next((row.machine for row in one.rows.values()), "") for one in rankings]
     return sequential.judge_all([sides(ranking.losses) for ranking in rankings], machines, margin, looks)
 
 
-def _rank_rows(ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None) -> list[Row]:
+def _rank_rows(ranking: _Ranking, seen: Mapping[str, Contrast], margin: float | None) -> list[Row]:
     """The rows of one evaluation on one machine, best first."""
     rows = dict(ranking.rows)
     if BASELINE in rows:
@@ -229,7 +229,7 @@ def _with_noise(baseline: Row) -> Row:
 
 
 def _with_verdict(
-    row: Row, baseline: Row, ranking: _Ranking, seen: Mapping[str, Comparison], margin: float | None
+    row: Row, baseline: Row, ranking: _Ranking, seen: Mapping[str, Contrast], margin: float | None
 ) -> Row:
     """`row` with what its comparison with the baseline says, if it is not the baseline itself."""
     if row.arm == BASELINE:
@@ -260,7 +260,7 @@ def _rung(method: Method, arm: Losses, baseline: Losses) -> SeedsRung | None:
 
 
 def _items_error(ranking: _Ranking, name: str, *, is_paired: bool) -> float | None:
-    """What of the error of an arm's difference is the test set's, from the blocks of the scores."""
+    """The part of the error of an arm's difference that is the test set's, from the blocks of the scores."""
     arm, baseline = ranking.runs.get(name, ()), ranking.runs.get(BASELINE, ())
     counts = {one.score.count if one.score else 0 for one in (*arm, *baseline)}
     if len(counts) != 1 or 0 in counts:
@@ -276,7 +276,7 @@ def _blocks(results: Iterable[Seen]) -> dict[Seeds, list[float]]:
     return {seeds: average(runs) for seeds, runs in groups.items()}
 
 
-def _needs(row: Row, baseline: Row, ranking: _Ranking, found: Comparison) -> dict[str, Any]:
+def _needs(row: Row, baseline: Row, ranking: _Ranking, found: Contrast) -> dict[str, Any]:
     own, other = Cost(row.hours, row.usd), Cost(baseline.hours, baseline.usd)
     arm, others = (_with_seeds(ranking.losses[name]) for name in (row.arm, BASELINE))
     more: Needs | None = needs(found, arm, others, own, other)

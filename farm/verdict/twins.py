@@ -12,8 +12,7 @@ from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.study.machine import is_mixed
 from farm.study.recipe import Frozen
-from farm.verdict.noise import Hardware, hardware
-from farm.verdict.noise import Run as Twin
+from farm.verdict.noise import HardwareEffect, Observation, hardware
 
 
 class Pair(Frozen):
@@ -30,12 +29,12 @@ class Pair(Frozen):
 
 
 class Twins(Frozen):
-    """What the hardware alone does: every pair of twins that two machines share."""
+    """The effect of the hardware alone: every pair of twins that two machines share."""
 
     evaluation: str
     machines: tuple[str, str]
     pairs: tuple[Pair, ...]
-    hardware: Hardware = Field(
+    hardware: HardwareEffect = Field(
         description="the effect of the machine, with its interval, and whether arms differ in it"
     )
 
@@ -64,10 +63,10 @@ def twins_of(cohorts: Sequence[Sequence[Result]]) -> Iterable[Twins]:
             yield Twins(evaluation=left[0].evaluation, machines=machines, pairs=tuple(pairs), hardware=effect)
 
 
-def _effect(pairs: Iterable[tuple[str, Result | ImportedRun, Result | ImportedRun]]) -> Hardware:
-    """What the second machine does to the loss of the first; each pair with what names its recipe."""
+def _effect(pairs: Iterable[tuple[str, Result | ImportedRun, Result | ImportedRun]]) -> HardwareEffect:
+    """The effect of the second machine on the loss of the first; each pair comes with what names its recipe."""
     runs = [
-        Twin(recipe, run.machine, run.seeds, run.rerun, run.test_loss)
+        Observation(recipe, run.machine, run.seeds, run.rerun, run.test_loss)
         for recipe, *both in pairs
         for run in both
         if run.seeds

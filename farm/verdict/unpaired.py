@@ -24,7 +24,7 @@ def means(arm: Any, baseline: Any) -> Means:
 
 
 def critical(found: Means, level: float) -> Any:
-    """What |t| exceeds with chance `level` or less when nothing differs: the weighted t of Cochran & Cox.
+    """The value that |t| exceeds with chance `level` or less when nothing differs: the weighted t of Cochran & Cox.
 
     Experimental Designs (1950), section 4.14: each t has its own side's weight in the squared error. Welch's own
     degrees of freedom are too many with two or three runs on a side: two against ten are told apart in 12 % of studies

@@ -18,7 +18,7 @@ SCAN_TOKENS = 4 * 2**20
 
 
 class Scan(NamedTuple):
-    """What one pass over a range of tokens found. `at` is the first position of the largest token."""
+    """The findings of one pass over a range of tokens. `at` is the first position of the largest token."""
 
     sha256: str
     largest: int
@@ -53,7 +53,7 @@ def prepare(recipe: Recipe, cache: Path) -> Tokens:
 
 
 def exams_of(recipe: Recipe, evaluations: Mapping[str, FurtherEvaluation], cache: Path) -> tuple[Exam, ...]:
-    """What a model that trains by `recipe` is to be scored on, beside its test: fetched and checked as by prepare.
+    """The exams of a model that trains by `recipe`, beside its test: fetched and checked as by prepare.
 
     Raises: as prepare
     """

@@ -44,7 +44,7 @@ def documents(files: list[Path], field: str) -> Iterator[Document]:
 
 @contextmanager
 def _name_file(path: Path) -> Iterator[None]:
-    """What a reader raises, with the name of the file."""
+    """Add the name of the file to what a reader raises."""
     from pyarrow.lib import ArrowException
 
     try:

@@ -54,7 +54,7 @@ def span_of(path: Path) -> Span:
 
 
 class _Damaged(Exception):
-    """What is wrong with a file of tokens, and what to do about it."""
+    """A fault of a file of tokens, and what to do about it."""
 
     def __init__(self, fault: str, remedy: str = FORMATS):
         super().__init__(fault)

@@ -24,13 +24,13 @@ FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
 
-# What the pattern calls a blank: Unicode's White_Space, which str.isspace does not follow to the letter.
+# The blanks of the pattern: Unicode's White_Space, which str.isspace does not follow to the letter.
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 LONG = 50_000  # blanks in a row; the pattern's stack is full somewhere between 300,000 and a million
 
 
 def encoder() -> Callable[[list[str]], list[np.ndarray]]:
-    """What gives the tokens of each text, whatever stands in it.
+    """Return a function that gives the tokens of each text, whatever it contains.
 
     Raises: Unreachable: the two files are neither cached nor to be fetched.
     """

@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 class View(NamedTuple):
-    """What is wrong with the data of a recipe, and what cannot be said from here."""
+    """The faults of a recipe's data, and what cannot be said from here."""
 
     faults: list[BadCorpus]
     remarks: list[str]
 
 
 def look(recipe: Recipe, cache: Path, trains_here: bool) -> View:
-    """What this machine sees of the splits that `recipe` reads.
+    """Look from this machine at the splits that `recipe` reads.
 
     What is missing here is a fault only if runs train here. `prepare` raises the same faults on a node, and those of
     the tokens themselves.

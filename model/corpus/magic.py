@@ -35,7 +35,7 @@ SAFETENSORS_HEADER_BYTES = 100_000_000  # what the safetensors library itself ac
 
 
 def recognise(head: bytes) -> tuple[str, str] | None:
-    """What a file that begins with `head` is, and what to do, where that is neither tokens nor text."""
+    """Say what a file that begins with `head` is, and what to do, where that is neither tokens nor text."""
     for magic, told in MAGICS.items():
         if head.startswith(magic):
             return told

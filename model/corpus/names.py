@@ -42,7 +42,7 @@ def codec_suffix(name: str) -> str:
 
 
 def gaps(names: Iterable[str]) -> list[str]:
-    """What to warn of: sets of files named like x-00000-of-00003 of which some are missing."""
+    """A warning for each set of files named like x-00000-of-00003 of which some are missing."""
     sets: dict[tuple[str, int, str], set[int]] = {}
     for name in names:
         if match := SHARD.fullmatch(name):

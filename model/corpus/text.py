@@ -39,7 +39,7 @@ def topics() -> list[str]:
 
 
 def parts(tokens: int) -> dict[str, range]:
-    """What each split is of the built-in corpus: the last tenth is `validation`, what comes before it `train`."""
+    """The splits of the built-in corpus: the last tenth is `validation`, all before it `train`."""
     cut = tokens * 9 // 10
     return {"train": range(cut), "validation": range(cut, tokens)}
 

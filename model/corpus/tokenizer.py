@@ -64,5 +64,5 @@ def check(data: Data, vocab: int | None) -> None:
 
 
 def describe(made_by: Tokenizer, data: Data) -> str:
-    """What to call the tokenizer of `data` in a message."""
+    """The name of the tokenizer of `data` in a message."""
     return "bytes and an end-of-text" if made_by is BYTES else data.tokenizer

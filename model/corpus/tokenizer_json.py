@@ -29,7 +29,7 @@ class File(NamedTuple):
         return hashlib.sha256(self.content).hexdigest()
 
     def encoder(self) -> Callable[[list[str]], list[np.ndarray]]:
-        """What gives the tokens of each text, whatever stands in it: of all of it, and no others.
+        """Return a function that gives the tokens of each text, whatever it contains: of all of it, and no others.
 
         Raises: BadCorpus: the library cannot read the file.
         """
@@ -52,7 +52,7 @@ class File(NamedTuple):
 
 
 def read(path: Path) -> File:
-    """What a tokenizer.json says of itself. The library is not needed for that.
+    """Read what a tokenizer.json says of itself. The library is not needed for that.
 
     Raises: BadCorpus: it is not there or not one, has no end-of-text, or more tokens than 16 bits hold.
     """

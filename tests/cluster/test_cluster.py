@@ -10,6 +10,8 @@ from waiting import wait_until
 from farm.record import ledger
 from farm.study.run import State
 
+pytestmark = pytest.mark.long
+
 STEPS = paced(1200)  # time to be hurt in
 CUT_SECONDS = 60.0  # two leases
 

@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
 from cluster.hosts import Host
 from cluster.test_cluster import STUDY
 from waiting import wait_until
 
 from farm.record.store import Store
+
+pytestmark = pytest.mark.long
 
 STEPS = 100
 

@@ -11,7 +11,7 @@ from worlds import CONTEXT, VOCAB, in_world, planned, tiny
 
 from farm.study.recipe import CODE, Recipe
 from farm.study.run import Run
-from model.evaluate import Score, evaluate
+from model.evaluate import MeanLoss, evaluate
 from model.group import Group, join
 from model.init import initialise
 
@@ -21,7 +21,7 @@ GOLDEN, GOLDEN_VALUES = 5.1733547319296616, (6.344671442819617, 3.80681852948828
 TOKENS = np.random.default_rng(1).integers(0, VOCAB, 400).astype(np.uint16)
 
 
-def scored(run: Run, world: int, size: int) -> Score:
+def scored(run: Run, world: int, size: int) -> MeanLoss:
     return evaluate(initialise(run.recipe.model, 1), run.recipe, TOKENS, join(planned(run, world)), size)
 
 

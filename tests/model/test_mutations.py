@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 COPIED = ("farm", "model", "tests", "pyproject.toml")
 FAILED = 1  # pytest's exit code when tests failed; 2 and above mean that they were not run

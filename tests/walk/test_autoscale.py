@@ -29,6 +29,7 @@ def offering(queue):
     return [node.name for node in queue.roster.nodes() if "rented" in node.units]
 
 
+@pytest.mark.long
 def test_a_node_starts_for_what_waits_trains_it_and_goes_when_idle(cluster):
     """Two runs wait and only one node may be up: asked for two, Ray's autoscaler would start none."""
     with cluster.queue() as queue:

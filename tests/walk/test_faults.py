@@ -1,6 +1,7 @@
 """What befalls a run while it trains, on the real farm. Whatever it is, the numbers are those of a run left alone."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -117,25 +118,15 @@ def test_a_worker_that_hangs_loses_the_run_and_no_bits(hurt, befallen):
     recovered(hurt, befallen[stop_worker], "hung")
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_says_so(hurt):
-    run_id = hurt.begin()
-    hurt.farm.wait_for_checkpoint(run_id)
-    hurt.farm.run("down")
-    *_, whole, newest = sorted(hurt.farm.store.folder(run_id).glob("1/checkpoints/step-*"))
-    weights = next(newest.glob("*.safetensors"))
-    flipped = bytearray(weights.read_bytes())
-    flipped[-1] ^= 1
-    weights.write_bytes(flipped)
-    hurt.farm.run("up")
-    hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    with hurt.farm.queue() as queue:
-        events = {event.event: event for event in queue.listing.events(run_id)}
-    assert newest.name in str(events["checkpoint-invalid"])
-    assert hurt.farm.store.runs.attempts(run_id)[1].resumed_from.path.endswith(whole.name)
-    same_numbers(hurt, run_id)
-
-
-@pytest.mark.parametrize("ends", [("GCS",), ("raylet",), ("dashboard", "log monitor")], ids=" and ".join)
+@pytest.mark.parametrize(
+    "ends",
+    [
+        ("GCS",),
+        pytest.param(("raylet",), marks=pytest.mark.long),
+        pytest.param(("dashboard", "log monitor"), marks=pytest.mark.long),
+    ],
+    ids=" and ".join,
+)
 def test_q7_a_ray_that_loses_a_part_is_started_again_and_costs_neither_attempts_nor_bits(hurt, ends):
     """One run that trains, and one that is submitted before the farm has missed anything."""
     farm, run_id = hurt.farm, hurt.begin()
@@ -159,8 +150,12 @@ def test_q7_a_ray_that_loses_a_part_is_started_again_and_costs_neither_attempts_
     same_numbers(hurt, run_id)
 
 
-def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
-    """One run that trains, and one whose agent has hardly begun."""
+@pytest.fixture(scope="module")
+def drained(hurt):
+    """`farm down` while one run trains and the agent of another has hardly begun, and `farm up`.
+
+    In between, the newest checkpoint of the first is damaged.
+    """
     hurt.farm.wait_for(hurt.alone, State.SUCCEEDED)  # a unit for each of the two
     run_id = hurt.begin()
     hurt.farm.wait_for_checkpoint(run_id)
@@ -170,21 +165,38 @@ def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt):
     hurt.farm.run("down")
     try:
         with hurt.farm.queue() as queue:
-            for status in (queue.listing.status(run_id), queue.listing.status(late)):
-                assert status.state is State.QUEUED
-                assert status.attempts == 0
-            assert queue.listing.counts()[State.RUNNING] == 0
-            assert "released" in {event.event for event in queue.listing.events(run_id)}
+            down = [queue.listing.status(name) for name in (run_id, late)]
+            running, events = queue.listing.counts()[State.RUNNING], queue.listing.events(run_id)
             queue.cancel(late)
+        *_, whole, damaged = sorted(hurt.farm.store.folder(run_id).glob("1/checkpoints/step-*"))
+        weights = next(damaged.glob("*.safetensors"))
+        flipped = bytearray(weights.read_bytes())
+        flipped[-1] ^= 1
+        weights.write_bytes(flipped)
     finally:
         hurt.farm.run("up")
     hurt.farm.wait_for(run_id, State.SUCCEEDED)
-    first, second = hurt.farm.store.runs.attempts(run_id)
+    return SimpleNamespace(run_id=run_id, down=down, running=running, events=events, whole=whole, damaged=damaged)
+
+
+def test_q7_farm_down_drains_what_trains_and_farm_up_goes_on(hurt, drained):
+    assert [(status.state, status.attempts) for status in drained.down] == [(State.QUEUED, 0)] * 2
+    assert drained.running == 0
+    assert "released" in {event.event for event in drained.events}
+    first, second = hurt.farm.store.runs.attempts(drained.run_id)
     assert first.outcome == "released"
     assert second.resumed_from is not None
-    same_numbers(hurt, run_id)
+    same_numbers(hurt, drained.run_id)
 
 
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_an_event_says_so(hurt, drained):
+    with hurt.farm.queue() as queue:
+        events = {event.event: event for event in queue.listing.events(drained.run_id)}
+    assert drained.damaged.name in str(events["checkpoint-invalid"])
+    assert hurt.farm.store.runs.attempts(drained.run_id)[1].resumed_from.path.endswith(drained.whole.name)
+
+
+@pytest.mark.long
 def test_a_spent_limit_stops_what_trains_and_a_raised_one_lets_it_go_on(hurt):
     """The limit is lowered under a run that trains, for a dollar a second."""
     farm, priced = hurt.farm, "[machines.cpu-x1]\nusd_per_hour = 3600.0"

@@ -1,5 +1,7 @@
 """A plan belongs to its run: what is learnt of the machine in between changes nothing for a run that has begun."""
 
+import pytest
+
 from farm.study.machine import probe_key
 from farm.study.run import State
 
@@ -26,6 +28,7 @@ def submit(farm, rerun):
     return farm.json("runs", f"plans-{rerun}", "--json")[0]["run"]
 
 
+@pytest.mark.long
 def test_a_probe_in_between_changes_neither_the_plan_nor_the_bits_of_a_run(farm):
     alone, killed = submit(farm, 0), submit(farm, 1)
     farm.wait_for_checkpoint(killed)

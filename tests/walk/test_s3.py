@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from links import link
 from paced import paced
 from s3_server import S3Server
@@ -13,6 +14,7 @@ from farm.study.run import State
 STEPS = paced(3000)  # some 15 s of training on an idle machine: the kill comes after 5
 
 
+@pytest.mark.long
 def test_a_run_on_a_bucket_survives_an_outage_and_a_killed_worker(
     walk_farm, s3: S3Server, s3_uri: str, tmp_path: Path, monkeypatch
 ) -> None:

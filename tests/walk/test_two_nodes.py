@@ -34,20 +34,16 @@ def cluster(attached):
     return farm
 
 
-def test_two_nodes_of_different_classes_train_one_study(cluster):
-    ids = cluster.submit("unlike", machines='["home", "rented"]', more=CLASSES, tokens=12_800)
-    statuses = [cluster.wait_for(run_id, State.SUCCEEDED) for run_id in ids]
-    assert {status.run.machine for status in statuses} == {"home", "rented"}
-    assert len({status.node for status in statuses}) == 2
-    one, two = (cluster.store.runs.result(run_id) for run_id in ids)
-    assert (one.plan.world, two.plan.world) == (1, 2)
-    assert one.test_loss == pytest.approx(two.test_loss, abs=1e-5)
-
-
-def test_a_mixed_group_of_both_has_the_bits_of_each_alone_and_stands_apart(cluster):
+def test_two_nodes_of_different_classes_and_a_group_of_both_have_the_same_bits(cluster):
     study = {"reduction": "canonical", "more": CLASSES, "tokens": 12_800}
-    alone = cluster.submit("alone", machines='["home", "rented"]', **study)
-    home, rented = (cluster.wait_for(run_id, State.SUCCEEDED).result for run_id in alone)
+    alone = [
+        cluster.wait_for(run_id, State.SUCCEEDED)
+        for run_id in cluster.submit("alone", machines='["home", "rented"]', **study)
+    ]
+    assert [status.run.machine for status in alone] == ["home", "rented"]
+    assert len({status.node for status in alone}) == 2
+    home, rented = (status.result for status in alone)
+    assert (home.plan.world, rented.plan.world) == (1, 2)
     (group,) = cluster.submit("together", machines='["home+rented"]', **study)
     status = cluster.wait_for(group, State.SUCCEEDED)
     assert len(set(status.nodes)) == 2
@@ -65,6 +61,7 @@ def _losses(cluster, run_id):
     return [(line.step, line.loss_sum, line.grad_norm) for line in cluster.store.copies.lines(run_id)]
 
 
+@pytest.mark.long
 def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
     (group,) = cluster.submit("drained", machines='["home+rented"]', more=CLASSES, tokens=5_120_000)
     nodes = cluster.wait_for_step(group, 3, seconds=200).nodes
@@ -75,6 +72,7 @@ def test_a_drain_of_one_node_gives_a_mixed_run_back_unharmed(cluster):
     cluster.run("cancel", group)
 
 
+@pytest.mark.long
 def test_a_dispatcher_that_is_stopped_leaves_the_runs_of_a_ray_that_it_did_not_start(attached):
     """The last of the module: it takes the dispatcher of the others away."""
     farm, ray = attached

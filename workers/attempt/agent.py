@@ -31,7 +31,7 @@ from farm.study.run import Lease, is_evaluating
 from workers.attempt.asks import STOP_SECONDS, Asks
 from workers.attempt.closing import LEAST_SECONDS, Closing, until_heard
 from workers.attempt.ending import Broken, Done, Stopped, ending
-from workers.attempt.evaluating import Evaluation
+from workers.attempt.evaluating import Evaluator
 from workers.attempt.group import Also
 from workers.attempt.heartbeat import keep
 from workers.attempt.post import Post
@@ -92,8 +92,8 @@ class Agent:
         self.store = Store(here.storage, here.home / "work")
         self.queue, self.lease, self.job = queue, lease, job
         self.nodes = [node, *(other.node for other in also)]
-        does = Evaluation if is_evaluating(lease.run_id) else Training
-        self.work: Evaluation | Training = does(Post(here, queue, self.store, lease, job, node, also, self.asks))
+        does = Evaluator if is_evaluating(lease.run_id) else Training
+        self.work: Evaluator | Training = does(Post(here, queue, self.store, lease, job, node, also, self.asks))
         self.closing = Closing(queue, lease, self.nodes, self.asks)
         self.is_done = True  # the work, as far as it has begun
 

@@ -151,7 +151,7 @@ class Closing:
         print(f"Given back: {until_heard(lambda: self._queue.release(self._lease, reason, above))}.")
 
     def _pause(self, error: FarmError) -> None:
-        """What is wrong would hurt every run that reads this corpus: this one goes back unharmed and none starts until
+        """The fault would hurt every run that reads this corpus: this one goes back unharmed and none starts until
         somebody has mended it; or none on this node, where another proves at this moment that the corpus will do. For a
         mixed group units are kept free, which it could not use: it is paused everywhere."""
         own = until_heard(lambda: self._queue.listing.status(self._lease.run_id))

@@ -18,7 +18,7 @@ Fault = Literal["run", "corpus", "node"]  # whose it is that the work broke; a c
 
 @dataclass(frozen=True)
 class Asked:
-    """What others have asked of an attempt so far."""
+    """The requests that others have made of an attempt so far."""
 
     drain: bool = False  # the machine is wanted back, or goes away
     stop: errors.Cancelled | LeaseLost | Hung | None = None  # why the lease must not be used any longer

@@ -23,7 +23,7 @@ from workers.attempt.task import PULSE_FILE, Scoring
 from workers.node import hardware
 
 
-class Evaluation:
+class Evaluator:
     """One attempt at scoring a model. It keeps no record of its own: a score says who made it."""
 
     attempt: Attempt | None = None

@@ -28,7 +28,7 @@ STEP = {
 
 
 class Gauges:
-    """What rank 0 shows of a run. `device` is the one that it trains on."""
+    """The gauges of a run, which rank 0 sets. `device` is the one that it trains on."""
 
     def __init__(self, run: Run, plan: Plan, study: str, device: torch.device):
         tags = {"study": study, "run": run.id, "arm": run.arm, "machine": run.machine}
@@ -51,7 +51,7 @@ class Gauges:
 
 
 def values(point: Point, recipe: Recipe, plan: Plan, peaks: Peaks | None) -> dict[str, float | None]:
-    """What a point tells, by the names of STEP; None: unknown."""
+    """The values of a point, by the names of STEP; None: unknown."""
     reached = utilisation(peaks, recipe, plan, point.tokens_per_second) if peaks else None
     return {
         "step": point.step,

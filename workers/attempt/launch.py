@@ -1,6 +1,6 @@
 """fit(task) -> Outcome: one DDP group, on one node or on those of a mixed group, through Ray Train.
 
-And score(task) -> Scored: one process that scores a model that was trained.
+And score(task) -> Measurement: one process that scores a model that was trained.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError, 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from farm.errors import FarmError, MachineDied, WorkerDied, reason
-from farm.record.result import Outcome, Scored
+from farm.record.result import Measurement, Outcome
 from farm.study.machine import Machine
 from workers.attempt.task import Scoring, Task
 from workers.ray_internals.phrases import NODE_DIED
@@ -32,12 +32,14 @@ def fit(task: Task, machine: Machine, node: str, storage: str, job: str) -> Outc
     return Outcome.model_validate(_run_group(_loop, task, name, scaling, machine, storage, job))
 
 
-def score(task: Scoring, machine: Machine, node: str, storage: str, job: str) -> Scored:
+def score(task: Scoring, machine: Machine, node: str, storage: str, job: str) -> Measurement:
     """Score a model in one process on the Ray node whose id is `node`, with one accelerator of `machine`.
 
     Raises: FarmError: what the process raised, or WorkerDied when it vanished.
     """
-    return Scored.model_validate(_run_group(_score, task, task.name, _on_node(machine, node, 1), machine, storage, job))
+    return Measurement.model_validate(
+        _run_group(_score, task, task.name, _on_node(machine, node, 1), machine, storage, job)
+    )
 
 
 def _run_group(
@@ -49,7 +51,7 @@ def _run_group(
     storage: str,
     job: str,
 ) -> Any:
-    """What rank 0 of the group returns, each of whose processes runs `loop`."""
+    """Run `loop` in each process of the group, and return what rank 0 returns."""
     trainer = LeanTrainer(
         loop,
         job=job,

@@ -153,7 +153,7 @@ class _Reporter(Listener):
         self._thread.start()
 
     def signal(self) -> Signal:
-        """What the agent asks of training; looked up a few times a second."""
+        """Return what the agent asks of training; looked up a few times a second."""
         if self._lost.is_set():
             return Signal.ABANDON
         if time.monotonic() - self._looked < LOOK_SECONDS:

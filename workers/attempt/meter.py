@@ -81,7 +81,7 @@ def _number(path: Path) -> int:
 
 
 def meter(gpus: Sequence[Gpu], *, has_the_node: bool) -> Nvml | Rapl | None:
-    """What tells the energy of a run that trains on `gpus`, or without any on the CPUs of the whole node, or of a part.
+    """The energy meter of a run that trains on `gpus`, or without any on the CPUs of the whole node, or of a part.
 
     A MIG slice has none: NVML tells what the whole card draws.
     """

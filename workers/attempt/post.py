@@ -44,7 +44,7 @@ class Unprepared(Exception):
 
 
 def find_out(fetch: Callable[[], Fetched]) -> Fetched:
-    """What `fetch` finds out about a corpus.
+    """Return what `fetch` finds out about a corpus.
 
     Raises: Unprepared
     """

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from farm.record.result import Hardware, Outcome, Result, Scored
+from farm.record.result import Hardware, Measurement, Outcome, Result
 from farm.record.score import Score, blocks, pack, sha256, standard_error
 from farm.study.recipe import TEST
 
@@ -26,7 +26,7 @@ class Scorer(NamedTuple):
     epoch: int
 
 
-def score_of(result: Result, scored: Scored, by: Scorer) -> Score:
+def score_of(result: Result, scored: Measurement, by: Scorer) -> Score:
     """The score that `by` found for the model of `result`."""
     exam = scored.exam
     return Score(

@@ -12,7 +12,7 @@ PULSE_FILE = "pulse"  # beside it: rank 0 touches it while the evaluation, which
 
 
 class Place(Frozen):
-    """What one node of a mixed group does. Ranks follow the order of places."""
+    """The share of one node in a mixed group. Ranks follow the order of places."""
 
     node: str = Field(description="Ray's id of it")
     machine: str

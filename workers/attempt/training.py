@@ -282,7 +282,7 @@ def _fit(post: Post, task: Task, machine: Machine) -> Outcome:
 
 
 def _last_words(end: Ending) -> dict[str, object]:
-    """What an attempt's record says of its end."""
+    """The fields of an attempt's record that tell of its end."""
     error = end.why if isinstance(end, Lost) and end.why else end.error
     return {
         "outcome": end.outcome,

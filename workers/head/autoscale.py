@@ -19,7 +19,7 @@ from farm.queue.values import Supply
 from farm.study.machine import parts, resource
 from workers.head.clusterfile import Fleet
 from workers.ray_internals import autoscaler
-from workers.ray_internals.autoscaler import Sight
+from workers.ray_internals.autoscaler import Inventory
 
 log = logging.getLogger("farm")
 
@@ -42,8 +42,8 @@ def check_version() -> None:
         )
 
 
-def sight(fleet: Fleet) -> Sight:
-    """What the autoscaler of the Ray that this process is connected to has and starts."""
+def sight(fleet: Fleet) -> Inventory:
+    """The nodes that the autoscaler of the Ray that this process is connected to has and starts."""
     return autoscaler.sight(fleet.kinds, time.time())
 
 
@@ -78,7 +78,7 @@ class Autoscaler:
         self,
         queue: Queue,
         fleet: Fleet,
-        look: Callable[[Fleet], Sight] = sight,
+        look: Callable[[Fleet], Inventory] = sight,
         ask: Callable[[list[Bundle]], None] = lambda bundles: sdk.request_resources(bundles=bundles),
     ):
         self.queue, self.fleet, self.look, self.ask = queue, fleet, look, ask
@@ -110,14 +110,14 @@ class Autoscaler:
         except (RayError, RuntimeError, OSError) as error:
             log.warning("could not tell the autoscaler that nothing is needed any more: %s", error)
 
-    def _need(self, found: Sight, passing: Collection[str]) -> dict[str, int]:
+    def _need(self, found: Inventory, passing: Collection[str]) -> dict[str, int]:
         there = Counter(found.nodes.values()) + found.starting
         waiting: Counter[str] = Counter()
         for machine, count in self.queue.listing.backlog(passing).items():
             waiting.update(dict.fromkeys(parts(machine), count))  # a mixed group needs a unit of each class
         return demand(self.fleet, waiting, self._taken_units(found), there)
 
-    def _taken_units(self, found: Sight) -> Counter[str]:
+    def _taken_units(self, found: Inventory) -> Counter[str]:
         """Machine class -> units of the autoscaler's nodes that no other run can have: of drained nodes, all."""
         drained = {node.id for node in self.queue.roster.nodes() if node.drained is not None} & found.nodes.keys()
         training = found.nodes.keys() - drained
@@ -139,10 +139,10 @@ class Autoscaler:
         self.ask([{resource(name): 1.0} for name, count in wanted.items() for _ in range(count)])
         self.asked, self.asks_again_at = wanted, time.monotonic() + REPEAT_SECONDS
 
-    def _supply(self, found: Sight) -> dict[str, Supply]:
+    def _supply(self, found: Inventory) -> dict[str, Supply]:
         return {name: self._supply_of(name, found) for name in self.fleet.classes}
 
-    def _supply_of(self, name: str, found: Sight) -> Supply:
+    def _supply_of(self, name: str, found: Inventory) -> Supply:
         kinds = self.fleet.offering(name)
         starting = sum(found.starting[kind] for kind in kinds)
         if starting:

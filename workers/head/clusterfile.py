@@ -26,7 +26,7 @@ class Kind(NamedTuple):
 
 
 class Fleet(NamedTuple):
-    """What an autoscaler may start: node types by name, and how many nodes over all of them."""
+    """The nodes that an autoscaler may start: node types by name, and how many over all of them."""
 
     kinds: dict[str, Kind]
     most: int
@@ -45,7 +45,7 @@ class Fleet(NamedTuple):
         return min(self.kinds[name].units[machine] for name in self.offering(machine))
 
     def price(self, machine: str) -> Price | None:
-        """What a node of a class costs; the most, where node types differ."""
+        """The price of a node of a class; the highest, where node types differ."""
         prices = [price for name in self.offering(machine) if (price := self.kinds[name].price)]
         return max(prices, key=lambda price: price.usd_per_hour, default=None)
 
@@ -79,7 +79,7 @@ def fleet(config: Mapping[str, Any]) -> Fleet:
 
 
 def doubts(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
-    """What Ray accepts in a `load`ed file and the farm does not want. `known`: machine classes."""
+    """Name what Ray accepts in a `load`ed file and the farm does not want. `known`: machine classes."""
     if "--autoscaling-config" not in " ".join(config.get("head_start_ray_commands", [])):
         yield "head_start_ray_commands do not start an autoscaler, so no worker ever starts: add --autoscaling-config"
     if config["provider"]["type"] == "local":  # Ray has no node types there: each machine says what it is

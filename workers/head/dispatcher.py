@@ -148,7 +148,7 @@ def holds(status: Status) -> list[Busy]:
 
 
 class _Room:
-    """What is left of a node."""
+    """The free part of a node."""
 
     def __init__(self, node: RayNode):
         self.node, self.cpus, self.units = node, node.cpus, dict(node.units)

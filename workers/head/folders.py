@@ -57,7 +57,7 @@ def end(folder: Path) -> None:
 
 
 def _of(folder: Path) -> Iterator[psutil.Process]:
-    """What runs with RAY_TMPDIR set to `folder`, but for this process."""
+    """The processes that run with RAY_TMPDIR set to `folder`, but for this one."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_ours = process.pid != os.getpid() and process.uids().real == os.getuid()

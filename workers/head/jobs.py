@@ -131,7 +131,7 @@ class Jobs:
             return False
 
     def info(self, job: str) -> JobDetails | None:
-        """What Ray knows of `job`; None when it does not know it, or cannot be asked."""
+        """Ray's details of `job`; None when it does not know the job, or cannot be asked."""
         try:
             return self._client.get_job_info(job)
         except _AWAY:

@@ -107,7 +107,7 @@ class Keeper:
                 serving.report(self.here, Health(pid=os.getpid(), looked=time.time(), missing=missing, doing=doing))
 
     def _redis(self) -> list[str]:
-        """What is wrong with the Redis of our own. The dispatcher revives one that has ended."""
+        """The faults of our own Redis. The dispatcher revives one that has ended."""
         if self.here.redis_url:
             return []
         pid = Server(self.here.home / "redis").pid

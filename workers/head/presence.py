@@ -14,7 +14,7 @@ ATTEND_SECONDS = 3.0
 
 
 def new_name() -> str:
-    """What a dispatcher is called in its claims."""
+    """A name for a dispatcher, which it uses in its claims."""
     return f"dispatcher-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
 

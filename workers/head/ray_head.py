@@ -68,7 +68,7 @@ def start(
 
 
 def _reason(error: Exception) -> str:
-    """What Ray says went wrong: its first line, or where that announces a log, the last line of the log."""
+    """Ray's own words for what went wrong: its first line, or where that announces a log, the last line of the log."""
     said = first_line(error)
     return last_line(str(error)) if said.rstrip().endswith(":") else said
 

@@ -18,7 +18,7 @@ KEEP_SECONDS = 15.0  # a sighting holds: three tellings, two of which may get lo
 log = logging.getLogger("farm")
 
 
-class Roster:
+class Registrar:
     """turn() reports the nodes and carries out the drains; call it again and again."""
 
     def __init__(self, queue: Queue, jobs: Jobs, look: Callable[[], list[RayNode]] = nodes):

@@ -45,7 +45,7 @@ from workers.head.index import Indexed
 from workers.head.jobs import Answering, Jobs, job_id
 from workers.head.keeper import Keeper
 from workers.head.presence import present
-from workers.head.roster import Roster
+from workers.head.roster import Registrar
 from workers.node import hardware
 from workers.node.environment import stand_apart
 from workers.ray_internals import own_node
@@ -225,7 +225,7 @@ def _dispatch(
     stop: threading.Event,
 ) -> None:
     """Until `stop` is set. `shared` is where other machines reach Redis."""
-    roster = Roster(queue, jobs)
+    roster = Registrar(queue, jobs)
     dispatcher = Dispatcher(queue, jobs, roster.look, here.machines, marker, name)
     registered = time.monotonic()
     while not stop.wait(TURN_SECONDS):
@@ -253,7 +253,7 @@ def _dispatch(
 
 @contextmanager
 def _autoscaler(queue: Queue, fleet: Fleet | None) -> Iterator[Autoscaler | None]:
-    """What speaks to the autoscaler of `fleet`, if there is one; afterwards nothing is asked of it any more."""
+    """The link to the autoscaler of `fleet`, if there is one; afterwards nothing is asked of it any more."""
     if fleet:
         autoscale.check_version()
     autoscaler = Autoscaler(queue, fleet) if fleet else None

@@ -43,7 +43,7 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
 
 
 def _no_proxy() -> str:
-    """What this shell keeps from its proxy, and besides what is this machine's own: Ray asks every cloud's metadata
+    """The hosts that this shell keeps from its proxy, and this machine's own besides: Ray asks every cloud's metadata
     service which cloud it is in."""
     own = ["localhost", "127.0.0.1", "127.0.0.0/8", "::1", "169.254.169.254", "metadata.google.internal"]
     told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""

@@ -85,7 +85,7 @@ def visible(here: Sequence[Card], named: str | None) -> tuple[Gpu, ...]:
 
 
 def _match(here: Sequence[Card], named: str) -> list[list[Gpu]]:
-    """What each entry names. The first says what all are: UUIDs of cards, of slices, or indices."""
+    """The GPUs that each entry names. The first says what all are: UUIDs of cards, of slices, or indices."""
     prefix = next((prefix for prefix in ("GPU-", "MIG-") if named.startswith(prefix)), "")
     found: list[list[Gpu]] = []
     for entry in named.split(","):

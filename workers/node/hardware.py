@@ -52,7 +52,7 @@ def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | N
 
 
 def describe() -> str:
-    """What GPUs this node has, in words."""
+    """The GPUs of this node, in words."""
     found = gpus()
     if not found:
         return f"no GPU{_besides()}"
@@ -163,7 +163,7 @@ def local_classes() -> list[tuple[Machine, int]]:
 
 
 def hardware(machine: Machine, threads: int) -> Hardware:
-    """What trained: this node, as a Result keeps it; of a mixed group the node that led, and all accelerators."""
+    """The hardware that trained: this node, as a Result keeps it; of a mixed group its leader, and all accelerators."""
     found = () if machine.is_cpu else gpus()
     seen = found[0].name if found else "cpu"
     return Hardware(

@@ -116,7 +116,7 @@ def join(
 
 
 def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machine:
-    """What this machine is, or the class `name`, which must be declared and must fit here `units` times.
+    """The class that this machine is, or the class `name`, which must be declared and must fit here `units` times.
 
     Raises: BadStudy: it is not declared. BadSetting: it has GPUs that are not here, or so many runs have no room.
     """
@@ -267,7 +267,7 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-class _Watch:
+class _RayProcess:
     """Whether the Ray of a `ray start --block` still runs; that command itself outlives a `ray stop`."""
 
     def __init__(self, process: subprocess.Popen):
@@ -289,7 +289,7 @@ def _stay(here: Settings, member: _Member, process: subprocess.Popen, farewell: 
     """
     seen: Node | None = None
     began, warned = time.monotonic(), False
-    ray = _Watch(process)
+    ray = _RayProcess(process)
     while not farewell.said.wait(TURN_SECONDS):
         if ended := ray.ending():
             said = last_line(_log(here).read_text(encoding="utf-8", errors="replace"))

@@ -26,7 +26,7 @@ GCP_PREEMPTED = "/computeMetadata/v1/instance/preempted"
 GCP_FLAVOUR = {"Metadata-Flavor": "Google"}
 
 
-class _Answer(NamedTuple):
+class _Response(NamedTuple):
     status: int
     headers: dict[str, str]
     text: str
@@ -104,7 +104,7 @@ class _Aws:
             answer = self._get(path)
         return answer.text if answer.status == 200 else None
 
-    def _get(self, path: str) -> _Answer:
+    def _get(self, path: str) -> _Response:
         return _ask(self.service, "GET", path, {"X-aws-ec2-metadata-token": self.token})
 
     def _new_token(self) -> str:
@@ -140,7 +140,7 @@ class _Gcp:
         return answer.status == 200 and answer.text.strip() == "TRUE"
 
 
-def _ask(service: str, method: str, path: str, headers: dict[str, str], seconds: float = TRY_SECONDS) -> _Answer:
+def _ask(service: str, method: str, path: str, headers: dict[str, str], seconds: float = TRY_SECONDS) -> _Response:
     """One request, past any proxy: the service is the machine's own."""
     place = urlsplit(service)
     connection = HTTPConnection(place.hostname or "", place.port, timeout=seconds)
@@ -148,6 +148,6 @@ def _ask(service: str, method: str, path: str, headers: dict[str, str], seconds:
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
         said = {key.lower(): value for key, value in answer.getheaders()}
-        return _Answer(answer.status, said, answer.read().decode(errors="replace"))
+        return _Response(answer.status, said, answer.read().decode(errors="replace"))
     finally:
         connection.close()

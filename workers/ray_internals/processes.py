@@ -5,7 +5,7 @@ from contextlib import suppress
 import psutil
 
 SESSION_LOGS = "**/session_*/logs"  # below the folder of a Ray
-# What stands in the command line of each: agents replace theirs by a title once they are up.
+# Words in the command line of each: agents replace theirs by a title once they are up.
 OF_THE_HEAD = {
     "GCS": ("/gcs/gcs_server",),
     "raylet": ("/raylet/raylet",),
@@ -20,7 +20,7 @@ OF_THE_RAYLET = {
 
 
 def cluster_mark(cluster_id: str) -> str:
-    """What stands in the command line of each process of a cluster's head."""
+    """The words in the command line of each process of a cluster's head."""
     return f"--cluster-id-hex={cluster_id}"
 
 

@@ -130,7 +130,7 @@ class Torch(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
-        return _Torch
+        return _TorchBackend
 
     @property
     def framework(self) -> TrainingFramework:
@@ -140,7 +140,7 @@ class Torch(BackendConfig):
         return {"backend": self.backend}
 
 
-class _Torch(Backend):
+class _TorchBackend(Backend):
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:

@@ -33,8 +33,9 @@ RAY = {
 AT_ONCE = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # told to stop while it starts, Ray would wait half a minute
 
 
-# What a shell may hold for other uses of Ray. Its client would follow it to another cluster, with our token: for it,
-# RAY_ADDRESS goes before the address that it is given. A name that ends in "_" stands for all that begin so.
+# Variables that a shell may hold for other uses of Ray. Its client would follow one to another cluster, with our
+# token: for it, RAY_ADDRESS goes before the address that it is given. A name that ends in "_" stands for all that
+# begin so.
 OTHERS = (
     *("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_CLIENT_MODE", "RAY_NAMESPACE", "RAY_START_HOOK"),
     *("RAY_JOB_", "RAY_RUNTIME_ENV", "RAY_RUNTIME_ENV_"),

@@ -10,7 +10,7 @@ from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
 from farm.queue.queue import Queue
-from farm.queue.spelling import FIELDS, Row
+from farm.queue.spelling import FIELDS, StatusRow
 from farm.study.run import State
 from farm.study.study import Study
 
@@ -125,7 +125,9 @@ def test_q9_what_is_read_in_pages_has_every_run_once(queue: Queue) -> None:
     """Also one that is renewed between two pages, and one that was put since the first."""
 
     def listed(which: str, study: str = "", most: int = 2) -> list[str]:
-        return [Row(*json.loads(text)).id for text in queue.scripts.pages("statuses", which, study, FIELDS, most=most)]
+        return [
+            StatusRow(*json.loads(text)).id for text in queue.scripts.pages("statuses", which, study, FIELDS, most=most)
+        ]
 
     study = study_of(queue)
     claims = [started(queue), started(queue)]
@@ -134,10 +136,10 @@ def test_q9_what_is_read_in_pages_has_every_run_once(queue: Queue) -> None:
     assert queue.listing.ids("tiny") == ids
     assert listed("running", most=1) == sorted(claim.run.id for claim in claims)
     pages = queue.scripts.pages("statuses", "running", "", FIELDS, most=1)
-    seen = [Row(*json.loads(next(pages))).id]
+    seen = [StatusRow(*json.loads(next(pages))).id]
     for claim in claims:
         queue.renew(claim.lease, 1, 60)
-    assert [*seen, *(Row(*json.loads(text)).id for text in pages)] == sorted(claim.run.id for claim in claims)
+    assert [*seen, *(StatusRow(*json.loads(text)).id for text in pages)] == sorted(claim.run.id for claim in claims)
     pages = queue.scripts.pages("statuses", "all", "", FIELDS, most=1)
     next(pages)
     queue.put(tiny_study("more", init=(7,)))

@@ -16,7 +16,7 @@ from farm.record.result import Result, Validated
 from farm.study.recipe import Seeds
 from farm.study.run import Run
 from farm.verdict.cost import Reach, frontier, loss_at, reach, speed_ups, together
-from farm.verdict.equal import NO_CURVE, OTHER_SLICE, Budget, Span, at, budget, target, to
+from farm.verdict.equal import NO_CURVE, OTHER_SLICE, Allowance, BoundedCost, at, budget, target, to
 from farm.verdict.table import rank
 
 CURVE = [(1.0, 4.0), (2.0, 3.0), (4.0, 3.2), (5.0, 2.0)]
@@ -114,7 +114,7 @@ def test_a_speed_up_of_one_pair_has_a_value_and_no_interval() -> None:
 
 def test_speed_ups_of_nothing_are_found_in_one_study_of_twenty() -> None:
     """Three arms and four seed pairs, all as fast as the baseline, seeds that make their pairs alike slow."""
-    random, wrong, studies = np.random.default_rng(5), 0, 300
+    random, wrong, studies = np.random.default_rng(5), 0, 120
     for _ in range(studies):
         seed = random.normal(0, 0.1, 4)
         logs = 2 + seed + random.normal(0, 0.05, (4, 4))
@@ -158,7 +158,7 @@ def runs_of(init: tuple[int, ...] = (1, 2, 3, 4)) -> list[Run]:
 def test_at_equal_cost_a_faster_arm_has_trained_further() -> None:
     runs = runs_of()
     results = [watched(run) for run in runs]
-    rows = {row.arm: row for row in at(results, runs, Budget("hours", 4.0))}
+    rows = {row.arm: row for row in at(results, runs, Allowance("hours", 4.0))}
     faster, baseline = rows["remove-dropout"], rows["baseline"]
     assert (faster.rank, faster.verdict) == (1, "better")
     noise = {run.seeds.init: watched(run).test_loss for run in runs if run.arm == "remove-dropout"}
@@ -169,27 +169,27 @@ def test_at_equal_cost_a_faster_arm_has_trained_further() -> None:
     assert faster.delta == pytest.approx(faster.validation_loss_mean - baseline.validation_loss_mean)
     assert (faster.ci_low, faster.method, baseline.delta, baseline.verdict) == (faster.ci_low, "paired", None, None)
     assert faster.ci_low < faster.delta < faster.ci_high < 0  # type: ignore[operator]
-    same = {row.arm: row.validation_loss_mean for row in at(results, runs, Budget("usd", 4 * 3.6))}
+    same = {row.arm: row.validation_loss_mean for row in at(results, runs, Allowance("usd", 4 * 3.6))}
     assert same == {row.arm: pytest.approx(row.validation_loss_mean) for row in rows.values()}, "at $3.60 an hour"
-    per_token = {row.arm: row for row in at(results, runs, Budget("tokens", 5 * 256))}
+    per_token = {row.arm: row for row in at(results, runs, Allowance("tokens", 5 * 256))}
     assert per_token["remove-dropout"].delta == pytest.approx(-0.2, abs=0.02), "at equal tokens speed is no matter"
 
 
 def test_a_run_that_never_got_there_is_named_and_not_ranked() -> None:
     runs = runs_of()
     results = [watched(run) for run in runs]
-    rows = {row.arm: row for row in at(results, runs, Budget("hours", 7.0))}
+    rows = {row.arm: row for row in at(results, runs, Allowance("hours", 7.0))}
     assert len(rows["remove-dropout"].short) == 4, "it has trained all it was to train within 5 hours"
     assert (rows["remove-dropout"].rank, rows["remove-dropout"].validation_loss_mean) == (None, None)
     assert {rows[arm].rank for arm in ("baseline", "gradient-clipping")} == {1, 2}
-    early = at(results, runs, Budget("hours", 1.5))
+    early = at(results, runs, Allowance("hours", 1.5))
     assert {row.arm: (row.n, len(row.early)) for row in early} == {
         "remove-dropout": (4, 0),
         "baseline": (0, 4),
         "gradient-clipping": (0, 4),
     }
     assert all(row.verdict is None for row in early), "there is no baseline there"
-    unpriced = at([watched(run, usd=None) for run in runs], runs, Budget("usd", 1.0))
+    unpriced = at([watched(run, usd=None) for run in runs], runs, Allowance("usd", 1.0))
     assert {(row.n, len(row.unpriced)) for row in unpriced} == {(0, 4)}
 
 
@@ -197,13 +197,13 @@ def test_curves_of_other_tokens_or_none_are_set_aside() -> None:
     runs = runs_of()
     kinds = {"baseline": {}, "remove-dropout": {"slice_": "b" * 64}, "gradient-clipping": {"validation": ()}}
     results = [watched(run, **kinds[run.arm]) for run in runs]  # type: ignore[arg-type]
-    for rows in (at(results, runs, Budget("hours", 4.0)), to(results, runs, 3.2)):
+    for rows in (at(results, runs, Allowance("hours", 4.0)), to(results, runs, 3.2)):
         assert {row.arm: row.aside for row in rows} == {
             "baseline": None,
             "remove-dropout": OTHER_SLICE,
             "gradient-clipping": NO_CURVE,
         }
-    assert at([], [], Budget("hours", 1.0)) == []
+    assert at([], [], Allowance("hours", 1.0)) == []
     assert to([], [], 3.0) == []
 
 
@@ -240,14 +240,14 @@ def test_what_is_never_reached_is_said_and_bounds_the_speed_up() -> None:
     assert faster.speedup_at_least == pytest.approx(10.0 / faster.hours.value)  # type: ignore[operator]
     assert faster.speedup_at_most is None
     early = {row.arm: row for row in to(results, runs, 3.75)}["remove-dropout"]
-    assert early.hours == Span(value=None, at_most=1.0), "it was there before it was looked at"
+    assert early.hours == BoundedCost(value=None, at_most=1.0), "it was there before it was looked at"
 
 
 def test_repetitions_of_a_seed_pair_are_no_new_evidence() -> None:
     runs = runs_of((1, 2))
     again = [run.model_copy(update={"rerun": 1}) for run in runs]
     results = [watched(run) for run in [*runs, *again]]
-    assert {(row.n, len(row.runs)) for row in at(results, runs, Budget("tokens", 1000))} == {(2, 4)}
+    assert {(row.n, len(row.runs)) for row in at(results, runs, Allowance("tokens", 1000))} == {(2, 4)}
     assert {(row.n, row.reached) for row in to(results, runs, 3.3)} == {(2, 2)}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from farm.study.recipe import Seeds
-from farm.verdict.noise import Hardware, Noise, Run, Rung, interval, ladder, pool
+from farm.verdict.noise import HardwareEffect, Noise, Observation, Rung, interval, ladder, pool
 
 PAIRS = [Seeds(init=i, train=t) for i in (1, 2, 3) for t in (1, 2, 3)]
 
@@ -15,7 +15,7 @@ def rungs(found: Noise) -> dict[str, Rung]:
 
 def simulated(
     seed: int, *, init: float = 0.02, train: float = 0.01, hardware: float = 0.005, rerun: float = 0.002
-) -> list[Run]:
+) -> list[Observation]:
     """Three arms, nine crossed seed pairs, two machines, two reruns; half of a seed's effect is shared by all arms."""
     generator, drawn = np.random.default_rng(seed), dict[tuple, float]()
 
@@ -23,7 +23,7 @@ def simulated(
         return drawn.setdefault(key, float(generator.normal(0, size)))
 
     return [
-        Run(
+        Observation(
             arm,
             machine,
             seeds,
@@ -78,7 +78,7 @@ def test_one_arms_interval_is_the_chi_squares() -> None:
 
 
 def test_seeds_that_always_change_together_are_confounded() -> None:
-    found = rungs(ladder(Run("a", "m", Seeds(init=i, train=i), 0, 3.6 + 0.01 * i) for i in range(3)))
+    found = rungs(ladder(Observation("a", "m", Seeds(init=i, train=i), 0, 3.6 + 0.01 * i) for i in range(3)))
     assert found["init seed"].sd is found["train seed"].sd is None
     assert "confounded" in found["init seed"].why
     assert "confounded" in found["train seed"].why
@@ -86,14 +86,14 @@ def test_seeds_that_always_change_together_are_confounded() -> None:
 
 
 def test_a_seed_that_never_changes_has_no_number() -> None:
-    found = rungs(ladder(Run("a", "m", Seeds(init=i, train=1), 0, 3.6 + 0.01 * i) for i in range(3)))
+    found = rungs(ladder(Observation("a", "m", Seeds(init=i, train=1), 0, 3.6 + 0.01 * i) for i in range(3)))
     assert found["init seed"].sd == pytest.approx(0.01)
     for name in ("rerun", "hardware", "train seed", "both seeds"):
         assert (found[name].sd, found[name].ci_low, found[name].why[:7]) == (None, None, "no data")
 
 
 def test_without_runs_or_with_one_there_is_no_number() -> None:
-    for runs in ([], [Run("a", "m", PAIRS[0], 0, 3.6)]):
+    for runs in ([], [Observation("a", "m", PAIRS[0], 0, 3.6)]):
         found = ladder(runs)
         assert all(rung.sd is None and rung.why for rung in found.rungs)
         assert found.hardware == ()
@@ -107,10 +107,10 @@ def test_bits_alike_have_an_sd_of_0_and_no_interval() -> None:
     assert pair.interaction_p is None
 
 
-def hardware(effects: dict[str, tuple[float, float]], seeds: int = 4, noise: float = 1e-3) -> Hardware:
+def hardware(effects: dict[str, tuple[float, float]], seeds: int = 4, noise: float = 1e-3) -> HardwareEffect:
     generator = np.random.default_rng(5)
     (pair,) = ladder(
-        Run(arm, machine, Seeds(init=i), 0, 3.6 + 0.02 * i + losses[at] + float(generator.normal(0, noise)))
+        Observation(arm, machine, Seeds(init=i), 0, 3.6 + 0.02 * i + losses[at] + float(generator.normal(0, noise)))
         for arm, losses in effects.items()
         for at, machine in enumerate("mn")
         for i in range(seeds)
@@ -134,7 +134,7 @@ def test_whether_the_ranking_survives_a_change_of_machine() -> None:
 def test_one_pair_of_twins_an_arm_says_what_it_cannot_tell() -> None:
     found = rungs(
         ladder(
-            Run(arm, m, PAIRS[0], 0, x)
+            Observation(arm, m, PAIRS[0], 0, x)
             for m, at in (("m", 0), ("n", 1))
             for arm, x in (("a", 3.6), ("b", 3.7 + 0.002 * at), ("c", 3.5 + 0.004 * at))
         )
@@ -157,7 +157,7 @@ DYESTUFF = {
 def test_a_balanced_design_has_the_residual_of_reml() -> None:
     """lme4's `Yield ~ 1 + (1 | Batch)` has a residual SD of 49.51; batches are seeds here, and yields reruns."""
     runs = [
-        Run("baseline", "cpu", Seeds(init=batch), rerun, float(value))
+        Observation("baseline", "cpu", Seeds(init=batch), rerun, float(value))
         for batch, values in enumerate(DYESTUFF.values())
         for rerun, value in enumerate(values)
     ]

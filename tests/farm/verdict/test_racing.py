@@ -12,8 +12,8 @@ from farm.study.machine import BUILT_IN, Machine
 from farm.study.recipe import canonical_json
 from farm.study.run import State
 from farm.study.study import Study
-from farm.verdict.racing import Budget, Step, look, share
-from farm.verdict.sequential import ladder
+from farm.verdict.racing import Budget, Round, look, share
+from farm.verdict.sequential import list_stages
 from farm.verdict.table import rank
 
 EFFECTS = {"baseline": 0.0, "remove-dropout": -0.5, "gradient-clipping": 0.0}
@@ -41,14 +41,14 @@ class Track:
             else:
                 self.queue.finish(claim.lease, result(claim.run, loss(claim.run, self.effects), usd=0.36))
 
-    def look(self, **budget) -> Step:
+    def look(self, **budget) -> Round:
         """Look as a new process would: from what Redis has."""
         done = look(self.queue.studies.one("tiny"), self.queue.listing.statuses("tiny"), KNOWN, Budget(**budget), 1.0)
         self.queue.put(done.study)
         return done
 
 
-def words(step: Step) -> dict[str, str]:
+def words(step: Round) -> dict[str, str]:
     return {one.arm: one.word for one in step.look.standings}
 
 
@@ -57,7 +57,7 @@ def test_only_what_is_not_resolved_goes_on_and_shares_its_pairs_with_the_baselin
     first = track.look(runs=40)
     assert words(first) == {"remove-dropout": "better", "gradient-clipping": "unresolved"}
     added = {one.arm: one.added for one in first.look.standings}
-    assert added == {"remove-dropout": 0, "gradient-clipping": 1}, "from three pairs to the next rung, four"
+    assert added == {"remove-dropout": 0, "gradient-clipping": 1}, "from three pairs to the next stage, four"
     assert (first.look.decision, first.look.added_runs) == ("add", 2)
     new = {status.run.arm for status in queue.listing.statuses("tiny") if status.state is State.QUEUED}
     assert new == {"baseline", "gradient-clipping"}
@@ -160,7 +160,9 @@ def test_a_table_after_looks_has_the_intervals_that_hold_over_them(queue: Queue)
     assert (wide.method, narrow.method) == ("sequential", "paired")
     losses = [{r.seeds: r.test_loss for r in results if r.arm == arm} for arm in (wide.arm, "baseline")]
     alone = ttest_1samp([losses[0][seeds] - losses[1][seeds] for seeds in losses[1]], 0.0).pvalue
-    assert wide.p == pytest.approx(min(1.0, alone / ladder(3)[0].share)), "the other arm is resolved: Holm's last step"
+    assert wide.p == pytest.approx(min(1.0, alone / list_stages(3)[0].share)), (
+        "the other arm is resolved: Holm's last step"
+    )
 
 
 def test_another_machine_is_another_comparison_of_the_same_race(queue: Queue) -> None:

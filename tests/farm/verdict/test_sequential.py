@@ -1,4 +1,4 @@
-"""Verdicts over repeated looks: the ladder, p values at all times, and what a table makes of them."""
+"""Verdicts over repeated looks: the stages, p values at all times, and what a table makes of them."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from farm.study.recipe import Seeds
 from farm.verdict import sequential
 from farm.verdict.inference import ALPHA
 from farm.verdict.needs import Cost, needs
-from farm.verdict.sequential import judge, ladder, look_at, next_rung
+from farm.verdict.sequential import judge, list_stages, look_at, next_stage
 
 NOISE = (0.01, -0.02, 0.015, -0.005, 0.02, -0.01, 0.0, 0.005, -0.015)
 
@@ -29,17 +29,17 @@ def judged(arms: dict[str, list[float]], first: int = 3, margin: float | None = 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 5, 40])
 def test_the_rungs_of_a_ladder_spend_no_more_than_the_whole_error_rate(first: int) -> None:
-    rungs = ladder(first)
-    assert sum(rung.share for rung in rungs) <= 1.0
-    assert sum(rung.share for rung in rungs[:6]) == pytest.approx(0.95)
-    assert [rung.pairs for rung in rungs] == sorted({rung.pairs for rung in rungs})
-    assert rungs[0].pairs == max(3, first)
+    stages = list_stages(first)
+    assert sum(stage.share for stage in stages) <= 1.0
+    assert sum(stage.share for stage in stages[:6]) == pytest.approx(0.95)
+    assert [stage.pairs for stage in stages] == sorted({stage.pairs for stage in stages})
+    assert stages[0].pairs == max(3, first)
 
 
 def test_what_was_seen_later_never_changes_an_earlier_rung() -> None:
-    assert ladder(3, 9) == ladder(3, 40)[:4]
-    assert next_rung(3, 4).pairs == 6
-    assert next_rung(3, 500).pairs > 500
+    assert list_stages(3, 9) == list_stages(3, 40)[:4]
+    assert next_stage(3, 4).pairs == 6
+    assert next_stage(3, 500).pairs > 500
 
 
 def test_a_rung_is_the_paired_t_test_of_its_pairs() -> None:
@@ -47,7 +47,7 @@ def test_a_rung_is_the_paired_t_test_of_its_pairs() -> None:
     found = look_at(differences, 3)
     theirs = [stats.ttest_1samp(differences[:n], 0.0).pvalue for n in (3, 4, 6)]
     assert found.p == pytest.approx(theirs)
-    shares = [rung.share for rung in ladder(3, 6)]
+    shares = [stage.share for stage in list_stages(3, 6)]
     assert float(found.always) == pytest.approx(min(p / share for p, share in zip(theirs, shares, strict=True)))
 
 
@@ -62,7 +62,7 @@ def test_an_arm_that_was_resolved_stays_so_though_later_pairs_speak_against_it()
 
 def test_between_two_rungs_nothing_is_tested() -> None:
     assert judged({"arm": [0.1, 0.11, 0.09, 0.1, 5.0]}) == judged({"arm": [0.1, 0.11, 0.09, 0.1]})
-    assert judged({"arm": [0.1, 0.11]}) == {}, "below the first rung"
+    assert judged({"arm": [0.1, 0.11]}) == {}, "below the first stage"
 
 
 def test_the_order_of_the_pairs_is_that_of_the_plan_whatever_finished_first() -> None:
@@ -101,9 +101,9 @@ def test_what_would_resolve_it_is_a_later_rung() -> None:
     assert one.word == "unresolved"
     more = needs(one, runs(arm), runs([0.0] * 4), Cost(1.0, 10.0), Cost(1.0, 10.0))
     assert more is not None
-    assert 4 + more.pairs in [rung.pairs for rung in ladder(3)]
-    rung = next(rung for rung in ladder(3) if rung.pairs == 4 + more.pairs)
-    assert sequential.chance(one.delta, one.noise, rung, one.level) >= 0.8
+    assert 4 + more.pairs in [stage.pairs for stage in list_stages(3)]
+    stage = next(stage for stage in list_stages(3) if stage.pairs == 4 + more.pairs)
+    assert sequential.chance(one.delta, one.noise, stage, one.level) >= 0.8
 
 
 def test_races_are_wrong_in_at_most_5_percent_of_studies() -> None:
@@ -114,10 +114,10 @@ def test_races_are_wrong_in_at_most_5_percent_of_studies() -> None:
 
 
 def test_the_simulation_sees_looks_that_are_not_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the whole error rate at every rung, the promise is broken."""
-    real = sequential.ladder
+    """With the whole error rate at every stage, the promise is broken."""
+    real = sequential.list_stages
     monkeypatch.setattr(
-        sequential, "ladder", lambda first, pairs=1000: [rung._replace(share=1.0) for rung in real(first, pairs)]
+        sequential, "list_stages", lambda first, pairs=1000: [stage._replace(share=1.0) for stage in real(first, pairs)]
     )
     differences = np.random.default_rng(1).standard_normal((1_500, validate.RACED, 1))
     wrong = (validate.race(differences, 3, 40).p < ALPHA).any(-1).mean()
@@ -137,7 +137,7 @@ def test_the_simulation_judges_as_the_table_does() -> None:
 def test_same_has_the_share_of_its_look_in_the_error_rate() -> None:
     differences, margin = [0.01, -0.02, 0.015, -0.005], 0.04
     theirs = [stats.ttest_1samp(differences[:n], margin, alternative="less").pvalue for n in (3, 4)]
-    shares = [rung.share for rung in ladder(3, 4)]
+    shares = [stage.share for stage in list_stages(3, 4)]
     assert max(theirs) < ALPHA, "each look alone would call it the same"
     assert min(p / share for p, share in zip(theirs, shares, strict=True)) > ALPHA
     assert judged({"arm": differences}, margin=margin)["arm"].word == "unresolved"

@@ -14,7 +14,7 @@ from statsmodels.stats.weightstats import ttest_ind, ttost_paired
 from benchmarks import validate
 from farm.study.recipe import Seeds
 from farm.verdict import dunnett, inference, paired, power, unpaired
-from farm.verdict.inference import Comparison, holm, judge
+from farm.verdict.inference import Contrast, holm, judge
 from farm.verdict.needs import Cost, needs
 from farm.verdict.ranks import ranks
 
@@ -37,7 +37,7 @@ def runs(losses: Sequence[float], first: int = 0) -> dict[Seeds, float]:
 
 def judged(
     baseline: dict[Seeds, float], margin: float | None = None, **arms: dict[Seeds, float]
-) -> dict[str, Comparison]:
+) -> dict[str, Contrast]:
     return judge([(baseline, arms)], margin)[0]
 
 

@@ -1,6 +1,6 @@
 """The agent of an evaluation before it scores: a model that is gone or damaged, other weights, a drain, a lost lease.
 
-tests/walk/test_eval.py has the scoring itself.
+tests/walk/test_walk.py has the scoring itself.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from farm.errors import LeaseLost
 from farm.queue.queue import Queue
 from farm.queue.unscored import find_unscored
 from farm.queue.values import Claim, Status
-from farm.record.result import Result, Scored
+from farm.record.result import Measurement, Result
 from farm.record.store import Store
 from farm.site.settings import Settings
 from farm.study.recipe import TEST
@@ -24,7 +24,7 @@ from workers.attempt import evaluating
 from workers.attempt.agent import Agent
 from workers.attempt.asks import Asks
 from workers.attempt.ending import Finished, ending
-from workers.attempt.evaluating import Evaluation
+from workers.attempt.evaluating import Evaluator
 from workers.attempt.task import Scoring
 
 STUDY = tiny_study(init=(42,))
@@ -62,7 +62,7 @@ def asked(queue: Queue) -> Claim:
 def agent_of(queue: Queue, claim: Claim, home: Path, asks: Asks | None = None) -> Agent:
     here = Settings(home=home / "home", storage=home / "storage")
     found = Agent(here, queue, claim.lease, "job", "node", asks)
-    assert isinstance(found.work, Evaluation)
+    assert isinstance(found.work, Evaluator)
     return found
 
 
@@ -160,10 +160,10 @@ def test_who_loses_the_lease_while_scoring_records_nothing(
     store, made = trained(queue, tmp_path)
     claim = asked(queue)
 
-    def scored(task: Scoring, *_: object) -> Scored:
+    def scored(task: Scoring, *_: object) -> Measurement:
         queue.release(claim.lease, "given to another")
         assert queue.claim("cpu", "other", 60) is not None
-        return Scored(exam=task.exam, value=3.0, tokens=2, values=(3.0, 3.0))
+        return Measurement(exam=task.exam, value=3.0, tokens=2, values=(3.0, 3.0))
 
     monkeypatch.setattr(evaluating, "score", scored)
     monkeypatch.setattr(evaluating, "items", lambda *_: "9" * 64)

@@ -6,7 +6,7 @@ import pytest
 from results import result, tiny_study
 
 from farm.queue.queue import Queue
-from farm.record.result import Exam, Outcome, Result, Scored
+from farm.record.result import Exam, Measurement, Outcome, Result
 from farm.record.runs import Runs
 from farm.record.scores import Scores
 from farm.record.store import Store
@@ -31,8 +31,8 @@ def outcome(of: Result = RESULT) -> Outcome:
         step=10,
         fingerprints=of.fingerprints,
         scores=(
-            Scored(exam=test, value=3.0, tokens=64, values=(2.5, 3.5)),
-            Scored(exam=wiki, value=4.0, tokens=64, values=(3.0, 5.0)),
+            Measurement(exam=test, value=3.0, tokens=64, values=(2.5, 3.5)),
+            Measurement(exam=wiki, value=4.0, tokens=64, values=(3.0, 5.0)),
         ),
     )
 

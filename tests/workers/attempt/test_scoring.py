@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from worlds import attempt, corpus, planned, tiny
 
-from farm.record.result import Scored
+from farm.record.result import Measurement
 from workers.attempt.scoring import score_once
 from workers.attempt.task import Scoring
 
@@ -25,6 +25,6 @@ def test_a_model_is_scored_as_at_the_end_of_its_training_and_the_pulse_tells_tha
         pulse=str(tmp_path / "pulse"),
         name="its-attempt",
     )
-    found = Scored.model_validate(score_once({"task": task.model_dump_json()}))
+    found = Measurement.model_validate(score_once({"task": task.model_dump_json()}))
     assert found == outcome.scores[0]
     assert (tmp_path / "pulse").exists()

@@ -13,11 +13,11 @@ from farm.queue.node import Node
 from farm.queue.queue import Queue
 from workers.head.autoscale import Autoscaler, demand
 from workers.head.clusterfile import Fleet, Kind
-from workers.ray_internals.autoscaler import Sight
+from workers.ray_internals.autoscaler import Inventory
 
 FLEET = Fleet({"a100": Kind({"8xa100m40": 1}, 2), "h100": Kind({"8xh100m80": 1}, 2)}, most=3)
 DOUBLE = Fleet({"big": Kind({"cpu": 2}, 2)}, most=9)
-NOTHING = Sight({}, Counter(), {})
+NOTHING = Inventory({}, Counter(), {})
 
 WITHOUT = """
 from farm.errors import BadSetting
@@ -83,7 +83,11 @@ def test_a_demand_always_fits_the_limits(counts):
 
 def test_what_waits_is_asked_for_once_and_what_starts_is_told(queue: Queue):
     asked: list[list] = []
-    sights = [NOTHING, Sight({}, Counter(a100=1), {"a100": "no capacity"}), Sight({"n1": "a100"}, Counter(), {})]
+    sights = [
+        NOTHING,
+        Inventory({}, Counter(a100=1), {"a100": "no capacity"}),
+        Inventory({"n1": "a100"}, Counter(), {}),
+    ]
     now = iter(sights)
     autoscaler = Autoscaler(queue, FLEET, look=lambda fleet: next(now), ask=asked.append)
     queue.put(tiny_study(machines=("8xa100m40",), init=(42,)))
@@ -110,7 +114,7 @@ def test_a_drained_node_is_taken(queue: Queue, drained: bool, asked: int):
     if drained:
         queue.roster.drain("n1", "spot notice")
     bundles: list[list] = []
-    sight = Sight({"n1": "a100"}, Counter(), {})
+    sight = Inventory({"n1": "a100"}, Counter(), {})
     Autoscaler(queue, FLEET, look=lambda fleet: sight, ask=bundles.append).turn()
     assert [len(each) for each in bundles] == [asked]
 
@@ -124,7 +128,7 @@ def test_a_study_over_its_budget_asks_for_nothing(queue: Queue):
 
 @pytest.mark.parametrize("error", [RuntimeError("gone\nmore"), ConnectionError("refused"), RpcError("away")])
 def test_an_autoscaler_that_does_not_answer_is_asked_again(queue: Queue, error: Exception):
-    def look(fleet: Fleet) -> Sight:
+    def look(fleet: Fleet) -> Inventory:
         raise error
 
     autoscaler = Autoscaler(queue, FLEET, look=look)

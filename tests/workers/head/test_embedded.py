@@ -127,6 +127,7 @@ def test_a_ray_that_does_not_start_says_why_and_leaves_its_logs_and_no_folder(
         assert list(Path(folder).iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_ray_that_this_machine_is_too_slow_to_start_is_started_again(here: Settings) -> None:
     """Its raylet is stopped as soon as it is there, so that Ray waits for it for as long as it ever does."""
     stopped: list[psutil.Process] = []

@@ -20,7 +20,7 @@ from farm.study.machine import BUILT_IN, Machine
 from farm.study.study import Study
 from workers.node import hardware
 from workers.node import join as membership
-from workers.node.join import Farewell, _Member, _offer, _wanted_classes, _Watch, join
+from workers.node.join import Farewell, _Member, _offer, _RayProcess, _wanted_classes, join
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_ray_that_ray_stop_has_ended_is_not_waited_for(tmp_path: Path) -> None
     raylet = tmp_path / "raylet"
     raylet.symlink_to("/bin/sleep")
     with subprocess.Popen(["sh", "-c", f"{raylet} 60 & wait; exec sleep 60"], start_new_session=True) as block:
-        watch = _Watch(block)
+        watch = _RayProcess(block)
         try:
             seen = wait_until(lambda: watch.ending() or watch.raylet, "it is seen")
             assert isinstance(seen, psutil.Process)

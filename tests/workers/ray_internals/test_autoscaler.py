@@ -4,7 +4,7 @@ from collections import Counter
 
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 
-from workers.ray_internals.autoscaler import Sight, read
+from workers.ray_internals.autoscaler import Inventory, read
 
 KINDS = {"a100", "h100"}
 
@@ -29,5 +29,5 @@ def test_only_the_autoscaler_s_nodes_are_seen_and_the_last_trouble_of_each_type(
         failed_launches=[launch("h100", 1, 9, "no capacity"), launch("h100", 1, 3, "no permission")],
     )
     nodes, starting = {"n1": "a100", "n2": "a100"}, Counter(h100=3)
-    assert read(status, KINDS, now=60.0) == Sight(nodes, starting, {"h100": "no capacity"})
-    assert read(status, KINDS, now=3600.0) == Sight(nodes, starting, {}), "that was an hour ago"
+    assert read(status, KINDS, now=60.0) == Inventory(nodes, starting, {"h100": "no capacity"})
+    assert read(status, KINDS, now=3600.0) == Inventory(nodes, starting, {}), "that was an hour ago"
