@@ -6,12 +6,14 @@
 -- The place of the last run that it was the first to submit: of what it shares with others one is enough to look at.
 local function last_place(study)
   local list = key('study', study)
-  for from = -1, -redis.call('ZCARD', list), -100 do
-    for _, id in ipairs(redis.call('ZREVRANGE', list, -from - 1, -from + 98)) do
+  local from, last = 0, 0
+  while from < redis.call('ZCARD', list) do
+    for _, id in ipairs(redis.call('ZREVRANGE', list, from, last)) do
       if get(id, 'study') == study then
         return tonumber(redis.call('ZSCORE', key('order'), id) or nil)
       end
     end
+    from, last = last + 1, last + 100
   end
 end
 
