@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
-from farm.errors import FarmError
+from farm.errors import FarmError, in_plain_words
 
 COMMANDS = {
     "demo": "Train a small study here and now, and show its table.",
@@ -169,7 +169,7 @@ def _explain(error: Exception) -> tuple[int, *tuple[str, ...]]:
 def _usage(error: Any) -> tuple[int, str]:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "farm"
-    text = error.format_message()
+    text = in_plain_words(error.format_message())
     return 2, f"{text}{'' if text.endswith(('.', '?')) else '.'} Try '{path} --help'."
 
 
