@@ -41,7 +41,11 @@ EXAMPLES = {
     ),
     "noise": ("farm noise", "farm noise my-study --json"),
     "effects": ("farm effects", "farm effects my-study --json"),
-    "report": ("farm report my-study", "farm report my-study -o to-a-colleague.html"),
+    "report": (
+        "farm report my-study -o to-a-colleague.html",
+        "farm report 8xa100m40-remove-dropout-s42",
+        "farm report my-study --format svg",
+    ),
     "compare": (
         "farm compare cpu-x1-baseline-s42 cpu-x2-baseline-s42",
         "farm compare cpu-x1-baseline-s42 cpu-x1-baseline-s22 --json",

@@ -41,7 +41,7 @@ COMMANDS = {
     "table": "Rank the arms of a study by test loss, or by another evaluation that the study names.",
     "noise": "Show how much the test loss varies with a rerun, other hardware, and other seeds.",
     "effects": "Estimate the effect of each intervention, and of each pair of them, averaged over all others.",
-    "report": "Write a study as one page: the answer in words, the ranking, curves, and where every number comes from.",
+    "report": "Write a study or a run as one page: the answer in words, charts, and where every number comes from.",
     "compare": "Check whether two runs began alike and saw the same data, and where their losses diverge.",
     "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
     "sample": "Have a run's model go on from a prompt, on this machine's CPU.",

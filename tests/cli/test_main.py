@@ -51,7 +51,7 @@ FROZEN: dict[str, list[str]] = {
     "table": ["STUDY", "--score", "--scores", "--at", "--target", "--format", "--json"],
     "noise": ["STUDY", "--json"],
     "effects": ["STUDY", "--json"],
-    "report": ["STUDY", "--output", "-o", "--json"],
+    "report": ["STUDY|RUN", "--output", "-o", "--format", "--json"],
     "compare": ["RUN", "RUN", "--json"],
     "import": ["PATH", "--study", "--output", "--json"],
     "sample": [
