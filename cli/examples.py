@@ -67,6 +67,11 @@ EXAMPLES = {
     ),
     "data show": ("farm data show tokens/", "farm data show hf:gpjt/fineweb-gpt2-tokens --json"),
     "data push": ("farm data push tokens/ me/tokens --dry-run", "farm data push tokens/ me/tokens --private"),
+    "sample": (
+        "farm sample cpu-x1-baseline-s42",
+        'farm sample cpu-x1-baseline-s42 --prompt "The cat" --tokens 50 --temperature 0.7',
+        "farm sample cpu-x1-baseline-s42 --prompts prompts.txt --json",
+    ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }
 

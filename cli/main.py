@@ -44,6 +44,7 @@ COMMANDS = {
     "report": "Write a study as one page: the answer in words, the ranking, curves, and where every number comes from.",
     "compare": "Check whether two runs began alike and saw the same data, and where their losses diverge.",
     "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
+    "sample": "Have a run's model go on from a prompt, on this machine's CPU.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "data": "Make, show and share the tokens that runs train on.",
     "machines": "List the known machine classes, and what they offer now.",
@@ -55,7 +56,7 @@ GROUPS = {  # of `farm --help`
     "Set up a farm": "demo up down status serve join connect drain machines doctor reindex",
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
-    "Conclude": "table noise effects compare report",
+    "Conclude": "table noise effects compare report sample",
     "Evaluate and share": "eval export import data",
 }
 FAMILIES = {  # commands of two words

@@ -1,13 +1,13 @@
 """Tokenizers: GPT-2's pieces, the bytes themselves, or a tokenizer.json."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from farm.errors import BadCorpus
-from farm.study.recipe import Data
+from farm.study.recipe import Data, Recipe
 from model.corpus import gpt2, tokenizer_json
 
 END_OF_TEXT = "<|endoftext|>"  # ends each document; after 256 bytes here, after 50,256 pieces in GPT-2
@@ -15,15 +15,15 @@ END_OF_BYTES = 256
 
 
 Encoder = Callable[[list[str]], list[np.ndarray]]
-Decoder = Callable[[list[int]], str]
+Decoder = Callable[[Sequence[int]], str]
 
 
 class Tokenizer(NamedTuple):
     """`vocab` tokens from 0 on, of which `end_of_text` closes each document.
 
-    `encoder` loads what makes one vector of tokens of each text, without the one that closes it, `decoder` what makes
-    text of tokens. `identity` is what a cache knows the tokenizer by. `widens`: whether a text may have more tokens
-    than bytes.
+    `encoder` loads what makes one vector of tokens of each text, without the one that closes it, and `decoder` what
+    makes one text of tokens below `vocab`. `identity` is what a cache knows the tokenizer by. `widens`: whether a text
+    may have more tokens than bytes.
     """
 
     identity: Any
@@ -39,11 +39,8 @@ def _byte_encoder() -> Encoder:
 
 
 def _byte_decoder() -> Decoder:
-    def decode(tokens: list[int]) -> str:
-        text = b"".join(bytes([token]) if token < END_OF_BYTES else END_OF_TEXT.encode() for token in tokens)
-        return text.decode(errors="replace")
-
-    return decode
+    spelled = [bytes([byte]) for byte in range(END_OF_BYTES)] + [END_OF_TEXT.encode()]
+    return lambda tokens: b"".join(spelled[token] for token in tokens).decode(errors="replace")
 
 
 BYTES = Tokenizer("bytes", END_OF_BYTES + 1, END_OF_BYTES, _byte_encoder, _byte_decoder)
@@ -61,6 +58,19 @@ def of(data: Data) -> Tokenizer:
         return GPT2
     file = tokenizer_json.read(Path(data.tokenizer).expanduser())
     return Tokenizer({"sha256": file.sha256}, file.vocab, file.end_of_text, file.encoder, file.decoder, widens=True)
+
+
+def of_model(recipe: Recipe) -> Tokenizer | str:
+    """The tokenizer behind what a model reads and writes; or, where its tokens cannot be of that one, a sentence that
+    says so: a corpus of tokens does not tell what made it.
+
+    Raises: BadCorpus: as `of`
+    """
+    made_by = of(recipe.data)
+    if recipe.model.vocab >= made_by.vocab:
+        return made_by
+    name = "GPT-2's" if made_by is GPT2 else f"those of {describe(made_by, recipe.data)}"
+    return f"{recipe.model.vocab:,} tokens are not {name}: use the tokenizer that made {recipe.data.source}"
 
 
 def check(data: Data, vocab: int | None) -> None:
