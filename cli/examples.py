@@ -59,6 +59,18 @@ EXAMPLES = {
         "farm eval my-study --stale   # also replace scores by an earlier form of an evaluation",
         "farm eval my-study --reference ~/models/gpt2 --name openai-small",
     ),
+    "data": (
+        "farm data prepare corpus/ tokens/",
+        "farm data show tokens/",
+        "farm data push tokens/ me/tokens --dry-run",
+    ),
+    "data prepare": (
+        "farm data prepare fineweb/ tokens/ --validation 1%",
+        "farm data prepare book.txt tokens/ --tokenizer bytes",
+        "farm data prepare hf:me/texts tokens/ --text-field body --processes 8",
+    ),
+    "data show": ("farm data show tokens/", "farm data show hf:gpjt/fineweb-gpt2-tokens --json"),
+    "data push": ("farm data push tokens/ me/tokens --dry-run", "farm data push tokens/ me/tokens --private"),
     "sample": (
         "farm sample cpu-x1-baseline-s42",
         'farm sample cpu-x1-baseline-s42 --prompt "The cat" --tokens 50 --temperature 0.7',

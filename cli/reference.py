@@ -332,11 +332,17 @@ def commands() -> str:
         parts.append(f"\n## {title}\n")
         for name in names.split():
             context = group.make_context("farm", [name], resilient_parsing=True)
-            command = group.commands[name]  # type: ignore[attr-defined]
-            own = type(context)(command, parent=context, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
-            lines = (line.rstrip() for line in command.get_help(own).splitlines())
-            parts.append(f"\n### `farm {name}`\n\n```text\n" + "\n".join(lines) + "\n```\n")
+            parts += _helps(group.commands[name], name, context)  # type: ignore[attr-defined]
     return "".join(parts)
+
+
+def _helps(command: Any, name: str, parent: Any) -> Iterator[str]:
+    """The help of a command, and of each that is a second word of it."""
+    own = type(parent)(command, parent=parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    lines = (line.rstrip() for line in command.get_help(own).splitlines())
+    yield f"\n### `{own.command_path}`\n\n```text\n" + "\n".join(lines) + "\n```\n"
+    for word, member in getattr(command, "commands", {}).items():
+        yield from _helps(member, word, own)
 
 
 PAGES = {"study.md": study, "commands.md": commands, "rooms.md": lambda: rooms(MADE)}

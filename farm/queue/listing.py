@@ -37,8 +37,8 @@ class Reached(NamedTuple):
 class Listing:
     """Runs as they stand; nothing here changes them.
 
-    What may be long is read in pages, for Redis does nothing else while it answers, and then brought to one instant (Q9)
-    by what has changed meanwhile.
+    What may be long is read in pages, for Redis does nothing else while it answers, and then brought to one instant
+    (Q9) by what has changed meanwhile.
     """
 
     def __init__(self, scripts: Scripts):

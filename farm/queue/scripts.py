@@ -84,8 +84,8 @@ class Scripts:
     def at_once(self, verb: str, *arguments: Any, most: int = PAGE) -> list[str]:
         """As `pages`, of a verb that can tell what has changed since: all as it stands at one instant (Q9).
 
-        Runs that moved between two pages are asked for again, together. Where the lists themselves changed, all pages are
-        read again; and if they change all the while, all is read in one call.
+        Runs that moved between two pages are asked for again, together. Where the lists themselves changed, all pages
+        are read again; and if they change all the while, all is read in one call.
         """
         for _ in range(TRIES):
             found, first, last = self._read(verb, arguments, most)
