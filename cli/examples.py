@@ -13,7 +13,11 @@ EXAMPLES = {
     ),
     "drain": ("farm drain attic", "farm drain attic --undo"),
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),
-    "doctor": ("farm doctor", "farm doctor --cluster cluster.yaml"),
+    "doctor": (
+        "farm doctor",
+        "farm doctor --notify   # send a test to everyone in [notify]",
+        "farm doctor --cluster cluster.yaml",
+    ),
     "reindex": ("farm reindex", "FARM_STORAGE=s3://bucket/farm farm reindex"),
     "plan": (
         "farm plan examples/interventions.toml",

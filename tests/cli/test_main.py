@@ -57,7 +57,7 @@ FROZEN: dict[str, list[str]] = {
     "export": ["RUN", "DIR", "--json"],
     "machines": ["--probe", "--json"],
     "reindex": ["--json"],
-    "doctor": ["--cluster", "--json"],
+    "doctor": ["--cluster", "--json", "--notify"],
 }
 
 
