@@ -59,6 +59,11 @@ EXAMPLES = {
         "farm eval my-study --stale   # also replace scores by an earlier form of an evaluation",
         "farm eval my-study --reference ~/models/gpt2 --name openai-small",
     ),
+    "track": (
+        "farm track my-study --to tensorboard=runs --follow",
+        "farm track my-study --to mlflow=http://127.0.0.1:5000",
+        "WANDB_MODE=offline farm track cpu-x1-baseline-s42 --to wandb=gpt2",
+    ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "compare": "Check whether two runs began alike and saw the same data, and where their losses diverge.",
     "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
+    "track": "Send the curves of runs to TensorBoard, MLflow, Weights & Biases or Trackio.",
     "machines": "List the known machine classes, and what they offer now.",
     "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them here.",
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
@@ -55,7 +56,7 @@ GROUPS = {  # of `farm --help`
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare report",
-    "Evaluate and share": "eval export import",
+    "Evaluate and share": "eval export track import",
 }
 
 

@@ -55,6 +55,7 @@ FROZEN: dict[str, list[str]] = {
     "compare": ["RUN", "RUN", "--json"],
     "import": ["PATH", "--study", "--output", "--json"],
     "export": ["RUN", "DIR", "--json"],
+    "track": ["RUN|STUDY", "--to", "-f", "--follow", "--json"],
     "machines": ["--probe", "--json"],
     "reindex": ["--json"],
     "doctor": ["--cluster", "--json", "--notify"],
