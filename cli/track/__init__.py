@@ -1,6 +1,7 @@
 """`farm track RUN|STUDY --to TRACKER`: the curves of runs, from their ledgers to a tracker."""
 
 import io
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -123,7 +124,8 @@ class _Feed:
             except FarmError as error:  # a ledger that cannot be read
                 self._faults[status.id] = str(error)
             except Exception as error:  # whatever the library of a tracker raises
-                self._faults[status.id] = f"{type(error).__name__}: {first_line(error)}"
+                said = f"{type(error).__name__}: {first_line(error)}"
+                self._faults[status.id] = re.sub(r"://[^/\s]*@", "://", said)  # it may repeat a URL with its password
                 say(f"{self.target.name}: {status.id}: {self._faults[status.id]}")
                 self._rests_until = time.monotonic() + self._rest_seconds
                 self._rest_seconds = min(MOST_REST_SECONDS, 2 * self._rest_seconds)

@@ -50,17 +50,18 @@ class TensorBoard:
         return max((_last_step(path) for path in self._place(run).glob("events.out.tfevents.*")), default=0)
 
     def take(self, run: Tracked, points: Sequence[Point]) -> None:
-        from tensorboardX import FileWriter
+        from tensorboardX.event_file_writer import EventsWriter  # FileWriter's flush does not wait for its own thread
+        from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
         if run.id not in self._writers:
             self._place(run).mkdir(parents=True, exist_ok=True)
             suffix = f".{secrets.token_hex(4)}"  # the names have whole seconds, and one of the same name is overwritten
-            self._writers[run.id] = FileWriter(str(self._place(run)), filename_suffix=suffix)
+            self._writers[run.id] = EventsWriter(str(self._place(run) / "events"), suffix)
         writer = self._writers[run.id]
         for point in points:
             values = [Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()]
-            writer.add_summary(Summary(value=values), point.step, walltime=point.at)
+            writer.write_event(Event(wall_time=point.at, step=point.step, summary=Summary(value=values)))
         writer.flush()
 
     def close(self, run: Tracked, state: State | None) -> None:
