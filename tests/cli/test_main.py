@@ -58,7 +58,7 @@ FROZEN: dict[str, list[str]] = {
     "track": ["RUN|STUDY", "--to", "-f", "--follow", "--json"],
     "machines": ["--probe", "--json"],
     "reindex": ["--json"],
-    "doctor": ["--cluster", "--json", "--notify"],
+    "doctor": ["--cluster", "--notify", "--json"],
 }
 
 
