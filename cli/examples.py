@@ -13,7 +13,11 @@ EXAMPLES = {
     ),
     "drain": ("farm drain attic", "farm drain attic --undo"),
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),
-    "doctor": ("farm doctor", "farm doctor --cluster cluster.yaml"),
+    "doctor": (
+        "farm doctor",
+        "farm doctor --notify   # send a test to everyone in [notify]",
+        "farm doctor --cluster cluster.yaml",
+    ),
     "reindex": ("farm reindex", "FARM_STORAGE=s3://bucket/farm farm reindex"),
     "plan": (
         "farm plan examples/interventions.toml",
@@ -75,6 +79,11 @@ EXAMPLES = {
         "farm sample cpu-x1-baseline-s42",
         'farm sample cpu-x1-baseline-s42 --prompt "The cat" --tokens 50 --temperature 0.7',
         "farm sample cpu-x1-baseline-s42 --prompts prompts.txt --json",
+    ),
+    "track": (
+        "farm track my-study --to tensorboard=runs --follow",
+        "farm track my-study --to mlflow=http://127.0.0.1:5000",
+        "WANDB_MODE=offline farm track cpu-x1-baseline-s42 --to wandb=gpt2",
     ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }

@@ -47,6 +47,7 @@ COMMANDS = {
     "sample": "Have a run's model go on from a prompt, on this machine's CPU.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "data": "Make, show and share the tokens that runs train on.",
+    "track": "Send the curves of runs to TensorBoard, MLflow, Weights & Biases or Trackio.",
     "machines": "List the known machine classes, and what they offer now.",
     "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them here.",
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
@@ -57,7 +58,7 @@ GROUPS = {  # of `farm --help`
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare report sample",
-    "Evaluate and share": "eval export import data",
+    "Evaluate and share": "eval export track import data",
 }
 FAMILIES = {  # commands of two words
     "data": {

@@ -105,7 +105,7 @@ def _with_records(material: Material, settings: Settings, queue: Queue) -> Mater
     store = within_sight(settings)
     curves, are_whole = _curves(queue, store, material.statuses)
     attempts = {status.run.id: kept for status in material.statuses if (kept := _attempts(store, status))}
-    samples = {status.run.id: kept for status in material.statuses if (kept := _samples(store, status))}
+    samples = {status.run.id: said for status in material.statuses if (said := _samples(store, status))}
     return material._replace(curves=curves, are_whole=are_whole, attempts=attempts, samples=samples)
 
 

@@ -39,6 +39,7 @@ from farm.queue.asking import Asking
 from farm.queue.evaluations import Evaluations
 from farm.queue.index import Index
 from farm.queue.listing import Listing
+from farm.queue.news import News
 from farm.queue.roster import Roster
 from farm.queue.scripts import Scripts
 from farm.queue.spelling import (
@@ -93,6 +94,7 @@ class Queue:
         self.studies = Studies(self.scripts)
         self.roster = Roster(self.scripts)
         self.index = Index(self.scripts)
+        self.news = News(self.scripts)
 
     # The submitter's verbs
 

@@ -73,9 +73,10 @@ FROZEN: dict[str, list[str]] = {
         "--json",
     ],
     "export": ["RUN", "DIR", "--json"],
+    "track": ["RUN|STUDY", "--to", "-f", "--follow", "--json"],
     "machines": ["--probe", "--json"],
     "reindex": ["--json"],
-    "doctor": ["--cluster", "--json"],
+    "doctor": ["--cluster", "--notify", "--json"],
 }
 
 

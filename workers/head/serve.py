@@ -33,7 +33,7 @@ from farm.site.client import doubts
 from farm.site.process import identity
 from farm.site.serving import Facts
 from farm.site.session import revive, session
-from farm.site.settings import Settings, make_home
+from farm.site.settings import NOTIFY_URLS, Settings, make_home
 from farm.site.standing import describe, flaws
 from farm.site.urls import address, hide_password
 from farm.study.machine import Machine, layer
@@ -44,6 +44,7 @@ from workers.head.dispatcher import Dispatcher, nodes
 from workers.head.index import Indexed
 from workers.head.jobs import Answering, Jobs, job_id
 from workers.head.keeper import Keeper
+from workers.head.notifier import notifying
 from workers.head.presence import present
 from workers.head.roster import Registrar
 from workers.node import hardware
@@ -131,6 +132,7 @@ def _serve(
         indexed = Indexed(queue, store, head)
         indexed.begin()
         queue.roster.publish(head)
+        stack.enter_context(notifying(here, queue, head.marker))
         place = address(redis)
         if shared:
             opened = sharing.invite(here, shared, head.ray, token_path, head.storage)
@@ -345,6 +347,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until Ray has its own
     try:
         here = Settings.load()
+        os.environ.pop(NOTIFY_URLS, None)  # before there is a Ray that would inherit it
         stand_apart(here.home)
         if words.leave:
             return _leave(here)

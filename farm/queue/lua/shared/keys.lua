@@ -51,6 +51,8 @@
 --   paused          hash    "<study> <corpus>" -> why no run of those starts, "<study> <corpus> <Ray node id>" -> why none
 --                           starts there
 --   spent           string  study -> dollars, as a dispatcher counted them last, JSON; gone when it is
+--   announcing:<service> string token of the dispatcher that tells a service what happened, while it does
+--   announced:<service> hash what a service was told: name of a fact -> its number then; `since` once it was told of first
 --   machines        hash    machine class -> facts, JSON
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
