@@ -50,5 +50,9 @@ def interval(low: float | None, high: float | None, form: str = "+.4f") -> str:
     return render.UNKNOWN if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
+MACHINE = Column("machine", "machine", render.or_unknown(machine))
+MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
+
+
 def list_rows(rows: Sequence[Placed]) -> str:
     return ", ".join(f"{row.arm} on {row.machine}" for row in rows)

@@ -17,6 +17,7 @@ SHARED = (
     "keys",
     "guards",
     "lists",
+    "rows",
     "erasing",
     "curves",
     "moves",

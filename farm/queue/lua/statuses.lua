@@ -21,12 +21,6 @@ end
 
 local found = {}
 for _, id in ipairs(ids) do
-  local run = is_wanted(id) and redis.call('HMGET', key('run', id), unpack(ARGV, 3))
-  if run and run[1] then
-    run[#run + 1] = redis.call('LRANGE', key('causes', id), 0, -1)
-    run[#run + 1] = redis.call('GET', key('result', id)) or redis.call('GET', key('result', get(id, 'adopted') or ''))
-    table.insert(run, 1, id)
-    found[#found + 1] = cjson.encode(run)
-  end
+  found[#found + 1] = is_wanted(id) and spelled(id, 3, #ARGV) or nil
 end
 return found
