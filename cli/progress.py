@@ -55,6 +55,11 @@ def can_move_cursor() -> bool:
     return os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
+def can_be_live() -> bool:
+    """Whether a person is at a terminal where a screen can be drawn and keys be answered."""
+    return can_move_cursor() and all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
 def label(run: Run) -> str:
     """A run's short name for people."""
     rerun = f" rerun {run.rerun}" if run.rerun else ""
