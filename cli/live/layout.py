@@ -25,7 +25,7 @@ TABLE = (
     VERDICT,
 )
 GAP = 2
-NAME_CELLS = 26  # that a run's name gets at least
+NAME_CELLS = 24  # that a run's name gets at least
 PROSE_CELLS = 24  # likewise the reason why it waits
 BAR_CELLS = 10
 TRACE_CELLS = 10
@@ -85,7 +85,7 @@ def lay_out(picture: Picture, width: int, height: int, cursor: str | None = None
     seen = [(block, lines) for block, lines in zip(blocks, given, strict=True) if lines]
     shown = [run for block, lines in seen for run in block.ids[: _rows(block, lines)]]
     cursor = cursor if cursor in shown else next(iter(shown), None)
-    hidden = [block.title for block, lines in zip(blocks, given, strict=True) if not lines]
+    hidden = [block.title.partition(",")[0] for block, lines in zip(blocks, given, strict=True) if not lines]
     low = f"; too low for: {', '.join(hidden)}" if hidden else ""
     body = [
         text
@@ -198,7 +198,7 @@ def _running(picture: Picture) -> Block:
         Cells("MFU", [_share(bar.mfu) for bar in bars], is_number=True, spare=8),
         Cells("$", [dollars(bar.usd) for bar in bars], is_number=True, spare=6),
         Cells("left", [duration(bar.seconds_left) for bar in bars], is_number=True, spare=2),
-        Cells("loss so far", [sparkline(bar.trace, TRACE_CELLS) for bar in bars], spare=4),
+        Cells("curve", [sparkline(bar.trace, TRACE_CELLS) for bar in bars], spare=4),
     )
     ids = [bar.status.run.id for bar in bars]
     return Block(f"{picture.running_count:,} running", columns, picture.running_count, "farm runs", ids)
@@ -248,7 +248,7 @@ def _block(block: Block, lines: int, width: int, cursor: str | None, low: str = 
         cells[0] = cells[0]._replace(heading=f"  {cells[0].heading}", cells=marked)
     columns, left_out = fit(cells, width)
     narrow = f"; too narrow for: {', '.join(left_out)}" if left_out and rows else ""
-    found = [_rule(f"{block.title}{narrow}{low}", width)]
+    found = [_rule(f"{block.title}{low}{narrow}", width)]
     if block.has_head and lines > 1 and rows:
         found.append(Text(_row([one.heading for one, _ in columns], columns, width), style="dim"))
     for row, run in zip_longest(range(rows), block.ids[:rows]):

@@ -110,7 +110,7 @@ class Terminal:
         screen.file = self._own[1]
         self._live = Live(console=screen, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
-        sys.stdout = sys.stderr = self.said  # type: ignore[assignment]
+        sys.stdout = sys.stderr = self.said
 
     def _give_back(self) -> None:
         sys.stdout, sys.stderr = self._own
