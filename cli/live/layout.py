@@ -59,11 +59,11 @@ class Cells(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A part of the screen: a title, then columns; `count` says how many rows there are, shown or not."""
+    """A part of the screen: a title, then columns; `total` says how many rows there are, shown or not."""
 
     title: str
     columns: Sequence[Cells]
-    count: int
+    total: int
     remedy: str  # where the rest is
     ids: Sequence[str] = ()
     has_head: bool = True
@@ -71,7 +71,7 @@ class Block(NamedTuple):
     @property
     def height(self) -> int:
         """Lines that it takes whole."""
-        return 1 + self.has_head + self.count
+        return 1 + self.has_head + self.total
 
 
 def lay_out(picture: Picture, width: int, height: int, cursor: str | None = None, words: Words | None = None) -> Page:
@@ -234,7 +234,7 @@ def _rows(block: Block, lines: int) -> int:
     """How many rows of a block stand on so many lines: one counts the rest, where they are not all."""
     room = max(0, lines - 1 - block.has_head)
     shown = min(room, max((len(column.cells) for column in block.columns), default=0))
-    return shown if shown == block.count else max(0, min(shown, room - 1))
+    return shown if shown == block.total else max(0, min(shown, room - 1))
 
 
 def _block(block: Block, lines: int, width: int, cursor: str | None, low: str = "") -> list[Text]:
@@ -254,8 +254,8 @@ def _block(block: Block, lines: int, width: int, cursor: str | None, low: str = 
     for row, run in zip_longest(range(rows), block.ids[:rows]):
         style = "reverse" if run is not None and run == cursor else ""
         found.append(Text(_row([one.cells[row] for one, _ in columns], columns, width), style=style))
-    if rows < block.count and len(found) < lines:
-        found.append(Text(cut(f"  and {block.count - rows:,} more: {block.remedy}", width), style="dim"))
+    if rows < block.total and len(found) < lines:
+        found.append(Text(cut(f"  and {block.total - rows:,} more: {block.remedy}", width), style="dim"))
     return found
 
 

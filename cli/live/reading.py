@@ -129,7 +129,7 @@ class Reader:
                 )
                 for one in held.first
             ],
-            running_count=held.count,
+            running_count=held.total,
             waiting=around.waiting,
             standing=self._standing,
             warnings=[*around.warnings, *(self._standing.warnings if self._standing else ())],
@@ -184,7 +184,7 @@ class Reader:
 
     def _find_end(self, may_be_stuck: bool) -> bool:
         """Whether all runs of the scope are final or wait for a person. `may_be_stuck`: those at the front do."""
-        if self.scope.which == "all" or self._held.count or not may_be_stuck:
+        if self.scope.which == "all" or self._held.total or not may_be_stuck:
             return False
         if self.scope.which == "one":
             statuses = [self.queue.listing.status(self.scope.name)]
@@ -209,8 +209,15 @@ class Reader:
             self._standing = None
             return
         rows = [
-            {"rank": row.rank, "label": arm(row), "machine": row.machine, "seeds": seeds(row.n, row.asked)}
-            | {"mean": row.mean, "difference": difference(row.model_dump()), "verdict": row.verdict}
+            {
+                "rank": row.rank,
+                "label": arm(row),
+                "machine": row.machine,
+                "seeds": seeds(row.n, row.asked),
+                "mean": row.mean,
+                "difference": difference(row.model_dump()),
+                "verdict": row.verdict,
+            }
             for row in found.table.rows
             if row.evaluation == found.table.evaluations[0]  # the study's own; farm table has the others
         ]

@@ -95,7 +95,7 @@ class _View:
                 deeds.open_log(self.settings, self.queue, status)
 
     def _selected(self, picture: Picture) -> Status | None:
-        shown = (one.status for one in (*picture.running, *picture.waiting))
+        shown = [*(one.status for one in picture.running), *(one.status for one in picture.waiting)]
         return next((status for status in shown if status.run.id == self.cursor), None)
 
     def _do(self, deed: Deed) -> None:

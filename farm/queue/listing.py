@@ -32,7 +32,7 @@ class Held(NamedTuple):
     read.
     """
 
-    count: int
+    total: int
     first: list[Training]
     flaws: dict[str, Flaw]
 
@@ -93,8 +93,8 @@ class Listing:
         """The first `most` runs that hold a lease, in the order they were submitted, and how they do; the rest are not
         read: for those who look every second.
         """
-        count, *rows = self._scripts.call("training", *scope, most, *FIELDS)
-        found = Held(count, [], {})
+        total, *rows = self._scripts.call("training", *scope, most, *FIELDS)
+        found = Held(total, [], {})
         for text, points in rows:
             for status in _read_or_note(text, found.flaws):
                 last, validated, *_ = (*map(_read_point, points), None, None)

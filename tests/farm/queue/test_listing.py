@@ -72,7 +72,7 @@ def test_q9_training_reads_the_first_that_hold_a_lease_and_counts_the_rest(queue
     queue.record(claims[0].lease, [*points(1), validated, *points(3)])
     queue.renew(claims[0].lease, 3, seconds=90)  # its deadline is the last now; its place is not
     found = queue.listing.training(Scope("all"), 2)
-    assert (found.count, [run.status.run for run in found.first]) == (8, one.runs()[:2])
+    assert (found.total, [run.status.run for run in found.first]) == (8, one.runs()[:2])
     assert found.first[0][1:] == (points(3)[0], validated)
     assert found.first[1][1:] == (None, None)
     assert found.first[0].status == queue.listing.status(claims[0].run.id)
@@ -80,7 +80,7 @@ def test_q9_training_reads_the_first_that_hold_a_lease_and_counts_the_rest(queue
     assert [run.status.run for run in queue.listing.training(Scope("one", two.runs()[0].id), 9).first] == two.runs()[:1]
     redis.hset(f"farm:run:{one.runs()[0].id}", "spec", "{}")
     found = queue.listing.training(Scope("study", "one"), 2)
-    assert (found.count, list(found.flaws), len(found.first)) == (6, [one.runs()[0].id], 1)
+    assert (found.total, list(found.flaws), len(found.first)) == (6, [one.runs()[0].id], 1)
 
 
 def test_q9_the_front_of_the_queue_has_every_class_in_turn_and_says_how_many_are_ahead(queue: Queue) -> None:
