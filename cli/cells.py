@@ -54,5 +54,10 @@ MACHINE = Column("machine", "machine", render.or_unknown(machine))
 MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
 
 
+def chance(p: float | None) -> str:
+    """A p value in a sentence."""
+    return f"p = {render.probability(p)}".replace("= <", "< ")
+
+
 def list_rows(rows: Sequence[Placed]) -> str:
     return ", ".join(f"{row.arm} on {row.machine}" for row in rows)

@@ -2,13 +2,13 @@
 -- the first of each, then the second of each. The rest are not read.
 --
 -- KEYS[1] prefix    reads: classes, queue, delayed, paused, study, run, causes, result
--- ARGV    'all', 'study' or 'one'; the study name or the run id; how many at most; how many fields; fields of a run, of
---         which each has the first...; studies of which no run may start...
+-- ARGV    'all', 'study' or 'one'; the study name or the run id; how many at most; fields of a run with spaces
+--         between, of which each has the first; studies of which no run may start...
 -- returns {JSON array as of statuses, how many are ahead, ...}
 
 local which, name = ARGV[1], ARGV[2]
-local most, fields = tonumber(ARGV[3]), tonumber(ARGV[4])
-local is_barred = barred(5 + fields, '')
+local most, fields = tonumber(ARGV[3]), words(ARGV[4])
+local is_barred = barred(5, '')
 
 local found = {}
 local function walk(machine)
@@ -49,7 +49,7 @@ end)
 
 local answer = {}
 for i = 1, math.min(#found, most) do
-  local row = spelled(found[i][1], 5, 4 + fields)
+  local row = spelled(found[i][1], fields)
   if row then
     answer[#answer + 1] = row
     answer[#answer + 1] = found[i][2]

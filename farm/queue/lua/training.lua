@@ -2,11 +2,12 @@
 -- instant (Q9). The rest are counted and not read. Evaluations are not among them.
 --
 -- KEYS[1] prefix    reads: leases, order, study, run, causes, result, curve
--- ARGV    'all', 'study' or 'one'; the study name or the run id; how many at most; fields of a run, of which each has
---         the first...
+-- ARGV    'all', 'study' or 'one'; the study name or the run id; how many at most; fields of a run with spaces
+--         between, of which each has the first
 -- returns {how many hold one, {JSON array as of statuses, {point, point} as of reached}...}
 
 local which, name, most = unpack(ARGV)
+local fields = words(ARGV[4])
 local ids, place = {}, {}
 for _, id in ipairs(redis.call('ZRANGE', key('leases'), 0, -1)) do
   if is_among(which, name, id) then
@@ -18,7 +19,7 @@ table.sort(ids, function(one, other) return place[one] < place[other] end)
 
 local found = { #ids }
 for i = 1, math.min(#ids, tonumber(most)) do
-  local row = spelled(ids[i], 4, #ARGV)
+  local row = spelled(ids[i], fields)
   found[#found + 1] = row and { row, newest_points(ids[i]) } or nil
 end
 return found

@@ -1,9 +1,17 @@
 -- Which runs an answer is about, and how it spells each of them.
 
--- A run as JSON: its id, the fields that ARGV names from `first` to `last`, and its causes and result; false if it is not
--- there.
-local function spelled(id, first, last)
-  local run = redis.call('HMGET', key('run', id), unpack(ARGV, first, last))
+-- The words of a text with spaces between.
+local function words(text)
+  local found = {}
+  for word in text:gmatch('%S+') do
+    found[#found + 1] = word
+  end
+  return found
+end
+
+-- A run as JSON: its id, these fields of its hash, and its causes and result; false if it is not there.
+local function spelled(id, fields)
+  local run = redis.call('HMGET', key('run', id), unpack(fields))
   if not run[1] then
     return false
   end
