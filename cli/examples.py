@@ -37,7 +37,11 @@ EXAMPLES = {
     "runs": ("farm runs", "farm runs my-study --arm remove-dropout"),
     "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # a unique start of its id"),
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
-    "watch": ("farm watch my-study", "farm watch cpu-x1-baseline-s42 --json"),
+    "watch": (
+        "farm watch my-study",
+        "farm watch   # on a terminal: everything that runs on the farm",
+        "farm watch cpu-x1-baseline-s42 --json",
+    ),
     "table": (
         "farm table my-study --scores all --format md",
         "farm table my-study --at hours=2   # or usd=10, tokens=1e9",

@@ -23,6 +23,7 @@ SHARED = (
     "keys",
     "guards",
     "lists",
+    "rows",
     "erasing",
     "curves",
     "moves",

@@ -316,6 +316,18 @@ def test_a_terminal_shows_progress_and_takes_no_cause_for_markup(farm: Farm) -> 
     assert "\x1b]0;title" not in shown
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    farm.queue.cancel(claim.run.id)
+    farm.queue.acknowledge_cancel(claim.lease)
+    for status in farm.queue.listing.unfinished():
+        farm.queue.cancel(status.run.id)
+    shown = on_terminal(farm, ["watch", "tiny"], code=1, TERM="dumb")
+    assert "cancelled  baseline s42.23 on cpu" in shown
+    assert "\x1b" not in shown
+
+
 def on_terminal(farm: Farm, words: list[str], code: int = 0, **environment: str) -> str:
     """All that a command writes on a terminal."""
     ours, theirs = pty.openpty()

@@ -69,22 +69,13 @@ local function is_wanted(id)
   return which == 'these' or is_evaluation(id) == (which == 'evaluations')
 end
 
-local fields = {}
-for field in ARGV[3]:gmatch('%S+') do
-  fields[#fields + 1] = field
-end
+local fields = words(ARGV[3])
 local ids, rest = page()
 local found = { rest, redis.call('GET', key('changes')) or '0', '' }
 if after:sub(1, 1) == '@' then
   found[3] = not ids and 'false' or #ids > 0 and cjson.encode(ids) or '[]'
 end
 for _, id in ipairs(ids or {}) do
-  local run = is_wanted(id) and redis.call('HMGET', key('run', id), unpack(fields))
-  if run and run[1] then
-    run[#run + 1] = redis.call('LRANGE', key('causes', id), 0, -1)
-    run[#run + 1] = redis.call('GET', key('result', id)) or redis.call('GET', key('result', get(id, 'adopted') or ''))
-    table.insert(run, 1, id)
-    found[#found + 1] = cjson.encode(run)
-  end
+  found[#found + 1] = is_wanted(id) and spelled(id, fields) or nil
 end
 return found
