@@ -1,6 +1,7 @@
 """`farm machines`"""
 
 import platform
+import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,13 @@ from cli.access import count_offers, queue
 from cli.access import machines as known_machines
 from cli.options import Json
 from cli.render import Column, Sheet, say
+from cli.rented import glance as rented_now
+from cli.rented import sheet as rented_sheet
+from cli.rented import stray
 from farm.errors import FarmError
 from farm.queue.node import Node, doing
 from farm.queue.queue import Queue
+from farm.queue.rental import describe
 from farm.queue.values import Status
 from farm.site.settings import Settings
 from farm.study.machine import Machine, parts
@@ -75,6 +80,7 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         known = known_machines(settings, open_queue)
         registered = open_queue.roster.machines().keys()
         waiting, nodes = open_queue.listing.backlog(), count_offers(settings, open_queue)
+        rented, strays, trouble = rented_now(settings, open_queue)
         statuses, roster, supply = open_queue.listing.statuses(), open_queue.roster.nodes(), open_queue.roster.supply()
     can_start = {name: count for name, count in waiting.items() if all(map(nodes.get, parts(name)))}
     seen, now = _speeds(statuses), [_now(node, statuses, can_start) for node in roster]
@@ -103,9 +109,15 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         for name, machine in sorted(known.items())
     ]
     is_apart = render.is_terminal() and not as_json  # a person reads what the nodes do below, others in the same row
-    render.emit(Sheet("farm.machines/1", COLUMNS if is_apart else (*COLUMNS, NOW), rows), as_json=as_json)
+    money = rented_sheet(rented, strays)
+    columns = COLUMNS if is_apart else (*COLUMNS, NOW)
+    render.emit(Sheet("farm.machines/1", columns, rows, more={"rented": money.data}), as_json=as_json)
     if is_apart and now:
         render.emit(Sheet("farm.nodes/1", NODES, now))
+    if is_apart and money.data:
+        render.emit(money)
+    for told_of_cost in filter(None, (describe(rented, time.time()), *map(stray, strays), trouble)):
+        say(told_of_cost)
 
 
 def _speeds(statuses: Sequence[Status]) -> dict[str, int]:

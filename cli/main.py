@@ -45,13 +45,14 @@ COMMANDS = {
     "compare": "Check whether two runs began alike and saw the same data, and where their losses diverge.",
     "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
+    "rent": "Rent a machine: wait until a cloud has one, launch it, let it join this farm, and end it when idle.",
     "machines": "List the known machine classes, and what they offer now.",
     "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them here.",
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }
 GROUPS = {  # of `farm --help`
-    "Set up a farm": "demo up down status serve join connect drain machines doctor reindex",
+    "Set up a farm": "demo up down status serve join connect drain rent machines doctor reindex",
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare report",

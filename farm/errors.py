@@ -120,6 +120,18 @@ class Guard(FarmError):
     exit_code = 7
 
 
+class NoCapacity(FarmError):
+    """The cloud has no such machine free now."""
+
+    retryable = True
+
+
+class TooOften(FarmError):
+    """The cloud was asked too often, and did nothing."""
+
+    retryable = True
+
+
 class LeaseLost(FarmError):
     """The lease on this run is gone: another agent may hold it now, so nothing was written."""
 

@@ -9,7 +9,7 @@ local KINDS = { run = 'hash', causes = 'list', result = 'string', scores = 'hash
   superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',
   head = 'string', joined = 'hash', seen = 'zset', sightings = 'hash', drained = 'hash', resting = 'string',
   storage = 'hash', indexing = 'set', dispatchers = 'zset', aside = 'hash', paused = 'hash', spent = 'string',
-  imported = 'hash', references = 'hash' }
+  imported = 'hash', references = 'hash', rentals = 'hash' }
 
 refuse_submitters()
 local moved, ids = {}, {}
