@@ -1,7 +1,7 @@
 """A server on loopback that speaks Lambda's cloud API (1.8.3), as far as a farm asks, and fails as it is told to.
 
-Requests and answers have the fields, error codes and types of Lambda's published OpenAPI description. A request that the
-description does not allow is answered with 400, as there.
+Requests and answers have the fields, error codes and types of Lambda's published OpenAPI description. A request that
+the description does not allow is answered with 400, as there.
 """
 
 import json

@@ -74,7 +74,7 @@ FROZEN: dict[str, list[str]] = {
         "--list",
         "--end",
         "--json",
-    ],  # fmt: skip
+    ],
     "machines": ["--probe", "--json"],
     "reindex": ["--json"],
     "doctor": ["--cluster", "--json"],

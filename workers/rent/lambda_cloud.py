@@ -144,7 +144,8 @@ class Lambda:
             code, said, remedy = str(told["code"]), str(told["message"]), told.get("suggestion")
         except (ValueError, KeyError, TypeError):
             code, said, remedy = "", f"HTTP {status}", None
-        message, fields = f"Lambda: {last_line(said).rstrip('.')}.", {"code": code, "status": status}
+        message = f"Lambda: {last_line(said).rstrip('.')}."
+        fields: dict[str, Any] = {"code": code, "status": status}
         remedy = last_line(str(remedy)) if remedy else None
         if status == 401 or code == "global/invalid-api-key":
             raise Refused(message, remedy=f"Make a key at {KEYS_PAGE} and set LAMBDA_API_KEY to it.", **fields)

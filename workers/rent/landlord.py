@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from farm.errors import FarmError, NoCapacity, TooOften, Unreachable, first_line
 from farm.queue.node import Node
@@ -209,7 +209,7 @@ class Landlord:
         """Launch what the record says that is being launched (L2)."""
         folder = arrival.folder_of(self.home, one.name)
         log.info("%s: launching a %s in %s at $%.2f/h", one.name, one.type, one.place, one.usd_per_hour)
-        nothing = {"launched": None, "usd_per_hour": None, "type": None, "place": None}
+        nothing: dict[str, Any] = {"launched": None, "usd_per_hour": None, "type": None, "place": None}
         try:
             told = host_key.user_data(folder) if one.is_host_known else None
             instance = cloud.launch(one.type or "", one.place or "", one.name, one.ssh_key, told)
@@ -384,7 +384,7 @@ def _is_paid_for(it: Instance) -> bool:
     return not it.is_over and it.status != "terminating"
 
 
-def _facts(found: Instance) -> dict[str, object]:
+def _facts(found: Instance) -> dict[str, Any]:
     """What the cloud says of an instance that was found by its name."""
     return {"type": found.type, "place": found.region, "usd_per_hour": found.usd_per_hour}
 

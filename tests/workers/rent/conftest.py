@@ -58,7 +58,7 @@ class Renting:
                 is_host_known=False,
                 asked=self.now,
                 **wanted | changes,
-            )  # fmt: skip
+            )
         )
         return name
 
