@@ -103,7 +103,7 @@ def test_a_machine_that_cannot_be_reached_or_fails_is_told(home: Path, tmp_path:
         (arrival.folder_of(home, NAME) / arrival.SETUP).write_text("echo no VPN here >&2; exit 3\n")
         with pytest.raises(Unreachable, match="the script of --setup failed on the machine: no VPN here"):
             arrival.bring(rental(ssh=ssh), "ubuntu", "127.0.0.1", home, hardware.provenance())
-    with pytest.raises(Unreachable, match="ssh: .*Connection refused"):
+    with pytest.raises(Unreachable, match=r"ssh: .*Connection refused"):
         arrival.bring(rental(ssh=ssh), "ubuntu", "127.0.0.1", home, hardware.provenance())
 
 
@@ -125,13 +125,13 @@ def test_the_pair_of_keys_is_found_or_what_lacks_is_named(tmp_path: Path, cloud:
     a, b = ((tmp_path / f"{name}.pub").read_text() for name in ("id_a", "id_b"))
     assert choose_key({"laptop": a, "other": "ssh-rsa X"}, None, None, tmp_path) == ("laptop", tmp_path / "id_a")
     assert choose_key({"laptop": a, "other": b}, "laptop", tmp_path / "id_a", tmp_path).name == "laptop"
-    with pytest.raises(NotFound, match="has no SSH key, so nobody could log in.*ssh-keys"):
+    with pytest.raises(NotFound, match="has no SSH key, so nobody could log in"):
         choose_key({}, None, None, tmp_path)
     with pytest.raises(NotFound, match="no SSH key 'laptpo'; did you mean 'laptop'"):
         choose_key({"laptop": a}, "laptpo", None, tmp_path)
     with pytest.raises(BadSetting, match="id_a is not the private part of a key"):
         choose_key({"other": b}, None, tmp_path / "id_a", tmp_path)
-    with pytest.raises(BadSetting, match="cannot be used|without a passphrase"):
+    with pytest.raises(BadSetting, match="not a private key that can be used without a passphrase"):
         choose_key({"other": b}, None, tmp_path / "id_b", tmp_path)
     with pytest.raises(BadSetting, match="needs a passphrase that nobody types at night"):
         choose_key({"other": b}, None, None, tmp_path)
