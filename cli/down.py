@@ -37,22 +37,24 @@ def down(keep_rented: Keep = False, as_json: Json = False) -> None:
         say(f"stopping the farm of process {was.pid}; running runs save a checkpoint first")
         stopped = embedded.down(settings)
     say(f"stopped the farm of process {was.pid}" if was and stopped else f"no farm is up at {settings.home}")
-    if left and not keep_rented:
-        _end_rented(settings)
+    if left:
+        _end_rented(settings, left)
     if as_json:
         render.emit_json("farm.down/1", {"stopped": stopped, "pid": was.pid if was else None})
 
 
-def _prepare(settings: Settings, keep: bool) -> bool:
-    """Whether machines are rented; says what they cost. With `keep`, they stay.
+def _prepare(settings: Settings, keep: bool) -> set[str]:
+    """The names of the machines that are rented; says what they cost. With `keep`, they stay.
 
     Raises: Guard: they could not be ended.
     """
     if not (settings.home / KEPT).is_dir():
-        return False
+        return set()
+    from workers.rent.names import keeper
+
     with queue(settings) as open_queue:
         rentals = open_queue.roster.rentals()
-        live = [one for one in rentals if not one.is_over]
+        live = [one for one in rentals if one.keeper == keeper(settings.home) and not one.is_over]
         for one in live:
             if one.is_kept != keep:
                 open_queue.roster.change_rental(one.name, lambda now: now.model_copy(update={"is_kept": keep}))
@@ -60,12 +62,12 @@ def _prepare(settings: Settings, keep: bool) -> bool:
         if told and keep:
             say(f"{told}; they stay, and nobody watches over them until `farm up`")
         if keep or not live:
-            return bool(live)
+            return set()
         say(f"{told or 'a machine that is waited for'}; ended with the farm")
         _check_can_end(settings, live)
         for it in strays(settings, open_queue, rentals):
             say(stray(it))
-    return True
+    return {one.name for one in live}
 
 
 def _check_can_end(settings: Settings, live: list[Rental]) -> None:
@@ -81,12 +83,12 @@ def _check_can_end(settings: Settings, live: list[Rental]) -> None:
         ) from None
 
 
-def _end_rented(settings: Settings) -> None:
+def _end_rented(settings: Settings, names: set[str]) -> None:
     """End what the farm that stopped has not; it may have crashed. Raises: Unreachable: something still costs money."""
     from workers.rent.ending import end_all
 
     with queue(settings) as open_queue:
         end_all(settings, open_queue, "farm down")
         for one in open_queue.roster.rentals():
-            if (one.reason or "").startswith("farm down") and one.launched:
+            if one.name in names and one.launched:
                 say(f"{one.name} was ended; it cost ${one.spent(time.time()):,.2f}")

@@ -20,7 +20,7 @@ COLUMNS = (
     Column("usd_per_hour", "$/h", render.dollars, is_number=True),
     Column("hours", "hours", render.or_unknown(lambda value: f"{value:,.2f}"), is_number=True),
     Column("usd", "$ so far", render.dollars, is_number=True),
-    Column("until", "ends in, at the latest", render.or_unknown(lambda value: render.duration(value))),
+    Column("until", "ends in, at the latest", render.duration),
     Column("note", "", render.text, is_prose=True),
 )
 

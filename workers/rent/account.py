@@ -59,7 +59,9 @@ def _body(public: str) -> str:
 def _public_part(file: Path, is_wanted: bool) -> str | None:
     """Raises: BadSetting: it `is_wanted`, and cannot be used without somebody who types."""
     command = ["ssh-keygen", "-y", "-P", "", "-f", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL, check=False
+    )
     if done.returncode == 0:
         return _body(done.stdout)
     if is_wanted:

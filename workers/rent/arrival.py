@@ -122,7 +122,7 @@ def _step(way: list[str], what: str, command: str, given: bytes) -> None:
             remedy="If its image ignores cloud-init's ssh_keys, rent with --trust-first-contact.",
         )
     if done.returncode == 255:
-        raise Unreachable(f"ssh: {said.rstrip('.')}.")
+        raise Unreachable(f"ssh: {said.removeprefix('ssh: ').rstrip('.')}.")
     raise Unreachable(f"{what} failed on the machine: {said.rstrip('.')}.")
 
 

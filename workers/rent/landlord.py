@@ -12,6 +12,7 @@ L4 Nothing that this farm rents is left when it goes down, unless a person said 
 
 import logging
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -146,6 +147,9 @@ class Landlord:
         """Carry one machine one step further."""
         found = next((it for it in there if it.name == one.name and it.id == (one.instance or it.id)), None)
         now = self.clock()
+        if found and one.missing:
+            before, one = one, one.model_copy(update={"missing": 0})
+            self._save(before, one)
         if one.may_cost and one.stage is not Stage.ENDING and (reason := one.limit(now, self._early)):
             self._end(cloud, one, found, reason)
             return
@@ -370,6 +374,8 @@ class Landlord:
             log.info("%s is %s%s", after.name, after.stage, why)
         if after.stage is not Stage.JOINING:
             self._arriving.pop(after.name, None)
+        if saved == after and after.is_over:  # the script that set it up may hold secrets
+            shutil.rmtree(arrival.folder_of(self.home, after.name), ignore_errors=True)
         return saved == after
 
     def _forget(self, rentals: Sequence[Rental], now: float) -> None:
