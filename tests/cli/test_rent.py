@@ -154,7 +154,7 @@ def test_what_costs_money_is_listed_and_so_is_what_only_its_name_says_to_be_ours
     assert [row["name"] for row in json.loads(answer.out)["rented"]] == [one.name, lost]
     assert re.search(rf"1 rented machine costs \$11\.84/h, \$11\.8\d so far: {one.name}", answer.err)
     assert f"{lost} costs $0.75/h, and this farm has no record of it: farm rent --end {lost}" in answer.err
-    assert [row["rented"] for row in tenant("rent", "--list").rows] == [one.name, lost]
+    assert [row["name"] for row in tenant("rent", "--list").rows] == [one.name, lost]
     cloud.fail("instances", "internal")
     assert "whether other machines cost money is not known" in tenant("machines").err
 
