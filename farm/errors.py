@@ -123,13 +123,9 @@ class Guard(FarmError):
 class NoCapacity(FarmError):
     """The cloud has no such machine free now."""
 
-    retryable = True
-
 
 class TooOften(FarmError):
     """The cloud was asked too often, and did nothing."""
-
-    retryable = True
 
 
 class LeaseLost(FarmError):
