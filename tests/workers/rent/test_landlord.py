@@ -1,5 +1,7 @@
 """L1 to L4: what the landlord promises, against a server that speaks the cloud's API."""
 
+import threading
+
 import pytest
 from lambda_server import DROPPED, UNDONE
 from results import tiny_study
@@ -7,7 +9,7 @@ from waiting import wait_until
 
 from farm.errors import Unreachable
 from farm.queue.rental import Stage
-from workers.rent import api_key
+from workers.rent import api_key, landlord
 from workers.rent.lambda_cloud import Lambda
 
 from .conftest import Renting
@@ -289,3 +291,27 @@ def test_records_of_what_ended_long_ago_are_forgotten(renting: Renting) -> None:
     renting.now += 31 * 86400.0
     renting.landlord.turn()
     assert renting.queue.roster.rentals() == []
+
+
+def test_whatever_goes_wrong_the_watch_goes_on_until_it_is_told_to_stop(renting: Renting, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(landlord, "TURN_SECONDS", 0.01)
+    renting.want()
+    renting.cloud.capacity["gpu_8x_a100"] = ["us-east-1"]
+    turn, wrong = renting.landlord.turn, [ValueError("a bug"), Unreachable("Redis is away.")]
+
+    def faulty() -> None:
+        if wrong:
+            raise wrong.pop()
+        turn()
+
+    monkeypatch.setattr(renting.landlord, "turn", faulty)
+    stop = threading.Event()
+    thread = threading.Thread(target=landlord.watch, args=(renting.landlord, stop))
+    thread.start()
+    try:
+        wait_until(lambda: renting.one().stage is Stage.BOOTING, "it is launched all the same", 30)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert "ValueError: a bug" in caplog.text
+    assert "Redis is away" in caplog.text
