@@ -25,7 +25,7 @@ types: $(VENV)/test
 BUSY  = tests/workers tests/walk
 SHORT = -m "not long" --durations 25
 
-tests: $(VENV)/test $(BIN)/prometheus
+tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium
 	$(BIN)/python -m pytest $(SHORT) --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(BUSY:%=--ignore=%)
 	$(BIN)/python -m pytest $(SHORT) $(BUSY)
 
@@ -86,6 +86,22 @@ $(BIN)/prometheus: | $(VENV)/test
 	  { apt-get $(FETCH) || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(FETCH); }; } && \
 	  dpkg -x prometheus_*.deb . && rm -rf lists cache *.deb && ln -sf ../prometheus/usr/bin/prometheus ../bin/; } || \
 	 { echo "No Prometheus, which make test needs. On Debian and Ubuntu: apt-get install prometheus; elsewhere see https://prometheus.io/download"; exit 1; }
+
+# A report is read in a real Chromium: the machine's own, else Debian's for machines without a screen, unpacked here with
+# the libraries that this machine lacks.
+BROWSERS = chromium chromium-browser google-chrome google-chrome-stable
+GET = -y -qq -o Debug::NoLocking=1 -o Dir::Cache=$$PWD/cache -o APT::Sandbox::User=root --no-install-recommends \
+  --download-only install chromium-headless-shell
+
+$(BIN)/chromium: | $(VENV)/test
+	@own=$$(command -v $(BROWSERS) | head -1); if [ -n "$$own" ]; then ln -sf "$$own" $@; else \
+	  mkdir -p $(VENV)/chromium/lists/partial $(VENV)/chromium/cache/archives/partial && cd $(VENV)/chromium && \
+	  { apt-get $(GET) || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(GET); }; } && \
+	  for package in cache/archives/*.deb; do dpkg -x $$package . || exit 1; done && rm -rf lists cache && \
+	  printf '%s\n' '#!/bin/sh' 'here=$$(dirname "$$0")/../chromium/usr/lib' \
+	    'export LD_LIBRARY_PATH=$$(echo $$here/*-linux-gnu* | tr " " :)' \
+	    'exec $$here/chromium/chromium-headless-shell "$$@"' > ../bin/chromium && chmod +x ../bin/chromium; fi || \
+	 { echo "No Chromium, which make test needs. On Debian and Ubuntu: apt-get install chromium; elsewhere: Chrome"; exit 1; }
 
 # The versions of .venv, for everybody else's: after the whole suite has passed with them.
 constraints: $(VENV)/test

@@ -50,5 +50,10 @@ def interval(low: float | None, high: float | None, form: str = "+.4f") -> str:
     return render.UNKNOWN if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
+def chance(p: float | None) -> str:
+    """A p value in a sentence."""
+    return f"p = {render.probability(p)}".replace("= <", "< ")
+
+
 def list_rows(rows: Sequence[Placed]) -> str:
     return ", ".join(f"{row.arm} on {row.machine}" for row in rows)

@@ -46,7 +46,11 @@ EXAMPLES = {
     ),
     "noise": ("farm noise", "farm noise my-study --json"),
     "effects": ("farm effects", "farm effects my-study --json"),
-    "report": ("farm report my-study", "farm report my-study -o to-a-colleague.html"),
+    "report": (
+        "farm report my-study -o to-a-colleague.html",
+        "farm report 8xa100m40-remove-dropout-s42",
+        "farm report my-study --format svg",
+    ),
     "compare": (
         "farm compare cpu-x1-baseline-s42 cpu-x2-baseline-s42",
         "farm compare cpu-x1-baseline-s42 cpu-x1-baseline-s22 --json",
@@ -59,6 +63,23 @@ EXAMPLES = {
         "farm eval cpu-x1-baseline-s42.23-1f3a9c2e wiki",
         "farm eval my-study --stale   # also replace scores by an earlier form of an evaluation",
         "farm eval my-study --reference ~/models/gpt2 --name openai-small",
+    ),
+    "data": (
+        "farm data prepare corpus/ tokens/",
+        "farm data show tokens/",
+        "farm data push tokens/ me/tokens --dry-run",
+    ),
+    "data prepare": (
+        "farm data prepare fineweb/ tokens/ --validation 1%",
+        "farm data prepare book.txt tokens/ --tokenizer bytes",
+        "farm data prepare hf:me/texts tokens/ --text-field body --processes 8",
+    ),
+    "data show": ("farm data show tokens/", "farm data show hf:gpjt/fineweb-gpt2-tokens --json"),
+    "data push": ("farm data push tokens/ me/tokens --dry-run", "farm data push tokens/ me/tokens --private"),
+    "sample": (
+        "farm sample cpu-x1-baseline-s42",
+        'farm sample cpu-x1-baseline-s42 --prompt "The cat" --tokens 50 --temperature 0.7',
+        "farm sample cpu-x1-baseline-s42 --prompts prompts.txt --json",
     ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
-from farm.errors import FarmError
+from farm.errors import FarmError, in_plain_words
 
 COMMANDS = {
     "demo": "Train a small study here and now, and show its table.",
@@ -41,11 +41,13 @@ COMMANDS = {
     "table": "Rank the arms of a study by test loss, or by another evaluation that the study names.",
     "noise": "Show how much the test loss varies with a rerun, other hardware, and other seeds.",
     "effects": "Estimate the effect of each intervention, and of each pair of them, averaged over all others.",
-    "report": "Write a study as one page: the answer in words, the ranking, curves, and where every number comes from.",
+    "report": "Write a study or a run as one page: the answer in words, charts, and where every number comes from.",
     "compare": "Check whether two runs began alike and saw the same data, and where their losses diverge.",
     "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
+    "sample": "Have a run's model go on from a prompt, on this machine's CPU.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "rent": "Rent a machine: wait until a cloud has one, launch it, let it join this farm, and end it when idle.",
+    "data": "Make, show and share the tokens that runs train on.",
     "machines": "List the known machine classes, and what they offer now.",
     "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them here.",
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
@@ -55,8 +57,15 @@ GROUPS = {  # of `farm --help`
     "Set up a farm": "demo up down status serve join connect drain rent machines doctor reindex",
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
-    "Conclude": "table noise effects compare report",
-    "Evaluate and share": "eval export import",
+    "Conclude": "table noise effects compare report sample",
+    "Evaluate and share": "eval export import data",
+}
+FAMILIES = {  # commands of two words
+    "data": {
+        "prepare": "Make a folder of tokens from text or from tokens in another format.",
+        "show": "Show how many tokens and documents a source has, their fingerprint, and how it begins.",
+        "push": "Send a folder of tokens to the Hugging Face Hub, as a dataset repo that farm and others can read.",
+    },
 }
 
 
@@ -65,6 +74,8 @@ class Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         COMMANDS[name]
+        if name in FAMILIES:
+            return _family(name)
         word = f"{name}_" if iskeyword(name) else name
         function = getattr(import_module(f"cli.{word}"), word)
         command = _build(name, function)
@@ -78,10 +89,54 @@ class Commands(Mapping[str, Any]):
         return len(COMMANDS)
 
 
-def _build(name: str, function: Callable[..., None]) -> Any:
+class Members(Mapping[str, Any]):
+    """The commands of a family by their second word, each built when it is looked up."""
+
+    def __init__(self, family: str):
+        self.family = family
+
+    def __getitem__(self, name: str) -> Any:
+        FAMILIES[self.family][name]
+        command = _build(name, getattr(import_module(f"cli.{self.family}.{name}"), name), f"{self.family} {name}")
+        command.params += _build(name, _only_verbose).params
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FAMILIES[self.family])
+
+    def __len__(self) -> int:
+        return len(FAMILIES[self.family])
+
+
+class Family(TyperGroup):
+    """A command whose next word is a command. Its help imports none of them."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([*FAMILIES[self.name or ""].items()])
+
+
+def _family(name: str) -> Any:
     from cli.examples import epilogue
 
-    info = CommandInfo(name=name, callback=function, epilog=epilogue(name))
+    params = _build(name, _only_verbose).params
+    family = Family(
+        name=name,
+        help=COMMANDS[name],
+        epilog=epilogue(name),
+        params=params,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        callback=_only_verbose,
+    )
+    family.commands = Members(name)  # type: ignore[assignment]
+    return family
+
+
+def _build(name: str, function: Callable[..., None], words: str | None = None) -> Any:
+    from cli.examples import epilogue
+
+    info = CommandInfo(name=name, callback=function, epilog=epilogue(words or name))
     return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
 
@@ -169,7 +224,7 @@ def _explain(error: Exception) -> tuple[int, *tuple[str, ...]]:
 def _usage(error: Any) -> tuple[int, str]:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "farm"
-    text = error.format_message()
+    text = in_plain_words(error.format_message())
     return 2, f"{text}{'' if text.endswith(('.', '?')) else '.'} Try '{path} --help'."
 
 

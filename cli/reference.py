@@ -13,6 +13,7 @@ from farm.study.fractions import MOST, sizes
 from farm.study.machine import Machine
 from farm.study.recipe import NONE, Data, Evaluation, FurtherEvaluation, Model, Schedule, Train
 from farm.study.run import Policy
+from farm.study.samples import Samples
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from what the program knows; a test fails when it is stale. Do not edit. -->"
@@ -122,6 +123,13 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
         " built-in class of that name (`farm machines` lists them).",
         Machine,
     ),
+    (
+        "[samples]",
+        "Prompts that models go on from while they are trained; `farm show` shows the samples. None of it changes a bit"
+        " of a training, or a run's id: a run keeps the samples that it was trained with, and `farm sample` takes"
+        " others from its checkpoints. A model reads the newest tokens that fit into `model.context`.",
+        Samples,
+    ),
     ("[policy]", "How the farm treats the runs. None of it changes a loss, or a run's id.", Policy),
 )
 HIDDEN = {"[machines.NAME].name", "[machines.NAME].probes"}  # what the farm says itself
@@ -132,6 +140,7 @@ TYPES = {
     "seeds": "`{ init = [...], train = [...] }`, or a list of pairs",
     "memory": 'bytes, or text such as "40GiB"',
     "schedule": "a table, below",
+    "prompts": "a list of texts",
 }
 EXAMPLES = {
     "[study].name": '"dropout"',
@@ -200,6 +209,12 @@ EXAMPLES = {
     "[machines.NAME].tokens_per_second": "640_000",
     "[machines.NAME].microbatch": "24",
     "[machines.NAME].threads": "8",
+    "[samples].prompts": '["Every effort moves you", "The cat"]',
+    "[samples].every": "500",
+    "[samples].tokens": "50",
+    "[samples].temperature": "0.7",
+    "[samples].top_k": "50",
+    "[samples].seed": "1",
     "[policy].priority": "10",
     "[policy].attempts": "5",
     "[policy].checkpoint_seconds": "300",
@@ -293,6 +308,8 @@ def toml(value: Any) -> str:
     """A value as a study file spells it."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:_}"
     return json.dumps(value) if isinstance(value, bool | str) else repr(value)
@@ -315,11 +332,17 @@ def commands() -> str:
         parts.append(f"\n## {title}\n")
         for name in names.split():
             context = group.make_context("farm", [name], resilient_parsing=True)
-            command = group.commands[name]  # type: ignore[attr-defined]
-            own = type(context)(command, parent=context, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
-            lines = (line.rstrip() for line in command.get_help(own).splitlines())
-            parts.append(f"\n### `farm {name}`\n\n```text\n" + "\n".join(lines) + "\n```\n")
+            parts += _helps(group.commands[name], name, context)  # type: ignore[attr-defined]
     return "".join(parts)
+
+
+def _helps(command: Any, name: str, parent: Any) -> Iterator[str]:
+    """The help of a command, and of each that is a second word of it."""
+    own = type(parent)(command, parent=parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    lines = (line.rstrip() for line in command.get_help(own).splitlines())
+    yield f"\n### `{own.command_path}`\n\n```text\n" + "\n".join(lines) + "\n```\n"
+    for word, member in getattr(command, "commands", {}).items():
+        yield from _helps(member, word, own)
 
 
 PAGES = {"study.md": study, "commands.md": commands, "rooms.md": lambda: rooms(MADE)}

@@ -79,7 +79,7 @@ def outlook(settings: Settings, queue: Queue) -> Outlook:
         return Outlook()
     now, roster = time.time(), queue.roster.nodes()
     limited = [study for study in queue.studies.all().values() if study.policy.is_limited]
-    paid = [status for study in limited for status in queue.listing.paid_by(study.name)]
+    paid = [status for study in limited for status in queue.listing.paid_by(study.name).statuses]
     spent = (
         find_exhausted(limited, paid, machines(settings, queue), now, queue.studies.dollars_spent()) if limited else {}
     )

@@ -15,6 +15,7 @@ from farm.errors import Conflict, FarmError
 from farm.queue.queue import Queue
 from farm.queue.values import Event, Point, Status
 from farm.record.imported import PREFIX, ImportedRun
+from farm.record.sample import Sample, thin
 from farm.record.score import Score
 from farm.record.store import Store
 from farm.site import serving
@@ -22,6 +23,7 @@ from farm.site.settings import Settings
 from farm.study.run import Attempt
 
 EVENTS = 8  # shown; --json has them all
+SAMPLES = 5  # of one prompt, likewise
 COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 
 
@@ -36,12 +38,13 @@ def show(run: RunName, as_json: Json = False) -> None:
         scores = open_queue.evaluations.scores(status.run.id, "run").get(status.run.id, ())
         curve, events = open_queue.listing.curve(status.run.id), open_queue.listing.events(status.run.id)
         why = explain(status, outlook(settings, open_queue).why)
-    attempts = kept_attempts(settings, status.run.id)
+    attempts, samples = kept_attempts(settings, status.run.id), kept_samples(settings, status)
     link = dashboard_link(settings, status)
     if as_json:
         place = Store(settings.storage).place(status.run.id)
         told: dict[str, Any] = {"id": status.run.id, "imported": False, "why": why, "dashboard": link, "folder": place}
         told |= {"scores": [score.model_dump(mode="json") for score in scores]}
+        told |= {"samples": [sample.model_dump(mode="json") for sample in samples]}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
         told |= {"validation": _newest_validation(status, curve)}
         told |= {"events": [event.model_dump(mode="json") for event in events]}
@@ -52,6 +55,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         *_life(status, step, why, link),
         *_science(status),
         *_worth(scores),
+        *_said(samples),
         *_past(status, attempts),
         *_history(events),
         *_records(settings, status, curve),
@@ -100,6 +104,13 @@ def kept_attempts(settings: Settings, run_id: str) -> list[Attempt]:
     """The attempts that the run directory holds; none where the storage cannot be read from here."""
     with suppress(FarmError, OSError):
         return list(Store(settings.storage).runs.attempts(run_id))
+    return []
+
+
+def kept_samples(settings: Settings, status: Status) -> list[Sample]:
+    """The samples of a run's training; none where the storage cannot be read from here."""
+    with suppress(FarmError, OSError):
+        return Store(settings.storage).samples.of((status.result and status.result.adopted) or status.run.id)
     return []
 
 
@@ -184,6 +195,17 @@ def _worth(scores: Iterable[Score]) -> Iterator[tuple[str, str]]:
         better = "" if score.direction == "lower" else ", higher is better"
         what = f"({score.evaluation}, {score.count:,} items, standard error of these{better})"
         yield "score", f"{score.value:.6f}{error} {score.unit} {what}"
+
+
+def _said(samples: list[Sample]) -> Iterator[tuple[str, str]]:
+    """How the model became coherent by the first prompt, and what it says to the others now."""
+    for number, prompt in enumerate(dict.fromkeys(sample.prompt for sample in samples)):
+        for sample in thin(samples, prompt, SAMPLES) if number == 0 else [_last(samples, prompt)]:
+            yield "sample", f'step {sample.step:,}: "{sample.prompt}" {sample.text}'
+
+
+def _last(samples: list[Sample], prompt: str) -> Sample:
+    return next(sample for sample in reversed(samples) if sample.prompt == prompt)
 
 
 def _cost(usd: float | None) -> str:

@@ -234,6 +234,12 @@ def _frames_end(lines: list[str], at: int) -> bool:
     return any(_FRAME.match(line) for line in lines[indented + 1 : at])
 
 
+def in_plain_words(message: str) -> str:
+    """What pydantic says of a value, as a person would."""
+    told = message.replace("Value error, ", "").replace("Input should be ", "must be ")
+    return told.partition(", unable to parse")[0]
+
+
 def first_line(error: BaseException) -> str:
     """The message of `error` on one line; its class if that is empty."""
     lines = str(error).strip().splitlines()

@@ -52,6 +52,7 @@ def main() -> None:
         epoch,
         resume=found and Resume(found.path, layout.epoch_of(found.path)),
         exams=in_turn(lambda: exams_of(run.recipe, study.evaluations, cache), group),
+        samples=study.samples,
     )
     outcome = train(assignment, _Terminal())
     if group.leads:

@@ -9,6 +9,7 @@ from farm.record.ledger import Line
 from farm.record.result import Exam, Peaks, Tokens
 from farm.study.planner import Plan
 from farm.study.run import Run
+from farm.study.samples import Samples
 from model.meter import Signal
 
 
@@ -24,7 +25,8 @@ class Assignment:
     """One attempt at `run`, done as `plan` says; the same for every rank.
 
     `folder` is the attempt's own, `cache` where corpora lie on this node. `tokens` are those that were found in the
-    corpus before; None: they are looked up here. At the end the model is tested, and scored by `exams`.
+    corpus before; None: they are looked up here. Meanwhile the model is sampled from as `samples` says, and at the end
+    it is tested, and scored by `exams`.
     """
 
     run: Run
@@ -35,6 +37,7 @@ class Assignment:
     resume: Resume | None = None  # None: from the start
     tokens: Tokens | None = None
     exams: Sequence[Exam] = ()
+    samples: Samples | None = None  # None: it is not
 
 
 class Listener:
@@ -54,7 +57,7 @@ class Listener:
         """A checkpoint is on the disk, whose manifest has this hash; on every rank, after the same step."""
 
     def on_scoring(self) -> None:
-        """A batch of a validation or a test comes next; on every rank."""
+        """A batch of a validation or a test comes next, on every rank; or a sample, on rank 0."""
 
     def on_note(self, event: str, detail: str) -> None:
         """There is something that a person should know of this run; on rank 0."""

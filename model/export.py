@@ -18,7 +18,7 @@ from farm.study.recipe import Model, Recipe
 from farm.study.run import Run
 from model.checkpoint import verify
 from model.corpus import gpt2, tokenizer_json
-from model.corpus.tokenizer import BYTES, END_OF_BYTES, END_OF_TEXT, GPT2, describe, of
+from model.corpus.tokenizer import BYTES, END_OF_BYTES, END_OF_TEXT, GPT2, of_model
 from model.gpt import GPT, NORM_EPS
 
 ACTIVATION = "gelu_new"  # what transformers calls the tanh GELU
@@ -98,14 +98,11 @@ def write(gpt: GPT, folder: Path, end_of_text: int | None = None) -> None:
 def tokenizer(recipe: Recipe) -> TokenizerFiles:
     """The tokenizer behind the corpus that `recipe` trains on."""
     try:
-        made_by = of(recipe.data)
+        made_by = of_model(recipe)
     except BadCorpus as error:
         return TokenizerFiles(None, {}, error.message.rstrip("."))
-    if recipe.model.vocab <= made_by.end_of_text:
-        name = "GPT-2's" if made_by is GPT2 else f"those of {describe(made_by, recipe.data)}"
-        return TokenizerFiles(
-            None, {}, f"{recipe.model.vocab:,} tokens are not {name}: use the tokenizer that made {recipe.data.source}"
-        )
+    if isinstance(made_by, str):
+        return TokenizerFiles(None, {}, made_by)
     if made_by is BYTES:
         return TokenizerFiles(made_by.end_of_text, _bpe_files(recipe.model, _byte_vocabulary(), NO_MERGES))
     return _gpt2(recipe.model) if made_by is GPT2 else _from_file(recipe)

@@ -42,6 +42,7 @@ from model.init import fingerprint, initialise
 from model.meter import Meter, Signal, StepTotals, Sums
 from model.precision import LossScale, autocast
 from model.reduce import reducer
+from model.samples import Sampler
 from model.saver import Saver, Snapshot
 from model.validation import Validator
 
@@ -51,7 +52,7 @@ CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 def train(assignment: Assignment, listener: Listener) -> Outcome:
     """Carry an assignment out; every rank calls this.
 
-    Writes ledger.jsonl and checkpoints/step-XXXXXXXX/ into the attempt's folder.
+    Writes ledger.jsonl, samples.jsonl and checkpoints/step-XXXXXXXX/ into the attempt's folder.
 
     Raises: Nonfinite, BadCorpus, CheckpointInvalid, StorageFull, NoCompiler, OutOfMemory
     """
@@ -72,8 +73,11 @@ def train(assignment: Assignment, listener: Listener) -> Outcome:
         trainer.make_ready()
         with (
             _ledger(assignment, trainer.step, group) as ledger,
-            _saver(assignment, group, ledger, listener) as saver,
+            _sampler(assignment, trainer.step, group, listener) as sampler,
+            _saver(assignment, group, (ledger, sampler), listener) as saver,
         ):
+            if sampler and trainer.step == 0:
+                sampler.after(0, trainer.gpt)
             while trainer.step < run.recipe.steps:
                 asked = listener.signal() if group.leads else Signal.CONTINUE
                 totals = trainer.compute(asked, saver.news)
@@ -84,11 +88,15 @@ def train(assignment: Assignment, listener: Listener) -> Outcome:
                 if ledger:
                     ledger.append(line)
                     listener.on_step(line)
+                if sampler:
+                    sampler.after(line.step, trainer.gpt)
                 if totals.news:
                     saver.settle()
                 if totals.signal is Signal.STOP:
                     return _stop(trainer, saver)
                 if saver.is_due(totals.signal is Signal.SAVE, run.policy.checkpoint_seconds):
+                    if sampler:  # first: the record of a checkpoint's sample is on the disk before the checkpoint
+                        sampler.with_checkpoint(line.step, trainer.gpt)
                     saver.begin(trainer.state())
             return _finish(trainer, saver, further, listener.on_scoring)
 
@@ -236,10 +244,27 @@ def _ledger(assignment: Assignment, from_step: int, group: Group) -> Iterator[Wr
         yield ledger
 
 
-def _saver(assignment: Assignment, group: Group, ledger: Writer | None, listener: Listener) -> Saver:
+@contextmanager
+def _sampler(assignment: Assignment, from_step: int, group: Group, listener: Listener) -> Iterator[Sampler | None]:
+    """The sampler of rank 0, if samples are asked for: every other rank has the same weights."""
+    if not group.leads or assignment.samples is None:
+        yield None
+        return
+    with Sampler(assignment, from_step, listener) as sampler:
+        yield sampler
+
+
+def _saver(
+    assignment: Assignment, group: Group, records: Sequence[Writer | Sampler | None], listener: Listener
+) -> Saver:
     identity = Identity.of(assignment.run, assignment.plan)
-    flush_ledger = ledger.sync if ledger else None
-    return Saver(assignment.folder / layout.CHECKPOINTS, identity, group, flush_ledger, listener.on_saved)
+
+    def flush() -> None:
+        for record in records:
+            if record:
+                record.sync()
+
+    return Saver(assignment.folder / layout.CHECKPOINTS, identity, group, flush, listener.on_saved)
 
 
 def _nonfinite(step: int, totals: StepTotals) -> Nonfinite:

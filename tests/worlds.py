@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from farm.record import sample
 from farm.record.ledger import Line
 from farm.record.result import Exam, Outcome, Tokens
+from farm.record.sample import Sample
 from farm.study.planner import Plan
 from farm.study.recipe import Recipe, Seeds
 from farm.study.run import Run
+from farm.study.samples import Samples
 from model.assignment import Assignment, Listener, Resume
 from model.group import initialise
 from model.meter import Signal
@@ -118,6 +121,13 @@ def timeless(line: Line) -> Line:
     return line._replace(seconds=0.0, validation=validation)
 
 
+def sampled(folder: Path) -> list[Sample]:
+    """What a run said whose attempts are in `folder`, without what differs from run to run."""
+    found = {int(path.parent.name): sample.parse(path.read_bytes()) for path in folder.glob(f"*/{sample.FILE}")}
+    whole = sample.chain({epoch: file for epoch, file in found.items() if file})
+    return [one.model_copy(update={"seconds": 0.0}) for one in whole]
+
+
 SOME_TOKENS = Tokens(head="0" * 64, trained="0" * 64, tested="0" * 64, validated="0" * 64)
 
 
@@ -131,6 +141,7 @@ def attempt(
     epoch: int = 1,
     tokens: Tokens = SOME_TOKENS,
     exams: Sequence[Exam] = (),
+    samples: Samples | None = None,
 ) -> tuple[Outcome, Told]:
     """Train in this process, which is one of a world or alone. `signals` is given the number of steps seen so far."""
     told = Told()
@@ -138,7 +149,7 @@ def attempt(
     attempt_folder.mkdir(parents=True, exist_ok=True)
     start = Resume(resume, epoch - 1) if resume else None
     cache = folder.parent / "cache"
-    assignment = Assignment(run, plan, attempt_folder, cache, epoch, start, tokens, exams)
+    assignment = Assignment(run, plan, attempt_folder, cache, epoch, start, tokens, exams, samples)
     outcome = train(assignment, _Hearing(told, signals))
     return outcome, told
 

@@ -1,126 +1,92 @@
-"""`farm report [STUDY]`: a study as one page for people who were not there."""
+"""`farm report [STUDY|RUN]`: a study or a run as one page for people who were not there."""
 
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli import render
-from cli.access import queue, study_or_newest, within_sight
-from cli.effects import cohorts, effects_of
-from cli.noise import comparable
-from cli.options import Json, StudyName
-from cli.ranking import ranking
-from cli.remarks import remarks
+from cli.access import queue, study_or_newest
+from cli.options import Json, _names
 from cli.render import say
-from cli.report.curves import Curve, of_ledger, of_points
+from cli.report.gather import gather
 from cli.report.material import Material
-from farm.errors import FarmError, StorageUnusable
+from cli.report.pictures import Format
+from farm.errors import StorageUnusable
 from farm.files import write_whole
-from farm.queue.queue import Queue
-from farm.queue.values import Status
-from farm.record.store import Store
 from farm.site.settings import Settings
-from farm.study import toml
-from farm.study.run import Attempt
-from farm.verdict.noise import ladder
+
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY|RUN",
+        help="A study, or a run's id or its start; default: the newest study.",
+        autocompletion=_names,
+    ),
+]
 
 
 def report(
-    study: StudyName = None,
+    name: Name = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; default: STUDY.html in this folder.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file to write, or with --format the folder; default: NAME.html, NAME-charts."
+        ),
+    ] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Write the charts as files instead; needs a Chrome or Chromium.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a study as one page: the answer in words, the ranking, curves, and where every number comes from.
+    """Write a study or a run as one page: the answer in words, charts, and where every number comes from.
 
     The page is a single file that asks for nothing from a network: send it to a colleague as it is. Curves are read
     from the ledgers where the storage can be reached from here, and else from the queue, which keeps fewer points.
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
-        name = study_or_newest(open_queue, study)
-        material = _gather(settings, open_queue, name)
+        material = gather(settings, open_queue, name or study_or_newest(open_queue, None))
+    own = material.run.id if material.run else material.name
+    target = output or Path(f"{own}-charts" if form else f"{own}.html")
+    try:
+        told = _pictures(target, material, form) if form else _page(target, material)
+    except OSError as error:
+        what = "folder" if form else "file"
+        raise StorageUnusable(f"{target}: {error.strerror}.", remedy=f"Name another {what} with -o.") from None
+    _tell(material, told, as_json)
+
+
+def _page(target: Path, material: Material) -> dict[str, Any]:
     from cli.report.page import page
 
-    target = output or Path(f"{name}.html")
     document = page(material).encode()
-    _write(target, document)
-    finished = sum(status.result is not None for status in material.statuses)
+    write_whole(target, document)
+    return {"file": str(target), "bytes": len(document)}
+
+
+def _pictures(target: Path, material: Material, form: Format) -> dict[str, Any]:
+    from cli.report import pictures, sections
+
+    charts = sections.of(material).charts
+    files = pictures.write(target, charts, form) if charts else []
+    return {"files": [str(path) for path in files], "bytes": sum(path.stat().st_size for path in files)}
+
+
+def _tell(material: Material, told: dict[str, Any], as_json: bool) -> None:
+    finished, runs = sum(status.result is not None for status in material.statuses), len(material.statuses)
     if as_json:
-        told = {"study": name, "file": str(target), "bytes": len(document), "finished": finished}
-        told |= {"runs": len(material.statuses), "whole_curves": material.are_whole}
-        render.emit_json("farm.report/1", told, unreadable=material.passed.every)
+        of = {"study": material.name, "run": material.run.id if material.run else None}
+        counts = {"finished": finished, "runs": runs, "whole_curves": material.are_whole}
+        render.emit_json("farm.report/1", of | told | counts, unreadable=material.passed.every)
         material.passed.end()
         return
-    say(f"{target}: {finished:,} of {len(material.statuses):,} runs finished, {len(document) / 1e6:.1f} MB")
-    if not material.table.rows:
-        say(f"{name}: {material.passed.none_finished}, so the page has no ranking")
+    what = told["file"] if "file" in told else f"{len(told['files']):,} charts"
+    for path in told.get("files", ()):
+        say(path)
+    say(f"{what}: {finished:,} of {runs:,} run{'s' * (runs != 1)} finished, {told['bytes'] / 1e6:.1f} MB")
+    if not material.table.rows and not material.run:
+        say(f"{material.name}: {material.passed.none_finished}, so there is no ranking")
     for line in material.passed.lines:
         say(line)
     material.passed.end()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Raises: StorageUnusable: says why it cannot be written."""
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise StorageUnusable(f"{path}: {error.strerror}.", remedy="Name another file with -o FILE.") from None
-
-
-def _gather(settings: Settings, queue: Queue, name: str) -> Material:
-    """All that the queue, and the storage if it can be reached, know of a study. Raises: NotFound."""
-    found = ranking(queue, name)
-    stored, sight, statuses = found.study, found.sight, found.statuses
-    store = within_sight(settings)
-    curves, are_whole = _curves(queue, store, statuses)
-    return Material(
-        name=name,
-        study=stored,
-        table=found.table,
-        statuses=statuses,
-        results=sight.results,
-        curves=curves,
-        are_whole=are_whole,
-        effects={key: effects_of(stored, together) for key, together in cohorts(sight.results)} if stored else {},
-        noise={evaluation: ladder(runs) for evaluation, runs in comparable(sight.results)},
-        attempts={status.run.id: kept for status in statuses if (kept := _attempts(store, status))},
-        remarks=[*found.passed.lines, *remarks(found.table)],
-        passed=found.passed,
-        file=toml.text(stored.model_dump(mode="json", exclude_unset=True, exclude={"looks"})) if stored else "",
-        when=time.time(),
-    )
-
-
-def _curves(queue: Queue, store: Store | None, statuses: Sequence[Status]) -> tuple[dict[str, Curve], bool]:
-    """The curve of each run that has one, and whether all of them have every step."""
-    found: dict[str, Curve] = {}
-    are_whole = True
-    for status in statuses:
-        run = status.run
-        try:
-            lines = store.copies.lines(_trainer(status)) if store else []
-        except (FarmError, OSError):
-            lines = []
-        if lines:
-            found[run.id] = of_ledger(lines)
-        elif points := queue.listing.curve(run.id):
-            found[run.id] = of_points(points, run.recipe.tokens_per_step)
-            are_whole = False
-    return found, are_whole
-
-
-def _attempts(store: Store | None, status: Status) -> list[Attempt]:
-    try:
-        return list(store.runs.attempts(_trainer(status))) if store else []
-    except (FarmError, OSError):
-        return []
-
-
-def _trainer(status: Status) -> str:
-    """The run whose training it is: another one's, where that had the same recipe, seeds and machine."""
-    return (status.result.adopted if status.result else None) or status.run.id

@@ -21,6 +21,7 @@ class Curve(NamedTuple):
     tokens_per_second: Any
     validation: Any  # nats per token of the held-out slice, after the steps that were followed by one
     skipped: Any  # whether fp16 skipped the update
+    clipped: Any  # whether the gradient was clipped, 0 or 1
 
 
 def of_ledger(lines: Sequence[Line]) -> Curve:
@@ -39,6 +40,7 @@ def of_ledger(lines: Sequence[Line]) -> Curve:
         tokens_per_second=speed,
         validation=_column(lines, lambda line: line.validation and line.validation.loss_sum / line.validation.tokens),
         skipped=_column(lines, lambda line: line.skipped).astype(bool),
+        clipped=_column(lines, lambda line: line.clipped),
     )
 
 
@@ -60,6 +62,7 @@ def of_points(points: Sequence[Point], tokens_per_step: int) -> Curve:
         tokens_per_second=speed,
         validation=_column(points, lambda point: point.validation_loss),
         skipped=np.zeros(len(points), dtype=bool),
+        clipped=np.full(len(points), np.nan),
     )
 
 
@@ -98,7 +101,7 @@ def moving_mean(values: Any, over: int) -> Any:
 
 
 def spikes(loss: Any) -> Any:
-    """Indices of the steps whose loss stands out from the mean of the 50 steps before it.
+    """Indices of the steps whose loss stands out from the mean of those before it: 50, or a twentieth of a short run.
 
     By more than `SPIKE` times the median absolute deviation, scaled to a normal SD (Rousseeuw & Croux 1993, JASA
     88:1273, section 1).
@@ -107,7 +110,7 @@ def spikes(loss: Any) -> Any:
 
     if len(loss) < 20:
         return np.array([], dtype=int)
-    before = np.concatenate([[np.nan], moving_mean(loss, 50)[:-1]])
+    before = np.concatenate([[np.nan], moving_mean(loss, min(50, len(loss) // 20))[:-1]])
     left = loss - before
     spread = 1.4826 * np.nanmedian(np.abs(left - np.nanmedian(left)))
     if not spread > 0:

@@ -15,9 +15,9 @@ from farm.verdict.table import Table
 
 
 class Material(NamedTuple):
-    """A study as it stands."""
+    """A study as it stands, or one run of it."""
 
-    name: str
+    name: str  # of the study
     study: Study | None  # None: of imported losses alone
     table: Table
     statuses: Sequence[Status]
@@ -25,9 +25,15 @@ class Material(NamedTuple):
     curves: Mapping[str, Curve]  # by run id
     are_whole: bool  # the curves are from ledgers: every step is in them
     effects: Mapping[tuple[str, str], Effects]  # by evaluation and machine
+    missing: Mapping[tuple[str, str], Sequence[str]]  # arms that a factorial lacks, likewise
     noise: Mapping[str, Noise]  # by evaluation
     attempts: Mapping[str, Sequence[Attempt]]  # by run id, where the storage can be read from here
     remarks: Sequence[str]  # below the ranking
     passed: Unread  # what cannot be read, and is not in it
     file: str  # the study file
     when: float  # Unix seconds
+    run: Status | None = None  # that the report is of; None: of the whole study
+
+    @property
+    def title(self) -> str:
+        return f"Run {self.run.run.id}" if self.run else f"Study {self.name}"

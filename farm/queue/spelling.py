@@ -74,7 +74,7 @@ class StatusRow(NamedTuple):
     result: str | Absent
 
 
-FIELDS = StatusRow._fields[1:-2]  # as statuses.lua is asked for them; every run has the first
+FIELDS = " ".join(StatusRow._fields[1:-2])  # as statuses.lua is asked for them; every run has the first
 
 
 def read_status(text: str) -> Status:

@@ -11,7 +11,8 @@
                                          each the values of its items, as safetensors
 <storage>/runs/<id>/forgotten.json       up to which epoch it was forgotten: no reindex brings those back
 <storage>/runs/<id>/cancelled.json       up to which epoch it was cancelled: a result of those does not count
-<storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl log.txt checkpoints/step-00000040/
+<storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl samples.jsonl log.txt
+                                         checkpoints/step-00000040/
 <storage>/runs/<id>/<epoch>/lease.json   whose attempt it is, created exclusively before all else
 """
 

@@ -5,19 +5,18 @@ on from, so the attempts form a chain, and reading the chain gives every step on
 Every figure of a run is derived from these lines; none is counted apart.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from math import ceil, fsum, isfinite, nan
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple, Self
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from farm.errors import CheckpointInvalid, Conflict, Nonfinite, first_line
-from farm.files import flush, plain, storage_errors
+from farm.errors import CheckpointInvalid, Nonfinite, first_line
+from farm.files import plain
+from farm.record.lines import JsonLines
 
 SCHEMA = "farm.ledger/1"
 FILE = "ledger.jsonl"
@@ -59,58 +58,17 @@ class Totals(NamedTuple):
     validation_seconds: float
 
 
-class Writer:
-    """Appends to the ledger of one attempt. Use it as a context manager, or close it.
-
-    Raises: Conflict: this attempt has a ledger already. StorageFull: here and from `append` and `sync`. A line that was
-    not written whole is not there at all, and the next may be tried.
-    """
+class Writer(JsonLines):
+    """Appends to the ledger of one attempt: see `JsonLines`."""
 
     def __init__(self, path: Path, epoch: int, from_epoch: int | None = None, from_step: int = 0):
-        self.path = path
-        self._bytes = 0  # of whole lines
-        with storage_errors(path):
-            try:
-                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            except FileExistsError:
-                raise Conflict(
-                    f"{path} already exists.", remedy="An attempt writes one ledger: start another attempt."
-                ) from None
-        self._write({"schema": SCHEMA, "epoch": epoch, "from_epoch": from_epoch, "from_step": from_step})
+        super().__init__(path)
+        self.write({"schema": SCHEMA, "epoch": epoch, "from_epoch": from_epoch, "from_step": from_step})
 
     def append(self, line: Line) -> None:
-        """Add one step. It survives the death of this process at once, and that of the machine after `sync`."""
+        """Add one step."""
         more = {"validation": _json(line.validation)} if line.validation else {}
-        self._write(_json(line, without="validation") | more)
-
-    def sync(self) -> None:
-        """Return when every line is on the disk."""
-        with storage_errors(self.path):
-            flush(self._descriptor)
-
-    def close(self) -> None:
-        self.sync()
-        os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _write(self, content: dict[str, Any]) -> None:
-        line = json.dumps(content, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        with storage_errors(self.path):
-            try:
-                written = os.write(self._descriptor, line)
-                while written < len(line):  # a disk that is nearly full takes a part, and then says why not the rest
-                    written += os.write(self._descriptor, line[written:])
-            except OSError:
-                os.ftruncate(self._descriptor, self._bytes)  # half a line, with another behind it, would be damage
-                raise
-        self._bytes += len(line)
+        self.write(_json(line, without="validation") | more)
 
 
 class _Strict(BaseModel):

@@ -17,6 +17,7 @@ from farm.record.copies import Copies
 from farm.record.format import as_recipe
 from farm.record.result import Result
 from farm.record.runs import Runs
+from farm.record.samples import SampleRecords
 from farm.record.scores import Scores
 from farm.record.storage import Storage
 from farm.record.studies import StudyRecords
@@ -30,6 +31,7 @@ class Store(Storage):
         super().__init__(storage, work, patience)
         self.runs = Runs(self)
         self.scores = Scores(self, self.runs)
+        self.samples = SampleRecords(self, self.runs)
         self.studies = StudyRecords(self)
         self.copies = Copies(self, self.runs)
 

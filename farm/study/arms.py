@@ -12,6 +12,7 @@ from farm.study.looks import Looks
 from farm.study.machine import BUILT_IN, Machine, find_machine, is_mixed, layer, mix, parts
 from farm.study.recipe import Frozen, FurtherEvaluation, Recipe, Seeds, Unset, merge
 from farm.study.run import Name, Policy, Run
+from farm.study.samples import Samples
 
 BASELINE = "baseline"
 
@@ -38,6 +39,7 @@ class UncheckedStudy(Frozen):
     more_seeds: dict[Name, Pairs] = {}
     machines: dict[Name, Machine] = {}
     policy: Policy = Policy()
+    samples: Samples = Samples()
     looks: Annotated[Looks | None, Unset] = None  # farm resolve writes them
 
     @property

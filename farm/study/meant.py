@@ -115,6 +115,7 @@ TABLES = {
     "stacks": "combinations combined combos",
     "machines": "machine hardware clusters",
     "policy": "policies limits",
+    "samples": "sample sampling generate generation",
     "model": "network net gpt architecture arch",
     "train": "training optim optimizer optimiser opt trainer hyperparameters",
     "data": "dataset corpus datasets",
@@ -294,7 +295,8 @@ def _table(name: str, given: Any, kind: str) -> str | None:
         kind = (_word(given, ["constant", "warmup-cosine", "warmup-linear"]) or '"warmup-cosine"').strip('"')
         return '{ kind = "constant" }' if kind == "constant" else f'{{ kind = "{kind}", warmup = 0.05, floor = 0.1 }}'
     if isinstance(given, str) and kind == "tuple_type":
-        words = ", ".join(f'"{word}"' for word in re.split(r"[,\s]+", given.strip()) if word)
+        parts = [given] if name == "prompts" else re.split(r"[,\s]+", given.strip())
+        words = ", ".join(f'"{word}"' for word in parts if word)
         return f"[{words}]" if words else None
     return None
 

@@ -363,11 +363,7 @@ class Recipe(Frozen):
 
     def validates(self, step: int) -> bool:
         """Whether training is validated after optimiser step `step`, from 1: at even distances, and after the last."""
-        every = Exact(repr(self.evaluation.every))  # of the decimal that was written, as in `Schedule.rising`
-        if not every:
-            return False
-        distance = every if every >= 1 else every * self.steps
-        return step == self.steps or step // distance > (step - 1) // distance
+        return is_due(self.evaluation.every, step, self.steps)
 
     @property
     def validation_sequences(self) -> int:
@@ -396,6 +392,18 @@ class Recipe(Frozen):
     def with_patch(self, patch: dict[str, Any]) -> "Recipe":
         """This recipe with `patch` (nested tables) laid over it, validated again."""
         return Recipe.model_validate(merge(self.model_dump(), patch))
+
+
+def is_due(every: float, step: int, steps: int) -> bool:
+    """Whether something is done after optimiser step `step`, from 1: at even distances, and after the last of `steps`.
+
+    `every` is a share of the run (below 1) or a number of steps; 0: never.
+    """
+    distance = Exact(repr(every))  # of the decimal that was written, as in `Schedule.rising`
+    if not distance:
+        return False
+    distance = distance if distance >= 1 else distance * steps
+    return step == steps or step // distance > (step - 1) // distance
 
 
 @lru_cache(maxsize=1024)  # the runs of an arm share one recipe, and each asks for its digest several times

@@ -10,7 +10,7 @@ from farm.files import write_whole
 from farm.record.bucket import Bucket
 from farm.study.recipe import Data, digest
 from model.corpus.kept import make_once
-from model.corpus.names import files_of, some
+from model.corpus.names import files_of, requirement, some
 
 
 def files(data: Data, split: str, cache: Path) -> list[Path]:
@@ -26,13 +26,14 @@ def files(data: Data, split: str, cache: Path) -> list[Path]:
             print(f"{error.message} Using the {split} split fetched when it was last reachable.", file=sys.stderr)
             return found
         raise
-    if not (wanted := files_of(split, [*there])):
+    if not (chosen := files_of(split, [*there])):
         raise BadCorpus(
             f"{data.source} has no {split} split; it holds {some([*there])}.",
-            remedy=f"Put {split}.safetensors, {split}.bin, or text as {split}*.parquet, .jsonl or .txt there.",
+            remedy=f"Put {requirement(split)} there.",
+            is_lacking=True,
         )
-    places = {name: folder / digest({"etag": there[name].etag, "bytes": there[name].bytes})[:16] for name in wanted}
-    found = [make_once(places[name] / name, partial(bucket.read_into, name)) for name in wanted]
+    places = {name: folder / digest({"etag": there[name].etag, "bytes": there[name].bytes})[:16] for name in chosen}
+    found = [make_once(places[name] / name, partial(bucket.read_into, name)) for name in chosen]
     _keep_listing(split, folder, found)
     return found
 

@@ -14,6 +14,7 @@ TOKEN = np.dtype("<u2")
 WINDOW, WINDOWS = 4096, 3  # tokens looked at, at the start, in the middle and at the end
 FEW = 16  # tokens, of which every second may be 0 by chance
 HIGH_HALF, LOW_HALF = 15, 255  # the upper half of a token in 32 bits, for up to a million; the lower is often more
+HEADER_BYTES = 128  # of the safetensors that are written here, whatever the count
 FORMATS = "Copy it or create it again; docs/data.md shows the formats."
 
 
@@ -30,7 +31,7 @@ class Span(NamedTuple):
 
 
 def span_of(path: Path) -> Span:
-    """Where the tokens lie in a .safetensors or .bin file, after every check that needs no pass over them.
+    """Where the tokens lie in a .safetensors, .bin or .npy file, after every check that needs no pass over them.
 
     Raises: BadCorpus
     """
@@ -39,8 +40,7 @@ def span_of(path: Path) -> Span:
         with path.open("rb") as file:
             head = file.read(magic.HEAD_BYTES)
             file.seek(0)
-            is_named = path.suffix == ".safetensors"
-            start, count = _safetensors(file, size) if is_named or magic.is_safetensors(head) else _bin(head, size)
+            start, count = _find(path, file, head, size)
             _check_width(file, start, count)
     except OSError as error:
         raise BadCorpus(
@@ -51,6 +51,36 @@ def span_of(path: Path) -> Span:
     if count < 1:
         raise BadCorpus(f"{path} holds no tokens.")
     return Span(path, start, count)
+
+
+def header_of(count: int) -> bytes:
+    """What a safetensors file of one vector of `count` tokens begins with, HEADER_BYTES of it: the tokens follow."""
+    tensor = {"dtype": "U16", "shape": [count], "data_offsets": [0, count * TOKEN.itemsize]}
+    text = json.dumps({"tokens": tensor}, separators=(",", ":")).encode().ljust(HEADER_BYTES - 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class Array(NamedTuple):
+    """A vector in a .npy file: `length` numbers of `dtype`, from byte `start` on."""
+
+    start: int
+    length: int
+    dtype: np.dtype
+
+
+def array_of(path: Path) -> Array | None:
+    """The vector that a .npy file holds; None where `path` is not one.
+
+    Raises: BadCorpus: the file is damaged, or holds something else. OSError
+    """
+    with path.open("rb") as file:
+        if file.read(len(magic.NUMPY)) != magic.NUMPY:
+            return None
+        file.seek(0)
+        try:
+            return _array(file, path.stat().st_size)
+        except _Damaged as damage:
+            raise BadCorpus(f"{path}: {damage}.", remedy=damage.remedy) from None
 
 
 class _Damaged(Exception):
@@ -84,6 +114,43 @@ def _safetensors(file: BinaryIO, size: int) -> tuple[int, int]:
     if (missing := 8 + length + last - size) > 0:
         raise _Damaged(f"truncated: {missing:,} of the {last - first:,} bytes of 'tokens' are missing")
     return 8 + length + first, count
+
+
+def _find(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[int, int]:
+    """First byte and count of the tokens, by what the file is rather than by its name."""
+    if path.suffix == ".safetensors" or magic.is_safetensors(head):
+        return _safetensors(file, size)
+    if head.startswith(magic.NUMPY):
+        return _npy(path, file, size)
+    if path.suffix == ".npy" and not magic.recognise(head):
+        raise _Damaged("not a .npy file: it does not begin as one")
+    return _bin(head, size)
+
+
+def _npy(path: Path, file: BinaryIO, size: int) -> tuple[int, int]:
+    array = _array(file, size)
+    if array.dtype != TOKEN:
+        raise _Damaged(
+            f"its numbers are {array.dtype.name}{'' if array.dtype.isnative else ', big-endian'}, not uint16",
+            f"farm data prepare {path} FOLDER writes them in 16 bits.",
+        )
+    return array.start, array.length
+
+
+def _array(file: BinaryIO, size: int) -> Array:
+    """The vector of whole numbers in a .npy file, by the format's own rules (numpy.lib.format)."""
+    header = np.lib.format
+    readers = {(1, 0): header.read_array_header_1_0, (2, 0): header.read_array_header_2_0}
+    try:
+        shape, _, dtype = readers[header.read_magic(file)](file)
+    except (ValueError, KeyError, TypeError, SyntaxError):
+        raise _Damaged("not a .npy file: its header cannot be read") from None
+    if dtype.kind not in "iu" or len(shape) != 1:
+        raise _Damaged(f"an array of {dtype} {[*shape]}, not one vector of whole numbers")
+    start, (count,) = file.tell(), shape
+    if (missing := start + count * dtype.itemsize - size) > 0:
+        raise _Damaged(f"truncated: {missing:,} of the {count * dtype.itemsize:,} bytes of its array are missing")
+    return Array(start, count, dtype)
 
 
 def _bin(head: bytes, size: int) -> tuple[int, int]:

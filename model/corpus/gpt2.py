@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,15 @@ def encoder() -> Callable[[list[str]], list[np.ndarray]]:
         return np.concatenate([encoding.encode_to_numpy(piece, disallowed_special=()) for piece in pieces(text)])
 
     return lambda texts: [encode(text) for text in texts]
+
+
+def decoder() -> Callable[[Sequence[int]], str]:
+    """A function that gives the text of tokens; bytes that are not UTF-8 are U+FFFD.
+
+    Raises: Unreachable: as `encoder`
+    """
+    encoding = _encoding()
+    return lambda tokens: encoding.decode(list(tokens))
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from farm.errors import BadCorpus, FarmError, Unreachable, first_line
 from farm.study.recipe import Data
 from model.corpus.kept import full
-from model.corpus.names import files_of, some
+from model.corpus.names import files_of, requirement, some
 
 NETWORK_SECONDS = 5.0  # to be told that there is no network; a download itself may take as long as it likes
 
@@ -52,14 +52,15 @@ def _download(repo: str, revision: str | None, split: str) -> list[Path]:
     try:
         info = HfApi().dataset_info(repo, revision=revision, timeout=NETWORK_SECONDS)
         names = [sibling.rfilename for sibling in info.siblings or []]
-        if not (wanted := files_of(split, names)):
+        if not (chosen := files_of(split, names)):
             raise BadCorpus(
                 f"hf:{repo} has no {split} split; it holds {some(names)}.",
-                remedy=f"It needs {split}.safetensors or .bin, or text as {split}*.parquet, .jsonl or .txt.",
+                remedy=f"It needs {requirement(split)}.",
+                is_lacking=True,
             )
-        exactly = [escape(name) for name in wanted]  # of patterns, of which a name with [ ] or * would be another
+        exactly = [escape(name) for name in chosen]  # of patterns, of which a name with [ ] or * would be another
         folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=exactly))
-        return [folder / name for name in wanted]
+        return [folder / name for name in chosen]
     except FarmError:
         raise
     except Exception as error:  # the hub's errors and its HTTP client's share no class below Exception

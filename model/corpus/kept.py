@@ -28,6 +28,11 @@ def sha256_of(path: Path, cache: Path) -> str:
     return remember({"file": identity(path)}, compute, cache)["sha256"]
 
 
+def keep_sha256(path: Path, sha256: str, cache: Path) -> None:
+    """Note the sha256 of a file that was computed while it was written."""
+    remember({"file": identity(path)}, lambda: {"sha256": sha256}, cache)
+
+
 def known_sha256(path: Path, cache: Path) -> str | None:
     """sha256 of a file if it was read before, as it is now."""
     known = _fact({"file": identity(path)}, cache)

@@ -13,6 +13,7 @@ from model.corpus import bucket, gpt2, hub, tokenizer
 from model.corpus.checks import check_apart, evaluation_range, training_range, validation_range
 from model.corpus.formats import Span, span_of
 from model.corpus.names import gaps, some
+from model.corpus.shards import span_of_all
 from model.corpus.sources import check_name, holds_tokens, under_path
 from model.corpus.text import BUILTIN, find_tokenised, most_tokens, parts, topics
 
@@ -76,7 +77,7 @@ def _see(data: Data, vocab: int, cache: Path, remarks: list[str]) -> Span | None
         return None
     remarks += gaps([file.name for file in files])
     if holds_tokens(files):
-        return span_of(files[0])
+        return span_of_all(files)
     tokenizer.check(data, vocab)
     made = find_tokenised(files, data, cache)
     return span_of(made) if made else _text(files, data, remarks)

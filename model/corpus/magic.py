@@ -6,10 +6,11 @@ HEAD_BYTES = 4096
 TEXT_BYTES = 64  # so many in a row that are text are no tokens
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+NUMPY = b"\x93NUMPY"
 ARCHIVE = "Unpack it, and name the file inside."
 MAGICS = {
     LFS_POINTER: ("a git-lfs pointer, not the file that it stands for", "Fetch the file: git lfs pull."),
-    b"\x93NUMPY": ("a numpy array (.npy)", "Write bare tokens: np.load(FILE).astype('uint16').tofile('train.bin')."),
+    NUMPY: ("a numpy array (.npy)", "Name it .npy."),
     b"PK\x03\x04": ("a zip archive (.zip, .npz, or a pickled .pt)", ARCHIVE),
     b"PAR1": ("parquet", "Name it train.parquet."),
     b"\x28\xb5\x2f\xfd": ("compressed (zstd)", ARCHIVE),

@@ -14,7 +14,8 @@ from farm.errors import BadCorpus
 from farm.study.recipe import Data, Recipe
 from model.corpus import bucket, hub, tokenizer
 from model.corpus.formats import TOKEN, span_of
-from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, some
+from model.corpus.names import CODECS, TEXT_SUFFIXES, TOKEN_SUFFIXES, files_of, gaps, kind, requirement, some
+from model.corpus.shards import join
 from model.corpus.text import BUILTIN, python_reference, tokenise
 
 
@@ -42,18 +43,22 @@ def locate(data: Data, split: str, cache: Path, vocab: int | None = None) -> Pat
     if data.source.startswith("builtin:"):
         tokenizer.check(data, vocab)
         return python_reference(data, split, cache)
-    if data.source.startswith("hf:"):
-        files = hub.files(data, split)
-    elif data.source.startswith("s3://"):
-        files = bucket.files(data, split, cache)
-    else:
-        files = under_path(data, split)
+    files = split_files(data, split, cache)
     for gap in gaps([file.name for file in files]):
         print(f"{data.source}: {gap}", file=sys.stderr)
     if holds_tokens(files):
-        return files[0]
+        return join(files, cache)
     tokenizer.check(data, vocab)
     return tokenise(files, data, cache)
+
+
+def split_files(data: Data, split: str, cache: Path) -> list[Path]:
+    """The files of a split in a repo, a bucket or under a path, fetched if need be. Raises: as open_split."""
+    if data.source.startswith("hf:"):
+        return hub.files(data, split)
+    if data.source.startswith("s3://"):
+        return bucket.files(data, split, cache)
+    return under_path(data, split)
 
 
 def check_name(split: str) -> None:
@@ -109,6 +114,7 @@ def _in_folder(folder: Path, split: str) -> list[Path]:
     if not found:
         raise BadCorpus(
             f"{folder} has no {split} split; it holds {some(there)}.",
-            remedy=f"Put {split}.safetensors, {split}.bin, or text as {split}*.parquet, .jsonl or .txt there.",
+            remedy=f"Put {requirement(split)} there.",
+            is_lacking=True,
         )
     return found

@@ -48,7 +48,7 @@ def python_reference(data: Data, split: str, cache: Path) -> Path:
     """Python's language reference, byte by byte."""
     if data.source != BUILTIN:
         raise BadCorpus(f"data.source = {data.source!r} is unknown.", remedy=f"The built-in one is {BUILTIN!r}.")
-    tokens = np.concatenate([*_tokens_of((Document(BUILTIN, text) for text in topics()), BYTES)])
+    tokens = np.concatenate([*tokens_of((Document(BUILTIN, text) for text in topics()), BYTES)])
     found = parts(len(tokens))
     if split not in found:
         raise BadCorpus(f"{BUILTIN} has no {split} split.", remedy="It has train and validation.")
@@ -62,7 +62,7 @@ def tokenise(files: list[Path], data: Data, cache: Path) -> Path:
     made_by = tokenizer.of(data)
 
     def write(out: BinaryIO) -> None:
-        for tokens in _tokens_of(documents(files, data.text_field), made_by):
+        for tokens in tokens_of(documents(files, data.text_field), made_by):
             out.write(tokens.data)
 
     return make_once(_place([sha256_of(file, cache) for file in files], files, data, made_by, cache), write)
@@ -91,9 +91,10 @@ def _place(contents: list[str], files: list[Path], data: Data, made_by: Tokenize
     return cache / "corpora" / f"{digest(key)}.bin"
 
 
-def _tokens_of(found: Iterable[Document], made_by: Tokenizer) -> Iterator[np.ndarray]:
-    """Each document as uint16 tokens and the end-of-text that closes it, in order, encoded by all cores."""
-    encode, cores = made_by.encoder(), os.cpu_count() or 1
+def tokens_of(found: Iterable[Document], made_by: Tokenizer, threads: int | None = None) -> Iterator[np.ndarray]:
+    """Each document as uint16 tokens and the end-of-text that closes it, in order, encoded by so many threads, or by
+    all cores."""
+    encode, cores = made_by.encoder(), threads or os.cpu_count() or 1
     pending: deque[Future[list[np.ndarray]]] = deque()
     with ThreadPoolExecutor(cores) as pool:  # the tokenizers let other threads run while they encode
         for batch in _batches(found):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,14 @@ class File(NamedTuple):
         """
         encode = partial(self._load().encode_batch_fast, add_special_tokens=False)
         return lambda texts: [np.array(encoding.ids, np.uint16) for encoding in encode(texts)]
+
+    def decoder(self) -> Callable[[Sequence[int]], str]:
+        """A function that gives the text of tokens.
+
+        Raises: BadCorpus: as `encoder`
+        """
+        loaded = self._load()
+        return lambda tokens: loaded.decode(list(tokens), skip_special_tokens=False)
 
     def _load(self) -> Any:
         from tokenizers import Tokenizer

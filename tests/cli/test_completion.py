@@ -47,6 +47,8 @@ def completed(farm: Farm, words: str) -> list[str]:
         ("runs --arm remove", ["remove-dropout"]),
         ("cancel ti", ["tiny"]),
         ("table nothing", []),
+        ("data ", ["prepare", "show", "push"]),
+        ("data pu", ["push"]),
     ],
 )
 def test_studies_and_arms(farm: Farm, words: str, offered: list[str]) -> None:

@@ -16,7 +16,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.examples import EXAMPLES
-from cli.main import COMMANDS, GROUPS, app
+from cli.main import COMMANDS, FAMILIES, GROUPS, app
 from cli.offers import units
 from farm.errors import BadSetting
 from farm.site.server import Server
@@ -26,6 +26,7 @@ from farm.study.machine import Machine
 from .conftest import ROOT, Farm
 
 SERVING = ["--machine", "--cpus", "--shared", "--host", "--dashboard-port"]
+NAMES = [*COMMANDS, *(f"{name} {word}" for name, words in FAMILIES.items() for word in words)]
 # Adding a command or an option is a decision: it is written here as well.
 FROZEN: dict[str, list[str]] = {
     "demo": ["--json"],
@@ -51,9 +52,26 @@ FROZEN: dict[str, list[str]] = {
     "table": ["STUDY", "--score", "--scores", "--at", "--target", "--format", "--json"],
     "noise": ["STUDY", "--json"],
     "effects": ["STUDY", "--json"],
-    "report": ["STUDY", "--output", "-o", "--json"],
+    "report": ["STUDY|RUN", "--output", "-o", "--format", "--json"],
     "compare": ["RUN", "RUN", "--json"],
     "import": ["PATH", "--study", "--output", "--json"],
+    "data": [],
+    "data prepare": [
+        *["SOURCE", "FOLDER", "--validation", "--tokenizer", "--text-field", "--revision", "--processes", "--json"]
+    ],
+    "data show": ["SOURCE", "--tokenizer", "--text-field", "--revision", "--json"],
+    "data push": ["FOLDER", "OWNER/NAME", "--private", "--dry-run", "--json"],
+    "sample": [
+        "RUN",
+        "--prompt",
+        "--prompts",
+        "--tokens",
+        "--temperature",
+        "--top-k",
+        "--seed",
+        "--checkpoint",
+        "--json",
+    ],
     "export": ["RUN", "DIR", "--json"],
     "rent": [
         "CLASS",
@@ -81,6 +99,14 @@ FROZEN: dict[str, list[str]] = {
 }
 
 
+def command_of(name: str) -> Any:
+    """The command of one word, or of two."""
+    command: Any = get_command(app)
+    for word in name.split():
+        command = command.commands[word]
+    return command
+
+
 def words_of(command: Any) -> list[str]:
     return [word for parameter in command.params for word in _words(parameter)]
 
@@ -90,16 +116,15 @@ def _words(parameter: Any) -> list[str]:
 
 
 def test_the_commands_and_their_options_are_frozen() -> None:
-    group = get_command(app)
-    found = {name: words_of(group.commands[name]) for name in group.commands}  # type: ignore[attr-defined]
+    found = {name: words_of(command_of(name)) for name in NAMES}
     assert found == {name: [*words, "-v", "--verbose"] for name, words in FROZEN.items()}
-    assert words_of(group) == ["--version", "-v", "--verbose", "--install-completion", "--show-completion"]
+    assert words_of(get_command(app)) == ["--version", "-v", "--verbose", "--install-completion", "--show-completion"]
 
 
 def test_every_line_of_the_help_is_the_first_line_of_its_command() -> None:
-    group = get_command(app)
-    for name, line in COMMANDS.items():
-        assert group.commands[name].help.splitlines()[0] == line  # type: ignore[attr-defined]
+    lines = COMMANDS | {f"{name} {word}": line for name, words in FAMILIES.items() for word, line in words.items()}
+    for name, line in lines.items():
+        assert command_of(name).help.splitlines()[0] == line
 
 
 def test_the_help_shows_every_command_in_one_group_and_groups_as_the_design_does() -> None:
@@ -111,24 +136,25 @@ def test_the_help_shows_every_command_in_one_group_and_groups_as_the_design_does
         assert found == names.split()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_help_of_a_command_ends_in_examples_that_can_be_typed(name: str) -> None:
-    group = get_command(app)
     lines = EXAMPLES[name]
     assert 2 <= len(lines) <= 3
-    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80"}).stdout
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "80"}).stdout
     assert shown.endswith("".join(f"    {line}\n" for line in lines)), "whole lines, and nothing below them"
     for line in lines:
         words = shlex.split(re.split(" [<>] ", line)[0], comments=True)
         typed = words[words.index("farm") + 1 :]
-        assert typed[0] == name
-        parent = group.make_context("farm", list(typed), obj={"verbose": False})
-        command = group.commands[name]  # type: ignore[attr-defined]
-        command.make_context(name, typed[1:], parent=parent)  # refuses options, choices and arguments that are not
+        assert f"{' '.join(typed)} ".startswith(f"{name} ")
+        command, context = get_command(app), None
+        while hasattr(command, "commands"):
+            context = command.make_context("farm", list(typed), parent=context, obj={"verbose": False})
+            command = command.commands[typed.pop(0)]
+        command.make_context(name, typed, parent=context)  # refuses options, choices and arguments that are not
 
 
 def test_there_are_examples_of_nothing_else() -> None:
-    assert EXAMPLES.keys() == COMMANDS.keys()
+    assert EXAMPLES.keys() == set(NAMES)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -29,7 +29,7 @@ def test_the_page_is_fresh(page: str) -> None:
 def test_every_key_of_a_study_is_there() -> None:
     """Those of the tables that a study holds, and those of a recipe, which an intervention holds as plain tables."""
     told = {title for title, *_ in SECTIONS}
-    tables = {"[study]", "[stacks]", "[policy]", "[sweeps.NAME]", "[evaluations.NAME]"}
+    tables = {"[study]", "[stacks]", "[policy]", "[samples]", "[sweeps.NAME]", "[evaluations.NAME]"}
     assert tables | TABLES <= told
     tables = {
         "study",
@@ -41,6 +41,7 @@ def test_every_key_of_a_study_is_there() -> None:
         "evaluations",
         "machines",
         "policy",
+        "samples",
     }
     assert Study.model_fields.keys() == tables | {"looks"}, "which farm resolve writes, and no file"
     assert "[more_seeds]" in PAGES["study.md"]()

@@ -2,17 +2,26 @@
 
 import json
 import re
+import sys
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects
+import pytest
+from browser import chromium
+from plotly.offline import get_plotlyjs
+from reported import NAME, fill
 from results import result
 
-from cli.report.charts import Drawn, curves
+from cli.report import sections
 from cli.report.curves import Curve
+from cli.report.gather import gather
+from cli.report.lines import Drawn, curves
 from farm.queue.values import Claim
 from farm.record.ledger import Line, Validation, Writer
+from farm.site.settings import Settings
 from farm.study.run import Attempt
 from farm.study.study import Study
 
@@ -71,10 +80,10 @@ def all_trained(farm: Farm) -> None:
         trained(farm, claim, LOSSES[claim.run.arm] + claim.run.seeds.init / 1000)
 
 
-def reported(farm: Farm, *words: str) -> Page:
-    answer = farm("report", "tiny", *words)
+def reported(farm: Farm, *words: str, name: str = "tiny") -> Page:
+    answer = farm("report", name, *words, "-o", "page.html")
     assert answer.code == 0, answer.err
-    return Page(Path("tiny.html").read_text(encoding="utf-8"))
+    return Page(Path("page.html").read_text(encoding="utf-8"))
 
 
 def test_the_answer_has_the_verdict_of_every_row_of_the_table(farm: Farm) -> None:
@@ -96,8 +105,10 @@ def test_it_asks_for_nothing_and_every_heading_is_in_the_contents(farm: Farm) ->
     places = [value for _, attrs in found.elements for name, value in attrs.items() if name in ("src", "href")]
     assert places
     assert all(place and place.startswith("#") for place in places)
+    ids = {attrs["id"] for _, attrs in found.elements if attrs.get("id")}
+    assert {place[1:] for place in places if place} <= ids
     sections = {attrs["id"] for tag, attrs in found.elements if tag == "section"}
-    assert sections == {place[1:] for place in places if place}
+    assert sections <= {place[1:] for place in places if place}
     policy = next(attrs["content"] for tag, attrs in found.elements if attrs.get("http-equiv"))
     assert policy
     assert policy.startswith("default-src 'none'")
@@ -127,7 +138,7 @@ def test_a_study_without_results_says_what_is_missing(farm: Farm) -> None:
 def test_the_study_file_in_it_queues_the_same_runs(farm: Farm) -> None:
     all_trained(farm)
     reported(farm)
-    html = Path("tiny.html").read_text(encoding="utf-8")
+    html = Path("page.html").read_text(encoding="utf-8")
     code = re.search(r"<code>(.*?)</code>", html, re.DOTALL)
     assert code
     parser = Page(code[1])
@@ -140,14 +151,116 @@ def test_a_page_without_the_storage_says_that_its_curves_are_the_queues(farm: Fa
     claim = farm.claim()
     farm.curve(claim, 5.0, 4.0)
     farm.finish(claim, 3.69)
-    assert "the curves are those that the queue keeps" in reported(farm).text
+    assert "some curves are those that the queue keeps" in reported(farm).text
 
 
 def test_a_file_that_cannot_be_written_is_named(farm: Farm) -> None:
     farm.put()
     answer = farm("report", "tiny", "-o", str(farm.folder / "nowhere" / "page.html"))
     assert answer.code != 0
-    assert "nowhere/page.html: No such file or directory. Name another file with -o FILE." in answer.err
+    assert "nowhere/page.html: No such file or directory. Name another file with -o." in answer.err
+
+
+def test_a_name_that_is_neither_study_nor_run_is_told_with_the_nearest(farm: Farm) -> None:
+    farm.put()
+    answer = farm("report", "tinny")
+    assert answer.code == 3
+    assert "there is no run or study 'tinny'; did you mean 'tiny'?" in answer.err
+    answer = farm("report", "cpu-baseline")
+    assert answer.code == 6
+    assert "3 runs begin with 'cpu-baseline'" in answer.err
+
+
+def test_a_run_says_what_became_of_it_and_where_its_arm_stands(farm: Farm) -> None:
+    all_trained(farm)
+    run_id = next(status.id for status in farm.queue.listing.statuses() if status.run.arm == "remove-dropout")
+    text = reported(farm, name=run_id[:-3]).text
+    (row,) = (row for row in json.loads(farm("table", "tiny", "--json").out)["data"] if row["arm"] == "remove-dropout")
+    assert f"Run {run_id}" in text
+    assert f"remove-dropout on cpu is better than the baseline by {-row['delta']:.4f} nats" in text
+    assert "Its model reaches test_loss 3." in text
+    assert "gradient-clipping" not in text.partition("The study file tiny.toml")[0].partition("How to")[0]
+
+
+def test_a_run_that_failed_or_waits_says_so(farm: Farm) -> None:
+    farm.put(init=(42,))
+    failed, waiting = farm.claim(), farm.queue.listing.statuses()[-1].id
+    farm.fail(failed, "nonfinite", "the loss is nan", step=5)
+    text = reported(farm, name=failed.run.id).text
+    assert "It failed at step 5 of 10, for good: nonfinite: the loss is nan" in text
+    assert "failed" in text.partition("Every attempt and how it ended")[2], "as the queue knows it, without a storage"
+    assert "It waits, at step 0 of 10." in reported(farm, name=waiting).text
+
+
+def test_a_study_of_imported_losses_alone_has_a_report_and_its_runs_have_none(farm: Farm) -> None:
+    farm.serve()
+    Path("losses.csv").write_text(
+        "arm,machine,init_seed,train_seed,test_loss\nbaseline,cpu,1,1,3.7\nbaseline,cpu,2,1,3.71\n"
+        "other,cpu,1,1,3.6\nother,cpu,2,1,3.62\n"
+    )
+    assert farm("import", "losses.csv", "--study", "theirs").code == 0
+    assert "other on cpu is better than the baseline" in reported(farm, name="theirs").text
+    imported = farm.queue.studies.imported("theirs").runs[0].id
+    assert "is an imported loss, and this needs a run that the farm trained" in farm("report", imported).err
+
+
+FIRST = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("form", FIRST)
+def test_charts_are_files(farm: Farm, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROWSER_PATH", chromium())
+    farm.put(init=(42, 22))
+    farm.finish_all()  # no ledger: fewer charts to draw
+    answer = farm("report", "tiny", "--format", form, "--json")
+    assert answer.code == 0, answer.err
+    files = json.loads(answer.out)["data"]["files"]
+    assert f"tiny-charts/forest-0.{form}" in files
+    assert {path.name for path in Path("tiny-charts").iterdir()} == {Path(file).name for file in files}
+    assert all(Path(file).read_bytes().startswith(FIRST[form]) for file in files)
+
+
+def test_charts_without_a_browser_say_what_to_install(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROWSER_PATH", str(farm.folder / "none"))
+    farm.put(init=(42, 22))
+    farm.finish_all()
+    answer = farm("report", "tiny", "--format", "svg")
+    assert answer.code == 1
+    assert "--format svg needs Chrome or Chromium, and none was found here. On Debian and Ubuntu: apt-get" in answer.err
+    assert not Path("tiny-charts").exists()
+
+
+def test_charts_without_kaleido_say_what_to_install(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaleido", None)  # as it is where nobody installed it
+    monkeypatch.setitem(sys.modules, "kaleido.errors", None)
+    farm.put(init=(42, 22))
+    farm.finish_all()
+    assert (
+        "kaleido, which is not installed here. Try: pip install 'farm[report]'"
+        in farm("report", "tiny", "--format", "svg").err
+    )
+
+
+def test_plotly_takes_every_chart_as_it_is(farm: Farm) -> None:
+    """Figures are written out as plain data: plotly's own classes know each of their keys and values."""
+    farm.serve()
+    fill(farm.queue, farm.store)
+    with pytest.MonkeyPatch.context() as here:
+        for name, value in farm.environment.items():
+            here.setenv(name, value)
+        made = sections.of(gather(Settings.load(), farm.queue, NAME))
+    assert {chart.id.partition("-")[0] for chart in made.charts} == {
+        "forest",
+        "curve",
+        "half",
+        "interactions",
+        "interaction",
+        "noise",
+        "twins",
+        "pareto",
+    }
+    for chart in made.charts:
+        plotly.graph_objects.Figure(chart.figure)
 
 
 def test_json_says_where_it_is(farm: Farm) -> None:
@@ -156,6 +269,7 @@ def test_json_says_where_it_is(farm: Farm) -> None:
     assert told["schema"] == "farm.report/1"
     assert told["data"] == {
         "study": "tiny",
+        "run": None,
         "file": "other.html",
         "bytes": Path("other.html").stat().st_size,
         "finished": 9,
@@ -165,15 +279,18 @@ def test_json_says_where_it_is(farm: Farm) -> None:
 
 
 def test_curves_of_a_hundred_long_runs_are_small() -> None:
-    """Under 3 MB beside plotly's script of 5: 8 MB in all."""
+    """And the script that draws them: half a megabyte of 8 is left for tables and texts."""
     random, steps = np.random.default_rng(1), 40_000
     step = np.arange(1.0, steps + 1)
 
     def drawn(arm: int, seed: int) -> Drawn:
         noise = random.normal(0, 0.1, (3, steps))
-        never = np.zeros(steps, dtype=bool)
-        values = Curve(step, step / 1e4, 3 + noise[0], 1 / step, 1 + noise[1], 9 + noise[2], 3 + noise[0], never)
+        skipped, looked = random.random(steps) < 0.01, np.where(step % 2000 == 0, 3.0, np.nan)
+        loss, norm, speed, clipped = 3 + noise[0], 1 + noise[1], 9 + noise[2], noise[1] > 0
+        values = Curve(step, step / 1e4, loss, 1 / step, norm, speed, looked, skipped, clipped)
         return Drawn(f"arm-{arm}", "cpu", f"{seed}.{seed}", 98_304, 11.84, 3.5, (), values)
 
-    charts = curves([drawn(arm, seed) for arm in range(20) for seed in range(5)])
-    assert sum(len(chart.figure.to_json()) for chart in charts.values()) < 3_000_000
+    found = curves([drawn(arm, seed) for arm in range(20) for seed in range(5)])
+    figures = [chart.figure for chart in found.charts.values()]
+    drawn_from = json.dumps([figures, found.clocks], separators=(",", ":"))
+    assert len(drawn_from) + len(get_plotlyjs()) < 7_500_000

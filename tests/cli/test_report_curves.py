@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.report.charts import noise_ladder
 from cli.report.curves import extremes, moving_mean, of_ledger, of_points, spikes
+from cli.report.variation import noise_ladder
 from farm.queue.values import Point
 from farm.record.ledger import Line, Validation
 from farm.verdict.noise import Rung
@@ -61,5 +61,6 @@ def test_a_ledger_gives_its_steps_and_the_queue_its_points() -> None:
 def test_an_interval_of_noise_that_reaches_0_is_drawn_down_to_0() -> None:
     chart = noise_ladder("noise", [Rung(rung="rerun", sd=0.02, ci_low=0.0, ci_high=0.05)], "test_loss")
     assert chart
-    (trace,) = chart.figure.data
-    assert (trace.error_x.arrayminus, trace.error_x.array) == ((0.02,), (pytest.approx(0.03),))
+    (trace,) = chart.figure["data"]
+    error = trace["error_x"]
+    assert (error["arrayminus"], error["array"]) == ([0.02], [pytest.approx(0.03)])

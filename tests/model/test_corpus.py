@@ -58,7 +58,8 @@ def test_what_is_missing_is_said_with_what_is_there_and_what_to_put(tmp_path):
         open_split(Data(source=str(tmp_path / "none")), "train", tmp_path)
     (tmp_path / "readme.md").touch()
     with pytest.raises(
-        BadCorpus, match=r"no train split; it holds readme.md. Put train.safetensors, train.bin, or text"
+        BadCorpus,
+        match=r"no train split; it holds readme.md. Put train.safetensors, .bin or .npy, shards of tokens such as",
     ):
         open_split(Data(source=str(tmp_path)), "train", tmp_path)
     with pytest.raises(BadCorpus, match=r"readme.md is not a corpus file"):

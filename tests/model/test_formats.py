@@ -60,8 +60,13 @@ OF_FOUR = "the second to fourth of every four values are 0 or nearly so, as when
         ((TOKENS * 2 + 30_000).astype("<u4").tobytes(), EVERY_SECOND),  # of a vocabulary beyond 16 bits
         ((TOKENS * 2 + 30_000).astype("<i8").tobytes(), OF_FOUR),
         ((TOKENS % 200).astype("<u4").tobytes(), EVERY_SECOND),
-        (npy(TOKENS.astype("<u2")), r"a numpy array \(.npy\), not tokens. Write bare tokens"),
-        (npy(TOKENS), r"a numpy array \(.npy\)"),
+        (npy(TOKENS), r"its numbers are int64, not uint16. farm data prepare \S+train.bin FOLDER writes them"),
+        (npy(TOKENS.astype(">u2")), "its numbers are uint16, big-endian, not uint16"),
+        (npy(TOKENS.astype(np.float32)), r"an array of float32 \[5000\], not one vector of whole numbers"),
+        (npy(TOKENS.astype("<u2").reshape(50, 100)), r"an array of uint16 \[50, 100\], not one vector"),
+        (npy(TOKENS.astype("<u2"))[:-4], "truncated: 4 of the 10,000 bytes of its array are missing"),
+        (npy(TOKENS.astype("<u2"))[:40], "not a .npy file: its header cannot be read"),
+        (npy(TOKENS.astype("<u4").view("<u2")), EVERY_SECOND),
         (zipped(), "a zip archive"),
         (gzip.compress(U2, mtime=0), r"compressed \(gzip\)"),
         (pa.compress(U2, codec="zstd", asbytes=True), r"compressed \(zstd\)"),
@@ -89,6 +94,21 @@ def test_wide_tokens_behind_a_start_of_zeros_are_seen(tmp_path: Path) -> None:
     np.concatenate([np.zeros(20_000), TOKENS]).astype("<u4").tofile(tmp_path / "train.bin")
     with pytest.raises(BadCorpus, match="tokens of 32 bits"):
         opened(tmp_path / "train.bin")
+
+
+@pytest.mark.parametrize("name", ["train.npy", "train.bin"])
+def test_a_numpy_array_is_mapped_where_it_lies(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(npy(TOKENS.astype("<u2")))
+    read = open_split(Data(source=str(tmp_path)), "train", tmp_path / "cache")
+    assert isinstance(read, np.memmap)
+    assert np.array_equal(read, TOKENS)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_named_npy_and_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.npy").write_bytes(U2)
+    with pytest.raises(BadCorpus, match=r"train.npy: not a .npy file: it does not begin as one"):
+        opened(tmp_path / "train.npy")
 
 
 def test_safetensors_that_are_named_bin_are_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from worlds import (
     canonical,
     in_world,
     planned,
+    sampled,
     shared,
     stop_after,
     timeless,
@@ -28,28 +29,37 @@ from farm.errors import BadCorpus, DoesNotFit
 from farm.record.ledger import Line, read
 from farm.study.recipe import Recipe
 from farm.study.run import Policy, Run
+from farm.study.samples import Samples
 from model import reduce
 from model.checkpoint import newest_valid, verify
 from model.meter import Signal
 
+SAMPLES = Samples(prompts=("3 1 4",), every=1, tokens=12)  # more than the context holds
+
 
 def stopped_everywhere(run: Run, unwatched: Run, world: int, folder: Path) -> list[Any]:
     """Where a run that is stopped after each step and resumed says something else than one that is not; and where
-    either, validated after step 2 and the last, trains to other bits than one that is never validated."""
+    either, validated after step 2 and the last and sampled from after each, trains to other bits than one that is never
+    watched."""
     reduce.BUCKET_MIB = 0.002  # many buckets: DDP regroups them after its first backward pass
     plan = planned(run, world)
-    never, told = attempt(run, plan, folder / "never")
+    never, told = attempt(run, plan, folder / "never", samples=SAMPLES)
     plain, trained = attempt(unwatched, plan, folder / "unwatched")
     unlike: list[Any] = []
+    if [one.step for one in sampled(folder / "never")] != list(range(STEPS + 1)):
+        unlike.append("not sampled")
     if (plain.fingerprints, trained.timeless) != (never.fingerprints, without_validations(told.timeless)):
         unlike.append("validated")
     if told.lines and [line.step for line in told.lines if line.validation] != [2, STEPS]:
         unlike.append("not validated")
     for step in range(1, STEPS):
         home = folder / f"after-{step}"
-        stopped, before = attempt(run, plan, home, signals=stop_after(step))
-        resumed, after = attempt(run, plan, home, resume=home / "1" / str(stopped.checkpoint), epoch=2)
+        stopped, before = attempt(run, plan, home, signals=stop_after(step), samples=SAMPLES)
+        checkpoint = home / "1" / str(stopped.checkpoint)
+        resumed, after = attempt(run, plan, home, resume=checkpoint, epoch=2, samples=SAMPLES)
         facts = [(o.fingerprints, o.test_loss, o.test_tokens) for o in (resumed, never)]
+        if sampled(home) != sampled(folder / "never"):
+            unlike.append(("sampled", step))
         if before.timeless + after.timeless != told.timeless or facts[0] != facts[1] or stopped.step != step:
             unlike.append((step, facts))
     return unlike

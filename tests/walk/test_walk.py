@@ -172,6 +172,22 @@ def test_show_and_logs_tell_of_one_run(walked):
     assert "Finished: test loss" in log
 
 
+def test_what_the_models_said_is_on_record_shown_and_said_again(walked):
+    for run_id, result in walked.results.items():
+        found = walked.farm.store.samples.of(run_id)
+        assert {one.step for one in found} >= {*range(0, result.recipe.steps + 1, 10)}
+        assert len({one.step for one in found}) == len(found), "one prompt, each step once"
+        assert {(one.prompt, one.tokenizer, len(one.tokens)) for one in found} == {
+            ("Every effort moves you", "bytes", 20)
+        }
+        assert sum(one.seconds for one in found) < result.train_seconds
+    shown = walked.farm.json("show", walked.ids[0], "--json")["samples"]
+    last = walked.farm.store.samples.of(walked.ids[0])[-1]
+    assert shown[-1] == last.model_dump(mode="json")
+    (again,) = walked.farm.json("sample", walked.ids[0], "--json")
+    assert (again["step"], again["tokens"]) == (last.step, list(last.tokens))
+
+
 def test_the_curve_reaches_redis(walked):
     with walked.farm.queue() as queue:
         for run_id, result in walked.results.items():

@@ -67,6 +67,7 @@ def _assignment(task: Task) -> Assignment:
         resume=resume,
         tokens=task.tokens,
         exams=task.exams,
+        samples=task.samples,
     )
 
 

@@ -1,8 +1,8 @@
 """Sends an attempt's files to the bucket while it trains. A storage that is a folder needs none of this.
 
-Training writes to a local folder and never waits for a network. From there the ledger and the log go up when they have
-grown, and the newest checkpoint once it is whole: after the ledger of its steps, and its manifest last, so that nobody
-ever takes half of one for a whole.
+Training writes to a local folder and never waits for a network. From there the ledger, the samples and the log go up
+when they have grown, and the newest checkpoint once it is whole: after the ledger and the samples of its steps, and its
+manifest last, so that nobody ever takes half of one for a whole.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from farm.errors import FarmError, StorageUnusable
-from farm.record import energy, layout, ledger
+from farm.record import energy, layout, ledger, sample
 from farm.record.store import Store
 from farm.study.run import Checkpoint
 from model.checkpoint import FILES, KEPT
@@ -103,6 +103,7 @@ class Mirror:
         """
         with self._lock:
             self._send_grown(ledger.FILE, is_last)
+            self._send_grown(sample.FILE, is_last)
             self._send_checkpoint()
             self._send_grown(layout.LOG, is_last)
             self._send_grown(energy.file(0), is_last)
@@ -153,6 +154,7 @@ class Mirror:
                 return
             manifest = files[layout.MANIFEST].read()
             self._send_grown(ledger.FILE, is_urgent=True)
+            self._send_grown(sample.FILE, is_urgent=True)
             for name in FILES:
                 self._bucket.upload(files[name], f"{place}/{name}")
             self._bucket.put(f"{place}/{layout.MANIFEST}", manifest)

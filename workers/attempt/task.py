@@ -6,6 +6,7 @@ from farm.record.result import Exam, Tokens
 from farm.study.planner import Plan
 from farm.study.recipe import Frozen
 from farm.study.run import Lease, Run
+from farm.study.samples import Samples
 
 STOP_FILE = "stop"  # in the attempt's folder: the agent writes it, rank 0 reads it
 PULSE_FILE = "pulse"  # beside it: rank 0 touches it while the evaluation, which has no steps, advances
@@ -54,6 +55,7 @@ class Task(Frozen):
     resume: Resuming | None = None
     tokens: Tokens = Field(description="that every node must find in its corpus")
     exams: tuple[Exam, ...] = Field((), description="further evaluations at the end, with the tokens of each")
+    samples: Samples = Field(Samples(), description="what rank 0 samples meanwhile, as the study says")
     threads: int
     places: tuple[Place, ...] = Field((), description="of a mixed group; folder, cache and threads are the first's")
     is_mirrored: bool = Field(description="checkpoints count once they are in the bucket, and the agent says so")

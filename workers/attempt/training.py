@@ -245,6 +245,7 @@ class Training:
             resume=Resuming(checkpoint=str(self._store.root / source.path), epoch=source.epoch) if source else None,
             tokens=tokens,
             exams=exams,
+            samples=study.samples,
             threads=_threads(machine),
             places=places(machine, self._post.node, self._post.also),
             is_mirrored=self._store.bucket is not None,

@@ -14,7 +14,7 @@ from waiting import wait_until
 from worlds import planned, tiny
 
 from farm.errors import StorageFull, StorageUnusable, Unreachable
-from farm.record import ledger
+from farm.record import ledger, sample
 from farm.record.bucket import Bucket
 from farm.record.ledger import Line, Writer
 from farm.record.store import Store
@@ -94,20 +94,25 @@ def test_a_damaged_checkpoint_is_refused_and_the_next_older_taken(attempt: Attem
     assert found.step == 3
 
 
-def test_the_ledger_goes_before_the_checkpoint_and_the_manifest_last(
+def test_the_ledger_and_the_samples_go_before_the_checkpoint_and_the_manifest_last(
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
     upload, put = Bucket.upload, Bucket.put
     monkeypatch.setattr(Bucket, "upload", lambda self, file, name: (order.append(name), upload(self, file, name)))
     monkeypatch.setattr(Bucket, "put", lambda self, name, content: (order.append(name), put(self, name, content)))
+    samples = attempt.folder / sample.FILE
+    samples.write_bytes(b"{}\n")
     attempt.save(3)
     attempt.mirror.turn()
     names = [name.rpartition("/")[2] for name in order]
-    assert names == ["ledger.jsonl", "state.json", "weights.safetensors", "optimiser.safetensors", "manifest.json"]
+    checkpoint = ["state.json", "weights.safetensors", "optimiser.safetensors", "manifest.json"]
+    assert names == ["ledger.jsonl", "samples.jsonl", *checkpoint]
+    samples.write_bytes(b"{}\n{}\n")
     attempt.save(4)
     attempt.mirror.turn()
-    names = [name.rpartition("/")[2] for name in order[5:]]
+    names = [name.rpartition("/")[2] for name in order[6:]]
+    assert names[1] == "samples.jsonl"
     assert (names[0], names[-1]) == ("ledger.jsonl", "manifest.json"), "though the ledger had just been sent"
 
 

@@ -1,0 +1,1 @@
+"""`farm data`: the tokens that runs train on, made, shown and shared."""

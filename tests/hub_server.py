@@ -1,0 +1,274 @@
+"""A Hugging Face Hub on this machine: the part of its HTTP interface that uploads and downloads use.
+
+`huggingface_hub` speaks to it when HF_ENDPOINT is its `url`; HF_HUB_DISABLE_XET=1 makes it send large files by git-lfs,
+as to a Hub without Xet. Models and datasets, branches, commits that are all or nothing. Tests break it by `fail`.
+"""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+REGULAR_BYTES = 10 * 2**20  # of a file that is sent within a commit
+LFS_SUFFIXES = (".safetensors", ".bin", ".npy", ".parquet")
+
+
+class Repo:
+    """A repo: its branches, each a list of commits, each a whole tree of files."""
+
+    def __init__(self, private: bool = False):
+        self.private = private
+        self.branches: dict[str, list[str]] = {}
+        self.trees: dict[str, dict[str, bytes]] = {}
+        self.messages: dict[str, str] = {}
+        self.commit("main", {}, "initial commit")
+
+    def commit(self, branch: str, files: dict[str, bytes], message: str) -> str:
+        oid = hashlib.sha1(f"{branch} {len(self.trees)} {message}".encode()).hexdigest()
+        self.trees[oid], self.messages[oid] = files, message
+        self.branches.setdefault(branch, []).append(oid)
+        return oid
+
+    def resolve(self, revision: str) -> str | None:
+        """The commit that a branch or commit names."""
+        return (
+            self.branches[revision][-1] if revision in self.branches else revision if revision in self.trees else None
+        )
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.trees[self.branches["main"][-1]]
+
+
+class Hub(ThreadingHTTPServer):
+    """The server: `repos` by type and name, as "datasets/us/tokens", and what `whoami` says of each token.
+
+    `asked` has every request; a request whose "METHOD /path" contains a key of `fail` is answered with its status.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.repos: dict[str, Repo] = {}
+        self.tokens: dict[str, dict[str, Any]] = {}
+        self.large: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.fail: dict[str, int] = {}
+
+    def add_token(self, token: str, name: str, role: str = "write", scopes: Any = (), orgs: Any = ()) -> None:
+        """Let `token` be one of the user `name`, with the fields that the Hub's own answer has."""
+        access = {"displayName": f"{role}-token", "role": role, "fineGrained": {"scoped": list(scopes), "global": []}}
+        members = [{"type": "org", "name": org, "roleInOrg": of} for org, of in orgs]
+        auth = {"type": "access_token", "accessToken": access}
+        self.tokens[token] = {"type": "user", "name": name, "orgs": members, "auth": auth}
+
+    def sent(self, *methods: str) -> list[str]:
+        """The requests of these methods, in order."""
+        return [one for one in self.asked if one.partition(" ")[0] in methods]
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[Hub]:
+    """Serve for the block."""
+    thread = threading.Thread(target=hub.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
+
+
+def oid(content: bytes) -> str:
+    """What git knows a file by."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def is_large(name: str, content: bytes) -> bool:
+    return name.endswith(LFS_SUFFIXES) or len(content) > REGULAR_BYTES
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._route()
+
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+
+    def _route(self) -> None:
+        path, hub = unquote(self.path.split("?")[0]), self.server
+        request = f"{self.command} {path}"
+        hub.asked.append(request)
+        body = self._body()
+        for part, status in hub.fail.items():
+            if part in request:
+                return self._answer(status, b"", {"X-Error-Message": f"told to fail with {status}"})
+        if path == "/api/whoami-v2":
+            who = hub.tokens.get(self._token())
+            return self._json(who) if who else self._error(401, "Invalid credentials")
+        if path == "/api/repos/create":
+            return self._create(json.loads(body))
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path.startswith("/lfs/"):
+            return self._large(path.removeprefix("/lfs/"), body)
+        if path.startswith("/api/"):
+            kind, owner, name, *words = path.removeprefix("/api/").split("/")
+            return self._of_repo(f"{kind}/{owner}/{name}", words, body)
+        if ".git/info/lfs/objects/batch" in path:
+            return self._batch(json.loads(body))
+        return self._download(path)
+
+    def _of_repo(self, key: str, words: list[str], body: bytes) -> None:
+        repo = self.server.repos.get(key)
+        if repo is None or (repo.private and self._token() not in self.server.tokens):
+            return self._error(404, "Repository not found", "RepoNotFound")
+        verb, revision = (words[0], words[1] if len(words) > 1 else "main") if words else ("revision", "main")
+        if verb == "branch":
+            return self._branch(repo, revision, json.loads(body or b"{}"))
+        commit = repo.resolve(revision)
+        if commit is None:
+            return self._error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        files = repo.trees[commit]
+        if verb == "tree":
+            return self._json([_entry(name, content) for name, content in sorted(files.items())])
+        if verb == "preupload":
+            return self._json({"files": [_mode(one, files) for one in json.loads(body)["files"]]})
+        if verb == "commit":
+            return self._commit(key, repo, revision, body)
+        siblings = [{"rfilename": name} for name in files]
+        return self._json({"id": key.partition("/")[2], "sha": commit, "private": repo.private, "siblings": siblings})
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        who = self.server.tokens.get(self._token())
+        if who is None or who["auth"]["accessToken"]["role"] == "read":
+            return self._error(403 if who else 401, "You don't have the rights to create a repo here")
+        key = f"{asked.get('type', 'model')}s/{asked.get('organization') or who['name']}/{asked['name']}"
+        is_new = key not in self.server.repos
+        if is_new:
+            self.server.repos[key] = Repo(asked.get("visibility") == "private")
+        url = f"{self.server.url}/{key.removeprefix('models/')}"
+        return self._json({"url": url, "id": key.partition("/")[2]}, 200 if is_new else 409)
+
+    def _branch(self, repo: Repo, name: str, asked: dict[str, Any]) -> None:
+        if self.command == "DELETE":
+            repo.branches.pop(name, None)
+        elif name in repo.branches:
+            return self._error(409, f"Reference already exists: {name}")
+        else:
+            repo.branches[name] = [repo.resolve(asked.get("startingPoint") or "main") or ""]
+        return self._json({})
+
+    def _commit(self, key: str, repo: Repo, branch: str, body: bytes) -> None:
+        """All of it or nothing: a large file that was not sent refuses the commit."""
+        if self.server.tokens.get(self._token(), {}).get("auth", {}).get("accessToken", {}).get("role") in (
+            None,
+            "read",
+        ):
+            return self._error(403, "Forbidden: you may not write here")
+        files, header = dict(repo.trees[repo.resolve(branch) or ""]), {}
+        for line in body.splitlines():
+            item = json.loads(line)
+            value = item["value"]
+            if item["key"] == "header":
+                header = value
+            elif item["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif item["key"] == "lfsFile":
+                if value["oid"] not in self.server.large:
+                    return self._error(400, f"{value['path']} was not uploaded")
+                files[value["path"]] = self.server.large[value["oid"]]
+            elif item["key"] == "deletedFile":
+                files.pop(value["path"], None)
+            elif item["key"] == "deletedFolder":
+                files = {name: content for name, content in files.items() if not name.startswith(value["path"])}
+        if header.get("parentCommit") not in (None, repo.resolve(branch)):
+            return self._error(412, "A commit has happened since")
+        commit = repo.commit(branch, files, header.get("summary", ""))
+        return self._json({"commitUrl": f"{self.server.url}/{key}/commit/{commit}", "commitOid": commit})
+
+    def _batch(self, asked: dict[str, Any]) -> None:
+        """Where each large file goes that is not there yet."""
+        objects = []
+        for one in asked["objects"]:
+            place = f"{self.server.url}/lfs/{one['oid']}"
+            actions = {"upload": {"href": place}, "verify": {"href": f"{place}/verify"}}
+            objects.append(one if one["oid"] in self.server.large else one | {"actions": actions})
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _large(self, name: str, body: bytes) -> None:
+        if name.endswith("/verify"):
+            asked = json.loads(body)
+            is_there = len(self.server.large.get(asked["oid"], b"")) == asked["size"]
+            return self._json({}) if is_there else self._error(404, "not uploaded")
+        if hashlib.sha256(body).hexdigest() != name:
+            return self._error(400, "the content is another")
+        self.server.large[name] = body
+        return self._json({})
+
+    def _download(self, path: str) -> None:
+        key, _, rest = path.strip("/").partition("/resolve/")
+        repo = self.server.repos.get(key if key.startswith("datasets/") else f"models/{key}")
+        revision, _, name = rest.partition("/")
+        commit = repo.resolve(revision) if repo else None
+        if repo is None or commit is None:
+            return self._error(404, "Repository not found", "RepoNotFound")
+        if name not in repo.trees[commit]:
+            return self._error(404, "Entry not found", "EntryNotFound")
+        content = repo.trees[commit][name]
+        return self._answer(200, content, {"ETag": f'"{oid(content)}"', "X-Repo-Commit": commit})
+
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _json(self, value: object, status: int = 200) -> None:
+        self._answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _error(self, status: int, message: str, code: str | None = None) -> None:
+        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self._answer(status, json.dumps({"error": message}).encode(), headers | {"Content-Type": "application/json"})
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _entry(name: str, content: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": oid(content)}
+    if is_large(name, content):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return entry
+
+
+def _mode(asked: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+    name = asked["path"]
+    large = name.endswith(LFS_SUFFIXES) or asked["size"] > REGULAR_BYTES
+    there = {"oid": oid(files[name])} if name in files and not large else {}
+    return {"path": name, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False} | there
