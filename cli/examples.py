@@ -3,7 +3,7 @@
 EXAMPLES = {
     "demo": ("farm demo", "farm demo --json > demo.json"),
     "up": ("farm up", "farm up --shared --host 10.8.0.1   # for other machines of one VPN, too"),
-    "down": ("farm down", "farm down --json"),
+    "down": ("farm down", "farm down --keep-rented   # rented machines stay, and go on costing money"),
     "status": ("farm status", "farm status --json"),
     "serve": ("farm serve", "farm serve --attach 127.0.0.1:6379 --autoscaling-config cluster.yaml   # on Ray's head"),
     "connect": ("farm connect me@head", "farm connect me@head --home /data/farm   # not in ~/.farm there"),
@@ -12,6 +12,11 @@ EXAMPLES = {
         "farm join 10.0.0.5:6379 --machine 1xrtx3090 --name attic",
     ),
     "drain": ("farm drain attic", "farm drain attic --undo"),
+    "rent": (
+        "farm rent 8xa100m40 --max-usd-per-hour 16 --usd 100 --setup vpn.sh",
+        "farm rent 8xa100m40 --dry-run   # what it costs, and where one is free",
+        "farm rent --list",
+    ),
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),
     "doctor": (
         "farm doctor",

@@ -1,6 +1,7 @@
 """`farm machines`"""
 
 import platform
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +15,15 @@ from cli.access import count_offers, queue
 from cli.access import machines as known_machines
 from cli.options import Json
 from cli.render import Column, Sheet, say
+from cli.rented import glance as rented_now
+from cli.rented import sheet as rented_sheet
+from cli.rented import stray
 from cli.unread import unread
 from farm.errors import FarmError
 from farm.queue.listing import Reached
 from farm.queue.node import Node, doing
 from farm.queue.queue import Queue
+from farm.queue.rental import describe
 from farm.queue.values import Status
 from farm.site.settings import Settings
 from farm.study.machine import Machine, parts
@@ -79,6 +84,7 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         roster, supply = open_queue.roster.nodes(), open_queue.roster.supply()
         running, held = open_queue.listing.running_picture(), open_queue.listing.waited_for()
         seen = _speeds(open_queue.listing.speeds())
+        rented, strays, trouble = rented_now(settings, open_queue)
     passed = unread(running)
     for line in passed.lines:
         say(f"{line} It may train on one of these nodes.")
@@ -109,10 +115,16 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         for name, machine in sorted(known.items())
     ]
     is_apart = render.is_terminal() and not as_json  # a person reads what the nodes do below, others in the same row
-    columns, more = COLUMNS if is_apart else (*COLUMNS, NOW), {"unreadable": passed.every}
+    money = rented_sheet(rented, strays)
+    columns = COLUMNS if is_apart else (*COLUMNS, NOW)
+    more = {"unreadable": passed.every, "rented": money.data}
     render.emit(Sheet("farm.machines/1", columns, rows, more=more), as_json=as_json)
     if is_apart and now:
         render.emit(Sheet("farm.nodes/1", NODES, now))
+    if is_apart and money.data:
+        render.emit(money)
+    for told_of_cost in filter(None, (describe(rented, time.time()), *map(stray, strays), trouble)):
+        say(told_of_cost)
     passed.end()
 
 

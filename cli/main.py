@@ -46,6 +46,7 @@ COMMANDS = {
     "eval": "Score trained models: queue a job for every score that a run, or the runs of a study, lack.",
     "sample": "Have a run's model go on from a prompt, on this machine's CPU.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
+    "rent": "Rent a machine: wait until a cloud has one, launch it, let it join this farm, and end it when idle.",
     "data": "Make, show and share the tokens that runs train on.",
     "track": "Send the curves of runs to TensorBoard, MLflow, Weights & Biases or Trackio.",
     "machines": "List the known machine classes, and what they offer now.",
@@ -54,7 +55,7 @@ COMMANDS = {
     "doctor": "Check Redis, storage, Ray and versions.",
 }
 GROUPS = {  # of `farm --help`
-    "Set up a farm": "demo up down status serve join connect drain machines doctor reindex",
+    "Set up a farm": "demo up down status serve join connect drain rent machines doctor reindex",
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare report sample",

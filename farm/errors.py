@@ -120,6 +120,14 @@ class Guard(FarmError):
     exit_code = 7
 
 
+class NoCapacity(FarmError):
+    """The cloud has no such machine free now."""
+
+
+class TooOften(FarmError):
+    """The cloud was asked too often, and did nothing."""
+
+
 class LeaseLost(FarmError):
     """The lease on this run is gone: another agent may hold it now, so nothing was written."""
 

@@ -9,7 +9,7 @@ local KINDS = { run = 'hash', causes = 'list', result = 'string', scores = 'hash
   arms = 'hash', digests = 'hash', superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',
   head = 'string', joined = 'hash', seen = 'zset', sightings = 'hash', drained = 'hash', resting = 'string',
   storage = 'hash', indexing = 'set', dispatchers = 'zset', aside = 'hash', paused = 'hash', spent = 'string',
-  imported = 'hash', references = 'hash', announcing = 'string', announced = 'hash' }
+  imported = 'hash', references = 'hash', rentals = 'hash', announcing = 'string', announced = 'hash' }
 
 refuse_submitters()
 local moved, ids = {}, {}

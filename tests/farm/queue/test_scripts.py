@@ -37,7 +37,7 @@ def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url:
     started(queue)
     queue.scripts.install()
     roles = "run causes result curve events sequence order counts queue delayed classes studies study arms"
-    roles += " leases machines probes nodes supply head seen sightings drained paused spent"
+    roles += " leases machines probes nodes supply head seen sightings drained paused spent rentals"
     roles += " digests superseded forgotten aside changes moves"
     patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:"]
     writes = "+hset +hdel +hincrby +incr +zadd +zrem +sadd +xadd"

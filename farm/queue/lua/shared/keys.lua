@@ -57,6 +57,7 @@
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
 --   supply          string  what an autoscaler can start, JSON; gone when the farm that said so is
+--   rentals         hash    name of a rented machine -> its record, JSON: wanted, paid for, or ended lately
 --   head            string  what the head said of itself last, JSON
 --   joined:<name>   hash    token and facts of the machine that joined under that name, while it lasts
 --   seen            zset    Ray node ids that a dispatcher sees, by the ms when the sighting ends
