@@ -25,7 +25,7 @@ types: $(VENV)/test
 BUSY  = tests/workers tests/walk
 SHORT = -m "not long" --durations 25
 
-tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium
+tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium $(BIN)/tmux
 	$(BIN)/python -m pytest $(SHORT) --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(BUSY:%=--ignore=%)
 	$(BIN)/python -m pytest $(SHORT) $(BUSY)
 
@@ -78,12 +78,12 @@ $(VENV)/test: pyproject.toml constraints.txt
 # A test scrapes a farm with a real Prometheus: the machine's own, else Debian's package, unpacked here and not installed.
 # Lists of packages that are missing or stale are fetched anew, into a folder of ours: root is not needed.
 LISTS = -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD/cache
-FETCH = download -qq -o APT::Sandbox::User=root prometheus
+FETCH = download -qq -o APT::Sandbox::User=root
 
 $(BIN)/prometheus: | $(VENV)/test
 	@own=$$(command -v prometheus) && ln -sf "$$own" $@ || { \
 	  mkdir -p $(VENV)/prometheus/lists/partial $(VENV)/prometheus/cache/archives/partial && cd $(VENV)/prometheus && \
-	  { apt-get $(FETCH) || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(FETCH); }; } && \
+	  { apt-get $(FETCH) prometheus || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(FETCH) prometheus; }; } && \
 	  dpkg -x prometheus_*.deb . && rm -rf lists cache *.deb && ln -sf ../prometheus/usr/bin/prometheus ../bin/; } || \
 	 { echo "No Prometheus, which make test needs. On Debian and Ubuntu: apt-get install prometheus; elsewhere see https://prometheus.io/download"; exit 1; }
 
@@ -102,6 +102,22 @@ $(BIN)/chromium: | $(VENV)/test
 	    'export LD_LIBRARY_PATH=$$(echo $$here/*-linux-gnu* | tr " " :)' \
 	    'exec $$here/chromium/chromium-headless-shell "$$@"' > ../bin/chromium && chmod +x ../bin/chromium; fi || \
 	 { echo "No Chromium, which make test needs. On Debian and Ubuntu: apt-get install chromium; elsewhere: Chrome"; exit 1; }
+
+# Another watches a farm in a real terminal. Debian's tmux brings two small libraries, which differ in name by release.
+define terminal
+tmux $$(apt-cache $(1) depends -i tmux | awk '$$1 == "Depends:" && $$2 ~ /^lib(event|utempter)/ { print $$2 }')
+endef
+
+$(BIN)/tmux: | $(VENV)/test
+	@own=$$(command -v tmux) && ln -sf "$$own" $@ || { \
+	  mkdir -p $(VENV)/tmux/lists/partial $(VENV)/tmux/cache/archives/partial && cd $(VENV)/tmux && \
+	  { apt-get $(FETCH) $(call terminal,) || \
+	    { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(FETCH) $(call terminal,$(LISTS)); }; } && \
+	  for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -rf lists cache *.deb && \
+	  libraries=$$(dirname "$$(find "$$PWD/usr/lib" -name 'libevent_core*' | head -n 1)") && \
+	  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/usr/bin/tmux "$$@"\n' "$$libraries" "$$PWD" > ../bin/tmux && \
+	  chmod +x ../bin/tmux && ../bin/tmux -V > /dev/null; } || \
+	 { rm -f $@; echo "No tmux, which make test needs. On Debian and Ubuntu: apt-get install tmux"; exit 1; }
 
 # The versions of .venv, for everybody else's: after the whole suite has passed with them.
 constraints: $(VENV)/test

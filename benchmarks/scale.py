@@ -3,7 +3,8 @@
 As many nodes as are asked for hold a lease each, with the runs queued behind them, on a Redis that fsyncs every write
 before it answers. Every verb that a node says is said by all of them in turn, by one client. Redis computes on one
 core, so what it can carry follows from the processor time that it took for a verb, which does not depend on the client;
-by the clock there is also the disk, whose fsyncs clients that write at once share.
+by the clock there is also the disk, whose fsyncs clients that write at once share. While Redis answers a call it does
+nothing else, so a call that takes long makes everybody wait: what goes over many runs is asked for in pages.
 """
 
 import argparse
@@ -48,6 +49,7 @@ class Verb(NamedTuple):
     count: int
     seconds: float
     redis_seconds: float
+    calls: int  # of scripts, each of which holds Redis up
     wanted: float  # a second, by all nodes
 
 
@@ -61,12 +63,20 @@ def main(nodes: int = 1_000, runs: int = 100_000) -> None:
         finally:
             server.stop()
     show(
-        ["verb", "a second, by the clock", "a second of Redis' core", "the nodes say, a second", "of the core"],
+        [
+            "verb",
+            "a second, by the clock",
+            "a second of Redis' core",
+            "ms a call",
+            "the nodes say, a second",
+            "of the core",
+        ],
         [
             [
                 verb.name,
-                f"{verb.count / verb.seconds:,.0f}",
-                f"{verb.count / verb.redis_seconds:,.0f}",
+                f"{verb.count / verb.seconds:,.4g}",
+                f"{verb.count / verb.redis_seconds:,.4g}",
+                f"{verb.redis_seconds / verb.calls * 1e3:,.3g}",
                 f"{verb.wanted:,.2f}",
                 f"{verb.wanted * verb.redis_seconds / verb.count:.2%}",
             ]
@@ -104,16 +114,26 @@ def _lives(client: Redis, nodes: int, runs: int) -> tuple[list[Verb], float]:
     scores = {run: scored(result, chance) for run, result in results.items()}
     say("finish", ends, lambda one: queue.finish(one.lease, results[one.run.id], [scores[one.run.id]]))
     verbs.append(_timed(client, "what is queued (a dispatcher)", 1.0, [queue.listing.backlog] * 20))
-    verbs.append(_timed(client, "unfinished runs (a person)", 0.1, [queue.listing.open]))
+    verbs.append(_timed(client, "all unfinished runs (a person)", 0.1, [queue.listing.unfinished]))
+    verbs.append(_timed(client, "all speeds (farm plan)", 0.1, [queue.listing.speeds]))
+    verbs.append(
+        _timed(client, "a run by the beginning of its id", 1.0, [lambda: queue.listing.names("runs", MACHINE)] * 20)
+    )
+    verbs.append(_timed(client, "studies, newest first", 1.0, [queue.listing.studies] * 20))
     return verbs, client.info("memory")["used_memory"] / 1e6
 
 
 def _timed(client: Redis, name: str, wanted: float, acts: Sequence[Callable[[], object]]) -> Verb:
-    before, began = _cpu_seconds(client), time.perf_counter()
+    before, calls, began = _cpu_seconds(client), _calls(client), time.perf_counter()
     for act in acts:
         act()
     seconds = time.perf_counter() - began
-    return Verb(name, len(acts), seconds, max(_cpu_seconds(client) - before, 1e-6), wanted)
+    taken = max(_cpu_seconds(client) - before, 1e-6)
+    return Verb(name, len(acts), seconds, taken, max(_calls(client) - calls, 1), wanted)
+
+
+def _calls(client: Redis) -> int:
+    return client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
 
 
 def _cpu_seconds(client: Redis) -> float:

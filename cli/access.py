@@ -1,6 +1,5 @@
 """The way in: settings, the queue behind them, and the run or study that a name stands for."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -97,7 +96,7 @@ def _picture(queue: Queue, name: str) -> Picture:
     try:
         return Picture([queue.listing.status(name)], {})
     except NotFound:
-        known = [*queue.studies.names(), *queue.listing.names("runs", "", count=sys.maxsize)]
+        known = [*queue.studies.names(), *queue.listing.near(name)]
         raise NotFound(f"there is no run or study {name!r}{nearest(name, known)}", remedy="See `farm runs`.") from None
 
 
@@ -248,7 +247,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
     if store:
         with suppress(FarmError, OSError):
             begun = store.runs.ids()
-    known = set(queue.listing.names("runs", "", count=sys.maxsize)) if begun else set()
+    known = queue.listing.states(begun)
     if store and (lost := [run_id for run_id in begun if run_id not in known]):
         raise Conflict(
             f"Redis is new or was emptied, and {store.uri} holds {len(lost)} run{'s' * (len(lost) != 1)}"

@@ -35,19 +35,28 @@ def cancel(name: RunOrStudy, dropped_only: DroppedOnly = False, as_json: Json = 
         chosen, passed = open_runs(open_queue, name)
         if dropped_only and is_study(open_queue, name):
             chosen = find_dropped(open_queue.studies.one(name), chosen)
-        rows = [_cancel(open_queue, status) for status in chosen]
-    cancelled = [status for status, row in zip(chosen, rows, strict=True) if row["now"] in CANCELLED]
-    on_record(
-        settings,
-        lambda store: _withdraw(store, cancelled),
-        "cancelled, but not recorded in the storage: farm reindex would queue it",
-    )
+        rows = cancel_all(settings, open_queue, chosen)
     render.emit(Sheet("farm.cancel/1", COLUMNS, rows), as_json=as_json)
     if any(row["now"] == "cancelling" for row in rows):
         say("a running run stops at its next step, with a checkpoint")
     if rows and not as_json:
         render.say_next(f"farm retry {rows[0]['run']}" if len(rows) == 1 else f"farm retry {name} --cancelled")
     passed.end()
+
+
+def cancel_all(settings: Settings, queue: Queue, statuses: Sequence[Status]) -> list[dict]:
+    """Cancel these runs, on record too, and say what each was and is now.
+
+    Raises: NotFound
+    """
+    rows = [_cancel(queue, status) for status in statuses]
+    cancelled = [status for status, row in zip(statuses, rows, strict=True) if row["now"] in CANCELLED]
+    on_record(
+        settings,
+        lambda store: _withdraw(store, cancelled),
+        "cancelled, but not recorded in the storage: farm reindex would queue it",
+    )
+    return rows
 
 
 def open_runs(queue: Queue, name: str) -> tuple[list[Status], Unread]:

@@ -50,6 +50,10 @@ def interval(low: float | None, high: float | None, form: str = "+.4f") -> str:
     return render.UNKNOWN if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
+MACHINE = Column("machine", "machine", render.or_unknown(machine))
+MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
+
+
 def chance(p: float | None) -> str:
     """A p value in a sentence."""
     return f"p = {render.probability(p)}".replace("= <", "< ")

@@ -112,14 +112,13 @@ def fresh(queue: Queue, study: Study) -> tuple[Study, bool]:
 
     So every number of its table was trained for it: demo, demo-2 (rerun 1), demo-3 (rerun 2), ...
     """
-    taken, known = queue.studies.all(), {status.run.id: status.state for status in queue.listing.statuses()}
-    number = 1
+    taken, names, number = queue.studies.all(), set(queue.studies.names()), 1
     while True:
         candidate = with_number(study, number)
-        states = [known.get(run.id) for run in candidate.runs()]
-        if taken.get(candidate.name) == candidate and any(s and not s.is_final for s in states):
+        states = queue.listing.states([run.id for run in candidate.runs()]).values()
+        if taken.get(candidate.name) == candidate and any(not state.is_final for state in states):
             return candidate, True
-        if candidate.name not in taken and not any(states):
+        if candidate.name not in names and not states:
             return candidate, False
         number += 1
 

@@ -17,7 +17,7 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import Column, Sheet
-from farm.errors import FarmError, NoCompiler, first_line
+from farm.errors import BadSetting, FarmError, NoCompiler, first_line
 from farm.queue.unreadable import find_flaws
 from farm.record.store import Store
 from farm.site import client, serving, standing, tunnel
@@ -45,18 +45,21 @@ Cluster = Annotated[
 ]
 
 
-def doctor(cluster: Cluster = None, as_json: Json = False) -> None:
+Notify = Annotated[bool, typer.Option("--notify", help="Also send a test message to each URL of [notify].")]
+
+
+def doctor(cluster: Cluster = None, notify: Notify = False, as_json: Json = False) -> None:
     """Check Redis, storage, Ray and versions.
 
     Ends with exit code 1 if something is broken; warnings do not fail the check.
     """
-    findings = [*examine(cluster)]
+    findings = [*examine(cluster, notify)]
     render.emit(Sheet("farm.doctor/1", COLUMNS, [finding._asdict() for finding in findings]), as_json=as_json)
     if any(finding.verdict == "failed" for finding in findings):
         raise typer.Exit(1)
 
 
-def examine(cluster: Path | None = None) -> Iterator[Finding]:
+def examine(cluster: Path | None = None, notify: bool = False) -> Iterator[Finding]:
     """Every check, even after another failed; without settings, those that need none."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name, needed in PACKAGES.items():
@@ -72,6 +75,7 @@ def examine(cluster: Path | None = None) -> Iterator[Finding]:
     yield from _check("values", lambda: _values(settings))
     yield from _check("storage", lambda: [_storage(settings)])
     yield from _check("dashboard", lambda: [_ray(settings)])
+    yield from _check("notify", lambda: _notify(settings, notify))
     if cluster:
         yield from _check("cluster file", lambda: _cluster(cluster, settings))
 
@@ -161,6 +165,31 @@ def _cluster(path: Path, settings: Settings) -> Iterator[Finding]:
     yield Finding("cluster file", "ok", f"{path}: {told}; at most {fleet.most} at a time")
     for doubt in clusterfile.doubts(config, BUILT_IN.keys() | settings.machines.keys()):
         yield Finding("cluster file", "warning", f"{path}: {doubt}")
+
+
+def _notify(settings: Settings, is_test: bool) -> Iterator[Finding]:
+    """Whether apprise understands each URL, and with a test what each service answered. No URL is shown."""
+    urls = settings.notify.urls
+    if not urls:
+        if is_test:
+            remedy = 'in the farm.toml of the head, write [notify] and urls = ["SERVICE://..."]'
+            yield Finding("notify", "failed", f"there is nobody to notify: {remedy}")
+        return
+    from workers.head.messenger import Message, Service
+
+    message = Message(f"farm on {platform.node()}: a test", "farm doctor --notify sent this. Nothing has happened.")
+    for place, url in enumerate(urls):
+        try:
+            service = Service(place, url)
+        except BadSetting as error:
+            yield Finding("notify", "failed", str(error))
+            continue
+        if not is_test:
+            yield Finding("notify", "ok", f"{service.name} is understood; to send it a test: farm doctor --notify")
+        elif why := service.send(message):
+            yield Finding("notify", "failed", f"{service.name} did not take the test: {why}")
+        else:
+            yield Finding("notify", "ok", f"{service.name} took the test")
 
 
 def _ray(settings: Settings) -> Finding:

@@ -10,6 +10,7 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import say
+from cli.unread import unread
 from farm.errors import Conflict, Unreachable
 from farm.queue.node import Node, find_node
 from farm.queue.queue import Queue
@@ -37,15 +38,20 @@ def drain(node: Which, undo: Undo = False, as_json: Json = False) -> None:
         reason = open_queue.roster.drain(found.id, f"farm drain on {platform.node()}")
         try:
             released = _wait_until_empty(open_queue, found)
+            passed = unread(open_queue.listing.running_picture())
         except KeyboardInterrupt:
             end = "leaves anyway" if found.joined else f"stays drained until: farm drain {node} --undo"
             say(f"{found} {end}")
             raise
     then = "it leaves" if found.joined else f"and stays drained until: farm drain {node} --undo"
-    say(f"{found} is empty{'; ' if found.joined else ', '}{then}")
+    for line in passed.lines:
+        say(f"{line} It may train on {found}.")
+    empty = "has no run left that can be read" if passed.is_any else "is empty"
+    say(f"{found} {empty}{'; ' if found.joined else ', '}{then}")
     if as_json:
         answer = {"node": found.name, "id": found.id, "reason": reason, "released": released}
-        render.emit_json("farm.drain/1", answer)
+        render.emit_json("farm.drain/1", answer, unreadable=passed.every)
+    passed.end()
 
 
 def _undo(queue: Queue, node: Node, as_json: bool) -> None:

@@ -52,13 +52,14 @@ def _runs(count: int, one: str, several: str) -> str:
 
 
 def _go_on(settings: Settings, queue: Queue, study: str, spent: Spending) -> str:
-    form, known, everything = queue.studies.one(study), machines(settings, queue), queue.listing.statuses()
+    form, known = queue.studies.one(study), machines(settings, queue)
+    its, reached = queue.listing.costs(form), queue.listing.speeds()
     wanted = []
     if spent.usd >= spent.limit:
-        usd = least_limit(form, everything, known, spent.usd)
+        usd = least_limit(form, its, known, spent.usd, reached)
         wanted.append(f"a policy.usd_limit {_at_least(None if usd is None else dollars(usd))}")
     if spent.hours >= spent.hours_limit:
-        hours = least_hours(form, everything, known, spent.hours)
+        hours = least_hours(form, its, known, spent.hours, reached)
         wanted.append(f"a policy.hours_limit {_at_least(None if hours is None else f'{hours:,.2f}')}")
     return f"The rest goes on with {' and '.join(wanted)}: edit the study and submit it again."
 

@@ -3,7 +3,7 @@
 EXAMPLES = {
     "demo": ("farm demo", "farm demo --json > demo.json"),
     "up": ("farm up", "farm up --shared --host 10.8.0.1   # for other machines of one VPN, too"),
-    "down": ("farm down", "farm down --json"),
+    "down": ("farm down", "farm down --keep-rented   # rented machines stay, and go on costing money"),
     "status": ("farm status", "farm status --json"),
     "serve": ("farm serve", "farm serve --attach 127.0.0.1:6379 --autoscaling-config cluster.yaml   # on Ray's head"),
     "connect": ("farm connect me@head", "farm connect me@head --home /data/farm   # not in ~/.farm there"),
@@ -12,8 +12,17 @@ EXAMPLES = {
         "farm join 10.0.0.5:6379 --machine 1xrtx3090 --name attic",
     ),
     "drain": ("farm drain attic", "farm drain attic --undo"),
+    "rent": (
+        "farm rent 8xa100m40 --max-usd-per-hour 16 --usd 100 --setup vpn.sh",
+        "farm rent 8xa100m40 --dry-run   # what it costs, and where one is free",
+        "farm rent --list",
+    ),
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),
-    "doctor": ("farm doctor", "farm doctor --cluster cluster.yaml"),
+    "doctor": (
+        "farm doctor",
+        "farm doctor --notify   # send a test to everyone in [notify]",
+        "farm doctor --cluster cluster.yaml",
+    ),
     "reindex": ("farm reindex", "FARM_STORAGE=s3://bucket/farm farm reindex"),
     "plan": (
         "farm plan examples/interventions.toml",
@@ -33,7 +42,11 @@ EXAMPLES = {
     "runs": ("farm runs", "farm runs my-study --arm remove-dropout"),
     "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # a unique start of its id"),
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
-    "watch": ("farm watch my-study", "farm watch cpu-x1-baseline-s42 --json"),
+    "watch": (
+        "farm watch my-study",
+        "farm watch   # on a terminal: everything that runs on the farm",
+        "farm watch cpu-x1-baseline-s42 --json",
+    ),
     "table": (
         "farm table my-study --scores all --format md",
         "farm table my-study --at hours=2   # or usd=10, tokens=1e9",
@@ -59,11 +72,6 @@ EXAMPLES = {
         "farm eval my-study --stale   # also replace scores by an earlier form of an evaluation",
         "farm eval my-study --reference ~/models/gpt2 --name openai-small",
     ),
-    "sample": (
-        "farm sample cpu-x1-baseline-s42",
-        'farm sample cpu-x1-baseline-s42 --prompt "The cat" --tokens 50 --temperature 0.7',
-        "farm sample cpu-x1-baseline-s42 --prompts prompts.txt --json",
-    ),
     "data": (
         "farm data prepare corpus/ tokens/",
         "farm data show tokens/",
@@ -80,6 +88,16 @@ EXAMPLES = {
         "farm publish cpu-x1-baseline-s42 me/baseline --dry-run",
         "farm publish remove-dropout me/no-dropout --study my-study --checkpoint 1000 --private",
         "farm publish my-study me/my-study",
+    ),
+    "sample": (
+        "farm sample cpu-x1-baseline-s42",
+        'farm sample cpu-x1-baseline-s42 --prompt "The cat" --tokens 50 --temperature 0.7',
+        "farm sample cpu-x1-baseline-s42 --prompts prompts.txt --json",
+    ),
+    "track": (
+        "farm track my-study --to tensorboard=runs --follow",
+        "farm track my-study --to mlflow=http://127.0.0.1:5000",
+        "WANDB_MODE=offline farm track cpu-x1-baseline-s42 --to wandb=gpt2",
     ),
     "export": ("farm export cpu-x1-baseline-s42 ./baseline", "farm export cpu-x1-baseline-s42 ./baseline --json"),
 }

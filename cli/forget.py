@@ -1,7 +1,7 @@
 """`farm forget STUDY|RUN`"""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -53,8 +53,9 @@ def forget(
         elif not yes:
             confirm(chosen, name, files, len(imports), len(references))
         study = name if is_study(open_queue, name) else ""
+        alike = open_queue.listing.namesakes(list(chosen))
         done = open_queue.forget(list(chosen), study) if chosen else Forgotten(gone={}, kept=())
-        heirs = [] if not done.gone else adopters(open_queue, done.gone)
+        heirs = [] if not done.gone else adopters(open_queue, alike, done.gone)
         is_gone = bool(study) and not is_study(open_queue, study)
         if store and imports:
             drop_imported(store, open_queue, name, imports)
@@ -138,10 +139,10 @@ def confirm(chosen: Mapping[str, Status | None], name: str, files: bool, imports
     typer.confirm(f"Forget {what}?", abort=True, err=True)
 
 
-def adopters(queue: Queue, gone: Iterable[str]) -> list[Status]:
-    """The runs that adopted the results of some that are gone."""
-    gone = set(gone)
-    return [status for status in queue.listing.statuses() if status.result and status.result.adopted in gone]
+def adopters(queue: Queue, alike: Sequence[str], gone: Collection[str]) -> list[Status]:
+    """Of the runs that are `alike`, those that adopted the results of some that are gone."""
+    left = queue.listing.these([run_id for run_id in dict.fromkeys(alike) if run_id not in gone]).statuses
+    return [status for status in left if status.result and status.result.adopted in gone]
 
 
 def remarks(done: Forgotten, heirs: list[Status], files: bool, study: str | None) -> Iterable[str]:

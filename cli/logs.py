@@ -34,14 +34,15 @@ def logs(
         status = run_of(open_queue, run)
         newest = newest_log(store, status)
         if newest is None and not follow:
-            raise _no_log(status, store.uri)
+            raise no_log(status, store.uri)
         if follow:
-            _follow(open_queue, store, status, as_json)
+            follow_log(open_queue, store, status, as_json)
         elif newest is not None:
             Tail(newest, as_json).drain(final=True)
 
 
-def _no_log(status: Status, storage: str) -> NotFound:
+def no_log(status: Status, storage: str) -> NotFound:
+    """That a run has no log, and why."""
     if status.epoch == 0:
         return NotFound(f"{status.run.id} is {status.state} and was never started.", remedy="Try: farm runs")
     return NotFound(
@@ -89,7 +90,8 @@ class Tail:
         return clean(line)  # in a pipe, too: what reads it may be a terminal
 
 
-def _follow(queue: Queue, store: Store, status: Status, as_json: bool) -> None:
+def follow_log(queue: Queue, store: Store, status: Status, as_json: bool = False) -> None:
+    """Print the log of a run as it is written, over all attempts, until the run is final."""
     tail: Tail | None = None
     if status.epoch == 0:
         say(f"{status.run.id} is {status.state}; its log follows when it starts")

@@ -1,7 +1,8 @@
 """`farm machines`"""
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -14,14 +15,19 @@ from cli.access import count_offers, queue
 from cli.access import machines as known_machines
 from cli.options import Json
 from cli.render import Column, Sheet, say
+from cli.rented import glance as rented_now
+from cli.rented import sheet as rented_sheet
+from cli.rented import stray
+from cli.unread import unread
 from farm.errors import FarmError
+from farm.queue.listing import Reached
 from farm.queue.node import Node, doing
 from farm.queue.queue import Queue
+from farm.queue.rental import describe
 from farm.queue.values import Status
 from farm.site.settings import Settings
 from farm.study.machine import Machine, parts
 from farm.study.recipe import Recipe
-from farm.study.run import State
 from farm.study.study import Study
 from farm.study.toml import STANDARD_INPUT
 
@@ -75,9 +81,15 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         known = known_machines(settings, open_queue)
         registered = open_queue.roster.machines().keys()
         waiting, nodes = open_queue.listing.backlog(), count_offers(settings, open_queue)
-        statuses, roster, supply = open_queue.listing.statuses(), open_queue.roster.nodes(), open_queue.roster.supply()
+        roster, supply = open_queue.roster.nodes(), open_queue.roster.supply()
+        running, held = open_queue.listing.running_picture(), open_queue.listing.waited_for()
+        seen = _speeds(open_queue.listing.speeds())
+        rented, strays, trouble = rented_now(settings, open_queue)
+    passed = unread(running)
+    for line in passed.lines:
+        say(f"{line} It may train on one of these nodes.")
     can_start = {name: count for name, count in waiting.items() if all(map(nodes.get, parts(name)))}
-    seen, now = _speeds(statuses), [_now(node, statuses, can_start) for node in roster]
+    now = [_now(node, running.statuses, can_start, held) for node in roster]
     rows = [
         {
             "machine": name,
@@ -103,24 +115,30 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
         for name, machine in sorted(known.items())
     ]
     is_apart = render.is_terminal() and not as_json  # a person reads what the nodes do below, others in the same row
-    render.emit(Sheet("farm.machines/1", COLUMNS if is_apart else (*COLUMNS, NOW), rows), as_json=as_json)
+    money = rented_sheet(rented, strays)
+    columns = COLUMNS if is_apart else (*COLUMNS, NOW)
+    more = {"unreadable": passed.every, "rented": money.data}
+    render.emit(Sheet("farm.machines/1", columns, rows, more=more), as_json=as_json)
     if is_apart and now:
         render.emit(Sheet("farm.nodes/1", NODES, now))
+    if is_apart and money.data:
+        render.emit(money)
+    for told_of_cost in filter(None, (describe(rented, time.time()), *map(stray, strays), trouble)):
+        say(told_of_cost)
+    passed.end()
 
 
-def _speeds(statuses: Sequence[Status]) -> dict[str, int]:
+def _speeds(reached: Iterable[Reached]) -> dict[str, int]:
     """Machine class -> median tokens/s of what finished there."""
     found: dict[str, list[float]] = {}
-    for status in statuses:
-        if status.result:
-            found.setdefault(status.run.machine, []).append(status.result.tokens_per_second)
+    for one in reached:
+        found.setdefault(one.machine, []).append(one.tokens_per_second)
     return {name: round(median(speeds)) for name, speeds in found.items()}
 
 
-def _now(node: Node, statuses: Sequence[Status], waiting: dict[str, int]) -> dict[str, Any]:
-    """Say what a node offers and runs, or why it is idle."""
-    running = [status for status in statuses if status.state is State.RUNNING and node.id in status.nodes]
-    held = {status.run.machine for status in statuses if status.state is State.QUEUED}
+def _now(node: Node, statuses: Sequence[Status], waiting: dict[str, int], held: Collection[str]) -> dict[str, Any]:
+    """Say what a node offers and runs, or why it is idle. `held`: the classes that queued runs wait for."""
+    running = [status for status in statuses if node.id in status.nodes]
     told = [f"{status.run.id} at step {status.step:,}" for status in running]
     return {
         "node": node.name,

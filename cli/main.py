@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
-from farm.errors import FarmError
+from farm.errors import FarmError, in_plain_words
 
 COMMANDS = {
     "demo": "Train a small study here and now, and show its table.",
@@ -47,18 +47,20 @@ COMMANDS = {
     "sample": "Have a run's model go on from a prompt, on this machine's CPU.",
     "export": "Write a run's weights as a folder that transformers loads as a GPT-2, without custom code.",
     "publish": "Publish a run's model, or a study's report, on the Hugging Face Hub, with a card of how it was made.",
+    "rent": "Rent a machine: wait until a cloud has one, launch it, let it join this farm, and end it when idle.",
     "data": "Make, show and share the tokens that runs train on.",
+    "track": "Send the curves of runs to TensorBoard, MLflow, Weights & Biases or Trackio.",
     "machines": "List the known machine classes, and what they offer now.",
     "import": "Import the losses of models that were trained elsewhere, and write a study file that trains them here.",
     "reindex": "Bring back into Redis every run whose directory is in the storage.",
     "doctor": "Check Redis, storage, Ray and versions.",
 }
 GROUPS = {  # of `farm --help`
-    "Set up a farm": "demo up down status serve join connect drain machines doctor reindex",
+    "Set up a farm": "demo up down status serve join connect drain rent machines doctor reindex",
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare report sample",
-    "Evaluate and share": "eval export publish import data",
+    "Evaluate and share": "eval export publish track import data",
 }
 FAMILIES = {  # commands of two words
     "data": {
@@ -224,7 +226,7 @@ def _explain(error: Exception) -> tuple[int, *tuple[str, ...]]:
 def _usage(error: Any) -> tuple[int, str]:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "farm"
-    text = error.format_message()
+    text = in_plain_words(error.format_message())
     return 2, f"{text}{'' if text.endswith(('.', '?')) else '.'} Try '{path} --help'."
 
 

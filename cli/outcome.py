@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from cli.cancel import find_dropped
 from cli.render import ago, duration
 from farm.queue.queue import Queue
 from farm.queue.values import Put, Status
@@ -17,7 +16,9 @@ FAILURES = 3  # of other studies, told one by one
 
 def remarks(queue: Queue, study: Study, put: Put, dry_run: bool) -> Iterator[str]:
     """A line of numbers, and one for each thing that its reader would not expect."""
-    statuses = {status.id: status for status in queue.listing.statuses()}
+    failed = [run_id for run_id, state in put.known.items() if state is State.FAILED]
+    named = {*put.adopted.values(), *put.twins.values(), *failed}
+    statuses = {status.id: status for status in queue.listing.these(list(named)).statuses}
     yield _numbers(study, put, dry_run)
     yield from _replacements(put, dry_run)
     yield from _adoptions(put, statuses)
@@ -28,7 +29,7 @@ def remarks(queue: Queue, study: Study, put: Put, dry_run: bool) -> Iterator[str
             " results and checkpoints alike"
         )
     yield from _known_runs(study, put, statuses)
-    yield from _leftover(study, put, queue.listing.statuses(study.name))
+    yield from _leftover(study, queue, put)
 
 
 def _numbers(study: Study, put: Put, dry_run: bool) -> str:
@@ -79,9 +80,10 @@ def _known_runs(study: Study, put: Put, statuses: Mapping[str, Status]) -> Itera
         yield f"{cancelled} cancelled {stay} so until: farm retry {study.name} --cancelled"
 
 
-def _leftover(study: Study, put: Put, statuses: Iterable[Status]) -> Iterator[str]:
+def _leftover(study: Study, queue: Queue, put: Put) -> Iterator[str]:
     """The runs of an earlier form of the study that it no longer has."""
-    left = [status for status in find_dropped(study, list(statuses)) if status.id not in put.replaced]
+    still = {*(run.id for run in study.runs()), *put.replaced}
+    left = queue.listing.these([run_id for run_id in queue.listing.ids(study.name) if run_id not in still]).statuses
     going = [status for status in left if not status.state.is_final]
     if going:
         what = f"{_runs(len(going))} of an earlier form of {study.name} ({_arms(going)})"

@@ -1,9 +1,9 @@
 """`farm plan STUDY`"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -14,14 +14,24 @@ from cli.render import Column, Sheet, say
 from cli.unread import Unread, unread
 from farm.errors import BadStudy, Refused, Unreachable
 from farm.queue.budget import dollars
-from farm.record.result import Result
-from farm.record.score import Score
+from farm.queue.listing import Reached
+from farm.queue.queue import Queue
 from farm.site.settings import Settings
 from farm.study.machine import Machine
 from farm.study.recipe import TEST
 from farm.study.study import Study
 from farm.verdict.advice import advice
-from farm.verdict.forecast import ClassTotal, Estimate, Forecast, Noise, forecast, imported_noise, noise_of
+from farm.verdict.forecast import (
+    UNKNOWN_NOISE,
+    ClassTotal,
+    Estimate,
+    Forecast,
+    Noise,
+    baseline_sd,
+    forecast,
+    imported_noise,
+    noise_of,
+)
 from farm.verdict.seen import see
 
 COLUMNS = (
@@ -67,9 +77,9 @@ def plan(study: StudyFile, sd: Sd = None, noise_from: NoiseOf = None, as_json: J
     """
     settings = Settings.load()
     parsed = study_file(study, settings)
-    known, results, scores, at_a_time = what_is_known(settings)
-    noise = find_noise(parsed, sd, noise_from, settings)
-    found = forecast(parsed, known, results, at_a_time, noise, scores=scores)
+    known, reached, at_a_time, own = what_is_known(settings, parsed)
+    noise = find_noise(parsed, sd, noise_from, settings) or own
+    found = forecast(parsed, known, reached, at_a_time, noise)
     render.emit(sheet(found, parsed.study.score, as_json), as_json=as_json)
     for remark in remarks(found, parsed.study.score):
         say(remark)
@@ -92,25 +102,39 @@ def limits_passed(study: Study, found: Forecast) -> Iterator[str]:
         yield f"policy.hours_limit, {hours:,.3g} node hours"
 
 
-def what_is_known(
-    settings: Settings,
-) -> tuple[dict[str, Machine], list[Result], dict[str, tuple[Score, ...]], dict[str, int]]:
-    """Machine classes, results and their scores, and runs that can train at a time; without Redis, what the settings
-    declare.
-    """
+class Known(NamedTuple):
+    """What a forecast rests on."""
+
+    machines: dict[str, Machine]
+    reached: Sequence[Reached]  # by finished runs
+    slots: dict[str, int]  # runs that can train at a time
+    noise: Noise  # of the study's own baseline
+
+
+def what_is_known(settings: Settings, planned: Study) -> Known:
+    """What the farm knows for a forecast of `planned`; without Redis, what the settings declare."""
     try:
         with queue(settings) as open_queue:
-            picture, scored = open_queue.listing.picture(), open_queue.evaluations.scored()
-            _warn(unread(picture, scores=scored.flaws))
-            results = [status.result for status in picture.statuses if status.result]
-            return machines(settings, open_queue), results, scored.scores, slots(open_queue)
+            reached = open_queue.listing.speeds()
+            noise = _own_noise(open_queue, planned, reached)
+            return Known(machines(settings, open_queue), reached, slots(open_queue), noise)
     except (Unreachable, Refused) as error:
         say(f"warning: planning without registered nodes and measured speeds: {error}")
-        return machines(settings, None), [], {}, {}
+        return Known(machines(settings, None), [], {}, UNKNOWN_NOISE)
+
+
+def _own_noise(queue: Queue, planned: Study, reached: Sequence[Reached]) -> Noise:
+    """That of the finished runs of any study that have the baseline's recipe."""
+    digest = planned.arms()[0].recipe.digest
+    ids = [one.run_id for one in reached if one.recipe.digest == digest]
+    picture, scored = queue.listing.these(ids), queue.evaluations.scored_of(ids)
+    _warn(unread(picture, scores=scored.flaws))
+    results = [status.result for status in picture.statuses if status.result]
+    return lambda machine: baseline_sd(planned, machine, results, scored.scores)
 
 
 def _warn(passed: Unread) -> None:
-    """A forecast stands without them, on fewer measured speeds and losses."""
+    """A forecast stands without them, on fewer measured losses."""
     for line in passed.lines:
         say(f"warning: {line}")
 

@@ -1,5 +1,6 @@
 """Follow runs until they are final: a bar per running run on a terminal, plain lines elsewhere. All of it on stderr."""
 
+import os
 import re
 import sys
 import time
@@ -30,7 +31,7 @@ def follow(
 
     Raises: whatever `check` raises.
     """
-    with (Bars if sys.stderr.isatty() else Lines)(queue) as view:
+    with (Bars if sys.stderr.isatty() and can_move_cursor() else Lines)(queue) as view:
         while True:
             began = time.monotonic()
             picture = fetch()
@@ -47,6 +48,16 @@ def follow(
                     return picture
             # A study of thousands takes a while to list: look at most a fifth of the time.
             time.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - began)))
+
+
+def can_move_cursor() -> bool:
+    """Whether the terminal is more than one that prints line after line."""
+    return os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+def can_be_live() -> bool:
+    """Whether a person is at a terminal where a screen can be drawn and keys be answered."""
+    return can_move_cursor() and all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
 
 def label(run: Run) -> str:

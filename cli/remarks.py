@@ -46,6 +46,7 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
         yield "  set evaluation.source and evaluation.context in the baseline to give all arms the same test"
     if imported := [row for row in ranked.rows if row.imported]:
         yield f"imported: {len(imported)} row{'s' * (len(imported) != 1)}, trained elsewhere; {IMPORTS_APART}"
+    yield from _rounded_lines(ranked)
     yield from _reference_lines(ranked)
     for reason, rows in _aside(ranked).items():
         yield f"not ranked: {', '.join(rows)}: {reason}"
@@ -71,6 +72,20 @@ def remarks(ranked: Table, every: bool = False) -> Iterator[str]:
         yield f"queued: {count} of {arm} on {machine}"
     for twins in ranked.twins:
         yield from _twin_lines(twins, every)
+
+
+def _rounded_lines(ranked: Table) -> Iterator[str]:
+    """The imported losses that were rounded until they show no noise."""
+    found: dict[int, list[Row]] = {}
+    for row in ranked.rows:
+        if row.decimals is not None:
+            found.setdefault(row.decimals, []).append(row)
+    for decimals, rows in found.items():
+        yield (
+            f"rounded: the imported losses of {list_rows(rows)} have {decimals} decimals, and their SD, or that of the"
+            " differences to the baseline, is less than the last one: intervals and verdicts that rest on so little"
+            " noise are not to be believed; import these losses with more digits"
+        )
 
 
 def _reference_lines(ranked: Table) -> Iterator[str]:

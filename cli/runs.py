@@ -10,7 +10,7 @@ from cli.progress import Newest, newest
 from cli.render import Column, Sheet, say
 from cli.unread import unread
 from farm.errors import NotFound, nearest
-from farm.queue.budget import find_exhausted
+from farm.queue.budget import Spending, find_exhausted
 from farm.queue.node import drained_classes
 from farm.queue.queue import Queue
 from farm.queue.unscored import tell
@@ -77,16 +77,31 @@ def outlook(settings: Settings, queue: Queue) -> Outlook:
     statuses = queue.listing.unfinished()
     if not any(status.state is State.QUEUED for status in statuses):
         return Outlook()
-    now, roster = time.time(), queue.roster.nodes()
+    return outlook_of(settings, queue, statuses, exhausted(settings, queue))
+
+
+def exhausted(settings: Settings, queue: Queue) -> dict[str, Spending]:
+    """The studies that have spent what they may."""
     limited = [study for study in queue.studies.all().values() if study.policy.is_limited]
-    paid = [status for study in limited for status in queue.listing.paid_by(study.name)]
-    spent = (
-        find_exhausted(limited, paid, machines(settings, queue), now, queue.studies.dollars_spent()) if limited else {}
-    )
+    paid = [status for study in limited for status in queue.listing.paid_by(study.name).statuses]
+    known = machines(settings, queue) if limited else {}
+    return find_exhausted(limited, paid, known, time.time(), queue.studies.dollars_spent()) if limited else {}
+
+
+def outlook_of(
+    settings: Settings,
+    queue: Queue,
+    statuses: Sequence[Status],
+    spent: Mapping[str, Spending],
+    ahead: Mapping[str, int] | None = None,
+) -> Outlook:
+    """Why those of `statuses` that are queued wait. `spent`: as `exhausted` says. `ahead`: how many others of its class
+    are ahead of each by run id, where these are not all unfinished runs.
+    """
+    roster = queue.roster.nodes()
     paused = explain_pauses(statuses, queue.listing.pauses(), roster)
-    why = reasons(
-        statuses, count_offers(settings, queue), now, queue.roster.supply(), spent, drained_classes(roster), paused
-    )
+    offers, supply = count_offers(settings, queue), queue.roster.supply()
+    why = reasons(statuses, offers, time.time(), supply, spent, drained_classes(roster), paused, ahead)
     poor = {run.id: spent[run.study] for run in statuses if run.state is State.QUEUED and run.study in spent}
     return Outlook(why, poor, paused)
 

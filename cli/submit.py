@@ -28,7 +28,7 @@ from farm.study.machine import Machine, parts
 from farm.study.seeding import carry_over
 from farm.study.study import Study
 from farm.verdict.advice import advice
-from farm.verdict.forecast import forecast, least_hours, least_limit, plans
+from farm.verdict.forecast import Reached, forecast, least_hours, least_limit, plans
 
 COLUMNS = (
     Column("run", "run"),
@@ -75,7 +75,7 @@ def submit(
     parsed = parsed.with_twins() if twin else parsed
     with queue(settings) as open_queue:
         since = open_queue.studies.edition(parsed.name)
-        parsed = carry_over(parsed, open_queue.studies.all().get(parsed.name))
+        parsed = carry_over(parsed, open_queue.studies.stored(parsed.name))
         refuse_unindexed(settings, open_queue)
         known, nodes = machines(settings, open_queue), count_offers(settings, open_queue)
         plans(parsed, known)  # refuses what no machine can run
@@ -149,13 +149,12 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
     """Raises: Guard: all of `study`, with what it has cost already, would cost more than its policy allows."""
     if not study.policy.is_limited:
         return
-    statuses = queue.listing.statuses()
-    results = [status.result for status in statuses if status.result]
+    statuses, reached = queue.listing.costs(study), queue.listing.speeds()
     spent = spending([study], statuses, known, time.time(), queue.studies.dollars_spent())[study.name]
-    passed = list(limits_passed(study, statuses, known, spent))
+    passed = list(limits_passed(study, statuses, known, spent, reached))
     if passed:
         stops = study.policy.limit_action == "stop"
-        told = "; ".join(map(class_line, forecast(study, known, results, slots(queue), is_resolving=False).classes))
+        told = "; ".join(map(class_line, forecast(study, known, reached, slots(queue), is_resolving=False).classes))
         raise Guard(
             f"{study.name} would take {', and '.join(passed)} ({told}).",
             remedy="Raise the limit or train less (see farm plan); or go ahead with -y: "
@@ -165,14 +164,19 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
 
 
 def limits_passed(
-    study: Study, statuses: Sequence[Status], known: dict[str, Machine], spent: Spending
+    study: Study,
+    statuses: Sequence[Status],
+    known: dict[str, Machine],
+    spent: Spending,
+    reached: Sequence[Reached],
 ) -> Iterator[str]:
     """The limits that all of `study`, with the amount `spent` already, would exceed."""
-    usd = least_limit(study, statuses, known, spent.usd) if study.policy.usd_limit is not None else None
+    usd = least_limit(study, statuses, known, spent.usd, reached) if study.policy.usd_limit is not None else None
     if usd is not None and usd > spent.limit:
         so_far = f", {dollars(spent.usd)} of it spent already," if spent.usd else ""
         yield f"{dollars(usd)}{so_far} and its policy.usd_limit is {dollars(spent.limit)}"
-    hours = least_hours(study, statuses, known, spent.hours) if study.policy.hours_limit is not None else None
+    is_timed = study.policy.hours_limit is not None
+    hours = least_hours(study, statuses, known, spent.hours, reached) if is_timed else None
     if hours is not None and hours > spent.hours_limit:
         so_far = f", {spent.hours:,.2f} of them used already," if spent.hours else ""
         yield f"{hours:,.2f} node hours{so_far} and its policy.hours_limit is {spent.hours_limit:,.4g}"

@@ -8,7 +8,7 @@ import typer
 
 from cli import equal, render
 from cli.access import newest_study, queue
-from cli.cells import RANK, VERDICT, arm, difference, machine, seeds
+from cli.cells import MACHINE, MEAN, RANK, VERDICT, arm, difference, seeds
 from cli.options import Json, StudyName
 from cli.ranking import ranking
 from cli.remarks import remarks
@@ -34,8 +34,6 @@ def _mark(is_so: bool | None) -> str:
     return "*" if is_so else ""
 
 
-MACHINE = Column("machine", "machine", render.or_unknown(machine))
-MEAN = Column("mean", "test loss", render.loss, is_number=True, digits=6)
 SD = Column("sd", "SD", render.loss, is_number=True, is_spare=True, digits=6)
 GAP = Column("gap_closed", "gap closed %", render.or_unknown(lambda gap: f"{gap:.1f}"), True, is_spare=True, digits=3)
 PAIRS = Column("pairs", "pairs", render.count, is_number=True, is_spare=True)

@@ -9,11 +9,11 @@ from cli import render
 from cli.access import is_study, newest_study, queue, select
 from cli.ending import exit_code
 from cli.options import Json, _names
-from cli.progress import follow
+from cli.progress import can_be_live, follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook, progress
 from cli.unread import NOTHING, Unread, unread
-from farm.queue.listing import Picture
+from farm.queue.listing import Picture, Scope
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site import serving
@@ -28,32 +28,57 @@ COLUMNS = (
 )
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="STUDY|RUN", help="Default: the newest study.", autocompletion=_names),
+    typer.Argument(
+        metavar="STUDY|RUN", help="Default: all runs on a terminal, else the newest study's.", autocompletion=_names
+    ),
 ]
+QUIT = 130  # as by Ctrl-C: a script that goes on with what was trained must not
 
 
 def watch(name: Name = None, as_json: Json = False) -> None:
     """Follow runs until they are done.
 
-    It also ends when none of them can go on by itself. Exit code 1: one did not succeed, is paused or cannot be read;
-    7: some wait because a limit of their study is spent. Ctrl-C ends the watching, not the runs. Final states are
-    printed only to a pipe or with --json.
+    On a terminal this is a live view: a bar for each running run, the queue with the reasons why runs wait, and the
+    table as it stands; it shows everything that runs on the farm if no name is given, and then stays until q. A name
+    may be a study or the start of a run's id. Keys open a log, cancel, drain and show the dashboard's link; q and
+    Ctrl-C end the watching (exit code 130), not the runs. In a pipe, with --json or TERM=dumb it prints lines, of the
+    newest study if no name is given.
+
+    With a name it also ends when none of the runs can go on by itself. Exit code 1: one did not succeed, is paused or
+    cannot be read; 7: some wait because a limit of their study is spent. Final states are printed only to a pipe or
+    with --json.
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
+        is_live = not as_json and can_be_live()
+        if is_live and name is None and open_queue.listing.put_count():
+            _show(settings, open_queue, Scope("all"))
+            return
         chosen = name or newest_study(open_queue)
         if chosen is None:
             say("no study yet: farm submit STUDY, or see it all at work: farm demo")
             _print([], as_json, NOTHING)
             return
         fetch = fetcher(open_queue, chosen)
-        warn_if_down(settings, fetch().statuses)
-        if up := serving.facts(settings):
+        statuses = fetch().statuses
+        warn_if_down(settings, statuses)
+        if is_live and any(not status.state.is_final for status in statuses):
+            scope = Scope("study", chosen) if is_study(open_queue, chosen) else Scope("one", statuses[0].run.id)
+            if not _show(settings, open_queue, scope):
+                say(f"the runs of {chosen} go on; to watch them again: farm watch {chosen}")
+                raise typer.Exit(QUIT)
+        elif up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (needs a token; see `farm status`)")
         picture = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue))
         _print([_row(open_queue, status) for status in picture.statuses], as_json, unread(picture))
         code = exit_code(settings, open_queue, picture)
     raise typer.Exit(code)
+
+
+def _show(settings: Settings, queue: Queue, scope: Scope) -> bool:
+    from cli.live.view import show  # with rich's screens, which lines do without
+
+    return show(settings, queue, scope, f"farm watch {scope.name}".strip())
 
 
 def fetcher(queue: Queue, name: str) -> Callable[[], Picture]:

@@ -120,6 +120,14 @@ class Guard(FarmError):
     exit_code = 7
 
 
+class NoCapacity(FarmError):
+    """The cloud has no such machine free now."""
+
+
+class TooOften(FarmError):
+    """The cloud was asked too often, and did nothing."""
+
+
 class LeaseLost(FarmError):
     """The lease on this run is gone: another agent may hold it now, so nothing was written."""
 
@@ -224,6 +232,12 @@ def _frames_end(lines: list[str], at: int) -> bool:
     """Whether the frames of a traceback end before line `at`."""
     indented = next((back for back in range(at - 1, -1, -1) if not lines[back].startswith(" ")), -1)
     return any(_FRAME.match(line) for line in lines[indented + 1 : at])
+
+
+def in_plain_words(message: str) -> str:
+    """What pydantic says of a value, as a person would."""
+    told = message.replace("Value error, ", "").replace("Input should be ", "must be ")
+    return told.partition(", unable to parse")[0]
 
 
 def first_line(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from results import TINY, result, score
 from farm.queue.queue import Queue
 from farm.queue.values import Claim
 from farm.record.ledger import Line, Validation, Writer
+from farm.record.sample import FILE as FILE_OF_SAMPLES
+from farm.record.sample import Sample, SampleWriter
 from farm.record.store import Store
 from farm.study.run import Attempt, Checkpoint
 from farm.study.study import Study
@@ -74,6 +76,9 @@ def _train(queue: Queue, store: Store, claim: Claim, chance: random.Random) -> N
         with Writer(folder / "ledger.jsonl", 2, 1, BROKE_AT) as ledger:
             for step in range(BROKE_AT + 1, STEPS + 1):
                 ledger.append(_line(step, test_loss, seconds, claim, chance))
+    with SampleWriter(folder / FILE_OF_SAMPLES, 1) as said:
+        for step in range(0, STEPS + 1, STEPS // 10):
+            said.append(_sample(step, run.arm))
     hours = seconds * STEPS / 3600
     found = result(run, test_loss, usd=hours * 20, seconds=hours * 3600, kwh=hours * 3)
     told = found.hardware.model_copy(update={"host": HOSTILE})
@@ -82,6 +87,12 @@ def _train(queue: Queue, store: Store, claim: Claim, chance: random.Random) -> N
     wiki = {"evaluation": run.recipe.with_test(further).evaluation_id("wiki")}
     wiki |= {"definition": run.recipe.with_test(further).tested}
     queue.finish(claim.lease, found, [_scored(found, chance), _scored(found, chance, 0.3, "wiki", **wiki)])
+
+
+def _sample(step: int, arm: str) -> Sample:
+    words = f"at step {step} {arm} says\n{HOSTILE}"
+    how = {"temperature": 1.0, "top_k": 25, "seed": 1, "seconds": 0.1, "tokenizer": "gpt2", "tokens": (1, 2)}
+    return Sample(step=step, prompt="Every effort moves you", text=words, **how)  # type: ignore[arg-type]
 
 
 def _scored(found, chance: random.Random, more: float = 0.0, name: str = "test_loss", **changes):

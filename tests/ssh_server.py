@@ -17,13 +17,14 @@ import asyncssh
 class Sshd:
     """`command` is the ssh that gets in."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, host_key: str | None = None):
         self.home = folder / "there"
         self.home.mkdir()
         self._folder = folder
         self._loop = asyncio.new_event_loop()
         self._connections: list[asyncssh.SSHServerConnection] = []
-        self._host_key = asyncssh.generate_private_key("ssh-ed25519")
+        made = asyncssh.generate_private_key("ssh-ed25519")
+        self._host_key = asyncssh.import_private_key(host_key) if host_key else made
         key = asyncssh.generate_private_key("ssh-ed25519")
         key.write_private_key(folder / "key")
         (folder / "key").chmod(0o600)
@@ -75,11 +76,17 @@ class Sshd:
                 return True  # forward to wherever is asked for
 
         async def run(process: asyncssh.SSHServerProcess) -> None:
+            given = await process.stdin.read()
             done = await asyncio.to_thread(
-                subprocess.run, ["sh", "-c", process.command or ""], env={"HOME": str(self.home)}, capture_output=True
+                subprocess.run,
+                ["sh", "-c", process.command or ""],
+                input=given,
+                env={"HOME": str(self.home)},
+                cwd=self.home,
+                capture_output=True,
             )
-            process.stdout.write(done.stdout.decode())
-            process.stderr.write(done.stderr.decode())
+            process.stdout.write(done.stdout)
+            process.stderr.write(done.stderr)
             process.exit(done.returncode)
 
         self._server = await asyncssh.listen(
@@ -89,13 +96,15 @@ class Sshd:
             server_host_keys=[self._host_key],
             authorized_client_keys=str(self._folder / "authorized_keys"),
             process_factory=run,
+            encoding=None,
         )
         self.port = self._server.get_port()
 
 
 @contextmanager
-def sshd(folder: Path) -> Iterator[Sshd]:
-    server = Sshd(folder)
+def sshd(folder: Path, host_key: str | None = None) -> Iterator[Sshd]:
+    """`host_key`: the private key by which it says who it is, in OpenSSH's format."""
+    server = Sshd(folder, host_key)
     try:
         yield server
     finally:

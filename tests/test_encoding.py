@@ -30,6 +30,7 @@ def _is_text(call: ast.Call) -> bool:
         "request.urlopen",
         "direct.open",
         "tarfile.open",
+        "self._opener.open",
     ):
         return False
     if name == "read_text" and call.args:  # Path.read_text("utf-8")

@@ -50,12 +50,15 @@ def show(
 
     folder = Path(source).expanduser()
     manifest = token_folder.read(folder) if folder.is_dir() else None
-    own = manifest.tokenizer.name if manifest and manifest.tokenizer.sha256 is None else "gpt2"
-    data = data_of(source, tokenizer or own, text_field, revision)
+    made_by = manifest.tokenizer if manifest and tokenizer is None else None
+    named = made_by.name if made_by and made_by.sha256 is None else "gpt2"
+    data, cache = (
+        data_of(source, tokenizer or named, text_field, revision),
+        Settings.load(through_tunnel=False).home / "cache",
+    )
+    own = made_by if made_by and made_by.sha256 else None
     with watching("reading") as progress:
-        shown = contents(
-            data, Settings.load(through_tunnel=False).home / "cache", lambda behind, total: progress(behind, total, "")
-        )
+        shown = contents(data, cache, lambda behind, total: progress(behind, total, ""), own)
     rows = [one._asdict() | {"vocabulary": shown.vocabulary} for one in shown.splits]
     more = {"source": data.source, "manifest": manifest}
     render.emit(Sheet("farm.data-show/1", COLUMNS, rows, more=more), as_json=as_json)

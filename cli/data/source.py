@@ -18,6 +18,7 @@ from farm.study.recipe import Data
 REMOTE = ("hf:", "s3://", "builtin:")
 TENTHS = 10  # without a terminal, a line for every tenth of the work
 MIB = 2**20
+LITTLE_BYTES = 16 * MIB  # of less, no line is written
 
 Source = Annotated[
     str,
@@ -89,6 +90,6 @@ class _Tenths:
 
     def __call__(self, behind: int, total: int, note: str) -> None:
         tenth = behind * TENTHS // total if total else TENTHS
-        if self.told < tenth < TENTHS:
+        if self.told < tenth < TENTHS and total >= LITTLE_BYTES:
             say(f"{self.what}: {behind / MIB:,.0f} of {total / MIB:,.0f} MiB{', ' if note else ''}{note}")
         self.told = tenth

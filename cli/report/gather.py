@@ -14,6 +14,7 @@ from cli.report.material import Material
 from farm.errors import FarmError, NotFound, nearest
 from farm.queue.queue import Queue
 from farm.queue.values import Status
+from farm.record.sample import Sample
 from farm.record.store import Store
 from farm.site.settings import Settings
 from farm.study import toml
@@ -56,6 +57,7 @@ def _of_study(settings: Settings, queue: Queue, name: str) -> Material:
         missing={key: missing(study, runs) for key, runs in together.items()} if study else {},
         noise={evaluation: ladder(runs) for evaluation, runs in comparable(sight.results)},
         attempts={},
+        samples={},
         remarks=[*found.passed.lines, *remarks(found.table)],
         passed=found.passed,
         file=_file(study),
@@ -85,6 +87,7 @@ def _of_run(settings: Settings, queue: Queue, status: Status) -> Material:
         missing={},
         noise={},
         attempts={},
+        samples={},
         remarks=[],
         passed=found.passed,
         file=_file(found.study),
@@ -102,7 +105,8 @@ def _with_records(material: Material, settings: Settings, queue: Queue) -> Mater
     store = within_sight(settings)
     curves, are_whole = _curves(queue, store, material.statuses)
     attempts = {status.run.id: kept for status in material.statuses if (kept := _attempts(store, status))}
-    return material._replace(curves=curves, are_whole=are_whole, attempts=attempts)
+    samples = {status.run.id: said for status in material.statuses if (said := _samples(store, status))}
+    return material._replace(curves=curves, are_whole=are_whole, attempts=attempts, samples=samples)
 
 
 def _curves(queue: Queue, store: Store | None, statuses: Sequence[Status]) -> tuple[dict[str, Curve], bool]:
@@ -129,6 +133,12 @@ def _attempts(store: Store | None, status: Status) -> list[Attempt]:
     with suppress(FarmError, OSError):
         kept = list(store.runs.attempts(_trainer(status))) if store else []
     return kept or list(_failures(status))
+
+
+def _samples(store: Store | None, status: Status) -> list[Sample]:
+    with suppress(FarmError, OSError):
+        return store.samples.of(_trainer(status)) if store else []
+    return []
 
 
 def _failures(status: Status) -> Iterator[Attempt]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cli.report.curves import Curve
 from cli.unread import Unread
 from farm.queue.values import Status
+from farm.record.sample import Sample
 from farm.study.run import Attempt
 from farm.study.study import Study
 from farm.verdict.effects import Effects
@@ -28,6 +29,7 @@ class Material(NamedTuple):
     missing: Mapping[tuple[str, str], Sequence[str]]  # arms that a factorial lacks, likewise
     noise: Mapping[str, Noise]  # by evaluation
     attempts: Mapping[str, Sequence[Attempt]]  # by run id, where the storage can be read from here
+    samples: Mapping[str, Sequence[Sample]]  # by run id, likewise
     remarks: Sequence[str]  # below the ranking
     passed: Unread  # what cannot be read, and is not in it
     file: str  # the study file

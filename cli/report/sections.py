@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from cli import cells, render
 from cli.noise import hardware_line
-from cli.report import factors, lines, provenance, standings, variation
+from cli.report import factors, lines, provenance, spoken, standings, variation
 from cli.report.figure import Chart
 from cli.report.lines import Curves, Drawn, Stop
 from cli.report.material import Material
@@ -44,7 +44,7 @@ def of(material: Material) -> Made:
         ("effects", "Effects and interactions", _effects(material)),
         ("noise", "Noise and hardware", _noise(material)),
         ("cost", "What a loss costs", iter(()) if material.run else _cost(material)),
-        ("samples", "Samples", iter(())),  # here, side by side, checkpoint by checkpoint, once runs write samples
+        ("samples", "Samples", spoken.parts(material)),
         ("scores", "Scores", _scores(material)),
         ("provenance", "Where the numbers come from", provenance.parts(material)),
     ]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
-from farm.errors import BadImport, nearest
+from farm.errors import BadImport, in_plain_words, nearest
 from farm.record.imported import ImportedRun
 from farm.study.study import MAX_RUNS
 
@@ -189,7 +189,7 @@ def _run(path: Path, row: _Row, faults: list[str]) -> ImportedRun | None:
 
 
 def _requirement(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    message = in_plain_words(message)
     return message if message.startswith("must ") else f"must be {message}"
 
 

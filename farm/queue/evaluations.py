@@ -1,12 +1,12 @@
 """Evaluations: the scoring of trained models, as jobs of the queue, and the resulting scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from farm.errors import NotFound, Refused
 from farm.queue.asking import Asking
 from farm.queue.listing import count
-from farm.queue.scripts import Scripts
+from farm.queue.scripts import PAGE, Scripts, pieces
 from farm.queue.spelling import FIELDS, read_score, read_status, spell_run
 from farm.queue.unreadable import Flaw, faults, readable, spoilt_score
 from farm.queue.values import Status
@@ -55,8 +55,8 @@ class Evaluations:
         return dict(zip((name for name, *_ in spelled), states, strict=True))
 
     def statuses(self, study: str | None = None) -> list[Status]:
-        """Every evaluation that was asked for, of all studies or for one, in the order of asking, at one instant."""
-        found = readable(read_status, self._scripts.call("statuses", "evaluations", "", *FIELDS))
+        """Every evaluation that was asked for, of all studies or for one, in the order of asking."""
+        found = readable(read_status, self._scripts.at_once("statuses", "evaluations", "", FIELDS))
         return [status for status in found if study is None or status.study == study]
 
     def counts(self) -> dict[str, int]:
@@ -73,11 +73,20 @@ class Evaluations:
 
     def scored(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> ReadableScores:
         """As `scores`, with what it leaves out."""
-        found = ReadableScores({}, [])
-        for run_id, texts in self._scripts.call("scores", kind, name):
-            read = tuple(readable(read_score, texts))
-            found.scores[run_id] = read
-            if len(read) < len(texts):
-                wrong = (error for text in texts for error in faults(read_score, text))
-                found.flaws.extend(spoilt_score(run_id, error) for error in wrong)
-        return found
+        return self.scored_of([name]) if kind == "run" else _read_scores(self._scripts.pages("scores", kind, name))
+
+    def scored_of(self, ids: Sequence[str]) -> ReadableScores:
+        """As `scored`, of these runs."""
+        pages = (self._scripts.call("scores", "runs", "", "", PAGE, *some) for some in pieces(ids, PAGE))
+        return _read_scores(one for _, *found in pages for one in found)
+
+
+def _read_scores(said: Iterable[tuple[str, Sequence[str]]]) -> ReadableScores:
+    found = ReadableScores({}, [])
+    for run_id, texts in said:
+        read = tuple(readable(read_score, texts))
+        found.scores[run_id] = read
+        if len(read) < len(texts):
+            wrong = (error for text in texts for error in faults(read_score, text))
+            found.flaws.extend(spoilt_score(run_id, error) for error in wrong)
+    return found

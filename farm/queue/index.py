@@ -53,6 +53,7 @@ class Index:
             round(held_seconds * 1000),
             *at,
             stamp(canonical_json(result)) if result else "",
+            result.tokens_per_second if result and not result.adopted else "",
             *spell_history(causes, released),
         )
         return bool(answer)

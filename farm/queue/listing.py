@@ -1,54 +1,108 @@
 """Answers of the queue to any reader: where runs stand, and what happened to them (Q9)."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from farm.errors import Conflict, Unreadable
-from farm.queue.scripts import Scripts
-from farm.queue.spelling import FIELDS, StatusRow, pairs, read_event, read_pause, read_status
+from farm.queue.scripts import PAGE, Scripts, pieces
+from farm.queue.spelling import FIELDS, StatusRow, pairs, read_event, read_pause, read_run, read_status
 from farm.queue.unreadable import UNREADABLE, Flaw, readable, spoilt_run
 from farm.queue.values import Event, Pause, Point, Status
+from farm.study.recipe import Recipe
 from farm.study.run import State
+from farm.study.study import Study
+
+STATES = 2_000  # asked for in one call
+SPEEDS = 500  # looked at in one call: a fifth of the work of a status
 
 
 class Picture(NamedTuple):
-    """Runs at one instant: those that can be read, and by run id what is wrong with the others."""
+    """Runs that can be read, and by run id what is wrong with the others."""
 
     statuses: list[Status]
     flaws: dict[str, Flaw]
 
 
+class Training(NamedTuple):
+    """A run that holds a lease, the newest point of its curve and the newest one with a validation loss."""
+
+    status: Status
+    last: Point | None
+    validated: Point | None
+
+
+class Held(NamedTuple):
+    """How many runs hold a lease, the first of them, and by run id what is wrong with those of these that cannot be
+    read.
+    """
+
+    total: int
+    first: list[Training]
+    flaws: dict[str, Flaw]
+
+
+class Front(NamedTuple):
+    """The queued runs that come first, how many others of its class are ahead of each by run id, and by run id what is
+    wrong with those that cannot be read.
+    """
+
+    first: list[Status]
+    ahead: dict[str, int]
+    flaws: dict[str, Flaw]
+
+
+class Scope(NamedTuple):
+    """Which runs: all, those of the study `name`, or the one run of the id `name`."""
+
+    which: Literal["all", "study", "one"]
+    name: str = ""
+
+
+class Reached(NamedTuple):
+    """What a run that has finished reached."""
+
+    run_id: str
+    machine: str
+    recipe: Recipe
+    tokens_per_second: float
+
+
 class Listing:
-    """Runs as they stand; nothing here changes them."""
+    """Runs as they stand; nothing here changes them.
+
+    What may be long is read in pages, for Redis does nothing else while it answers, and then brought to one instant
+    (Q9) by what has changed meanwhile.
+    """
 
     def __init__(self, scripts: Scripts):
         self._scripts = scripts
 
     def statuses(self, study: str | None = None) -> list[Status]:
-        """Every run, of a study or of all, in the order they were submitted, at one instant (Q9)."""
+        """Every run, of a study or of all, in the order they were submitted."""
         return self.picture(study).statuses
 
     def picture(self, study: str | None = None) -> Picture:
         """As `statuses`, with what it leaves out: a conclusion from fewer runs than there are has to say so."""
-        found = Picture([], {})
-        for text in self._scripts.call("statuses", "study" if study else "all", study or "", *FIELDS):
-            try:
-                found.statuses.append(read_status(text))
-            except UNREADABLE as error:
-                run_id = StatusRow(*json.loads(text)).id
-                found.flaws[run_id] = spoilt_run(run_id, error)
-        return found
+        return _picture(self._scripts.at_once("statuses", "study" if study else "all", study or "", FIELDS))
 
     def unfinished(self) -> list[Status]:
-        """The runs that are queued or running, in the order they were submitted, at one instant: for those who ask what
-        waits, and need not know what has ended.
+        """The runs that are queued or running, in the order they were submitted: for those who ask what waits, and need
+        not know what has ended.
         """
-        return list(readable(read_status, self._scripts.call("statuses", "open", "", *FIELDS)))
+        return list(readable(read_status, self._scripts.at_once("statuses", "open", "", FIELDS)))
 
-    def paid_by(self, study: str) -> list[Status]:
-        """The runs that count against the limits of a study, since it submitted them first, at one instant."""
-        return list(readable(read_status, self._scripts.call("statuses", "paid", study, *FIELDS)))
+    def paid_by(self, study: str) -> Picture:
+        """The runs that count against the limits of a study, since it submitted them first, and what of them is left
+        out: its cost is not counted.
+        """
+        return _picture(self._scripts.at_once("statuses", "paid", study, FIELDS))
+
+    def costs(self, study: Study) -> list[Status]:
+        """The runs that decide what `study` still costs: those that it has in this form, and what else it pays for."""
+        own = self.these([run.id for run in study.runs()]).statuses
+        return list({status.id: status for status in [*own, *self.paid_by(study.name).statuses]}.values())
 
     def studies(self) -> list[str]:
         """The studies that submitted runs, by the last of them, newest first."""
@@ -56,24 +110,101 @@ class Listing:
 
     def running(self) -> list[Status]:
         """The runs that hold a lease, next deadline first: a small part of `statuses`, for frequent callers."""
-        return list(readable(read_status, self._scripts.call("statuses", "running", "", *FIELDS)))
+        return self.running_picture().statuses
+
+    def running_picture(self) -> Picture:
+        """As `running`, with what it leaves out."""
+        found = _picture(self._scripts.at_once("statuses", "running", "", FIELDS))
+        found.statuses.sort(key=lambda status: status.deadline or 0.0)
+        return found
+
+    def training(self, scope: Scope, most: int) -> Held:
+        """The first `most` runs that hold a lease, in the order they were submitted, and how they do; the rest are not
+        read: for those who look every second.
+        """
+        total, *rows = self._scripts.call("training", *scope, most, FIELDS)
+        found = Held(total, [], {})
+        for text, points in rows:
+            for status in _read_or_note(text, found.flaws):
+                last, validated, *_ = (*map(_read_point, points), None, None)
+                found.first.append(Training(status, last, validated))
+        return found
+
+    def front(self, scope: Scope, most: int, barred: Collection[str] = ()) -> Front:
+        """The first `most` queued runs, of every machine class in turn; the rest are not read.
+
+        A run of the studies `barred`, or one that is paused everywhere (Q11), is ahead of nobody.
+        """
+        found = Front([], {}, {})
+        for text, ahead in pairs(self._scripts.call("front", *scope, most, FIELDS, *barred)):
+            for status in _read_or_note(text, found.flaws):
+                found.first.append(status)
+                found.ahead[status.run.id] = ahead
+        return found
+
+    def tally(self, study: str) -> dict[State, int]:
+        """How many runs of a study are in each state, at one instant; those in none are left out."""
+        return {State(state): count for state, count in pairs(self._scripts.call("tally", study))}
+
+    def trace(self, run_id: str, shares: int) -> list[float]:
+        """The loss of a run over its steps so far: the means over at most `shares` equal shares of them."""
+        return [float(mean) for mean in self._scripts.call("trace", run_id, shares)]
 
     def status(self, run_id: str) -> Status:
         """One run, by its id or a beginning of it that no other run shares.
 
         Raises: NotFound: names the nearest. Conflict: several begin so. Unreadable
         """
-        found = self._scripts.call("find", run_id)
-        if not found or not run_id:
+        count, *found = self._scripts.call("find", run_id, 3) if run_id else (0,)
+        if not found:
             self._scripts.refuse_unknown(run_id)
-        if len(found) > 1:
-            some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-            raise Conflict(f"{len(found)} runs begin with {run_id!r}: {some}.", remedy="Write more of the id.")
-        (text,) = self._scripts.call("statuses", "one", found[0], *FIELDS)
-        try:
-            return read_status(text)
-        except UNREADABLE as error:
-            raise Unreadable(str(spoilt_run(found[0], error)), run_id=found[0]) from None
+        if count > 1:
+            some = ", ".join(found) + (", ..." if count > 3 else "")
+            raise Conflict(f"{count} runs begin with {run_id!r}: {some}.", remedy="Write more of the id.")
+        picture = self.these(found)
+        if picture.flaws:
+            raise Unreadable(str(picture.flaws[found[0]]), run_id=found[0])
+        return picture.statuses[0]
+
+    def these(self, ids: Sequence[str]) -> Picture:
+        """The runs of these ids, as far as they are there."""
+        pages = (self._scripts.call("statuses", "these", "", FIELDS, "", PAGE, *some) for some in pieces(ids, PAGE))
+        return _picture(text for _, _, _, *texts in pages for text in texts)
+
+    def states(self, ids: Sequence[str]) -> dict[str, State]:
+        """Where the runs of these ids stand, as far as they are there."""
+        found: dict[str, State] = {}
+        for some in pieces(ids, STATES):
+            answers = zip(some, self._scripts.call("states", *some), strict=True)
+            found |= {run_id: State(state) for run_id, state in answers if state in list(State)}
+        return found
+
+    def waited_for(self) -> list[str]:
+        """The machine classes that queued runs wait for, whatever keeps them from starting."""
+        return self._scripts.call("waited_for")
+
+    def speeds(self) -> list[Reached]:
+        """How fast each run was that has finished here, in the order they were submitted, but for those that cannot be
+        read.
+        """
+        found: list[Reached] = []
+        for machine, spec, told in self._scripts.pages("speeds", most=SPEEDS):
+            with suppress(*UNREADABLE):
+                recipe = read_run(spec).recipe
+                found += [Reached(run_id, machine, recipe, float(speed)) for run_id, speed in pairs(told)]
+        return found
+
+    def namesakes(self, ids: Sequence[str]) -> list[str]:
+        """The other runs of the same trainings (the same digest), whose results some may have adopted."""
+        return [other for some in pieces(ids, STATES) for other in self._scripts.call("namesakes", *some)]
+
+    def ids(self, study: str) -> list[str]:
+        """The ids of a study's runs, in the order they were submitted."""
+        return list(self._scripts.pages("members", study))
+
+    def near(self, run_id: str) -> list[str]:
+        """Run ids that begin as this one does, as far as some do."""
+        return self._scripts.near(run_id)
 
     def names(
         self, kind: Literal["studies", "arms", "runs"], start: str, study: str = "", count: int = 200
@@ -118,6 +249,23 @@ class Listing:
     def events(self, run_id: str, count: int = 100) -> list[Event]:
         """The last `count` events of a run, oldest first."""
         return [read_event(*entry) for entry in reversed(self._scripts.call("events", run_id, count))]
+
+
+def _picture(texts: Iterable[str]) -> Picture:
+    found = Picture([], {})
+    for text in texts:
+        found.statuses.extend(_read_or_note(text, found.flaws))
+    return found
+
+
+def _read_or_note(text: str, flaws: dict[str, Flaw]) -> list[Status]:
+    """The run that a row tells of; none if it cannot be read, which `flaws` then says."""
+    try:
+        return [read_status(text)]
+    except UNREADABLE as error:
+        run_id = StatusRow(*json.loads(text)).id
+        flaws[run_id] = spoilt_run(run_id, error)
+        return []
 
 
 def _read_point(text: str) -> Point:

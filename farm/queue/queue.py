@@ -16,8 +16,9 @@ Q6  fail requeues with back-off until attempts are spent, then the run is failed
 Q7  release returns the run unharmed and is no attempt. If the lease was recalled, the recall's reason counts.
 Q8  cancel of a queued run is immediate; of a running one, the next renew says Cancelled. A cancelled run never gains
     a result.
-Q9  listing is a consistent picture. put = queued + running + succeeded + failed + cancelled + forgotten, at every
-    event. forget takes final runs only, and a result that others have adopted stays with them.
+Q9  listing is a consistent picture: the states of all listed runs at one instant. put = queued + running + succeeded +
+    failed + cancelled + forgotten, at every event. forget takes final runs only, and a result that others have adopted
+    stays with them.
 Q10 an acknowledged write survives kill -9 of anything, Redis included (farm.site.server sees to it).
 Q11 pause returns the run unharmed and is no attempt; from then on no run of its study that reads the same corpus is
     claimed, anywhere or on the node that it names, until the study is put again or one of them is retried.
@@ -38,6 +39,7 @@ from farm.queue.asking import Asking
 from farm.queue.evaluations import Evaluations
 from farm.queue.index import Index
 from farm.queue.listing import Listing
+from farm.queue.news import News
 from farm.queue.roster import Roster
 from farm.queue.scripts import Scripts
 from farm.queue.spelling import (
@@ -92,6 +94,7 @@ class Queue:
         self.studies = Studies(self.scripts)
         self.roster = Roster(self.scripts)
         self.index = Index(self.scripts)
+        self.news = News(self.scripts)
 
     # The submitter's verbs
 
@@ -290,7 +293,8 @@ class Queue:
                 f"the result is of {result.run_id} epoch {result.epoch},"
                 f" the lease of {lease.run_id} epoch {lease.epoch}."
             )
-        self.scripts.call_under(lease, "finish", result.steps, stamp(canonical_json(result)), *spell_scores(scores))
+        text = stamp(canonical_json(result))
+        self.scripts.call_under(lease, "finish", result.steps, text, result.tokens_per_second, *spell_scores(scores))
 
     def deliver(self, lease: Lease, score: Score) -> None:
         """Record that an evaluation has succeeded, with its score (Q5).
@@ -299,7 +303,7 @@ class Queue:
         """
         if not lease.run_id.startswith(f"{score.run_id}{OF}") or score.epoch > lease.epoch:
             raise Conflict(f"the score is of {score.run_id} by {score.evaluation}, the lease of {lease.run_id}.")
-        self.scripts.call_under(lease, "finish", 0, stamp(canonical_json(score)), *spell_scores([score]))
+        self.scripts.call_under(lease, "finish", 0, stamp(canonical_json(score)), "", *spell_scores([score]))
 
     def fail(self, lease: Lease, cause: str, message: str, step: int, retryable: bool) -> State:
         """An attempt failed at `step`: the run is queued again after a back-off, or failed, or cancelled (Q6).

@@ -1,12 +1,23 @@
 """The roster: machine classes, nodes, what an autoscaler can start, the head and its dispatchers."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from farm.errors import Conflict
 from farm.queue.node import Head, Node
+from farm.queue.rental import Rental
 from farm.queue.scripts import Scripts
-from farm.queue.spelling import milliseconds, read_head, read_machine, read_node, read_supply, spell_node
+from farm.queue.spelling import (
+    milliseconds,
+    pairs,
+    read_head,
+    read_machine,
+    read_node,
+    read_rental,
+    read_supply,
+    spell_node,
+    spell_rental,
+)
 from farm.queue.unreadable import readable
 from farm.queue.values import Supply
 from farm.study.machine import BUILT_IN, Machine, layer
@@ -109,6 +120,30 @@ class Roster:
     def attending(self, seconds: float) -> set[str]:
         """The dispatchers that are there, of which each may be silent for `seconds`."""
         return set(self._scripts.call("attending", milliseconds(seconds)))
+
+    def rentals(self) -> list[Rental]:
+        """Every machine that is rented, wanted, or was rented lately, in the order they were asked for."""
+        found = readable(read_rental, (text for _, text in pairs(self._scripts.call("rentals"))))
+        return sorted(found, key=lambda one: (one.asked, one.name))
+
+    def rent(self, rental: Rental) -> None:
+        """Record a machine that is wanted.
+
+        Raises: Conflict: there is a record of that name.
+        """
+        if not self._scripts.call("rent", rental.name, "", spell_rental(rental)):
+            raise Conflict(f"there is a rented machine {rental.name!r} already.", remedy="See: farm rent --list")
+
+    def change_rental(self, name: str, change: Callable[[Rental], Rental | None]) -> Rental | None:
+        """Replace a record by what `change` makes of it, however many write at once; None forgets it.
+
+        Returns the new record; None if there is none.
+        """
+        while text := dict(pairs(self._scripts.call("rentals"))).get(name):
+            changed = change(read_rental(text))
+            if self._scripts.call("rent", name, text, spell_rental(changed) if changed else ""):
+                return changed
+        return None
 
     def _machines(self) -> Iterator[tuple[Machine, list[str]]]:
         for _, facts, probes, nodes in self._scripts.call("machines"):

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from farm.queue.node import Head, Node
+from farm.queue.rental import Rental
 from farm.queue.values import Cause, Event, Pause, Status, Supply
 from farm.record.imported import Imported
 from farm.record.reference import References
@@ -73,7 +74,7 @@ class StatusRow(NamedTuple):
     result: str | Absent
 
 
-FIELDS = StatusRow._fields[1:-2]  # as statuses.lua is asked for them; every run has the first
+FIELDS = " ".join(StatusRow._fields[1:-2])  # as statuses.lua is asked for them; every run has the first
 
 
 def read_status(text: str) -> Status:
@@ -181,6 +182,14 @@ def read_node(answer: Sequence[Any]) -> Node:
 
 def read_head(text: str) -> Head:
     return Head.model_validate_json(unstamp(text))
+
+
+def spell_rental(rental: Rental) -> str:
+    return stamp(rental.model_dump_json())
+
+
+def read_rental(text: str) -> Rental:
+    return Rental.model_validate_json(unstamp(text))
 
 
 def read_machine(facts: str, probes: Sequence[str]) -> Machine:

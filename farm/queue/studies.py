@@ -52,10 +52,14 @@ class Studies:
 
         Raises: NotFound: names the nearest. Unreadable
         """
-        found = self._read("studies", name, read_study, spoilt_study)
+        found = self.stored(name)
         if found is None:
-            raise NotFound(f"no study {name!r}{nearest(name, self.all())}", remedy="See `farm status`.")
+            raise NotFound(f"no study {name!r}{nearest(name, self.names())}", remedy="See `farm status`.")
         return found
+
+    def stored(self, name: str) -> Study | None:
+        """As `one`, None where there is no such study. Raises: Unreadable"""
+        return self._read("studies", name, read_study, spoilt_study)
 
     def bring(self, imported: Imported) -> None:
         """Keep what was imported into a study, over what was there; without any run, nothing."""

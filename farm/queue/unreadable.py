@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from farm.errors import Unreadable, first_line
+from farm.errors import Unreadable, first_line, in_plain_words
 from farm.queue.scripts import Scripts
 from farm.queue.spelling import (
     FIELDS,
@@ -51,9 +51,9 @@ def find_flaws(scripts: Scripts, *, of_ended: bool = True) -> list[Flaw]:
     for which, read, spoilt in kept:
         for name, text in pairs(scripts.call("kept", which, "")):
             found += [spoilt(name, error) for error in faults(read, text)]
-    for text in scripts.call("statuses", "all" if of_ended else "open", "", *FIELDS):
+    for text in scripts.at_once("statuses", "all" if of_ended else "open", "", FIELDS):
         found += [spoilt_run(StatusRow(*json.loads(text)).id, error) for error in faults(read_status, text)]
-    for run_id, texts in scripts.call("scores", "all", "") if of_ended else ():
+    for run_id, texts in scripts.pages("scores", "all", "") if of_ended else ():
         found += [spoilt_score(run_id, error) for text in texts for error in faults(read_score, text)]
     for name, facts, probes, _ in scripts.call("machines"):
         found += [spoilt_machine(name, error) for error in faults(lambda pair: read_machine(*pair), (facts, probes))]
@@ -81,12 +81,13 @@ def why(error: Exception) -> str:
     """Explain `error` in one line: of a model, the first field at fault."""
     if isinstance(error, ValidationError):
         fault = error.errors()[0]
-        return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
+        return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {in_plain_words(fault['msg'])}"
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def spoilt_study(name: str, error: Exception) -> Flaw:
-    return _flaw(f"study {name!r}", error, "Submit its file again.")
+    again = f"or drop it and submit its file again: farm forget {name}"
+    return _flaw(f"study {name!r}", error, f"Bring it back from the storage: farm reindex; {again}")
 
 
 def spoilt_import(name: str, error: Exception) -> Flaw:

@@ -64,8 +64,10 @@ def reasons(
     exhausted: Mapping[str, Spending] = _NONE,
     drained: Mapping[str, str] = _NONE,
     paused: Mapping[str, str] = _NONE,
+    ahead: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
-    """Run id -> why it waits, for every queued run of `statuses`, which must be those of all studies.
+    """Run id -> why it waits, for every queued run of `statuses`, which must be those of all studies, or have said how
+    many others of its class are `ahead` of each.
 
     `nodes`: machine class -> living nodes that train it. `supply`: what an autoscaler can start. `exhausted`: the
     studies that have spent what they may. `drained`: machine classes whose every node is drained -> why.
@@ -73,7 +75,7 @@ def reasons(
     """
     queued = [status for status in statuses if status.state is State.QUEUED]
     queued.sort(key=lambda status: -status.run.policy.priority)  # stable: then first in
-    ahead: dict[str, int] = {}
+    passed: dict[str, int] = {}  # machine class -> those before, which are ahead of the next
     found = {}
     for status in queued:
         machine = status.run.machine
@@ -83,10 +85,10 @@ def reasons(
         if status.run.id in paused:
             found[status.run.id] = f"paused: {paused[status.run.id]}. Fix it, then: farm retry {status.study}"
             continue
-        place = ahead.get(machine, 0)
+        place = passed.get(machine, 0) if ahead is None else ahead[status.run.id]
         found[status.run.id] = _absent(machine, nodes, supply, drained, now) or _reason(status, place, now)
         if not _backs_off(status, now):
-            ahead[machine] = place + 1
+            passed[machine] = place + 1
     return found
 
 

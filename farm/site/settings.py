@@ -1,11 +1,12 @@
-"""Where this farm is: its home, its Redis, its storage, its machines. Flag > FARM_* > ./farm.toml > ~/.config/farm.
+"""Where this farm is: its home, its Redis, its storage, its machines, whom it notifies.
 
-A process that a command starts has another working folder, so files are read by commands only: `to_environment` hands
-it the settings that were found.
+Flag > FARM_* > ./farm.toml > ~/.config/farm. A process that a command starts has another working folder, so files are
+read by commands only: `to_environment` hands it the settings that were found.
 """
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -26,7 +27,16 @@ from farm.study.run import Name
 
 VARIABLES = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "redis_ca": "FARM_REDIS_CA", "storage": "FARM_STORAGE"}
 FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
+NOTIFY_URLS = "FARM_NOTIFY_URLS"  # of [notify], with spaces between them
 FOUND = "FARM_SETTINGS"  # JSON; what no other variable holds of the settings that a command found
+
+
+class Notify(Frozen):
+    """Whom the head tells what a person wants to hear of: URLs as apprise reads them. They hold secrets, so neither a
+    message nor a repr of these settings shows one.
+    """
+
+    urls: tuple[str, ...] = Field((), repr=False)
 
 
 class Settings(Frozen):
@@ -42,6 +52,7 @@ class Settings(Frozen):
     redis_ca: Path | None = Field(None, strict=False)
     storage: Path | str = Field(union_mode="left_to_right")
     machines: dict[Name, Machine] = {}
+    notify: Notify = Notify()
 
     @classmethod
     def load(
@@ -82,6 +93,8 @@ class Settings(Frozen):
             values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
         storage = _storage(values.get("storage", str(home / "storage")))
         machines = {name: declare(name, table, priced_by) for name, table in values.get("machines", {}).items()}
+        if environ.get(NOTIFY_URLS):
+            values["notify"] = Notify(urls=tuple(environ[NOTIFY_URLS].split()))
         return _validate(values | {"home": home, "storage": storage, "machines": machines}, source)
 
     @classmethod
@@ -102,12 +115,18 @@ class Settings(Frozen):
 def to_environment(here: Settings) -> dict[str, str]:
     """The variables with which a process finds the settings `here`, whatever its working folder.
 
-    FARM_REDIS_URL may hold a password, so it travels here and nowhere else.
+    FARM_REDIS_URL may hold a password, so it travels here and nowhere else. Whom to notify only the head needs to know:
+    it is handed that apart (`secrets_of_head`).
     """
     machines = {name: machine.model_dump(mode="json") for name, machine in here.machines.items()}
     values = {key: getattr(here, key) for key in VARIABLES}
     own = {name: "" if values[key] is None else str(values[key]) for key, name in VARIABLES.items()}
     return own | {FOUND: json.dumps({"machines": machines})}
+
+
+def secrets_of_head(here: Settings) -> dict[str, str]:
+    """The variables that the farm's head needs besides `to_environment`, and that nothing it starts may inherit."""
+    return {NOTIFY_URLS: " ".join(here.notify.urls)}
 
 
 def _parse_variable(text: str) -> dict[str, Any]:
@@ -119,9 +138,10 @@ def _parse_variable(text: str) -> dict[str, Any]:
 
 def _refuse_misspelt(names: Iterable[str]) -> None:
     """Raises: BadSetting: a variable is almost a setting; passed over, a command would act on another farm."""
+    known = (*VARIABLES.values(), NOTIFY_URLS)
     for name in names:
-        if name.startswith("FARM_") and name not in VARIABLES.values():
-            for meant in get_close_matches(name, VARIABLES.values(), n=1, cutoff=0.85):
+        if name.startswith("FARM_") and name not in known:
+            for meant in get_close_matches(name, known, n=1, cutoff=0.85):
                 raise BadSetting(f"the variable {name} is not a setting.", remedy=f"Did you mean {meant}?")
 
 
@@ -175,7 +195,25 @@ def _read(file: Path) -> dict[str, Any]:
             raise BadSetting(f"{file}: {key}: must be text, not {values[key]!r}.", remedy=f'Write {key} = "...".')
     if not isinstance(values.get("machines", {}), dict):
         raise BadSetting(f"{file}: machines must be tables.", remedy="Write [machines.NAME].")
-    return values
+    return values | ({"notify": _notify(file, values["notify"])} if "notify" in values else {})
+
+
+def _notify(file: Path, table: Any) -> Notify:
+    """Raises: BadSetting: without the value, which may be a secret."""
+    remedy = 'Write [notify] and, below it, urls = ["SERVICE://..."].'
+    if not isinstance(table, dict):
+        raise BadSetting(f"{file}: notify must be a table.", remedy=remedy)
+    if unknown := table.keys() - Notify.model_fields.keys():
+        raise BadSetting(f"{file}: notify: unknown key {min(unknown)!r}.", remedy=remedy)
+    urls = table.get("urls", [])
+    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+        raise BadSetting(f"{file}: notify.urls must be a list of texts.", remedy=remedy)
+    for place, url in enumerate(urls):
+        if re.search(r"\s", url) or not url:
+            raise BadSetting(
+                f"{file}: notify.urls[{place}] is empty or has a space in it.", remedy="Write %20 for one."
+            )
+    return Notify(urls=tuple(urls))
 
 
 def _validate(values: dict[str, Any], source: str) -> Settings:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from farm.errors import nearest
+from farm.errors import in_plain_words, nearest
 from farm.study import meant
 
 Place = tuple[str | int, ...]
@@ -103,7 +103,7 @@ _EXAMPLES = {  # of what has no default
 def _in_plain_words(fault: Mapping[str, Any]) -> str:
     if words := _PLAIN_WORDS.get(fault["type"]):
         return words.format(**fault.get("ctx", {})).replace("True or False", "true or false")
-    text = fault["msg"].removeprefix("Value error, ")
+    text = in_plain_words(fault["msg"])
     return text[0].lower() + text[1:] if fault["loc"] else text
 
 

@@ -161,6 +161,8 @@ def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def key(path: Sequence[str], known: Sequence[str], given: Any = None) -> str:
     """The end of the line for the unknown key at `path`, where a table has the keys `known`: the right one, or ''."""
     word, table = _bare(path[-1]), list(path[:-1])
+    if word in ("notify", "notifications", "notification", "alerts"):
+        return "; a study notifies nobody: write [notify] urls = [...] in the farm.toml of the head"
     if own := {_bare(name): name for name in known}.get(word):
         return f"; did you mean {own!r}?"
     if not table:

@@ -30,6 +30,20 @@ def critical(correlation: Any, df: float, level: float, sides: int = 2) -> float
     return float(brentq(lambda c: _beyond(c, correlation, df, sides) - level, least * 0.99, most * 1.01, xtol=1e-4))
 
 
+def is_beyond(c: float, correlation: Any, df: float, level: float) -> bool:
+    """Whether the largest |t| of several true nulls exceeds `c` with a chance above `level`.
+
+    As `critical` > c, which takes eight integrals; this takes one, and none where the bounds of one t and of all of
+    them together (Bonferroni) decide.
+    """
+    from scipy.stats import t
+
+    alone = 2 * float(t.sf(c, df))
+    if c <= 0 or alone > level:
+        return True
+    return alone * len(correlation) > level and _beyond(c, correlation, df) > level
+
+
 def blocks(count: int) -> Any:
     """The correlation of `count` complete arms with one baseline: one half."""
     import numpy as np

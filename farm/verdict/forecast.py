@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import Field
 
@@ -29,8 +29,20 @@ T = TypeVar("T")
 
 Noise = Callable[[str], float | None]  # machine class -> SD of one run's score, in its unit, where it is known
 
+UNKNOWN_NOISE: Noise = lambda machine: None  # noqa: E731
 NO_SLOTS: Mapping[str, int] = MappingProxyType({})
 NO_SCORES: Mapping[str, Sequence[Score]] = MappingProxyType({})
+
+
+class Reached(Protocol):
+    """A finished run as far as its speed goes: its result, or what the queue tells of it."""
+
+    @property
+    def machine(self) -> str: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def tokens_per_second(self) -> float: ...
 
 
 class Estimate(Frozen):
@@ -84,26 +96,23 @@ class Forecast(Frozen):
 def forecast(
     study: Study,
     known: dict[str, Machine],
-    results: Sequence[Result] = (),
+    reached: Sequence[Reached] = (),
     slots: Mapping[str, int] = NO_SLOTS,
-    noise: Noise | None = None,
+    noise: Noise = UNKNOWN_NOISE,
     *,
-    scores: Mapping[str, Sequence[Score]] = NO_SCORES,
     is_resolving: bool = True,
 ) -> Forecast:
-    """Plan every run of `study`, with `known` machine classes and the speeds and noise that `results` show.
+    """Plan every run of `study`, with `known` machine classes and the speeds that finished runs have `reached`.
 
-    `slots`: machine class -> runs that can train there at a time now. `noise`: machine class -> SD of one run, where it
-    is not to be that of the study's own baseline in `results` by its score; `scores` are theirs, by run id. What the
+    `slots`: machine class -> runs that can train there at a time now. `noise`: machine class -> SD of one run. What the
     study resolves takes a second to find; a caller that asks for the price alone leaves it out.
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
-    planned = plans(study, known, results)
-    noise = noise or (lambda machine: baseline_sd(study, machine, results, scores))
+    planned = plans(study, known, reached)
     effects = _resolvable(study.arms()) if is_resolving else {}
     estimates = tuple(
-        _estimate(arm, machine, split, study, effects.get((arm.name, machine.name)), noise(machine.name), results)
+        _estimate(arm, machine, split, study, effects.get((arm.name, machine.name)), noise(machine.name), reached)
         for arm, machine, split in planned
     )
     machines = {machine.name: machine for _, machine, _ in planned}
@@ -136,23 +145,35 @@ def _class_total(machine: Machine, estimates: Iterable[Estimate], slots: Mapping
     )
 
 
-def least_limit(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], spent: float) -> float | None:
+def least_limit(
+    study: Study,
+    statuses: Iterable[Status],
+    known: Mapping[str, Machine],
+    spent: float,
+    reached: Sequence[Reached] = (),
+) -> float | None:
     """The least policy.usd_limit, in whole cents, with which all of `study` is expected to be trained: what it has
     `spent`, and what is left to do. None when that is not known.
 
-    `statuses` are those of all studies: what another one has submitted first counts against the limit of that. Where
-    nothing says how fast a class is, the steps that runs have done there tell what one costs.
+    `statuses` are those of its runs, and of what else it pays for: what another study has submitted first counts
+    against the limit of that. Where nothing says how fast a class is, also not what was `reached`, the steps that runs
+    have done there tell what one costs.
     """
-    left = _hours_left(study, statuses, known)
+    left = _hours_left(study, statuses, known, reached)
     rest = sum_known(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
     return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
 
 
-def least_hours(study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], used: float) -> float | None:
+def least_hours(
+    study: Study,
+    statuses: Iterable[Status],
+    known: Mapping[str, Machine],
+    used: float,
+    reached: Sequence[Reached] = (),
+) -> float | None:
     """As `least_limit`, the least policy.hours_limit in hundredths: what is `used`, and what is left to do."""
-    rest = sum_known(
-        None if hours is None else hours * len(parts(run.machine)) for run, hours in _hours_left(study, statuses, known)
-    )
+    left = _hours_left(study, statuses, known, reached)
+    rest = sum_known(None if hours is None else hours * len(parts(run.machine)) for run, hours in left)
     return None if rest is None else math.ceil(round((used + rest) * 100, 6)) / 100
 
 
@@ -161,15 +182,14 @@ def _dollars_of(hours: float | None, rate: float) -> float | None:
 
 
 def _hours_left(
-    study: Study, statuses: Iterable[Status], known: Mapping[str, Machine]
+    study: Study, statuses: Iterable[Status], known: Mapping[str, Machine], reached: Sequence[Reached]
 ) -> list[tuple[Run, float | None]]:
     """The runs that the study pays for and the time that each still takes; None where nothing tells."""
     there = {status.id: status for status in statuses}
     theirs = [status for status in there.values() if status.study == study.name]
-    results = [status.result for status in there.values() if status.result]
     try:
         estimates = {
-            (one.arm, one.machine): one for one in forecast(study, dict(known), results, is_resolving=False).estimates
+            (one.arm, one.machine): one for one in forecast(study, dict(known), reached, is_resolving=False).estimates
         }
     except (BadStudy, DoesNotFit):  # on a class that is known no more, or not here
         estimates = {}
@@ -194,15 +214,15 @@ def _hours_per_step(statuses: Sequence[Status], machine: str) -> float | None:
     return sum(status.held_seconds for status in seen) / 3600 / steps if steps else None
 
 
-def plans(study: Study, known: dict[str, Machine], results: Sequence[Result] = ()) -> list[tuple[Arm, Machine, Plan]]:
-    """How every arm is trained on each of its machines; `results` show how fast the classes of mixed groups are.
+def plans(study: Study, known: dict[str, Machine], reached: Sequence[Reached] = ()) -> list[tuple[Arm, Machine, Plan]]:
+    """How every arm is trained on each of its machines; what was `reached` shows the classes of mixed groups.
 
     Raises: BadStudy: a machine class is unknown. DoesNotFit: some arm has no plan on some machine.
     """
 
     def plan_one(arm: Arm, name: str) -> tuple[Arm, Machine, Plan]:
         machine = study.machine(name, known)
-        return arm, machine, plan(arm.recipe, machine, speeds(arm.recipe, machine, results))
+        return arm, machine, plan(arm.recipe, machine, speeds(arm.recipe, machine, reached))
 
     found, wrong = _try(study.arms(), plan_one)
     if wrong:
@@ -242,10 +262,10 @@ def _estimate(
     study: Study,
     effect: float | None,
     noise: float | None,
-    results: Sequence[Result],
+    reached: Sequence[Reached],
 ) -> Estimate:
     count = len(arm.seeds) * (study.study.reruns + 1)
-    speed = speed_of(arm.recipe, machine, results)
+    speed = speed_of(arm.recipe, machine, reached)
     one = hours(arm.recipe, machine, speed.tokens_per_second) if speed else None
     total = None if one is None else one * count
     return Estimate(
@@ -265,16 +285,16 @@ def _estimate(
     )
 
 
-def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> Speed | None:
+def speed_of(recipe: Recipe, machine: Machine, reached: Sequence[Reached]) -> Speed | None:
     """The speed to expect of the whole machine: as this recipe had it there, else as others did, else as declared.
 
     Others of the same precision come first, and of those the ones that differ least in what changes the speed.
     """
-    here = [result for result in results if result.machine == machine.name]
+    here = [result for result in reached if result.machine == machine.name]
     same = [result.tokens_per_second for result in here if result.recipe.digest == recipe.digest]
     if same:
         return Speed(mean(same), "measured")
-    by_precision: dict[Precision, list[Result]] = {}
+    by_precision: dict[Precision, list[Reached]] = {}
     for result in here:
         by_precision.setdefault(result.recipe.train.precision, []).append(result)
     if alike := by_precision.get(recipe.train.precision):
@@ -287,10 +307,10 @@ def speed_of(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> Spe
     return declared_speed(recipe, machine)
 
 
-def _scale(recipe: Recipe, results: Sequence[Result]) -> Speed:
-    """From the results that are most like `recipe`, by the arithmetic that a token takes."""
-    least = min(len(unlike(result.recipe, recipe)) for result in results)
-    nearest = [result for result in results if len(unlike(result.recipe, recipe)) == least]
+def _scale(recipe: Recipe, reached: Sequence[Reached]) -> Speed:
+    """From the runs that are most like `recipe`, by the arithmetic that a token takes."""
+    least = min(len(unlike(result.recipe, recipe)) for result in reached)
+    nearest = [result for result in reached if len(unlike(result.recipe, recipe)) == least]
     own = recipe.model.flops_per_token
     speeds = [result.tokens_per_second * result.recipe.model.flops_per_token / own for result in nearest]
     others = sorted({name for result in nearest for name in unlike(result.recipe, recipe)})
@@ -299,10 +319,10 @@ def _scale(recipe: Recipe, results: Sequence[Result]) -> Speed:
     )
 
 
-def speeds(recipe: Recipe, machine: Machine, results: Sequence[Result]) -> dict[str, Speed]:
+def speeds(recipe: Recipe, machine: Machine, reached: Sequence[Reached]) -> dict[str, Speed]:
     """The speed that each class of a mixed group is expected to reach by itself, where anything is known."""
     own = machine.parts if isinstance(machine, Mixed) else ()
-    return {part.name: speed for part in own if (speed := speed_of(recipe, part, results))}
+    return {part.name: speed for part in own if (speed := speed_of(recipe, part, reached))}
 
 
 def baseline_sd(

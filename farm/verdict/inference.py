@@ -60,7 +60,7 @@ class Tested(NamedTuple):
 
     delta: float
     half: float
-    narrow: float  # for the equivalence test
+    narrow: float | None  # for the equivalence test; None where there is no margin
     p: float
     noise: float
     error: float
@@ -125,7 +125,7 @@ def _compare(
     size, own = len(family.arms), {name: arms[name] for name in family.arms}
     level = ALPHA * size / count
     tests = {"paired": _paired, "paired-own": _paired_own, "welch": _welch, "prediction": _prediction}
-    tested = tests[family.method](baseline, own, level)
+    tested = tests[family.method](baseline, own, level, margin is not None)
     found = {}
     for name, one in zip(family.arms, tested, strict=True):
         p = min(1.0, one.p * count / size)
@@ -159,7 +159,7 @@ def _word(one: Tested, p: float, margin: float | None) -> Word:
 
     It comes first, for what is smaller than the margin is no improvement, however sure.
     """
-    if margin is not None and abs(one.delta) + one.narrow < margin:
+    if margin is not None and one.narrow is not None and abs(one.delta) + one.narrow < margin:
         return "same"
     if p < ALPHA:
         return "better" if one.delta < 0 else "worse"
@@ -169,19 +169,19 @@ def _word(one: Tested, p: float, margin: float | None) -> Word:
 # --- the four tests --------------------------------------------------------------------------------------------------
 
 
-def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[Tested]:
+def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float, is_margin: bool) -> list[Tested]:
     found = paired.pool(_differences(baseline, arms, list(arms)))
     df, R = float(found.df), found.correlation
     error = [max(float(one), rounding(baseline)) for one in found.error]
-    edges = [dunnett.critical(R, df, level, sides) for sides in (2, 1)]
+    edge, narrow = _edges(R, df, level, is_margin)
     p = dunnett.p_values([delta / e for delta, e in zip(found.delta, error, strict=True)], R, df)
     return [
-        Tested(float(delta), edges[0] * e, edges[1] * e, chance, e * float(n) ** 0.5, e)
+        Tested(float(delta), edge * e, narrow and narrow * e, chance, e * float(n) ** 0.5, e)
         for delta, e, chance, n in zip(found.delta, error, p, found.n, strict=True)
     ]
 
 
-def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[Tested]:
+def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float, is_margin: bool) -> list[Tested]:
     from scipy.stats import t
 
     found, k = paired.own(_differences(baseline, arms, list(arms))), len(arms)
@@ -202,7 +202,7 @@ def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
     ]
 
 
-def _welch(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[Tested]:
+def _welch(baseline: Losses, arms: Mapping[str, Losses], level: float, is_margin: bool) -> list[Tested]:
     import numpy as np
 
     k, other = len(arms), np.array(list(baseline.values()))
@@ -223,7 +223,7 @@ def _welch(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[T
     ]
 
 
-def _prediction(baseline: Losses, arms: Mapping[str, Losses], level: float) -> list[Tested]:
+def _prediction(baseline: Losses, arms: Mapping[str, Losses], level: float, is_margin: bool) -> list[Tested]:
     """One run against a set: that it is one more of them is a t test with the set's SD, for the noise of one run cannot
     be seen. Several single runs share the set's mean and SD, for which Dunnett's distribution is exact.
     """
@@ -233,13 +233,19 @@ def _prediction(baseline: Losses, arms: Mapping[str, Losses], level: float) -> l
     error = max(spread * (1 + 1 / n) ** 0.5, rounding(baseline))
     deltas = [mean(list(losses.values())) - mean(list(baseline.values())) for losses in arms.values()]
     R = unpaired.one_run_correlation(n, k)
-    edges = [dunnett.critical(R, n - 1, level, sides) for sides in (2, 1)]
+    edge, narrow = _edges(R, n - 1, level, is_margin)
     p = dunnett.p_values([delta / error for delta in deltas], R, n - 1)
     noise = max(spread, rounding(baseline)) * 2**0.5
     return [
-        Tested(delta, edges[0] * error, edges[1] * error, one, noise, error)
+        Tested(delta, edge * error, narrow and narrow * error, one, noise, error)
         for delta, one in zip(deltas, p, strict=True)
     ]
+
+
+def _edges(correlation: Any, df: float, level: float, is_margin: bool) -> tuple[float, float | None]:
+    """Dunnett's critical values of two sides and, for the equivalence test, of one: each takes eight integrals."""
+    one = dunnett.critical(correlation, df, level, sides=1) if is_margin else None
+    return dunnett.critical(correlation, df, level), one
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -11,7 +11,6 @@ intervals do not cover.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from functools import cache
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -326,20 +325,20 @@ def _survives(twins: Mapping[tuple[str, Seeds], tuple[float, float]]) -> Survive
     if len(arms) < 2 or len(blocks) < 2:
         return "cannot be told"
     df = (len(arms) - 1) * (len(blocks) - 1)
-    edge = _tukey(len(arms), df)
     y = np.array([[twins[arm, seeds] for seeds in blocks] for arm in arms])  # (arms, blocks, machines)
     means = y.mean(1)
     left = y - means[:, None] - y.mean(0) + y.mean((0, 1))
     error = np.sqrt((left**2).sum((0, 1)) / df / len(blocks))
-    least = edge * np.maximum(error, ROUNDING * float(abs(y).max()))
-    signs = [np.sign(d) * (abs(d) > least) for d in (means[i] - means[j] for i, j in combinations(range(len(arms)), 2))]
-    if any(one * other < 0 for one, other in signs):
+    error = np.maximum(error, ROUNDING * float(abs(y).max()))
+    statistics = [(means[i] - means[j]) / error for i, j in combinations(range(len(arms)), 2)]
+    swapped = [float(abs(pair).min()) for pair in statistics if pair[0] * pair[1] < 0]
+    if swapped and _is_apart(max(swapped), len(arms), df):
         return "no"
-    return "yes" if all(one * other > 0 for one, other in signs) else "cannot be told"
+    least = min(float(abs(pair).min()) for pair in statistics)
+    return "yes" if not swapped and _is_apart(least, len(arms), df) else "cannot be told"
 
 
-@cache
-def _tukey(arms: int, df: int) -> float:
+def _is_apart(statistic: float, arms: int, df: int) -> bool:
     from scipy.stats import studentized_range
 
-    return float(studentized_range.isf(ALPHA / 2, arms, df))
+    return float(studentized_range.sf(statistic, arms, df)) < ALPHA / 2

@@ -67,8 +67,7 @@ def smallest_effect(pairs: int, arms: int, level: float = ALPHA) -> float | None
 
     if pairs < 2:
         return None
-    if arms > ARMS:
-        arms, level = ARMS, level * ARMS / arms
+    arms, level = _simulated(arms, level)
     if pairs >= EXACT_FROM:
         return _of_many(pairs, arms, level)
     differences = _noise(pairs, arms)
@@ -81,16 +80,29 @@ def pairs_for(effect: float, arms: int, level: float = ALPHA) -> int | None:
     """The fewest seed pairs with which a true difference of `effect` SDs is found with 80 % power; None: too many."""
     if not effect > 0:
         return None
-    low, high = 1, 2
-    while (least := smallest_effect(high, arms, level)) is not None and least > effect:
+    low, high = (1, 2) if _shows(effect, EXACT_FROM, arms, level) else (EXACT_FROM, 2 * EXACT_FROM)
+    while not _shows(effect, high, arms, level):
         low, high = high, high * 2
         if low >= MOST_PAIRS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        least = smallest_effect(middle, arms, level)
-        low, high = (low, middle) if least is not None and least <= effect else (middle, high)
+        low, high = (low, middle) if _shows(effect, middle, arms, level) else (middle, high)
     return high if high <= MOST_PAIRS else None
+
+
+@lru_cache(maxsize=4096)
+def _shows(effect: float, pairs: int, arms: int, level: float) -> bool:
+    """Whether `smallest_effect` is at most `effect`. Of many pairs without that effect itself, which takes longer."""
+    if pairs < EXACT_FROM:
+        least = smallest_effect(pairs, arms, level)
+        return least is not None and least <= effect
+    from scipy.stats import t
+
+    arms, level = _simulated(arms, level)
+    df = _df_of_many(pairs, arms)
+    edge = effect * pairs**0.5 - float(t.ppf(POWER, df))
+    return not dunnett.is_beyond(edge, dunnett.blocks(arms), df, level)
 
 
 @lru_cache(maxsize=512)
@@ -103,8 +115,7 @@ def smallest_of_one(baseline: int, arms: int, level: float = ALPHA) -> float | N
     generator, factor = np.random.default_rng(0), (1 + 1 / baseline) ** 0.5
     luck = factor * generator.standard_normal(STUDIES)
     spread = np.sqrt(generator.chisquare(baseline - 1, STUDIES) / (baseline - 1))
-    if arms > ARMS:
-        arms, level = ARMS, level * ARMS / arms
+    arms, level = _simulated(arms, level)
     edge = dunnett.critical(unpaired.one_run_correlation(baseline, arms), baseline - 1, level)
     return float(np.quantile(edge * factor * spread + luck, POWER))
 
@@ -124,9 +135,18 @@ def smallest_of_sets(arm: int, baseline: int, arms: int, level: float = ALPHA) -
 def _of_many(pairs: int, arms: int, level: float) -> float:
     from scipy.stats import t
 
-    df = (pairs - 1) * 4 * arms / (arms + 3)  # Box's, of equal variances: arms share the baseline's noise
+    df = _df_of_many(pairs, arms)
     edge = float(dunnett.critical_blocks(arms, df, level))
     return (edge + float(t.ppf(POWER, df))) / pairs**0.5
+
+
+def _df_of_many(pairs: int, arms: int) -> float:
+    """Box's, of equal variances: arms share the baseline's noise."""
+    return (pairs - 1) * 4 * arms / (arms + 3)
+
+
+def _simulated(arms: int, level: float) -> tuple[int, float]:
+    return (ARMS, level * ARMS / arms) if arms > ARMS else (arms, level)
 
 
 def _noise(pairs: int, arms: int) -> Any:

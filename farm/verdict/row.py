@@ -1,6 +1,7 @@
 """A row of the table: what its fields mean, and how it comes from the runs of an arm on a machine."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 
 from pydantic import Field
 
@@ -10,6 +11,7 @@ from farm.record.imported import ImportedRun
 from farm.record.result import Result
 from farm.record.score import NATS, Direction, Score
 from farm.stats import mean, sd
+from farm.study.arms import BASELINE
 from farm.study.machine import Price, is_mixed
 from farm.study.recipe import TEST, Frozen, Seeds, digest
 from farm.study.run import State
@@ -35,6 +37,9 @@ class Row(Frozen):
     """An arm on a machine, over its seeds. Repetitions of one seed are averaged first: they are no new evidence."""
 
     imported: bool = Field(False, description="trained elsewhere; what its source does not say is None")
+    decimals: int | None = Field(
+        None, description="of imported losses that have so few that noise is lost: an SD is less than the last of them"
+    )
     evaluation: str = Field(description="version behind the losses")
     machine: str
     mixed: bool = Field(description="trained over several machine classes at once: says nothing about any of them")
@@ -195,6 +200,7 @@ def imported_row(members: Sequence[ImportedRun], losses: Losses, baseline: Losse
     shared = [losses[block] - baseline[block] for block in losses if block in baseline]
     return Row(
         imported=True,
+        decimals=_too_few_decimals(losses, baseline, () if first.arm == BASELINE else shared),
         evaluation=IMPORTED,
         machine=first.machine,
         mixed=is_mixed(first.machine),
@@ -218,6 +224,18 @@ def imported_row(members: Sequence[ImportedRun], losses: Losses, baseline: Losse
         init_hash=None,
         runs=tuple(sorted(run.id for run in members)),
     )
+
+
+def _too_few_decimals(losses: Losses, baseline: Losses, differences: Sequence[float]) -> int | None:
+    """How many decimals the losses have, where that is too few to show how much they, or their differences, scatter."""
+    decimals = max(_decimals(loss) for loss in (*losses.values(), *baseline.values()))
+    spreads = (sd(list(losses.values())), sd(differences))
+    return decimals if any(spread is not None and spread < 10.0**-decimals for spread in spreads) else None
+
+
+def _decimals(value: float) -> int:
+    exponent = Decimal(repr(value)).normalize().as_tuple().exponent
+    return max(0, -int(exponent))
 
 
 def _mean_of_all(values: Sequence[float | None]) -> float | None:

@@ -62,6 +62,7 @@ class _Tokens:
     def __init__(self, work: Path, split: str, count: int, made_by: Tokenizer):
         self.path, self.count, self.end = work / f"{split}.safetensors", count, made_by.end_of_text
         self.tokens, self.whole, self.documents = hashlib.sha256(), hashlib.sha256(), 0
+        self.last = self.end
 
     def __enter__(self) -> "_Tokens":
         self.file = self.path.open("wb")
@@ -75,6 +76,7 @@ class _Tokens:
         self.whole.update(tokens.data)
         self.tokens.update(tokens.data)
         self.documents += int((tokens == self.end).sum())
+        self.last = int(tokens[-1]) if len(tokens) else self.last
 
     def __exit__(self, *_: object) -> None:
         with self.file:
@@ -85,7 +87,7 @@ class _Tokens:
         return Made(
             file=self.path.name,
             tokens=self.count,
-            documents=self.documents,
+            documents=self.documents + (self.last != self.end),  # one that goes on in the other part
             bytes=self.path.stat().st_size,
             fingerprint=self.tokens.hexdigest(),
             sha256=self.whole.hexdigest(),

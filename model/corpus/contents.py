@@ -17,6 +17,7 @@ from model.corpus.kept import identity, remember
 from model.corpus.names import gaps
 from model.corpus.sources import holds_tokens
 from model.corpus.text import find_tokenised, tokenise
+from model.corpus.token_folder import Vocabulary
 from model.corpus.tokenizer import Tokenizer
 
 CHUNK = 2**22  # tokens held at a time
@@ -48,12 +49,15 @@ class Shown(NamedTuple):
 Watch = Callable[[int, int], None]
 
 
-def contents(data: Data, cache: Path, watch: Watch) -> Shown:
+def contents(data: Data, cache: Path, watch: Watch, own: Vocabulary | None = None) -> Shown:
     """What `data` holds; what is remote is fetched. `watch` is told the bytes that were read, and of how many.
+
+    `own` is the tokenizer that made the tokens, where their folder says so and its file is not at hand.
 
     Raises: as open_split
     """
-    made_by, remarks = tokenizer.of(data), []
+    made_by: Tokenizer | Vocabulary = own or tokenizer.of(data)
+    remarks = [f"{own.name} made the tokens: name it with --tokenizer to see the first words"] if own else []
     splits = []
     for split, files in origin.sources(data, cache).items():
         remarks += gaps([file.name for file in files])
@@ -79,7 +83,8 @@ def contents(data: Data, cache: Path, watch: Watch) -> Shown:
                 f"the {split} part has token {found['largest']:,}, and the tokenizer {made_by.vocab:,} tokens: name the"
                 " one that made it with --tokenizer"
             )
-        splits.append(Contents(**told, **found, first_words=_first_words(spans[0], made_by, remarks)))
+        words = _first_words(spans[0], made_by, remarks) if isinstance(made_by, Tokenizer) else None
+        splits.append(Contents(**told, **found, first_words=words))
     return Shown(splits, made_by.vocab, [*dict.fromkeys(remarks)])
 
 

@@ -122,8 +122,8 @@ class _Preparation:
         disk = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
         if needed > (free := shutil.disk_usage(disk).free):
             raise StorageFull(
-                f"{self.folder}: {sum(self.sizes.values()) / 2**30:.1f} GiB of input may need {needed / 2**30:.1f} GiB"
-                f" while its tokens are made, and {free / 2**30:.1f} GiB are free there.",
+                f"{self.folder}: {_size(sum(self.sizes.values()))} of input may need {_size(needed)} while its tokens"
+                f" are made, and {_size(free)} are free there.",
                 remedy="Free some space, or name a folder on another disk.",
             )
 
@@ -209,6 +209,10 @@ def _vocabulary(name: str, made_by: Tokenizer) -> Vocabulary:
     sha256 = made_by.identity["sha256"] if isinstance(made_by.identity, dict) else None
     called = "bytes" if made_by is tokenizer.BYTES else name
     return Vocabulary(name=called, vocab=made_by.vocab, end_of_text=made_by.end_of_text, sha256=sha256)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def _changes(before: Manifest, inputs: tuple[Input, ...]) -> str:

@@ -133,6 +133,20 @@ def test_a_prepared_folder_is_shown_by_the_tokenizer_that_made_it(typed: Typed) 
     assert told["manifest"]["key"] == manifest["key"]
 
 
+def test_a_folder_of_a_tokenizer_that_is_not_at_hand_is_counted_by_what_it_says(typed: Typed) -> None:
+    vocab = {"<|endoftext|>": 0, "a": 1, "b": 2}
+    made_by = typed.folder / "own.json"
+    made_by.write_text(json.dumps({"model": {"vocab": vocab}}))
+    np.array([1, 2, 0] * 9, np.uint16).tofile(typed.folder / "train.bin")
+    assert typed("prepare", "train.bin", "out", "--tokenizer", "own.json", "--validation", "3").code == 0
+    answer = typed("show", "out")
+    assert [(row["documents"], row["vocabulary"], row["first_words"]) for row in answer.rows] == [
+        ("8", "3", ""),
+        ("1", "3", ""),
+    ]
+    assert "own.json made the tokens: name it with --tokenizer to see the first words" in answer.err
+
+
 def test_shards_are_shown_as_the_file_that_they_are_of(typed: Typed) -> None:
     tokens = np.array([*b"some text", 256, *b"some more", 256, *b"and the rest"], np.uint16)
     for folder, cuts in (("whole", []), ("shards", [4, 15])):

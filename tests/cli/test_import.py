@@ -66,6 +66,21 @@ def test_imported_losses_are_marked_wherever_they_show(farm: Farm) -> None:
     assert "study losses" in farm("table").err, "it is a study like another"
 
 
+def test_losses_that_were_rounded_until_they_show_no_noise_are_said_to_be(farm: Farm) -> None:
+    """Both pairs above differ by 0.09, which no two trainings do."""
+    imported(farm)
+    told = "rounded: the imported losses of remove-dropout on cpu have 2 decimals, and their SD"
+    assert told in farm("table", "losses").err
+    assert {row["arm"]: row["decimals"] for row in table(farm, "losses")} == {"baseline": None, "remove-dropout": 2}
+    finer = LOSSES.replace("3.57,", "3.5694871,").replace("3.69,", "3.6913,")
+    imported(farm, finer, "--study", "finer")
+    assert {row["decimals"] for row in table(farm, "finer")} == {None}
+    assert "rounded:" not in farm("table", "finer").err
+    alike = "".join(f"baseline,cpu,{seed},23,3.7,,\n" for seed in (42, 22, 67))
+    imported(farm, LOSSES.splitlines()[0] + "\n" + alike, "--study", "alike")
+    assert [row["decimals"] for row in table(farm, "alike")] == [1], "an SD of 0"
+
+
 def test_one_imported_row_is_one(farm: Farm) -> None:
     imported(farm, "\n".join(LOSSES.splitlines()[:2]) + "\n")
     assert "imported: 1 row, trained elsewhere; such rows are ranked among themselves" in farm("table", "losses").err

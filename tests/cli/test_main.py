@@ -31,7 +31,7 @@ NAMES = [*COMMANDS, *(f"{name} {word}" for name, words in FAMILIES.items() for w
 FROZEN: dict[str, list[str]] = {
     "demo": ["--json"],
     "up": [*SERVING, "--json"],
-    "down": ["--json"],
+    "down": ["--keep-rented", "--json"],
     "status": ["--json"],
     "serve": [*SERVING, "--attach", "--autoscaling-config"],
     "connect": ["HEAD", "--redis", "--home", "--ssh"],
@@ -55,6 +55,12 @@ FROZEN: dict[str, list[str]] = {
     "report": ["STUDY|RUN", "--output", "-o", "--format", "--json"],
     "compare": ["RUN", "RUN", "--json"],
     "import": ["PATH", "--study", "--output", "--json"],
+    "data": [],
+    "data prepare": [
+        *["SOURCE", "FOLDER", "--validation", "--tokenizer", "--text-field", "--revision", "--processes", "--json"]
+    ],
+    "data show": ["SOURCE", "--tokenizer", "--text-field", "--revision", "--json"],
+    "data push": ["FOLDER", "OWNER/NAME", "--private", "--dry-run", "--json"],
     "sample": [
         "RUN",
         "--prompt",
@@ -66,19 +72,34 @@ FROZEN: dict[str, list[str]] = {
         "--checkpoint",
         "--json",
     ],
+    "export": ["RUN", "DIR", "--json"],
     "publish": [
         *["RUN|ARM|STUDY", "OWNER/NAME", "--study", "--checkpoint", "--private", "--force", "--dry-run", "--json"]
     ],
-    "data": [],
-    "data prepare": [
-        *["SOURCE", "FOLDER", "--validation", "--tokenizer", "--text-field", "--revision", "--processes", "--json"]
+    "track": ["RUN|STUDY", "--to", "-f", "--follow", "--json"],
+    "rent": [
+        "CLASS",
+        "--cloud",
+        "--region",
+        "--max-usd-per-hour",
+        "--hours",
+        "--usd",
+        "--count",
+        "--idle",
+        "--ssh-key",
+        "--identity",
+        "--ssh",
+        "--setup",
+        "--trust-first-contact",
+        "--wait",
+        "--dry-run",
+        "--list",
+        "--end",
+        "--json",
     ],
-    "data show": ["SOURCE", "--tokenizer", "--text-field", "--revision", "--json"],
-    "data push": ["FOLDER", "OWNER/NAME", "--private", "--dry-run", "--json"],
-    "export": ["RUN", "DIR", "--json"],
     "machines": ["--probe", "--json"],
     "reindex": ["--json"],
-    "doctor": ["--cluster", "--json"],
+    "doctor": ["--cluster", "--notify", "--json"],
 }
 
 
@@ -316,6 +337,18 @@ def test_a_terminal_shows_progress_and_takes_no_cause_for_markup(farm: Farm) -> 
     assert "succeeded  baseline s42.23 on cpu: test loss 3.2500" in shown
     assert "nonfinite: [bold]nan[/bold]" in shown
     assert "\x1b]0;title" not in shown
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(farm: Farm) -> None:
+    farm.put(init=(42,))
+    claim = farm.claim()
+    farm.queue.cancel(claim.run.id)
+    farm.queue.acknowledge_cancel(claim.lease)
+    for status in farm.queue.listing.unfinished():
+        farm.queue.cancel(status.run.id)
+    shown = on_terminal(farm, ["watch", "tiny"], code=1, TERM="dumb")
+    assert "cancelled  baseline s42.23 on cpu" in shown
+    assert "\x1b" not in shown
 
 
 def on_terminal(farm: Farm, words: list[str], code: int = 0, **environment: str) -> str:

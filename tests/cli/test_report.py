@@ -12,9 +12,10 @@ import plotly.graph_objects
 import pytest
 from browser import chromium
 from plotly.offline import get_plotlyjs
-from reported import NAME, fill
+from reported import HOSTILE, NAME, STEPS, fill
 from results import result
 
+from cli.render import line
 from cli.report import sections
 from cli.report.curves import Curve
 from cli.report.gather import gather
@@ -27,6 +28,7 @@ from farm.study.study import Study
 
 from .conftest import Farm
 
+SHOWN = " ".join(line(HOSTILE).split())
 LOSSES = {"baseline": 3.69, "remove-dropout": 3.64, "gradient-clipping": 3.70}
 
 
@@ -125,6 +127,20 @@ def test_what_others_wrote_stays_text(farm: Farm) -> None:
     assert "</script><img src=x onerror=alert(1)>" in found.text
     assert "\x1b" not in found.text
     assert "img" not in found.names()
+
+
+def test_samples_of_the_arms_stand_side_by_side_a_row_a_step(farm: Farm) -> None:
+    farm.serve()
+    fill(farm.queue, farm.store)
+    found = reported(farm, name=NAME)
+    assert "Drawn while training, temperature 1, top-k 25, seed 1." in found.text
+    arms = [status.run.arm for status in farm.queue.listing.statuses(NAME) if status.result]
+    first = list(dict.fromkeys(arms))[:4]
+    rows = [
+        " ".join(f"at step {step} {arm} says {SHOWN}" for arm in first) for step in range(0, STEPS + 1, STEPS // 10)
+    ]
+    for step, row in zip(range(0, STEPS + 1, STEPS // 10), rows, strict=True):
+        assert f"{step} {row}" in found.text
 
 
 def test_a_study_without_results_says_what_is_missing(farm: Farm) -> None:

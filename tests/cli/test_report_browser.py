@@ -95,6 +95,7 @@ def test_a_screen_reader_hears_headings_in_order_landmarks_tables_and_charts(pag
         "Effects and interactions",
         "Noise and hardware",
         "What a loss costs",
+        "Samples",
         "Scores",
         "Where the numbers come from",
     ]

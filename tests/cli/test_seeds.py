@@ -170,3 +170,10 @@ def test_a_look_is_not_kept_over_what_another_command_changed(farm: Farm) -> Non
     assert not farm.queue.put(kept, since=before).new, "the same form once more is no change"
     farm.queue.put(kept.model_copy(update={"more_seeds": {}}), since=farm.queue.studies.edition("tiny"))
     assert farm.queue.studies.edition("nothing") == ""
+
+
+def test_what_is_typed_wrong_is_told_in_plain_words(farm: Farm) -> None:
+    answer = farm("seeds", "give", "baseline", "--to", "4")
+    assert answer.err == "error: Invalid value for 'add': 'give' is not one of 'add'. Try 'farm seeds --help'.\n"
+    answer = farm("seeds", "add", "baseline", "--to", "four")
+    assert answer.err == "error: Invalid value for '--to': must be a valid integer. Try 'farm seeds --help'.\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis_servers import KEPT, redis_servers
 from results import study_text
+from webhook import SECRETS, webhook
 
 from cli.up import _check_is_so
 from farm.errors import Conflict
@@ -263,3 +264,35 @@ def test_what_cannot_be_read_is_named_and_all_else_is_listed(farm: Farm) -> None
     assert len(farm("runs").rows) == 12
     answer = farm("runs", "newer")
     assert (answer.code, said in answer.err) == (1, True)
+
+
+def test_the_doctor_says_who_would_be_notified_and_sends_a_test(farm: Farm) -> None:
+    assert [row for row in farm("doctor").rows if row["check"] == "notify"] == []
+    answer = farm("doctor", "--notify")
+    assert answer.code == 1
+    assert 'write [notify] and urls = ["SERVICE://..."]' in answer.out
+    with webhook() as hook:
+        hook.answers = [404]
+        file = farm.folder / "farm.toml"
+        file.write_text(f'[notify]\nurls = ["{hook.url}", "slak://{SECRETS[0]}", "{hook.url}"]\n')
+        details = [row["detail"] for row in farm("doctor").rows if row["check"] == "notify"]
+        assert (len(details), hook.asked) == (3, 0)
+        answer = farm("doctor", "--notify")
+        found = [row for row in answer.rows if row["check"] == "notify"]
+    assert [row["verdict"] for row in found] == ["failed", "failed", "ok"]
+    assert found[0]["detail"].startswith("notify.urls[0] (json://...) did not take the test: Failed to send JSON POST")
+    assert "error=404" in found[0]["detail"]
+    assert "did you mean 'slack'?" in found[1]["detail"]
+    assert found[2]["detail"] == "notify.urls[2] (json://...) took the test"
+    assert hook.titles == ["a test"]
+    assert not any(secret in answer.out + answer.err for secret in SECRETS)
+
+
+@pytest.mark.parametrize("command", ["up", "serve"])
+def test_a_farm_that_could_not_notify_is_not_started(command: str, farm: Farm) -> None:
+    farm.environment["FARM_NOTIFY_URLS"] = f"json://127.0.0.1 slack://{SECRETS[0]}"
+    answer = farm(command)
+    assert answer.code == 2
+    assert "notify.urls[1] (slack://...) is not a service that apprise understands" in answer.err
+    assert SECRETS[0] not in answer.err
+    assert not (farm.folder / "home" / "serve.log").exists()

@@ -5,6 +5,7 @@ import json
 import pytest
 from results import result, score, study_text
 
+from farm.queue.node import Node
 from farm.study.study import Study
 
 from .conftest import Farm
@@ -82,10 +83,10 @@ def test_no_money_is_spent_by_a_verdict_from_a_part_of_the_runs(trained: Farm) -
     assert trained.queue.listing.put_count() == before
 
 
-def test_a_plan_warns_that_it_lacks_their_speed_and_noise(trained: Farm) -> None:
+def test_a_plan_warns_that_it_lacks_the_noise_of_a_baseline(trained: Farm) -> None:
     spoil(trained, 1)
     answer = trained("plan", trained.file())
-    assert (answer.code, "warning: 1 of 9 runs cannot be read and is left out" in answer.err) == (0, True)
+    assert (answer.code, "warning: 1 of 3 runs cannot be read and is left out" in answer.err) == (0, True)
 
 
 def test_a_study_is_forgotten_with_what_of_it_cannot_be_read(trained: Farm) -> None:
@@ -120,3 +121,29 @@ def test_a_score_that_cannot_be_read_is_named_as_one(farm: Farm) -> None:
         answer = farm(*words)
         assert answer.code == 1, words
         assert f"1 score of tiny cannot be read and is left out: a score of {found.run_id}: {WHY}" in answer.err
+
+
+@pytest.mark.parametrize("words", [("machines",), ("drain", "attic")], ids=" ".join)
+def test_a_run_that_trains_and_cannot_be_read_may_be_on_the_node_that_looks_empty(
+    farm: Farm, words: tuple[str, ...]
+) -> None:
+    farm.put()
+    farm.queue.roster.sight([Node(id="node-1", name="attic", host="attic", address="10.0.0.6", units={"cpu": 1})], 60)
+    spoilt = farm.claim().run.id
+    farm.queue.redis.hset(f"{farm.queue.prefix}run:{spoilt}", "attempts", "many")
+    answer = farm(*words, "--json")
+    assert (answer.code, len(json.loads(answer.out)["unreadable"])) == (1, 1)
+    assert f"1 of 1 run cannot be read and is left out: run {spoilt}: " in answer.err
+    assert "It may train on" in answer.err
+    assert "is empty" not in answer.err
+
+
+def test_a_study_that_cannot_be_read_is_not_submitted_over(trained: Farm) -> None:
+    """It may hold seed pairs and looks that its file has not."""
+    trained.queue.redis.hset(f"{trained.queue.prefix}studies", "tiny", "{")
+    answer = trained("submit", trained.file())
+    assert (answer.code, "error: study 'tiny': " in answer.err) == (1, True)
+    assert "farm reindex; or drop it and submit its file again: farm forget tiny" in answer.err
+    assert trained.queue.redis.hget(f"{trained.queue.prefix}studies", "tiny") == "{"
+    assert trained("forget", "tiny", "-y").code == 0
+    assert trained("submit", trained.file()).code == 0

@@ -13,6 +13,7 @@ from ray.job_submission import JobStatus
 from farm.errors import FarmError, LeaseLost
 from farm.queue import node as facts
 from farm.queue.budget import Spending, price, spending
+from farm.queue.listing import Picture
 from farm.queue.queue import Queue
 from farm.queue.values import Claim, Status
 from farm.study.machine import MIXED, Machine, is_mixed, parts, resource, units_in
@@ -177,6 +178,7 @@ class Dispatcher:
         self.declared = declared  # machine classes that the settings name, for what they cost
         self.limited: dict[str, Study] = {}  # those that have a limit
         self.spent: dict[str, Spending] = {}  # of those, when last counted
+        self.uncounted: set[str] = set()  # runs of limited studies that cannot be read
         self.asked: set[str] = set()  # jobs that were asked to stop, since their study has spent its limit
         self.refused = 0  # jobs in a row
         self.resting_until = 0.0
@@ -218,14 +220,21 @@ class Dispatcher:
         if time.monotonic() < self.counts_at:
             return
         self.limited = {name: one for name, one in self.queue.studies.all().items() if one.policy.is_limited}
-        theirs = {
-            status.id: status for name in self.limited for status in self.queue.listing.statuses(name)
-        }  # runs are shared
-        self.spent = spending(self.limited.values(), theirs.values(), self._classes(), time.time())
+        paid = {name: self.queue.listing.paid_by(name) for name in self.limited}
+        self._warn_of_unread(paid)
+        theirs = [status for picture in paid.values() for status in picture.statuses]
+        self.spent = spending(self.limited.values(), theirs, self._classes(), time.time())
         self.counted_at = time.monotonic()
         self._count_again()
         self.queue.studies.account({name: one.usd for name, one in self.spent.items()}, TOLD_SECONDS)
         self._stop_spenders()
+
+    def _warn_of_unread(self, paid: Mapping[str, Picture]) -> None:
+        """Say of each run once that it counts nothing against a limit because it cannot be read."""
+        for name, picture in paid.items():
+            for run_id in picture.flaws.keys() - self.uncounted:
+                log.warning("the limit of %s does not count a run that cannot be read: %s", name, picture.flaws[run_id])
+        self.uncounted = {run_id for picture in paid.values() for run_id in picture.flaws}
 
     def _classes(self) -> dict[str, Machine]:
         return self.queue.roster.classes(self.declared)

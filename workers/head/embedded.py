@@ -16,7 +16,8 @@ from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, l
 from farm.site import serving
 from farm.site.process import is_alive
 from farm.site.serving import Facts
-from farm.site.settings import Settings, make_home
+from farm.site.settings import NOTIFY_URLS, Settings, make_home, secrets_of_head
+from workers.head.messenger import services
 from workers.node.environment import PACKAGES, ROOT, environment, keep_secret, others_token, token
 from workers.ray_internals.variables import AT_ONCE, TOKEN
 
@@ -29,8 +30,10 @@ REASONS: dict[int, type[FarmError]] = {kind.exit_code: kind for kind in (FarmErr
 def foreground(here: Settings, **options: object) -> NoReturn:
     """Become the farm of `here`; `options` are those of serve.serve. A Ray to attach to has a secret of its own."""
     check_installed()
+    services(here.notify.urls)  # that each is understood, and that apprise is there
     command, is_ours = _command(options), not options.get("attach")
-    os.execve(command[0], command, environment(here, token(here.home) if is_ours else others_token(), is_ours=is_ours))
+    variables = environment(here, token(here.home) if is_ours else others_token(), is_ours=is_ours)
+    os.execve(command[0], command, variables | secrets_of_head(here))
 
 
 def member(here: Settings, head: str, secret: str | None = None, **options: object) -> NoReturn:
@@ -41,6 +44,7 @@ def member(here: Settings, head: str, secret: str | None = None, **options: obje
     check_installed()
     command = [sys.executable, "-m", "workers.node.join", f"--head={head}", "--options", json.dumps(options)]
     variables = environment(here, keep_secret(here.home, secret) if secret else others_token(), is_ours=False)
+    variables.pop(NOTIFY_URLS, None)  # the head's affair
     if secret:
         variables.pop(TOKEN, None)  # it would go before the file
     os.execve(command[0], command, variables)
@@ -74,6 +78,7 @@ def up(here: Settings, **options: object) -> Facts:
     if facts := serving.facts(here):
         return facts
     check_installed()
+    services(here.notify.urls)  # that each is understood, and that apprise is there
     make_home(here.home)
     log = here.home / "serve.log"
     process = _start(here, options, log)
@@ -105,7 +110,7 @@ def _start(here: Settings, options: dict[str, object], log_path: Path) -> subpro
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=environment(here, token(here.home)) | AT_ONCE,
+            env=environment(here, token(here.home)) | AT_ONCE | secrets_of_head(here),
         )
 
 

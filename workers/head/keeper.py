@@ -29,7 +29,7 @@ from farm.queue.queue import Queue
 from farm.site import serving
 from farm.site.server import Server
 from farm.site.serving import Facts, Health
-from farm.site.settings import Settings
+from farm.site.settings import Settings, secrets_of_head
 from farm.study.run import Lease
 from workers.head import folders, parts
 from workers.ray_internals.variables import TMPDIR
@@ -160,6 +160,7 @@ class Keeper:
 
     def _become(self, *more: str) -> NoReturn:
         os.environ.pop(TMPDIR, None)
+        os.environ.update(secrets_of_head(self.here))
         words = ["--options", json.dumps(self.options), "--ended", json.dumps(self.ended), *more]
         sys.stdout.flush()
         sys.stderr.flush()

@@ -27,13 +27,14 @@ from farm.files import Lock
 from farm.queue import clerk
 from farm.queue.node import Head
 from farm.queue.queue import Queue
+from farm.queue.rental import describe as describe_rented
 from farm.record.store import Store
 from farm.site import serving
 from farm.site.client import doubts
 from farm.site.process import identity
 from farm.site.serving import Facts
 from farm.site.session import revive, session
-from farm.site.settings import Settings, make_home
+from farm.site.settings import NOTIFY_URLS, Settings, make_home
 from farm.site.standing import describe, flaws
 from farm.site.urls import address, hide_password
 from farm.study.machine import Machine, layer
@@ -44,12 +45,15 @@ from workers.head.dispatcher import Dispatcher, nodes
 from workers.head.index import Indexed
 from workers.head.jobs import Answering, Jobs, job_id
 from workers.head.keeper import Keeper
+from workers.head.notifier import notifying
 from workers.head.presence import present
 from workers.head.roster import Registrar
 from workers.node import hardware
 from workers.node.environment import stand_apart
 from workers.ray_internals import own_node
 from workers.ray_internals.variables import STOP_WAIT_SECONDS, TOKEN_PATH
+from workers.rent import landlord
+from workers.rent.landlord import Landlord
 
 TURN_SECONDS = 0.25
 AGAIN_SECONDS = 5.0  # after a Redis that is full or refuses, or a Ray that does not answer
@@ -131,6 +135,7 @@ def _serve(
         indexed = Indexed(queue, store, head)
         indexed.begin()
         queue.roster.publish(head)
+        stack.enter_context(notifying(here, queue, head.marker))
         place = address(redis)
         if shared:
             opened = sharing.invite(here, shared, head.ray, token_path, head.storage)
@@ -152,6 +157,7 @@ def _serve(
         name = keeper.dispatcher = stack.enter_context(present(queue))
         _register(queue, classes)
         stack.enter_context(_clerk(queue))
+        renting = None if attach else stack.enter_context(_landlord(here, queue, head))
         ready(facts)
         serving.announce(here, facts)
         stack.enter_context(keeper.watching(queue, folder, facts, head.ray))
@@ -164,6 +170,8 @@ def _serve(
                 members = _dismiss(queue)
                 _drain(queue, jobs)
                 _see_off(members)
+            if renting:
+                _end_rented(renting)
         finally:
             keeper.rest()  # from now on the parts end because they are told to
             serving.withdraw(here, facts.pid)
@@ -180,6 +188,30 @@ def _clerk(queue: Queue) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(AGAIN_SECONDS)
+
+
+@contextmanager
+def _landlord(here: Settings, queue: Queue, head: Head) -> Iterator[Landlord]:
+    """Someone who looks after the machines that this farm rents, whatever the dispatcher waits for."""
+    stop, renting = threading.Event(), landlord.of(here, queue, head.software)
+    thread = threading.Thread(target=landlord.watch, args=(renting, stop), name="landlord", daemon=True)
+    thread.start()
+    try:
+        yield renting
+    finally:
+        stop.set()
+        thread.join(AGAIN_SECONDS)
+
+
+def _end_rented(renting: Landlord) -> None:
+    """L4: nothing goes on costing money without a farm that watches over it, unless a person said so."""
+    try:
+        left = renting.close(f"farm down on {platform.node()}")
+    except FarmError as error:
+        log.error("the rented machines were not ended, and cost money: %s", error)
+        return
+    if left:
+        log.error("%s; not ended yet. See: farm rent --list", describe_rented(left, time.time()))
 
 
 def _head(store: Store) -> Head:
@@ -345,6 +377,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until Ray has its own
     try:
         here = Settings.load()
+        os.environ.pop(NOTIFY_URLS, None)  # before there is a Ray that would inherit it
         stand_apart(here.home)
         if words.leave:
             return _leave(here)

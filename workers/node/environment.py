@@ -22,6 +22,7 @@ from workers.ray_internals.variables import METRICS_ROOT, OTHER_HEADS, OTHERS, R
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "farm", "model", "workers")
 
+KEYS = ("LAMBDA_API_KEY",)  # of whoever rents machines; Ray would hand it to all that trains
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
 # Below the folder of a Ray node: /ray/session_2026-11-25_18-51-10_123456_1234567/sockets/plasma_store
 SOCKET_BYTES = 68
@@ -39,7 +40,7 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     own |= {METRICS_ROOT: str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {TOKEN_PATH: str(token)} if token else {}
     own |= {} if (shown := gpus.cuda_variable()) is None else {gpus.VISIBLE: shown}
-    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours) | RAY | own | to_environment(here)
+    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours + KEYS) | RAY | own | to_environment(here)
 
 
 def _no_proxy() -> str:

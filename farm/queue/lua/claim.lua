@@ -79,6 +79,7 @@ if node ~= '' then
 end
 count(id, 'queued', -1)
 count(id, 'running', 1)
+remember_move(id)
 redis.call('SET', key('claim', token), epoch .. ' ' .. id, 'PX', length)
 tell('claimed', id, epoch, worker)
 return { 'claimed', id, whole(epoch), whole(deadline), spec, study, checkpoint }

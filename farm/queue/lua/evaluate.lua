@@ -25,6 +25,7 @@ for i = 2, #ARGV, width do
     set(of, 'evaluations', (get(of, 'evaluations') or '') .. ' ' .. id)
     count(id, 'put', 1)
     count(id, 'queued', 1)
+    remember_move('*')
   elseif FINAL[state] then
     redis.call('HDEL', key('run', id), 'crash_step', 'crashes', 'ended', 'released', 'worker', 'job', 'node', 'renewed')
     redis.call('DEL', key('result', id))

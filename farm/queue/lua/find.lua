@@ -1,17 +1,20 @@
--- find: the run, or the evaluation, of that id or, failing that, every one whose id begins with it.
+-- find: the run, or the evaluation, of that id or, failing that, those whose id begins with it.
 --
--- KEYS[1] prefix    reads: run, order, evaluations
--- ARGV    id or its beginning; '' is the beginning of all
--- returns the ids in the order they were put
+-- KEYS[1] prefix    reads: run, ids
+-- ARGV    id or its beginning; most to return
+-- returns how many there are, and the ids of the first
 
-local start = ARGV[1]
+local start, most = ARGV[1], tonumber(ARGV[2])
 if get(start, 'state') then
-  return { start }
+  return { 1, start }
 end
 local found = {}
-for _, id in ipairs(redis.call('ZRANGE', key(is_evaluation(start) and 'evaluations' or 'order'), 0, -1)) do
-  if id:sub(1, #start) == start then
-    found[#found + 1] = id
+if is_evaluation(start) then -- it has the whole id of its run
+  for id in (get(start:match('^[^~]*'), 'evaluations') or ''):gmatch('%S+') do
+    if id:sub(1, #start) == start and get(id, 'state') then
+      found[#found + 1] = id
+    end
   end
+  return { #found, unpack(found, 1, math.min(most, #found)) }
 end
-return found
+return { redis.call('ZLEXCOUNT', key('ids'), '[' .. start, '(' .. start .. '\255'), unpack(ids_from(start, most)) }

@@ -1,7 +1,7 @@
 -- forget: take final runs out of a study; those that no other study has are gone, and so is a study without runs. All of
 -- them or none. Records below the storage stay as they are.
 --
--- KEYS[1] prefix    reads and writes: run, study, studies, arms, order, counts, causes, result, curve, events, digests,
+-- KEYS[1] prefix    reads and writes: run, study, studies, arms, order, ids, counts, causes, result, curve, events, digests,
 --                   superseded, forgotten, paused
 -- ARGV    study, or '' for the one that has the run; run ids...
 -- returns {'ok', {id, epoch, ...} of those that are gone, {id, ...} of those that another study has}
@@ -30,7 +30,7 @@ if study == '' then
   study = found[2] or get(ids[1], 'study')
 end
 
-local others, open = elsewhere(study), { 'open' }
+local others, open = elsewhere(study, ids), { 'open' }
 for _, id in ipairs(ids) do
   local state = get(id, 'state')
   if (state == 'queued' or state == 'running') and not others[id] then
@@ -52,6 +52,7 @@ for _, id in ipairs(ids) do
   end
 end
 
+remember_move('*')
 local left, arms = redis.call('ZRANGE', key('study', study), 0, -1), {}
 for _, id in ipairs(left) do
   arms[get(id, 'arm')] = true

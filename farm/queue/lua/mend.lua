@@ -4,12 +4,12 @@
 -- returns the names of the keys that were put aside now
 
 local KINDS = { run = 'hash', causes = 'list', result = 'string', scores = 'hash', curve = 'list', events = 'stream',
-  sequence = 'string', order = 'zset', evaluations = 'zset', counts = 'hash', queue = 'zset', delayed = 'zset', classes = 'set',
-  leases = 'zset', claim = 'string', studies = 'hash', study = 'zset', arms = 'hash', digests = 'hash',
-  superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',
+  sequence = 'string', order = 'zset', unfinished = 'zset', ids = 'zset', evaluations = 'zset', counts = 'hash', changes = 'string', moves = 'zset',
+  queue = 'zset', delayed = 'zset', classes = 'set', leases = 'zset', claim = 'string', studies = 'hash', study = 'zset',
+  arms = 'hash', digests = 'hash', superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',
   head = 'string', joined = 'hash', seen = 'zset', sightings = 'hash', drained = 'hash', resting = 'string',
   storage = 'hash', indexing = 'set', dispatchers = 'zset', aside = 'hash', paused = 'hash', spent = 'string',
-  imported = 'hash', references = 'hash' }
+  imported = 'hash', references = 'hash', rentals = 'hash', announcing = 'string', announced = 'hash' }
 
 refuse_submitters()
 local moved, ids = {}, {}
@@ -64,8 +64,12 @@ for _, found in ipairs(ids) do
     last = last + 1
     redis.call('ZADD', list, last, id)
   end
-  if lost[study] and not is_evaluation(id) then
-    append_to_study(study, { id })
+  if not is_evaluation(id) then
+    redis.call('ZADD', key('ids'), 0, id)
+    list_unfinished(id, state)
+    if lost[study] then
+      append_to_study(study, { id })
+    end
   end
   if state == 'queued' and is_sound(id) and machine and not redis.call('ZSCORE', key('delayed', machine), id) then
     redis.call('ZADD', key('queue', machine), get(id, 'score'), id)
@@ -84,4 +88,5 @@ redis.call('DEL', key('counts'))
 for state, count in pairs(counts) do
   redis.call('HSET', key('counts'), state, count)
 end
+remember_move('*')
 return moved

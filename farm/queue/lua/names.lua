@@ -1,15 +1,16 @@
 -- names: what a shell may complete: studies, arms or run ids that begin so, the first of them.
 --
--- KEYS[1] prefix    reads: studies, imported, arms, order
+-- KEYS[1] prefix    reads: studies, imported, arms, ids
 -- ARGV    'studies', 'arms' or 'runs'; beginning; study or '' (arms of all); most to return
 -- returns the names
 
 local kind, start, study, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local lists = {}
 if kind == 'runs' then
-  lists[1] = redis.call('ZRANGE', key('order'), 0, -1)
-elseif kind == 'studies' then
+  return ids_from(start, most)
+end
+local lists = {}
+if kind == 'studies' then
   lists[1], lists[2] = redis.call('HKEYS', key('studies')), redis.call('HKEYS', key('imported'))
 else
   for _, name in ipairs(study ~= '' and { study } or redis.call('HKEYS', key('studies'))) do

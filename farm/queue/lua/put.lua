@@ -5,8 +5,8 @@
 -- renewal, and a sweep forgets them. A new run whose digest has a result under another name adopts that, and never trains.
 -- What is paused of the corpora of these runs is so no longer (Q11).
 --
--- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, sequence, counts, queue, delayed, classes, events,
---                   digests, superseded, forgotten, paused; reads: result
+-- KEYS[1] prefix    reads and writes: run, study, arms, studies, order, unfinished, ids, sequence, counts, queue, delayed,
+--                   classes, events, digests, superseded, forgotten, paused; reads: result
 -- ARGV    'put', or 'preview': nothing is written; study name, study JSON; '*', or the SHA-1 of the study's JSON that this
 --         one was made from, '' for none; number of arms, {arm, identity JSON of its recipe}..., {id, digest, machine,
 --         arm, priority, limit, spec JSON, corpus}...
@@ -72,9 +72,13 @@ local old, refused = outdated()
 if #refused > 1 then
   return refused
 end
-local others, gone = #old > 0 and elsewhere(name) or {}, {}
+local leaving, gone = {}, {}
 for i = 1, #old, 2 do
-  gone[old[i]] = not others[old[i]]
+  leaving[#leaving + 1] = old[i]
+end
+local others = elsewhere(name, leaving)
+for _, id in ipairs(leaving) do
+  gone[id] = not others[id]
 end
 
 local states, again, adopted, twins = {}, {}, {}, {}
@@ -110,8 +114,7 @@ if mode == 'preview' then
 end
 refuse_submitters()
 
-for i = 1, #old, 2 do
-  local id = old[i]
+for _, id in ipairs(leaving) do
   if not leave_study(id, name, others) then
     cancel(id)
     redis.call('ZADD', key('superseded'), now, id)
@@ -136,12 +139,14 @@ for i = first, #ARGV, width do
       'score', score, 'corpus', corpus, 'state', 'queued', 'submitted', now, 'epoch', epoch, 'attempts', 0, 'step', 0)
     redis.call('HDEL', key('forgotten'), id)
     redis.call('SADD', key('classes'), machine)
+    redis.call('ZADD', key('ids'), 0, id)
     add_alike(digest, id)
     if holders[id] then
       set(id, 'state', 'succeeded', 'adopted', holders[id], 'step', get(holders[id], 'step'), 'ended', now)
       tell('adopted', id, epoch, 'the result of ' .. holders[id])
     else
       redis.call('ZADD', key('queue', machine), score, id)
+      redis.call('ZADD', key('unfinished'), sequence, id)
       queued = queued + 1
       tell('queued', id, epoch, name)
     end
@@ -164,4 +169,5 @@ if #new > 0 then
   count(new[1], 'succeeded', #new - queued)
 end
 append_to_study(name, members)
+remember_move('*')
 return answer

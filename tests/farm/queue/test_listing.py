@@ -1,15 +1,22 @@
 """Q9: what anybody may ask."""
 
+import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, started, study_of
+from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, points, started, study_of
 from redis import Redis
-from results import result, tiny_study
+from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
+from farm.queue.listing import Scope
 from farm.queue.queue import Queue
+from farm.queue.spelling import FIELDS, StatusRow
+from farm.queue.values import Point
 from farm.study.run import State
+from farm.study.study import Study
 
 
 def test_q9_statuses_are_in_the_order_of_submission(queue: Queue) -> None:
@@ -37,6 +44,8 @@ def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
     for event in everything:
         event()
         assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 3
+        everything_now = queue.listing.statuses()
+        assert queue.listing.unfinished() == [status for status in everything_now if not status.state.is_final]
     assert queue.listing.counts() == {
         State.QUEUED: 1,
         State.RUNNING: 0,
@@ -59,6 +68,64 @@ def test_q9_running_lists_only_those_that_hold_a_lease(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
     assert queue.listing.running() == [queue.listing.status(claim.run.id)]
+
+
+def test_q9_training_reads_the_first_that_hold_a_lease_and_counts_the_rest(queue: Queue, redis: Redis) -> None:
+    one, two = tiny_study("one", init=(1, 2)), tiny_study("two", init=(3,))
+    queue.put(one)
+    queue.put(two)
+    claims = [started(queue) for _ in range(8)]
+    validated = points(2)[0].model_copy(update={"validation_loss": 3.0})
+    queue.record(claims[0].lease, [*points(1), validated, *points(3)])
+    queue.renew(claims[0].lease, 3, seconds=90)  # its deadline is the last now; its place is not
+    found = queue.listing.training(Scope("all"), 2)
+    assert (found.total, [run.status.run for run in found.first]) == (8, one.runs()[:2])
+    assert found.first[0][1:] == (points(3)[0], validated)
+    assert found.first[1][1:] == (None, None)
+    assert found.first[0].status == queue.listing.status(claims[0].run.id)
+    assert [run.status.run for run in queue.listing.training(Scope("study", "two"), 9).first] == two.runs()[:2]
+    assert [run.status.run for run in queue.listing.training(Scope("one", two.runs()[0].id), 9).first] == two.runs()[:1]
+    redis.hset(f"farm:run:{one.runs()[0].id}", "spec", "{}")
+    found = queue.listing.training(Scope("study", "one"), 2)
+    assert (found.total, list(found.flaws), len(found.first)) == (6, [one.runs()[0].id], 1)
+
+
+def test_q9_the_front_of_the_queue_has_every_class_in_turn_and_says_how_many_are_ahead(queue: Queue) -> None:
+    both = tiny_study("both", machines=("cpu", "1xrtx3090"), init=(1, 2))
+    other = tiny_study("other", init=(3,))
+    queue.put(both)
+    queue.put(other)
+    found = queue.listing.front(Scope("all"), 4)
+    assert [status.run.machine for status in found.first] == ["cpu", "1xrtx3090"] * 2
+    assert list(found.ahead.values()) == [0, 0, 1, 1]
+    theirs = queue.listing.front(Scope("study", "other"), 2)
+    assert [status.run for status in theirs.first] == other.runs()[:2]
+    assert list(theirs.ahead.values()) == [6, 7]
+    assert list(queue.listing.front(Scope("study", "other"), 2, barred=["both"]).ahead.values()) == [0, 1]
+    last = other.runs()[2].id
+    assert queue.listing.front(Scope("one", last), 2).ahead == {last: 8}
+    queue.fail(started(queue).lease, "x", "y", 1, True)
+    assert queue.listing.front(Scope("all"), 99).ahead.keys() == {
+        status.run.id for status in queue.listing.statuses()
+    }, "those that back off, too"
+
+
+def test_q9_a_tally_counts_the_runs_of_a_study(queue: Queue) -> None:
+    study_of(queue)
+    queue.put(tiny_study("other", init=(7,)))
+    claim = started(queue)
+    queue.finish(claim.lease, result(claim.run, 3.0))
+    assert queue.listing.tally(claim.study) == {State.SUCCEEDED: 1, State.QUEUED: 2}
+    assert queue.listing.tally("none") == {}
+
+
+def test_a_trace_has_means_over_equal_shares_of_the_steps(queue: Queue) -> None:
+    study_of(queue)
+    claim = started(queue)
+    assert queue.listing.trace(claim.run.id, 3) == []
+    losses = {1: 8.0, 2: 6.0, 4: 2.0, 9: 1.0}
+    queue.record(claim.lease, [Point(step=step, loss=loss, lr=1, tokens_per_second=1) for step, loss in losses.items()])
+    assert queue.listing.trace(claim.run.id, 3) == [7.0, 2.0, 1.0]
 
 
 def test_a_status_is_found_by_the_beginning_of_its_id(queue: Queue) -> None:
@@ -112,5 +179,121 @@ def test_q9_open_has_the_runs_that_are_not_final_and_paid_by_those_of_who_submit
     everything = queue.listing.statuses()
     assert queue.listing.unfinished() == [status for status in everything if not status.state.is_final]
     assert running in {status.id for status in queue.listing.unfinished()}
-    assert queue.listing.paid_by("one") == queue.listing.statuses("two")
-    assert queue.listing.paid_by("two") == []
+    assert queue.listing.paid_by("one").statuses == queue.listing.statuses("two")
+    assert queue.listing.paid_by("two").statuses == []
+
+
+def test_q9_what_is_read_in_pages_has_every_run_once(queue: Queue) -> None:
+    def listed(which: str, study: str = "", most: int = 2) -> list[str]:
+        texts = queue.scripts.at_once("statuses", which, study, FIELDS, most=most)
+        return [StatusRow(*json.loads(text)).id for text in texts]
+
+    study = study_of(queue)
+    claims = [started(queue), started(queue)]
+    ids = [run.id for run in study.runs()]
+    assert listed("all") == listed("study", "tiny") == listed("open", most=1) == listed("paid", "tiny") == ids
+    assert queue.listing.ids("tiny") == ids
+    assert listed("running", most=1) == sorted(claim.run.id for claim in claims)
+
+
+def claim_and_finish(queue: Queue) -> None:
+    claim = started(queue)
+    queue.finish(claim.lease, result(claim.run, 3.0))
+
+
+def forget(queue: Queue) -> None:
+    last = queue.listing.ids("other")[-1]
+    queue.cancel(last)
+    queue.forget([last], "other")
+
+
+MEANWHILE: dict[str, Callable[[Queue], object]] = {
+    "claimed": started,
+    "claimed and finished": claim_and_finish,
+    "cancelled": lambda queue: queue.cancel(queue.listing.ids("tiny")[-1]),
+    "put": lambda queue: queue.put(tiny_study("more", init=(7,))),
+    "forgotten": forget,
+}
+
+
+@pytest.mark.parametrize("which", ["all", "open", "study", "paid", "running"])
+@pytest.mark.parametrize("change", MEANWHILE)
+def test_q9_what_is_read_in_pages_is_of_one_instant(queue: Queue, monkeypatch, change: str, which: str) -> None:
+    """Whatever happens between two of them, and before what has happened is asked for."""
+    study_of(queue)
+    queue.put(tiny_study("other", init=(9,)))
+    started(queue)
+    started(queue)
+    call, changes = queue.scripts.call, [MEANWHILE[change]] * 2
+
+    def eventful(verb: str, *arguments: Any) -> Any:
+        answer = call(verb, *arguments)
+        if verb == "statuses" and changes:
+            with monkeypatch.context() as calm:
+                calm.setattr(queue.scripts, "call", call)
+                changes.pop()(queue)
+        return answer
+
+    monkeypatch.setattr(queue.scripts, "call", eventful)
+    found = queue.scripts.at_once("statuses", which, "tiny", FIELDS, most=1)
+    monkeypatch.undo()
+    assert not changes
+    assert sorted(found) == sorted(queue.scripts.at_once("statuses", which, "tiny", FIELDS))
+
+
+def test_q9_what_changes_all_the_while_is_read_in_one_call(queue: Queue, monkeypatch) -> None:
+    study_of(queue)
+    call, seeds = queue.scripts.call, iter(range(100, 200))
+
+    def restless(verb: str, *arguments: Any) -> Any:
+        answer = call(verb, *arguments)
+        if verb == "statuses":
+            with monkeypatch.context() as calm:
+                calm.setattr(queue.scripts, "call", call)
+                queue.put(tiny_study("more", init=(next(seeds),)))
+        return answer
+
+    before = len(queue.listing.statuses())
+    monkeypatch.setattr(queue.scripts, "call", restless)
+    assert len(queue.scripts.at_once("statuses", "study", "tiny", FIELDS, most=1)) == before
+
+
+def test_the_lists_of_runs_are_rebuilt_from_the_runs(queue: Queue, redis: Redis) -> None:
+    study = study_of(queue)
+    claim = started(queue)
+    queue.finish(claim.lease, result(claim.run, 3.0))
+    unfinished = queue.listing.unfinished()
+    redis.delete("farm:unfinished", "farm:ids")
+    assert queue.listing.unfinished() == queue.listing.names("runs", "cpu") == []
+    queue.scripts.mend()
+    assert queue.listing.unfinished() == unfinished
+    assert queue.listing.names("runs", "cpu") == sorted(run.id for run in study.runs())
+
+
+def test_speeds_are_those_of_trainings_and_go_to_who_adopted_a_result_that_is_forgotten(queue: Queue) -> None:
+    study = study_of(queue)
+    for speed in (1000.5, 1001.5, 1002.5):
+        claim = started(queue)
+        queue.finish(claim.lease, result(claim.run, 3.0, tokens_per_second=speed))
+    speeds, trained = queue.listing.speeds(), [run.id for run in study.runs()]
+    assert [(one.run_id, one.tokens_per_second) for one in speeds] == list(
+        zip(trained, (1000.5, 1001.5, 1002.5), strict=True)
+    )
+    assert [(one.machine, one.recipe) for one in speeds] == [(run.machine, run.recipe) for run in study.runs()]
+    ((heir, origin),) = queue.put(
+        Study.parse(study_text("two", init=(42,)).replace("remove-dropout", "renamed"))
+    ).adopted.items()
+    assert queue.listing.speeds() == speeds, "what was adopted was not trained"
+    assert queue.listing.namesakes([origin]) == [heir]
+    queue.forget([origin], "tiny")
+    assert {one.run_id for one in queue.listing.speeds()} == {*trained, heir} - {origin}
+
+
+def test_states_are_of_the_runs_that_are_there(queue: Queue) -> None:
+    study = study_of(queue)
+    claim = started(queue)
+    ids = [run.id for run in study.runs()]
+    assert queue.listing.states([*ids, "nothing"]) == {
+        run_id: State.RUNNING if run_id == claim.run.id else State.QUEUED for run_id in ids
+    }
+    assert [status.id for status in queue.listing.these([*ids, "nothing"]).statuses] == ids

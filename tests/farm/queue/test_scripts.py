@@ -11,6 +11,7 @@ from results import result, tiny_study
 
 from farm.errors import Refused
 from farm.queue import scripts as scripts_
+from farm.queue.listing import Scope
 from farm.queue.queue import Queue
 from farm.site.client import connect
 from farm.study.machine import Machine
@@ -36,8 +37,8 @@ def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url:
     started(queue)
     queue.scripts.install()
     roles = "run causes result curve events sequence order counts queue delayed classes studies study arms"
-    roles += " leases machines probes nodes supply head seen sightings drained paused spent"
-    roles += " digests superseded forgotten aside"
+    roles += " leases machines probes nodes supply head seen sightings drained paused spent rentals"
+    roles += " digests superseded forgotten aside changes moves"
     patterns = [f"~farm:{role}*" for role in roles.split()] + ["~farm:"]
     writes = "+hset +hdel +hincrby +incr +zadd +zrem +sadd +xadd"
     redis.execute_command("ACL", "SETUSER", "alice", "on", ">pw", *patterns, "-@all", "+@read", "+@connection",
@@ -56,6 +57,9 @@ def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url:
             )
             assert (alice.listing.pauses(), alice.studies.dollars_spent()) == ([], {})
             (running,) = alice.listing.running()
+            every = Scope("study", running.study)
+            assert (alice.listing.training(every, 9).total, len(alice.listing.front(every, 9).first)) == (1, 2)
+            assert (sum(alice.listing.tally(running.study).values()), alice.listing.trace(running.run.id, 9)) == (3, [])
             lease = Lease(run_id=running.run.id, epoch=1, deadline=0.0, worker="alice")
             before = picture(queue, redis)
             for verb in (

@@ -67,6 +67,10 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
         ("redis_url = 3", "redis_url: must be text, not 3"),
         ("storage = 3", r"farm.toml: storage: must be text, not 3\. Write storage ="),
         ("home = ['x']", "farm.toml: home: must be text"),
+        ("notify = 'slack://secret'", r"farm.toml: notify must be a table\. Write \[notify\]"),
+        ("[notify]\nurl = 'slack://secret'", r"farm.toml: notify: unknown key 'url'\. Write \[notify\]"),
+        ("[notify]\nurls = 'slack://secret'", "farm.toml: notify.urls must be a list of texts"),
+        ("[notify]\nurls = ['json://a', 'slack://secret x']", r"farm.toml: notify.urls\[1\] is empty or has a space"),
         ("a = " + "[" * 5000, "farm.toml: .*Fix or remove it"),
         ("a = " + "9" * 5000, "farm.toml: .*Fix or remove it"),
         ("storage = 'gs://bucket/x'", r"storage is a 'gs' URI that is not s3://bucket/prefix\. Set FARM_STORAGE"),
@@ -79,8 +83,19 @@ def test_machines_are_declared_over_the_built_in_ones(files: tuple[Path, Path]) 
 )
 def test_a_bad_file_is_refused_in_words(files: tuple[Path, Path], text: str, words: str) -> None:
     files[1].write_text(text)
-    with pytest.raises(BadSetting, match=words):
+    with pytest.raises(BadSetting, match=words) as caught:
         Settings.load({}, files)
+    assert not text.count("slack://secret") or "secret" not in str(caught.value)
+
+
+def test_whom_to_notify_is_in_a_file_or_the_environment_and_in_no_repr(files: tuple[Path, Path]) -> None:
+    files[1].write_text('[notify]\nurls = ["slack://5ecret", "json://two"]\n')
+    here = Settings.load({}, files)
+    assert here.notify.urls == ("slack://5ecret", "json://two")
+    assert "5ecret" not in repr(here)
+    assert Settings.load({"FARM_NOTIFY_URLS": "ntfy://a  json://b"}, files).notify.urls == ("ntfy://a", "json://b")
+    with pytest.raises(BadSetting, match="Did you mean FARM_NOTIFY_URLS"):
+        Settings.load({"FARM_NOTIFY_URL": "x"}, files)
 
 
 def test_a_file_that_is_no_text_is_refused(files: tuple[Path, Path]) -> None:

@@ -295,3 +295,10 @@ keys = st.sampled_from(["study", "baseline", "interventions", "stacks", "machine
 def test_no_table_whatever_makes_it_crash(tables: dict[str, Any]) -> None:
     with suppress(BadStudy):
         Study.build(tables)
+
+
+@pytest.mark.parametrize("table", ["[notify]", "[policy.notify]", "[study.notify]"])
+def test_a_study_notifies_nobody(table: str) -> None:
+    (line,) = faults(head() + f'{table}\nurls = ["slack://secret"]\n')
+    assert line.endswith("; a study notifies nobody: write [notify] urls = [...] in the farm.toml of the head.")
+    assert "secret" not in line

@@ -327,3 +327,22 @@ def test_every_pattern_of_missing_runs_is_judged() -> None:
             assert np.isfinite([one.delta, one.ci_low, one.ci_high]).all()
             assert 0 <= one.p <= 1
             assert one.ci_low <= one.delta <= one.ci_high
+
+
+@pytest.mark.parametrize(("effect", "arms"), [(0.3, 2), (1.5, 2), (0.5, 1)])
+def test_the_pairs_that_an_effect_needs_are_the_fewest_that_show_it(effect: float, arms: int) -> None:
+    """Tried by the chance of an edge, as against the inverse: both are good to what the integral is."""
+    pairs = power.pairs_for(effect, arms)
+    assert pairs is not None
+    assert power.smallest_effect(pairs, arms) <= effect * 1.002
+    fewer = power.smallest_effect(pairs - 1, arms)
+    assert fewer is None or fewer > effect * 0.998
+
+
+def test_whether_a_chance_is_above_a_level_is_told_as_the_critical_value_says() -> None:
+    correlation = dunnett.blocks(3)
+    edge = dunnett.critical(correlation, 40.0, 0.05)
+    assert dunnett.is_beyond(edge - 0.01, correlation, 40.0, 0.05)
+    assert not dunnett.is_beyond(edge + 0.01, correlation, 40.0, 0.05)
+    assert dunnett.is_beyond(-1.0, correlation, 40.0, 0.05)
+    assert not dunnett.is_beyond(9.0, correlation, 40.0, 0.05), "Bonferroni's bound says so"

@@ -84,6 +84,18 @@ def test_no_run_starts_of_a_study_that_has_spent_its_limit(queue: Queue):
     assert queue.listing.counts()[State.QUEUED] == 3
 
 
+def test_what_cannot_be_read_is_said_not_to_count_against_a_limit_once(queue: Queue, caplog):
+    dispatcher = spent_and(queue)
+    (spoilt, *_) = queue.listing.ids("tiny")
+    queue.redis.hset(f"farm:run:{spoilt}", "spec", "{")
+    for _ in range(2):
+        dispatcher.counts_at = 0.0
+        dispatcher._count_spending()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"the limit of tiny does not count a run that cannot be read: run {spoilt}: ")
+    assert dispatcher.over_budget == set()
+
+
 def test_a_study_that_has_spent_its_limit_lets_others_pass(queue: Queue):
     dispatcher = spent_and(queue, "other")
     dispatcher._count_spending()

@@ -10,6 +10,24 @@ local function is_validated(point)
   return not point:match('null%]$')
 end
 
+-- The newest point of a run's curve, and the newest one with a validation: {point, point}, {point} or {}.
+local function newest_points(id)
+  local curve = key('curve', id)
+  local last = redis.call('LINDEX', curve, -1)
+  if not last then
+    return {}
+  end
+  for from = redis.call('LLEN', curve), 1, -200 do
+    local points = redis.call('LRANGE', curve, math.max(from - 200, 0), from - 1)
+    for i = #points, 1, -1 do
+      if is_validated(points[i]) then
+        return { last, points[i] }
+      end
+    end
+  end
+  return { last }
+end
+
 -- Past twice `most`, thin out evenly over the steps: one point a bucket, with a validation if there is one in it; the
 -- `newest` ones whole.
 local function thin_out(id, most, newest)

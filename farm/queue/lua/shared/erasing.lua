@@ -11,6 +11,7 @@ local function erase_evaluation(id)
   redis.call('DEL', key('run', id), key('causes', id), key('result', id), key('events', id))
   count(id, state, -1)
   count(id, 'forgotten', 1)
+  remember_move('*')
 end
 
 -- Gone, but for its last epoch, and for its result where others have adopted that. Its model is not scored any more.
@@ -31,6 +32,7 @@ local function erase(id)
     end
     if result and get(other, 'adopted') == id then
       redis.call('SET', key('result', other), result)
+      set(other, 'speed', get(id, 'speed') or '')
       for _, evaluation in ipairs(redis.call('HKEYS', key('scores', id))) do
         redis.call('HSET', key('scores', other), evaluation, redis.call('HGET', key('scores', id), evaluation))
       end
@@ -41,9 +43,11 @@ local function erase(id)
   redis.call('HSET', key('forgotten'), id, epoch)
   redis.call('ZREM', key('study', study), id)
   redis.call('ZREM', key('order'), id)
+  redis.call('ZREM', key('ids'), id)
   redis.call('ZREM', key('superseded'), id)
   redis.call('DEL', key('run', id), key('causes', id), key('result', id), key('scores', id), key('curve', id),
     key('events', id))
   count(id, state, -1)
   count(id, 'forgotten', 1)
+  remember_move('*')
 end

@@ -5,8 +5,8 @@
 --
 --   run:<id>        hash    the run (spec, machine, arm, digest, corpus, study, priority and order as `score`, limit), its
 --                           state, its lease (epoch, deadline, length, worker, job, node, renewed, why it is wanted back
---                           as `recalled`), the run whose result it has (`adopted`), its progress (step, checkpoint), its
---                           failures (attempts, crash_step, crashes),
+--                           as `recalled`), the run whose result it has (`adopted`), the tokens a second of its own result
+--                           (`speed`), its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
 --                           `cancelling`, `not_before`, the ms under ended leases (`held`), why the last lease was given
 --                           back (`released`), the `evaluations` of its model with spaces between, which deadline was
 --                           first seen missed when, where INFO is forbidden (`late`)
@@ -16,7 +16,11 @@
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
 --   events:<id>     stream  what happened to the run, bounded
 --   sequence        string  runs and evaluations ever put
+--   changes         string  how often the state of a run or evaluation has changed
+--   moves           zset    the ids that changed last, by the number of their last change; `*`, for a change of the lists
 --   order           zset    run ids in the order they were put
+--   unfinished      zset    those of them that are queued or running, by the same scores
+--   ids             zset    run ids, all with the score 0, so that they can be found by how they begin
 --   evaluations     zset    ids of jobs that score a model, "<run id>~<evaluation>", in the order they were asked for; each
 --                           has run:<id>, causes:<id>, result:<id> (its score) and events:<id> as a run has, with `of`, the
 --                           run that trained the model, and is in queue, delayed and leases as runs are
@@ -47,10 +51,13 @@
 --   paused          hash    "<study> <corpus>" -> why no run of those starts, "<study> <corpus> <Ray node id>" -> why none
 --                           starts there
 --   spent           string  study -> dollars, as a dispatcher counted them last, JSON; gone when it is
+--   announcing:<service> string token of the dispatcher that tells a service what happened, while it does
+--   announced:<service> hash what a service was told: name of a fact -> its number then; `since` once it was told of first
 --   machines        hash    machine class -> facts, JSON
 --   probes:<class>  hash    probe key -> largest microbatch
 --   nodes:<class>   zset    nodes that offer the class, by the ms when their registration ends
 --   supply          string  what an autoscaler can start, JSON; gone when the farm that said so is
+--   rentals         hash    name of a rented machine -> its record, JSON: wanted, paid for, or ended lately
 --   head            string  what the head said of itself last, JSON
 --   joined:<name>   hash    token and facts of the machine that joined under that name, while it lasts
 --   seen            zset    Ray node ids that a dispatcher sees, by the ms when the sighting ends
