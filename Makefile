@@ -19,14 +19,14 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
-# What starts a Ray or waits for a clock has the cores to itself; all else is spread over them, a group at a time
-# (tests/conftest.py). Two at once took longer than one after the other: 60 idle processes of Ray are a core's work.
+# What starts a Ray or waits for a clock has the cores to itself; all else is spread over them, a file at a time.
+# Two at once took longer than one after the other: 60 idle processes of Ray are a core's work.
 # What takes long by its nature is for `make soak`.
 BUSY  = tests/workers tests/walk
 SHORT = -m "not long" --durations 25
 
 tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium $(BIN)/tmux
-	$(BIN)/python -m pytest $(SHORT) --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(BUSY:%=--ignore=%)
+	$(BIN)/python -m pytest $(SHORT) --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(BUSY:%=--ignore=%)
 	$(BIN)/python -m pytest $(SHORT) $(BUSY)
 
 # The pages that are made from the program: docs/study.md, docs/commands.md and docs/rooms.md.

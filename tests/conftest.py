@@ -27,19 +27,9 @@ hypothesis.settings.load_profile("farm")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, by children as well
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of this name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs a group: the tests on the four hosts, those on the farm of tests/walk, else one file.
-
-    The slowest files are those of tests/model. They come first, so that no core waits for one at the end.
-    """
+    """The slowest files are those of tests/model. They come first, so that no core waits for one at the end."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/model/"))
-    for item in items:
-        place, _, _ = item.nodeid.partition("::")
-        shares = place.startswith("tests/cluster/") or (
-            place.startswith("tests/walk/") and "farm" in getattr(item, "fixturenames", ())
-        )
-        item.add_marker(pytest.mark.xdist_group(str(Path(place).parent) if shares else place))
 
 
 @pytest.fixture(scope="session")

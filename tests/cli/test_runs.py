@@ -147,7 +147,7 @@ def test_an_ambiguous_start_of_an_id_is_a_conflict_that_names_some(farm: Farm) -
     farm.put()
     answer = farm("show", "cpu-")
     assert answer.code == 6
-    assert "9 runs begin with 'cpu-': cpu-baseline-s42.23" in answer.err
+    assert "9 runs begin with 'cpu-': cpu-baseline-s22.23" in answer.err
 
 
 def test_logs_are_those_of_the_newest_attempt(farm: Farm) -> None:

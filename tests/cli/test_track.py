@@ -168,11 +168,20 @@ def test_it_follows_until_the_runs_are_final(farm: Farm, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real server, which keeps its own records."""
     folder = tmp_path_factory.mktemp("mlflow")
     with mlflow_server(folder, free_port()) as url:
         yield url
+
+
+@pytest.fixture
+def mlflow(server: str) -> Iterator[str]:
+    """That server, which has no experiment of a test's study."""
+    yield server
+    client = MlflowClient(server)
+    if experiment := client.get_experiment_by_name("tiny"):
+        client.rename_experiment(experiment.experiment_id, f"before {experiment.experiment_id}")
 
 
 @contextmanager
