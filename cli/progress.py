@@ -203,7 +203,7 @@ class Newest(NamedTuple):
 
 def newest(queue: Queue, status: Status) -> Newest:
     """The step that a running run has reached and its losses: the curve is ahead of the heartbeat."""
-    last, held_out = queue.listing.newest(status.run.id)
+    last, held_out = queue.live.newest(status.run.id)
     if last is None:
         return Newest(status.step)
     return Newest(max(status.step, last.step), last.loss, held_out.validation_loss if held_out else None)

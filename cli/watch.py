@@ -13,7 +13,8 @@ from cli.progress import can_be_live, follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook, progress
 from cli.unread import NOTHING, Unread, unread
-from farm.queue.listing import Picture, Scope
+from farm.queue.listing import Picture
+from farm.queue.live import Scope
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site import serving

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from cli.runs import explain
 from farm.queue.budget import cost
-from farm.queue.listing import Training
+from farm.queue.live import Training
 from farm.queue.values import Status
 from farm.record.result import Peaks, Result, utilisation
 from farm.study.planner import Plan

@@ -16,7 +16,7 @@ from cli.ranking import ranking
 from cli.runs import exhausted, outlook, outlook_of
 from farm.errors import FarmError, NotFound, Unreachable
 from farm.queue.budget import Spending, price
-from farm.queue.listing import Held, Scope
+from farm.queue.live import Held, Scope
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site.settings import Settings
@@ -137,7 +137,7 @@ class Reader:
         )
 
     def _look(self) -> None:
-        self._held = self.queue.listing.training(self.scope, self.rows)
+        self._held = self.queue.live.training(self.scope, self.rows)
         if time.monotonic() - self._looked_around >= QUEUE_SECONDS:
             self._look_around()
             self._looked_around = time.monotonic()
@@ -147,7 +147,7 @@ class Reader:
         if time.monotonic() - self._counted_spending >= STALE_SECONDS:
             self._spent = exhausted(self.settings, self.queue)
             self._counted_spending = time.monotonic()
-        held, front = self._held, self.queue.listing.front(self.scope, self.rows, self._spent)
+        held, front = self._held, self.queue.live.front(self.scope, self.rows, self._spent)
         found = outlook_of(self.settings, self.queue, front.first, self._spent, front.ahead)
         flaws = {**held.flaws, **front.flaws}
         self._around = Around(
@@ -155,7 +155,7 @@ class Reader:
             waiting=[Waiting(status, found.why.get(status.run.id, "")) for status in front.first],
             warnings=[f"cannot be read: {flaw}" for flaw in flaws.values()],
             rates=self._rates([one.status for one in held.first]),
-            traces={one.status.run.id: self.queue.listing.trace(one.status.run.id, SHARES) for one in held.first},
+            traces={one.status.run.id: self.queue.live.trace(one.status.run.id, SHARES) for one in held.first},
         )
         self.is_over = self._find_end(not front.first or found.is_stuck(front.first))
 
@@ -164,7 +164,7 @@ class Reader:
             return self.queue.listing.counts()
         if self.scope.which == "one":
             return {self.queue.listing.status(self.scope.name).state: 1}
-        counted = self.queue.listing.tally(self.scope.name)
+        counted = self.queue.live.tally(self.scope.name)
         return {state: counted.get(state, 0) for state in State}
 
     def _rates(self, statuses: Sequence[Status]) -> Mapping[tuple[str, str], float | None]:
@@ -199,7 +199,7 @@ class Reader:
         study = self._study()
         if study is None:
             return
-        counted = self.queue.listing.tally(study)
+        counted = self.queue.live.tally(study)
         finished, now = counted.get(State.SUCCEEDED, 0), time.monotonic()
         if self._ranked and self._ranked[:2] == (study, finished) and now - self._ranked[2] < STALE_SECONDS:
             return

@@ -11,7 +11,7 @@ from cli.live.picture import Picture
 from cli.live.reading import Reader
 from cli.live.terminal import Terminal
 from farm.errors import FarmError
-from farm.queue.listing import Scope
+from farm.queue.live import Scope
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site.settings import Settings

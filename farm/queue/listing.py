@@ -25,41 +25,6 @@ class Picture(NamedTuple):
     flaws: dict[str, Flaw]
 
 
-class Training(NamedTuple):
-    """A run that holds a lease, the newest point of its curve and the newest one with a validation loss."""
-
-    status: Status
-    last: Point | None
-    validated: Point | None
-
-
-class Held(NamedTuple):
-    """How many runs hold a lease, the first of them, and by run id what is wrong with those of these that cannot be
-    read.
-    """
-
-    total: int
-    first: list[Training]
-    flaws: dict[str, Flaw]
-
-
-class Front(NamedTuple):
-    """The queued runs that come first, how many others of its class are ahead of each by run id, and by run id what is
-    wrong with those that cannot be read.
-    """
-
-    first: list[Status]
-    ahead: dict[str, int]
-    flaws: dict[str, Flaw]
-
-
-class Scope(NamedTuple):
-    """Which runs: all, those of the study `name`, or the one run of the id `name`."""
-
-    which: Literal["all", "study", "one"]
-    name: str = ""
-
-
 class Reached(NamedTuple):
     """What a run that has finished reached."""
 
@@ -117,38 +82,6 @@ class Listing:
         found = _picture(self._scripts.at_once("statuses", "running", "", FIELDS))
         found.statuses.sort(key=lambda status: status.deadline or 0.0)
         return found
-
-    def training(self, scope: Scope, most: int) -> Held:
-        """The first `most` runs that hold a lease, in the order they were submitted, and how they do; the rest are not
-        read: for those who look every second.
-        """
-        total, *rows = self._scripts.call("training", *scope, most, FIELDS)
-        found = Held(total, [], {})
-        for text, points in rows:
-            for status in _read_or_note(text, found.flaws):
-                last, validated, *_ = (*map(_read_point, points), None, None)
-                found.first.append(Training(status, last, validated))
-        return found
-
-    def front(self, scope: Scope, most: int, barred: Collection[str] = ()) -> Front:
-        """The first `most` queued runs, of every machine class in turn; the rest are not read.
-
-        A run of the studies `barred`, or one that is paused everywhere (Q11), is ahead of nobody.
-        """
-        found = Front([], {}, {})
-        for text, ahead in pairs(self._scripts.call("front", *scope, most, FIELDS, *barred)):
-            for status in _read_or_note(text, found.flaws):
-                found.first.append(status)
-                found.ahead[status.run.id] = ahead
-        return found
-
-    def tally(self, study: str) -> dict[State, int]:
-        """How many runs of a study are in each state, at one instant; those in none are left out."""
-        return {State(state): count for state, count in pairs(self._scripts.call("tally", study))}
-
-    def trace(self, run_id: str, shares: int) -> list[float]:
-        """The loss of a run over its steps so far: the means over at most `shares` equal shares of them."""
-        return [float(mean) for mean in self._scripts.call("trace", run_id, shares)]
 
     def status(self, run_id: str) -> Status:
         """One run, by its id or a beginning of it that no other run shares.
@@ -239,12 +172,7 @@ class Listing:
 
     def curve(self, run_id: str) -> list[Point]:
         """The curve of a run, steps ascending, thinned out evenly when long, and more so when the run is final."""
-        return [_read_point(text) for text in self._scripts.call("curve", run_id)]
-
-    def newest(self, run_id: str) -> tuple[Point | None, Point | None]:
-        """The newest point of a run's curve, and the newest one with a validation loss; None where there is none."""
-        last, validated, *_ = (*map(_read_point, self._scripts.call("reached", run_id)), None, None)
-        return last, validated
+        return [read_point(text) for text in self._scripts.call("curve", run_id)]
 
     def events(self, run_id: str, count: int = 100) -> list[Event]:
         """The last `count` events of a run, oldest first."""
@@ -254,11 +182,11 @@ class Listing:
 def _picture(texts: Iterable[str]) -> Picture:
     found = Picture([], {})
     for text in texts:
-        found.statuses.extend(_read_or_note(text, found.flaws))
+        found.statuses.extend(read_or_note(text, found.flaws))
     return found
 
 
-def _read_or_note(text: str, flaws: dict[str, Flaw]) -> list[Status]:
+def read_or_note(text: str, flaws: dict[str, Flaw]) -> list[Status]:
     """The run that a row tells of; none if it cannot be read, which `flaws` then says."""
     try:
         return [read_status(text)]
@@ -268,7 +196,7 @@ def _read_or_note(text: str, flaws: dict[str, Flaw]) -> list[Status]:
         return []
 
 
-def _read_point(text: str) -> Point:
+def read_point(text: str) -> Point:
     return Point(**dict(zip(Point.model_fields, json.loads(text), strict=True)))
 
 

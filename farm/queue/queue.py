@@ -39,6 +39,7 @@ from farm.queue.asking import Asking
 from farm.queue.evaluations import Evaluations
 from farm.queue.index import Index
 from farm.queue.listing import Listing
+from farm.queue.live import Live
 from farm.queue.news import News
 from farm.queue.roster import Roster
 from farm.queue.scripts import Scripts
@@ -90,6 +91,7 @@ class Queue:
         self.scripts = Scripts(redis, prefix)
         self.asking = Asking(redis, prefix)
         self.listing = Listing(self.scripts)
+        self.live = Live(self.scripts)
         self.evaluations = Evaluations(self.scripts, self.asking)
         self.studies = Studies(self.scripts)
         self.roster = Roster(self.scripts)

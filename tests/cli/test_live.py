@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from cli.live.layout import KEYS, Page, Words, lay_out, share, wrap
 from cli.live.picture import Bar, Picture, Standing, Waiting, bar, key_of, peaks
-from farm.queue.listing import Training
+from farm.queue.live import Training
 from farm.queue.node import Node
 from farm.queue.queue import Queue
 from farm.queue.values import Claim, Point

@@ -1,4 +1,7 @@
-"""The frame: what there is to type, exit codes, one-line errors, what is imported, signals and pipes."""
+"""The frame: what there is to type, exit codes, one-line errors, what is imported, signals and pipes.
+
+Longer than other files by the list of all options.
+"""
 
 import os
 import pty

@@ -381,10 +381,8 @@ def test_show_lists_the_scores_of_a_run(farm: Farm) -> None:
     run_id = Study.parse(study_text(init=(42, 22))).runs()[0].id
     said = farm("show", run_id).out
     assert "5.000420 ± 0.5774 nats per token (wiki@" in said
-    assert [one["name"] for one in json.loads(farm("show", run_id, "--json").out)["data"]["scores"]] == [
-        "test_loss",
-        "wiki",
-    ]
+    told = json.loads(farm("show", run_id, "--json").out)["data"]["scores"]
+    assert [one["name"] for one in told] == ["test_loss", "wiki"]
 
 
 def test_the_larger_error_is_named_where_it_is_the_test_sets(farm: Farm) -> None:

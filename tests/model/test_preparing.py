@@ -1,4 +1,7 @@
-"""`farm data prepare` without the command: the tokens of training, whatever happens on the way to them."""
+"""`farm data prepare` without the command: the tokens of training, whatever happens on the way to them.
+
+Longer than other files, since all of it needs the same small corpora.
+"""
 
 import gzip
 import json

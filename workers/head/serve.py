@@ -52,7 +52,7 @@ from workers.node import hardware
 from workers.node.environment import stand_apart
 from workers.ray_internals import own_node
 from workers.ray_internals.variables import STOP_WAIT_SECONDS, TOKEN_PATH
-from workers.rent import landlord
+from workers.rent import watching
 from workers.rent.landlord import Landlord
 
 TURN_SECONDS = 0.25
@@ -193,8 +193,8 @@ def _clerk(queue: Queue) -> Iterator[None]:
 @contextmanager
 def _landlord(here: Settings, queue: Queue, head: Head) -> Iterator[Landlord]:
     """Someone who looks after the machines that this farm rents, whatever the dispatcher waits for."""
-    stop, renting = threading.Event(), landlord.of(here, queue, head.software)
-    thread = threading.Thread(target=landlord.watch, args=(renting, stop), name="landlord", daemon=True)
+    stop, renting = threading.Event(), watching.of(here, queue, head.software)
+    thread = threading.Thread(target=watching.watch, args=(renting, stop), name="landlord", daemon=True)
     thread.start()
     try:
         yield renting

@@ -20,18 +20,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from farm.errors import FarmError, NoCapacity, TooOften, Unreachable, first_line
+from farm.errors import FarmError, NoCapacity, TooOften, Unreachable
 from farm.queue.node import Node
 from farm.queue.queue import Queue
 from farm.queue.rental import LEAVE_SECONDS, Rental, Stage
-from farm.record.result import Provenance
-from farm.site.settings import Settings
 from workers.rent import api_key, arrival, host_key
 from workers.rent.account import affordable
 from workers.rent.lambda_cloud import Instance, Lambda
 from workers.rent.names import keeper
 
-TURN_SECONDS = 2.0  # between looks at the records
 LOOK_SECONDS = 15.0  # at the cloud, while there is something to see; with jitter. Lambda allows one request a second
 CAPACITY_SECONDS = 30.0  # between looks for capacity
 LAUNCH_SECONDS = 12.0  # between launches, as Lambda asks for
@@ -393,28 +390,3 @@ def _is_paid_for(it: Instance) -> bool:
 def _facts(found: Instance) -> dict[str, Any]:
     """What the cloud says of an instance that was found by its name."""
     return {"type": found.type, "place": found.region, "usd_per_hour": found.usd_per_hour}
-
-
-def of(here: Settings, queue: Queue, software: Provenance) -> Landlord:
-    """The one for the farm of `here`, whose rented machines get the same `software`."""
-    return Landlord(
-        queue,
-        here.home,
-        lambda: Lambda(*api_key.kept(here.home)),
-        lambda one, user, address: arrival.bring(one, user, address, here.home, software),
-    )
-
-
-def watch(landlord: Landlord, stop: threading.Event) -> None:
-    """Turn until `stop` is set, whatever goes wrong in between: what is rented goes on costing money."""
-    is_begun = False
-    while not stop.wait(TURN_SECONDS):
-        try:
-            if not is_begun:
-                landlord.begin()
-                is_begun = True
-            landlord.turn()
-        except FarmError as error:
-            log.warning("%s; trying again", first_line(error))
-        except Exception:
-            log.exception("the machines that are rented could not be looked after; trying again")

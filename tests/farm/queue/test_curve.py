@@ -72,11 +72,11 @@ def test_the_curve_of_a_final_run_is_short(queue: Queue) -> None:
 def test_the_newest_points_are_those_of_the_curve(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
-    assert queue.listing.newest(claim.run.id) == (None, None)
+    assert queue.live.newest(claim.run.id) == (None, None)
     queue.record(claim.lease, points(1, 2))
-    assert queue.listing.newest(claim.run.id) == (points(2)[0], None)
+    assert queue.live.newest(claim.run.id) == (points(2)[0], None)
     queue.record(claim.lease, [_validated(points(3)[0]), *points(*range(4, 900))])
-    assert queue.listing.newest(claim.run.id) == (points(899)[0], _validated(points(3)[0]))
+    assert queue.live.newest(claim.run.id) == (points(899)[0], _validated(points(3)[0]))
 
 
 def _validated(point: Point) -> Point:

@@ -8,7 +8,7 @@ from results import result, score, tiny_study
 from waiting import wait_until
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
-from farm.queue.listing import Scope
+from farm.queue.live import Scope
 from farm.queue.queue import Queue
 from farm.queue.values import Claim
 from farm.record.score import Score
@@ -67,7 +67,7 @@ def test_an_evaluation_is_queued_claimed_and_delivered_as_a_run_is(queue: Queue)
     claim = claimed(queue)
     assert claim.run == wanted
     assert isinstance(queue.listing.running()[0].run, Evaluating), "whoever counts units sees it"
-    assert queue.listing.training(Scope("all"), 9).total == 0, "whoever watches runs does not"
+    assert queue.live.training(Scope("all"), 9).total == 0, "whoever watches runs does not"
     made = scored(claim)
     queue.deliver(claim.lease, made)
     queue.deliver(claim.lease, made)  # the reply got lost

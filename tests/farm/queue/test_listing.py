@@ -11,7 +11,7 @@ from redis import Redis
 from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
-from farm.queue.listing import Scope
+from farm.queue.live import Scope
 from farm.queue.queue import Queue
 from farm.queue.spelling import FIELDS, StatusRow
 from farm.queue.values import Point
@@ -78,15 +78,15 @@ def test_q9_training_reads_the_first_that_hold_a_lease_and_counts_the_rest(queue
     validated = points(2)[0].model_copy(update={"validation_loss": 3.0})
     queue.record(claims[0].lease, [*points(1), validated, *points(3)])
     queue.renew(claims[0].lease, 3, seconds=90)  # its deadline is the last now; its place is not
-    found = queue.listing.training(Scope("all"), 2)
+    found = queue.live.training(Scope("all"), 2)
     assert (found.total, [run.status.run for run in found.first]) == (8, one.runs()[:2])
     assert found.first[0][1:] == (points(3)[0], validated)
     assert found.first[1][1:] == (None, None)
     assert found.first[0].status == queue.listing.status(claims[0].run.id)
-    assert [run.status.run for run in queue.listing.training(Scope("study", "two"), 9).first] == two.runs()[:2]
-    assert [run.status.run for run in queue.listing.training(Scope("one", two.runs()[0].id), 9).first] == two.runs()[:1]
+    assert [run.status.run for run in queue.live.training(Scope("study", "two"), 9).first] == two.runs()[:2]
+    assert [run.status.run for run in queue.live.training(Scope("one", two.runs()[0].id), 9).first] == two.runs()[:1]
     redis.hset(f"farm:run:{one.runs()[0].id}", "spec", "{}")
-    found = queue.listing.training(Scope("study", "one"), 2)
+    found = queue.live.training(Scope("study", "one"), 2)
     assert (found.total, list(found.flaws), len(found.first)) == (6, [one.runs()[0].id], 1)
 
 
@@ -95,19 +95,19 @@ def test_q9_the_front_of_the_queue_has_every_class_in_turn_and_says_how_many_are
     other = tiny_study("other", init=(3,))
     queue.put(both)
     queue.put(other)
-    found = queue.listing.front(Scope("all"), 4)
+    found = queue.live.front(Scope("all"), 4)
     assert [status.run.machine for status in found.first] == ["cpu", "1xrtx3090"] * 2
     assert list(found.ahead.values()) == [0, 0, 1, 1]
-    theirs = queue.listing.front(Scope("study", "other"), 2)
+    theirs = queue.live.front(Scope("study", "other"), 2)
     assert [status.run for status in theirs.first] == other.runs()[:2]
     assert list(theirs.ahead.values()) == [6, 7]
-    assert list(queue.listing.front(Scope("study", "other"), 2, barred=["both"]).ahead.values()) == [0, 1]
+    assert list(queue.live.front(Scope("study", "other"), 2, barred=["both"]).ahead.values()) == [0, 1]
     last = other.runs()[2].id
-    assert queue.listing.front(Scope("one", last), 2).ahead == {last: 8}
+    assert queue.live.front(Scope("one", last), 2).ahead == {last: 8}
     queue.fail(started(queue).lease, "x", "y", 1, True)
-    assert queue.listing.front(Scope("all"), 99).ahead.keys() == {
-        status.run.id for status in queue.listing.statuses()
-    }, "those that back off, too"
+    assert queue.live.front(Scope("all"), 99).ahead.keys() == {status.run.id for status in queue.listing.statuses()}, (
+        "those that back off, too"
+    )
 
 
 def test_q9_a_tally_counts_the_runs_of_a_study(queue: Queue) -> None:
@@ -115,17 +115,17 @@ def test_q9_a_tally_counts_the_runs_of_a_study(queue: Queue) -> None:
     queue.put(tiny_study("other", init=(7,)))
     claim = started(queue)
     queue.finish(claim.lease, result(claim.run, 3.0))
-    assert queue.listing.tally(claim.study) == {State.SUCCEEDED: 1, State.QUEUED: 2}
-    assert queue.listing.tally("none") == {}
+    assert queue.live.tally(claim.study) == {State.SUCCEEDED: 1, State.QUEUED: 2}
+    assert queue.live.tally("none") == {}
 
 
 def test_a_trace_has_means_over_equal_shares_of_the_steps(queue: Queue) -> None:
     study_of(queue)
     claim = started(queue)
-    assert queue.listing.trace(claim.run.id, 3) == []
+    assert queue.live.trace(claim.run.id, 3) == []
     losses = {1: 8.0, 2: 6.0, 4: 2.0, 9: 1.0}
     queue.record(claim.lease, [Point(step=step, loss=loss, lr=1, tokens_per_second=1) for step, loss in losses.items()])
-    assert queue.listing.trace(claim.run.id, 3) == [7.0, 2.0, 1.0]
+    assert queue.live.trace(claim.run.id, 3) == [7.0, 2.0, 1.0]
 
 
 def test_a_status_is_found_by_the_beginning_of_its_id(queue: Queue) -> None:

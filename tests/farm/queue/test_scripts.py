@@ -11,7 +11,7 @@ from results import result, tiny_study
 
 from farm.errors import Refused
 from farm.queue import scripts as scripts_
-from farm.queue.listing import Scope
+from farm.queue.live import Scope
 from farm.queue.queue import Queue
 from farm.site.client import connect
 from farm.study.machine import Machine
@@ -58,8 +58,8 @@ def test_a_submitter_by_acl_can_only_read(queue: Queue, redis: Redis, redis_url:
             assert (alice.listing.pauses(), alice.studies.dollars_spent()) == ([], {})
             (running,) = alice.listing.running()
             every = Scope("study", running.study)
-            assert (alice.listing.training(every, 9).total, len(alice.listing.front(every, 9).first)) == (1, 2)
-            assert (sum(alice.listing.tally(running.study).values()), alice.listing.trace(running.run.id, 9)) == (3, [])
+            assert (alice.live.training(every, 9).total, len(alice.live.front(every, 9).first)) == (1, 2)
+            assert (sum(alice.live.tally(running.study).values()), alice.live.trace(running.run.id, 9)) == (3, [])
             lease = Lease(run_id=running.run.id, epoch=1, deadline=0.0, worker="alice")
             before = picture(queue, redis)
             for verb in (

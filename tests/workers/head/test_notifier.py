@@ -1,4 +1,7 @@
-"""People are told what happens: once each, whatever restarts, and without a word of whom."""
+"""People are told what happens: once each, whatever restarts, and without a word of whom.
+
+Longer than other files, since all of it needs a head, a service and news.
+"""
 
 import logging
 import os

@@ -9,7 +9,7 @@ from waiting import wait_until
 
 from farm.errors import Unreachable
 from farm.queue.rental import Stage
-from workers.rent import api_key, landlord
+from workers.rent import api_key, watching
 from workers.rent.lambda_cloud import Lambda
 
 from .conftest import Renting
@@ -294,7 +294,7 @@ def test_records_of_what_ended_long_ago_are_forgotten(renting: Renting) -> None:
 
 
 def test_whatever_goes_wrong_the_watch_goes_on_until_it_is_told_to_stop(renting: Renting, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(landlord, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(watching, "TURN_SECONDS", 0.01)
     renting.want()
     renting.cloud.capacity["gpu_8x_a100"] = ["us-east-1"]
     turn, wrong = renting.landlord.turn, [ValueError("a bug"), Unreachable("Redis is away.")]
@@ -306,7 +306,7 @@ def test_whatever_goes_wrong_the_watch_goes_on_until_it_is_told_to_stop(renting:
 
     monkeypatch.setattr(renting.landlord, "turn", faulty)
     stop = threading.Event()
-    thread = threading.Thread(target=landlord.watch, args=(renting.landlord, stop))
+    thread = threading.Thread(target=watching.watch, args=(renting.landlord, stop))
     thread.start()
     try:
         wait_until(lambda: renting.one().stage is Stage.BOOTING, "it is launched all the same", 30)
