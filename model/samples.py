@@ -7,6 +7,7 @@ two steps take: 20 tokens are 20 passes of a single position.
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -31,7 +32,7 @@ class Sampler:
         self._advanced = listener.on_scoring
         from_epoch = assignment.resume.epoch if assignment.resume else None
         self._writer = SampleWriter(assignment.folder / FILE, assignment.epoch, from_epoch, from_step)
-        self._reader, self._prompts = _read(self._recipe, self._asked, listener.on_note)
+        self._note = listener.on_note
         self._began, self._seconds, self._newest = time.perf_counter(), 0.0, -1
 
     def after(self, step: int, gpt: GPT) -> None:
@@ -49,11 +50,17 @@ class Sampler:
         """Return when every sample is on the disk."""
         self._writer.sync()
 
+    @cached_property
+    def _words(self) -> tuple[Reader, list[list[int]]]:
+        """The reader, and the prompts as tokens: read for the first sample, since where `every` is 0 there is none."""
+        return _read(self._recipe, self._asked, self._note)
+
     def _sample(self, step: int, gpt: GPT) -> None:
         self._newest = step
-        for prompt in self._prompts:
+        by, prompts = self._words
+        for prompt in prompts:
             self._advanced()
-            found = take(gpt, self._reader, prompt, self._asked, step)
+            found = take(gpt, by, prompt, self._asked, step)
             self._writer.append(found)
             self._seconds += found.seconds
 

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from farm.errors import BadCorpus
 from farm.files import flush
 from model.corpus import holdout, pieces
-from model.corpus.formats import header_of
+from model.corpus.formats import chunks, header_of
 from model.corpus.token_folder import Made
 from model.corpus.tokenizer import Tokenizer
 
@@ -20,14 +21,14 @@ def join(split: str, paths: list[Path], held: float | int | None, made_by: Token
     Raises: BadCorpus: a part would hold nothing.
     """
     total = sum(pieces.count_of(path) or 0 for path in paths)
-    ends = _ends(paths, made_by.end_of_text)
-    if total == len(ends):
-        raise BadCorpus(f"the {split} part holds no text.", remedy="Name a source with text in it.")
     if held is None:
         with _Tokens(work, split, total, made_by) as out:
             for _, tokens in _chunks(paths):
                 out.write(tokens)
+        _check_text(split, total, out.ended)
         return {split: out.made}
+    ends = _ends(paths, made_by.end_of_text)
+    _check_text(split, total, len(ends))
     ends, chosen = holdout.hold_out(ends, total, held)
     validation = int(np.diff(ends, prepend=0)[chosen].sum())
     with (
@@ -41,11 +42,17 @@ def join(split: str, paths: list[Path], held: float | int | None, made_by: Token
     return {"train": train.made, "validation": test.made}
 
 
+def _check_text(split: str, total: int, ended: int) -> None:
+    """Raises: BadCorpus: none of the tokens is of a text."""
+    if total == ended:
+        raise BadCorpus(f"the {split} part holds no text.", remedy="Name a source with text in it.")
+
+
 def _chunks(paths: list[Path]) -> Iterator[tuple[int, np.ndarray]]:
     """The tokens of the pieces, in order, each few with the position of the first."""
     at = 0
     for path in paths:
-        for tokens in pieces.chunks(path):
+        for tokens in chunks(pieces.span(path)):
             yield at, tokens
             at += len(tokens)
 
@@ -61,10 +68,10 @@ class _Tokens:
 
     def __init__(self, work: Path, split: str, count: int, made_by: Tokenizer):
         self.path, self.count, self.end = work / f"{split}.safetensors", count, made_by.end_of_text
-        self.tokens, self.whole, self.documents = hashlib.sha256(), hashlib.sha256(), 0
+        self.tokens, self.whole, self.ended = hashlib.sha256(), hashlib.sha256(), 0
         self.last = self.end
 
-    def __enter__(self) -> "_Tokens":
+    def __enter__(self) -> Self:
         self.file = self.path.open("wb")
         header = header_of(self.count)
         self.file.write(header)
@@ -75,7 +82,7 @@ class _Tokens:
         self.file.write(tokens.data)
         self.whole.update(tokens.data)
         self.tokens.update(tokens.data)
-        self.documents += int((tokens == self.end).sum())
+        self.ended += int((tokens == self.end).sum())
         self.last = int(tokens[-1]) if len(tokens) else self.last
 
     def __exit__(self, *_: object) -> None:
@@ -87,7 +94,7 @@ class _Tokens:
         return Made(
             file=self.path.name,
             tokens=self.count,
-            documents=self.documents + (self.last != self.end),  # one that goes on in the other part
+            documents=self.ended + (self.last != self.end),  # one that goes on in the other part
             bytes=self.path.stat().st_size,
             fingerprint=self.tokens.hexdigest(),
             sha256=self.whole.hexdigest(),

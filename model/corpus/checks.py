@@ -5,16 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from farm.errors import BadCorpus
 from farm.record.result import Exam, Tokens
 from farm.study.recipe import HEAD_TOKENS, FurtherEvaluation, Recipe
-from model.corpus.formats import TOKEN, Span, span_of
+from model.corpus.formats import Span, chunks, span_of
 from model.corpus.kept import identity, remember
 from model.corpus.sources import locate
-
-SCAN_TOKENS = 4 * 2**20
 
 
 class Scan(NamedTuple):
@@ -199,13 +195,11 @@ def _scan_once(span: Span, used: range, cache: Path) -> Scan:
 
 
 def _scan(span: Span, used: range) -> Scan:
-    """One pass, by plain reads: through the map, every page would count as memory of this process."""
-    sha256, largest, at = hashlib.sha256(), -1, 0
-    with span.path.open("rb") as file:
-        file.seek(span.start + used.start * TOKEN.itemsize)
-        for position in range(used.start, used.stop, SCAN_TOKENS):
-            chunk = np.fromfile(file, TOKEN, min(SCAN_TOKENS, used.stop - position))
-            sha256.update(chunk.data)
-            if (highest := int(chunk.max())) > largest:
-                largest, at = highest, position + int(chunk.argmax())
+    """One pass over the tokens."""
+    sha256, largest, at, position = hashlib.sha256(), -1, 0, used.start
+    for chunk in chunks(span, used):
+        sha256.update(chunk.data)
+        if (highest := int(chunk.max())) > largest:
+            largest, at = highest, position + int(chunk.argmax())
+        position += len(chunk)
     return Scan(sha256.hexdigest(), largest, at)

@@ -3,16 +3,15 @@
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from farm.errors import BadCorpus, FarmError
 from farm.study.recipe import Data
 from model.corpus import cuts, origin, tokenizer
 from model.corpus.documents import documents
-from model.corpus.formats import TOKEN, Span, span_of
+from model.corpus.formats import TOKEN, Span, chunks, span_of
 from model.corpus.kept import identity, remember
 from model.corpus.names import gaps
 from model.corpus.sources import holds_tokens
@@ -20,7 +19,6 @@ from model.corpus.text import find_tokenised, tokenise
 from model.corpus.token_folder import Vocabulary
 from model.corpus.tokenizer import Tokenizer
 
-CHUNK = 2**22  # tokens held at a time
 SMALL_BYTES = 2**26  # of text, which is tokenised to be counted; more is left to farm data prepare
 FIRST_TOKENS, FIRST_CHARACTERS = 64, 60
 
@@ -105,15 +103,11 @@ def _scan(spans: list[Span], end: int, watch: Watch) -> dict:
     sha256, largest, ended, behind = hashlib.sha256(), -1, 0, 0
     total = sum(span.tokens for span in spans) * TOKEN.itemsize
     last = end
-    for span in spans:
-        with span.path.open("rb") as file:
-            file.seek(span.start)
-            for at in range(0, span.tokens, CHUNK):
-                chunk = np.fromfile(file, TOKEN, min(CHUNK, span.tokens - at))
-                sha256.update(chunk.data)
-                largest, ended = max(largest, int(chunk.max())), ended + int((chunk == end).sum())
-                last, behind = int(chunk[-1]), behind + chunk.nbytes
-                watch(behind, total)
+    for chunk in chain.from_iterable(map(chunks, spans)):
+        sha256.update(chunk.data)
+        largest, ended = max(largest, int(chunk.max())), ended + int((chunk == end).sum())
+        last, behind = int(chunk[-1]), behind + chunk.nbytes
+        watch(behind, total)
     tokens = total // TOKEN.itemsize
     return {
         "tokens": tokens,
@@ -124,9 +118,7 @@ def _scan(spans: list[Span], end: int, watch: Watch) -> dict:
 
 
 def _first_words(span: Span, made_by: Tokenizer, remarks: list[str]) -> str | None:
-    with span.path.open("rb") as file:
-        file.seek(span.start)
-        tokens = np.fromfile(file, TOKEN, min(FIRST_TOKENS, span.tokens)).tolist()
+    tokens = next(chunks(span, range(min(FIRST_TOKENS, span.tokens)))).tolist()
     try:
         return _start(made_by.decoder()([token for token in tokens if token < made_by.vocab]))
     except BadCorpus:

@@ -1,6 +1,7 @@
 """Files that hold tokens, mapped where they lie."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,6 +15,7 @@ TOKEN = np.dtype("<u2")
 WINDOW, WINDOWS = 4096, 3  # tokens looked at, at the start, in the middle and at the end
 FEW = 16  # tokens, of which every second may be 0 by chance
 HIGH_HALF, LOW_HALF = 15, 255  # the upper half of a token in 32 bits, for up to a million; the lower is often more
+CHUNK = 2**22  # tokens held at a time
 HEADER_BYTES = 128  # of the safetensors that are written here, whatever the count
 FORMATS = "Copy it or create it again; docs/data.md shows the formats."
 
@@ -51,6 +53,18 @@ def span_of(path: Path) -> Span:
     if count < 1:
         raise BadCorpus(f"{path} holds no tokens.")
     return Span(path, start, count)
+
+
+def chunks(span: Span, used: range | None = None) -> Iterator[np.ndarray]:
+    """The tokens of a span, or those at the positions `used` of it, a few at a time.
+
+    They are read plainly: through a map, every page would count as memory of this process.
+    """
+    used = range(span.tokens) if used is None else used
+    with span.path.open("rb") as file:
+        file.seek(span.start + used.start * TOKEN.itemsize)
+        for position in range(used.start, used.stop, CHUNK):
+            yield np.fromfile(file, TOKEN, min(CHUNK, used.stop - position))
 
 
 def header_of(count: int) -> bytes:

@@ -8,12 +8,11 @@ import numpy as np
 from farm.errors import BadCorpus
 from farm.files import writing_whole
 from model.corpus.documents import Part, read
-from model.corpus.formats import HEADER_BYTES, TOKEN, array_of, header_of, span_of
+from model.corpus.formats import HEADER_BYTES, TOKEN, Span, array_of, header_of, span_of
 from model.corpus.names import TOKEN_SUFFIXES, kind
 from model.corpus.text import tokens_of
 from model.corpus.tokenizer import Tokenizer
 
-CHUNK = 2**22  # tokens held at a time
 LARGEST = 2**16 - 1  # the largest token that 16 bits hold
 
 
@@ -41,12 +40,9 @@ def count_of(piece: Path) -> int | None:
         return None
 
 
-def chunks(piece: Path) -> Iterator[np.ndarray]:
-    """The tokens of a piece, which may be of one very long file, a few at a time."""
-    with piece.open("rb") as file:
-        file.seek(HEADER_BYTES)
-        while len(tokens := np.fromfile(file, TOKEN, CHUNK)):
-            yield tokens
+def span(piece: Path) -> Span:
+    """Where the tokens of a piece lie, which is there."""
+    return Span(piece, HEADER_BYTES, count_of(piece) or 0)
 
 
 def _read(part: Part, field: str, made_by: Tokenizer) -> Iterator[np.ndarray]:

@@ -84,6 +84,13 @@ def test_a_tokenizer_that_is_not_there_ends_no_training(tokens, tmp_path) -> Non
     assert [one.prompt for one in sampled(tmp_path / "run")] == ["0", "0"]
 
 
+def test_a_training_that_is_not_sampled_from_reads_no_tokenizer(tokens, tmp_path) -> None:
+    run = tiny(tokens, data={"tokenizer": str(tmp_path / "gone.json")})
+    outcome, told = attempt(run, planned(run, 1), tmp_path / "run", samples=Samples(every=0))
+    assert outcome.finished
+    assert told.notes == []
+
+
 def test_samples_of_a_stopped_training_are_not_taken_again(tokens, tmp_path) -> None:
     """A stop leaves a checkpoint after a step that nothing else asks a sample of."""
     run, asked = longer(tokens), Samples(every=10, tokens=2)
