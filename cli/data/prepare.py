@@ -11,6 +11,7 @@ from cli.data.source import Revision, Source, TextField, TokenizerName, check_in
 from cli.options import Json
 from cli.render import Column, Sheet, say
 from farm.site.settings import Settings
+from farm.study.processor import cores
 
 if TYPE_CHECKING:
     from model.corpus.preparing import Done
@@ -56,7 +57,6 @@ def prepare(
     does nothing.
     """
     check_installed("pyarrow", "tiktoken")
-    from model.corpus import crew
     from model.corpus.holdout import parse
     from model.corpus.preparing import prepare as make
 
@@ -75,7 +75,7 @@ def prepare(
 
         cache = Settings.load(through_tunnel=False).home / "cache"
         try:
-            outcome = make(data, asked, folder, cache, processes or crew.cores(), watch)
+            outcome = make(data, asked, folder, cache, processes or cores(), watch)
         except KeyboardInterrupt:
             say("interrupted; the same command goes on where it was")
             raise

@@ -4,6 +4,7 @@ Only the instructions that decide how fast matrices are multiplied count here. T
 and a machine class carry them.
 """
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,11 @@ _X86: tuple[tuple[InstructionSet, frozenset[str]], ...] = (
 )
 WITH_AVX512: frozenset[InstructionSet] = frozenset({"AVX-512", "AVX512-BF16", "AMX"})
 _WITH_BF16 = frozenset({"AVX512-BF16", "AMX", "ARM-BF16"})
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -16,11 +16,6 @@ AHEAD = 2  # pieces of work for each process that wait for it
 T = TypeVar("T")
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def each(work: Callable[..., T], tasks: Iterable[tuple], processes: int) -> Iterator[tuple[tuple, T]]:
     """Each of `tasks` with what `work` returns for it, as they are done, by so many processes: one is this one.
 

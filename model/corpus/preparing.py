@@ -21,7 +21,7 @@ from model.corpus.formats import TOKEN
 from model.corpus.kept import identity, keep_sha256, known_sha256, sha256_of
 from model.corpus.names import TOKEN_SUFFIXES, codec_suffix, gaps, kind, some
 from model.corpus.text import READING
-from model.corpus.token_folder import MANIFEST, WORK, Asked, Input, Made, Manifest, Vocabulary
+from model.corpus.token_folder import MANIFEST, SCHEMA, WORK, Asked, Input, Made, Manifest, Vocabulary
 from model.corpus.tokenizer import Tokenizer
 
 TEXT_BYTES_PER_TOKEN = 3  # at least, of ordinary text by GPT-2's tokenizer; English has 4.5
@@ -96,6 +96,7 @@ class _Preparation:
         parts = {split: [part for path in files for part in self._cut(path)] for split, files in self.sources.items()}
         made = self._make_pieces(parts, work)
         manifest = Manifest(
+            schema=SCHEMA,
             key=key,
             asked=self.asked,
             tokenizer=_vocabulary(self.asked.tokenizer, self.made_by),

@@ -6,9 +6,9 @@ that the same inputs give the same bytes everywhere.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from farm.errors import BadCorpus, Conflict
 from farm.study.recipe import Frozen
@@ -16,8 +16,8 @@ from model.corpus.kept import sha256_of
 from model.corpus.names import some
 
 MANIFEST = "manifest.json"
+SCHEMA: Final = "farm.tokens/1"
 WORK = ".preparing"  # what an unfinished folder holds
-SCHEMA = "farm.tokens/1"
 
 
 class Input(Frozen):
@@ -62,7 +62,7 @@ class Vocabulary(Frozen):
 class Manifest(Frozen):
     """What a token folder says of itself. `key` is the fingerprint of all that decides about its tokens."""
 
-    schema_: str = SCHEMA
+    schema_: Literal["farm.tokens/1"] = Field(alias="schema")
     key: str
     asked: Asked
     tokenizer: Vocabulary
@@ -71,8 +71,7 @@ class Manifest(Frozen):
 
     def to_json(self) -> bytes:
         """The content of the file."""
-        values: dict[str, Any] = self.model_dump(mode="json", exclude={"schema_"})
-        return (json.dumps({"schema": self.schema_} | values, indent=1) + "\n").encode()
+        return (json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n").encode()
 
 
 def read(folder: Path) -> Manifest | None:
@@ -84,13 +83,8 @@ def read(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_bytes())
-        if values.pop("schema", None) != SCHEMA:
-            raise ValueError("it is not that of a token folder")
-        for name in ("inputs",):
-            values[name] = tuple(values[name])
-        return Manifest.model_validate(values)
-    except (ValueError, ValidationError, AttributeError, KeyError, TypeError, RecursionError):
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError:
         raise BadCorpus(
             f"{path} is not a manifest that farm data prepare wrote.",
             remedy="Name another folder, or remove that file.",

@@ -23,6 +23,7 @@ from farm.record.result import Peaks
 from farm.record.store import Store
 from farm.site.session import session
 from farm.site.settings import Settings
+from farm.study.processor import cores
 from farm.study.run import Checkpoint
 from model.assignment import Assignment, Listener, Resume
 from model.corpus.checks import items, prepare
@@ -34,7 +35,6 @@ from workers.attempt.gauges import Gauges
 from workers.attempt.meter import Metered, meter
 from workers.attempt.pulse import Pulse
 from workers.attempt.task import PULSE_FILE, STOP_FILE, Task
-from workers.node import hardware
 from workers.node.gpus import gpus
 
 FLUSH_SECONDS = 1.0
@@ -78,7 +78,7 @@ def _meter(task: Task) -> AbstractContextManager[object]:
         return nullcontext()
     local = around.get_local_world_size()
     here = gpus()[:local] if get_device().type == "cuda" else ()
-    found = meter(here, has_the_node=local * task.threads >= hardware.cores())
+    found = meter(here, has_the_node=local * task.threads >= cores())
     return Metered(found, Path(task.folder) / energy.file(around.get_node_rank()))
 
 
@@ -96,7 +96,7 @@ def _here(task: Task) -> Task:
     place = task.places[index]
     if place.node != node:
         raise WorkerDied(f"rank {around.get_world_rank()} has the share of a {place.machine}, but runs on node {node}.")
-    task = task.model_copy(update={"threads": place.threads or max(1, hardware.cores() // place.workers)})
+    task = task.model_copy(update={"threads": place.threads or max(1, cores() // place.workers)})
     if index:
         task = _bring(task, is_first=around.get_local_rank() == 0)
     meet()

@@ -21,6 +21,7 @@ from farm.record.result import Outcome, Result
 from farm.record.score import Score
 from farm.study.machine import Machine, Mixed, resource
 from farm.study.planner import Plan, Speed, plan
+from farm.study.processor import cores
 from farm.study.run import Attempt, Checkpoint, Run
 from farm.study.study import Study
 from farm.verdict.forecast import speeds
@@ -297,4 +298,4 @@ def _last_words(end: Ending) -> dict[str, object]:
 def _threads(machine: Machine) -> int:
     """torch threads of a worker; in a mixed group, of those that the leader has."""
     leader = machine.parts[0] if isinstance(machine, Mixed) else machine
-    return leader.threads or max(1, hardware.cores() // leader.accelerators)
+    return leader.threads or max(1, cores() // leader.accelerators)

@@ -15,8 +15,8 @@ import ray
 from farm.errors import Unreachable, first_line, last_line
 from farm.site.urls import LOOPBACK
 from farm.study.machine import resource
+from farm.study.processor import cores
 from workers.head import folders
-from workers.node import hardware
 from workers.node.admission import PORT
 from workers.node.environment import OBJECT_STORE_BYTES
 from workers.ray_internals import own_node
@@ -40,7 +40,7 @@ def start(
     """
     os.environ[TMPDIR] = str(folder)  # inherited by all that Ray starts: there it finds this Ray and no other
     options: dict[str, Any] = {
-        "num_cpus": cpus or hardware.cores(),
+        "num_cpus": cpus or cores(),
         "resources": {resource(name): float(count) for name, count in units.items()},
         "labels": {"farm-machine": next(iter(units), "none")},
         "include_dashboard": True,

@@ -14,18 +14,13 @@ from pathlib import Path
 from farm.errors import BadSetting
 from farm.record.result import Hardware, Provenance
 from farm.study.machine import BUILT_IN, Machine, Mixed, without_hearsay
-from farm.study.processor import instruction_set
+from farm.study.processor import cores, instruction_set
 from workers.node.gpus import VISIBLE, Gpu, count_hidden, gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("farm", "model", "workers")
 # In the driver's name of a card: its makers, its memory (which has a place of its own), and the usual socket.
 _SAYS_NOTHING = re.compile(r"nvidia|geforce|tesla|graphics|gpu|generation|edition|[0-9]+gb|hbm[0-9]\w*|sxm[0-9]*")
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int:

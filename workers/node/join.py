@@ -31,6 +31,7 @@ from farm.site.process import end_with_parent
 from farm.site.session import session
 from farm.site.settings import Settings, make_home
 from farm.study.machine import BUILT_IN, Machine, find_machine, is_name, layer, parts, without_hearsay
+from farm.study.processor import cores
 from workers.node import addresses, admission, hardware, spot
 from workers.node.environment import OBJECT_STORE_BYTES, stand_apart
 from workers.node.labels import JOIN_LABEL, own_price
@@ -133,8 +134,8 @@ def _offer(queue: Queue, here: Settings, name: str | None, units: int) -> Machin
 
 def _admit(here: Settings, queue: Queue, place: str, machine: Machine, units: int) -> None:
     """Look at everything that must be right, and say so."""
-    cores, memory = hardware.cores(), _gib(hardware.memory_bytes())
-    log.info("%s: %s; %d cores, %s", platform.node(), hardware.describe(), cores, memory)
+    memory = _gib(hardware.memory_bytes())
+    log.info("%s: %s; %d cores, %s", platform.node(), hardware.describe(), cores(), memory)
     known = layer(BUILT_IN, {machine.name: machine})[machine.name]
     price = "".join(f", ${price.usd_per_hour:,.2f}/h {price}" for price in known.prices)
     each = f"{machine.accelerators} x {machine.accelerator} with {_gib(machine.memory)}{price}"

@@ -6,7 +6,7 @@ import pytest
 
 from farm.errors import BadSetting
 from farm.study.machine import BUILT_IN, Machine
-from farm.study.processor import instruction_set
+from farm.study.processor import cores, instruction_set
 from workers.node import hardware
 from workers.node.gpus import Gpu
 from workers.node.hardware import ROOT, _class_name
@@ -61,7 +61,7 @@ def test_a_node_without_a_gpu_is_a_cpu():
 def test_an_embedded_farm_offers_a_worker_a_core_and_pairs_of_them():
     classes = {machine.name: (machine, units) for machine, units in hardware.local_classes()}
     single, units = classes["cpu-x1"]
-    assert units == hardware.cores()
+    assert units == cores()
     assert (single.accelerators, single.threads) == (1, 1)
     assert classes["cpu-x2"][0].accelerators == 2
 
@@ -69,7 +69,7 @@ def test_an_embedded_farm_offers_a_worker_a_core_and_pairs_of_them():
 def test_hardware_says_what_it_trained_on():
     found = hardware.hardware(BUILT_IN["cpu-x1"], threads=1)
     assert found.accelerator == "cpu"
-    assert found.cores == hardware.cores()
+    assert found.cores == cores()
     assert found.cpu
     assert found.driver is None
     assert found.cuda is None
@@ -117,7 +117,7 @@ def test_a_cpu_class_stays_one_on_a_node_with_gpus(monkeypatch):
         ("cpu-x1", 10**9, 4, r"--machine cpu-x1=1000000000: one run of it takes 1 of 4 cores\. Offer at most 4\.$"),
         ("cpu-x2", 3, 4, r"takes 2 of 4 cores\. Offer at most 2\.$"),
         ("cpu-x2", 2, 1, r"takes 1 of 1 cores\. Offer at most 1\.$"),
-        ("cpu-x1", 10**9, None, rf"takes 1 of {hardware.cores()} cores"),
+        ("cpu-x1", 10**9, None, rf"takes 1 of {cores()} cores"),
     ],
 )
 def test_more_runs_at_a_time_than_have_room_are_not_offered(name, units, cpus, words):
