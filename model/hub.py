@@ -2,8 +2,11 @@
 what changed."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, first_line
@@ -57,7 +60,7 @@ def check_may_write(api: Any, repo: str) -> None:
 
     owner = repo.partition("/")[0]
     try:
-        with Told(repo):
+        with told(repo):
             who = api.whoami()
     except LocalTokenNotFoundError:
         raise Refused("there is no token of the Hugging Face Hub on this machine.", remedy=LOG_IN) from None
@@ -105,18 +108,27 @@ def check_private(repo: str, found: There | None, private: bool) -> None:
         )
 
 
-def compare(contents: Mapping[str, Content], found: There | None) -> list[Sent]:
-    """What is to become of each file."""
+def compare(
+    contents: Mapping[str, Content], found: There | None, sha256: Mapping[str, str] = MappingProxyType({})
+) -> list[Sent]:
+    """What is to become of each file. `sha256` has that of files where it is known already; others are read."""
     files = found.files if found else {}
-    return [_compare(name, one, files.get(name)) for name, one in contents.items()]
+    return [_compare(name, one, files.get(name), sha256.get(name)) for name, one in contents.items()]
 
 
-def _compare(name: str, content: Content, there: Any) -> Sent:
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+def _compare(name: str, content: Content, there: Any, sha256: str | None) -> Sent:
+    size = bytes_of(content)
     if there is None:
         return Sent(name, size, "new")
-    is_same = there.size == size and digest(content, size, bool(there.lfs)) == known_by(there)
+    is_same = there.size == size and known_by(there) == (
+        sha256 if there.lfs and sha256 else digest(content, bool(there.lfs))
+    )
     return Sent(name, size, "unchanged" if is_same else "changed")
+
+
+def bytes_of(content: Content) -> int:
+    """The size of a file."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def known_by(there: Any) -> str:
@@ -124,16 +136,11 @@ def known_by(there: Any) -> str:
     return there.lfs.sha256 if there.lfs else there.blob_id
 
 
-def digest(content: Content, size: int, is_large: bool) -> str:
+def digest(content: Content, is_large: bool) -> str:
     """What the Hub knows a file by: sha256 of a large one, git's own of others."""
-    found = hashlib.sha256() if is_large else hashlib.sha1(b"blob %d\0" % size)
-    if isinstance(content, bytes):
-        found.update(content)
-    else:
-        with content.open("rb") as file:
-            while block := file.read(2**20):
-                found.update(block)
-    return found.hexdigest()
+    begun = hashlib.sha256() if is_large else hashlib.sha1(b"blob %d\0" % bytes_of(content))
+    with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        return hashlib.file_digest(file, lambda: begun).hexdigest()
 
 
 def commit(
@@ -168,30 +175,29 @@ def size_of(files: Iterable[Sent]) -> str:
     return f"{len(changed)} of {len(every)} files, {sum(one.bytes for one in changed):,} bytes"
 
 
-class Told:
-    """What the Hub's client raises, as the farm's own errors."""
+@contextmanager
+def told(repo: str) -> Iterator[None]:
+    """What the Hub's client raises, as the farm's own errors.
 
-    def __init__(self, repo: str):
-        self.repo = repo
+    Raises: Refused, Conflict, Unreachable. LocalTokenNotFoundError: there is no token.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-        if error is None or isinstance(error, FarmError | LocalTokenNotFoundError) or not isinstance(error, Exception):
-            return
+    try:
+        yield
+    except (FarmError, LocalTokenNotFoundError):
+        raise
+    except Exception as error:  # the hub's errors and its HTTP client's share no class below Exception
         said = first_line(error).rstrip(".")
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, HfHubHTTPError) and status in (401, 403):
             raise Refused(f"{constants.ENDPOINT} refuses: {said}.", remedy=LOG_IN) from None
         if isinstance(error, HfHubHTTPError) and status == 412:
             raise Conflict(
-                f"{self.repo} was changed by another meanwhile; nothing of this was sent.", remedy="Run it again."
+                f"{repo} was changed by another meanwhile; nothing of this was sent.", remedy="Run it again."
             ) from None
         raise Unreachable(
-            f"{constants.ENDPOINT} did not take {self.repo}: {said}.",
+            f"{constants.ENDPOINT} did not take {repo}: {said}.",
             remedy="Run the command again: it sends only what is missing.",
         ) from None

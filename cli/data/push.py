@@ -41,6 +41,7 @@ def push(
     from huggingface_hub.utils import disable_progress_bars
 
     from model.corpus.push import push as send
+    from model.hub import size_of
 
     if as_json or not sys.stderr.isatty():
         disable_progress_bars()
@@ -55,9 +56,8 @@ def push(
         "dry_run": dry_run,
     }
     render.emit(Sheet("farm.data-push/1", COLUMNS, rows, more=more), as_json=as_json)
-    changed = [one for one in pushed.files if one.now != "unchanged"]
-    size = f"{len(changed)} of {len(rows)} files, {sum(one.bytes for one in changed):,} bytes"
-    if not changed:
+    size = size_of(pushed.files)
+    if all(one.now == "unchanged" for one in pushed.files):
         say(f"{pushed.url} holds all of it already; nothing {'would be' if dry_run else 'was'} sent")
     elif dry_run:
         say(f"dry run: {size} would be sent to {pushed.url}{', a new repo' if pushed.is_new else ''}")

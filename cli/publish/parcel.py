@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from farm.errors import Conflict
-from model.hub import CARD, Content, Kind, Sent, There, Told, commit, compare, digest, known_by, there
+from model.hub import CARD, Content, Kind, Sent, There, commit, compare, digest, known_by, there, told
 
 MARKER = "farm.json"  # tells a repo of farm from others, and what of farm it holds
 SCHEMA = "farm.published/1"
@@ -46,7 +46,7 @@ class Repo:
 
     def __init__(self, api: Any, name: str, kind: Kind):
         self.api, self.name, self.kind = api, name, kind
-        with Told(name):
+        with told(name):
             self.found = there(api, name, kind)
             self.marker = self._marker(self.found)
 
@@ -71,12 +71,12 @@ class Repo:
 
     def plan(self, branch: Branch, force: bool) -> Planned:
         """Compare a branch with what the Hub has of it. A card that somebody edited there stays, unless by `force`."""
-        with Told(self.name):
+        with told(self.name):
             found = self.found if branch.name == MAIN else self._branch(branch.name)
             marker = self.marker if branch.name == MAIN else self._marker(found)
         contents = dict(branch.contents)
         card = contents[CARD]
-        sent = digest(card, _size(card), is_large=False)
+        sent = digest(card, is_large=False)
         kept: list[Sent] = []
         if marker and found and CARD in found.files and not force:
             is_edited = known_by(found.files[CARD]) not in (marker.get("card"), sent)
@@ -97,7 +97,7 @@ class Repo:
         leaves branches, or an empty repo, and never half a card.
         """
         newest = None
-        with Told(self.name):
+        with told(self.name):
             if self.found is None:
                 self.api.create_repo(self.name, repo_type=self.kind, private=private, exist_ok=True)
             for one in sorted(planned, key=lambda one: one.branch.name == MAIN):
@@ -132,7 +132,3 @@ def _marked(branch: Branch, card: str) -> bytes:
     """`farm.json`: `card` is what git knows the card by that farm sent last."""
     told = {"schema": SCHEMA, **branch.facts, "card": card, "files": sorted(branch.contents)}
     return (json.dumps(told, indent=2) + "\n").encode()
-
-
-def _size(content: Content) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size

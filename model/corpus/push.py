@@ -7,7 +7,7 @@ from farm.errors import BadCorpus
 from model.corpus import token_folder
 from model.corpus.names import some
 from model.corpus.token_folder import MANIFEST, Manifest
-from model.hub import CARD, Content, Sent, There, Told, check_may_write, check_private, check_repo, compare, there
+from model.hub import CARD, Content, Sent, There, check_may_write, check_private, check_repo, compare, there, told
 from model.hub import commit as send
 
 
@@ -33,11 +33,11 @@ def push(folder: Path, repo: str, cache: Path, *, private: bool, dry_run: bool) 
 
     api = HfApi()
     check_may_write(api, repo)
-    with Told(repo):
+    with told(repo):
         found = there(api, repo, "dataset")
         check_private(repo, found, private)
         contents = _contents(folder, repo, manifest, found)
-        files = compare(contents, found)
+        files = compare(contents, found, {made.file: made.sha256 for made in manifest.parts.values()})
         url = f"{api.endpoint}/datasets/{repo}"
         changed = [one.file for one in files if one.now != "unchanged"]
         commit = None
@@ -75,7 +75,7 @@ def _contents(folder: Path, repo: str, manifest: Manifest, found: There | None) 
 
 
 def card(repo: str, manifest: Manifest) -> str:
-    """The page of the repo, for who finds it."""
+    """The page of the repo, for people who find it there."""
     rows = "".join(
         f"| {split} | {made.tokens:,} | {made.documents:,} | `{made.fingerprint}` |\n"
         for split, made in manifest.parts.items()
