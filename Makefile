@@ -103,7 +103,7 @@ $(BIN)/chromium: | $(VENV)/test
 	    'exec $$here/chromium/chromium-headless-shell "$$@"' > ../bin/chromium && chmod +x ../bin/chromium; fi || \
 	 { echo "No Chromium, which make test needs. On Debian and Ubuntu: apt-get install chromium; elsewhere: Chrome"; exit 1; }
 
-# Another watches a farm in a real terminal. Debian's tmux brings two small libraries, which differ in name by release.
+# A test watches a farm in a real terminal. Debian's tmux brings two small libraries, which differ in name by release.
 define terminal
 tmux $$(apt-cache $(1) depends -i tmux | awk '$$1 == "Depends:" && $$2 ~ /^lib(event|utempter)/ { print $$2 }')
 endef
