@@ -6,6 +6,7 @@ from cli import render
 from cli.report.material import Material
 from cli.report.parts import Part, folded, heading, table, text
 from farm.record.sample import Sample
+from farm.stats import thin_out
 from farm.study.run import Run
 
 ABREAST = 4  # arms in one table
@@ -51,7 +52,4 @@ def _tables(prompt: str, said: Mapping[str, Sequence[Sample]]) -> Iterator[Part]
 def _steps(of_arms: Sequence[set[int]]) -> list[int]:
     """At most ROWS steps, from the first to the last: those that all arms were sampled at, if there are several."""
     shared = set.intersection(*of_arms)
-    steps = sorted(shared if len(shared) > 1 else set.union(*of_arms))
-    if len(steps) <= ROWS:
-        return steps
-    return [steps[round(place * (len(steps) - 1) / (ROWS - 1))] for place in range(ROWS)]
+    return thin_out(sorted(shared if len(shared) > 1 else set.union(*of_arms)), ROWS)

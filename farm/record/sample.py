@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from farm.record.lines import JsonLines
+from farm.stats import thin_out
 from farm.study.recipe import Frozen
 
 SCHEMA = "farm.samples/1"
@@ -95,7 +96,4 @@ def chain(files: Mapping[int, SampleFile]) -> list[Sample]:
 
 def thin(samples: Sequence[Sample], prompt: str, count: int) -> list[Sample]:
     """At most `count` samples of one prompt, from the first to the last at even distances: how it became coherent."""
-    of_it = [one for one in samples if one.prompt == prompt]
-    if len(of_it) <= count:
-        return of_it
-    return [of_it[round(place * (len(of_it) - 1) / (count - 1))] for place in range(count)]
+    return thin_out([one for one in samples if one.prompt == prompt], count)

@@ -11,72 +11,31 @@ from typing import Any
 
 import pytest
 import torch
-from results import result
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
-from worlds import attempt, corpus, planned, stop_after
+from worlds import corpus
 
 from farm.queue.values import Claim
 from farm.record.bucket import Bucket
-from farm.record.result import Outcome
-from farm.study.study import Study
 from model.corpus import gpt2
-from model.corpus.text import BUILTIN
 from model.export import load_network
 
 from .conftest import Farm
+from .small import STEPS, finish, small_study, train
 
-STUDY = """
-[study]
-name = "small"
-machines = ["cpu"]
-[baseline.model]
-vocab = {vocab}
-context = 16
-width = 16
-layers = 2
-heads = 2
-{model}
-[baseline.train]
-batch = 4
-tokens = 256
-precision = "fp32"
-learning_rate = 0.01
-[baseline.data]
-source = "{source}"
-{tokenizer}
-[baseline.evaluation]
-offset = 0
-sequences = 4
-"""
-STEPS = 4
 TEXT = "def naïve(x):\n\treturn Ελλάδα isn't 12345 \x00 🙂"
 
 
-def claimed(farm: Farm, source: str | Path = BUILTIN, vocab: int = 257, model: str = "", tokenizer: str = "") -> Claim:
+def claimed(farm: Farm, **changes: Any) -> Claim:
     """The only run of a small study, submitted and leased."""
-    farm.queue.put(Study.parse(STUDY.format(source=source, vocab=vocab, model=model, tokenizer=tokenizer)))
+    farm.queue.put(small_study(**changes))
     return farm.claim()
-
-
-def train(farm: Farm, claim: Claim, stop: int | None = None, **more: Any) -> Outcome:
-    """Train a leased run for real, in its run directory; `stop` ends it early."""
-    signals = {"signals": stop_after(stop)} if stop else {}
-    run = claim.run
-    outcome, _ = attempt(run, planned(run, 1, run.recipe.train.batch), farm.store.folder(run.id), **signals, **more)
-    return outcome
 
 
 def finished(farm: Farm, **changes: Any) -> tuple[Claim, Path]:
     """A run with a result, and where its last checkpoint is."""
     claim = claimed(farm, **changes)
-    outcome = train(farm, claim)
-    assert outcome.test_loss is not None
-    place = f"runs/{claim.run.id}/1/{outcome.checkpoint}"
-    told = result(claim.run, outcome.test_loss, checkpoint=place, fingerprints=outcome.fingerprints)
-    farm.store.runs.record(told)
-    farm.queue.finish(claim.lease, told)
-    return claim, farm.store.root / place
+    return claim, finish(farm, claim, train(farm, claim))
 
 
 def moved_to(farm: Farm, uri: str) -> None:

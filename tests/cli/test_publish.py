@@ -3,13 +3,14 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hub_server import Hub, Repo, changes
 from huggingface_hub import constants
 from results import result
-from worlds import attempt, corpus, planned
+from worlds import corpus
 
 from cli.publish.collection import branch
 from cli.report.gather import gather
@@ -20,57 +21,37 @@ from farm.study.study import Study
 from model.corpus.text import BUILTIN
 
 from .conftest import Farm
+from .small import finish, small_study, train
 
-STUDY = """
-[study]
-name = "small"
-machines = ["cpu"]
-seeds = {{ init = [42, 22], train = [23] }}
-[baseline.model]
-vocab = {vocab}
-context = 16
-width = 16
-layers = 2
-heads = 2
-[baseline.train]
-batch = 4
-tokens = 256
-precision = "fp32"
-learning_rate = 0.01
-[baseline.data]
-source = "{source}"
-[baseline.evaluation]
-offset = 0
-sequences = 4
+MORE = """
 [interventions.no-dropout]
 model.dropout = 0.0
 [samples]
 prompts = [{prompt}, "and"]
 tokens = 8
 """
-STEPS = 4
 PROMPT = '"def "'
 MODEL = {"README.md", "config.json", "farm.json", "generation_config.json", "model.safetensors"}
 TOKENIZER = {"merges.txt", "tokenizer_config.json", "vocab.json"}
 
 
+def publishable(prompt: str = PROMPT, **changes: Any) -> Study:
+    """Four runs: two arms of two seed pairs."""
+    seeds = "seeds = { init = [42, 22], train = [23] }"
+    return small_study(study=seeds, more=MORE.format(prompt=prompt), **changes)
+
+
 def trained(farm: Farm, source: str | Path = BUILTIN, vocab: int = 257, prompt: str = PROMPT) -> Claim:
     """A study of four runs: its first is trained for real, the others only say that they are done."""
-    study = Study.parse(STUDY.format(source=source, vocab=vocab, prompt=prompt))
+    study = publishable(prompt, source=source, vocab=vocab)
     farm.queue.put(study)
     first = farm.claim()
-    run, folder = first.run, farm.store.folder(first.run.id)
-    outcome, _ = attempt(run, planned(run, 1, 4), folder, samples=study.samples)
-    assert outcome.test_loss is not None
-    place = f"runs/{run.id}/1/{outcome.checkpoint}"
-    prints = outcome.fingerprints
-    told = result(run, 5.5, checkpoint=place, fingerprints=prints, kwh=0.25, energy_meter="rapl", usd=1.5)
-    farm.store.runs.record(told)
-    farm.queue.finish(first.lease, told)
+    outcome = train(farm, first, samples=study.samples)
+    finish(farm, first, outcome, 5.5, kwh=0.25, energy_meter="rapl", usd=1.5)
     while farm.queue.listing.backlog().get("cpu"):
         claim = farm.claim()
         loss = 5.5 - 0.2 * (claim.run.arm != "baseline") + 0.001 * (claim.run.seeds.init == 22)
-        farm.queue.finish(claim.lease, result(claim.run, loss, fingerprints=prints))
+        farm.queue.finish(claim.lease, result(claim.run, loss, fingerprints=outcome.fingerprints))
     return first
 
 
@@ -164,8 +145,7 @@ def test_of_an_arm_the_first_seed_pair_is_sent_and_not_the_lowest_loss(farm: Far
     told = json.loads(answer.out)
     assert (told["schema"], told["run"], told["study"]) == ("farm.publish/1", first.id, "small")
     assert f"{first.id} is of 2 runs of baseline the one of the first seed pair" in answer.err
-    other = Study.parse(STUDY.format(source=BUILTIN, vocab=257, prompt=PROMPT).replace('"small"', '"twin"'))
-    farm.queue.put(other)
+    farm.queue.put(publishable(name="twin"))
     both = farm("publish", "baseline", "us/base")
     assert (both.code, both.out) == (6, "")
     assert "2 studies have an arm 'baseline': small, twin. Write --study small." in both.err

@@ -6,59 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import result
 from worlds import attempt, corpus, planned, stop_after
 
 from farm.queue.values import Claim
 from farm.record.bucket import Bucket
-from farm.study.study import Study
-from model.corpus.text import BUILTIN
 
 from .conftest import Farm
+from .small import STEPS, finish, small_study, train
 
-STUDY = """
-[study]
-name = "small"
-machines = ["cpu"]
-[baseline.model]
-vocab = {vocab}
-context = 16
-width = 16
-layers = 2
-heads = 2
-[baseline.train]
-batch = 4
-tokens = 256
-precision = "fp32"
-learning_rate = 0.01
-[baseline.data]
-source = "{source}"
-{tokenizer}
-[baseline.evaluation]
-offset = 0
-sequences = 4
-[samples]
-{samples}
-"""
-STEPS = 4
 ASKED = 'prompts = ["def ", "Ελλάδα"]\ntokens = 30'
 BASE = "cpu-base"
 
 
-def trained(farm: Farm, stop: int | None = None, **changes: Any) -> Claim:
+def trained(farm: Farm, stop: int | None = None, samples: str = ASKED, **changes: Any) -> Claim:
     """The only run of a small study, trained for real, to the end or until it is stopped."""
-    said = {"source": BUILTIN, "vocab": 257, "tokenizer": "", "samples": ASKED} | changes
-    study = Study.parse(STUDY.format(**said))
+    study = small_study(more=f"[samples]\n{samples}", **changes)
     farm.queue.put(study)
     claim = farm.claim()
-    run, signals = claim.run, {"signals": stop_after(stop)} if stop else {}
-    folder = farm.store.folder(run.id)
-    outcome, _ = attempt(run, planned(run, 1, run.recipe.train.batch), folder, samples=study.samples, **signals)
+    outcome = train(farm, claim, stop, samples=study.samples)
     if outcome.test_loss is not None:
-        place = f"runs/{run.id}/1/{outcome.checkpoint}"
-        told = result(run, outcome.test_loss, checkpoint=place, fingerprints=outcome.fingerprints)
-        farm.store.runs.record(told)
-        farm.queue.finish(claim.lease, told)
+        finish(farm, claim, outcome)
     return claim
 
 
@@ -159,7 +126,7 @@ def test_a_tokenizer_that_is_not_here_is_named_with_the_remedy(farm: Farm) -> No
 
 def test_a_run_that_is_unknown_or_has_no_checkpoint_is_refused(farm: Farm) -> None:
     assert farm("sample", BASE).code == 3
-    farm.queue.put(Study.parse(STUDY.format(source=BUILTIN, vocab=257, tokenizer="", samples=ASKED)))
+    farm.queue.put(small_study(more=f"[samples]\n{ASKED}"))
     answer = farm("sample", BASE)
     assert (answer.code, answer.out) == (3, "")
     assert "has no intact checkpoint under" in answer.err

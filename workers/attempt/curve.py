@@ -8,6 +8,7 @@ from farm.queue.queue import Queue
 from farm.queue.values import Point
 from farm.record.ledger import Line, Validation, validations
 from farm.record.result import Validated
+from farm.stats import thin_out
 from farm.study.run import Lease
 
 POINTS_AT_ONCE = 1000
@@ -55,6 +56,4 @@ def validation_curve(lines: Sequence[Line]) -> tuple[Validated, ...]:
         for line, validation in validations(list(lines))
         if (loss := _loss(validation)) is not None
     ]
-    if len(found) <= RESULT_POINTS:
-        return tuple(found)
-    return tuple(found[round(i * (len(found) - 1) / (RESULT_POINTS - 1))] for i in range(RESULT_POINTS))
+    return tuple(thin_out(found, RESULT_POINTS))
