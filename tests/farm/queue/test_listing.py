@@ -12,6 +12,7 @@ from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
 from farm.queue.live import Scope
+from farm.queue.news import News
 from farm.queue.queue import Queue
 from farm.queue.spelling import FIELDS, StatusRow
 from farm.queue.values import Point
@@ -214,6 +215,27 @@ MEANWHILE: dict[str, Callable[[Queue], object]] = {
     "put": lambda queue: queue.put(tiny_study("more", init=(7,))),
     "forgotten": forget,
 }
+
+
+def test_q9_endings_are_gone_over_again_whenever_a_run_has_moved(queue: Queue) -> None:
+    def fail(queue: Queue) -> None:
+        queue.fail(started(queue).lease, "x", "y", 1, retryable=False)
+
+    def lift(queue: Queue) -> None:
+        run = next(status.run for status in queue.listing.statuses() if status.state is State.SUCCEEDED)
+        assert queue.index.restore(run, "tiny", State.QUEUED, epoch=9)
+
+    def retry(queue: Queue) -> None:
+        queue.retry(next(status.id for status in queue.listing.statuses() if status.state is State.FAILED))
+
+    study_of(queue)
+    queue.put(tiny_study("other", init=(9,)))
+    for change in (lambda _: None, fail, claim_and_finish, forget, lift, retry):
+        change(queue)
+        assert queue.news.endings() == News(queue.scripts).endings()
+        assert len(queue.scripts.call("endings", queue.news._endings[0])) == 1, "nothing moved, and it was gone over"
+    queue.redis.hset(f"{queue.prefix}storage", "name", "the index of a Redis that was emptied meanwhile")
+    assert len(queue.scripts.call("endings", queue.news._endings[0])) > 1
 
 
 @pytest.mark.parametrize("which", ["all", "open", "study", "paid", "running"])
