@@ -280,6 +280,26 @@ def test_q9_what_changes_all_the_while_is_read_in_one_call(queue: Queue, monkeyp
     assert len(queue.scripts.at_once("statuses", "study", "tiny", FIELDS, most=1)) == before
 
 
+def test_q9_of_more_changes_than_are_remembered_all_count(queue: Queue, redis: Redis, monkeypatch) -> None:
+    """A thousand are, so that they take no room; who asks for older ones reads all pages again."""
+    study = tiny_study(init=tuple(range(350)))
+    queue.put(study)
+    call, ids = queue.scripts.call, [run.id for run in study.runs()]
+
+    def eventful(verb: str, *arguments: Any) -> Any:
+        answer = call(verb, *arguments)
+        if verb == "statuses" and ids:
+            with monkeypatch.context() as calm:
+                calm.setattr(queue.scripts, "call", call)
+                while ids:
+                    queue.cancel(ids.pop(0))
+        return answer
+
+    monkeypatch.setattr(queue.scripts, "call", eventful)
+    assert {status.state for status in queue.listing.statuses()} == {State.CANCELLED}
+    assert redis.zcard(f"{queue.prefix}moves") <= 1000
+
+
 def test_the_lists_of_runs_are_rebuilt_from_the_runs(queue: Queue, redis: Redis) -> None:
     study = study_of(queue)
     claim = started(queue)
