@@ -82,10 +82,10 @@ def outlook(settings: Settings, queue: Queue) -> Outlook:
 
 def exhausted(settings: Settings, queue: Queue) -> dict[str, Spending]:
     """The studies that have spent what they may."""
-    limited = [study for study in queue.studies.all().values() if study.policy.is_limited]
-    paid = [status for study in limited for status in queue.listing.paid_by(study.name).statuses]
+    limited = queue.studies.limited()
+    paid = [status for name in limited for status in queue.listing.paid_by(name).statuses]
     known = machines(settings, queue) if limited else {}
-    return find_exhausted(limited, paid, known, time.time(), queue.studies.dollars_spent()) if limited else {}
+    return find_exhausted(limited.values(), paid, known, time.time(), queue.studies.dollars_spent()) if limited else {}
 
 
 def outlook_of(

@@ -69,7 +69,7 @@ def status(as_json: Json = False) -> None:
 
 def _waiting_lines(settings: Settings, queue: Queue) -> list[str]:
     """The runs that wait for a person, a line for each study and reason."""
-    if not queue.listing.pauses() and not any(study.policy.is_limited for study in queue.studies.all().values()):
+    if not queue.listing.pauses() and not queue.studies.limited():
         return []
     return list(remedies(settings, queue, queue.listing.unfinished(), outlook(settings, queue)))
 

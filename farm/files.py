@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from farm.errors import StorageFull
+from farm.errors import NotFound, Refused, StorageFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PRIVATE, PUBLIC = 0o600, 0o666  # modes; the umask takes its part of the second
@@ -43,6 +43,24 @@ def write_whole(path: Path, content: bytes, mode: int = PUBLIC, *, lasting: bool
     """Write a file all at once, over an older one; as `writing_whole`."""
     with writing_whole(path, mode, lasting=lasting) as file:
         file.write(content)
+
+
+def read_private(path: Path, *, called: str, holds: str, remedy: str) -> bytes:
+    """The content of a file that only its owner may read. Errors say what it is `called`, and which secret it `holds`.
+
+    Raises: NotFound: it cannot be read; with the `remedy`. Refused: others may read it too.
+    """
+    try:
+        with path.open("rb") as file:
+            mode, content = os.fstat(file.fileno()).st_mode, file.read()
+    except OSError as error:
+        raise NotFound(f"{called} cannot be read: {error.strerror}.", remedy=remedy) from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise Refused(
+            f"{path} holds {holds}, and its mode {stat.S_IMODE(mode):04o} lets others read it.",
+            remedy=f"chmod 600 {path}",
+        )
+    return content
 
 
 def create_whole(path: Path, content: bytes) -> bool:

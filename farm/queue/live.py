@@ -1,6 +1,6 @@
 """Runs as they are watched: what is shown of them, and nothing that is not, for those who look every second (Q9)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from farm.queue.listing import read_or_note, read_point
@@ -58,8 +58,7 @@ class Live:
         found = Held(total, [], {})
         for text, points in rows:
             for status in read_or_note(text, found.flaws):
-                last, validated, *_ = (*map(read_point, points), None, None)
-                found.first.append(Training(status, last, validated))
+                found.first.append(Training(status, *_newest(points)))
         return found
 
     def front(self, scope: Scope, most: int, barred: Collection[str] = ()) -> Front:
@@ -84,5 +83,10 @@ class Live:
 
     def newest(self, run_id: str) -> tuple[Point | None, Point | None]:
         """The newest point of a run's curve, and the newest one with a validation loss; None where there is none."""
-        last, validated, *_ = (*map(read_point, self._scripts.call("reached", run_id)), None, None)
-        return last, validated
+        return _newest(self._scripts.call("reached", run_id))
+
+
+def _newest(points: Sequence[str]) -> tuple[Point | None, Point | None]:
+    """The newest point and the newest one with a validation loss, as reached.lua says them."""
+    last, validated, *_ = (*map(read_point, points), None, None)
+    return last, validated

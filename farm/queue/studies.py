@@ -47,6 +47,10 @@ class Studies:
         found = self._scripts.call("kept", "studies", name)
         return hashlib.sha1(found[1].encode()).hexdigest() if found else ""
 
+    def limited(self) -> dict[str, Study]:
+        """Those whose policy limits what they may spend, by name."""
+        return {name: study for name, study in self.all().items() if study.policy.is_limited}
+
     def one(self, name: str) -> Study:
         """The study as it was submitted last.
 

@@ -5,19 +5,16 @@ typed, everybody on the machine and the shell's history would see it.
 """
 
 import json
-import os
-import stat
 import sys
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from farm.errors import BadSetting, NotFound, Refused
-from farm.files import PRIVATE, write_whole
+from farm.errors import BadSetting
+from farm.files import PRIVATE, read_private, write_whole
 from farm.study.recipe import Frozen
 
 FILE = "invitation.json"
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
 AGAIN = "Copy it again from the head, where `farm status` says how."
 
 
@@ -46,25 +43,13 @@ def read(word: str) -> Invitation:
 
     Raises: NotFound. Refused: others may read the file. BadSetting: it is not an invitation.
     """
-    text = sys.stdin.read() if word == "-" else _private(Path(word))
     try:
-        return Invitation.model_validate(json.loads(text))
+        return Invitation.model_validate(json.loads(sys.stdin.read() if word == "-" else _private(Path(word))))
     except (ValueError, ValidationError):
         place = "standard input" if word == "-" else word
         raise BadSetting(f"{place} is not an invitation to a farm.", remedy=AGAIN) from None
 
 
 def _private(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8") as file:
-            mode, text = os.fstat(file.fileno()).st_mode, file.read()
-    except UnicodeDecodeError:
-        return ""
-    except OSError as error:
-        raise NotFound(f"the invitation {path} cannot be read: {error.strerror}.", remedy=AGAIN) from None
-    if mode & OTHERS:
-        raise Refused(
-            f"{path} holds the farm's secrets, and its mode {stat.S_IMODE(mode):04o} lets others read it.",
-            remedy=f"chmod 600 {path}",
-        )
-    return text
+    called = f"the invitation {path}"
+    return read_private(path, called=called, holds="the farm's secrets", remedy=AGAIN).decode()

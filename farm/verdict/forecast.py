@@ -159,9 +159,12 @@ def least_limit(
     against the limit of that. Where nothing says how fast a class is, also not what was `reached`, the steps that runs
     have done there tell what one costs.
     """
-    left = _hours_left(study, statuses, known, reached)
-    rest = sum_known(_dollars_of(hours, price(study, run.machine, known)) for run, hours in left)
-    return None if rest is None else math.ceil(round((spent + rest) * 100, 6)) / 100
+
+    def dollars(run: Run, hours: float | None) -> float | None:
+        rate = price(study, run.machine, known)
+        return 0.0 if not rate else None if hours is None else hours * rate
+
+    return _least(spent, dollars, _hours_left(study, statuses, known, reached))
 
 
 def least_hours(
@@ -172,13 +175,21 @@ def least_hours(
     reached: Sequence[Reached] = (),
 ) -> float | None:
     """As `least_limit`, the least policy.hours_limit in hundredths: what is `used`, and what is left to do."""
-    left = _hours_left(study, statuses, known, reached)
-    rest = sum_known(None if hours is None else hours * len(parts(run.machine)) for run, hours in left)
-    return None if rest is None else math.ceil(round((used + rest) * 100, 6)) / 100
+
+    def node_hours(run: Run, hours: float | None) -> float | None:
+        return None if hours is None else hours * len(parts(run.machine))
+
+    return _least(used, node_hours, _hours_left(study, statuses, known, reached))
 
 
-def _dollars_of(hours: float | None, rate: float) -> float | None:
-    return 0.0 if not rate else None if hours is None else hours * rate
+def _least(
+    so_far: float,
+    cost: Callable[[Run, float | None], float | None],
+    left: Iterable[tuple[Run, float | None]],
+) -> float | None:
+    """What was taken `so_far` and what the runs that are `left` cost, rounded up to hundredths; None: not known."""
+    rest = sum_known(cost(run, hours) for run, hours in left)
+    return None if rest is None else math.ceil(round((so_far + rest) * 100, 6)) / 100
 
 
 def _hours_left(

@@ -219,7 +219,7 @@ class Dispatcher:
         """Find the studies that have spent their limit, and stop what runs of those."""
         if time.monotonic() < self.counts_at:
             return
-        self.limited = {name: one for name, one in self.queue.studies.all().items() if one.policy.is_limited}
+        self.limited = self.queue.studies.limited()
         paid = {name: self.queue.listing.paid_by(name) for name in self.limited}
         self._warn_of_unread(paid)
         theirs = [status for picture in paid.values() for status in picture.statuses]

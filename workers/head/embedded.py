@@ -16,7 +16,7 @@ from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, l
 from farm.site import serving
 from farm.site.process import is_alive
 from farm.site.serving import Facts
-from farm.site.settings import NOTIFY_URLS, Settings, make_home, secrets_of_head
+from farm.site.settings import Settings, make_home, secrets_of_head
 from workers.head.messenger import services
 from workers.node.environment import PACKAGES, ROOT, environment, keep_secret, others_token, token
 from workers.ray_internals.variables import AT_ONCE, TOKEN
@@ -44,7 +44,6 @@ def member(here: Settings, head: str, secret: str | None = None, **options: obje
     check_installed()
     command = [sys.executable, "-m", "workers.node.join", f"--head={head}", "--options", json.dumps(options)]
     variables = environment(here, keep_secret(here.home, secret) if secret else others_token(), is_ours=False)
-    variables.pop(NOTIFY_URLS, None)  # the head's affair
     if secret:
         variables.pop(TOKEN, None)  # it would go before the file
     os.execve(command[0], command, variables)

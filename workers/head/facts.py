@@ -121,7 +121,7 @@ class Watch:
         return self._spent
 
     def _count(self) -> Iterator[Fact]:
-        limited = {name: one for name, one in self._queue.studies.all().items() if one.policy.is_limited}
+        limited = self._queue.studies.limited()
         theirs = [status for name in limited for status in self._queue.listing.paid_by(name).statuses]
         known = self._queue.roster.classes(self._here.machines)
         spent = spending(limited.values(), theirs, known, time.time(), self._queue.studies.dollars_spent())

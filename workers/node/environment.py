@@ -15,14 +15,15 @@ from pathlib import Path
 
 from farm.errors import BadSetting
 from farm.files import PRIVATE, lock, write_whole
-from farm.site.settings import Settings, make_home, to_environment
+from farm.site.settings import NOTIFY_URLS, Settings, make_home, to_environment
 from workers.node import gpus
 from workers.ray_internals.variables import METRICS_ROOT, OTHER_HEADS, OTHERS, RAY, TOKEN_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "farm", "model", "workers")
 
-KEYS = ("LAMBDA_API_KEY",)  # of whoever rents machines; Ray would hand it to all that trains
+# Of whoever rents machines, and whom the head tells (secrets_of_head); Ray would hand both to all that trains.
+SECRETS = ("LAMBDA_API_KEY", NOTIFY_URLS)
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing of farm's travels through Ray's object store
 # Below the folder of a Ray node: /ray/session_2026-11-25_18-51-10_123456_1234567/sockets/plasma_store
 SOCKET_BYTES = 68
@@ -40,7 +41,7 @@ def environment(here: Settings, token: Path | None = None, *, is_ours: bool = Tr
     own |= {METRICS_ROOT: str(here.home / "metrics")}  # what Ray writes for Grafana, at a path that stays
     own |= {TOKEN_PATH: str(token)} if token else {}
     own |= {} if (shown := gpus.cuda_variable()) is None else {gpus.VISIBLE: shown}
-    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours + KEYS) | RAY | own | to_environment(here)
+    return _without(os.environ, OTHERS + OTHER_HEADS * is_ours + SECRETS) | RAY | own | to_environment(here)
 
 
 def _no_proxy() -> str:

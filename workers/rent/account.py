@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from farm.errors import BadSetting, Guard, NotFound, nearest
+from farm.errors import BadSetting, Guard, NotFound, last_line, nearest
 from workers.rent.lambda_cloud import SSH_PAGE, Offer
 from workers.rent.types import types_of
 
@@ -65,7 +65,7 @@ def _public_part(file: Path, is_wanted: bool) -> str | None:
     if done.returncode == 0:
         return _body(done.stdout)
     if is_wanted:
-        said = (done.stderr.strip().splitlines() or ["ssh-keygen cannot read it"])[-1]
+        said = last_line(done.stderr)
         raise BadSetting(f"{file} is not a private key that can be used without a passphrase: {said}.")
     return None
 

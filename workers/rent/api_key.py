@@ -5,13 +5,12 @@ be able to end the machine, and the variable of a shell is gone by then.
 """
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from farm.errors import BadSetting, NotFound, Refused
-from farm.files import PRIVATE, write_whole
+from farm.errors import BadSetting, NotFound
+from farm.files import PRIVATE, read_private, write_whole
 from workers.rent.lambda_cloud import KEYS_PAGE, URL
 from workers.rent.lambda_cloud import VARIABLE as PLACE
 
@@ -65,17 +64,9 @@ def drop(home: Path) -> None:
 
 def _read(path: Path, url: str) -> Access:
     """The first word of a file, and the place on a second line, if there is one, rather than `url`."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            mode, text = os.fstat(file.fileno()).st_mode, file.read(4000)
-    except OSError as error:
-        raise NotFound(f"the API key in {path} cannot be read: {error.strerror}.", remedy=f"Set {VARIABLE}.") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise Refused(
-            f"{path} holds an API key, and its mode {stat.S_IMODE(mode):04o} lets others read it.",
-            remedy=f"chmod 600 {path}",
-        )
-    key, _, place = text.strip().partition("\n")
+    called = f"the API key in {path}"
+    content = read_private(path, called=called, holds="an API key", remedy=f"Set {VARIABLE}.")
+    key, _, place = content.decode(errors="replace").strip().partition("\n")
     return Access(_checked(key.strip(), str(path)), place.strip() or url)
 
 

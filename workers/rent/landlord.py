@@ -102,7 +102,7 @@ class Landlord:
         except FarmError as error:
             self._rest(live, error, now)
             return
-        self._looks_at = now + self.pace.look * random.uniform(0.8, 1.2)
+        self._looks_at = now + _about(self.pace.look)
         self._end_strays(cloud, rentals, there)
         nodes = {node.name: node for node in self.queue.roster.nodes()}
         for one in live:
@@ -127,10 +127,9 @@ class Landlord:
         """Whether the cloud says that it ends the machine, or does not list it; asks it to."""
         try:
             cloud = self._cloud()
-            ids = [it.id for it in cloud.instances() if it.name == one.name and _is_paid_for(it)]
-            if ids:
+            if ids := _paid_for(cloud, one.name):
                 cloud.end(ids)
-                ids = [it.id for it in cloud.instances() if it.name == one.name and _is_paid_for(it)]
+                ids = _paid_for(cloud, one.name)
         except FarmError as error:
             log.warning("%s could not be ended: %s", one.name, error)
             return False
@@ -181,12 +180,12 @@ class Landlord:
             self._rest([one], error, now)
             return
         except FarmError as error:
-            self._capacity_at = now + self.pace.capacity * random.uniform(0.8, 1.2)
+            self._capacity_at = now + _about(self.pace.capacity)
             self._note(one, str(error))
             return
         free = [(it, region) for it in offers for region in it.regions if one.region in (None, region)]
         if not free:
-            self._capacity_at = now + self.pace.capacity * random.uniform(0.8, 1.2)
+            self._capacity_at = now + _about(self.pace.capacity)
             where = f"in {one.region}" if one.region else "in any region"
             elsewhere = sorted({region for it in offers for region in it.regions})
             more = f"; there is in {', '.join(elsewhere)}" if elsewhere else ""
@@ -215,7 +214,7 @@ class Landlord:
             told = host_key.user_data(folder) if one.is_host_known else None
             instance = cloud.launch(one.type or "", one.place or "", one.name, one.ssh_key, told)
         except (NoCapacity, TooOften) as error:
-            self._capacity_at = self.clock() + self.pace.capacity * random.uniform(0.8, 1.2)
+            self._capacity_at = self.clock() + _about(self.pace.capacity)
             self._save(one, one.on(Stage.WAITING, self.clock(), str(error), **nothing))
         except Unreachable as error:
             self._note(one, f"{error} It may be launched all the same: looking for it by its name")
@@ -231,10 +230,17 @@ class Landlord:
             self._save(one, one.on(Stage.ENDED, now, reason="the cloud ended it", ended=now))
         elif found:
             self._save(one, one.on(Stage.BOOTING, now, "it boots", instance=found.id, **_facts(found)))
-        elif one.missing + 1 >= GONE_LOOKS and self._has_settled(one):
+        elif self._is_gone(one):
             self._save(one, one.on(Stage.WAITING, now, "the launch came to nothing", launched=None, usd_per_hour=None))
-        else:
+
+    def _is_gone(self, one: Rental) -> bool:
+        """Whether the cloud, which does not list it now, has not for so long that there is no such machine. If that is
+        not sure yet, this look is counted.
+        """
+        is_sure = one.missing + 1 >= GONE_LOOKS and self._has_settled(one)
+        if not is_sure:
             self._save(one, one.model_copy(update={"missing": one.missing + 1}))
+        return is_sure
 
     def _has_settled(self, one: Rental) -> bool:
         """Whether a machine that was launched would be listed by now."""
@@ -243,8 +249,7 @@ class Landlord:
     def _miss(self, one: Rental, found: Instance | None) -> None:
         """The cloud does not list it, or says that it is gone."""
         now = self.clock()
-        if found is None and (one.missing + 1 < GONE_LOOKS or not self._has_settled(one)):
-            self._save(one, one.model_copy(update={"missing": one.missing + 1}))
+        if found is None and not self._is_gone(one):
             return
         said = f"the cloud says that it is {found.status}" if found else "the cloud does not list it any more"
         self._save(one, one.on(Stage.ENDED, now, reason=one.reason or said, ended=now))
@@ -325,14 +330,9 @@ class Landlord:
             before, one = one, one.ending(reason, now)
             if not self._save(before, one):
                 return
-        if found and found.is_over:
+        if found.is_over if found else self._is_gone(one):
             self._save(one, one.on(Stage.ENDED, now, ended=now))
-        elif found is None:
-            if one.missing + 1 >= GONE_LOOKS and self._has_settled(one):
-                self._save(one, one.on(Stage.ENDED, now, ended=now))
-            else:
-                self._save(one, one.model_copy(update={"missing": one.missing + 1}))
-        elif _is_paid_for(found):
+        elif found and _is_paid_for(found):
             try:
                 cloud.end([found.id])
                 self._note(one, "the cloud was asked to end it")
@@ -354,7 +354,7 @@ class Landlord:
 
     def _rest(self, live: Sequence[Rental], error: FarmError, now: float) -> None:
         """Ask the cloud nothing for a while, and say why."""
-        self._looks_at = self._capacity_at = now + self.pace.rest * random.uniform(0.8, 1.2)
+        self._looks_at = self._capacity_at = now + _about(self.pace.rest)
         for one in live:
             self._note(one, str(error))
 
@@ -380,6 +380,16 @@ class Landlord:
         for one in rentals:
             if one.ended is not None and now - one.ended > KEEP_SECONDS:
                 self.queue.roster.change_rental(one.name, lambda _: None)
+
+
+def _about(seconds: float) -> float:
+    """So long, give or take: several farms of one account are not to ask in step."""
+    return seconds * random.uniform(0.8, 1.2)
+
+
+def _paid_for(cloud: Lambda, name: str) -> list[str]:
+    """The ids of the instances of that name that the cloud has to be told to end."""
+    return [it.id for it in cloud.instances() if it.name == name and _is_paid_for(it)]
 
 
 def _is_paid_for(it: Instance) -> bool:

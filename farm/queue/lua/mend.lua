@@ -4,12 +4,13 @@
 -- returns the names of the keys that were put aside now
 
 local KINDS = { run = 'hash', causes = 'list', result = 'string', scores = 'hash', curve = 'list', events = 'stream',
-  sequence = 'string', order = 'zset', unfinished = 'zset', ids = 'zset', evaluations = 'zset', counts = 'hash', changes = 'string', moves = 'zset',
-  queue = 'zset', delayed = 'zset', classes = 'set', leases = 'zset', claim = 'string', studies = 'hash', study = 'zset',
-  arms = 'hash', digests = 'hash', superseded = 'zset', forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string',
-  head = 'string', joined = 'hash', seen = 'zset', sightings = 'hash', drained = 'hash', resting = 'string',
-  storage = 'hash', indexing = 'set', dispatchers = 'zset', aside = 'hash', paused = 'hash', spent = 'string',
-  imported = 'hash', references = 'hash', rentals = 'hash', announcing = 'string', announced = 'hash' }
+  sequence = 'string', order = 'zset', unfinished = 'zset', ids = 'zset', evaluations = 'zset', counts = 'hash',
+  changes = 'string', moves = 'zset', queue = 'zset', delayed = 'zset', classes = 'set', leases = 'zset',
+  claim = 'string', studies = 'hash', study = 'zset', arms = 'hash', digests = 'hash', superseded = 'zset',
+  forgotten = 'hash', machines = 'hash', probes = 'hash', nodes = 'zset', supply = 'string', head = 'string',
+  joined = 'hash', seen = 'zset', sightings = 'hash', drained = 'hash', resting = 'string', storage = 'hash',
+  indexing = 'set', dispatchers = 'zset', aside = 'hash', paused = 'hash', spent = 'string', imported = 'hash',
+  references = 'hash', rentals = 'hash', announcing = 'string', announced = 'hash' }
 
 refuse_submitters()
 local moved, ids = {}, {}

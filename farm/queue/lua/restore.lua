@@ -5,8 +5,8 @@
 -- KEYS[1] prefix    reads and writes: run, study, order, unfinished, ids, sequence, counts, queue, delayed, leases, classes,
 --                   result, causes, events, digests, forgotten
 -- ARGV    id, digest, machine, arm, priority, limit, spec JSON, corpus, study, state, epoch, step, ms under leases,
---         checkpoint JSON or '', its step, its epoch, result JSON or '', its tokens a second or '', causes, as causes:<id> has them, with 'released'
---         for the JSON of an attempt that was given back...
+--         checkpoint JSON or '', its step, its epoch, result JSON or '', its tokens a second or '',
+--         causes, as causes:<id> has them, with 'released' for the JSON of an attempt that was given back...
 -- returns 1 if it was brought back, 0 if all of it was there
 
 refuse_submitters()

@@ -1,7 +1,8 @@
--- statuses: the runs that are named, or a page of all runs, of those that are queued or running (`open`), of those of a study or of those
--- that it pays for, since it submitted them first, in the order they were put; of those under a lease, by their ids; or
--- of evaluations, which are not among the runs. A page is as things stand at one instant. Asked for the changes since the first
--- page, it has the listed runs whose state has changed, as they are now: with them all pages are of this instant (Q9).
+-- statuses: the runs that are named, or a page of all runs, of those that are queued or running (`open`), of those of a
+-- study or of those that it pays for, since it submitted them first, in the order they were put; of those under a lease,
+-- by their ids; or of evaluations, which are not among the runs. A page is as things stand at one instant. Asked for the
+-- changes since the first page, it has the listed runs whose state has changed, as they are now: with them all pages are
+-- of this instant (Q9).
 --
 -- KEYS[1] prefix    reads: order, unfinished, evaluations, study, superseded, leases, run, causes, result, changes, moves
 -- ARGV    'these', 'all', 'open', 'paid', 'study', 'running' or 'evaluations'; the study name; fields of a run with spaces

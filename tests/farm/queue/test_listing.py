@@ -12,6 +12,7 @@ from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
 from farm.queue.live import Scope
+from farm.queue.news import News
 from farm.queue.queue import Queue
 from farm.queue.spelling import FIELDS, StatusRow
 from farm.queue.values import Point
@@ -216,6 +217,27 @@ MEANWHILE: dict[str, Callable[[Queue], object]] = {
 }
 
 
+def test_q9_endings_are_gone_over_again_whenever_a_run_has_moved(queue: Queue) -> None:
+    def fail(queue: Queue) -> None:
+        queue.fail(started(queue).lease, "x", "y", 1, retryable=False)
+
+    def lift(queue: Queue) -> None:
+        run = next(status.run for status in queue.listing.statuses() if status.state is State.SUCCEEDED)
+        assert queue.index.restore(run, "tiny", State.QUEUED, epoch=9)
+
+    def retry(queue: Queue) -> None:
+        queue.retry(next(status.id for status in queue.listing.statuses() if status.state is State.FAILED))
+
+    study_of(queue)
+    queue.put(tiny_study("other", init=(9,)))
+    for change in (lambda _: None, fail, claim_and_finish, forget, lift, retry):
+        change(queue)
+        assert queue.news.endings() == News(queue.scripts).endings()
+        assert len(queue.scripts.call("endings", queue.news._endings[0])) == 1, "nothing moved, and it was gone over"
+    queue.redis.hset(f"{queue.prefix}storage", "name", "the index of a Redis that was emptied meanwhile")
+    assert len(queue.scripts.call("endings", queue.news._endings[0])) > 1
+
+
 @pytest.mark.parametrize("which", ["all", "open", "study", "paid", "running"])
 @pytest.mark.parametrize("change", MEANWHILE)
 def test_q9_what_is_read_in_pages_is_of_one_instant(queue: Queue, monkeypatch, change: str, which: str) -> None:
@@ -256,6 +278,26 @@ def test_q9_what_changes_all_the_while_is_read_in_one_call(queue: Queue, monkeyp
     before = len(queue.listing.statuses())
     monkeypatch.setattr(queue.scripts, "call", restless)
     assert len(queue.scripts.at_once("statuses", "study", "tiny", FIELDS, most=1)) == before
+
+
+def test_q9_of_more_changes_than_are_remembered_all_count(queue: Queue, redis: Redis, monkeypatch) -> None:
+    """A thousand are, so that they take no room; who asks for older ones reads all pages again."""
+    study = tiny_study(init=tuple(range(350)))
+    queue.put(study)
+    call, ids = queue.scripts.call, [run.id for run in study.runs()]
+
+    def eventful(verb: str, *arguments: Any) -> Any:
+        answer = call(verb, *arguments)
+        if verb == "statuses" and ids:
+            with monkeypatch.context() as calm:
+                calm.setattr(queue.scripts, "call", call)
+                while ids:
+                    queue.cancel(ids.pop(0))
+        return answer
+
+    monkeypatch.setattr(queue.scripts, "call", eventful)
+    assert {status.state for status in queue.listing.statuses()} == {State.CANCELLED}
+    assert redis.zcard(f"{queue.prefix}moves") <= 1000
 
 
 def test_the_lists_of_runs_are_rebuilt_from_the_runs(queue: Queue, redis: Redis) -> None:

@@ -95,6 +95,9 @@ def test_the_secret_of_a_head_is_kept_for_its_owner_only(tmp_path: Path) -> None
         assert (path.read_text(), path.stat().st_mode & 0o777) == (secret, 0o600)
 
 
-def test_the_key_of_a_cloud_reaches_nothing_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAMBDA_API_KEY", "secret")
+@pytest.mark.parametrize("name", ["LAMBDA_API_KEY", "FARM_NOTIFY_URLS"])
+def test_a_secret_of_the_head_reaches_nothing_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
+) -> None:
+    monkeypatch.setenv(name, "secret")
     assert "secret" not in environment(Settings(home=tmp_path, storage=tmp_path)).values()

@@ -18,7 +18,8 @@ from workers.rent import arrival, host_key
 from workers.rent.account import check_reachable, choose_key
 
 NAME = "farm-12345678-8xa100m40-0001"
-RECORDER = '#!/bin/sh\necho "$(basename "$0") $*" >> "$HOME/said"\nenv >> "$HOME/environment"\n'
+# What it said is waited for, so that comes last.
+RECORDER = '#!/bin/sh\nenv >> "$HOME/environment"\necho "$(basename "$0") $*" >> "$HOME/said"\n'
 
 
 def rental(**changes: object) -> Rental:

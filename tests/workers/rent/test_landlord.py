@@ -234,6 +234,15 @@ def test_an_instance_that_dies_is_over(renting: Renting, status: str | None) -> 
     assert ended.reason == (f"the cloud says that it is {status}" if status else "the cloud does not list it any more")
 
 
+def test_an_instance_that_the_cloud_fails_to_list_for_a_moment_is_not_over(renting: Renting) -> None:
+    renting.up()
+    renting.turn(200)
+    for _ in range(2):  # what it was not listed before counts no more
+        renting.cloud.hidden = 3  # the third list has it again
+        assert [renting.turn().missing, renting.turn().missing, renting.turn().missing] == [1, 2, 0]
+        assert renting.one().stage is Stage.UP
+
+
 def test_a_machine_of_another_class_is_ended(renting: Renting) -> None:
     renting.cloud.capacity["gpu_8x_a100"] = ["us-east-1"]
     renting.want()

@@ -16,7 +16,7 @@
 --   curve:<id>      list    points of the curve, JSON arrays that begin with the step, steps ascending
 --   events:<id>     stream  what happened to the run, bounded
 --   sequence        string  runs and evaluations ever put
---   changes         string  how often the state of a run or evaluation has changed
+--   changes         string  how often the state or the epoch of a run or evaluation has changed
 --   moves           zset    the ids that changed last, by the number of their last change; `*`, for a change of the lists
 --   order           zset    run ids in the order they were put
 --   unfinished      zset    those of them that are queued or running, by the same scores

@@ -12,8 +12,7 @@ end
 -- A list that is read in pages is brought to one instant by the changes since the first page (statuses.lua).
 local MOVES = 1000
 local function remember_move(id)
-  local number = whole((tonumber(redis.call('GET', key('changes')) or nil) or 0) + 1)
-  redis.call('SET', key('changes'), number)
+  local number = redis.call('INCR', key('changes'))
   redis.call('ZADD', key('moves'), number, id)
   redis.call('ZREMRANGEBYRANK', key('moves'), 0, -MOVES - 1)
 end

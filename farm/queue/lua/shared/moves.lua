@@ -80,5 +80,6 @@ local function lift(id, epoch)
     set(id, 'released', 'its directory holds epoch ' .. epoch)
   end
   set(id, 'epoch', epoch)
+  remember_move(id)
   tell('lifted', id, epoch, 'its directory holds that epoch')
 end
