@@ -4,7 +4,7 @@ VENV   ?= .venv
 SHELL  := bash
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types tests docs bench bench-gpu soak validate constraints clean
+.PHONY: demo test lint types tests docs site site-serve bench bench-gpu soak validate constraints clean
 
 demo: $(VENV)/node
 	$(BIN)/farm demo
@@ -32,6 +32,14 @@ tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium $(BIN)/tmux
 # The pages that are made from the program: docs/study.md, docs/commands.md and docs/rooms.md.
 docs: $(VENV)/test
 	$(BIN)/python -m cli.reference
+
+# The documentation as a site, in site/: open site/index.html. `make tests` builds it too, and looks at it (tests/test_site.py).
+# The variable silences an advertisement.
+site: $(VENV)/test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+site-serve: $(VENV)/test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
@@ -125,4 +133,4 @@ constraints: $(VENV)/test
 	  $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep '==' | grep -v '^triton=='; } > constraints.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
