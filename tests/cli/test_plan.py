@@ -1,6 +1,7 @@
 """`farm plan`: what a study would take, with and without Redis."""
 
 import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -286,3 +287,15 @@ def test_a_plan_and_a_submit_warn_of_bf16_where_a_node_only_emulates_it(farm: Fa
         said = farm(command, file).err
         assert "warning: cpu only emulates bf16 (its processor has AVX2" in said
         assert "times as long on an AMD Zen 3" in said
+
+
+def test_the_plan_of_the_tutorial_is_what_it_prints(farm: Farm) -> None:
+    page = (ROOT / "docs" / "tutorials" / "rented-8xa100.md").read_text(encoding="utf-8")
+    (typed,) = re.findall(r"^farm (plan .*)$", page, flags=re.MULTILINE)
+    told = json.loads(farm(*typed.replace("examples/", f"{ROOT}/examples/").split(), "--json").out)
+    (arm,) = [row for row in told["data"] if row["arm"] == "no-dropout"]
+    plan = f"{arm['world']} x {arm['microbatch']} x {arm['accumulation']}"
+    cells = [plan, f"{arm['hours']:.2f}", f"{arm['usd']:.2f}", f"{arm['resolves_sd']:.2f}", f"{arm['resolves']:.4f}"]
+    (row,) = re.findall(r"^ 8xa100m40  no-dropout .*$", page, flags=re.MULTILINE)
+    assert [cell for cell in cells if cell not in row] == []
+    assert f"${told['total']['usd']:.2f} at $11.84/h" in page

@@ -31,8 +31,10 @@ def test_an_unknown_built_in_corpus_or_split_is_refused(tmp_path):
         open_split(Data(source=BUILTIN), "test", tmp_path)
 
 
-def test_the_demo_fits_its_corpus(tmp_path):
-    runs = Study.load(ROOT / "examples" / "demo.toml").runs()
+@pytest.mark.parametrize("study", ["demo.toml", "dropout.toml"])
+def test_a_study_of_the_built_in_corpus_fits_it(tmp_path, study):
+    runs = Study.load(ROOT / "examples" / study).runs()
+    assert not any(run.recipe.data.repeat for run in runs)
     assert len({prepare(run.recipe, tmp_path) for run in runs}) == 1  # one fingerprint: all arms read the same tokens
 
 

@@ -1,5 +1,6 @@
 """The study files that come with the farm: they load, they plan, and their runs keep their names."""
 
+import re
 from pathlib import Path
 
 from farm.study.machine import BUILT_IN
@@ -7,8 +8,11 @@ from farm.study.planner import hours, plan
 from farm.study.recipe import Recipe
 from farm.study.study import Study
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
-BATTERY, DEMO = (Study.load(EXAMPLES / name) for name in ("interventions.toml", "demo.toml"))
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples"
+BATTERY, DEMO, DROPOUT, LARGE = (
+    Study.load(EXAMPLES / f"{name}.toml") for name in ("interventions", "demo", "dropout", "dropout-163m")
+)
 
 
 def plans(of: Study) -> dict[str, set[str]]:
@@ -64,3 +68,22 @@ def test_the_demo_is_ten_small_runs_on_cores_with_a_twin_of_the_baseline():
     assert plans(DEMO) == {"cpu-x1": {"1 x 4 x 4"}, "cpu-x2": {"2 x 4 x 2"}}
     assert all(run.recipe.data.source == "builtin:python-reference" for run in DEMO.runs())
     assert {run.recipe.steps for run in DEMO.runs()} == {220}
+
+
+def test_the_tutorials_ask_one_question_of_a_small_model_and_of_the_default():
+    small, large = ({arm.name: arm.recipe.changes() for arm in of.arms()} for of in (DROPOUT, LARGE))
+    assert large == {"baseline": {}, "no-dropout": {"model": {"dropout": 0.0}}}
+    dropout = {"baseline": 0.1, "no-dropout": 0.0, "more-dropout": 0.2}
+    assert {arm.name: arm.recipe.model.dropout for arm in DROPOUT.arms()} == dropout
+    assert len({str(small[name] | {"model": {}}) for name in small}) == 1, "nothing else differs"
+    assert plans(DROPOUT) == {"cpu-x1": {"1 x 16 x 1"}}
+    assert plans(LARGE) == {"8xa100m40": {"8 x 12 x 1"}}
+    assert {run.recipe.steps for run in DROPOUT.runs()} == {400}
+    assert len(DROPOUT.runs()) == len(LARGE.runs()) == 6
+
+
+def test_the_runs_that_the_tutorial_shows_are_those_of_its_study():
+    """An id covers the recipe, so a page whose study was changed shows runs that nobody can repeat."""
+    page = (ROOT / "docs" / "tutorials" / "dropout.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"cpu-x1-[a-z-]+-s42\.23-[0-9a-f]{8}", page))
+    assert shown == {run.id for run in DROPOUT.runs() if run.seeds.init == 42}
