@@ -20,6 +20,7 @@ from farm.errors import FarmError, in_plain_words
 
 COMMANDS = {
     "demo": "Train a small study here and now, and show its table.",
+    "init": "Write a study file for the machines and the data that are there.",
     "up": "Start a farm on this machine, in the background.",
     "down": "Stop the farm of this machine.",
     "status": "Show what is up, waiting and training.",
@@ -56,7 +57,7 @@ COMMANDS = {
     "doctor": "Check Redis, storage, Ray and versions.",
 }
 GROUPS = {  # of `farm --help`
-    "Set up a farm": "demo up down status serve join connect drain rent machines doctor reindex",
+    "Set up a farm": "demo init up down status serve join connect drain rent machines doctor reindex",
     "Ask": "plan submit cancel retry seeds resolve forget",
     "Watch": "runs show logs watch",
     "Conclude": "table noise effects compare report sample",

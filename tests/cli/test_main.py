@@ -33,6 +33,7 @@ NAMES = [*COMMANDS, *(f"{name} {word}" for name, words in FAMILIES.items() for w
 # Adding a command or an option is a decision: it is written here as well.
 FROZEN: dict[str, list[str]] = {
     "demo": ["--json"],
+    "init": ["FILE", "--name", "--machine", "--data", "--text-field", "--force", "-y", "--yes", "--json"],
     "up": [*SERVING, "--json"],
     "down": ["--keep-rented", "--json"],
     "status": ["--json"],
