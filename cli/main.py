@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from keyword import iskeyword
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
-from farm.errors import FarmError, in_plain_words
+from farm.errors import FarmError, in_plain_words, read_at
 
 COMMANDS = {
     "demo": "Train a small study here and now, and show its table.",
@@ -208,6 +209,8 @@ def _report(error: Exception, verbose: bool) -> int:
 
         traceback.print_exception(error)
     code, *told = _explain(error)
+    if isinstance(error, FarmError) and error.page:
+        told[-1] += f" More: {read_at(error.page, _docs())}"
     sys.stderr.writelines(f"error: {line(text)}\n" for text in told)
     return code
 
@@ -222,6 +225,15 @@ def _explain(error: Exception) -> tuple[int, *tuple[str, ...]]:
     if isinstance(error, OSError):
         return 1, f"{error.filename or 'farm'}: {error.strerror or error}."
     return 1, f"{type(error).__name__}: {error}. This is a bug in farm; rerun with -v for the traceback."
+
+
+def _docs() -> str | None:
+    """Where the documentation is served, if a setting says so; an error in the settings must not hide another."""
+    from farm.site.settings import Settings
+
+    with suppress(Exception):
+        return Settings.load(through_tunnel=False).docs_url
+    return None
 
 
 def _usage(error: Any) -> tuple[int, str]:

@@ -153,7 +153,7 @@ def sheet(draft: Draft) -> Sheet:
     """What was found and what was chosen, a line for each; in JSON also as numbers."""
     chosen, corpus, recipe = draft.chosen, draft.corpus, draft.recipe
     times = [f"{one.machine}: {render.clock(one.hours)} a run, {one.basis}" for one in chosen.hours]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"what": "name", "value": draft.name, "why": None},
         {"what": "machines", "value": ", ".join(chosen.machines), "why": draft.here.why},
         {"what": "data", "value": corpus.source, "why": draft.why},

@@ -58,7 +58,9 @@ def pick(here: Here, asked: Sequence[str]) -> Here:
     for name in asked:
         if is_mixed(name):
             raise BadStudy(
-                f"--machine {name} is a mixed group.", remedy="Write it into the study: docs/machines/groups.md."
+                f"--machine {name} is a mixed group.",
+                remedy="Write it into the study file.",
+                page="docs/machines/groups.md",
             )
         find_machine(name, here.known)
     return here._replace(classes=[*dict.fromkeys(asked)], why="as asked")

@@ -119,6 +119,12 @@ def choose(
             larger = f"{size}: {', '.join(left_out)}: {next(iter(left_out.values()))}"
             continue
         tables = _tables(size, corpus, fitting)
+        if any(
+            tables["train"]["batch"] % machine.accelerators for machine in fitting
+        ):  # 5 and 7 GPUs, and 96 sequences
+            left_out |= {one.name: f"no fair batch divides over it and {fitting[0].name}" for one in fitting[1:]}
+            fitting = fitting[:1]
+            tables = _tables(size, corpus, fitting)
         recipe = Recipe().with_patch(tables)
         steps = _steps(recipe, corpus, fitting, reached)
         least = max(1, LEAST_STEPS * recipe.tokens_per_step)
@@ -142,10 +148,13 @@ def choose(
 
 
 def _too_few(steps: int, recipe: Recipe, corpus: "Corpus") -> str:
+    """Why a model is not taken that could do so many steps."""
     if not _tested(recipe, corpus):
-        return f"the data leaves fewer than {LEAST_TESTED} sequences of it to test on"
-    seconds = CPU_SECONDS if recipe.train.precision == "fp32" else GPU_SECONDS
-    return f"one pass over the data, or {seconds // 60} minutes, has only {steps:,} steps of it"
+        return f"the data leaves fewer than {LEAST_TESTED} sequences to test it on"
+    if steps == _one_pass(recipe, corpus):
+        return f"one pass over the data has only {steps:,} steps of it"
+    minutes = (CPU_SECONDS if recipe.train.precision == "fp32" else GPU_SECONDS) // 60
+    return f"{minutes} minutes, the time of a run, are enough for only {steps:,} steps of it"
 
 
 def _fitting(size: Size, corpus: "Corpus", machines: Sequence[Machine]) -> tuple[list[Machine], dict[str, str]]:
@@ -186,10 +195,15 @@ def _steps(recipe: Recipe, corpus: "Corpus", machines: Sequence[Machine], reache
     """As many as one pass over the data has, the slowest class trains in a fair time, and the published runs took."""
     seconds = CPU_SECONDS if machines[0].is_cpu else GPU_SECONDS
     rate = min(speed(recipe, machine, reached).tokens_per_second for machine in machines)
-    tokens = min(seconds * rate, PUBLISHED)
-    if corpus.train is not None:
-        tokens = min(tokens, _offset(corpus) if corpus.is_shared else corpus.train - 1)
-    return int(tokens // recipe.tokens_per_step)
+    steps, most = int(min(seconds * rate, PUBLISHED) // recipe.tokens_per_step), _one_pass(recipe, corpus)
+    return steps if most is None else min(steps, most)
+
+
+def _one_pass(recipe: Recipe, corpus: "Corpus") -> int | None:
+    """The steps of one pass over what may be trained on; None where that is not known from here."""
+    if corpus.train is None:
+        return None
+    return (_offset(corpus) if corpus.is_shared else corpus.train - 1) // recipe.tokens_per_step
 
 
 def _round(steps: int) -> int:

@@ -242,6 +242,16 @@ def test_a_batch_divides_over_the_gpus_that_there_are(farm: Farm) -> None:
     assert "[machines." not in content.replace("#[machines.", ""), "the farm knows the class"
 
 
+def test_gpus_that_no_batch_suits_together_are_not_named_together(farm: Farm) -> None:
+    seven, eleven = (NEW_GPU.model_copy(update={"name": f"{n}xb300", "accelerators": n}) for n in (7, 11))
+    join(farm, NEW_GPU, seven, eleven)
+    tokens(farm.folder, 5_000_000, 100_000)
+    told, study, _ = written(farm)
+    (name,) = told["machines"]
+    assert study.arms()[0].recipe.train.batch % int(name.partition("x")[0]) == 0
+    assert {"5xb300", "7xb300", "11xb300"} == {name, *told["left_out"]}
+
+
 def test_the_speed_that_a_run_reached_decides_the_budget(farm: Farm) -> None:
     join(farm, BUILT_IN["cpu-x1"])
     first, study, _ = written(farm)

@@ -167,6 +167,7 @@ def _find_head(queue: Queue) -> Head:
         raise Unreachable(
             "no farm has used this Redis yet, so there is nothing to join.",
             remedy="Start it first, on the head: farm serve --attach HEAD:6379; or is FARM_REDIS_URL another farm's?",
+            page=admission.PAGE,
         )
     return head
 

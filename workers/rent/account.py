@@ -99,5 +99,6 @@ def check_reachable(shared: str, has_setup: bool) -> None:
             return
         raise Guard(
             f"this farm is shared at {shared}, which a machine in the cloud cannot reach by itself.",
-            remedy="Name a script that lets it into your VPN: --setup FILE (docs/machines/rent.md has one).",
+            remedy="Name a script that lets it into your VPN: --setup FILE.",
+            page="docs/machines/rent.md#before-the-first-one",
         )
