@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cli.data.source import data_of
-from cli.init.size import FINEWEB
+from cli.init.size import FINEWEB, is_enough
 from farm.errors import BadCorpus
 from farm.study.machine import Machine
 
@@ -54,7 +54,7 @@ def _named(source: str, field: str, cache: Path) -> Taken:
 
 def _best(there: "Nearby", field: str, fallback: str, cache: Path) -> Taken:
     """The first corpus of this folder that a study can train on, and the others."""
-    from model.corpus.nearby import LEAST_TOKENS, examine
+    from model.corpus.nearby import examine
 
     taken, others = None, []
     for one in there.candidates:
@@ -65,7 +65,7 @@ def _best(there: "Nearby", field: str, fallback: str, cache: Path) -> Taken:
             except BadCorpus as error:
                 others.append(str(error))
                 continue
-            if (corpus.train or 0) >= LEAST_TOKENS:
+            if is_enough(corpus):
                 taken = Taken(corpus, _where(one.is_prepared), others)
                 continue
             told += ", too few tokens"

@@ -147,6 +147,13 @@ def choose(
     )
 
 
+def is_enough(corpus: "Corpus") -> bool:
+    """Whether some model can be trained and tested on it."""
+    smallest = Recipe().with_patch(SIZES[-1].tables)
+    steps = _one_pass(smallest, corpus)
+    return (steps is None or steps >= LEAST_STEPS) and _tested(smallest, corpus)
+
+
 def _too_few(steps: int, recipe: Recipe, corpus: "Corpus") -> str:
     """Why a model is not taken that could do so many steps."""
     if not _tested(recipe, corpus):

@@ -83,6 +83,7 @@ class Index:
             raise Conflict(
                 "this Redis belongs to a farm with another storage.",
                 remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
+                page="docs/machines/storage.md#rebuilding-redis-farm-reindex",
             )
         return token
 

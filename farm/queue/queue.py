@@ -373,4 +373,5 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
         remedy=f"Give the study or the arm another name, or drop those results: farm forget {study}{which}",
         study=study,
         arm=arm,
+        page="docs/method.md#identity",
     )

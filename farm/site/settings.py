@@ -117,6 +117,7 @@ class Settings(Frozen):
             raise Conflict(
                 f"`farm connect` is open in {settings.home}: every command here goes to the farm at its other end.",
                 remedy="Stop it, or give a farm of this machine a home of its own by FARM_HOME.",
+                page="docs/machines/laptop.md#through-ssh",
             )
         return settings
 
@@ -166,6 +167,7 @@ def _storage(text: str) -> Path | str:
     raise BadSetting(
         f"{fact}.",
         remedy="Set FARM_STORAGE to a folder or s3://bucket/prefix; credentials and endpoint go into AWS_* variables.",
+        page="docs/machines/storage.md#choose-one",
     )
 
 

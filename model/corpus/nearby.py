@@ -22,9 +22,8 @@ from model.corpus.tokenizer import BYTES, END_OF_BYTES
 LITTLE_BYTES = 2**26  # of text, which is read to be counted; of tokens, which are gone through for the largest one
 LARGEST_VOCAB = 65_536
 WINDOW, WINDOWS = 2**16, 16  # tokens looked at in a larger file, and how often
-LEAST_TOKENS = 50_000  # to train on
 FOLDERS = 200  # looked into, at most
-LEAST_BYTES = LEAST_TOKENS  # of a text that no split is named after: notes and lists of packages are smaller
+LEAST_BYTES = 50_000  # of a text that no split is named after: notes and lists of packages are smaller
 Kind = Literal["tokens", "text"]
 
 

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from results import result
 
-from cli.init.size import PUBLISHED
+from cli.init.machines import Here
+from cli.init.size import PUBLISHED, choose
+from cli.init.text import Draft, write
 from farm.queue.node import Node
 from farm.study.machine import BUILT_IN, Machine
 from farm.study.recipe import Recipe
 from farm.study.study import Study
 from farm.verdict.forecast import plans
+from model.corpus.nearby import examine
 
 from .conftest import ROOT, Farm
 
@@ -252,6 +255,21 @@ def test_gpus_that_no_batch_suits_together_are_not_named_together(farm: Farm) ->
     assert {"5xb300", "7xb300", "11xb300"} == {name, *told["left_out"]}
 
 
+def test_a_class_that_no_farm_knows_yet_is_described_in_the_study(tmp_path: Path) -> None:
+    """As on a machine with GPUs before its first `farm up`: a plan would not know them otherwise."""
+    place = tokens(tmp_path, 5_000_000, 100_000)
+    known = BUILT_IN | {NEW_GPU.name: NEW_GPU}
+    here = Here([NEW_GPU.name], "this machine", known, strange=frozenset({NEW_GPU.name}))
+    corpus = examine(str(place), tmp_path)
+    chosen = choose(corpus, here.classes, known)
+    content = write(Draft("s.toml", "s", here, corpus, "as asked", [], chosen))
+    study = Study.parse(content)
+    assert study.machine(NEW_GPU.name, {}) == NEW_GPU
+    assert plans(study, BUILT_IN)
+    each, every = uncommented(content)
+    assert all(plans(Study.parse(version), BUILT_IN) for version in (*each, every))
+
+
 def test_the_speed_that_a_run_reached_decides_the_budget(farm: Farm) -> None:
     join(farm, BUILT_IN["cpu-x1"])
     first, study, _ = written(farm)
@@ -302,6 +320,24 @@ def test_what_only_looks_like_a_corpus_is_left_alone(farm: Farm) -> None:
     text(farm.folder, "venv/train.txt", 900_000)
     told, _, _ = written(farm)
     assert (told["corpus"]["source"], told["others"]) == ("builtin:python-reference", [])
+
+
+@pytest.mark.parametrize(("train", "test"), [(51_000, 50_000), (56_000, None), (90_000, 1000)])
+def test_what_is_too_little_is_passed_over_and_said(farm: Farm, train: int, test: int | None) -> None:
+    tokens(farm.folder, train, test)
+    told, _, _ = written(farm)
+    assert told["corpus"]["source"] == "builtin:python-reference"
+    assert told["others"][0].endswith("too few tokens")
+    refused = farm("init", "--force", "--data", "tokens")
+    assert (refused.code, "50 steps of the smallest model need 51,200" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(("train", "test"), [(51_201, 1025), (56_890, None)])
+def test_what_is_just_enough_is_taken(farm: Farm, train: int, test: int | None) -> None:
+    tokens(farm.folder, train, test)
+    told, study, _ = written(farm)
+    assert told["corpus"]["source"] == str(farm.folder / "tokens")
+    assert study.arms()[0].recipe.steps == 50
 
 
 def test_a_repo_is_not_fetched_to_be_looked_at(farm: Farm) -> None:

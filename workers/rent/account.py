@@ -48,6 +48,7 @@ def choose_key(account: dict[str, str], named: str | None, identity: Path | None
     raise BadSetting(
         f"the private part of {names} is not in {folder}, or needs a passphrase that nobody types at night.",
         remedy="Name its file: --identity FILE",
+        page="docs/machines/rent.md#before-the-first-one",
     )
 
 
