@@ -119,9 +119,8 @@ def choose(
             larger = f"{size}: {', '.join(left_out)}: {next(iter(left_out.values()))}"
             continue
         tables = _tables(size, corpus, fitting)
-        if any(
-            tables["train"]["batch"] % machine.accelerators for machine in fitting
-        ):  # 5 and 7 GPUs, and 96 sequences
+        batch = tables["train"]["batch"]
+        if any(batch % machine.accelerators for machine in fitting):  # as of 5, 7 and 11 GPUs, with 96 sequences
             left_out |= {one.name: f"no fair batch divides over it and {fitting[0].name}" for one in fitting[1:]}
             fitting = fitting[:1]
             tables = _tables(size, corpus, fitting)
