@@ -24,7 +24,8 @@ LEAST_TESTED = 16  # sequences
 SHUFFLED_TOKENS = 10**8  # at most: the fingerprint of shuffled data reads all of it
 CPU_SECONDS, GPU_SECONDS = 300, 4 * 3600  # of a run on the slowest class
 HELD_OUT = 10  # one part in so many, of a corpus that is not split
-# One thread of an AMD Zen 3 (AVX2) in fp32, whole steps of the two smallest models; other processors differ.
+# A thread in fp32, whole steps, by the clock. Between 9e9, seen on 2026-11-26 with the second smallest model on an AMD
+# Zen 3 (AVX2) that other work kept busy (load 13), and 22e9 to 30e9, the demo's on an idle Zen 5 (AVX-512).
 CPU_FLOPS = 15e9
 GPU = BUILT_IN["1xrtx3090"]  # whose speed is known, for what is not
 
@@ -257,7 +258,7 @@ def _hours(recipe: Recipe, machines: Sequence[Machine], reached: Sequence[Reache
 
 
 def speed(recipe: Recipe, machine: Machine, reached: Sequence[Reached]) -> Speed:
-    """As a plan knows it; else assumed, like an RTX 3090's for each GPU, and a Zen 3's thread for each CPU worker."""
+    """As a plan knows it; else assumed, like an RTX 3090's for each GPU, and CPU_FLOPS for each CPU worker."""
     if told := speed_of(recipe, machine, reached):
         return told
     if machine.is_cpu:
