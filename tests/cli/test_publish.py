@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from results import result
 from worlds import corpus
 
-from cli.publish.collection import branch
+from cli.publish.study import branch
 from cli.report.gather import gather
 from farm.queue.values import Claim
 from farm.record.sample import Sample
@@ -346,7 +346,7 @@ def test_what_cannot_be_published_is_one_line(farm: Farm, hub: Hub, monkeypatch:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     away = farm("publish", claim.run.id, "us/small")
     assert (away.code, away.out) == (5, "")
-    assert "http://127.0.0.1:9 did not take us/small: " in away.err
+    assert "http://127.0.0.1:9 could not be reached: [Errno 111] Connection refused. Nothing was sent." in away.err
 
 
 def test_a_study_is_published_with_its_report_and_repeated_without_a_change(
