@@ -119,6 +119,23 @@ def there(api: Any, repo: str, kind: Kind, revision: str | None = None) -> There
             return None
 
 
+def read(api: Any, repo: str, kind: Kind, found: There, file: str) -> bytes:
+    """A small file of the repo: huggingface_hub's own downloads try a silent Hub again for many minutes.
+
+    Raises: Refused, Unanswered
+    """
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    with asking(f"what {repo} has in {file}"):
+        place = hf_hub_url(repo, file, repo_type=kind, revision=found.commit, endpoint=api.endpoint)
+        answer = get_session().get(place, headers=build_hf_headers())
+        hf_raise_for_status(answer)
+        if digest(answer.content, is_large=bool(found.files[file].lfs)) != known_by(found.files[file]):
+            raise ValueError(f"it is not the {file} that is listed")
+        return answer.content
+
+
 def is_private(api: Any, repo: str, kind: Kind) -> bool | None:
     """Whether only members of its owner see a repo; None where there is none that this machine's token may see.
 

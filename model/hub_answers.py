@@ -49,26 +49,26 @@ def asking(what: str) -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    with _patience():
-        try:
-            yield
-        except Exception as error:
-            if _is_own(error):
-                raise
-            hub, why, status = constants.ENDPOINT, _why(error), _status(error)
-            if status in (401, 403):
-                raise Refused(f"{hub} refuses to say {what}: {why}.", remedy=LOG_IN) from None
-            later = "Nothing was sent. Run it again"
-            if status == 429:
-                told, remedy = f"{hub} was asked too often: {why}.", f"{later} in a few minutes."
-            elif status is not None:
-                told, remedy = f"{hub} could not say {what}: {why}.", f"{later} later."
-            elif isinstance(_first(error), _ODD):
-                told = f"{hub} did not say {what}: {why}."
-                remedy = "Nothing was sent. Is HF_ENDPOINT a Hub, and does no proxy answer for it?"
-            else:
-                told, remedy = f"{hub} could not be reached: {why}.", f"{later} when there is a network."
-            raise Unanswered(told, remedy=remedy) from None
+    _limit_silence()
+    try:
+        yield
+    except Exception as error:
+        if _is_own(error):
+            raise
+        hub, why, status = constants.ENDPOINT, _why(error), _status(error)
+        if status in (401, 403):
+            raise Refused(f"{hub} refuses to say {what}: {why}.", remedy=LOG_IN) from None
+        later = "Nothing was sent. Run it again"
+        if status == 429:
+            told, remedy = f"{hub} was asked too often: {why}.", f"{later} in a few minutes."
+        elif status is not None:
+            told, remedy = f"{hub} could not say {what}: {why}.", f"{later} later."
+        elif isinstance(_first(error), _ODD):
+            told = f"{hub} did not say {what}: {why}."
+            remedy = "Nothing was sent. Is HF_ENDPOINT a Hub, and does no proxy answer for it?"
+        else:
+            told, remedy = f"{hub} could not be reached: {why}.", f"{later} when there is a network."
+        raise Unanswered(told, remedy=remedy) from None
 
 
 @contextmanager
@@ -80,35 +80,42 @@ def sending(what: str) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    with _patience():
-        try:
-            yield
-        except Exception as error:
-            if _is_own(error):
-                raise
-            hub, why, status = constants.ENDPOINT, _why(error), _status(error)
-            if status in (401, 403):
-                raise Refused(f"{hub} refuses to take {what}: {why}.", remedy=LOG_IN) from None
-            if status in (409, 412):
-                raise Conflict(
-                    f"{what} was changed by another meanwhile: {why}; what is there is whole.", remedy=AGAIN
-                ) from None
-            if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
-                raise Conflict(
-                    f"{what} was deleted or renamed meanwhile, or is another's and private: {why}.",
-                    remedy="Run the command again, or name another.",
-                ) from None
-            remedy = f"Wait a few minutes. {AGAIN}" if status == 429 else AGAIN
-            raise Unreachable(f"{hub} did not take {what}: {why}.", remedy=remedy) from None
+    _limit_silence()
+    try:
+        yield
+    except Exception as error:
+        if _is_own(error):
+            raise
+        hub, why, status = constants.ENDPOINT, _why(error), _status(error)
+        if status in (401, 403):
+            raise Refused(f"{hub} refuses to take {what}: {why}.", remedy=LOG_IN) from None
+        if status in (409, 412):
+            raise Conflict(
+                f"{what} was changed by another meanwhile: {why}; what is there is whole.", remedy=AGAIN
+            ) from None
+        if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+            raise Conflict(
+                f"{what} was deleted or renamed meanwhile, or is another's and private: {why}.",
+                remedy="Run the command again, or name another.",
+            ) from None
+        remedy = f"Wait a few minutes. {AGAIN}" if status == 429 else AGAIN
+        raise Unreachable(f"{hub} did not take {what}: {why}.", remedy=remedy) from None
 
 
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Give up on a Hub that says nothing: the client has no limit, and makes a new session when it loses one."""
+def _limit_silence() -> None:
+    """Give up on a Hub that says nothing. The client has no limit of its own, and some calls ask for none; it makes a
+    new session when it lost one, so that each block sees to its own."""
     from huggingface_hub import get_session
 
-    get_session().timeout = (CONNECT_SECONDS, SILENCE_SECONDS, SILENCE_SECONDS, CONNECT_SECONDS)
-    yield
+    hooks = get_session().event_hooks["request"]
+    if _limit not in hooks:
+        hooks.append(_limit)
+
+
+def _limit(request: Any) -> None:
+    asked, most = request.extensions.get("timeout", {}), {"connect": CONNECT_SECONDS, "pool": CONNECT_SECONDS}
+    limits = {kind: most.get(kind, SILENCE_SECONDS) for kind in ("connect", "read", "write", "pool")}
+    request.extensions["timeout"] = limits | {kind: limit for kind, limit in asked.items() if limit is not None}
 
 
 def _is_own(error: Exception) -> bool:
@@ -139,5 +146,7 @@ def _why(error: Exception) -> str:
     said, status = getattr(first, "server_message", None), _status(error)
     if isinstance(first, _ODD) and status is None:
         return f"its answer cannot be read ({type(first).__name__}: {first_line(first).rstrip('.')})"
+    if status == 429 and not said:  # of whoami the client says how a program is to call it
+        return "429, too many requests"
     told = f"{status}, {first_line(Exception(said))}" if said and status else first_line(first)
     return told.rstrip(".: ")

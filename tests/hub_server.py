@@ -75,6 +75,16 @@ class Hub(ThreadingHTTPServer):
         auth = {"type": "access_token", "accessToken": access}
         self.tokens[token] = {"type": "user", "name": name, "orgs": members, "auth": auth}
 
+    def make_collection(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A new collection, as its answers have it."""
+        number = len(self.collections)
+        slug = f"{asked['namespace']}/{asked['title']}-{number:024x}"
+        told = {"slug": slug, "title": asked["title"], "owner": {"name": asked["namespace"]}, "items": []}
+        told |= {"description": asked.get("description"), "private": asked["private"], "position": number}
+        told |= {"lastUpdated": "2026-11-26T12:00:00.000Z", "theme": "green", "upvotes": 0}
+        self.collections[slug] = told
+        return told
+
     def sent(self, *methods: str) -> list[str]:
         """The requests of these methods, in order."""
         return [one for one in self.asked if one.partition(" ")[0] in methods]
@@ -214,13 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(409, json.dumps({"slug": taken[0]}).encode(), {"Content-Type": "application/json"})
         if len(asked["title"]) > TITLE or len(asked.get("description", "")) > DESCRIPTION:
             return self._error(400, "title or description is too long")
-        number = len(self.server.collections)
-        slug = f"{asked['namespace']}/{asked['title']}-{number:024x}"
-        told = {"slug": slug, "title": asked["title"], "owner": {"name": asked["namespace"]}, "items": []}
-        told |= {"description": asked.get("description"), "private": asked["private"], "position": number}
-        told |= {"lastUpdated": "2026-11-26T12:00:00.000Z", "theme": "green", "upvotes": 0}
-        self.server.collections[slug] = told
-        return self._json(told)
+        return self._json(self.server.make_collection(asked))
 
     def _add_item(self, found: dict[str, Any], asked: dict[str, Any]) -> None:
         kind, name = asked["item"]["type"], asked["item"]["id"]

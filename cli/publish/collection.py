@@ -164,7 +164,10 @@ class Collection:
         not be added."""
         lack = "unknown" if self.unanswered else "new" if dry_run else "missing"
         now = dict.fromkeys(self.missing, lack) | dict.fromkeys(self.added, "new")
-        items = [one._asdict() | {"now": now.get(one, "unchanged")} for one in self.members]
+        items = [
+            {"repo": one.repo, "type": one.kind, "note": one.note, "now": now.get(one, "unchanged")}
+            for one in self.members
+        ]
         url = self.found.url if self.found else None
         return {"title": self.title, "url": url, "is_new": self.is_new, "items": items}
 

@@ -3,13 +3,11 @@ shows beside weights of another."""
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from farm.errors import Conflict
-from model.hub import CARD, CHANGED, Content, Kind, Sent, There, commit, compare, digest, known_by, make, there
-from model.hub_answers import asking, if_answered, sending
+from model.hub import CARD, CHANGED, Content, Kind, Sent, There, commit, compare, digest, known_by, make, read, there
+from model.hub_answers import if_answered, sending
 
 MARKER = "farm.json"  # tells a repo of farm from others, and what of farm it holds
 SCHEMA = "farm.published/1"
@@ -124,11 +122,8 @@ class Repo:
     def _marker(self, found: There | None) -> dict[str, Any] | None:
         if found is None or MARKER not in found.files:
             return None
-        with TemporaryDirectory(prefix="farm-") as folder, asking(f"what {self.name} has in {MARKER}"):
-            where = {"repo_type": self.kind, "revision": found.commit, "local_dir": folder}
-            content = Path(self.api.hf_hub_download(self.name, MARKER, **where)).read_bytes()
         try:
-            marker = json.loads(content)
+            marker = json.loads(read(self.api, self.name, self.kind, found, MARKER))
         except ValueError:
             return None
         return marker if isinstance(marker, dict) and marker.get("schema") == SCHEMA else None
