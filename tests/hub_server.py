@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote
 
-Failure = int | Literal["hang", "drop", "page", "shape"]
+Failure = int | Literal["hang", "drop", "page", "shape", "gone"]
 DESCRIPTION, NOTE, TITLE = 150, 500, 60  # characters that the Hub takes at most
 REGULAR_BYTES = 10 * 2**20  # of a file that is sent within a commit
 LFS_SUFFIXES = (".safetensors", ".bin", ".npy", ".parquet")
@@ -52,7 +52,8 @@ class Hub(ThreadingHTTPServer):
     """The server: `repos` by type and name, as "datasets/us/tokens", and what `whoami` says of each token.
 
     `asked` has every request. One whose "METHOD /path" contains a key of `fail` is answered with that status, or as a
-    bad network does: it `hang`s, the connection `drop`s, a `page` of HTML comes, or JSON of another `shape`.
+    bad network does: it `hang`s, the connection `drop`s, a `page` of HTML comes, or JSON of another `shape`; or the
+    repo is `gone`.
     """
 
     daemon_threads = True
@@ -66,6 +67,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.fail: dict[str, Failure] = {}
         self.collections: dict[str, dict[str, Any]] = {}
+        self.lists_private = True  # of collections, to those who may see them
         self.closing = threading.Event()
 
     def add_token(self, token: str, name: str, role: str = "write", scopes: Any = (), orgs: Any = ()) -> None:
@@ -106,6 +108,7 @@ SENT: dict[Failure, tuple[int, str]] = {  # the same where something is sent to 
     401: (4, " refuses to take "),
     403: (4, " refuses to take "),
     404: (5, " did not take "),
+    "gone": (6, " was deleted or renamed meanwhile, or is another's and private: 404, Repository not found."),
     409: (6, " was changed by another meanwhile: 409"),
     429: (5, "Wait a few minutes. Run the command again: it sends only what is missing."),
     503: (5, " did not take "),
@@ -183,6 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, failure: Failure) -> None:
         if isinstance(failure, int):
             return self._answer(failure, b"", {"X-Error-Message": f"told to fail with {failure}"})
+        if failure == "gone":
+            return self._error(404, "Repository not found", "RepoNotFound")
         if failure == "page":
             return self._answer(200, b"<html>Please log in to the Wi-Fi.</html>", {"Content-Type": "text/html"})
         if failure == "shape":
@@ -198,6 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not words and self.command == "GET":
             owner = parse_qs(self.path.partition("?")[2]).get("owner", [""])[0]
             seen = [one for one in hub.collections.values() if one["owner"]["name"] == owner]
+            may = may and hub.lists_private
             seen = [one | {"items": one["items"][:4]} for one in seen if may or not one["private"]]
             return self._json([{key: of for key, of in one.items() if key != "position"} for one in seen])
         if self.command != "GET" and not self._may_write():

@@ -230,14 +230,14 @@ def _card(branches: "Sequence[Branch]") -> str:
     return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
 
 
-def _conclude(settings: Settings, work: Work, commit: str | None, private: bool) -> FarmError | None:
+def _conclude(settings: Settings, work: Work, commit: str | None, private: bool) -> Exception | None:
     """Record what was sent, and make the collection whole. What failed of that is raised once the rest is told."""
     try:
         if work.collection:
             work.collection.send(private)
         if not isinstance(work.chosen, str):
             _record(settings, work.chosen, work.there, commit)
-    except FarmError as error:
+    except (FarmError, OSError) as error:
         return error
     return None
 

@@ -93,15 +93,14 @@ class Collection:
                 self.found = self._look()
             self.unanswered = asked.unanswered
         self.is_new = None if self.unanswered else self.found is None
-        items = {(one.item_type, one.item_id) for one in self.found.items} if self.found else set()
-        self.missing = [one for one in self.members if (one.kind, one.repo) not in items]
+        self.missing = self._lacked()
         self.added: list[Member] = []
 
     def check_own(self, force: bool) -> None:
         """Raises: Conflict: it is not farm's, unless by `force`."""
         if self.found and not force and not self._is_own(self.found):
             raise Conflict(
-                f"{self.found.url} has the study's name, and farm did not make it; nothing was sent.",
+                f"{self.found.url} has the study's name, and farm did not make it; it is as it was.",
                 remedy="Rename it, or write --no-collection, or --force to add to it.",
             )
 
@@ -119,7 +118,11 @@ class Collection:
         with sending(f"the collection {self.title} of {self.owner}"):
             if self.found is None:
                 told = {"namespace": self.owner, "description": self._being("made"), "private": True}
-                self.found = self.api.create_collection(self.title, **told)
+                self.found = self.api.create_collection(
+                    self.title, exists_ok=True, **told
+                )  # a list may hide private ones
+                self.check_own(force=False)
+                self.missing = self._lacked()
             elif self.missing and self._is_by_farm(self.found) and self.found.description != self._being("made"):
                 self._update({"description": self._being("updated")})
             for one in self.missing.copy():
@@ -127,6 +130,10 @@ class Collection:
                 self.missing.remove(one)
                 self.added.append(one)
             self._update(self._changes(private))
+
+    def _lacked(self) -> list[Member]:
+        items = {(one.item_type, one.item_id) for one in self.found.items} if self.found else set()
+        return [one for one in self.members if (one.kind, one.repo) not in items]
 
     def _look(self) -> Any:
         """The one of this title: farm's, if there are several."""

@@ -316,7 +316,7 @@ def test_a_damaged_folder_is_not_sent(typed: Typed, hub: Hub) -> None:
 ASKING = ["GET /api/whoami-v2", "GET /api/datasets/us/tokens", "GET /api/datasets/us/tokens/tree"]
 SENDING: dict[str, set[Failure]] = {  # and the answers that the client takes for a good one, or finds wrong later
     "POST /api/repos/create": {409},
-    "POST /api/validate-yaml": {401, 403, 404, 409, 429, 503},
+    "POST /api/validate-yaml": {401, 403, 404, 409, 429, 503, "gone"},
     "/preupload/": set(),
     "objects/batch": set(),
     "PUT /lfs/": {"page", "shape"},

@@ -480,7 +480,7 @@ def test_a_new_collection_that_breaks_off_is_seen_by_nobody_and_is_mended(farm: 
     collected(farm, hub, "us/a", "us/b")
     items, lacks = MOMENTS[moment]
     for failure, (code, says) in SENT.items():
-        if (moment.startswith("items"), failure) == (True, 409):  # it is there already
+        if failure == 409 and not moment.startswith("PATCH"):  # it is there already
             continue
         hub.collections.clear()
         hub.fail = {moment: failure}
@@ -499,6 +499,33 @@ def test_a_new_collection_that_breaks_off_is_seen_by_nobody_and_is_mended(farm: 
     mended = farm("publish", "tiny", "us/tiny")
     assert mended.code == 0, mended.err
     assert held(hub) == (["datasets/us/tiny", "models/us/a", "models/us/b"], WHOLE, False)
+
+
+def test_a_half_collection_that_no_list_shows_is_found_again(farm: Farm, hub: Hub) -> None:
+    collected(farm, hub, "us/a", "us/b")
+    hub.lists_private, hub.fail = False, {"items us/b": 503}
+    assert farm("publish", "tiny", "us/tiny").code == 5
+    hub.fail = {}
+    assert farm("publish", "tiny", "us/tiny").code == 0
+    assert held(hub) == (["datasets/us/tiny", "models/us/a", "models/us/b"], WHOLE, False)
+    theirs = {"title": "tiny", "namespace": "lab", "private": True, "description": "Secret"}
+    found = hub.make_collection(theirs)
+    answer = farm("publish", "tiny", "lab/tiny")
+    assert (answer.code, found["items"]) == (6, [])
+    assert "has the study's name, and farm did not make it" in answer.err
+
+
+def test_a_run_that_cannot_be_recorded_is_sent_and_says_so(farm: Farm, hub: Hub) -> None:
+    run = trained(farm).run
+    place = farm.store.folder(run.id) / "published"
+    place.write_text("in the way")
+    answer = farm("publish", run.id, "us/small")
+    assert (answer.code, {row["file"] for row in answer.rows}) == (1, MODEL | TOKENIZER)
+    assert f"{hub.url}/us/small: 8 of 8 files" in answer.err
+    assert answer.err.splitlines()[-1].startswith(f"error: {place}")
+    place.unlink()
+    assert "nothing was sent" in farm("publish", run.id, "us/small").err
+    assert [one.repo for one in farm.store.publications.of(run.id)[0]] == ["us/small"]
 
 
 def test_a_collection_that_grows_says_so_until_it_is_whole_and_what_others_put_there_stays(
@@ -530,7 +557,7 @@ def test_a_collection_of_the_same_name_that_farm_did_not_make_is_left_alone_unle
     for dry in ((), ("--dry-run",)):
         answer = farm("publish", "tiny", "us/tiny", *dry)
         assert (answer.code, answer.out, changes(hub), farm_less["items"]) == (6, "", [], [])
-        assert "has the study's name, and farm did not make it; nothing was sent." in answer.err
+        assert "has the study's name, and farm did not make it; it is as it was." in answer.err
     assert farm("publish", "tiny", "us/tiny", "--force").code == 0
     assert held(hub) == (["datasets/us/tiny", "models/us/a"], "My favourites", False)
 
