@@ -93,7 +93,7 @@ def sending(what: str) -> Iterator[None]:
             raise Conflict(
                 f"{what} was changed by another meanwhile: {why}; what is there is whole.", remedy=AGAIN
             ) from None
-        if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        if isinstance(_first(error), RepositoryNotFoundError | RevisionNotFoundError):
             raise Conflict(
                 f"{what} was deleted or renamed meanwhile, or is another's and private: {why}.",
                 remedy="Run the command again, or name another.",

@@ -118,9 +118,8 @@ class Collection:
         with sending(f"the collection {self.title} of {self.owner}"):
             if self.found is None:
                 told = {"namespace": self.owner, "description": self._being("made"), "private": True}
-                self.found = self.api.create_collection(
-                    self.title, exists_ok=True, **told
-                )  # a list may hide private ones
+                # A list may hide a private one, which then is there already.
+                self.found = self.api.create_collection(self.title, exists_ok=True, **told)
                 self.check_own(force=False)
                 self.missing = self._lacked()
             elif self.missing and self._is_by_farm(self.found) and self.found.description != self._being("made"):
