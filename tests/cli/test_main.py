@@ -78,7 +78,15 @@ FROZEN: dict[str, list[str]] = {
     ],
     "export": ["RUN", "DIR", "--json"],
     "publish": [
-        *["RUN|ARM|STUDY", "OWNER/NAME", "--study", "--checkpoint", "--private", "--force", "--dry-run", "--json"]
+        "RUN|ARM|STUDY",
+        "OWNER/NAME",
+        "--study",
+        "--checkpoint",
+        "--private",
+        "--no-collection",
+        "--force",
+        "--dry-run",
+        "--json",
     ],
     "track": ["RUN|STUDY", "--to", "-f", "--follow", "--json"],
     "rent": [
