@@ -2,15 +2,17 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, points, started, study_of
+from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, listed, points, started, study_of
 from redis import Redis
 from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
+from farm.queue import live
 from farm.queue.live import Scope
 from farm.queue.news import News
 from farm.queue.queue import Queue
@@ -47,6 +49,7 @@ def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
         assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 3
         everything_now = queue.listing.statuses()
         assert queue.listing.unfinished() == [status for status in everything_now if not status.state.is_final]
+        assert queue.listing.overview() == (listed(queue), {})
     assert queue.listing.counts() == {
         State.QUEUED: 1,
         State.RUNNING: 0,
@@ -261,6 +264,54 @@ def test_q9_what_is_read_in_pages_is_of_one_instant(queue: Queue, monkeypatch, c
     monkeypatch.undo()
     assert not changes
     assert sorted(found) == sorted(queue.scripts.at_once("statuses", which, "tiny", FIELDS))
+
+
+@pytest.mark.parametrize("change", MEANWHILE)
+def test_q9_a_tally_is_of_one_instant(queue: Queue, monkeypatch, change: str) -> None:
+    study_of(queue)
+    queue.put(tiny_study("other", init=(9,)))
+    started(queue)
+    call, changes = queue.scripts.call, [MEANWHILE[change]] * 2
+
+    def eventful(verb: str, *arguments: Any) -> Any:
+        answer = call(verb, *arguments)
+        if changes:
+            with monkeypatch.context() as calm:
+                calm.setattr(queue.scripts, "call", call)
+                changes.pop()(queue)
+        return answer
+
+    monkeypatch.setattr(queue.scripts, "call", eventful)
+    monkeypatch.setattr(live, "STATES", 1)
+    found = queue.live.tally("tiny")
+    assert not changes
+    assert found == queue.live.tally("tiny") == Counter(one.state for one in queue.listing.statuses("tiny"))
+
+
+def test_an_overview_reads_no_recipe_and_no_result(queue: Queue, redis: Redis) -> None:
+    study_of(queue)
+    claim_and_finish(queue)
+    whole = queue.listing.overview()
+    for run in queue.listing.ids("tiny"):
+        redis.hset(f"farm:run:{run}", "spec", "spoilt")
+    assert redis.delete(*redis.keys("farm:result:*")) == 1
+    assert queue.listing.overview() == whole
+
+
+def test_an_overview_has_what_an_older_farm_put_and_finished(queue: Queue, redis: Redis) -> None:
+    """It did not write down the steps and the losses beside the run."""
+    study_of(queue)
+    claim_and_finish(queue)
+    claim_and_finish(queue)
+    whole, (one, other, _) = queue.listing.overview(), queue.listing.ids("tiny")
+    for run in queue.listing.ids("tiny"):
+        assert redis.hdel(f"farm:run:{run}", "steps", "losses")
+    assert queue.listing.overview() == whole
+    redis.set(f"farm:result:{one}", "spoilt")
+    redis.hset(f"farm:run:{other}", "step", "spoilt")
+    found = queue.listing.overview()
+    assert found.statuses == whole.statuses[2:]
+    assert found.flaws.keys() == {one, other}
 
 
 def test_q9_what_changes_all_the_while_is_read_in_one_call(queue: Queue, monkeypatch) -> None:
