@@ -11,12 +11,12 @@ from redis import Redis
 from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
-from farm.queue import live
+from farm.queue import live, studies
 from farm.queue.live import Scope
 from farm.queue.news import News
 from farm.queue.queue import Queue
 from farm.queue.scripts import TRIES
-from farm.queue.spelling import FIELDS, StatusRow
+from farm.queue.spelling import FIELDS, StatusRow, read_study
 from farm.queue.values import Point
 from farm.study.run import State
 from farm.study.study import Study
@@ -403,3 +403,16 @@ def test_states_are_of_the_runs_that_are_there(queue: Queue) -> None:
         run_id: State.RUNNING if run_id == claim.run.id else State.QUEUED for run_id in ids
     }
     assert [status.id for status in queue.listing.these([*ids, "nothing"]).statuses] == ids
+
+
+def test_of_studies_without_a_limit_no_more_is_read_than_that(queue: Queue, redis: Redis, monkeypatch) -> None:
+    study_of(queue)
+    dear = Study.parse(study_text("dear") + "[policy]\nusd_limit = 2.0\n")
+    slow = Study.parse(study_text("slow", init=(7,)) + "[policy]\nhours_limit = 2.0\n")
+    queue.put(slow)
+    queue.put(dear)
+    redis.hset("farm:studies", mapping={"spoilt": "spoilt", "newer": '{"schema":99,"policy":"of another form"}'})
+    reads: list[str] = []
+    monkeypatch.setattr(studies, "read_study", lambda text: reads.append(text) or read_study(text))
+    assert list(queue.studies.limited().items()) == [("dear", dear), ("slow", slow)]
+    assert len(reads) == 4, "and those whose policy cannot be read"
