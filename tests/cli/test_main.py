@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results import study_text
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from farm.errors import BadSetting
 from farm.site.server import Server
 from farm.site.settings import Settings
 from farm.study.machine import Machine
+from farm.study.study import Study
 
 from .conftest import ROOT, Farm
 
@@ -213,7 +215,20 @@ def test_the_traceback_comes_with_v_before_or_after_the_command(farm: Farm) -> N
         assert farm(*words).code == 3
 
 
-HEAVY = {"torch", "ray", "scipy", "numpy", "rich", "jinja2", "plotly", "pydoe", "safetensors", "boto3", "requests"}
+HEAVY = {
+    "torch",
+    "ray",
+    "scipy",
+    "scipy.stats",
+    "numpy",
+    "rich",
+    "jinja2",
+    "plotly",
+    "pydoe",
+    "safetensors",
+    "boto3",
+    "requests",
+}
 
 
 @pytest.mark.parametrize(
@@ -224,12 +239,14 @@ HEAVY = {"torch", "ray", "scipy", "numpy", "rich", "jinja2", "plotly", "pydoe", 
         ("status", ""),
         ("show cpu-baseline-s42", ""),
         ("table unfinished", ""),
-        ("table tiny", "numpy scipy"),
+        ("table pair", "numpy scipy"),
+        ("table tiny", "numpy scipy scipy.stats"),
     ],
 )
 def test_a_command_imports_nothing_heavy_that_it_does_not_need(farm: Farm, words: str, needs: str) -> None:
     """A second is what it may take, and each of these takes a good part of one: scipy.stats more than that."""
     farm.put()
+    farm.queue.put(Study.parse(study_text("pair", init=(7, 8, 9)).partition("[interventions.gradient-clipping]")[0]))
     farm.finish_all()
     farm.put(name="unfinished", init=(1,))
     code = (
