@@ -99,8 +99,9 @@ $(BIN)/chromium: | $(VENV)/test
 	  { apt-get $(GET) || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(GET); }; } && \
 	  for package in cache/archives/*.deb; do dpkg -x $$package . || exit 1; done && rm -rf lists cache && \
 	  printf '%s\n' '#!/bin/sh' 'here=$$(dirname "$$0")/../chromium/usr/lib' \
-	    'export LD_LIBRARY_PATH=$$(echo $$here/*-linux-gnu* | tr " " :)' \
-	    'exec $$here/chromium/chromium-headless-shell "$$@"' > ../bin/chromium && chmod +x ../bin/chromium; fi || \
+	    'export LD_LIBRARY_PATH=$$(echo $$here/*-linux-gnu* $$here/*-linux-gnu*/pulseaudio | tr " " :)' \
+	    'exec $$here/chromium/chromium-headless-shell "$$@"' > ../bin/chromium && chmod +x ../bin/chromium && \
+	  { ../bin/chromium --version > /dev/null || { rm ../bin/chromium; false; }; }; fi || \
 	 { echo "No Chromium, which make test needs. On Debian and Ubuntu: apt-get install chromium; elsewhere: Chrome"; exit 1; }
 
 # A test watches a farm in a real terminal. Debian's tmux brings two small libraries, which differ in name by release.
