@@ -236,6 +236,7 @@ def recording(settings: Settings) -> Store:
         raise StorageUnusable(
             f"the farm's storage {settings.storage} cannot be reached from this machine: nothing was changed.",
             remedy="Run this where the storage is, or set FARM_STORAGE to it.",
+            page="docs/machines/laptop.md#what-needs-the-storage",
         )
     return store
 
@@ -253,6 +254,7 @@ def refuse_unindexed(settings: Settings, queue: Queue) -> None:
             f"Redis is new or was emptied, and {store.uri} holds {len(lost)} run{'s' * (len(lost) != 1)}"
             " that it does not know: nothing was queued.",
             remedy="Run farm reindex first; farm up and farm serve do so by themselves.",
+            page="docs/machines/storage.md#rebuilding-redis-farm-reindex",
         )
 
 

@@ -22,13 +22,14 @@ def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
 
     views: dict[str, View] = {}
     faults: dict[str, list[str]] = {}
+    pages: dict[str, str | None] = {}
     remarks: dict[str, None] = {}
     for arm, recipe in _read(study, arms):
         key = _what_counts(recipe)
         if key not in views:
             views[key] = look(recipe, settings.home / "cache", trains_here=settings.redis_url is None)
         for fault in views[key].faults:
-            names = faults.setdefault(str(fault), [])
+            names, pages[str(fault)] = faults.setdefault(str(fault), []), fault.page
             names += [] if arm in names else [arm]  # several evaluations of it may lack one corpus
         remarks |= dict.fromkeys(views[key].remarks)
     for remark in remarks:
@@ -42,7 +43,7 @@ def check(study: Study, settings: Settings, arms: Collection[Arm]) -> None:
     for line in lines[:-1]:
         say(f"error: {line}")
     if lines:
-        raise BadCorpus(lines[-1])
+        raise BadCorpus(lines[-1], page=pages[[*faults][-1]])
 
 
 def of_runs(study: Study, ids: Iterable[str]) -> list[Arm]:

@@ -2,6 +2,11 @@
 
 EXAMPLES = {
     "demo": ("farm demo", "farm demo --json > demo.json"),
+    "init": (
+        "farm init",
+        "farm init my-study.toml --data tokens/ --machine 1xrtx3090",
+        "farm init --force --yes --json",
+    ),
     "up": ("farm up", "farm up --shared --host 10.8.0.1   # for other machines of one VPN, too"),
     "down": ("farm down", "farm down --keep-rented   # rented machines stay, and go on costing money"),
     "status": ("farm status", "farm status --json"),

@@ -10,7 +10,7 @@ from cli import render
 from cli.access import machines, queue, recording
 from cli.options import Json
 from cli.render import Column, Sheet, say
-from farm.errors import BadImport
+from farm.errors import BadSetting
 from farm.imports import importing
 from farm.imports.importing import Note, Read, unknown_machines
 from farm.site.settings import Settings
@@ -50,7 +50,7 @@ def import_(paths: Paths, study: StudyCalled = None, output: Output = None, as_j
     """
     settings = Settings.load()
     if study is not None and not is_name(study):
-        raise BadImport(f"--study {study!r} is not a valid name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
+        raise BadSetting(f"--study {study!r} is not a valid name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
     found = importing.read(paths, study)
     file = output or Path(f"{found.name}.toml")
     with queue(settings) as open_queue:

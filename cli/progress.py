@@ -11,7 +11,7 @@ from cli.render import clean, console, duration, loss
 from cli.unread import unread
 from farm.queue.listing import Picture
 from farm.queue.queue import Queue
-from farm.queue.values import Point, Status
+from farm.queue.values import Listed, Point, Status
 from farm.queue.waiting import SOON, Outlook
 from farm.study.run import Run, State
 
@@ -201,9 +201,9 @@ class Newest(NamedTuple):
         return "" if self.loss is None else f"loss {loss(self.loss)}{held_out}"
 
 
-def newest(queue: Queue, status: Status) -> Newest:
+def newest(queue: Queue, status: Status | Listed) -> Newest:
     """The step that a running run has reached and its losses: the curve is ahead of the heartbeat."""
-    last, held_out = queue.live.newest(status.run.id)
+    last, held_out = queue.live.newest(status.id)
     if last is None:
         return Newest(status.step)
     return Newest(max(status.step, last.step), last.loss, held_out.validation_loss if held_out else None)

@@ -326,7 +326,9 @@ def commands() -> str:
         f"# Commands\n\n{MADE}\n\nThe output of `farm COMMAND --help`. Data goes to stdout, all else to stderr:"
         " tables on a terminal, tab-separated\nvalues in a pipe, JSON with `--json`. Exit codes: 0 ok, 1 failed,"
         " 2 usage or a bad study, 3 not found, 4 refused,\n"
-        "5 unreachable, 6 conflict, 7 a guard (pass it with `-y`), 130 interrupted.\n"
+        "5 unreachable, 6 conflict, 7 a guard (pass it with `-y`), 130 interrupted.\n\n"
+        "An error that a page says more about ends with its name, such as `docs/data.md#sources`. Where this\n"
+        'documentation is served, `docs_url = "https://..."` in farm.toml (or `FARM_DOCS_URL`) makes it an address.\n'
     ]
     for title, names in GROUPS.items():
         parts.append(f"\n## {title}\n")

@@ -126,7 +126,7 @@ def clean(text: str) -> str:
 
 def line(text: str) -> str:
     """`text` on one line."""
-    return clean(re.sub(r"[\t\r\n]+", " ", text))
+    return text if text.isprintable() else clean(re.sub(r"[\t\r\n]+", " ", text))  # of most texts all is printable
 
 
 # --- how people see values -------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def raw(value: Any, digits: int | None = None) -> str:
     """A value for machines: numbers to `digits` decimals, if that is said; nothing for unknown, lists with commas."""
     if value is None:
         return ""
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return ",".join(map(raw, value))
     if isinstance(value, float) and digits is not None:
         return str(round(value, digits or None) + 0)  # + 0: no -0.0

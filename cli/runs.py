@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from cli import render
 from cli.access import count_offers, machines, queue
@@ -11,15 +12,18 @@ from cli.render import Column, Sheet, say
 from cli.unread import unread
 from farm.errors import NotFound, nearest
 from farm.queue.budget import Spending, find_exhausted
+from farm.queue.listing import Overview
 from farm.queue.node import drained_classes
 from farm.queue.queue import Queue
 from farm.queue.unscored import tell
-from farm.queue.values import Status
+from farm.queue.values import Listed, Status
 from farm.queue.waiting import Outlook, cut, explain_pauses, reasons
 from farm.record.imported import ImportedRun
 from farm.site.settings import Settings
 from farm.study.run import State
 
+SHOWN = 200  # runs of all studies on a terminal, where a row takes more than a millisecond
+Told = TypeVar("Told", Status, Listed)
 COLUMNS = (
     Column("run", "run"),
     Column("study", "study", is_spare=True),
@@ -37,38 +41,63 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
     """List runs: state, step, loss, and why they wait.
 
     The training loss is that of the newest step, and of a finished run the mean over the last tenth of its steps.
+    Without STUDY, results are not read, so that those of them that cannot be read are not named: for these see farm
+    doctor; and a terminal shows 200 runs at most: those that train, then those that wait, then the newest.
     """
     settings = Settings.load()
     with queue(settings) as open_queue:
         imported = {study: open_queue.studies.imported(study)} if study else open_queue.studies.all_imported()
         if study and not imported[study].runs:
             open_queue.studies.one(study)
-        picture = open_queue.listing.picture(study)
+        picture = _listed(open_queue, study)
         passed, chosen = unread(picture, study), picture.statuses
         for line in passed.lines:
             say(line)
         elsewhere = [(name, run) for name, one in imported.items() for run in one.runs if arm in (None, run.arm)]
         if arm and not elsewhere:
             chosen = of_arm(chosen, arm)
-        chosen = [status for status in chosen if arm in (None, status.run.arm)]
+        chosen = [one for one in chosen if arm in (None, one.arm)]
         why = outlook(settings, open_queue).why
-        rows = [row(open_queue, status, why) for status in chosen]
+        rows = [row(open_queue, one, why) for one in chosen]
         rows += [imported_row(name, run) for name, run in elsewhere]
         evaluations = tell(open_queue.evaluations.statuses(study))
     if not rows and not passed.is_any:
         say("no runs yet: farm submit STUDY, or see it all at work: farm demo")
-    if rows or as_json or not render.is_terminal():
-        render.emit(Sheet("farm.runs/1", COLUMNS, rows, more={"unreadable": passed.every}), as_json=as_json)
+    is_screen = render.is_terminal() and not as_json
+    if rows or not is_screen:
+        shown = rows if study or not is_screen else choose(rows)
+        render.emit(Sheet("farm.runs/1", COLUMNS, shown, more={"unreadable": passed.every}), as_json=as_json)
+        if left_out := len(rows) - len(shown):
+            say(f"and {left_out:,} more: farm runs STUDY, or --json")
     for line in evaluations:
         say(line)
     passed.end()
 
 
-def of_arm(statuses: Sequence[Status], arm: str) -> list[Status]:
+def _listed(queue: Queue, study: str | None) -> Overview:
+    """The runs of a study, whose results are read and so their faults found, or all."""
+    if study is None:
+        return queue.listing.overview()
+    picture = queue.listing.picture(study)
+    return Overview([Listed.of(status) for status in picture.statuses], picture.flaws)
+
+
+def choose(rows: Sequence[dict]) -> Sequence[dict]:
+    """The rows that a terminal shows: of thousands those that train, then those that wait, then the newest."""
+    order = {str(State.RUNNING): 0, str(State.QUEUED): 1}
+
+    def urgency(place: int) -> tuple[int, int]:
+        of_state = order.get(rows[place]["state"], len(order))
+        return of_state, place if of_state < len(order) else -place
+
+    return [rows[place] for place in sorted(sorted(range(len(rows)), key=urgency)[:SHOWN])]
+
+
+def of_arm(runs: Sequence[Told], arm: str) -> list[Told]:
     """Raises: NotFound: names the nearest arm."""
-    found = [status for status in statuses if status.run.arm == arm]
+    found = [one for one in runs if one.arm == arm]
     if not found:
-        raise NotFound(f"no run of an arm {arm!r}{nearest(arm, {status.run.arm for status in statuses})}")
+        raise NotFound(f"no run of an arm {arm!r}{nearest(arm, {one.arm for one in runs})}")
     return found
 
 
@@ -106,28 +135,27 @@ def outlook_of(
     return Outlook(why, poor, paused)
 
 
-def row(queue: Queue, status: Status, why: Mapping[str, str]) -> dict:
+def row(queue: Queue, run: Listed, why: Mapping[str, str]) -> dict:
     """One run, as JSON shows it."""
-    run = status.run
-    step, train_loss, validation_loss = progress(queue, status)
+    step, train_loss, validation_loss = progress(queue, run)
     return {
         "run": run.id,
-        "study": status.study,
+        "study": run.study,
         "arm": run.arm,
         "machine": run.machine,
-        "seeds": str(run.seeds),
+        "seeds": run.seeds,
         "rerun": run.rerun,
         "imported": False,
-        "state": str(status.state),
+        "state": str(run.state),
         "step": step,
-        "steps": run.recipe.steps,
+        "steps": run.steps,
         "train_loss": train_loss,
         "validation_loss": validation_loss,
-        "test_loss": status.result.test_loss if status.result else None,
-        "submitted": status.submitted,
-        "age_seconds": round(render.ago(status.submitted) or 0, 1),
-        "attempts": status.attempts,
-        "why": explain(status, why, trains=train_loss is not None),
+        "test_loss": run.losses.test if run.losses else None,
+        "submitted": run.submitted,
+        "age_seconds": round(render.ago(run.submitted) or 0, 1),
+        "attempts": run.attempts,
+        "why": explain(run, why, trains=train_loss is not None),
     }
 
 
@@ -154,20 +182,17 @@ def imported_row(study: str, run: ImportedRun) -> dict:
     }
 
 
-def progress(queue: Queue, status: Status) -> Newest:
+def progress(queue: Queue, run: Listed) -> Newest:
     """The step, and the losses there: of a running run the newest, of a finished one those of its result."""
-    if status.state is State.RUNNING:
-        return newest(queue, status)
-    if not status.result:
-        return Newest(status.step)
-    curve = status.result.validation
-    return Newest(status.step, status.result.train_loss, curve[-1].loss if curve else None)
+    if run.state is State.RUNNING:
+        return newest(queue, run)
+    return Newest(run.step, run.losses.train, run.losses.validation) if run.losses else Newest(run.step)
 
 
-def explain(status: Status, why: Mapping[str, str], *, trains: bool = True) -> str | None:
+def explain(status: Status | Listed, why: Mapping[str, str], *, trains: bool = True) -> str | None:
     """Why a run waits or does not step yet (`trains` says whether it does), or why it failed."""
     if status.state is State.QUEUED:
-        return why.get(status.run.id)
+        return why.get(status.id)
     if status.state is State.RUNNING:
         if status.cancelling or status.recalled:
             return "being cancelled" if status.cancelling else f"saves a checkpoint and stops: {status.recalled}"

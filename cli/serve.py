@@ -49,7 +49,8 @@ def serve(
     if attach and shared:
         raise BadSetting(
             "--shared cannot be used with --attach: this farm does not own that Ray.",
-            remedy="Other machines join it with farm join HEAD: see docs/machines/join.md.",
+            remedy="Other machines join it with farm join HEAD.",
+            page="docs/machines/join.md#joining",
         )
     address = where_shared(settings, shared, host)
     offered = units(machine, settings, cpus)

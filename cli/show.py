@@ -20,7 +20,7 @@ from farm.record.score import Score
 from farm.record.store import Store
 from farm.site import serving
 from farm.site.settings import Settings
-from farm.study.run import Attempt
+from farm.study.run import Attempt, State
 
 EVENTS = 8  # shown; --json has them all
 SAMPLES = 5  # of one prompt, likewise
@@ -37,7 +37,8 @@ def show(run: RunName, as_json: Json = False) -> None:
         status = open_queue.listing.status(run)
         scores = open_queue.evaluations.scores(status.run.id, "run").get(status.run.id, ())
         curve, events = open_queue.listing.curve(status.run.id), open_queue.listing.events(status.run.id)
-        why = explain(status, outlook(settings, open_queue).why)
+        waits = status.state is State.QUEUED  # why it does depends on all others that do
+        why = explain(status, outlook(settings, open_queue).why if waits else {})
     attempts, samples = kept_attempts(settings, status.run.id), kept_samples(settings, status)
     link = dashboard_link(settings, status)
     if as_json:

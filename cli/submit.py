@@ -160,6 +160,7 @@ def guard_budget(study: Study, known: dict[str, Machine], queue: Queue) -> None:
             remedy="Raise the limit or train less (see farm plan); or go ahead with -y: "
             + ("its runs stop and wait" if stops else "no run starts")
             + " once the limit is spent.",
+            page="docs/machines/cost.md#a-limit",
         )
 
 
@@ -192,6 +193,7 @@ def guard_waiting(study: Study, nodes: dict[str, int], queue: Queue) -> None:
         raise Guard(
             f"nothing is queued: {no_node(', '.join(for_good), nodes)}.",
             remedy=f"{START if not nodes else JOIN}; or leave out --wait; or wait for one with -y.",
+            page="docs/machines/waiting.md",
         )
 
 

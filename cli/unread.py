@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import typer
 
-from farm.queue.listing import Picture
+from farm.queue.listing import Overview, Picture
 from farm.queue.unreadable import Flaw
 
 
@@ -50,7 +50,7 @@ class Unread(NamedTuple):
 NOTHING = Unread(None, 0, ())
 
 
-def unread(picture: Picture, study: str | None = None, scores: Sequence[Flaw] = ()) -> Unread:
+def unread(picture: Picture | Overview, study: str | None = None, scores: Sequence[Flaw] = ()) -> Unread:
     """Find what `picture`, of a study or of all, has left out; and which of its `scores`."""
     left = sum(not status.state.is_final for status in picture.statuses)
     count = len(picture.statuses) + len(picture.flaws)

@@ -16,7 +16,7 @@ from cli.unread import NOTHING, Unread, unread
 from farm.queue.listing import Picture
 from farm.queue.live import Scope
 from farm.queue.queue import Queue
-from farm.queue.values import Status
+from farm.queue.values import Listed, Status
 from farm.site import serving
 from farm.site.settings import Settings
 
@@ -71,7 +71,7 @@ def watch(name: Name = None, as_json: Json = False) -> None:
         elif up := serving.facts(settings):
             say(f"dashboard: {up.dashboard} (needs a token; see `farm status`)")
         picture = follow(open_queue, fetch, outlook=lambda: outlook(settings, open_queue))
-        _print([_row(open_queue, status) for status in picture.statuses], as_json, unread(picture))
+        _print([_row(open_queue, Listed.of(status)) for status in picture.statuses], as_json, unread(picture))
         code = exit_code(settings, open_queue, picture)
     raise typer.Exit(code)
 
@@ -97,16 +97,15 @@ def warn_if_down(settings: Settings, statuses: list[Status]) -> None:
         say("warning: no farm is up here, so queued runs wait; start one with: farm up")
 
 
-def _row(queue: Queue, status: Status) -> dict:
-    step, train_loss, validation_loss = progress(queue, status)
-    test_loss = status.result.test_loss if status.result else None
+def _row(queue: Queue, run: Listed) -> dict:
+    step, train_loss, validation_loss = progress(queue, run)
     return {
-        "run": status.run.id,
-        "state": str(status.state),
+        "run": run.id,
+        "state": str(run.state),
         "step": step,
         "train_loss": train_loss,
         "validation_loss": validation_loss,
-        "test_loss": test_loss,
+        "test_loss": run.losses.test if run.losses else None,
     }
 
 

@@ -1,7 +1,8 @@
 """Every error of the farm, and what to do about it.
 
 A `FarmError` says what happened, with the numbers, and then the remedy, in one line. Its class fixes the exit code of
-the command and whether the queue may try the run again. Code that can go on without, or tries again, catches it; any
+the command and whether the queue may try the run again. It names a page of the documentation only where that says more
+than the line does: its class does, or who raises it. Code that can go on without, or tries again, catches it; any
 other ends as the line of a command (`cli.main`, and the `main` of a process) or as a failed attempt
 (`workers.attempt.agent`).
 """
@@ -23,10 +24,14 @@ class FarmError(Exception):
 
     exit_code = 1
     retryable = False
+    page: str | None = None  # a file of docs/, and the anchor of a heading in it
 
-    def __init__(self, message: str | None = None, *, remedy: str | None = None, **fields: Any):
+    def __init__(
+        self, message: str | None = None, *, remedy: str | None = None, page: str | None = None, **fields: Any
+    ):
         self.message = message or (type(self).__doc__ or "").splitlines()[0]
         self.remedy = remedy
+        self.page = type(self).page if page is None else page or None  # "": this one has none
         self.fields = fields
         super().__init__(self.message)
 
@@ -42,7 +47,7 @@ class FarmError(Exception):
         return (first, *self.fields.get("also", ()))
 
     def __reduce__(self) -> tuple:
-        return _rebuild, (type(self), self.message, self.remedy, self.fields)
+        return _rebuild, (type(self), self.message, self.remedy, self.page or "", self.fields)
 
     @property
     def cause(self) -> str:
@@ -51,8 +56,18 @@ class FarmError(Exception):
         return "".join(f"-{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
 
 
-def _rebuild(kind: type[FarmError], message: str, remedy: str | None, fields: dict[str, Any]) -> FarmError:
-    return kind(message, remedy=remedy, **fields)
+def _rebuild(kind: type[FarmError], message: str, remedy: str | None, page: str, fields: dict[str, Any]) -> FarmError:
+    return kind(message, remedy=remedy, page=page, **fields)
+
+
+def read_at(page: str, site: str | None = None) -> str:
+    """Where to read a page: by its name in the sources, or below `site`, where what `make site` builds is served."""
+    if site is None:
+        return page
+    path, _, heading = page.removeprefix("docs/").partition("#")
+    path = path.removesuffix(".md").removesuffix("README") or "index"
+    path += "index" if path.endswith("/") else ""
+    return f"{site.rstrip('/')}/{path}.html" + (f"#{heading}" if heading else "")
 
 
 class BadStudy(FarmError):
@@ -71,6 +86,7 @@ class BadImport(FarmError):
     """The import is not valid."""
 
     exit_code = 2
+    page = "docs/published.md#what-farm-import-takes"
 
 
 class DoesNotFit(FarmError):
@@ -83,6 +99,7 @@ class BadCorpus(FarmError):
     """The corpus cannot train this recipe."""
 
     exit_code = 2
+    page = "docs/data.md#sources"
 
 
 class NotFound(FarmError):
@@ -123,13 +140,19 @@ class Guard(FarmError):
 class NoCapacity(FarmError):
     """The cloud has no such machine free now."""
 
+    page = "docs/machines/rent.md#who-watches"
+
 
 class TooOften(FarmError):
     """The cloud was asked too often, and did nothing."""
 
+    page = "docs/machines/rent.md#what-goes-over-the-wire"
+
 
 class LeaseLost(FarmError):
     """The lease on this run is gone: another agent may hold it now, so nothing was written."""
+
+    page = "docs/machines/waiting.md#when-something-dies"
 
 
 class Cancelled(FarmError):
@@ -159,6 +182,8 @@ class NoCompiler(FarmError):
 class CheckpointInvalid(FarmError):
     """The checkpoint is damaged or belongs to another run."""
 
+    page = "docs/method.md#checkpoints"
+
 
 class Unreadable(FarmError):
     """A value in Redis or a record in the storage cannot be read."""
@@ -168,6 +193,7 @@ class StorageFull(FarmError):
     """The disk is full."""
 
     retryable = True
+    page = "docs/machines/storage.md#what-can-go-wrong"
 
 
 class StorageUnusable(FarmError):
@@ -175,6 +201,7 @@ class StorageUnusable(FarmError):
 
     exit_code = 5
     retryable = True  # another node may reach it, or this one a little later
+    page = "docs/machines/storage.md#what-can-go-wrong"
 
 
 class WorkerDied(FarmError):
@@ -187,6 +214,7 @@ class MachineDied(FarmError):
     """The machine, or Ray on it, went away under the training."""
 
     retryable = True
+    page = "docs/machines/waiting.md#when-something-dies"
 
 
 class Hung(FarmError):

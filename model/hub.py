@@ -2,24 +2,25 @@
 what changed."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from farm.errors import BadSetting, Conflict, FarmError, Refused, Unreachable, first_line
+from farm.errors import BadSetting, Conflict, Refused, first_line
+from model.hub_answers import LOG_IN, asking, sending
 
 CARD = "README.md"
-LOG_IN = "Make one that may write at https://huggingface.co/settings/tokens, and run hf auth login or set HF_TOKEN."
+CHANGED = ("new", "changed", "unknown")  # what becomes of a file that is sent
 
 Kind = Literal["model", "dataset"]
 Content = Path | bytes
 
 
 class Sent(NamedTuple):
-    """A file, and what happens to it: `new`, `changed`, `removed`, or `unchanged` and not sent."""
+    """A file, and what happens to it: `new`, `changed`, `removed`, or `unchanged` and not sent; `unknown` in a dry run
+    that could not ask what the Hub has of it."""
 
     file: str
     bytes: int
@@ -51,52 +52,102 @@ def check_repo(repo: str) -> None:
     )
 
 
+class Who(NamedTuple):
+    """Whose token this machine has, what the token is called and may do, and the owner's role in each organisation."""
+
+    name: str
+    token: str
+    role: str | None
+    scopes: Mapping[str, Collection[str]]  # permissions by repo or owner, of a fine-grained token
+    orgs: Mapping[str, str | None]
+
+
+def who(api: Any) -> Who:
+    """Raises: Refused: the Hub does not know the token, or there is none. Unanswered"""
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    try:
+        with asking("whose token this is"):
+            told = api.whoami()
+            token = told.get("auth", {}).get("accessToken", {})
+            scopes: dict[str, set[str]] = {}
+            for one in token.get("fineGrained", {}).get("scoped", ()):
+                scopes.setdefault(one.get("entity", {}).get("name"), set()).update(one.get("permissions", ()))
+            orgs = {org["name"]: org.get("roleInOrg") for org in told.get("orgs", ())}
+            return Who(told["name"], token.get("displayName", ""), token.get("role"), scopes, orgs)
+    except LocalTokenNotFoundError:
+        raise Refused("there is no token of the Hugging Face Hub on this machine.", remedy=LOG_IN) from None
+
+
 def check_may_write(api: Any, repo: str) -> None:
     """See that this machine's token may write to `repo`, which need not exist yet.
 
-    Raises: Refused: says why not. Unreachable
+    Raises: Refused: says why not. Unanswered
     """
-    from huggingface_hub.errors import LocalTokenNotFoundError
-
-    owner = repo.partition("/")[0]
-    try:
-        with told(repo):
-            who = api.whoami()
-    except LocalTokenNotFoundError:
-        raise Refused("there is no token of the Hugging Face Hub on this machine.", remedy=LOG_IN) from None
-    token, name = who.get("auth", {}).get("accessToken", {}), who.get("name", "")
-    role = token.get("role")
-    if role == "read" or (role == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
-        called = token.get("displayName", "")
-        raise Refused(f"the token {called!r} of {name} may not write to {repo}; nothing was sent.", remedy=LOG_IN)
-    members = {org["name"]: org.get("roleInOrg") for org in who.get("orgs", ())}
-    if owner != name and members.get(owner, "read") == "read":
-        owners = ", ".join([name, *(org for org, role in members.items() if role != "read")])
+    found, owner = who(api), repo.partition("/")[0]
+    may = any("repo.write" in found.scopes.get(name, ()) for name in (repo, owner))
+    if found.role == "read" or (found.role == "fineGrained" and not may):
         raise Refused(
-            f"the token is that of {name}, who may not write to {owner}; nothing was sent.",
+            f"the token {found.token!r} of {found.name} may not write to {repo}; nothing was sent.", remedy=LOG_IN
+        )
+    if owner != found.name and found.orgs.get(owner, "read") == "read":
+        owners = ", ".join([found.name, *(org for org, role in found.orgs.items() if role != "read")])
+        raise Refused(
+            f"the token is that of {found.name}, who may not write to {owner}; nothing was sent.",
             remedy=f"Write one of {owners} as the owner, or use the token of a member.",
         )
 
 
-def _may_write(scopes: dict[str, Any], repo: str) -> bool:
-    """Whether a fine-grained token has the permission for a repo, by itself or as one of its owner's."""
-    mine = [
-        one for one in scopes.get("scoped", ()) if one.get("entity", {}).get("name") in (repo, repo.partition("/")[0])
-    ]
-    return any("repo.write" in one.get("permissions", ()) for one in mine)
-
-
 def there(api: Any, repo: str, kind: Kind, revision: str | None = None) -> There | None:
-    """What a branch of the repo holds, None where there is no such repo or branch."""
-    from huggingface_hub import RepoFile
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    """What a branch of the repo holds, None where there is no such repo or branch.
 
-    try:
-        info = api.repo_info(repo, repo_type=kind, revision=revision)
-        tree = api.list_repo_tree(repo, repo_type=kind, revision=info.sha, recursive=True)
-        return There(info.sha, {one.path: one for one in tree if isinstance(one, RepoFile)}, bool(info.private))
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        return None
+    Raises: Refused, Unanswered
+    """
+    from huggingface_hub import RepoFile
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with asking(f"what {repo} holds"):
+        try:
+            info = api.repo_info(repo, repo_type=kind, revision=revision)
+            if not info.sha:
+                raise ValueError("it named no commit")
+            tree = api.list_repo_tree(repo, repo_type=kind, revision=info.sha, recursive=True)
+            return There(info.sha, {one.path: one for one in tree if isinstance(one, RepoFile)}, bool(info.private))
+        except GatedRepoError:
+            raise
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+
+
+def read(api: Any, repo: str, kind: Kind, found: There, file: str) -> bytes:
+    """A small file of the repo: huggingface_hub's own downloads try a silent Hub again for many minutes.
+
+    Raises: Refused, Unanswered
+    """
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    with asking(f"what {repo} has in {file}"):
+        place = hf_hub_url(repo, file, repo_type=kind, revision=found.commit, endpoint=api.endpoint)
+        answer = get_session().get(place, headers=build_hf_headers())
+        hf_raise_for_status(answer)
+        if digest(answer.content, is_large=bool(found.files[file].lfs)) != known_by(found.files[file]):
+            raise ValueError(f"it is not the {file} that is listed")
+        return answer.content
+
+
+def is_private(api: Any, repo: str, kind: Kind) -> bool | None:
+    """Whether only members of its owner see a repo; None where there is none that this machine's token may see.
+
+    Raises: Refused, Unanswered
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with asking(f"whether {repo} is there"):
+        try:
+            return bool(api.repo_info(repo, repo_type=kind).private)
+        except RepositoryNotFoundError:
+            return None
 
 
 def check_private(repo: str, found: There | None, private: bool) -> None:
@@ -109,10 +160,17 @@ def check_private(repo: str, found: There | None, private: bool) -> None:
 
 
 def compare(
-    contents: Mapping[str, Content], found: There | None, sha256: Mapping[str, str] = MappingProxyType({})
+    contents: Mapping[str, Content],
+    found: There | None,
+    sha256: Mapping[str, str] = MappingProxyType({}),
+    *,
+    is_known: bool = True,
 ) -> list[Sent]:
-    """What is to become of each file. `sha256` has that of files where it is known already; others are read."""
+    """What is to become of each file. `sha256` has that of files where it is known already; others are read. Unless
+    `is_known`, the Hub could not be asked what it has."""
     files = found.files if found else {}
+    if not is_known:
+        return [Sent(name, bytes_of(one), "unknown") for name, one in contents.items()]
     return [_compare(name, one, files.get(name), sha256.get(name)) for name, one in contents.items()]
 
 
@@ -143,6 +201,15 @@ def digest(content: Content, is_large: bool) -> str:
         return hashlib.file_digest(file, lambda: begun).hexdigest()
 
 
+def make(api: Any, repo: str, kind: Kind, private: bool) -> None:
+    """Make a repo, which may be there by now.
+
+    Raises: Refused, Conflict, Unreachable
+    """
+    with sending(repo):
+        api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+
+
 def commit(
     api: Any,
     repo: str,
@@ -158,6 +225,8 @@ def commit(
 
     The Hub takes a commit as a whole or not at all: large files are sent before it and show only through it. So a
     sending that breaks off leaves the branch as it was.
+
+    Raises: Refused, Conflict, Unreachable
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -165,39 +234,12 @@ def commit(
     operations = [*added, *(CommitOperationDelete(name, is_folder=False) for name in remove)]
     parent = found.commit if found else None
     where = {"repo_type": kind, "revision": branch, "parent_commit": parent}
-    return api.create_commit(repo, operations, commit_message=message, **where).oid
+    with sending(repo):
+        return api.create_commit(repo, operations, commit_message=message, **where).oid
 
 
 def size_of(files: Iterable[Sent]) -> str:
     """How much is sent, for people: "2 of 6 files, 1,234 bytes"."""
     every = list(files)
-    changed = [one for one in every if one.now in ("new", "changed")]
+    changed = [one for one in every if one.now in CHANGED]
     return f"{len(changed)} of {len(every)} files, {sum(one.bytes for one in changed):,} bytes"
-
-
-@contextmanager
-def told(repo: str) -> Iterator[None]:
-    """What the Hub's client raises, as the farm's own errors.
-
-    Raises: Refused, Conflict, Unreachable. LocalTokenNotFoundError: there is no token.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except (FarmError, LocalTokenNotFoundError):
-        raise
-    except Exception as error:  # the hub's errors and its HTTP client's share no class below Exception
-        said = first_line(error).rstrip(".")
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, HfHubHTTPError) and status in (401, 403):
-            raise Refused(f"{constants.ENDPOINT} refuses: {said}.", remedy=LOG_IN) from None
-        if isinstance(error, HfHubHTTPError) and status == 412:
-            raise Conflict(
-                f"{repo} was changed by another meanwhile; nothing of this was sent.", remedy="Run it again."
-            ) from None
-        raise Unreachable(
-            f"{constants.ENDPOINT} did not take {repo}: {said}.",
-            remedy="Run the command again: it sends only what is missing.",
-        ) from None

@@ -61,10 +61,11 @@ class Meter:
         slots = torch.zeros(microbatches + 4, dtype=torch.float64, device=group.device)
         first = plan.first(group.rank)
         slots[first : first + plan.share(group.rank)] = torch.stack(self._losses)
-        slots[microbatches] = self._tokens
+        slots[microbatches].fill_(self._tokens)  # `slots[i] = number` would copy it from the host, and wait
         if group.leads:
             slots[microbatches + 1] = gradient_norm
-            slots[microbatches + 2], slots[microbatches + 3] = int(signal), news  # a tensor would be waited for
+            slots[microbatches + 2].fill_(int(signal))
+            slots[microbatches + 3].fill_(news)
         if group.world > 1:
             dist.all_reduce(slots)
         *losses, tokens, norm, told, heard = slots.tolist()

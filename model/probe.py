@@ -35,9 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def largest_microbatch(
-    recipe: Recipe, limit: int, *, world: int = 1, give_up: Callable[[], bool] = lambda: False
+    recipe: Recipe, limit: int, guess: int = 1, *, world: int = 1, give_up: Callable[[], bool] = lambda: False
 ) -> int:
-    """The largest microbatch up to `limit` with which `recipe.model` trains at its precision on this device.
+    """The largest microbatch up to `limit` with which `recipe.model` trains at its precision on this device; `guess`
+    is tried first, and a good one saves trials.
 
     `world` is the number of workers that will train together: several need room for the gradients on their way. All
     whole numbers are candidates, not only the divisors of this recipe's share, because what is found is kept by model
@@ -51,7 +52,7 @@ def largest_microbatch(
             raise FarmError("the probe was given up.")
         return trial_fits(recipe, microbatch, world)
 
-    found = search(fits, limit)
+    found = search(fits, limit, guess)
     if not found:
         raise DoesNotFit(
             f"one sequence of {recipe.model.context} tokens and {recipe.model.parameters:,} parameters at"
@@ -61,14 +62,17 @@ def largest_microbatch(
     return found
 
 
-def search(fits: Callable[[int], bool], limit: int) -> int:
+def search(fits: Callable[[int], bool], limit: int, guess: int = 1) -> int:
     """The largest number from 1 to `limit` that `fits`, where all below one that fits do; 0 when 1 does not.
 
-    Doubles until one does not, then bisects: a number that is far too large is never tried.
+    Doubles from `guess` until one does not, or halves until one does, then bisects.
     """
-    good, bad = 0, 1
-    while bad <= limit and fits(bad):
-        good, bad = bad, min(2 * bad, limit) if bad < limit else limit + 1
+    good, bad, size = 0, limit + 1, min(guess, limit)
+    while good < size < bad:
+        if fits(size):
+            good, size = size, min(2 * size, limit)
+        else:
+            bad, size = size, size // 2
     while bad - good > 1 and good < limit:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)

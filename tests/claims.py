@@ -7,7 +7,7 @@ from results import tiny_study
 from waiting import wait_until
 
 from farm.queue.queue import Queue
-from farm.queue.values import Claim, Point
+from farm.queue.values import Claim, Listed, Point
 from farm.study.run import Checkpoint, Lease, State
 from farm.study.study import Study
 
@@ -41,6 +41,11 @@ def lapse(queue: Queue, lease: Lease, step: int = 0) -> None:
     """Let a lease run out, after a renewal at `step`, and end it."""
     queue.renew(lease, step, seconds=MOMENT)
     wait_until(lambda: lease.run_id in queue.sweep(), "the lease expires")
+
+
+def listed(queue: Queue) -> list[Listed]:
+    """The runs as an overview should have them, from all that is known of each."""
+    return [Listed.of(status)._replace(causes=status.causes[-1:]) for status in queue.listing.statuses()]
 
 
 def claimed_as(queue: Queue) -> tuple[str, str] | None:

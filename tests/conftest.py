@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from farm.site.server import Server
 
 PREFIX = "farm:"
 
+if shutil.which("nvidia-smi"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of training on CPUs; `make bench-gpu` is for what a GPU does
 os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; read when Triton is imported, which torch may do early
 
 slow = [hypothesis.HealthCheck.too_slow]  # other sessions may have the processor for a second

@@ -1,7 +1,8 @@
 """A Hugging Face Hub on this machine: the part of its HTTP interface that uploads and downloads use.
 
 `huggingface_hub` speaks to it when HF_ENDPOINT is its `url`; HF_HUB_DISABLE_XET=1 makes it send large files by git-lfs,
-as to a Hub without Xet. Models and datasets, branches, commits that are all or nothing. Tests break it by `fail`.
+as to a Hub without Xet. Models and datasets, branches, commits that are all or nothing, collections. Tests break it by
+`fail`.
 """
 
 import base64
@@ -9,11 +10,13 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote
 
+Failure = int | Literal["hang", "drop", "page", "shape", "gone"]
+DESCRIPTION, NOTE, TITLE = 150, 500, 60  # characters that the Hub takes at most
 REGULAR_BYTES = 10 * 2**20  # of a file that is sent within a commit
 LFS_SUFFIXES = (".safetensors", ".bin", ".npy", ".parquet")
 
@@ -48,7 +51,9 @@ class Repo:
 class Hub(ThreadingHTTPServer):
     """The server: `repos` by type and name, as "datasets/us/tokens", and what `whoami` says of each token.
 
-    `asked` has every request; a request whose "METHOD /path" contains a key of `fail` is answered with its status.
+    `asked` has every request. One whose "METHOD /path" contains a key of `fail` is answered with that status, or as a
+    bad network does: it `hang`s, the connection `drop`s, a `page` of HTML comes, or JSON of another `shape`; or the
+    repo is `gone`.
     """
 
     daemon_threads = True
@@ -60,7 +65,10 @@ class Hub(ThreadingHTTPServer):
         self.tokens: dict[str, dict[str, Any]] = {}
         self.large: dict[str, bytes] = {}
         self.asked: list[str] = []
-        self.fail: dict[str, int] = {}
+        self.fail: dict[str, Failure] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
+        self.lists_private = True  # of collections, to those who may see them
+        self.closing = threading.Event()
 
     def add_token(self, token: str, name: str, role: str = "write", scopes: Any = (), orgs: Any = ()) -> None:
         """Let `token` be one of the user `name`, with the fields that the Hub's own answer has."""
@@ -69,9 +77,46 @@ class Hub(ThreadingHTTPServer):
         auth = {"type": "access_token", "accessToken": access}
         self.tokens[token] = {"type": "user", "name": name, "orgs": members, "auth": auth}
 
+    def make_collection(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A new collection, as its answers have it."""
+        number = len(self.collections)
+        slug = f"{asked['namespace']}/{asked['title']}-{number:024x}"
+        told = {"slug": slug, "title": asked["title"], "owner": {"name": asked["namespace"]}, "items": []}
+        told |= {"description": asked.get("description"), "private": asked["private"], "position": number}
+        told |= {"lastUpdated": "2026-11-26T12:00:00.000Z", "theme": "green", "upvotes": 0}
+        self.collections[slug] = told
+        return told
+
     def sent(self, *methods: str) -> list[str]:
         """The requests of these methods, in order."""
         return [one for one in self.asked if one.partition(" ")[0] in methods]
+
+
+ASKED: dict[Failure, tuple[int, str]] = {  # the exit code and the words where the Hub is asked, and fails so
+    401: (4, " refuses to say "),
+    403: (4, " refuses to say "),
+    404: (5, " could not say "),
+    409: (5, " could not say "),
+    429: (5, " was asked too often: 429"),
+    503: (5, " could not say "),
+    "hang": (5, " could not be reached: "),
+    "drop": (5, " could not be reached: "),
+    "page": (5, "its answer cannot be read ("),
+    "shape": (5, "its answer cannot be read ("),
+}
+SENT: dict[Failure, tuple[int, str]] = {  # the same where something is sent to it
+    401: (4, " refuses to take "),
+    403: (4, " refuses to take "),
+    404: (5, " did not take "),
+    "gone": (6, " was deleted or renamed meanwhile, or is another's and private: 404, Repository not found."),
+    409: (6, " was changed by another meanwhile: 409"),
+    429: (5, "Wait a few minutes. Run the command again: it sends only what is missing."),
+    503: (5, " did not take "),
+    "hang": (5, " did not take "),
+    "drop": (5, " did not take "),
+    "page": (5, "its answer cannot be read ("),
+    "shape": (5, "its answer cannot be read ("),
+}
 
 
 @contextmanager
@@ -82,6 +127,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         hub.shutdown()
         hub.server_close()
         thread.join()
@@ -108,21 +154,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._route()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def _route(self) -> None:
         path, hub = unquote(self.path.split("?")[0]), self.server
-        request = f"{self.command} {path}"
-        hub.asked.append(request)
         body = self._body()
-        for part, status in hub.fail.items():
+        item = f" {json.loads(body)['item']['id']}" if self.command == "POST" and path.endswith("/items") else ""
+        request = f"{self.command} {path}{item}"
+        hub.asked.append(request)
+        for part, failure in hub.fail.items():
             if part in request:
-                return self._answer(status, b"", {"X-Error-Message": f"told to fail with {status}"})
+                return self._fail(failure)
         if path == "/api/whoami-v2":
             who = hub.tokens.get(self._token())
             return self._json(who) if who else self._error(401, "Invalid credentials")
         if path == "/api/repos/create":
             return self._create(json.loads(body))
+        if path.startswith("/api/collections"):
+            return self._of_collections(path.removeprefix("/api/collections").strip("/"), body)
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         if path.startswith("/lfs/"):
@@ -133,6 +182,72 @@ class _Handler(BaseHTTPRequestHandler):
         if ".git/info/lfs/objects/batch" in path:
             return self._batch(json.loads(body))
         return self._download(path)
+
+    def _fail(self, failure: Failure) -> None:
+        if isinstance(failure, int):
+            return self._answer(failure, b"", {"X-Error-Message": f"told to fail with {failure}"})
+        if failure == "gone":
+            return self._error(404, "Repository not found", "RepoNotFound")
+        if failure == "page":
+            return self._answer(200, b"<html>Please log in to the Wi-Fi.</html>", {"Content-Type": "text/html"})
+        if failure == "shape":
+            return self._json(["what is this"])
+        if failure == "hang":
+            self.server.closing.wait(60)
+        self.close_connection = True
+        return None
+
+    def _of_collections(self, words: str, body: bytes) -> None:
+        """What the Hub's collections do: a title once for an owner, a repo that exists once in each."""
+        hub, may = self.server, self._token() in self.server.tokens
+        if not words and self.command == "GET":
+            owner = parse_qs(self.path.partition("?")[2]).get("owner", [""])[0]
+            seen = [one for one in hub.collections.values() if one["owner"]["name"] == owner]
+            may = may and hub.lists_private
+            seen = [one | {"items": one["items"][:4]} for one in seen if may or not one["private"]]
+            return self._json([{key: of for key, of in one.items() if key != "position"} for one in seen])
+        if self.command != "GET" and not self._may_write():
+            return self._error(403, "Forbidden: you need write access to collections")
+        if not words:
+            return self._new_collection(json.loads(body))
+        slug, _, rest = words.partition("/items")
+        found = hub.collections.get(slug)
+        if found is None or (found["private"] and not may):
+            return self._error(404, "Collection not found")
+        if self.command == "POST":
+            return self._add_item(found, json.loads(body))
+        if self.command == "PATCH" and not rest:
+            asked = json.loads(body)
+            if len(asked.get("description", "")) > DESCRIPTION:
+                return self._error(400, "description is too long")
+            found |= asked
+            return self._json({"success": True, "data": found})
+        return self._json(found)
+
+    def _new_collection(self, asked: dict[str, Any]) -> None:
+        taken = [one for one in self.server.collections.values() if one["title"] == asked["title"]]
+        if taken := [one["slug"] for one in taken if one["owner"]["name"] == asked["namespace"]]:
+            return self._answer(409, json.dumps({"slug": taken[0]}).encode(), {"Content-Type": "application/json"})
+        if len(asked["title"]) > TITLE or len(asked.get("description", "")) > DESCRIPTION:
+            return self._error(400, "title or description is too long")
+        return self._json(self.server.make_collection(asked))
+
+    def _add_item(self, found: dict[str, Any], asked: dict[str, Any]) -> None:
+        kind, name = asked["item"]["type"], asked["item"]["id"]
+        if f"{kind}s/{name}" not in self.server.repos:
+            return self._error(404, f"{name} does not exist")
+        if any((one["type"], one["id"]) == (kind, name) for one in found["items"]):
+            return self._error(409, "is in the collection already")
+        if len(asked.get("note", "")) > NOTE:
+            return self._error(400, "note is too long")
+        number = len(found["items"])
+        item = {"_id": f"{number:024x}", "id": name, "type": kind, "position": number}
+        found["items"].append(item | {"note": {"text": asked["note"], "html": ""}} if "note" in asked else item)
+        return self._json(found)
+
+    def _may_write(self) -> bool:
+        who = self.server.tokens.get(self._token())
+        return who is not None and who["auth"]["accessToken"]["role"] != "read"
 
     def _of_repo(self, key: str, words: list[str], body: bytes) -> None:
         repo = self.server.repos.get(key)
@@ -156,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, asked: dict[str, Any]) -> None:
         who = self.server.tokens.get(self._token())
-        if who is None or who["auth"]["accessToken"]["role"] == "read":
+        if who is None or not self._may_write():
             return self._error(403 if who else 401, "You don't have the rights to create a repo here")
         key = f"{asked.get('type', 'model')}s/{asked.get('organization') or who['name']}/{asked['name']}"
         is_new = key not in self.server.repos
@@ -176,10 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, key: str, repo: Repo, branch: str, body: bytes) -> None:
         """All of it or nothing: a large file that was not sent refuses the commit."""
-        if self.server.tokens.get(self._token(), {}).get("auth", {}).get("accessToken", {}).get("role") in (
-            None,
-            "read",
-        ):
+        if not self._may_write():
             return self._error(403, "Forbidden: you may not write here")
         files, header = dict(repo.trees[repo.resolve(branch) or ""]), {}
         for line in body.splitlines():
@@ -259,7 +371,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked has given up
+                self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass

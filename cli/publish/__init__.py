@@ -1,31 +1,33 @@
 """`farm publish RUN|ARM|STUDY OWNER/NAME`"""
 
-import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from cli import render
-from cli.access import queue
+from cli.access import queue, within_sight
 from cli.data.source import check_installed
 from cli.network import check_torch, network
 from cli.options import Json, RunArmOrStudy, study_names
 from cli.publish.chosen import Chosen, choose
 from cli.render import Column, Sheet, say
-from farm.errors import FarmError, Unreadable
+from cli.sending import FILES, hide_bars, say_outcome
+from farm.errors import BadSetting, FarmError, Unreadable
+from farm.record.publication import Publication
 from farm.record.sample import Sample
 from farm.record.store import Store, open_store
 from farm.site.settings import Settings
 from farm.study.run import Attempt
 
 if TYPE_CHECKING:
+    from cli.publish.collection import Collection, Models
     from cli.publish.parcel import Branch, Planned, Repo
     from model.export import TokenizerFiles
-    from model.hub import Kind
 
 GPT2 = "openai-community/gpt2"
 RepoName = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repo, made if need be.", show_default=False)]
@@ -40,12 +42,18 @@ Steps = Annotated[
     ),
 ]
 
-COLUMNS = (
-    Column("revision", "revision"),
-    Column("file", "file"),
-    Column("bytes", "bytes", render.count, is_number=True),
-    Column("now", "now"),
-)
+COLUMNS = (Column("revision", "revision"), *FILES)
+
+
+class Work(NamedTuple):
+    """What is to be published where: of a study, what its report is made of, which of its models are published, and
+    its collection, unless none is wanted."""
+
+    chosen: Chosen | str
+    there: "Repo"
+    material: Any = None
+    models: "Models | None" = None
+    collection: "Collection | None" = None
 
 
 def publish(
@@ -54,11 +62,14 @@ def publish(
     study: StudyOfArm = None,
     checkpoint: Steps = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
+    no_collection: Annotated[
+        bool, typer.Option("--no-collection", help="Of a study, make no collection of its report and models.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that farm did not put there, and an edited card.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Send nothing; show the files and the card. Needs no token.")
+        bool, typer.Option("--dry-run", help="Send nothing; show the files and the card. Needs no token or network.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -66,76 +77,106 @@ def publish(
 
     A run becomes a model repo that transformers loads. Of an arm, the run of its first finished seed pair is sent, in
     the study's order: the one with the lowest loss would be picked for its luck. A study becomes a dataset repo with
-    its report and ranking. The token (HF_TOKEN, or that of hf auth login) is checked before anything is exported.
+    its report and ranking, whose card has links to the models of the study that were published; a collection of the
+    study's name holds them all. The token (HF_TOKEN, or that of hf auth login) is checked before anything is exported.
     Weights and card are one commit: all of it shows, or nothing, and a repeat sends only what changed. A card that was
     edited on the Hub stays as it is.
     """
     check_installed("huggingface_hub")
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
 
-    from cli.publish.parcel import Repo
     from model.hub import check_may_write, check_private, check_repo
 
     check_repo(repo)
-    if as_json or not sys.stderr.isatty():
-        disable_progress_bars()
+    hide_bars(as_json)
     settings = Settings.load()
     with queue(settings) as open_queue:
         chosen = choose(open_queue, name, study)
-        _check_steps(chosen, checkpoint)
+        _check_options(chosen, checkpoint, no_collection)
         if not dry_run:
             check_may_write(HfApi(), repo)
-        kind: Kind = "dataset" if isinstance(chosen, str) else "model"
-        there = Repo(HfApi(), repo, kind)
+        there = _there(chosen, repo, dry_run)
         check_private(repo, there.found, private)
-        there.check_own(f"study {chosen}" if isinstance(chosen, str) else f"run {chosen.status.id}", force)
-        material = _material(settings, open_queue, chosen)
-    with _branches(settings, chosen, material, repo, checkpoint or ()) as branches:
+        there.check_own(_of(chosen), force)
+        is_private = there.found.is_private if there.found else private
+        work = Work(chosen, there)
+        if isinstance(chosen, str):
+            work = _study(settings, open_queue, work, chosen, is_private, wanted=not no_collection, dry_run=dry_run)
+    if work.collection:
+        work.collection.check_own(force)
+    with _branches(settings, work, repo, checkpoint or ()) as branches:
         planned = [there.plan(branch, force) for branch in branches]
         commit = None if dry_run else there.send(planned, f"farm publish: {branches[-1].facts['of']}", private)
         card = _card(branches)
-    _tell(there, chosen, planned, commit, card, dry_run=dry_run, as_json=as_json)
+    failed = None if dry_run else _conclude(settings, work, commit, is_private)
+    _tell(work, planned, commit, card, dry_run=dry_run, as_json=as_json)
+    if failed:
+        raise failed
 
 
-def _check_steps(chosen: Chosen | str, steps: Sequence[int] | None) -> None:
-    """Raises: BadSetting"""
-    from farm.errors import BadSetting
-
+def _check_options(chosen: Chosen | str, steps: Sequence[int] | None, no_collection: bool) -> None:
+    """Raises: BadSetting. FarmError: this machine has no torch."""
     if isinstance(chosen, str):
         if steps:
             raise BadSetting(f"{chosen} is a study, and has no checkpoints.", remedy="Leave out --checkpoint.")
         return
+    if no_collection:
+        raise BadSetting(f"{chosen.status.id} is a run, and gets no collection.", remedy="Leave out --no-collection.")
     check_torch("Publish where the farm trains: pip install farm[node].")
 
 
-def _material(settings: Settings, open_queue: Any, chosen: Chosen | str) -> Any:
-    """What the report of a study is made of.
+def _of(chosen: Chosen | str) -> str:
+    """What the repo is said to hold."""
+    return f"study {chosen}" if isinstance(chosen, str) else f"run {chosen.status.id}"
 
-    Raises: Unreadable: not all of it can be read, so that it would be half.
+
+def _there(chosen: Chosen | str, repo: str, dry_run: bool) -> "Repo":
+    from huggingface_hub import HfApi
+
+    from cli.publish.parcel import Repo
+
+    return Repo(HfApi(), repo, "dataset" if isinstance(chosen, str) else "model", dry_run)
+
+
+def _study(
+    settings: Settings, open_queue: Any, work: Work, study: str, private: bool, *, wanted: bool, dry_run: bool
+) -> Work:
+    """What the report of a study is made of, the models that it has links to, and its collection, if it is `wanted` and
+    there are any.
+
+    Raises: Refused, Unanswered. Unreadable: not all of the study can be read, so that it would be half.
     """
-    if not isinstance(chosen, str):
-        return None
+    from cli.publish.collection import Collection, models
+
+    there, material = work.there, _material(settings, open_queue, study)
+    unanswered, store = there.unanswered, within_sight(settings)
+    found = models(there.api, store, material.statuses, unanswered, private=private, dry_run=dry_run)
+    collection = None
+    if wanted and found.members:
+        collection = Collection(there.api, there.name, study, found, dry_run=dry_run)
+    return work._replace(material=material, models=found, collection=collection)
+
+
+def _material(settings: Settings, open_queue: Any, study: str) -> Any:
     from cli.report.gather import gather
 
-    material = gather(settings, open_queue, chosen)
+    material = gather(settings, open_queue, study)
     if material.passed.is_any:
         raise Unreadable(f"{material.passed.lines[0]}; nothing was sent.", remedy="Run: farm doctor")
     return material
 
 
 @contextmanager
-def _branches(
-    settings: Settings, chosen: Chosen | str, material: Any, repo: str, steps: Sequence[int]
-) -> "Iterator[list[Branch]]":
+def _branches(settings: Settings, work: Work, repo: str, steps: Sequence[int]) -> "Iterator[list[Branch]]":
     """The branches that the repo is to have, the main one last, while the files of them are there."""
-    if isinstance(chosen, str):
-        from cli.publish import collection
+    if isinstance(work.chosen, str):
+        from cli.publish import study
 
-        yield [collection.branch(material, repo)]
+        models = work.models.members if work.models else ()
+        yield [study.branch(work.material, repo, work.there.api.endpoint, models)]
         return
     with open_store(settings.storage) as store, TemporaryDirectory(prefix="farm-") as folder:
-        yield list(_exported(store, chosen, repo, sorted(set(steps)), Path(folder)))
+        yield list(_exported(store, work.chosen, repo, sorted(set(steps)), Path(folder)))
 
 
 def _exported(store: Store, chosen: Chosen, repo: str, steps: Sequence[int], folder: Path) -> "Iterator[Branch]":
@@ -189,9 +230,31 @@ def _card(branches: "Sequence[Branch]") -> str:
     return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
 
 
+def _conclude(settings: Settings, work: Work, commit: str | None, private: bool) -> Exception | None:
+    """Record what was sent, and make the collection whole. What failed of that is raised once the rest is told."""
+    try:
+        if work.collection:
+            work.collection.send(private)
+        if not isinstance(work.chosen, str):
+            _record(settings, work.chosen, work.there, commit)
+    except (FarmError, OSError) as error:
+        return error
+    return None
+
+
+def _record(settings: Settings, chosen: Chosen, there: "Repo", commit: str | None) -> None:
+    """Have the storage know where the model is: the collection of its study is made from that.
+
+    Raises: StorageFull, StorageUnusable
+    """
+    newest = commit or (there.found.commit if there.found else "")
+    weights = chosen.result.fingerprints.final
+    of = {"run_id": chosen.status.id, "hub": there.api.endpoint, "repo": there.name}
+    Store(settings.storage).publications.keep(Publication(**of, commit=newest, weights=weights, when=time.time()))
+
+
 def _tell(
-    repo: "Repo",
-    chosen: Chosen | str,
+    work: Work,
     planned: "Sequence[Planned]",
     commit: str | None,
     card: str,
@@ -199,25 +262,24 @@ def _tell(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from model.hub import size_of
-
+    repo, chosen, collection = work.there, work.chosen, work.collection
     rows = [{"revision": one.branch.name} | file._asdict() for one in planned for file in one.files]
     run, study, why = (None, chosen, "") if isinstance(chosen, str) else (chosen.status.id, chosen.study, chosen.why)
     of: dict[str, Any] = {"run": run, "study": study}
-    more = of | {"repo": repo.name, "type": repo.kind, "url": repo.url, "is_new": repo.found is None}
-    more |= {"commit": commit, "dry_run": dry_run, "card": card}
+    is_new = None if repo.unanswered else repo.found is None
+    more = of | {"repo": repo.name, "type": repo.kind, "url": repo.url, "is_new": is_new}
+    more |= {"commit": commit, "dry_run": dry_run, "unanswered": repo.unanswered, "card": card}
+    more |= {"collection": collection and collection.facts(dry_run)}
     render.emit(Sheet("farm.publish/1", COLUMNS, rows, more=more), as_json=as_json)
     if why:
         say(why)
     files = [file for one in planned for file in one.files]
     if any(file.now == "kept" for file in files):
         say("README.md was edited on the Hub and is kept; --force replaces it")
-    changed = any(one.changed or one.removed for one in planned)
-    if not changed:
-        say(f"{repo.url} holds all of it already; nothing {'would be' if dry_run else 'was'} sent")
-    elif dry_run:
-        say(f"dry run: {size_of(files)} would be sent to {repo.url}{', a new repo' if repo.found is None else ''}")
-    else:
-        say(f"{repo.url}: {size_of(files)}" + (f", commit {commit}" if commit else ""))
+    say_outcome(repo.url, files, commit, repo.unanswered, is_new=is_new, dry_run=dry_run)
+    for told in work.models.left_out if work.models else ():
+        say(f"left out of the models: {told}")
+    if collection:
+        say(collection.outcome(dry_run))
     if dry_run and not as_json:
         say(f"\nThe card:\n\n{card}")

@@ -3,12 +3,11 @@ shows beside weights of another."""
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from farm.errors import Conflict
-from model.hub import CARD, Content, Kind, Sent, There, commit, compare, digest, known_by, there, told
+from model.hub import CARD, CHANGED, Content, Kind, Sent, There, commit, compare, digest, known_by, make, read, there
+from model.hub_answers import if_answered, sending
 
 MARKER = "farm.json"  # tells a repo of farm from others, and what of farm it holds
 SCHEMA = "farm.published/1"
@@ -34,7 +33,7 @@ class Planned(NamedTuple):
 
     @property
     def changed(self) -> list[str]:
-        return [one.file for one in self.files if one.now in ("new", "changed")]
+        return [one.file for one in self.files if one.now in CHANGED]
 
     @property
     def removed(self) -> list[str]:
@@ -42,13 +41,12 @@ class Planned(NamedTuple):
 
 
 class Repo:
-    """A repo of the Hub, as it is before anything is sent."""
+    """A repo of the Hub, as it is before anything is sent. `unanswered` says why a dry run could not ask what it is."""
 
-    def __init__(self, api: Any, name: str, kind: Kind):
-        self.api, self.name, self.kind = api, name, kind
-        with told(name):
-            self.found = there(api, name, kind)
-            self.marker = self._marker(self.found)
+    def __init__(self, api: Any, name: str, kind: Kind, dry_run: bool = False):
+        self.api, self.name, self.kind, self.dry_run = api, name, kind, dry_run
+        self.unanswered: str | None = None
+        self.found, self.marker = self._look(MAIN)
 
     @property
     def url(self) -> str:
@@ -71,9 +69,9 @@ class Repo:
 
     def plan(self, branch: Branch, force: bool) -> Planned:
         """Compare a branch with what the Hub has of it. A card that somebody edited there stays, unless by `force`."""
-        with told(self.name):
-            found = self.found if branch.name == MAIN else self._branch(branch.name)
-            marker = self.marker if branch.name == MAIN else self._marker(found)
+        found, marker = self.found, self.marker
+        if branch.name != MAIN:
+            found, marker = self._look(branch.name) if self.found else (None, None)
         contents = dict(branch.contents)
         card = contents[CARD]
         sent = digest(card, is_large=False)
@@ -87,7 +85,8 @@ class Repo:
         contents[MARKER] = _marked(branch, sent)
         gone = sorted((before - {*branch.contents, MARKER}) & set(found.files)) if found else []
         removed = [Sent(name, found.files[name].size, "removed") for name in gone] if found else []
-        return Planned(branch, found, contents, [*compare(contents, found), *kept, *removed])
+        files = compare(contents, found, is_known=not self.unanswered)
+        return Planned(branch, found, contents, [*files, *kept, *removed])
 
     def send(self, planned: Sequence[Planned], message: str, private: bool) -> str | None:
         """Send what changed, and return the newest commit of the main branch, None where it stayed as it was.
@@ -97,32 +96,34 @@ class Repo:
         leaves branches, or an empty repo, and never half a card.
         """
         newest = None
-        with told(self.name):
-            if self.found is None:
-                self.api.create_repo(self.name, repo_type=self.kind, private=private, exist_ok=True)
-            for one in sorted(planned, key=lambda one: one.branch.name == MAIN):
-                if not one.changed and not one.removed:
-                    continue
-                name = one.branch.name
-                if name != MAIN and one.found is None:
+        if self.found is None:
+            make(self.api, self.name, self.kind, private)
+        for one in sorted(planned, key=lambda one: one.branch.name == MAIN):
+            if not one.changed and not one.removed:
+                continue
+            name = one.branch.name
+            if name != MAIN and one.found is None:
+                with sending(f"{self.name}, branch {name}"):
                     self.api.create_branch(self.name, repo_type=self.kind, branch=name, exist_ok=True)
-                contents = {file: one.contents[file] for file in one.changed}
-                newest = commit(
-                    self.api, self.name, self.kind, contents, one.found, message, branch=name, remove=one.removed
-                )
+            contents = {file: one.contents[file] for file in one.changed}
+            newest = commit(
+                self.api, self.name, self.kind, contents, one.found, message, branch=name, remove=one.removed
+            )
         return newest
 
-    def _branch(self, name: str) -> There | None:
-        return there(self.api, self.name, self.kind, name) if self.found else None
+    def _look(self, branch: str) -> tuple[There | None, dict[str, Any] | None]:
+        """What a branch holds, and its `farm.json`."""
+        with if_answered(self.dry_run) as asked:
+            found = there(self.api, self.name, self.kind, None if branch == MAIN else branch)
+            return found, self._marker(found)
+        self.unanswered = asked.unanswered
+        return None, None
 
     def _marker(self, found: There | None) -> dict[str, Any] | None:
         if found is None or MARKER not in found.files:
             return None
-        with TemporaryDirectory(prefix="farm-") as folder:
-            where = {"repo_type": self.kind, "revision": found.commit, "local_dir": folder}
-            content = Path(self.api.hf_hub_download(self.name, MARKER, **where)).read_text(encoding="utf-8")
         try:
-            marker = json.loads(content)
+            marker = json.loads(read(self.api, self.name, self.kind, found, MARKER))
         except ValueError:
             return None
         return marker if isinstance(marker, dict) and marker.get("schema") == SCHEMA else None

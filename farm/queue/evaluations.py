@@ -41,7 +41,7 @@ class Evaluations:
                 study,
                 *(
                     part
-                    for name, _, machine, arm, priority, limit, spec, corpus, of in spelled
+                    for name, _, machine, arm, priority, limit, spec, corpus, _, of in spelled
                     for part in (name, of, machine, arm, priority, limit, spec, corpus)
                 ),
             )

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from farm.errors import Conflict
 from farm.queue.scripts import Scripts
-from farm.queue.spelling import spell_history, spell_run, spell_scores
+from farm.queue.spelling import spell_history, spell_losses, spell_run, spell_scores
 from farm.queue.values import Cause, Origin
 from farm.record.result import Result
 from farm.record.score import Score
@@ -54,6 +54,7 @@ class Index:
             *at,
             stamp(canonical_json(result)) if result else "",
             result.tokens_per_second if result and not result.adopted else "",
+            spell_losses(result) if result else "",
             *spell_history(causes, released),
         )
         return bool(answer)
@@ -83,6 +84,7 @@ class Index:
             raise Conflict(
                 "this Redis belongs to a farm with another storage.",
                 remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
+                page="docs/machines/storage.md#rebuilding-redis-farm-reindex",
             )
         return token
 

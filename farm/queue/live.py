@@ -1,14 +1,17 @@
 """Runs as they are watched: what is shown of them, and nothing that is not, for those who look every second (Q9)."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from farm.queue.listing import read_or_note, read_point
-from farm.queue.scripts import Scripts
+from farm.queue.scripts import EVERY, TRIES, Scripts
 from farm.queue.spelling import FIELDS, pairs
 from farm.queue.unreadable import Flaw
 from farm.queue.values import Point, Status
 from farm.study.run import State
+
+COUNTED = 1_000  # runs in one call: 5 ms, as a page of a listing
 
 
 class Training(NamedTuple):
@@ -75,7 +78,21 @@ class Live:
 
     def tally(self, study: str) -> dict[State, int]:
         """How many runs of a study are in each state, at one instant; those in none are left out."""
-        return {State(state): count for state, count in pairs(self._scripts.call("tally", study))}
+        for most in (*[COUNTED] * TRIES, EVERY):
+            counted, first, last = self._count(study, most)
+            if first == last:
+                break
+        return counted
+
+    def _count(self, study: str, most: int) -> tuple[dict[State, int], str, str]:
+        """In pages, with the number of the last change at the first and at the last of them."""
+        place, first, counted = "", "", Counter[State]()
+        while True:
+            place, last, *found = self._scripts.call("tally", study, place, most)
+            first = first or last
+            counted.update({State(state): count for state, count in pairs(found)})
+            if place == "":
+                return dict(counted), first, last
 
     def trace(self, run_id: str, shares: int) -> list[float]:
         """The loss of a run over its steps so far: the means over at most `shares` equal shares of them."""

@@ -50,6 +50,7 @@ from farm.queue.spelling import (
     read_recipe,
     read_run,
     read_seconds,
+    spell_losses,
     spell_run,
     spell_scores,
 )
@@ -296,7 +297,8 @@ class Queue:
                 f" the lease of {lease.run_id} epoch {lease.epoch}."
             )
         text = stamp(canonical_json(result))
-        self.scripts.call_under(lease, "finish", result.steps, text, result.tokens_per_second, *spell_scores(scores))
+        told = result.tokens_per_second, spell_losses(result)
+        self.scripts.call_under(lease, "finish", result.steps, text, *told, *spell_scores(scores))
 
     def deliver(self, lease: Lease, score: Score) -> None:
         """Record that an evaluation has succeeded, with its score (Q5).
@@ -305,7 +307,7 @@ class Queue:
         """
         if not lease.run_id.startswith(f"{score.run_id}{OF}") or score.epoch > lease.epoch:
             raise Conflict(f"the score is of {score.run_id} by {score.evaluation}, the lease of {lease.run_id}.")
-        self.scripts.call_under(lease, "finish", 0, stamp(canonical_json(score)), "", *spell_scores([score]))
+        self.scripts.call_under(lease, "finish", 0, stamp(canonical_json(score)), "", "", *spell_scores([score]))
 
     def fail(self, lease: Lease, cause: str, message: str, step: int, retryable: bool) -> State:
         """An attempt failed at `step`: the run is queued again after a back-off, or failed, or cancelled (Q6).
@@ -373,4 +375,5 @@ def _refuse_arms(study: str, stored: dict[str, Recipe], given: dict[str, Recipe]
         remedy=f"Give the study or the arm another name, or drop those results: farm forget {study}{which}",
         study=study,
         arm=arm,
+        page="docs/method.md#identity",
     )

@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from farm.queue.node import Head, Node
 from farm.queue.rental import Rental
-from farm.queue.values import Cause, Event, Pause, Status, Supply
+from farm.queue.values import Cause, Event, Listed, Losses, Pause, Status, Supply
 from farm.record.imported import Imported
 from farm.record.reference import References
 from farm.record.result import Result
 from farm.record.score import Score
 from farm.study.machine import Machine
 from farm.study.recipe import Recipe, canonical_json
-from farm.study.run import Checkpoint, Evaluating, Run, State
+from farm.study.run import Checkpoint, Evaluating, Run, State, seeds_in
 from farm.study.schema import SCHEMA, check, stamp, unstamp
 from farm.study.study import Study
 
@@ -31,7 +31,18 @@ def spell_run(run: Run) -> tuple[Any, ...]:
     digest, policy = run.digest, run.policy
     kind = " evaluation" if isinstance(run, Evaluating) else ""
     spec = f"{run.model_dump_json()}\n{digest} {SCHEMA}{kind}"
-    return run.id_with(digest), digest, run.machine, run.arm, policy.priority, policy.attempts, spec, run.recipe.corpus
+    recipe = run.recipe
+    return (
+        run.id_with(digest),
+        digest,
+        run.machine,
+        run.arm,
+        policy.priority,
+        policy.attempts,
+        spec,
+        recipe.corpus,
+        recipe.steps,
+    )
 
 
 @lru_cache(maxsize=20_000)  # twice the runs of the largest study; reading one costs 60 us
@@ -48,7 +59,7 @@ def read_recipe(text: str) -> Recipe:
 
 
 class StatusRow(NamedTuple):
-    """A run as statuses.lua tells it: these fields of its hash, between its id and what belongs to it."""
+    """A run as statuses.lua tells it: its id, and these fields of its hash or beside it."""
 
     id: str
     spec: str
@@ -74,7 +85,59 @@ class StatusRow(NamedTuple):
     result: str | Absent
 
 
-FIELDS = " ".join(StatusRow._fields[1:-2])  # as statuses.lua is asked for them; every run has the first
+FIELDS = " ".join(StatusRow._fields[1:])  # as statuses.lua is asked for them; every run has the first
+
+
+class ListedRow(NamedTuple):
+    """A run as a listing needs it, told in the same way."""
+
+    id: str
+    arm: str
+    study: str
+    machine: str
+    state: str
+    step: str
+    steps: str | Absent
+    attempts: str
+    submitted: str
+    job: str | Absent
+    cancelling: str | Absent
+    recalled: str | Absent
+    losses: str | Absent
+    cause: str | Absent
+
+
+LISTED = " ".join(ListedRow._fields[1:])
+
+
+def read_listed(row: ListedRow) -> Listed | None:
+    """None: it lacks what a listing shows, for an older farm put or finished it."""
+    state = State(row.state)
+    if not row.steps or (state is State.SUCCEEDED and not row.losses):
+        return None
+    seeds, rerun = seeds_in(row.id)
+    return Listed(
+        id=row.id,
+        study=row.study,
+        arm=row.arm,
+        machine=row.machine,
+        seeds=seeds,
+        rerun=rerun,
+        state=state,
+        step=int(row.step),
+        steps=int(row.steps),
+        attempts=int(row.attempts),
+        submitted=read_seconds(row.submitted),
+        job=row.job or None,
+        cancelling=bool(row.cancelling),
+        recalled=row.recalled or None,
+        losses=Losses(*json.loads(row.losses)) if row.losses else None,
+        causes=(_read_cause(row.cause),) if row.cause else (),
+    )
+
+
+def spell_losses(result: Result) -> str:
+    return json.dumps(Losses.of(result))
 
 
 def read_status(text: str) -> Status:

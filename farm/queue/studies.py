@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from farm.errors import NotFound, Unreadable, nearest
 from farm.queue.scripts import Scripts
@@ -19,6 +20,7 @@ from farm.queue.unreadable import (
 from farm.record.imported import Imported
 from farm.record.reference import References
 from farm.study.recipe import canonical_json
+from farm.study.run import Policy
 from farm.study.schema import stamp
 from farm.study.study import Study
 
@@ -49,7 +51,9 @@ class Studies:
 
     def limited(self) -> dict[str, Study]:
         """Those whose policy limits what they may spend, by name."""
-        return {name: study for name, study in self.all().items() if study.policy.is_limited}
+        texts = self._scripts.call("kept", "studies", "")[1::2]
+        found = readable(read_study, filter(_may_be_limited, texts))
+        return {study.name: study for study in sorted(found, key=lambda study: study.name) if study.policy.is_limited}
 
     def one(self, name: str) -> Study:
         """The study as it was submitted last.
@@ -111,3 +115,10 @@ class Studies:
             return read(found[1]) if found else None
         except UNREADABLE as error:
             raise Unreadable(str(spoilt(study, error))) from None
+
+
+def _may_be_limited(text: str) -> bool:
+    """Whether a study's policy limits it, or cannot be read. All else of a study takes 1 to 2 ms to read."""
+    with suppress(*UNREADABLE):
+        return Policy.model_validate(json.loads(text)["policy"]).is_limited
+    return True

@@ -98,9 +98,68 @@ class Status(Frozen):
         return self.run.id
 
     @property
+    def arm(self) -> str:
+        return self.run.arm
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The Ray nodes that its current or last lease was for, one for each of its machine classes."""
         return parts(self.node) if self.node else ()
+
+
+class Losses(NamedTuple):
+    """The losses of a result that a listing shows."""
+
+    train: float
+    validation: float | None
+    test: float
+
+    @classmethod
+    def of(cls, result: Result) -> "Losses":
+        return cls(result.train_loss, result.validation[-1].loss if result.validation else None, result.test_loss)
+
+
+class Listed(NamedTuple):
+    """A run as a listing of thousands shows it: of its recipe no more than the steps, of its result the losses."""
+
+    id: str
+    study: str
+    arm: str
+    machine: str
+    seeds: str
+    rerun: int
+    state: State
+    step: int
+    steps: int
+    attempts: int
+    submitted: float
+    job: str | None
+    cancelling: bool
+    recalled: str | None
+    losses: Losses | None
+    causes: tuple[Cause, ...]  # at least the last one
+
+    @classmethod
+    def of(cls, status: Status) -> "Listed":
+        run = status.run
+        return cls(
+            id=run.id,
+            study=status.study,
+            arm=run.arm,
+            machine=run.machine,
+            seeds=str(run.seeds),
+            rerun=run.rerun,
+            state=status.state,
+            step=status.step,
+            steps=run.recipe.steps,
+            attempts=status.attempts,
+            submitted=status.submitted,
+            job=status.job,
+            cancelling=status.cancelling,
+            recalled=status.recalled,
+            losses=Losses.of(status.result) if status.result else None,
+            causes=status.causes,
+        )
 
 
 class Pause(NamedTuple):

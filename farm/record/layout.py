@@ -9,6 +9,7 @@
 <storage>/runs/<id>/result.json          its result, created exclusively, never changed
 <storage>/runs/<id>/scores/              what its model is worth, a file an evaluation, created exclusively; beside
                                          each the values of its items, as safetensors
+<storage>/runs/<id>/published/           where its model was sent, a file a repo of the Hugging Face Hub
 <storage>/runs/<id>/forgotten.json       up to which epoch it was forgotten: no reindex brings those back
 <storage>/runs/<id>/cancelled.json       up to which epoch it was cancelled: a result of those does not count
 <storage>/runs/<id>/<epoch>/             one attempt: attempt.json ledger.jsonl samples.jsonl log.txt
@@ -48,6 +49,10 @@ def result(run_id: str) -> str:
 
 def scores(run_id: str) -> str:
     return f"{run(run_id)}/scores"
+
+
+def published(run_id: str) -> str:
+    return f"{run(run_id)}/published"
 
 
 def cancelled(run_id: str) -> str:

@@ -15,6 +15,7 @@ from farm.record import layout
 from farm.record.bucket import PATIENT, Patience
 from farm.record.copies import Copies
 from farm.record.format import as_recipe
+from farm.record.publications import Publications
 from farm.record.result import Result
 from farm.record.runs import Runs
 from farm.record.samples import SampleRecords
@@ -32,6 +33,7 @@ class Store(Storage):
         self.runs = Runs(self)
         self.scores = Scores(self, self.runs)
         self.samples = SampleRecords(self, self.runs)
+        self.publications = Publications(self)
         self.studies = StudyRecords(self)
         self.copies = Copies(self, self.runs)
 

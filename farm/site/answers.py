@@ -15,9 +15,17 @@ class _Answer(NamedTuple):
     kind: type[FarmError]
     fact: str
     remedy: str
+    page: str = ""
 
 
-_CREDENTIALS = _Answer("", Refused, "refused the credentials", "Check the user and the password in FARM_REDIS_URL.")
+MANAGED = "docs/machines/README.md#a-managed-redis"
+_CREDENTIALS = _Answer(
+    "",
+    Refused,
+    "refused the credentials",
+    "Check the user and the password in FARM_REDIS_URL.",
+    "docs/machines/security.md#the-url-of-redis",
+)
 _ANSWERS = (
     _Answer(
         r"\bDENIED\b|protected mode",
@@ -70,18 +78,21 @@ _ANSWERS = (
         BadSetting,
         "is a node of a Redis Cluster",
         "The farm needs all keys on one server: set FARM_REDIS_URL to one with cluster-enabled no.",
+        MANAGED,
     ),
     _Answer(
         r"\bNOPERM\b|The user executing the script|has no permissions|ACL failure in script",
         Refused,
         "does not let this user do that",
         "Ask for a credential with that permission.",
+        "docs/machines/security.md#who-may-only-submit",
     ),
     _Answer(
         r"(?i)unknown (redis )?command|unknown subcommand|command is not allowed|not supported|disabled",
         BadSetting,
         "lacks a command that the farm needs",
         "Set FARM_REDIS_URL to a Redis where no command of the farm's scripts is renamed or forbidden.",
+        MANAGED,
     ),
     _Answer(
         r"DB index|SELECT is not allowed",
@@ -114,7 +125,7 @@ def explain(error: RedisError, place: str) -> FarmError | None:
     if found is None:
         return None
     text = _IN_A_SCRIPT.sub("", _WHERE.sub("", said)).lstrip("-").rstrip(".")
-    return found.kind(f"Redis at {place} {found.fact}: {text}.", remedy=found.remedy)
+    return found.kind(f"Redis at {place} {found.fact}: {text}.", remedy=found.remedy, page=found.page)
 
 
 def other(error: RedisError, place: str) -> FarmError | None:

@@ -71,6 +71,7 @@ def _name_the_tunnel(settings: Settings, url: str) -> Iterator[None]:
         raise Unreachable(
             f"no Redis answers through the tunnel to {head}: {error.fields['silent']}.",
             remedy="`farm connect` opens it again when the link is back, and says so; or is the farm there down?",
+            page="docs/machines/laptop.md#through-ssh",
         ) from None
 
 

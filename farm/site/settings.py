@@ -25,7 +25,13 @@ from farm.study.machine import Machine, declare
 from farm.study.recipe import Frozen
 from farm.study.run import Name
 
-VARIABLES = {"home": "FARM_HOME", "redis_url": "FARM_REDIS_URL", "redis_ca": "FARM_REDIS_CA", "storage": "FARM_STORAGE"}
+VARIABLES = {
+    "home": "FARM_HOME",
+    "redis_url": "FARM_REDIS_URL",
+    "redis_ca": "FARM_REDIS_CA",
+    "storage": "FARM_STORAGE",
+    "docs_url": "FARM_DOCS_URL",
+}
 FILES = (Path("~/.config/farm/config.toml"), Path("farm.toml"))
 NOTIFY_URLS = "FARM_NOTIFY_URLS"  # of [notify], with spaces between them
 FOUND = "FARM_SETTINGS"  # JSON; what no other variable holds of the settings that a command found
@@ -45,6 +51,7 @@ class Settings(Frozen):
     `redis_url` None means the embedded farm under `home`. `redis_ca` is a file of certificates of which one must have
     signed that of a rediss:// server; without it, those that this machine trusts count. `storage`, under which run
     directories live, is a folder that every node sees, or the URI of a bucket, s3://bucket/prefix.
+    `docs_url` is where the documentation is served, for errors that name a page of it.
     """
 
     home: Path = Field(strict=False)
@@ -53,6 +60,7 @@ class Settings(Frozen):
     storage: Path | str = Field(union_mode="left_to_right")
     machines: dict[Name, Machine] = {}
     notify: Notify = Notify()
+    docs_url: str | None = None
 
     @classmethod
     def load(
@@ -91,6 +99,7 @@ class Settings(Frozen):
             values["redis_url"] = tunnel.url(home)
         if values.get("redis_ca"):
             values["redis_ca"] = _folder("redis_ca", values["redis_ca"])
+        _check_docs(values.get("docs_url"))
         storage = _storage(values.get("storage", str(home / "storage")))
         machines = {name: declare(name, table, priced_by) for name, table in values.get("machines", {}).items()}
         if environ.get(NOTIFY_URLS):
@@ -108,6 +117,7 @@ class Settings(Frozen):
             raise Conflict(
                 f"`farm connect` is open in {settings.home}: every command here goes to the farm at its other end.",
                 remedy="Stop it, or give a farm of this machine a home of its own by FARM_HOME.",
+                page="docs/machines/laptop.md#through-ssh",
             )
         return settings
 
@@ -157,7 +167,17 @@ def _storage(text: str) -> Path | str:
     raise BadSetting(
         f"{fact}.",
         remedy="Set FARM_STORAGE to a folder or s3://bucket/prefix; credentials and endpoint go into AWS_* variables.",
+        page="docs/machines/storage.md#choose-one",
     )
+
+
+def _check_docs(text: str | None) -> None:
+    """Raises: BadSetting: it is no address."""
+    if text is not None and not re.fullmatch(r"(https?|file)://\S+", text):
+        raise BadSetting(
+            f"docs_url = {text!r} is not the address of a site.",
+            remedy="Write https://..., or file:///... for a folder.",
+        )
 
 
 def _folder(key: str, text: str) -> Path:

@@ -11,6 +11,7 @@ from farm.errors import BadSetting, FarmError, Refused, Unreachable
 from farm.site import answers
 from farm.site.urls import address, is_secure
 
+PAGE = "docs/machines/security.md#the-url-of-redis"
 NO_ANSWER = "Timeout connecting"  # to the call, or to the greeting of TLS
 HUNG_UP = ("closed by server", "reset by peer", "Broken pipe")
 NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")  # as OpenSSL says
@@ -25,6 +26,7 @@ def explain_silence(client: Redis, error: Exception) -> FarmError:
         or Unreachable(
             f"no Redis answers at {address(client)}: {words_of(error)}.",
             remedy="Is it running, and FARM_REDIS_URL right?",
+            page=PAGE,
             silent=words_of(error),
         )
     )
@@ -39,10 +41,12 @@ def _mismatch(client: Redis, error: Exception) -> FarmError | None:
             return Refused(
                 f"the certificate of {place} is for a different host: {reason}.",
                 remedy="Write the name that it was made for in FARM_REDIS_URL.",
+                page=PAGE,
             )
         return Refused(
             f"the certificate of {place} is not trusted here: {reason}.",
             remedy="Set FARM_REDIS_CA to the file of the authority that signed it.",
+            page=PAGE,
         )
     if any(word in said for word in NOT_TLS) or (
         is_secure(client) and said.startswith(NO_ANSWER) and _speaks_plainly(client)
@@ -50,6 +54,7 @@ def _mismatch(client: Redis, error: Exception) -> FarmError | None:
         return BadSetting(
             f"{place} does not speak TLS.",
             remedy="Write redis:// in FARM_REDIS_URL, or give that server a certificate.",
+            page=PAGE,
         )
     if _is_hung_up(error) and not is_secure(client) and _speaks_tls(client):
         return BadSetting(f"{place} speaks TLS only.", remedy="Write rediss:// in FARM_REDIS_URL.")

@@ -39,6 +39,7 @@ def url(home: Path) -> str | None:
     raise Unreachable(
         f"the tunnel to {head} is closed.",
         remedy=f"Open it with: farm connect {head}; or remove {path} to use this machine's own farm.",
+        page="docs/machines/laptop.md#through-ssh",
     )
 
 

@@ -110,6 +110,7 @@ def _mixed_plan(recipe: Recipe, machine: Mixed, speeds: Mapping[str, Speed]) -> 
             f"batch {batch} in microbatches of {sizes[-1] if sizes else 1} gives no share to each of the {len(rates)}"
             f" accelerators of {machine.name!r} that {_gib(machine.memory)} would hold.",
             remedy="Raise train.batch, use a smaller model, or use other machines.",
+            page="docs/machines/groups.md",
         )
     slowest = {size: max(size * n / rate for n, rate in zip(fitting[size], rates, strict=True)) for size in fitting}
     size = max(size for size in fitting if slowest[size] <= EVEN_ENOUGH * min(slowest.values()))
@@ -256,6 +257,7 @@ def _check_tree(world: int, accumulation: int, machine: Machine) -> None:
             f"canonical reduction needs a power of two of workers and of microbatches per worker; machine"
             f" {machine.name!r} would have {world} x {accumulation}.",
             remedy="Change train.batch or train.canonical_microbatch, or use reduction = 'fast'.",
+            page="docs/method.md#exact-to-the-bit",
         )
 
 

@@ -1,5 +1,6 @@
 """A run and its life: queued, held under a lease, ended."""
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ MachineName = Annotated[str, AfterValidator(_machine_name)]
 
 
 OF = "~"  # between a run's id and the evaluation of its model
+_SEEDS = re.compile(r"-s(\d+\.\d+)(?:-r(\d+))?-[0-9a-f]{8}$")  # at the end of a run's id
 
 
 class State(StrEnum):
@@ -101,6 +103,14 @@ class Run(Frozen):
         """The id, for callers that know the digest."""
         rerun = f"-r{self.rerun}" if self.rerun else ""
         return f"{self.machine.replace(MIXED, '_and_')}-{self.arm}-s{self.seeds}{rerun}-{digest[:8]}"
+
+
+def seeds_in(run_id: str) -> tuple[str, int]:
+    """The seeds and the rerun that a run's id tells. Raises: ValueError: it is not the id of a run."""
+    found = _SEEDS.search(run_id)
+    if not found:
+        raise ValueError(f"{run_id!r} is not the id of a run")
+    return found[1], int(found[2] or 0)
 
 
 class Evaluating(Run):

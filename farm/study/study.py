@@ -19,10 +19,22 @@ from farm.study.faults import Fault, explain, full_stop, without
 from farm.study.findings import Findings
 from farm.study.looks import Looks
 from farm.study.machine import declare
+from farm.study.recipe import Recipe
 from farm.study.toml import name_of, read, tables
 
 MAX_RUNS = 10_000
 MAX_FAULTS = 30  # that are told
+PAGE = "docs/study.md"
+TABLES = {  # -> the heading of its keys
+    **{name: name for name in ("study", "model", "train", "data", "evaluation", "stacks", "samples", "policy")},
+    "schedule": "trainschedule",
+    "baseline": "baseline-and-interventionsname",
+    "interventions": "baseline-and-interventionsname",
+    "sweeps": "sweepsname",
+    "more_seeds": "more_seeds",
+    "evaluations": "evaluationsname",
+    "machines": "machinesname",
+}
 SOURCE = re.compile(rf"builtin:python-reference|hf:\w[\w.-]*/\w[\w.-]*|[/~].*|{S3_URI.pattern}", re.DOTALL)
 
 
@@ -110,7 +122,16 @@ class Draft(NamedTuple):
         lines = [f"{self.source}: {full_stop(fault)}" for fault in dict.fromkeys([*self.faults, *more])]
         if len(lines) > MAX_FAULTS:
             lines[MAX_FAULTS:] = [f"{self.source}: {len(lines) - MAX_FAULTS:,} more faults."]
-        return BadStudy(lines[0], also=tuple(lines[1:]), field=self.faults[0].split(":")[0])
+        pages = {_page(fault.partition(":")[0]) for fault in self.faults}
+        page = pages.pop() if len(pages) == 1 else PAGE
+        return BadStudy(lines[0], also=tuple(lines[1:]), field=self.faults[0].split(":")[0], page=page)
+
+
+def _page(field: str) -> str:
+    """The keys of the table that a field belongs to."""
+    words = field.split(".")
+    table = next((word for word in reversed(words[:-1]) if word in (*Recipe.model_fields, "schedule")), words[0])
+    return f"{PAGE}#{TABLES[table]}" if table in TABLES else PAGE
 
 
 def _draft(data: dict[str, Any], source: str) -> Draft:

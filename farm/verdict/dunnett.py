@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from farm.verdict import student
+
 MOST = 40  # arms. Beyond, the integral takes seconds, and Bonferroni's bound stands for it
 POINTS = 5_000  # of the quasi-Monte Carlo integral
 NODES = (1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0, 12.0, 25.0, 80.0, 1000.0)  # degrees of freedom that are tabulated
@@ -20,13 +22,12 @@ def p_values(t: Sequence[float], correlation: Any, df: float) -> list[float]:
 
 def critical(correlation: Any, df: float, level: float, sides: int = 2) -> float:
     """The value that the largest |t| of several true nulls exceeds with chance `level`; one-sided, the largest t."""
-    from scipy.optimize import brentq
-    from scipy.stats import t
-
     count = len(correlation)
-    least, most = float(t.isf(level / sides, df)), float(t.isf(level / sides / count, df))
+    least, most = float(student.isf(level / sides, df)), float(student.isf(level / sides / count, df))
     if count == 1 or count > MOST:
         return most
+    from scipy.optimize import brentq
+
     return float(brentq(lambda c: _beyond(c, correlation, df, sides) - level, least * 0.99, most * 1.01, xtol=1e-4))
 
 
@@ -36,9 +37,8 @@ def is_beyond(c: float, correlation: Any, df: float, level: float) -> bool:
     As `critical` > c, which takes eight integrals; this takes one, and none where the bounds of one t and of all of
     them together (Bonferroni) decide.
     """
-    from scipy.stats import t
 
-    alone = 2 * float(t.sf(c, df))
+    alone = 2 * float(student.sf(c, df))
     if c <= 0 or alone > level:
         return True
     return alone * len(correlation) > level and _beyond(c, correlation, df) > level
@@ -71,12 +71,12 @@ def _table(count: int, level: float, sides: int) -> tuple[Any, Any]:
 
 
 def _beyond(c: float, correlation: Any, df: float, sides: int = 2) -> float:
-    import numpy as np
-    from scipy.stats import multivariate_t, t
-
-    count, alone = len(correlation), float(sides * t.sf(c, df))
+    count, alone = len(correlation), float(sides * student.sf(c, df))
     if count == 1 or count > MOST or count * alone < 1e-4:  # below what the integral resolves the bound is as good
         return min(1.0, count * alone)
+    import numpy as np
+    from scipy.stats import multivariate_t
+
     edge = np.full(count, c)
     below = -edge if sides == 2 else np.full(count, -np.inf)
     inside = multivariate_t.cdf(

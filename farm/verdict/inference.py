@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from farm.stats import mean, sd
 from farm.study.recipe import Frozen
-from farm.verdict import dunnett, paired, unpaired
+from farm.verdict import dunnett, paired, student, unpaired
 
 ALPHA = 0.05  # the chance that a table in which nothing has an effect calls anything better or worse
 CHECKED_FROM = 6  # pairs: with fewer, no sign-flip can reach p = 0.05
@@ -182,18 +182,17 @@ def _paired(baseline: Losses, arms: Mapping[str, Losses], level: float, is_margi
 
 
 def _paired_own(baseline: Losses, arms: Mapping[str, Losses], level: float, is_margin: bool) -> list[Tested]:
-    from scipy.stats import t
 
     found, k = paired.own(_differences(baseline, arms, list(arms))), len(arms)
     level *= paired.AFTER_A_LOOK
     error = [max(float(one), rounding(baseline)) for one in found.error]
-    alone = [2 * float(t.sf(abs(d) / e, df)) for d, e, df in zip(found.delta, error, found.df, strict=True)]
+    alone = [2 * float(student.sf(abs(d) / e, df)) for d, e, df in zip(found.delta, error, found.df, strict=True)]
     p = [min(1.0, one / paired.AFTER_A_LOOK) for one in holm(alone)]
     return [
         Tested(
             float(delta),
-            float(t.isf(level / 2 / k, df)) * e,
-            float(t.isf(level / k, df)) * e,
+            float(student.isf(level / 2 / k, df)) * e,
+            float(student.isf(level / k, df)) * e,
             chance,
             e * float(n) ** 0.5,
             e,

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from farm.stats import mean, sd
 from farm.study.recipe import Frozen, Seeds
+from farm.verdict import student
 from farm.verdict.inference import ALPHA
 
 Name = Literal["rerun", "hardware", "train seed", "init seed", "both seeds"]
@@ -288,19 +289,17 @@ def _pairs(cells: Sequence[Observation]) -> Iterable[HardwareEffect]:
 
 def _mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Student's t. Twins are taken to be independent: hardware changes rounding, and training amplifies it."""
-    from scipy.stats import t
 
     n, spread = len(values), sd(values)
     if spread is None:
         return None, None
-    center, half = mean(values), float(t.isf(ALPHA / 2, n - 1)) * spread / n**0.5
+    center, half = mean(values), float(student.isf(ALPHA / 2, n - 1)) * spread / n**0.5
     return center - half, center + half
 
 
 def _interaction(twins: Mapping[tuple[str, Seeds], tuple[float, float]]) -> float | None:
     """Arms as the groups of a one-way analysis of variance of the twins' differences (Fisher 1925, section 41)."""
     import numpy as np
-    from scipy.stats import f_oneway
 
     groups: dict[str, list[float]] = {}
     for (arm, _), (left, right) in twins.items():
@@ -309,6 +308,8 @@ def _interaction(twins: Mapping[tuple[str, Seeds], tuple[float, float]]) -> floa
         return None
     if all(np.ptp(group) == 0 for group in groups.values()):
         return None  # no noise to compare the arms' differences with
+    from scipy.stats import f_oneway
+
     return float(f_oneway(*groups.values()).pvalue)
 
 

@@ -70,12 +70,13 @@ def objects(differences: Any) -> Any:
     `pool` cannot, several loud arms among quiet ones, and `make validate` shows what both together hold.
     """
     import numpy as np
-    from scipy.stats import levene
 
     has = _has(differences)
     told = np.flatnonzero(has.sum(0) >= DOUBTED_FROM)
     if len(told) < 2:
         return np.zeros(differences.shape[:-2], bool)
+    from scipy.stats import levene
+
     arms = [differences[..., has[:, arm], arm] for arm in told]
     spread = np.array([np.ptp(arm, axis=-1) for arm in arms]).max(0)
     with np.errstate(all="ignore"):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from farm.study.recipe import Seeds
-from farm.verdict import dunnett, paired, unpaired
+from farm.verdict import dunnett, paired, student, unpaired
 from farm.verdict.inference import ALPHA, Family, families
 
 POWER = 0.8
@@ -97,11 +97,10 @@ def _shows(effect: float, pairs: int, arms: int, level: float) -> bool:
     if pairs < EXACT_FROM:
         least = smallest_effect(pairs, arms, level)
         return least is not None and least <= effect
-    from scipy.stats import t
 
     arms, level = _simulated(arms, level)
     df = _df_of_many(pairs, arms)
-    edge = effect * pairs**0.5 - float(t.ppf(POWER, df))
+    edge = effect * pairs**0.5 - float(student.ppf(POWER, df))
     return not dunnett.is_beyond(edge, dunnett.blocks(arms), df, level)
 
 
@@ -133,11 +132,10 @@ def smallest_of_sets(arm: int, baseline: int, arms: int, level: float = ALPHA) -
 
 
 def _of_many(pairs: int, arms: int, level: float) -> float:
-    from scipy.stats import t
 
     df = _df_of_many(pairs, arms)
     edge = float(dunnett.critical_blocks(arms, df, level))
-    return (edge + float(t.ppf(POWER, df))) / pairs**0.5
+    return (edge + float(student.ppf(POWER, df))) / pairs**0.5
 
 
 def _df_of_many(pairs: int, arms: int) -> float:

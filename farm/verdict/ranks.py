@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from farm.stats import mean, sd
-from farm.verdict import unpaired
+from farm.verdict import student, unpaired
 from farm.verdict.inference import ALPHA, Losses, Word
 
 Relation = set[tuple[str, str]]  # (better, worse)
@@ -60,21 +60,20 @@ def _relation(names: Sequence[str], losses: Mapping[str, Losses], baseline: Loss
 def _apart(one: Losses, other: Losses, baseline: Losses | None, level: float) -> int:
     """-1 or 1 if a test at `level` resolves that `one` is lower or higher than `other`, else 0."""
     import numpy as np
-    from scipy.stats import t
 
     shared = [one[seeds] - other[seeds] for seeds in one if seeds in other]
     delta = mean(list(one.values())) - mean(list(other.values()))
     several = list(max(one, other, key=len).values())
     if len(shared) > 1:
         delta, error = mean(shared), (sd(shared) or 0.0) / len(shared) ** 0.5
-        edge = float(t.isf(level / 2, len(shared) - 1)) * error
+        edge = float(student.isf(level / 2, len(shared) - 1)) * error
     elif min(len(one), len(other)) > 1:
         found = unpaired.means(np.array(list(one.values())), np.array(list(other.values())))
         edge = float(unpaired.critical(found, level) * found.error) if found.error else 0.0
     elif len(several) > 1:
         edge = unpaired.one_run_resolves(sd(several) or 0.0, len(several), level)
     elif baseline and len(baseline) > 1:  # two single runs, by the baseline's noise
-        edge = float(t.isf(level / 2, len(baseline) - 1)) * (sd(list(baseline.values())) or 0.0) * 2**0.5
+        edge = float(student.isf(level / 2, len(baseline) - 1)) * (sd(list(baseline.values())) or 0.0) * 2**0.5
     else:
         return 0
     return 0 if abs(delta) <= edge else -1 if delta < 0 else 1

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from farm.study.looks import Looks, key
 from farm.study.recipe import Seeds
-from farm.verdict import inference
+from farm.verdict import inference, student
 from farm.verdict.inference import ALPHA, Contrast, Losses, Word, holm, interval, rounding
 
 LEAST = 3  # pairs of the first stage: two say next to nothing of a variance
@@ -73,7 +73,6 @@ def next_stage(first: int, pairs: int) -> Stage:
 def look_at(differences: Any, first: int, least_error: float = 0.0) -> History:
     """Differences (..., pairs) to the baseline, in the order in which they were planned, at every stage."""
     import numpy as np
-    from scipy.stats import t
 
     differences = np.asarray(differences, float)
     stages = list_stages(first, differences.shape[-1])
@@ -84,7 +83,7 @@ def look_at(differences: Any, first: int, least_error: float = 0.0) -> History:
         error[..., place] = differences[..., :n].std(-1, ddof=1) / n**0.5
     df, share = np.array([n - 1 for n, _ in stages]), np.array([share for _, share in stages])
     error = np.maximum(error, least_error or np.finfo(float).tiny)
-    return History(delta, error, 2 * t.sf(np.abs(delta) / error, df), df, share)
+    return History(delta, error, 2 * student.sf(np.abs(delta) / error, df), df, share)
 
 
 def judge_all(
@@ -131,16 +130,15 @@ def judge(
 def chance(delta: Any, sd: Any, stage: Stage, level: float, margin: float | None = None) -> Any:
     """The chance that an arm is resolved at `stage`, if the truth is what was seen. `level` is the arm's error rate."""
     import numpy as np
-    from scipy.stats import t
 
-    edge, error = t.isf(level * stage.share / 2, stage.pairs - 1), sd / stage.pairs**0.5
-    differs = t.sf(edge - np.abs(delta) / error, stage.pairs - 1)
+    edge, error = student.isf(level * stage.share / 2, stage.pairs - 1), sd / stage.pairs**0.5
+    differs = student.sf(edge - np.abs(delta) / error, stage.pairs - 1)
     if margin is None:
         return differs
-    edge = t.isf(level * stage.share, stage.pairs - 1)
+    edge = student.isf(level * stage.share, stage.pairs - 1)
     room = margin / error - edge  # |estimate| / error below it is `same`
     there = delta / error
-    is_same = t.cdf(room - there, stage.pairs - 1) - t.cdf(-room - there, stage.pairs - 1)
+    is_same = student.cdf(room - there, stage.pairs - 1) - student.cdf(-room - there, stage.pairs - 1)
     return np.clip(differs + is_same * (room > 0), 0, 1)
 
 
@@ -175,14 +173,12 @@ def _same(one: History, margin: float | None) -> float:
 
 def _equivalence(one: History, margin: float) -> Any:
     """(stages,) p / share."""
-    from scipy.stats import t
 
-    return t.sf((margin - abs(one.delta)) / one.error, one.df) / one.share
+    return student.sf((margin - abs(one.delta)) / one.error, one.df) / one.share
 
 
 def _contrast(one: History, p: float, same: float, margin: float | None, count: int, first: int) -> Contrast:
     """The look that decided, or where none did, the newest."""
-    from scipy.stats import t
 
     word: Word = "unresolved"
     place = len(one.share) - 1
@@ -192,7 +188,7 @@ def _contrast(one: History, p: float, same: float, margin: float | None, count: 
         place = int((one.p / one.share).argmin())
         word = "better" if one.delta[place] < 0 else "worse"
     delta, error, df = float(one.delta[place]), float(one.error[place]), int(one.df[place])
-    half = float(t.isf(ALPHA * float(one.share[place]) / count / 2, df)) * error
+    half = float(student.isf(ALPHA * float(one.share[place]) / count / 2, df)) * error
     low, high = interval(delta, half, p)
     return Contrast(
         delta=delta,

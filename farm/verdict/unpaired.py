@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from farm.verdict import student
+
 
 class Means(NamedTuple):
     """The difference of two means, and the two parts of its squared standard error with their degrees of freedom."""
@@ -31,11 +33,10 @@ def critical(found: Means, level: float) -> Any:
     instead of 5 % when the two are twice as noisy. Where a side has just two runs, even the weighted t is exceeded too
     often, and the t of one degree of freedom (Hsu 1938; Mickey & Brown 1966, Ann. Math. Stat. 37:639) replaces it.
     """
-    from scipy.stats import t
 
     if min(found.arm_df, found.baseline_df) < 2:
-        return t.isf(level / 2, 1)
-    one, other = t.isf(level / 2, found.arm_df), t.isf(level / 2, found.baseline_df)
+        return student.isf(level / 2, 1)
+    one, other = student.isf(level / 2, found.arm_df), student.isf(level / 2, found.baseline_df)
     return (found.arm * one + found.baseline * other) / (found.arm + found.baseline)
 
 
@@ -66,6 +67,5 @@ def one_run_resolves(sd: float, n: int, level: float = 0.05) -> float:
 
     The half-width of a prediction interval: t SD sqrt(1 + 1/n) (Hahn & Meeker 1991, Statistical Intervals, eq. 4.1).
     """
-    from scipy.stats import t
 
-    return float(t.isf(level / 2, n - 1)) * sd * (1 + 1 / n) ** 0.5
+    return float(student.isf(level / 2, n - 1)) * sd * (1 + 1 / n) ** 0.5

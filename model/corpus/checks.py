@@ -12,6 +12,8 @@ from model.corpus.formats import Span, chunks, span_of
 from model.corpus.kept import identity, remember
 from model.corpus.sources import locate
 
+PAGE = "docs/data.md#what-is-checked-before-a-run-trains"
+
 
 class Scan(NamedTuple):
     """The findings of one pass over a range of tokens. `at` is the first position of the largest token."""
@@ -94,6 +96,7 @@ def training_range(recipe: Recipe, span: Span) -> range:
         raise BadCorpus(
             f"{span}; one sequence is model.context + 1 = {context + 1:,}.",
             remedy="Lower model.context or train on a longer corpus.",
+            page=PAGE,
         )
     if needed > span.tokens and not recipe.data.repeat:
         affordable = (span.tokens - 1) // (batch * context) * batch * context
@@ -103,6 +106,7 @@ def training_range(recipe: Recipe, span: Span) -> range:
             remedy=f"Set data.repeat = true, lower train.tokens to {affordable:,}, or train on a longer corpus."
             if affordable and not span.at_most
             else "Set data.repeat = true, lower train.tokens or train.batch, or train on a longer corpus.",
+            page=PAGE,
         )
     whole = (span.tokens - 1) // context * context + 1
     return range(whole if recipe.data.order == "shuffled" else min(needed, whole))
@@ -123,6 +127,7 @@ def evaluation_range(recipe: Recipe, span: Span) -> range:
             remedy=f"Lower evaluation.sequences to {fitting:,} or evaluation.offset."
             if fitting > 0 and not span.at_most
             else "Lower evaluation.offset and evaluation.sequences.",
+            page=PAGE,
         )
     return range(evaluation.offset, end)
 
@@ -142,6 +147,7 @@ def validation_range(recipe: Recipe, span: Span) -> range | None:
         remedy=f"Lower it to {most:,}, or evaluation.sequences = {evaluation.sequences:,}."
         if most
         else f"Lower evaluation.sequences = {evaluation.sequences:,}, or set evaluation.every = 0.",
+        page=PAGE,
     )
 
 
@@ -177,6 +183,7 @@ def check_apart(recipe: Recipe, learnt: range, read: range, reader: str = "the t
             f"training reads the first {learnt.stop - 1:,} tokens{' (shuffled: all)' if shuffled else ''} of the file"
             f" that {reader} reads from token {read.start:,} on.",
             remedy=f"Use another evaluation.split, or an evaluation.offset of at least {learnt.stop - 1:,}.",
+            page=PAGE,
         )
 
 
@@ -186,6 +193,7 @@ def _check_vocabulary(recipe: Recipe, span: Span, scan: Scan) -> None:
             f"{span.path} has token {scan.largest:,} at position {scan.at:,}; model.vocab = {recipe.model.vocab:,}"
             f" allows 0 to {recipe.model.vocab - 1:,}.",
             remedy=f"Set model.vocab to at least {scan.largest + 1:,}, or use the corpus of another tokenizer.",
+            page=PAGE,
         )
 
 

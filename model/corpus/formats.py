@@ -17,7 +17,7 @@ FEW = 16  # tokens, of which every second may be 0 by chance
 HIGH_HALF, LOW_HALF = 15, 255  # the upper half of a token in 32 bits, for up to a million; the lower is often more
 CHUNK = 2**22  # tokens held at a time
 HEADER_BYTES = 128  # of the safetensors that are written here, whatever the count
-FORMATS = "Copy it or create it again; docs/data.md shows the formats."
+FORMATS = "Copy it or create it again."
 
 
 class Span(NamedTuple):

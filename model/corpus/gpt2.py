@@ -117,6 +117,7 @@ def _fetch(name: str, path: Path) -> None:
             f" ({type(error).__name__}).",
             remedy=f"Where there is a network, fetch {URL}{name} and copy it to {path} here (TIKTOKEN_CACHE_DIR"
             " moves that folder).",
+            page="docs/data.md#without-a-network",
         ) from None
     if hashlib.sha256(content).hexdigest() != FILES[name]:
         raise BadCorpus(f"{URL}{name} returned an unexpected file.", remedy="Is a proxy in the way?")

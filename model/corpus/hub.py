@@ -104,4 +104,5 @@ def _fetch_error(repo: str, revision: str | None, split: str, error: Exception) 
         remedy=f"Where there is a network, run `hf download --repo-type dataset{option} {repo} {split}.safetensors` and"
         f" copy that folder here (HF_HOME moves the cache), or set data.source to a folder that holds"
         f" {split}.safetensors.",
+        page="docs/data.md#without-a-network",
     )

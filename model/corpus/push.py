@@ -7,18 +7,33 @@ from farm.errors import BadCorpus
 from model.corpus import token_folder
 from model.corpus.names import some
 from model.corpus.token_folder import MANIFEST, Manifest
-from model.hub import CARD, Content, Sent, There, check_may_write, check_private, check_repo, compare, there, told
-from model.hub import commit as send
+from model.hub import (
+    CARD,
+    CHANGED,
+    Content,
+    Sent,
+    There,
+    check_may_write,
+    check_private,
+    check_repo,
+    commit,
+    compare,
+    make,
+    there,
+)
+from model.hub_answers import if_answered
 
 
 class Pushed(NamedTuple):
-    """What was sent, or would be: `commit` is None where nothing was."""
+    """What was sent, or would be: `commit` is None where nothing was. `unanswered` says why the Hub could not be asked
+    what it has, and then nobody knows whether the repo is new."""
 
     files: list[Sent]
     repo: str
-    is_new: bool
+    is_new: bool | None
     commit: str | None
     url: str
+    unanswered: str | None = None
 
 
 def push(folder: Path, repo: str, cache: Path, *, private: bool, dry_run: bool) -> Pushed:
@@ -31,22 +46,23 @@ def push(folder: Path, repo: str, cache: Path, *, private: bool, dry_run: bool) 
     manifest = _manifest(folder, cache)
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    check_may_write(api, repo)
-    with told(repo):
+    api, found = HfApi(), None
+    with if_answered(dry_run) as asked:
+        check_may_write(api, repo)
         found = there(api, repo, "dataset")
-        check_private(repo, found, private)
-        contents = _contents(folder, repo, manifest, found)
-        files = compare(contents, found, {made.file: made.sha256 for made in manifest.parts.values()})
-        url = f"{api.endpoint}/datasets/{repo}"
-        changed = [one.file for one in files if one.now != "unchanged"]
-        commit = None
-        if changed and not dry_run:
-            if found is None:
-                api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-            message = f"Tokens of {manifest.asked.source}, {manifest.key[:12]}"
-            commit = send(api, repo, "dataset", {name: contents[name] for name in changed}, found, message)
-        return Pushed(files, repo, found is None, commit, url)
+    check_private(repo, found, private)
+    contents = _contents(folder, repo, manifest, found)
+    known = {made.file: made.sha256 for made in manifest.parts.values()}
+    files = compare(contents, found, known, is_known=not asked.unanswered)
+    changed = {one.file: contents[one.file] for one in files if one.now in CHANGED}
+    newest = None
+    if changed and not dry_run:
+        if found is None:
+            make(api, repo, "dataset", private)
+        message = f"Tokens of {manifest.asked.source}, {manifest.key[:12]}"
+        newest = commit(api, repo, "dataset", changed, found, message)
+    is_new = None if asked.unanswered else found is None
+    return Pushed(files, repo, is_new, newest, f"{api.endpoint}/datasets/{repo}", asked.unanswered)
 
 
 def _manifest(folder: Path, cache: Path) -> Manifest:

@@ -114,6 +114,7 @@ def check_free(folder: Path, asked: Asked) -> Manifest | None:
         raise Conflict(
             f"{folder} holds {some(there)}, which farm data prepare did not make.",
             remedy="Name a new or empty folder, or move those files away.",
+            page="docs/data.md#making-tokens",
         )
     if manifest and manifest.asked != asked:
         then, now = manifest.asked.model_dump(), asked.model_dump()
@@ -122,6 +123,7 @@ def check_free(folder: Path, asked: Asked) -> Manifest | None:
         raise Conflict(
             f"{folder} holds tokens that were made otherwise: {told}.",
             remedy=f"Name another folder, or remove {folder}.",
+            page="docs/data.md#making-tokens",
         )
     return manifest
 

@@ -81,6 +81,7 @@ def check(data: Data, vocab: int | None) -> None:
             f"the tokenizer of {data.source}, {describe(made_by, data)}, has {made_by.vocab:,} tokens; model.vocab ="
             f" {vocab:,} has room for fewer.",
             remedy=f"Set model.vocab to at least {made_by.vocab:,}.",
+            page="docs/data.md#tokenizers",
         )
 
 

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -141,3 +143,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setenv("HF_TOKEN", "hf_write")
         hub.add_token("hf_write", "us", orgs=[("lab", "write"), ("readers", "read")])
         yield hub
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's client tries again at once, and gives up on a silence soon."""
+    from huggingface_hub.utils import _http
+
+    from model import hub_answers
+
+    monkeypatch.setattr(_http, "time", SimpleNamespace(**vars(time) | {"sleep": lambda _: None}))
+    monkeypatch.setattr(hub_answers, "SILENCE_SECONDS", 1.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import Hub, Repo, changes
+from hub_server import ASKED, SENT, Failure, Hub, Repo, changes
 from huggingface_hub import constants
 from safetensors.numpy import load, load_file
 from typer.testing import CliRunner
@@ -251,7 +251,7 @@ TOKENS = {
         "the token is that of them, who may not write to us; nothing was sent. Write one of them as the owner",
         "us",
     ),
-    "hf_wrong": ("refuses: ", "us"),
+    "hf_wrong": (" refuses to say whose token this is: Invalid user token. The token from HF_TOKEN", "us"),
     "": ("there is no token of the Hugging Face Hub on this machine. Make one that may write at", "us"),
     "hf_write": (
         "the token is that of us, who may not write to readers; nothing was sent. Write one of us, lab",
@@ -311,3 +311,73 @@ def test_a_damaged_folder_is_not_sent(typed: Typed, hub: Hub) -> None:
     answer = typed("push", "tokens", "us/tokens")
     assert (answer.code, hub.asked) == (2, [])
     assert "train.safetensors is not what its manifest.json says. Make it again with farm data prepare." in answer.err
+
+
+ASKING = ["GET /api/whoami-v2", "GET /api/datasets/us/tokens", "GET /api/datasets/us/tokens/tree"]
+SENDING: dict[str, set[Failure]] = {  # and the answers that the client takes for a good one, or finds wrong later
+    "POST /api/repos/create": {409},
+    "POST /api/validate-yaml": {401, 403, 404, 409, 429, 503, "gone"},
+    "/preupload/": set(),
+    "objects/batch": set(),
+    "PUT /lfs/": {"page", "shape"},
+    "/verify": {"page", "shape"},
+    "/commit/": set(),
+}
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("moment", ASKING)
+def test_a_hub_that_cannot_be_asked_is_said_before_anything_is_sent(typed: Typed, hub: Hub, moment: str) -> None:
+    typed.prepared()
+    hub.repos["datasets/us/tokens"] = Repo()
+    for failure, (code, says) in ASKED.items():
+        hub.fail = {moment: failure}
+        answer = typed("push", "tokens", "us/tokens")
+        assert (answer.code, answer.out, changes(hub)) == (code, "", []), (failure, answer.err)
+        assert says in answer.err.splitlines()[-1]
+        assert "did not take" not in answer.err
+        assert code == 4 or "Nothing was sent. " in answer.err
+        dry = typed("push", "tokens", "us/tokens", "--dry-run")
+        if code == 4:
+            assert (dry.code, dry.out) == (4, ""), failure
+        else:
+            assert (dry.code, [row["now"] for row in dry.rows]) == (0, ["unknown"] * 4), (failure, dry.err)
+        assert "did not take" not in dry.err
+    assert "Unless it is there, this would be sent to " in dry.err
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("moment", SENDING)
+def test_a_sending_that_fails_in_any_way_shows_nothing_and_is_repeated(typed: Typed, hub: Hub, moment: str) -> None:
+    typed.prepared()
+    for failure, (code, says) in SENT.items():
+        if failure in SENDING[moment]:
+            continue
+        hub.repos.clear()
+        hub.large.clear()
+        hub.fail = {moment: failure}
+        answer = typed("push", "tokens", "us/tokens")
+        assert (answer.code, answer.out) == (code, ""), (failure, answer.err)
+        assert says in answer.err.splitlines()[-1], failure
+        assert all(repo.files == {} for repo in hub.repos.values()), "no half of it"
+    hub.fail.clear()
+    assert typed("push", "tokens", "us/tokens").code == 0
+
+
+def test_without_a_network_a_dry_run_shows_all_and_a_push_ends_at_once(
+    typed: Typed, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed.prepared()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    dry = typed("push", "tokens", "us/tokens", "--dry-run")
+    assert (dry.code, {row["now"] for row in dry.rows}) == (0, {"unknown"})
+    says = "dry run: http://127.0.0.1:9 could not be reached: [Errno 111] Connection refused. Unless it is there, this"
+    assert f"{says} would be sent to http://127.0.0.1:9/datasets/us/tokens: 4 of 4 files, " in dry.err
+    told = json.loads(typed("push", "tokens", "us/tokens", "--dry-run", "--json").out)
+    assert (told["is_new"], told["commit"], told["unanswered"] in dry.err) == (None, None, True)
+    real = typed("push", "tokens", "us/tokens")
+    assert (real.code, real.out) == (5, "")
+    assert "Connection refused. Nothing was sent. Run it again when there is a network." in real.err
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    offline = typed("push", "tokens", "us/tokens")
+    assert (offline.code, "offline mode is enabled" in offline.err) == (5, True)

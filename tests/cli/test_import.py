@@ -105,7 +105,7 @@ def test_what_is_wrong_is_refused_whole_with_a_line_for_each_fault(farm: Farm) -
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.splitlines() == [
         f"error: {path}:3: column test_loss: 'low' is not a number.",
-        f"error: {path}:5: column test_loss: nan is not finite.",
+        f"error: {path}:5: column test_loss: nan is not finite. More: docs/published.md#what-farm-import-takes",
     ]
     assert not farm.queue.studies.imported("bad").runs
     assert not (farm.folder / "bad.toml").exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results import study_text
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from farm.errors import BadSetting
 from farm.site.server import Server
 from farm.site.settings import Settings
 from farm.study.machine import Machine
+from farm.study.study import Study
 
 from .conftest import ROOT, Farm
 
@@ -33,6 +35,7 @@ NAMES = [*COMMANDS, *(f"{name} {word}" for name, words in FAMILIES.items() for w
 # Adding a command or an option is a decision: it is written here as well.
 FROZEN: dict[str, list[str]] = {
     "demo": ["--json"],
+    "init": ["FILE", "--name", "--machine", "--data", "--text-field", "--force", "-y", "--yes", "--json"],
     "up": [*SERVING, "--json"],
     "down": ["--keep-rented", "--json"],
     "status": ["--json"],
@@ -77,7 +80,15 @@ FROZEN: dict[str, list[str]] = {
     ],
     "export": ["RUN", "DIR", "--json"],
     "publish": [
-        *["RUN|ARM|STUDY", "OWNER/NAME", "--study", "--checkpoint", "--private", "--force", "--dry-run", "--json"]
+        "RUN|ARM|STUDY",
+        "OWNER/NAME",
+        "--study",
+        "--checkpoint",
+        "--private",
+        "--no-collection",
+        "--force",
+        "--dry-run",
+        "--json",
     ],
     "track": ["RUN|STUDY", "--to", "-f", "--follow", "--json"],
     "rent": [
@@ -211,6 +222,63 @@ def test_the_traceback_comes_with_v_before_or_after_the_command(farm: Farm) -> N
     for words in (["-v", "show", "nope"], ["show", "nope", "-v"]):
         assert "Traceback" in farm(*words).err
         assert farm(*words).code == 3
+
+
+HEAVY = {
+    "torch",
+    "ray",
+    "scipy",
+    "scipy.stats",
+    "numpy",
+    "rich",
+    "jinja2",
+    "plotly",
+    "pydoe",
+    "safetensors",
+    "boto3",
+    "requests",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        ("runs", ""),
+        ("runs tiny", ""),
+        ("status", ""),
+        ("show cpu-baseline-s42", ""),
+        ("table unfinished", ""),
+        ("table pair", "numpy scipy"),
+        ("table tiny", "numpy scipy scipy.stats"),
+    ],
+)
+def test_a_command_imports_nothing_heavy_that_it_does_not_need(farm: Farm, words: str, needs: str) -> None:
+    """A second is what it may take, and each of these takes a good part of one: scipy.stats more than that."""
+    farm.put()
+    farm.queue.put(Study.parse(study_text("pair", init=(7, 8, 9)).partition("[interventions.gradient-clipping]")[0]))
+    farm.finish_all()
+    farm.put(name="unfinished", init=(1,))
+    code = (
+        "import sys\nfrom cli.main import app\n"
+        f"try: app({words.split()!r})\nexcept SystemExit as end: assert not end.code\n"
+        f"print(*({HEAVY!r} & sys.modules.keys()), file=sys.stderr)"
+    )
+    environment = os.environ | farm.environment | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert set(said.stderr.splitlines()[-1].split()) == set(needs.split())
+
+
+def test_completion_imports_nothing_heavy(farm: Farm) -> None:
+    farm.put()
+    code = (
+        "import atexit, sys\nfrom cli.main import app\n"
+        f"atexit.register(lambda: print(*({HEAVY!r} & sys.modules.keys()), file=sys.stderr))\n"
+        "sys.argv = ['farm']\napp()"
+    )
+    asked = {"_FARM_COMPLETE": "complete_bash", "COMP_WORDS": "farm table t", "COMP_CWORD": "2"}
+    environment = os.environ | farm.environment | {"PYTHONPATH": str(ROOT)} | asked
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (said.stdout.split(), said.stderr.split()) == (["tiny"], [])
 
 
 def test_an_unreachable_redis_is_5_and_a_wrong_password_4_and_neither_shows_it(farm: Farm) -> None:

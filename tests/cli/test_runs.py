@@ -6,6 +6,7 @@ import pytest
 from results import result
 
 from cli import render
+from cli import runs as listing
 from cli.runs import runs
 from farm.queue.values import Point
 from farm.record.result import Peaks, Utilisation, Validated
@@ -61,6 +62,36 @@ def test_a_long_cause_is_cut_on_a_terminal_only(
     shown = " ".join(capsys.readouterr().out.split())
     assert 0 < shown.count("all of it") < 20
     assert "learning rate" in shown
+
+
+def test_a_terminal_shows_of_thousands_those_that_train_those_that_wait_and_the_newest(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    farm.put(init=(42,))
+    trains = farm.claim().run.id
+    farm.put(name="ended", init=(1, 2, 3))
+    ids = [run_id for name in ("tiny", "ended") for run_id in farm.queue.listing.ids(name)]
+    for run_id in ids[3:]:
+        farm.queue.cancel(run_id)
+    for name, value in farm.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(render, "is_terminal", lambda: True)
+
+    def shown(study: str | None = None, as_json: bool = False) -> list[str]:
+        runs(study, as_json=as_json)
+        out, err = capsys.readouterr()
+        found = [run_id for run_id in ids if run_id in out]
+        assert (f"and {12 - len(found)} more: farm runs STUDY, or --json" in err) == (not study and len(found) < 12)
+        return found
+
+    assert shown() == ids
+    monkeypatch.setattr(listing, "SHOWN", 5)
+    assert shown() == [*ids[:3], *ids[-2:]]
+    assert shown("ended") == ids[3:]
+    assert shown(as_json=True) == ids
+    monkeypatch.setattr(listing, "SHOWN", 1)
+    assert shown() == [trains]
 
 
 def test_a_claimed_run_that_no_agent_took_up_yet_is_starting(farm: Farm) -> None:

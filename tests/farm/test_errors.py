@@ -5,16 +5,17 @@ import pickle
 import pytest
 
 from farm import errors
-from farm.errors import DoesNotFit, FarmError, StorageFull, last_line, nearest, reason
+from farm.errors import BadCorpus, DoesNotFit, FarmError, StorageFull, last_line, nearest, reason
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FarmError)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_survives_pickling(kind: type[FarmError]) -> None:
-    error = kind("what happened.", remedy="Do this.", field="model.context", bytes=7)
+    error = kind("what happened.", remedy="Do this.", page="docs/study.md", field="model.context", bytes=7)
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind
+    assert copy.page == "docs/study.md"
     assert (str(copy), copy.message, copy.remedy, copy.fields) == (
         "what happened. Do this.",
         "what happened.",
@@ -27,6 +28,14 @@ def test_an_error_survives_pickling(kind: type[FarmError]) -> None:
 def test_an_error_says_its_docstring_when_nobody_knows_better(kind: type[FarmError]) -> None:
     assert str(kind()) == (kind.__doc__ or "").splitlines()[0]
     assert "\n" not in str(kind())
+
+
+def test_an_error_may_have_another_page_than_its_class_or_none() -> None:
+    assert (BadCorpus().page, DoesNotFit().page) == ("docs/data.md#sources", None)
+    assert BadCorpus(page="docs/data.md#order").page == "docs/data.md#order"
+    without = pickle.loads(pickle.dumps(BadCorpus(page="")))
+    assert without.page is None
+    assert "docs" not in str(BadCorpus()), "only where a command ends is it shown"
 
 
 def test_the_exit_codes_are_those_of_the_design() -> None:

@@ -24,7 +24,8 @@ def bench(tmp_path: Path) -> Bench:
 
 def test_its_rows_are_measured_in_order_as_json(bench: Bench) -> None:
     said: list[str] = []
-    quick = [row for row in ROWS if not row.name.startswith("speed") and row.name != "formula"]
+    slow = ("bits, compiled", "probe", "formula")  # on a CPU; a probe needs a limit on memory there
+    quick = [row for row in ROWS if not row.name.startswith("speed") and row.name not in slow]
     run(quick, bench, said.append)
     lines = [json.loads(line) for line in said if line.startswith("{")]
     assert [line["row"] for line in lines] == [row.name for row in quick]

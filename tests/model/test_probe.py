@@ -59,17 +59,24 @@ def python(*words: str, recipes: tuple[Recipe, ...] = (SMALL,)) -> subprocess.Co
     )
 
 
-@given(st.integers(0, 300), st.integers(1, 200))
-def test_the_search_finds_the_boundary_and_tries_nothing_twice_as_large(boundary: int, limit: int) -> None:
+@given(st.integers(0, 300), st.integers(1, 200), st.integers(1, 400))
+def test_the_search_finds_the_boundary_from_any_guess(boundary: int, limit: int, guess: int) -> None:
     tried: list[int] = []
 
     def fits(number: int) -> bool:
         tried.append(number)
         return number <= boundary
 
-    assert search(fits, limit) == min(boundary, limit)
+    assert search(fits, limit, guess) == min(boundary, limit)
+    assert tried[0] == min(guess, limit)
     assert len(tried) == len(set(tried)) <= 2 * limit.bit_length() + 1
-    assert max(tried) <= min(limit, max(1, 2 * boundary))
+    assert max(tried) <= min(limit, max(guess, 2 * boundary))
+
+
+def test_a_good_guess_saves_trials() -> None:
+    tried: list[int] = []
+    assert search(lambda number: not tried.append(number) and number <= 48, 1024, guess=32) == 48  # type: ignore[func-returns-value]
+    assert tried == [32, 64, 48, 56, 52, 50, 49]
 
 
 def peak(microbatch: int) -> int:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from farm.errors import FarmError
+from farm.errors import DoesNotFit, FarmError
 from farm.queue.queue import Queue
 from farm.study.machine import Machine, Mixed, probe_key
+from farm.study.planner import Plan, plan
 from farm.study.recipe import Recipe
 from model.probe import largest_microbatch
 from workers.node.gpus import gpus
@@ -21,6 +22,8 @@ def probe_microbatch(queue: Queue, machine: Machine, recipe: Recipe, give_up: Ca
     """
     if not _is_planned_by_probe(machine, recipe) or key(recipe) in machine.probes:
         return machine
+    if (split := _by_formula(machine, recipe)) and split.accumulation == 1:
+        return machine  # each accelerator takes its share of a step at once: there is nothing to gain
     try:
         _check_alone(machine)
         return measure(queue, machine, recipe, give_up)
@@ -34,7 +37,9 @@ def measure(queue: Queue, machine: Machine, recipe: Recipe, give_up: Callable[[]
 
     Raises: FarmError: as model.probe.largest_microbatch. Unreachable, Refused
     """
-    found = largest_microbatch(recipe, LIMIT, world=machine.accelerators, give_up=give_up)
+    split = _by_formula(machine, recipe)
+    guess = split.microbatch if split else 1
+    found = largest_microbatch(recipe, LIMIT, guess, world=machine.accelerators, give_up=give_up)
     _keep(queue, machine, recipe, found)
     return machine.model_copy(update={"probes": machine.probes | {key(recipe): found}})
 
@@ -49,6 +54,14 @@ def _is_planned_by_probe(machine: Machine, recipe: Recipe) -> bool:
     """Whether a plan for the class asks what was probed."""
     fixed = recipe.train.canonical_microbatch or machine.microbatch
     return not (machine.is_cpu or isinstance(machine, Mixed) or fixed)
+
+
+def _by_formula(machine: Machine, recipe: Recipe) -> Plan | None:
+    """The plan before anything is measured; None where not even one sequence should fit."""
+    try:
+        return plan(recipe, machine)
+    except DoesNotFit:
+        return None
 
 
 def _keep(queue: Queue, machine: Machine, recipe: Recipe, microbatch: int) -> None:

@@ -30,6 +30,7 @@ class Indexed:
             raise BadSetting(
                 f"this Redis belongs to {known}; the storage here is {self._head.storage}.",
                 remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
+                page="docs/machines/storage.md#rebuilding-redis-farm-reindex",
             )
         try:
             self.turn()
@@ -69,5 +70,6 @@ class Indexed:
             raise Conflict(
                 f"the storage {self._store.uri} belongs to a farm with another Redis: no run can start from here.",
                 remedy="If that farm is gone, take its storage over: farm reindex",
+                page="docs/machines/storage.md#rebuilding-redis-farm-reindex",
             )
         self._asks_at = time.monotonic() + STORAGE_SECONDS

@@ -113,6 +113,7 @@ def _open(url: str, name: str) -> "Apprise":
         raise BadSetting(
             "[notify] names someone to tell, and apprise, which tells them, is not installed.",
             remedy="Install it where the farm runs: pip install apprise",
+            page="docs/monitoring.md#messages",
         ) from None
     log = logging.getLogger("apprise")
     log.propagate = False  # it names hosts and targets, which may be all that is secret; what matters is in its results

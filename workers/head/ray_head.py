@@ -60,7 +60,8 @@ def start(
     except Exception as error:  # a bare one where it waited for too long
         kept = folders.keep_logs(folder, home)
         kind = TooSlow if TOO_SLOW in str(error) else Unreachable
-        raise kind(f"Ray did not start: {_reason(error)}", remedy=f"Its logs are under {kept}.") from error
+        said = _reason(error).rstrip(".")
+        raise kind(f"Ray did not start: {said}.", remedy=f"Its logs are under {kept}.") from error
     try:
         yield f"http://{context.dashboard_url}"
     finally:

@@ -27,6 +27,7 @@ def address(here: Settings, host: str | None) -> str:
                 f"a shared farm needs a Redis with a password, and {hide_password(here.redis_url)} is used"
                 " without one.",
                 remedy="Set one there and in FARM_REDIS_URL, or unset that and let the farm start its own.",
+                page="docs/machines/security.md#the-url-of-redis",
             )
         if place.scheme == "unix" or _is_loopback(place.hostname or ""):
             raise BadSetting(

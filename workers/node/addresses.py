@@ -44,6 +44,7 @@ def shared_address(host: str | None) -> str:
         raise BadSetting(
             f"{found[0]} is a public address, and neither Redis nor Ray encrypts what it sends.",
             remedy=f"Put the machines into one VPN and pass its --host; or, behind a firewall, --host {found[0].host}.",
+            page="docs/machines/security.md#secrets-and-ports",
         )
     return found[0].host
 

@@ -22,6 +22,7 @@ from workers.node.environment import PACKAGES, others_token
 from workers.ray_internals import gcs
 from workers.ray_internals.variables import TOKEN
 
+PAGE = "docs/machines/join.md#what-can-go-wrong"
 PORT = 6379  # of Ray's head
 SECONDS = 5.0  # for the head to answer
 # The greeting of HTTP/2, which gRPC speaks: a server of it answers with a frame of type 4, anything else does not.
@@ -57,10 +58,11 @@ def check_head(place: str, published: Head) -> None:
         raise Refused(
             f"the Ray at {place} refused this machine's token.",
             remedy=f"Copy the head's token file (scp) and set RAY_AUTH_TOKEN_PATH to it; it is {others_token()} now.",
+            page=PAGE,
         ) from None
     except (RayError, OSError) as error:
         said = first_line(error).rstrip(".")
-        raise Unreachable(f"the server at {place} is not a Ray head: {said}.", remedy=hint) from None
+        raise Unreachable(f"the server at {place} is not a Ray head: {said}.", remedy=hint, page=PAGE) from None
 
 
 def _check_secret(published: Head) -> None:
@@ -68,6 +70,7 @@ def _check_secret(published: Head) -> None:
         raise BadSetting(
             f"there is no token for the head's Ray: {others_token()} is not there.",
             remedy=f"Copy the head's ({published.host}) and set RAY_AUTH_TOKEN_PATH to it.",
+            page=PAGE,
         )
 
 
@@ -77,11 +80,11 @@ def _check_listens(place: str, hint: str) -> None:
             peer.sendall(HTTP2_HELLO)
             answer = peer.recv(4)
     except TimeoutError:
-        raise Unreachable(f"{place} did not answer within {SECONDS:g} s.", remedy=hint) from None
+        raise Unreachable(f"{place} did not answer within {SECONDS:g} s.", remedy=hint, page=PAGE) from None
     except OSError as error:
-        raise Unreachable(f"nothing answers at {place}: {error.strerror or error}.", remedy=hint) from None
+        raise Unreachable(f"nothing answers at {place}: {error.strerror or error}.", remedy=hint, page=PAGE) from None
     if answer[3:] != bytes([HTTP2_SETTINGS]):
-        raise Unreachable(f"the server at {place} is not a Ray head.", remedy=hint)
+        raise Unreachable(f"the server at {place} is not a Ray head.", remedy=hint, page=PAGE)
 
 
 def check_software(published: Head, own: Provenance) -> None:
@@ -101,7 +104,7 @@ def check_software(published: Head, own: Provenance) -> None:
         if mine != wanted
     ]
     if unlike:
-        raise Conflict(f"this machine has {', '.join(unlike)}.", remedy=f"Run: {_mending(published, own)}")
+        raise Conflict(f"this machine has {', '.join(unlike)}.", remedy=f"Run: {_mending(published, own)}", page=PAGE)
 
 
 def _name(software: Provenance) -> str:
@@ -157,19 +160,25 @@ def check_storage(here: Settings, published: Head) -> int:
     try:
         found = store.marker()
     except OSError as error:
-        raise FarmError(f"the storage {here.storage} cannot be read: {error.strerror}.", remedy=mend) from None
+        raise FarmError(
+            f"the storage {here.storage} cannot be read: {error.strerror}.", remedy=mend, page=PAGE
+        ) from None
     if not (store.bucket or store.is_local):
-        raise BadSetting(f"the storage {here.storage} is not on {platform.node()}.", remedy=f"{mend} It is {theirs}.")
+        raise BadSetting(
+            f"the storage {here.storage} is not on {platform.node()}.", remedy=f"{mend} It is {theirs}.", page=PAGE
+        )
     if found is None:
         raise BadSetting(
             f"the storage {here.storage} on {platform.node()} is not the farm's, which is {theirs}: no {MARKER} in it.",
             remedy=mend,
+            page=PAGE,
         )
     if found != published.marker:
         raise BadSetting(
             f"the storage {here.storage} on {platform.node()} is another farm's: its {MARKER} says {found},"
             f" that of {theirs} {published.marker}.",
             remedy=mend,
+            page=PAGE,
         )
     store.check()
     return shutil.disk_usage(here.home if store.bucket else store.root).free

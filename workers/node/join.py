@@ -95,6 +95,7 @@ def join(
         raise BadSetting(
             "A joining machine needs the farm's shared Redis, and FARM_REDIS_URL is not set.",
             remedy="Set FARM_REDIS_URL=redis://:PASSWORD@HEAD:6380/0, as on the head.",
+            page="docs/machines/join.md#joining",
         )
     place, name = admission.address(head), name or platform.node().lower()
     if not is_name(name):
@@ -167,6 +168,7 @@ def _find_head(queue: Queue) -> Head:
         raise Unreachable(
             "no farm has used this Redis yet, so there is nothing to join.",
             remedy="Start it first, on the head: farm serve --attach HEAD:6379; or is FARM_REDIS_URL another farm's?",
+            page=admission.PAGE,
         )
     return head
 

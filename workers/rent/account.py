@@ -48,6 +48,7 @@ def choose_key(account: dict[str, str], named: str | None, identity: Path | None
     raise BadSetting(
         f"the private part of {names} is not in {folder}, or needs a passphrase that nobody types at night.",
         remedy="Name its file: --identity FILE",
+        page="docs/machines/rent.md#before-the-first-one",
     )
 
 
@@ -99,5 +100,6 @@ def check_reachable(shared: str, has_setup: bool) -> None:
             return
         raise Guard(
             f"this farm is shared at {shared}, which a machine in the cloud cannot reach by itself.",
-            remedy="Name a script that lets it into your VPN: --setup FILE (docs/machines/rent.md has one).",
+            remedy="Name a script that lets it into your VPN: --setup FILE.",
+            page="docs/machines/rent.md#before-the-first-one",
         )

@@ -43,6 +43,7 @@ def find(home: Path, environ: Mapping[str, str] | None = None) -> Access:
     raise NotFound(
         "no API key of Lambda's cloud is known here.",
         remedy=f"Set {VARIABLE}, or write the key to {FILE} with mode 600; {KEYS_PAGE} makes one.",
+        page="docs/machines/rent.md#before-the-first-one",
     )
 
 

@@ -120,6 +120,7 @@ def _step(way: list[str], what: str, command: str, given: bytes) -> None:
         raise Refused(
             "ssh: the machine does not show the host key that it was given.",
             remedy="If its image ignores cloud-init's ssh_keys, rent with --trust-first-contact.",
+            page="docs/machines/rent.md#what-goes-over-the-wire",
         )
     if done.returncode == 255:
         raise Unreachable(f"ssh: {said.removeprefix('ssh: ').rstrip('.')}.")

@@ -2,11 +2,12 @@
 -- its score, and the scores are those of the run that trained.
 --
 -- KEYS[1] prefix    reads and writes: leases, run, result, scores, counts, events
--- ARGV    id, epoch, steps, result as canonical JSON, its tokens a second or '', {evaluation, score as JSON}...
+-- ARGV    id, epoch, steps, result as canonical JSON, its tokens a second or '', its losses or '',
+--         {evaluation, score as JSON}...
 -- returns {'ok'}; also when it is repeated, {'conflict'}: it finished with another result, {'cancelled'} (Q8),
 --         {'lost'} (Q4)
 
-local id, epoch, steps, result, speed = unpack(ARGV)
+local id, epoch, steps, result, speed, losses = unpack(ARGV)
 if not holds(id, epoch) then
   local stored = redis.call('GET', key('result', id))
   if stored == result then
@@ -18,10 +19,10 @@ if get(id, 'cancelling') then
   return { 'cancelled' }
 end
 redis.call('SET', key('result', id), result)
-keep_scores(get(id, 'of') or id, 6)
+keep_scores(get(id, 'of') or id, 7)
 set(id, 'step', steps)
 if speed ~= '' then
-  set(id, 'speed', speed)
+  set(id, 'speed', speed, 'losses', losses)
 end
 settle(id, 'succeeded', 'step ' .. steps)
 return { 'ok' }

@@ -9,7 +9,7 @@
 --                   classes, events, digests, superseded, forgotten, paused; reads: result
 -- ARGV    'put', or 'preview': nothing is written; study name, study JSON; '*', or the SHA-1 of the study's JSON that this
 --         one was made from, '' for none; number of arms, {arm, identity JSON of its recipe}..., {id, digest, machine,
---         arm, priority, limit, spec JSON, corpus}...
+--         arm, priority, limit, spec JSON, corpus, steps}...
 -- returns {'put', states, replaced, again, adopted, twins}: state or '' per run in the order given ('' = new); {id,
 --         arm, ...} of the old runs of arms that have another recipe now; ids of new runs that were forgotten before; {id,
 --         id of the run that holds its result, ...}; {id, id of a run of the same digest that is queued or running, ...}
@@ -18,7 +18,7 @@
 --         {'changed'}: the study is another than the one that this was made from, and than this
 
 local mode, name, study, since, arms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local first, width = 6 + 2 * arms, 8
+local first, width = 6 + 2 * arms, 9
 
 local kept = redis.call('HGET', key('studies'), name)
 if since ~= '*' and kept ~= study and (kept and redis.sha1hex(kept) or '') ~= since then
@@ -128,7 +128,7 @@ redis.call('HSET', key('studies'), name, study)
 
 local members, new, places, sequence, queued = {}, {}, {}, 0, 0
 for i = first, #ARGV, width do
-  local id, digest, machine, arm, priority, limit, spec, corpus = unpack(ARGV, i, i + width - 1)
+  local id, digest, machine, arm, priority, limit, spec, corpus, steps = unpack(ARGV, i, i + width - 1)
   members[#members + 1] = id
   if not known[id] then
     new[#new + 1] = id
@@ -136,13 +136,15 @@ for i = first, #ARGV, width do
     local score = insertion_score(sequence, priority)
     local epoch = redis.call('HGET', key('forgotten'), id) or 0
     set(id, 'spec', spec, 'digest', digest, 'machine', machine, 'arm', arm, 'study', name, 'limit', limit,
-      'score', score, 'corpus', corpus, 'state', 'queued', 'submitted', now, 'epoch', epoch, 'attempts', 0, 'step', 0)
+      'score', score, 'corpus', corpus, 'steps', steps, 'state', 'queued', 'submitted', now, 'epoch', epoch,
+      'attempts', 0, 'step', 0)
     redis.call('HDEL', key('forgotten'), id)
     redis.call('SADD', key('classes'), machine)
     redis.call('ZADD', key('ids'), 0, id)
     add_alike(digest, id)
     if holders[id] then
-      set(id, 'state', 'succeeded', 'adopted', holders[id], 'step', get(holders[id], 'step'), 'ended', now)
+      set(id, 'state', 'succeeded', 'adopted', holders[id], 'step', get(holders[id], 'step'), 'ended', now,
+        'losses', get(holders[id], 'losses') or '')
       tell('adopted', id, epoch, 'the result of ' .. holders[id])
     else
       redis.call('ZADD', key('queue', machine), score, id)

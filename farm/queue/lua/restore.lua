@@ -4,15 +4,15 @@
 --
 -- KEYS[1] prefix    reads and writes: run, study, order, unfinished, ids, sequence, counts, queue, delayed, leases, classes,
 --                   result, causes, events, digests, forgotten
--- ARGV    id, digest, machine, arm, priority, limit, spec JSON, corpus, study, state, epoch, step, ms under leases,
---         checkpoint JSON or '', its step, its epoch, result JSON or '', its tokens a second or '',
+-- ARGV    id, digest, machine, arm, priority, limit, spec JSON, corpus, steps, study, state, epoch, step, ms under leases,
+--         checkpoint JSON or '', its step, its epoch, result JSON or '', its tokens a second or '', its losses or '',
 --         causes, as causes:<id> has them, with 'released' for the JSON of an attempt that was given back...
 -- returns 1 if it was brought back, 0 if all of it was there
 
 refuse_submitters()
-local id, digest, machine, arm, priority, limit, spec, corpus, study, state, epoch, step, held =
-  unpack(ARGV, 1, 13)
-local checkpoint, checkpoint_step, checkpoint_epoch, result, speed = unpack(ARGV, 14, 18)
+local id, digest, machine, arm, priority, limit, spec, corpus, steps, study, state, epoch, step, held =
+  unpack(ARGV, 1, 14)
+local checkpoint, checkpoint_step, checkpoint_epoch, result, speed, losses = unpack(ARGV, 15, 20)
 local known, its_epoch = unpack(redis.call('HMGET', key('run', id), 'state', 'epoch'))
 
 local function is_behind()
@@ -30,7 +30,7 @@ end
 redis.call('DEL', key('causes', id))
 forget_crashes(id)
 local attempts, final = 0, nil
-for i = 19, #ARGV do
+for i = 21, #ARGV do
   local of, text = ARGV[i]:match('^%d+ (%d+) (.+)$')
   if text == 'released' then
     forget_crashes(id)
@@ -60,7 +60,7 @@ if known then
 else
   local sequence = redis.call('INCR', key('sequence'))
   set(id, 'spec', spec, 'digest', digest, 'corpus', corpus, 'machine', machine, 'arm', arm, 'study', study,
-    'limit', limit, 'score', insertion_score(sequence, priority), 'state', state, 'submitted', now)
+    'limit', limit, 'steps', steps, 'score', insertion_score(sequence, priority), 'state', state, 'submitted', now)
   count(id, state, 1)
   remember_move('*')
   redis.call('ZADD', key('order'), sequence, id)
@@ -82,7 +82,7 @@ if checkpoint ~= '' then
 end
 if result ~= '' then
   redis.call('SET', key('result', id), result)
-  set(id, 'speed', speed)
+  set(id, 'speed', speed, 'losses', losses)
 end
 tell('restored', id, epoch, state)
 return 1

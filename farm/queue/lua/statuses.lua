@@ -5,12 +5,11 @@
 -- of this instant (Q9).
 --
 -- KEYS[1] prefix    reads: order, unfinished, evaluations, study, superseded, leases, run, causes, result, changes, moves
--- ARGV    'these', 'all', 'open', 'paid', 'study', 'running' or 'evaluations'; the study name; fields of a run with spaces
---         between, of which each run has the first; where the page begins, '' for the first one, or '@' and the number of a
---         change; most runs to look at; for 'these' the run ids...
+-- ARGV    'these', 'all', 'open', 'paid', 'study', 'running' or 'evaluations'; the study name; fields of a run (of its hash,
+--         'causes', its last 'cause' or 'result') with spaces between, of which each run has the first; where the page
+--         begins, '' for the first one, or '@' and the number of a change; most runs to look at; for 'these' the run ids...
 -- returns {where the next page begins or '', number of the last change, after '@' the ids that changed since as a JSON
---         array, or false if the lists themselves have, else '', JSON array per run: id, then those fields, then causes and
---         result...}
+--         array, or false if the lists themselves have, else '', JSON array per run: id, then those fields...}
 
 local which, study, after, most = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[5])
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from claims import checkpoint_at, claimed
+from claims import checkpoint_at, claimed, listed
 from results import result, study_text, tiny_study
 
 from farm.queue.queue import Queue
@@ -20,6 +20,8 @@ def test_restored_runs_are_as_they_were_told_and_known_ones_stay(queue: Queue) -
     first, second = queue.listing.statuses("old")
     assert (first.state, first.epoch, first.step, first.checkpoint) == (State.QUEUED, 4, 9, checkpoint_at(9, epoch=4))
     assert (second.state, second.result) == (State.SUCCEEDED, result(kept, 3.0))
+    assert queue.listing.overview() == (listed(queue), {})
+    assert queue.redis.hget(f"{queue.prefix}run:{kept.id}", "losses"), "so that a listing need not read the result"
     assert claimed(queue).lease.epoch == 5
     assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 2
 

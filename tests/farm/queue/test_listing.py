@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, points, started, study_of
+from claims import checkpoint_at, claimed, cpu_seconds, crash, lapse, listed, points, started, study_of
 from redis import Redis
 from results import result, study_text, tiny_study
 
 from farm.errors import Conflict, NotFound
+from farm.queue import live, studies
 from farm.queue.live import Scope
 from farm.queue.news import News
 from farm.queue.queue import Queue
-from farm.queue.spelling import FIELDS, StatusRow
+from farm.queue.scripts import TRIES
+from farm.queue.spelling import FIELDS, StatusRow, read_study
 from farm.queue.values import Point
 from farm.study.run import State
 from farm.study.study import Study
@@ -47,6 +49,7 @@ def test_q9_conservation_holds_after_every_event(queue: Queue) -> None:
         assert sum(queue.listing.counts().values()) == queue.listing.put_count() == 3
         everything_now = queue.listing.statuses()
         assert queue.listing.unfinished() == [status for status in everything_now if not status.state.is_final]
+        assert queue.listing.overview() == (listed(queue), {})
     assert queue.listing.counts() == {
         State.QUEUED: 1,
         State.RUNNING: 0,
@@ -263,6 +266,67 @@ def test_q9_what_is_read_in_pages_is_of_one_instant(queue: Queue, monkeypatch, c
     assert sorted(found) == sorted(queue.scripts.at_once("statuses", which, "tiny", FIELDS))
 
 
+def test_q9_a_tally_is_of_one_instant(queue: Queue, monkeypatch) -> None:
+    """A run that was counted as running ends before the next page is counted."""
+    study_of(queue)
+    claims = [started(queue), started(queue)]
+    call, ends = queue.scripts.call, claims[:1]
+
+    def eventful(verb: str, *arguments: Any) -> Any:
+        answer = call(verb, *arguments)
+        if verb == "tally" and ends:
+            claim = ends.pop()
+            queue.finish(claim.lease, result(claim.run, 3.0))
+        return answer
+
+    monkeypatch.setattr(queue.scripts, "call", eventful)
+    monkeypatch.setattr(live, "COUNTED", 1)
+    assert queue.live.tally("tiny") == {State.SUCCEEDED: 1, State.RUNNING: 1, State.QUEUED: 1}
+    assert not ends
+
+
+def test_q9_a_tally_of_what_changes_all_the_while_is_taken_in_one_call(queue: Queue, monkeypatch) -> None:
+    study_of(queue)
+    call, seeds = queue.scripts.call, iter(range(100, 200))
+
+    def restless(verb: str, *arguments: Any) -> Any:
+        with monkeypatch.context() as calm:
+            calm.setattr(queue.scripts, "call", call)
+            queue.put(tiny_study("more", init=(next(seeds),)))
+        return call(verb, *arguments)
+
+    monkeypatch.setattr(queue.scripts, "call", restless)
+    monkeypatch.setattr(live, "COUNTED", 1)
+    assert queue.live.tally("tiny") == {State.QUEUED: 3}
+    assert next(seeds) == 100 + 4 * TRIES + 1, "four pages each time, the last without a run, then one"
+
+
+def test_an_overview_reads_no_recipe_and_no_result(queue: Queue, redis: Redis) -> None:
+    study_of(queue)
+    claim_and_finish(queue)
+    whole = queue.listing.overview()
+    for run in queue.listing.ids("tiny"):
+        redis.hset(f"farm:run:{run}", "spec", "spoilt")
+    assert redis.delete(*redis.keys("farm:result:*")) == 1
+    assert queue.listing.overview() == whole
+
+
+def test_an_overview_has_what_an_older_farm_put_and_finished(queue: Queue, redis: Redis) -> None:
+    """It did not write down the steps and the losses beside the run."""
+    study_of(queue)
+    claim_and_finish(queue)
+    claim_and_finish(queue)
+    whole, (one, other, _) = queue.listing.overview(), queue.listing.ids("tiny")
+    for run in queue.listing.ids("tiny"):
+        assert redis.hdel(f"farm:run:{run}", "steps", "losses")
+    assert queue.listing.overview() == whole
+    redis.set(f"farm:result:{one}", "spoilt")
+    redis.hset(f"farm:run:{other}", "step", "spoilt")
+    found = queue.listing.overview()
+    assert found.statuses == whole.statuses[2:]
+    assert found.flaws.keys() == {one, other}
+
+
 def test_q9_what_changes_all_the_while_is_read_in_one_call(queue: Queue, monkeypatch) -> None:
     study_of(queue)
     call, seeds = queue.scripts.call, iter(range(100, 200))
@@ -339,3 +403,16 @@ def test_states_are_of_the_runs_that_are_there(queue: Queue) -> None:
         run_id: State.RUNNING if run_id == claim.run.id else State.QUEUED for run_id in ids
     }
     assert [status.id for status in queue.listing.these([*ids, "nothing"]).statuses] == ids
+
+
+def test_of_studies_without_a_limit_no_more_is_read_than_that(queue: Queue, redis: Redis, monkeypatch) -> None:
+    study_of(queue)
+    dear = Study.parse(study_text("dear") + "[policy]\nusd_limit = 2.0\n")
+    slow = Study.parse(study_text("slow", init=(7,)) + "[policy]\nhours_limit = 2.0\n")
+    queue.put(slow)
+    queue.put(dear)
+    redis.hset("farm:studies", mapping={"spoilt": "spoilt", "newer": '{"schema":99,"policy":"of another form"}'})
+    reads: list[str] = []
+    monkeypatch.setattr(studies, "read_study", lambda text: reads.append(text) or read_study(text))
+    assert list(queue.studies.limited().items()) == [("dear", dear), ("slow", slow)]
+    assert len(reads) == 4, "and those whose policy cannot be read"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from claims import listed
 from results import result, study_text
 
 from farm.errors import Cancelled, Conflict, LeaseLost, NotFound
@@ -50,6 +51,8 @@ def conserved(queue: Queue) -> Iterator[None]:
     statuses = queue.listing.statuses()
     assert queue.listing.put_count() == sum(queue.listing.counts().values()) + queue.listing.forgotten_count()
     assert sum(queue.listing.counts().values()) == len(statuses)
+    assert queue.listing.overview() == (listed(queue), {})
+    assert all(queue.redis.hget(f"{queue.prefix}run:{one.id}", "losses") for one in listed(queue) if one.losses)
     known = {status.id for status in statuses}
     for role in ("run", "causes", "result", "curve", "events"):
         assert {key.split(":", 2)[2] for key in queue.redis.keys(f"{queue.prefix}{role}:*")} <= known, role

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+from claims import listed
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
@@ -458,6 +459,7 @@ class QueueModel(RuleBasedStateMachine):
     def the_queue_says_what_the_model_says(self) -> None:
         statuses = self.queue.listing.statuses()
         assert [status.run.id for status in statuses] == list(self.runs)
+        assert self.queue.listing.overview() == (listed(self.queue), {})
         for status in statuses:
             run = self.runs[status.run.id]
             assert (status.state, status.epoch, status.attempts) == (run.state, run.epoch, run.attempts)

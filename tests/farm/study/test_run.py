@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from farm.study.recipe import Recipe, Seeds
-from farm.study.run import Policy, Run, State
+from farm.study.run import Policy, Run, State, seeds_in
 
 GOLDEN = "8xa100m40-remove-dropout-s42.23-b5e4f936"
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
@@ -22,6 +22,18 @@ def a_run(**changes) -> Run:
 def test_the_id_of_a_published_run_is_what_it_was() -> None:
     """Golden: a change here means that no run is ever recognised again."""
     assert a_run().id == GOLDEN
+
+
+@given(names, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, 9999))
+def test_an_id_tells_the_seeds_and_the_rerun(arm: str, init: int, train: int, rerun: int) -> None:
+    seeds = Seeds(init=init, train=train)
+    assert seeds_in(a_run(arm=arm, seeds=seeds, rerun=rerun).id) == (str(seeds), rerun)
+
+
+def test_the_seeds_are_those_at_the_end_of_an_id() -> None:
+    assert seeds_in(a_run(arm="x-s1.2-r3-b5e4f936").id) == ("42.23", 0)
+    with pytest.raises(ValueError, match="not the id of a run"):
+        seeds_in(f"{GOLDEN}~wiki-7b1c9f00")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def never() -> bool:
         (GPU.model_copy(update={"microbatch": 4}), {}),
         (GPU.model_copy(update={"probes": {key(RECIPE): 6}}), {}),
         (GPU, {"reduction": "canonical", "canonical_microbatch": 2}),
+        (GPU.model_copy(update={"memory": 2**37}), {}),  # holds the whole batch
     ],
 )
 def test_what_needs_no_probe_is_not_probed(

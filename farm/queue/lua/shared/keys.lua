@@ -6,7 +6,8 @@
 --   run:<id>        hash    the run (spec, machine, arm, digest, corpus, study, priority and order as `score`, limit), its
 --                           state, its lease (epoch, deadline, length, worker, job, node, renewed, why it is wanted back
 --                           as `recalled`), the run whose result it has (`adopted`), the tokens a second of its own result
---                           (`speed`), its progress (step, checkpoint), its failures (attempts, crash_step, crashes),
+--                           (`speed`), the `losses` of its result that listings show, its progress (step of `steps`,
+--                           checkpoint), its failures (attempts, crash_step, crashes),
 --                           `cancelling`, `not_before`, the ms under ended leases (`held`), why the last lease was given
 --                           back (`released`), the `evaluations` of its model with spaces between, which deadline was
 --                           first seen missed when, where INFO is forbidden (`late`)

@@ -9,14 +9,26 @@ local function words(text)
   return found
 end
 
--- A run as JSON: its id, these fields of its hash, and its causes and result; false if it is not there.
+-- What belongs to a run and is not in its hash.
+local BESIDE = {
+  causes = function(id) return redis.call('LRANGE', key('causes', id), 0, -1) end,
+  cause = function(id) return redis.call('LINDEX', key('causes', id), -1) end, -- the last
+  result = function(id)
+    return redis.call('GET', key('result', id)) or redis.call('GET', key('result', get(id, 'adopted') or ''))
+  end,
+}
+
+-- A run as JSON: its id, and these fields of its hash or beside it; false if it is not there.
 local function spelled(id, fields)
   local run = redis.call('HMGET', key('run', id), unpack(fields))
   if not run[1] then
     return false
   end
-  run[#run + 1] = redis.call('LRANGE', key('causes', id), 0, -1)
-  run[#run + 1] = redis.call('GET', key('result', id)) or redis.call('GET', key('result', get(id, 'adopted') or ''))
+  for i, field in ipairs(fields) do
+    if BESIDE[field] then
+      run[i] = BESIDE[field](id)
+    end
+  end
   table.insert(run, 1, id)
   return cjson.encode(run)
 end
