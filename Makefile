@@ -9,7 +9,9 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/node
 	$(BIN)/farm demo
 
-test: lint types tests
+test: $(VENV)/test
+	$(MAKE) --jobs 2 lint types
+	$(MAKE) tests
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
@@ -19,15 +21,12 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
-# What starts a Ray or waits for a clock has the cores to itself; all else is spread over them, a file at a time.
-# Two at once took longer than one after the other: 60 idle processes of Ray are a core's work.
-# What takes long by its nature is for `make soak`.
-BUSY  = tests/workers tests/walk
-SHORT = -m "not long" --durations 25
-
+# What starts a Ray stays in one process, which begins with it; all else is spread over the cores, a file at a time.
+# (tests/conftest.py has the order.) Two Rays at once took longer than one after the other: 60 idle processes of Ray are
+# a core's work. What takes long by its nature is for `make soak`.
 tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium $(BIN)/tmux
-	$(BIN)/python -m pytest $(SHORT) --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(BUSY:%=--ignore=%)
-	$(BIN)/python -m pytest $(SHORT) $(BUSY)
+	$(BIN)/python -m pytest -m "not long" --durations 25 --numprocesses logical --maxprocesses 4 \
+	  --dist loadfile --no-loadscope-reorder
 
 # The pages that are made from the program: docs/study.md, docs/commands.md and docs/rooms.md.
 docs: $(VENV)/test
@@ -107,8 +106,9 @@ $(BIN)/chromium: | $(VENV)/test
 	  { apt-get $(GET) || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(GET); }; } && \
 	  for package in cache/archives/*.deb; do dpkg -x $$package . || exit 1; done && rm -rf lists cache && \
 	  printf '%s\n' '#!/bin/sh' 'here=$$(dirname "$$0")/../chromium/usr/lib' \
-	    'export LD_LIBRARY_PATH=$$(echo $$here/*-linux-gnu* | tr " " :)' \
-	    'exec $$here/chromium/chromium-headless-shell "$$@"' > ../bin/chromium && chmod +x ../bin/chromium; fi || \
+	    'export LD_LIBRARY_PATH=$$(echo $$here/*-linux-gnu* $$here/*-linux-gnu*/pulseaudio | tr " " :)' \
+	    'exec $$here/chromium/chromium-headless-shell "$$@"' > ../bin/chromium && chmod +x ../bin/chromium && \
+	  { ../bin/chromium --version > /dev/null || { rm ../bin/chromium; false; }; }; fi || \
 	 { echo "No Chromium, which make test needs. On Debian and Ubuntu: apt-get install chromium; elsewhere: Chrome"; exit 1; }
 
 # A test watches a farm in a real terminal. Debian's tmux brings two small libraries, which differ in name by release.

@@ -12,6 +12,8 @@ import pytest
 from redis import Redis
 from s3_server import BUCKET, S3Server, s3_server
 from waiting import wait_until
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from farm.queue.queue import Queue
 from farm.site.client import connect
@@ -30,9 +32,33 @@ hypothesis.settings.load_profile("farm")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, by children as well
 
 
+RAYS = ("tests/walk/", "tests/workers/head/test_embedded.py")  # what starts a Ray: never two at once
+
+
+class Scheduling(LoadFileScheduling):
+    """A file runs in one process, and all that starts a Ray in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "a Ray" if nodeid.startswith(RAYS) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest files are those of tests/model. They come first, so that no core waits for one at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/model/"))
+    """What takes longest comes first, so that no core waits for it at the end: Rays, then the files of tests/model.
+
+    Of the Rays, that of the farm which many tests share comes last, so that it is up for as long as it is needed.
+    """
+
+    def turn(item: pytest.Item) -> tuple[int, bool]:
+        starts_ray = item.nodeid.startswith(RAYS)
+        shares = starts_ray and "farm" in getattr(item, "fixturenames", ())
+        return 0 if starts_ray else 1 if item.nodeid.startswith("tests/model/") else 2, shares
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")

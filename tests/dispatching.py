@@ -39,7 +39,7 @@ def answering(handler: type[BaseHTTPRequestHandler], folder: Path, **options: An
     token = folder / "token"
     token.write_text("secret")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         try:
             yield Jobs(f"http://127.0.0.1:{server.server_port}", token, **options)

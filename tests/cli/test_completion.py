@@ -8,8 +8,10 @@ import time
 
 import pytest
 from redis import Redis
+from typer.testing import CliRunner
 
 from cli.access import complete_arm
+from cli.main import app
 from farm.study.study import Study
 
 from .conftest import ROOT, Farm
@@ -23,16 +25,27 @@ model.tie_weights = true
 """
 
 
-def completed(farm: Farm, words: str) -> list[str]:
-    """What follows `farm WORDS` on a bash command line whose cursor is at the end."""
-    asked = {
+def asked(words: str) -> dict[str, str]:
+    """What bash asks with, by variables, for the end of the command line `farm WORDS`."""
+    return {
         "_FARM_COMPLETE": "complete_bash",
         "COMP_WORDS": f"farm {words}",
         "COMP_CWORD": str(len(words.split(" "))),
-        "PYTHONPATH": str(ROOT),
     }
+
+
+def completed(farm: Farm, words: str) -> list[str]:
+    """What is offered there, by the command in this process."""
+    said = CliRunner().invoke(app, [], prog_name="farm", env=farm.environment | asked(words))
+    assert said.stderr == "", "a shell that completes must not print errors"
+    return said.stdout.split()
+
+
+def completed_in_a_process(farm: Farm, words: str) -> list[str]:
+    """The same, by a process of its own, as for a shell."""
     command = [sys.executable, "-m", "cli.main"]
-    done = subprocess.run(command, env=os.environ | farm.environment | asked, capture_output=True, text=True)
+    variables = os.environ | farm.environment | asked(words) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.stderr == "", "a shell that completes must not print errors"
     return done.stdout.split()
 
@@ -55,6 +68,12 @@ def test_studies_and_arms(farm: Farm, words: str, offered: list[str]) -> None:
     farm.put()
     farm.put(name="other", init=(1,))
     assert completed(farm, words) == offered
+
+
+def test_a_process_offers_what_this_one_does(farm: Farm) -> None:
+    farm.put()
+    for words in ("ta", "table ", "runs tiny --arm "):
+        assert completed_in_a_process(farm, words) == completed(farm, words) != []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +114,7 @@ def test_run_ids(farm: Farm) -> None:
 
 def test_without_a_redis_nothing_is_offered_and_nothing_started(farm: Farm) -> None:
     del farm.environment["FARM_REDIS_URL"]
-    assert completed(farm, "table ") == []
+    assert completed_in_a_process(farm, "table ") == []
     assert not (farm.folder / "home").exists()
 
 
@@ -103,7 +122,7 @@ def test_a_redis_that_does_not_answer_is_not_waited_for(farm: Farm) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         farm.environment["FARM_REDIS_URL"] = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
         began = time.monotonic()
-        assert completed(farm, "table ") == []
+        assert completed_in_a_process(farm, "table ") == []
         assert time.monotonic() - began < 12, "0.5 s and what Python takes; a session would wait for 15 s"
 
 

@@ -18,6 +18,7 @@ from waiting import wait_until
 
 from farm.queue.queue import Queue
 from farm.queue.values import Status
+from farm.record.result import Result
 from farm.record.store import Store
 from farm.site import serving
 from farm.site.server import free_port
@@ -293,9 +294,9 @@ def stranger() -> Iterator[Stranger]:
 SHADOWS = ("model", "farm", "cli", "workers", "torch", "ray")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def farm(tmp_path_factory: pytest.TempPathFactory, stranger: Stranger) -> Iterator[Farm]:
-    """A farm that is up. It is taken down at the end, and nothing of it may be left.
+    """A farm that is up. It is taken down after the last test of this folder, and nothing of it may be left.
 
     Its commands are typed in a folder full of modules named as those that it needs, in a shell full of variables that
     name somebody else, where temporary files have a long path.
@@ -319,3 +320,32 @@ def farm(tmp_path_factory: pytest.TempPathFactory, stranger: Stranger) -> Iterat
         _, alive = psutil.wait_procs([psutil.Process(p.pid) for p in children if p.is_running()], timeout=20)
         left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
         assert not left, f"farm down left {left}"
+
+
+INTERVENTIONS = """
+[interventions.remove-dropout]
+model.dropout = 0.0
+[interventions.higher-rate]
+train.learning_rate = 3e-3
+[evaluations.late]
+offset = 4096
+sequences = 32
+"""
+
+
+class Walked(NamedTuple):
+    """A study that was submitted and waited for."""
+
+    farm: Farm
+    ids: list[str]
+    results: dict[str, Result]
+
+
+@pytest.fixture(scope="package")
+def walked(farm: Farm) -> Walked:
+    """Its runs: the baseline on two machine classes, two interventions on one."""
+    ids = farm.submit("walk", machines='["cpu-x1", "cpu-x2"]', more=INTERVENTIONS)
+    farm.run("watch", "walk")
+    results = {run_id: result for run_id in ids if (result := farm.store.runs.result(run_id))}
+    assert list(results) == ids, farm.run("runs", "walk").stdout
+    return Walked(farm, ids, results)

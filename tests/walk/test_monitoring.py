@@ -80,7 +80,7 @@ def answers(url: str) -> bool:
 @pytest.fixture(scope="module")
 def live(farm):
     """A run that trains for as long as the tests look, and a Prometheus as examples/monitoring sets it up."""
-    (run_id,) = farm.submit("live", tokens=10**9)
+    (run_id,) = farm.submit("live", tokens=10**9, checkpoint_seconds=10)
     facts = serving.facts(farm.settings)
     config = farm.home / "prometheus.yml"
     shutil.copy(EXAMPLES / "prometheus.yml", config)
@@ -205,9 +205,15 @@ def test_what_ray_writes_for_grafana_is_at_a_path_that_stays(live):
     assert list(written.glob("dashboards/*.json"))
 
 
-def test_the_gauges_of_a_run_that_is_over_are_soon_gone(live):
-    """Ray drops them 20 s after they were set last."""
-    live.prometheus.wait_for("ray_farm_step")
+def test_q8_a_cancelled_run_stops_and_gains_no_result(live):
+    live.prometheus.wait_for("ray_farm_step")  # for the test after this one
+    live.farm.wait_for_checkpoint(live.run_id)
     live.farm.run("cancel", live.run_id)
     live.farm.wait_for(live.run_id, State.CANCELLED)
+    assert live.farm.store.runs.result(live.run_id) is None
+    assert live.farm.store.runs.attempts(live.run_id)[-1].outcome == "cancelled"
+
+
+def test_the_gauges_of_a_run_that_is_over_are_soon_gone(live):
+    """Ray drops them 20 s after they were set last. The last of the module, whose run the test before has ended."""
     wait_until(lambda: not live.prometheus.series('{__name__=~"ray_farm_.+"}'), "no gauge of it is left", 60)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,28 +18,7 @@ from model.kernels import resolve
 from workers.attempt.task import PULSE_FILE
 from workers.head.jobs import Jobs, job_id
 
-INTERVENTIONS = """
-[interventions.remove-dropout]
-model.dropout = 0.0
-[interventions.higher-rate]
-train.learning_rate = 3e-3
-[evaluations.late]
-offset = 4096
-sequences = 32
-"""
-
-
 TWINS = ("cpu-x1", "cpu-x2")
-
-
-@pytest.fixture(scope="module")
-def walked(farm):
-    """A study that was submitted and waited for: the baseline on two machine classes, two interventions on one."""
-    ids = farm.submit("walk", machines='["cpu-x1", "cpu-x2"]', more=INTERVENTIONS)
-    farm.run("watch", "walk")
-    results = {run_id: farm.store.runs.result(run_id) for run_id in ids}
-    assert all(results.values()), farm.run("runs", "walk").stdout
-    return SimpleNamespace(farm=farm, ids=ids, results=results)
 
 
 def test_every_run_succeeds_and_the_queue_conserves_them(walked):

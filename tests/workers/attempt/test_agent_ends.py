@@ -40,7 +40,7 @@ def begin(agent: Agent, attempt: Attempt) -> None:
 
 
 def test_q7_a_group_without_all_its_units_gives_the_run_back(queue: Queue, tmp_path: Path) -> None:
-    """tests/workers/attempt/test_group.py has the units, on a real Ray."""
+    """tests/walk/test_two_nodes.py has the units, on a real Ray."""
     queue.put(tiny_study())
     here = Settings(home=tmp_path, storage=tmp_path)
     released, cancelled = (queue.claim("cpu", "worker", 60) for _ in range(2))

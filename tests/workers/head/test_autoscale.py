@@ -1,11 +1,13 @@
-"""What is asked of Ray's autoscaler. tests/walk/test_autoscale.py shows the autoscaler's half, on a real Ray."""
+"""What is asked of Ray's autoscaler.
+
+tests/walk/test_autoscale.py shows the autoscaler's half, on a real Ray, and test_two_nodes.py there a Ray without one.
+"""
 
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from own_ray import OwnRay
 from ray.exceptions import RpcError
 from results import tiny_study
 
@@ -18,20 +20,6 @@ from workers.ray_internals.autoscaler import Inventory
 FLEET = Fleet({"a100": Kind({"8xa100m40": 1}, 2), "h100": Kind({"8xh100m80": 1}, 2)}, most=3)
 DOUBLE = Fleet({"big": Kind({"cpu": 2}, 2)}, most=9)
 NOTHING = Inventory({}, Counter(), {})
-
-WITHOUT = """
-from farm.errors import BadSetting
-from workers.head.autoscale import check_version
-
-try:
-    check_version()
-except BadSetting as refused:
-    print(refused)
-"""
-
-
-def test_a_ray_whose_autoscaler_is_not_version_2_is_refused(node: OwnRay) -> None:
-    assert "Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1." in node.ran(WITHOUT)
 
 
 def test_what_waits_is_asked_for_and_what_trains_keeps_its_unit():
