@@ -129,7 +129,7 @@ def outlook_of(
     """
     roster = queue.roster.nodes()
     paused = explain_pauses(statuses, queue.listing.pauses(), roster)
-    offers, supply = count_offers(settings, queue), queue.roster.supply()
+    offers, supply = count_offers(settings, queue), queue.roster.coming()
     why = reasons(statuses, offers, time.time(), supply, spent, drained_classes(roster), paused, ahead)
     poor = {run.id: spent[run.study] for run in statuses if run.state is State.QUEUED and run.study in spent}
     return Outlook(why, poor, paused)

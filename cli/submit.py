@@ -140,7 +140,7 @@ def sheet(study: Study, put: Put) -> Sheet:
 
 def absent(study: Study, ids: Collection[str], nodes: dict[str, int], queue: Queue) -> dict[str, bool]:
     """The machine classes of the runs `ids` that no node offers now -> whether an autoscaler can start one."""
-    supply = queue.roster.supply()
+    supply = queue.roster.coming()
     names = sorted({name for run in study.runs() if run.id in ids for name in parts(run.machine)} - nodes.keys())
     return {name: name in supply and supply[name].most > 0 for name in names}
 

@@ -62,6 +62,11 @@ class Rental(Frozen):
         return self.stage is Stage.ENDED
 
     @property
+    def is_coming(self) -> bool:
+        """Whether it is wanted, and not up yet."""
+        return self.stage in (Stage.WAITING, Stage.LAUNCHING, Stage.BOOTING, Stage.JOINING)
+
+    @property
     def may_cost(self) -> bool:
         """Whether there may be a machine that is paid for."""
         return self.stage not in (Stage.WAITING, Stage.ENDED)

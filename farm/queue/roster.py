@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from farm.errors import Conflict
 from farm.queue.node import Head, Node
-from farm.queue.rental import Rental
+from farm.queue.rental import Rental, Stage
 from farm.queue.scripts import Scripts
 from farm.queue.spelling import (
     milliseconds,
@@ -63,6 +63,18 @@ class Roster:
         """The machine classes that an autoscaler can start, as it said lately; none when there is no autoscaler."""
         read = readable(read_supply, [self._scripts.call("supply") or "{}"])
         return next(read, {})
+
+    def coming(self) -> dict[str, Supply]:
+        """The machine classes of which a node may come by itself: those of `supply`, and of machines to be rented."""
+        supply = self.supply()
+        for one in self.rentals():
+            if one.is_coming:
+                known = supply.get(one.machine, Supply(most=0))
+                since = min(filter(None, (known.since, one.launched or one.asked)))
+                trouble = known.trouble or (one.note if one.stage is Stage.WAITING else None) or None
+                more = {"most": known.most + 1, "starting": known.starting + 1, "since": since, "trouble": trouble}
+                supply[one.machine] = known.model_copy(update=more)
+        return supply
 
     def publish(self, head: Head) -> None:
         """Publish the description of the head, for joining machines."""

@@ -6,6 +6,7 @@ import time
 from results import study_text
 
 from farm.queue.node import Node
+from farm.queue.rental import Rental, Stage
 from farm.queue.values import Supply
 
 from .conftest import Farm
@@ -24,6 +25,23 @@ def test_runs_and_show_say_why_ray_took_no_job_and_that_a_node_starts(farm: Farm
     why = "next in line; before: given back: Ray refused the job: no room"
     assert farm("runs").rows[0]["why"] == why
     assert {"what": "why", "value": why} in farm("show", claim.run.id).rows
+
+
+def test_a_machine_that_is_being_rented_is_a_node_that_starts(farm: Farm) -> None:
+    farm.put(init=(42,))
+    assert farm("runs").rows[0]["why"] == "no node of class cpu (no nodes at all)"
+    refused = farm("submit", farm.file(name="other", init=(1,)), "--wait")
+    assert refused.code == 7
+    asked = {"max_usd_per_hour": 1.0, "hours": 1.0, "idle_minutes": 5.0, "ssh_key": "k", "ssh": "ssh"}
+    rental = Rental(name="farm-1", keeper="h:/f", cloud="lambda", machine="cpu", asked=time.time() - 90, **asked)
+    farm.queue.roster.rent(rental.model_copy(update={"note": "no capacity anywhere"}))
+    starts = "a node of class cpu is starting, asked for 90 s ago"
+    assert farm("runs").rows[0]["why"].startswith(f"{starts}; the last start failed: no capacity anywhere")
+    now = time.time()
+    farm.queue.roster.change_rental("farm-1", lambda one: one.on(Stage.BOOTING, now, launched=now - 30))
+    assert farm("runs").rows[0]["why"].startswith("a node of class cpu is starting, asked for 30 s ago")
+    farm.queue.roster.change_rental("farm-1", lambda one: one.on(Stage.ENDED, now))
+    assert farm("runs").rows[0]["why"] == "no node of class cpu (no nodes at all)"
 
 
 def test_a_class_whose_nodes_are_drained_is_the_reason(farm: Farm) -> None:
