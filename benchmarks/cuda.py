@@ -3,6 +3,8 @@
 `make bench-gpu` anywhere, `make bench-gpu PEER=../nanoGPT` with a checkout from your own disk beside it. Each row is a
 line of JSON as soon as it is known, with the mark that it should pass; a row that fails ends nothing. The last lines
 say what was decided. On a machine without CUDA it says so, and measures nothing.
+
+Longer than other files, so that each row stands with its mark and with what it measures.
 """
 
 import json

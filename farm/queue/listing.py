@@ -1,4 +1,7 @@
-"""Answers of the queue to any reader: where runs stand, and what happened to them (Q9)."""
+"""Answers of the queue to any reader: where runs stand, and what happened to them (Q9).
+
+One class of 26 short methods, since all of them read the same keys.
+"""
 
 import json
 from collections.abc import Collection, Iterable, Sequence

@@ -1,4 +1,7 @@
-"""`farm init`: a study for the machines and the data that are there, which loads, plans, and says why."""
+"""`farm init`: a study for the machines and the data that are there, which loads, plans, and says why.
+
+Longer than other files, since each situation is written out as a person meets it.
+"""
 
 import json
 import os

@@ -389,9 +389,8 @@ def test_the_larger_error_is_named_where_it_is_the_test_sets(farm: Farm) -> None
     farm.put(init=(42, 22, 67))
     while claim := farm.queue.claim("cpu", "worker", 60):
         run = claim.run
-        spread = 1.0 if run.arm == "remove-dropout" else 0.0
         found = result(run, LOSSES[run.arm] + run.seeds.init / 1e5)
-        values = [found.test_loss + spread * (-1) ** i for i in range(8)]
+        values = [found.test_loss + (run.arm == "remove-dropout") * (-1) ** i for i in range(8)]
         farm.queue.finish(claim.lease, found, [score(found, values, value=found.test_loss)])
     answer = farm("table", "tiny")
     assert "test set: of remove-dropout on cpu, the difference is uncertain by 0.3780" in answer.err

@@ -8,6 +8,9 @@ L2 A name is launched once: a launch whose answer was lost is looked for by its 
    to list it, before it is repeated; a second instance of that name is ended.
 L3 An end whose answer was lost is repeated until the cloud does not list the machine any more.
 L4 Nothing that this farm rents is left when it goes down, unless a person said so.
+
+Longer than other files and in one class of 26 methods, so that these four can be held against all that changes a
+record.
 """
 
 import logging

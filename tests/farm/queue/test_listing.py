@@ -1,4 +1,7 @@
-"""Q9: what anybody may ask."""
+"""Q9: what anybody may ask.
+
+Longer than other files, since every answer is asked of the same queue.
+"""
 
 import json
 import time
