@@ -13,7 +13,7 @@ from cli.access import queue
 from cli.options import Json
 from cli.render import say
 from cli.rented import marked, sheet, strays
-from farm.errors import BadSetting, Conflict, FarmError, NotFound, Unreachable, nearest
+from farm.errors import BadSetting, Conflict, FarmError, Guard, NotFound, Unreachable, nearest
 from farm.queue.queue import Queue
 from farm.queue.rental import Rental, Stage
 from farm.site import serving
@@ -107,7 +107,12 @@ def rent(
     key = choose_key(account.ssh_keys(), ssh_key, identity, Path("~/.ssh").expanduser())
     arrival.check_sources()
     if shared:
-        check_reachable(shared, script is not None)
+        try:
+            check_reachable(shared, script is not None)
+        except Guard as refusal:
+            if not dry_run:
+                raise
+            say(f"before you rent: {refusal}")
     price = max_usd_per_hour if max_usd_per_hour is not None else offers[0].usd_per_hour
     free = sorted({place for offer in offers for place in offer.regions})
     said = [f"{offer.type} at ${offer.usd_per_hour:,.2f}/h, free in {', '.join(offer.regions) or 'no region now'}"

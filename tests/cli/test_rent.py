@@ -91,6 +91,16 @@ def test_a_wish_is_recorded_with_all_that_a_head_needs_to_fulfil_it(tenant: Farm
     assert KEY not in answer.out + answer.err + json.dumps([one.model_dump() for one in (first, second)])
 
 
+def test_a_dry_run_without_a_way_in_says_the_price_and_what_is_missing(tenant: Farm) -> None:
+    answer = tenant("rent", "8xa100m40", "--dry-run")
+    assert answer.code == 0, answer.err
+    assert re.search(
+        r"before you rent: this farm is shared at \S+, which a machine in the cloud cannot reach", answer.err
+    )
+    assert "8xa100m40: gpu_8x_a100 at $" in answer.err
+    assert tenant("rent", "8xa100m40").code == 7
+
+
 def test_a_dry_run_says_price_and_place_and_rents_nothing(tenant: Farm) -> None:
     answer = tenant(*RENT, "--dry-run", "--json")
     (offer,) = json.loads(answer.out)["data"]
