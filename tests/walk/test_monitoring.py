@@ -162,7 +162,8 @@ def test_the_variables_of_the_grafana_dashboard_find_the_run(live):
     for name, query in VARIABLES.items():
         metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()
         found[name] = live.prometheus.ask(f"label/{label}/values", **{"match[]": metric})
-    assert found == {"study": ["live"], "machine": ["cpu-x1"], "arm": ["baseline"]}
+    ours = {"study": "live", "machine": "cpu-x1", "arm": "baseline"}  # others train on this farm, too
+    assert {name: value for name, value in ours.items() if value in found[name]} == ours, found
 
 
 def test_the_gauges_are_those_of_the_newest_step(live):
