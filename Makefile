@@ -23,12 +23,9 @@ types: $(VENV)/test
 
 # What starts a Ray stays in one process, which begins with it; all else is spread over the cores, a file at a time.
 # (tests/conftest.py has the order.) Two Rays at once took longer than one after the other: 60 idle processes of Ray are
-# a core's work; but one mostly waits, so that there is a process more than there are cores. What takes long by its nature
-# is for `make soak`.
-PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 5))')
-
+# a core's work. What takes long by its nature is for `make soak`.
 tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium $(BIN)/tmux
-	$(BIN)/python -m pytest -m "not long" --durations 25 --numprocesses $(PROCESSES) \
+	$(BIN)/python -m pytest -m "not long" --durations 25 --numprocesses logical --maxprocesses 4 \
 	  --dist loadfile --no-loadscope-reorder
 
 # The pages that are made from the program: docs/study.md, docs/commands.md and docs/rooms.md.
