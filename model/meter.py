@@ -61,7 +61,7 @@ class Meter:
         slots = torch.zeros(microbatches + 4, dtype=torch.float64, device=group.device)
         first = plan.first(group.rank)
         slots[first : first + plan.share(group.rank)] = torch.stack(self._losses)
-        slots[microbatches].fill_(self._tokens)  # `slots[i] = number` would copy it from the host, and wait
+        slots[microbatches].fill_(self._tokens)  # `slots[i] = number` waits for the device
         if group.leads:
             slots[microbatches + 1] = gradient_norm
             slots[microbatches + 2].fill_(int(signal))

@@ -89,10 +89,10 @@ MUTATIONS = [
         "model/meter.py",
         {
             "        slots[first : first + plan.share(group.rank)] = torch.stack(self._losses)\n"
-            "        slots[microbatches] = self._tokens\n"
+            "        slots[microbatches].fill_(self._tokens)  # `slots[i] = number` waits for the device\n"
             "        if group.leads:\n": "        if group.leads:\n"
             "            slots[first : first + plan.share(group.rank)] = torch.stack(self._losses)\n"
-            "            slots[microbatches] = self._tokens\n"
+            "            slots[microbatches].fill_(self._tokens)\n"
         },
         "tests/model/test_meter.py::test_loss_and_tokens_are_sums_over_all_ranks_to_the_last_bit",
     ),
