@@ -1,18 +1,17 @@
 """What becomes of a call of the Hugging Face Hub that fails: reading from it is told apart from sending to it."""
 
-import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from farm.errors import Conflict, FarmError, Refused, Unreachable, first_line
+from farm.files import FULL
 
 LOG_IN = "Make one that may write at https://huggingface.co/settings/tokens, and run hf auth login or set HF_TOKEN."
 AGAIN = "Run the command again: it sends only what is missing."
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0  # huggingface_hub itself waits for ever; a commit of large files took the Hub 20 s at most
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ODD = (ValueError, TypeError, LookupError, AttributeError)  # of an answer that has another form
 
 
@@ -47,28 +46,23 @@ def asking(what: str) -> Iterator[None]:
 
     Raises: Unanswered, Refused. LocalTokenNotFoundError: there is no token.
     """
-    from huggingface_hub import constants
-
-    _limit_silence()
-    try:
+    with _told(lambda failed: _unanswered(what, failed)):
         yield
-    except Exception as error:
-        if _is_own(error):
-            raise
-        hub, why, status = constants.ENDPOINT, _why(error), _status(error)
-        if status in (401, 403):
-            raise Refused(f"{hub} refuses to say {what}: {why}.", remedy=LOG_IN) from None
-        later = "Nothing was sent. Run it again"
-        if status == 429:
-            told, remedy = f"{hub} was asked too often: {why}.", f"{later} in a few minutes."
-        elif status is not None:
-            told, remedy = f"{hub} could not say {what}: {why}.", f"{later} later."
-        elif isinstance(_first(error), _ODD):
-            told = f"{hub} did not say {what}: {why}."
-            remedy = "Nothing was sent. Is HF_ENDPOINT a Hub, and does no proxy answer for it?"
-        else:
-            told, remedy = f"{hub} could not be reached: {why}.", f"{later} when there is a network."
-        raise Unanswered(told, remedy=remedy) from None
+
+
+def _unanswered(what: str, failed: "_Failed") -> FarmError:
+    hub, why = failed.hub, failed.why
+    if failed.status in (401, 403):
+        return Refused(f"{hub} refuses to say {what}: {why}.", remedy=LOG_IN)
+    later = "Nothing was sent. Run it again"
+    if failed.status == 429:
+        return Unanswered(f"{hub} was asked too often: {why}.", remedy=f"{later} in a few minutes.")
+    if failed.status is not None:
+        return Unanswered(f"{hub} could not say {what}: {why}.", remedy=f"{later} later.")
+    if isinstance(failed.first, _ODD):
+        remedy = "Nothing was sent. Is HF_ENDPOINT a Hub, and does no proxy answer for it?"
+        return Unanswered(f"{hub} did not say {what}: {why}.", remedy=remedy)
+    return Unanswered(f"{hub} could not be reached: {why}.", remedy=f"{later} when there is a network.")
 
 
 @contextmanager
@@ -77,8 +71,40 @@ def sending(what: str) -> Iterator[None]:
 
     Raises: Refused, Conflict, Unreachable
     """
-    from huggingface_hub import constants
+    with _told(lambda failed: _untaken(what, failed)):
+        yield
+
+
+def _untaken(what: str, failed: "_Failed") -> FarmError:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    hub, why = failed.hub, failed.why
+    if failed.status in (401, 403):
+        return Refused(f"{hub} refuses to take {what}: {why}.", remedy=LOG_IN)
+    if failed.status in (409, 412):
+        return Conflict(f"{what} was changed by another meanwhile: {why}; what is there is whole.", remedy=AGAIN)
+    if isinstance(failed.first, RepositoryNotFoundError | RevisionNotFoundError):
+        return Conflict(
+            f"{what} was deleted or renamed meanwhile, or is another's and private: {why}.",
+            remedy="Run the command again, or name another.",
+        )
+    remedy = f"Wait a few minutes. {AGAIN}" if failed.status == 429 else AGAIN
+    return Unreachable(f"{hub} did not take {what}: {why}.", remedy=remedy)
+
+
+class _Failed(NamedTuple):
+    """A call that failed: what its client met with first, the status that the Hub answered with, and why."""
+
+    hub: str
+    first: BaseException
+    status: int | None
+    why: str
+
+
+@contextmanager
+def _told(error_of: Callable[[_Failed], FarmError]) -> Iterator[None]:
+    """Call the Hub within the block; where that fails, and the Hub has a part in it, `error_of` says how."""
+    from huggingface_hub import constants
 
     _limit_silence()
     try:
@@ -86,20 +112,7 @@ def sending(what: str) -> Iterator[None]:
     except Exception as error:
         if _is_own(error):
             raise
-        hub, why, status = constants.ENDPOINT, _why(error), _status(error)
-        if status in (401, 403):
-            raise Refused(f"{hub} refuses to take {what}: {why}.", remedy=LOG_IN) from None
-        if status in (409, 412):
-            raise Conflict(
-                f"{what} was changed by another meanwhile: {why}; what is there is whole.", remedy=AGAIN
-            ) from None
-        if isinstance(_first(error), RepositoryNotFoundError | RevisionNotFoundError):
-            raise Conflict(
-                f"{what} was deleted or renamed meanwhile, or is another's and private: {why}.",
-                remedy="Run the command again, or name another.",
-            ) from None
-        remedy = f"Wait a few minutes. {AGAIN}" if status == 429 else AGAIN
-        raise Unreachable(f"{hub} did not take {what}: {why}.", remedy=remedy) from None
+        raise error_of(_Failed(constants.ENDPOINT, _first(error), _status(error), _why(error))) from None
 
 
 def _limit_silence() -> None:
@@ -122,7 +135,7 @@ def _is_own(error: Exception) -> bool:
     """Whether the Hub has no part in it: an error of farm, no token on this machine, or a file that cannot be read."""
     from huggingface_hub.errors import LocalTokenNotFoundError
 
-    is_file = isinstance(error, OSError) and (error.filename is not None or error.errno in _FULL)
+    is_file = isinstance(error, OSError) and (error.filename is not None or error.errno in FULL)
     return is_file or isinstance(error, FarmError | LocalTokenNotFoundError)
 
 

@@ -1,6 +1,5 @@
 """`farm init [FILE]`"""
 
-import re
 import sys
 from itertools import count
 from pathlib import Path
@@ -19,7 +18,7 @@ from cli.render import Column, Sheet, say
 from farm.errors import BadSetting, Conflict, FarmError, NotFound
 from farm.files import write_whole
 from farm.site.settings import Settings
-from farm.study.machine import is_name
+from farm.study.machine import is_name, slug
 from farm.study.study import Study
 
 COLUMNS = (
@@ -129,7 +128,7 @@ def put(file: Path, text: str, force: bool) -> None:
 def check_name(name: str) -> str:
     """Raises: BadSetting: it cannot be the name of a study."""
     if not is_name(name):
-        like = _slug(name)
+        like = slug(name)
         raise BadSetting(
             f"--name {name!r} is not a valid name: 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit.",
             remedy=f"Such as --name {like or 'my-study'}.",
@@ -140,13 +139,9 @@ def check_name(name: str) -> str:
 def default_name(file: Path, here: Here) -> str:
     """After the file, or the folder of a file that is called as usual; with a number if the farm has such a study."""
     stem = file.stem if file.name != DEFAULT.name else file.absolute().parent.name
-    name = _slug(stem)[:60] or "my-study"
+    name = slug(stem)[:60] or "my-study"
     numbered = (f"{name}-{number}" for number in count(2))
     return name if name not in here.studies else next(one for one in numbered if one not in here.studies)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:64]
 
 
 def sheet(draft: Draft) -> Sheet:

@@ -4,7 +4,6 @@ Rows (farm.imports.rows) say losses, run folders (farm.imports.harness) say reci
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from farm.study import toml
 from farm.study.arms import BASELINE
 from farm.study.differences import differences
 from farm.study.faults import full_stop
-from farm.study.machine import BUILT_IN, is_name, parts
+from farm.study.machine import BUILT_IN, is_name, parts, slug
 from farm.study.recipe import NONE, Recipe, Seeds
 from farm.study.study import Study
 
@@ -66,7 +65,7 @@ def read(paths: Sequence[Path], name: str | None = None) -> Read:
             kinds = ", ".join(KINDS)
             missing = "is neither a file nor a folder" if not path.exists() else f"is none of {kinds}, nor a folder"
             raise BadImport(f"{path}: {missing}.", remedy="Name a list of losses, or a folder of run folders.")
-    name = name or _slug(paths[0])
+    name = name or _named_after(paths[0])
     found = _arms(folders)
     if not runs and not found.arms:
         first, *more = [f"{note.source}: {full_stop(note.text)}" for note in found.left_out]
@@ -78,9 +77,9 @@ def read(paths: Sequence[Path], name: str | None = None) -> Read:
     return Read(name, text, tuple(runs), recipes, tuple(found.left_out), (*notes, *found.notes))
 
 
-def _slug(path: Path) -> str:
+def _named_after(path: Path) -> str:
     stem = path.resolve().stem if path.is_file() else path.resolve().name
-    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64]
+    name = slug(stem)
     if not is_name(name):
         raise BadImport(f"{path}: this is not a valid name for a study.", remedy="Name one: --study NAME")
     return name

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from farm.queue.listing import read_or_note, read_point
-from farm.queue.scripts import EVERY, TRIES, Scripts
+from farm.queue.scripts import Scripts
 from farm.queue.spelling import FIELDS, pairs
 from farm.queue.unreadable import Flaw
 from farm.queue.values import Point, Status
@@ -78,21 +78,10 @@ class Live:
 
     def tally(self, study: str) -> dict[State, int]:
         """How many runs of a study are in each state, at one instant; those in none are left out."""
-        for most in (*[COUNTED] * TRIES, EVERY):
-            counted, first, last = self._count(study, most)
-            if first == last:
-                break
-        return counted
-
-    def _count(self, study: str, most: int) -> tuple[dict[State, int], str, str]:
-        """In pages, with the number of the last change at the first and at the last of them."""
-        place, first, counted = "", "", Counter[State]()
-        while True:
-            place, last, *found = self._scripts.call("tally", study, place, most)
-            first = first or last
-            counted.update({State(state): count for state, count in pairs(found)})
-            if place == "":
-                return dict(counted), first, last
+        counted = Counter[State]()
+        for state, count in pairs(self._scripts.unmoved("tally", study, most=COUNTED)):
+            counted[State(state)] += count
+        return dict(counted)
 
     def trace(self, run_id: str, shares: int) -> list[float]:
         """The loss of a run over its steps so far: the means over at most `shares` equal shares of them."""

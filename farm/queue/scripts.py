@@ -100,9 +100,17 @@ class Scripts:
                 return [text for text in rows.values() if text]
         return self._read(verb, arguments, EVERY)[0]
 
-    def _read(self, verb: str, arguments: Sequence[Any], most: int) -> tuple[list[str], str, str]:
+    def unmoved(self, verb: str, *arguments: Any, most: int = PAGE) -> list[Any]:
+        """As `at_once`, of a verb whose pages only add up: if anything changed between them, all are read again."""
+        for size in (*[most] * TRIES, EVERY):
+            found, first, last = self._read(verb, arguments, size)
+            if first == last:
+                break
+        return found
+
+    def _read(self, verb: str, arguments: Sequence[Any], most: int) -> tuple[list[Any], str, str]:
         """All pages, and the number of the last change at the first and at the last of them."""
-        place, first, found = "", "", list[str]()
+        place, first, found = "", "", list[Any]()
         while True:
             place, last, _, *page = self.call(verb, *arguments, place, most)
             first, found = first or last, found + page

@@ -13,7 +13,8 @@ from farm.errors import BadStudy, nearest
 from farm.study.processor import InstructionSet
 from farm.study.recipe import Frozen, Model, Positive, Precision, Unset, digest, identity
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MOST_CHARACTERS = 64
+NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MOST_CHARACTERS - 1}}}")
 MIXED = "+"  # between the classes of a mixed group
 RESOURCE = "farm:"  # before the name of a class: what Ray calls its units
 MOST_PARTS = 4  # a longer name would not fit a run's id
@@ -23,6 +24,11 @@ _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 
 def is_name(text: object) -> bool:
     """Whether `text` may name a study, an arm or a machine: it becomes part of paths and keys."""
     return isinstance(text, str) and NAME.fullmatch(text) is not None
+
+
+def slug(text: str) -> str:
+    """The name that is nearest to `text`; empty where nothing of it can be in one."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:MOST_CHARACTERS]
 
 
 def parts(name: str) -> tuple[str, ...]:

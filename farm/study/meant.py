@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from farm.study.machine import slug
 from farm.study.recipe import NONE, Recipe
 
 _POWERS = {"": 0, "%": -2, "k": 3, "thousand": 3, "m": 6, "million": 6, "b": 9, "g": 9, "billion": 9, "t": 12}
@@ -254,8 +255,8 @@ def _form(name: str, given: Any, kind: str, expected: Sequence[str]) -> str | No
             found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:[gG](?:i?[bB]|igs?|igabytes?)?)?\s*", str(given))
             return f'"{found[1]}GiB"' if found else None
         case "name":
-            slug = re.sub(r"[^a-z0-9._-]+", "-", str(given).lower()).strip("-._")[:64]
-            return f'"{slug}"' if slug else None
+            like = slug(str(given))
+            return f'"{like}"' if like else None
     return None
 
 

@@ -289,7 +289,6 @@ def _pairs(cells: Sequence[Observation]) -> Iterable[HardwareEffect]:
 
 def _mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Student's t. Twins are taken to be independent: hardware changes rounding, and training amplifies it."""
-
     n, spread = len(values), sd(values)
     if spread is None:
         return None, None

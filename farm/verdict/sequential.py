@@ -173,13 +173,11 @@ def _same(one: History, margin: float | None) -> float:
 
 def _equivalence(one: History, margin: float) -> Any:
     """(stages,) p / share."""
-
     return student.sf((margin - abs(one.delta)) / one.error, one.df) / one.share
 
 
 def _contrast(one: History, p: float, same: float, margin: float | None, count: int, first: int) -> Contrast:
     """The look that decided, or where none did, the newest."""
-
     word: Word = "unresolved"
     place = len(one.share) - 1
     if margin is not None and same < ALPHA:

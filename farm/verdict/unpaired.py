@@ -33,7 +33,6 @@ def critical(found: Means, level: float) -> Any:
     instead of 5 % when the two are twice as noisy. Where a side has just two runs, even the weighted t is exceeded too
     often, and the t of one degree of freedom (Hsu 1938; Mickey & Brown 1966, Ann. Math. Stat. 37:639) replaces it.
     """
-
     if min(found.arm_df, found.baseline_df) < 2:
         return student.isf(level / 2, 1)
     one, other = student.isf(level / 2, found.arm_df), student.isf(level / 2, found.baseline_df)
@@ -67,5 +66,4 @@ def one_run_resolves(sd: float, n: int, level: float = 0.05) -> float:
 
     The half-width of a prediction interval: t SD sqrt(1 + 1/n) (Hahn & Meeker 1991, Statistical Intervals, eq. 4.1).
     """
-
     return float(student.isf(level / 2, n - 1)) * sd * (1 + 1 / n) ** 0.5

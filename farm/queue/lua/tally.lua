@@ -3,7 +3,7 @@
 --
 -- KEYS[1] prefix    reads: study, run, changes
 -- ARGV    study; where the page begins, '' for the first one; most runs to look at
--- returns {where the next page begins or '', number of the last change, state, count, state, count, ...}
+-- returns {where the next page begins or '', number of the last change, '', state, count, state, count, ...}
 
 local ids, rest = page_of(key('study', ARGV[1]), ARGV[2], tonumber(ARGV[3]))
 local counted = {}
@@ -13,7 +13,7 @@ for _, id in ipairs(ids) do
     counted[state] = (counted[state] or 0) + 1
   end
 end
-local found = { rest, redis.call('GET', key('changes')) or '0' }
+local found = { rest, redis.call('GET', key('changes')) or '0', '' }
 for state, count in pairs(counted) do
   found[#found + 1] = state
   found[#found + 1] = count
