@@ -45,7 +45,11 @@ EXAMPLES = {
         "farm forget my-study --files   # checkpoints, logs and results, too",
     ),
     "runs": ("farm runs", "farm runs my-study --arm remove-dropout"),
-    "show": ("farm show cpu-x1-baseline-s42.23-1f3a9c2e", "farm show cpu-x1-base --json   # a unique start of its id"),
+    "show": (
+        "farm show cpu-x1-baseline-s42.23-1f3a9c2e",
+        "farm show cpu-x1-base --json   # a unique start of its id",
+        "farm show demo                 # a study: its runs in short, and where it was published",
+    ),
     "logs": ("farm logs cpu-x1-baseline-s42", "farm logs cpu-x1-baseline-s42 --follow"),
     "watch": (
         "farm watch my-study",

@@ -33,7 +33,7 @@ COMMANDS = {
     "plan": "Forecast a study: plans, hours, dollars, and the smallest effect it resolves.",
     "submit": "Queue every new run of a study.",
     "runs": "List runs: state, step, loss, and why they wait.",
-    "show": "Show everything about one run.",
+    "show": "Show everything about one run, or a study in short: its runs, arms and machines.",
     "logs": "Show the log of a run's newest attempt.",
     "watch": "Follow runs until they are done.",
     "seeds": "Give an arm of a submitted study more seed pairs, and queue only what is missing.",

@@ -1,20 +1,23 @@
-"""`farm show RUN`"""
+"""`farm show RUN|STUDY`"""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from cli import render
-from cli.access import queue
-from cli.options import Json, RunName
+from cli.access import is_study, queue, within_sight
+from cli.options import Json, RunOrStudy
 from cli.progress import last_validation
-from cli.render import Column, Sheet, ago, duration, loss, sparkline
+from cli.render import Column, Sheet, ago, duration, loss, say, sparkline
 from cli.runs import explain, outlook
+from cli.unread import Unread, unread
 from farm.errors import Conflict, FarmError
 from farm.queue.queue import Queue
 from farm.queue.values import Event, Point, Status
 from farm.record.imported import PREFIX, ImportedRun
+from farm.record.publication import Publication, PublishedReport
 from farm.record.sample import Sample, thin
 from farm.record.score import Score
 from farm.record.store import Store
@@ -27,10 +30,17 @@ SAMPLES = 5  # of one prompt, likewise
 COLUMNS = (Column("what", ""), Column("value", "", render.text, is_prose=True))
 
 
-def show(run: RunName, as_json: Json = False) -> None:
-    """Show everything about one run."""
+def show(run: RunOrStudy, as_json: Json = False) -> None:
+    """Show everything about one run, or a study in short: its runs, arms and machines.
+
+    Both say where `farm publish` sent the run's model, or the study's report and models: repo, commit, and when.
+    """
     settings = Settings.load()
     with queue(settings) as open_queue:
+        if is_study(open_queue, run):
+            picture = open_queue.listing.picture(run)
+            _show_study(settings, run, picture.statuses, unread(picture, run), as_json)
+            return
         if elsewhere := _elsewhere(open_queue, run):
             _show_imported(*elsewhere, as_json)
             return
@@ -40,12 +50,13 @@ def show(run: RunName, as_json: Json = False) -> None:
         waits = status.state is State.QUEUED  # why it does depends on all others that do
         why = explain(status, outlook(settings, open_queue).why if waits else {})
     attempts, samples = kept_attempts(settings, status.run.id), kept_samples(settings, status)
-    link = dashboard_link(settings, status)
+    link, sent = dashboard_link(settings, status), published(settings, [status.run.id])
     if as_json:
         place = Store(settings.storage).place(status.run.id)
         told: dict[str, Any] = {"id": status.run.id, "imported": False, "why": why, "dashboard": link, "folder": place}
         told |= {"scores": [score.model_dump(mode="json") for score in scores]}
         told |= {"samples": [sample.model_dump(mode="json") for sample in samples]}
+        told |= {"published": None if sent is None else [_fields(one) for one in sent]}
         told |= {"attempts_kept": attempts, "curve": [point.model_dump(mode="json") for point in curve]}
         told |= {"validation": _newest_validation(status, curve)}
         told |= {"events": [event.model_dump(mode="json") for event in events]}
@@ -60,8 +71,66 @@ def show(run: RunName, as_json: Json = False) -> None:
         *_past(status, attempts),
         *_history(events),
         *_records(settings, status, curve),
+        *_sent(sent),
     ]
     render.emit(Sheet("farm.show/1", COLUMNS, [{"what": what, "value": value} for what, value in lines]))
+
+
+def _show_study(settings: Settings, name: str, statuses: Sequence[Status], passed: Unread, as_json: bool) -> None:
+    """Raises: typer.Exit: some of its runs could not be read."""
+    for line in passed.lines:
+        say(line)
+    runs = [status.run for status in statuses]
+    sent = published(settings, [run.id for run in runs], name)
+    states = Counter(str(status.state) for status in statuses)
+    arms, machines = (list(dict.fromkeys(words)) for words in ((it.arm for it in runs), (it.machine for it in runs)))
+    seeds = list(dict.fromkeys(f"{run.seeds.init}.{run.seeds.train}" for run in runs))
+    submitted = min((status.submitted for status in statuses), default=None)
+    if as_json:
+        told: dict[str, Any] = {"study": name, "runs": len(runs), "states": states, "arms": arms, "machines": machines}
+        told |= {"seeds": seeds, "submitted": submitted}
+        told |= {"published": None if sent is None else [_fields(one) for one in sent]}
+        render.emit_json("farm.show-study/1", told, unreadable=passed.every)
+        passed.end()
+        return
+    lines = [("study", name), ("runs", f"{len(runs)}: " + ", ".join(f"{states[one]} {one}" for one in states))]
+    lines += [("arms", ", ".join(arms)), ("machines", ", ".join(machines)), ("seeds", ", ".join(seeds))]
+    lines += [] if submitted is None else [("submitted", f"{duration(ago(submitted))} ago")]
+    lines += _sent(sent)
+    rows = [{"what": what, "value": value} for what, value in lines]
+    render.emit(Sheet("farm.show-study/1", COLUMNS, rows))
+    passed.end()
+
+
+def published(
+    settings: Settings, run_ids: Sequence[str], study: str | None = None
+) -> list[Publication | PublishedReport] | None:
+    """Where the report of `study` and the models of these runs were published, the earliest first; None where the
+    storage cannot be read from here. Says what of it cannot be read.
+    """
+    store = within_sight(settings)
+    if store is None:
+        return None
+    try:
+        found, unread = store.publications.of_study(study) if study else ([], [])
+        for run_id in run_ids:
+            more, bad = store.publications.of(run_id)
+            found, unread = [*found, *more], [*unread, *bad]
+    except (FarmError, OSError):
+        return None
+    for line in unread:
+        say(f"warning: {line}")
+    return sorted(found, key=lambda one: one.when)
+
+
+def _sent(sent: Sequence[Publication | PublishedReport] | None) -> Iterator[tuple[str, str]]:
+    for one in sent or ():
+        what = f"report of {one.study}" if isinstance(one, PublishedReport) else one.run_id
+        yield "published", f"{one.url}: {what}, commit {one.commit[:12]}, {duration(ago(one.when))} ago"
+
+
+def _fields(one: Publication | PublishedReport) -> dict[str, Any]:
+    return one.model_dump(mode="json") | {"url": one.url}
 
 
 def _elsewhere(queue: Queue, start: str) -> tuple[str, ImportedRun] | None:

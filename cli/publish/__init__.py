@@ -18,7 +18,7 @@ from cli.publish.chosen import Chosen, choose
 from cli.render import Column, Sheet, say
 from cli.sending import FILES, hide_bars, say_outcome
 from farm.errors import BadSetting, FarmError, Unreadable
-from farm.record.publication import Publication
+from farm.record.publication import Publication, PublishedReport
 from farm.record.sample import Sample
 from farm.record.store import Store, open_store
 from farm.site.settings import Settings
@@ -235,22 +235,25 @@ def _conclude(settings: Settings, work: Work, commit: str | None, private: bool)
     try:
         if work.collection:
             work.collection.send(private)
-        if not isinstance(work.chosen, str):
-            _record(settings, work.chosen, work.there, commit)
+        _record(settings, work.chosen, work.there, commit)
     except (FarmError, OSError) as error:
         return error
     return None
 
 
-def _record(settings: Settings, chosen: Chosen, there: "Repo", commit: str | None) -> None:
-    """Have the storage know where the model is: the collection of its study is made from that.
+def _record(settings: Settings, chosen: Chosen | str, there: "Repo", commit: str | None) -> None:
+    """Have the storage know where it is: `farm show` tells it, and the collection of a study is made from that.
 
     Raises: StorageFull, StorageUnusable
     """
     newest = commit or (there.found.commit if there.found else "")
-    weights = chosen.result.fingerprints.final
-    of = {"run_id": chosen.status.id, "hub": there.api.endpoint, "repo": there.name}
-    Store(settings.storage).publications.keep(Publication(**of, commit=newest, weights=weights, when=time.time()))
+    of: dict[str, Any] = {"hub": there.api.endpoint, "repo": there.name, "commit": newest, "when": time.time()}
+    sent: Publication | PublishedReport
+    if isinstance(chosen, str):
+        sent = PublishedReport(study=chosen, **of)
+    else:
+        sent = Publication(run_id=chosen.status.id, weights=chosen.result.fingerprints.final, **of)
+    Store(settings.storage).publications.keep(sent)
 
 
 def _tell(

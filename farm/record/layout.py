@@ -5,6 +5,7 @@
 <storage>/studies/<name>.json            the study as it was submitted last
 <storage>/imported/<name>.json           the losses that were imported into the study
 <storage>/references/<name>.json         the reference models that were scored for the study
+<storage>/published/<study>/             where the report of a study was sent, a file a repo of the Hugging Face Hub
 <storage>/runs/<id>/recipe.toml          the run, written once
 <storage>/runs/<id>/result.json          its result, created exclusively, never changed
 <storage>/runs/<id>/scores/              what its model is worth, a file an evaluation, created exclusively; beside
@@ -24,7 +25,7 @@ from farm.errors import NotFound
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,250}")
 STEP = re.compile(r"step-\d{8,}")
-RUNS, STUDIES, IMPORTED, REFERENCES = "runs", "studies", "imported", "references"
+RUNS, STUDIES, IMPORTED, REFERENCES, PUBLISHED = "runs", "studies", "imported", "references", "published"
 LOG = "log.txt"
 CANCELLED, FORGOTTEN, LEASE = "cancelled.json", "forgotten.json", "lease.json"
 MARKER, INDEX = ".farm-storage", ".farm-index"
@@ -52,7 +53,7 @@ def scores(run_id: str) -> str:
 
 
 def published(run_id: str) -> str:
-    return f"{run(run_id)}/published"
+    return f"{run(run_id)}/{PUBLISHED}"
 
 
 def cancelled(run_id: str) -> str:
@@ -110,3 +111,7 @@ def imported(study: str) -> str:
 
 def references(study: str) -> str:
     return f"{REFERENCES}/{study}.json"
+
+
+def reported(study: str) -> str:
+    return f"{PUBLISHED}/{study}"

@@ -183,3 +183,54 @@ def test_what_the_hub_does_not_say_of_a_study_is_said_before_anything_is_sent(
         assert says in answer.err.splitlines()[-1], failure
     dry = farm("publish", "tiny", "us/tiny", "--dry-run")
     assert (dry.code, changes(hub)) == (0, []), dry.err
+
+
+def test_show_tells_where_a_run_and_its_study_were_published(farm: Farm, hub: Hub) -> None:
+    run = trained(farm).run
+    assert json.loads(farm("show", run.id, "--json").out)["data"]["published"] == []
+    published(farm, hub, run.id, "us/small")
+    answer = farm("publish", "small", "us/report")
+    assert answer.code == 0, answer.err
+    model = hub.repos["models/us/small"].branches["main"][-1]
+    report = hub.repos["datasets/us/report"].branches["main"][-1]
+    (line,) = [row["value"] for row in farm("show", run.id).rows if row["what"] == "published"]
+    assert line.startswith(f"{hub.url}/us/small: {run.id}, commit {model[:12]}, ")
+    assert line.endswith(" ago")
+    study = farm("show", "small")
+    lines = [row["value"] for row in study.rows if row["what"] == "published"]
+    assert [line.partition(", commit")[0] for line in lines] == [
+        f"{hub.url}/us/small: {run.id}",
+        f"{hub.url}/datasets/us/report: report of small",
+    ]
+    assert {row["what"]: row["value"] for row in study.rows}["runs"] == "4: 4 succeeded"
+    (told,) = json.loads(farm("show", run.id, "--json").out)["data"]["published"]
+    assert (told["hub"], told["repo"], told["commit"], told["url"]) == (
+        hub.url,
+        "us/small",
+        model,
+        f"{hub.url}/us/small",
+    )
+    whole = json.loads(farm("show", "small", "--json").out)
+    assert (whole["schema"], whole["unreadable"]) == ("farm.show-study/1", [])
+    data = whole["data"]
+    assert (data["runs"], data["states"], data["machines"]) == (4, {"succeeded": 4}, ["cpu"])
+    assert (data["arms"], data["seeds"]) == (["baseline", "no-dropout"], ["42.23", "22.23"])
+    assert [(one["repo"], one["commit"]) for one in data["published"]] == [("us/small", model), ("us/report", report)]
+    hub.asked.clear()
+    assert (farm("publish", "small", "us/report").code, changes(hub)) == (0, []), "a record changes no card"
+    assert len(farm.store.publications.of_study("small")[0]) == 1
+
+
+def test_show_says_what_it_cannot_read_of_publications_and_what_is_not_here(farm: Farm, hub: Hub) -> None:
+    collected(farm, hub, "us/a", "us/b")
+    first, second = farm.queue.listing.statuses()[:2]
+    (path,) = (farm.store.folder(first.id) / "published").iterdir()
+    path.write_text(path.read_text().replace("us/a", "no repo"))
+    answer = farm("show", "tiny")
+    told = [row["value"].partition(",")[0] for row in answer.rows if row["what"] == "published"]
+    assert (answer.code, told) == (0, [f"{hub.url}/us/b: {second.id}"])
+    assert f"warning: {path} is damaged: " in answer.err
+    farm.environment["FARM_STORAGE"] = str(farm.folder / "not" / "here")
+    for name in ("tiny", second.id):
+        away = farm("show", name, "--json")
+        assert (away.code, json.loads(away.out)["data"]["published"]) == (0, None), away.err

@@ -107,7 +107,8 @@ def test_arms_of_a_run_are_those_of_its_study_and_of_a_file_those_in_it(farm: Fa
 
 def test_run_ids(farm: Farm) -> None:
     ids = sorted(run.id for run in farm.put().runs())
-    assert completed(farm, "show ") == ids
+    assert completed(farm, "logs ") == ids
+    assert completed(farm, "show ") == ["tiny", *ids]
     assert completed(farm, f"show {ids[0][:-3]}") == ids[:1]
     assert completed(farm, f"compare {ids[0]} {ids[1][:-3]}") == ids[1:2]
 

@@ -48,7 +48,7 @@ FROZEN: dict[str, list[str]] = {
     "seeds": ["add", "[STUDY] ARM", "--to", "--alone", "--dry-run", "-y", "--yes", "--json"],
     "resolve": ["STUDY", "--usd", "--hours", "--runs", "--no-wait", "--json"],
     "runs": ["STUDY", "--arm", "--json"],
-    "show": ["RUN", "--json"],
+    "show": ["RUN|STUDY", "--json"],
     "logs": ["RUN", "-f", "--follow", "--json"],
     "watch": ["STUDY|RUN", "--json"],
     "cancel": ["RUN|STUDY", "--dropped", "--json"],

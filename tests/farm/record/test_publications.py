@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from farm.record.publication import Publication
+from farm.record.publication import Publication, PublishedReport
 from farm.record.store import Store
 
 RUN = "cpu-baseline-s42-12345678"
@@ -57,3 +57,15 @@ def test_a_publication_that_is_cut_off_is_none_and_one_that_is_damaged_is_told_a
 def test_a_publication_names_a_repo(repo: str) -> None:
     with pytest.raises(ValidationError):
         publication(repo=repo)
+
+
+def test_the_report_of_a_study_is_kept_apart_from_the_models_of_its_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    of = {"hub": "https://huggingface.co", "repo": "us/small", "study": "small"}
+    sent = PublishedReport.model_validate(of | {"commit": "a", "when": 1.0})
+    store.publications.keep(sent)
+    store.publications.keep(sent.model_copy(update={"when": 2.0}))
+    assert store.publications.of_study("small") == ([sent], [])
+    assert (store.publications.of_study("other"), store.studies.all()) == (([], []), ({}, []))
+    assert sent.url == "https://huggingface.co/datasets/us/small"
+    assert [path.name for path in (tmp_path / "published" / "small").iterdir()] == ["huggingface.co--us--small.json"]
