@@ -1,6 +1,6 @@
 """The machine classes that a new study may name: those of the farm, of this machine, or of farm.toml."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -76,11 +76,12 @@ def _of_farm(settings: Settings, queue: Queue) -> Here:
     known, offered = known_machines(settings, queue), count_offers(settings, queue)
     supply, joined = queue.roster.supply(), queue.roster.machines()
     can_start = [name for name in supply if supply[name].most and name in known]
+    rented = {one.machine for one in queue.roster.rentals() if one.is_coming and one.machine in known}
     classes, why = next(
         (
             (sorted(names), why)
             for names, why in (
-                (offered, "machines of the farm that are up"),
+                ({*offered, *rented}, _why(offered.keys(), rented)),
                 (can_start, "machines that the farm's autoscaler can start; none is up"),
                 (joined, "machines that have joined the farm before; none is up"),
             )
@@ -90,6 +91,16 @@ def _of_farm(settings: Settings, queue: Queue) -> Here:
     )
     reached, names = queue.listing.speeds(), queue.studies.names()
     return Here([name for name in classes if name in known], why, known, reached, slots(queue), names)
+
+
+def _why(up: Collection[str], rented: Collection[str]) -> str:
+    """Where the classes come from that are `up`, or of which a machine is being `rented`."""
+    new = ", ".join(sorted(set(rented) - set(up)))
+    if not new:
+        return "machines of the farm that are up"
+    is_many = "," in new
+    coming = f"{new} {'are' if is_many else 'is'} being rented, and {'have' if is_many else 'has'} not joined yet"
+    return f"machines of the farm that are up; {coming}" if up else coming
 
 
 def _of_this_machine(settings: Settings) -> Here:

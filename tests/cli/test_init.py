@@ -10,6 +10,7 @@ import re
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cli.init.machines import Here
 from cli.init.size import PUBLISHED, choose
 from cli.init.text import Draft, write
 from farm.queue.node import Node
+from farm.queue.rental import Rental, Stage
 from farm.study.machine import BUILT_IN, Machine
 from farm.study.recipe import Recipe
 from farm.study.study import Study
@@ -40,6 +42,16 @@ def join(farm: Farm, *machines: Machine) -> None:
         farm.queue.roster.register(machine, machine.name, 60)
     nodes = [Node(id=one.name, name=one.name, host="h", address="a", units={one.name: 1}) for one in machines]
     farm.queue.roster.sight(nodes, 60)
+
+
+def rent(farm: Farm, machine: str) -> str:
+    """A machine of the class is asked for; its name."""
+    asked = {"max_usd_per_hour": 12.0, "hours": 1.0, "idle_minutes": 5.0, "ssh_key": "k", "ssh": "ssh"}
+    name = f"farm-{machine}"
+    farm.queue.roster.rent(
+        Rental(name=name, keeper="h:/f", cloud="lambda", machine=machine, asked=time.time(), **asked)
+    )
+    return name
 
 
 def tokens(folder: Path, train: int, test: int | None, largest: int = 50256, name: str = "tokens") -> Path:
@@ -113,6 +125,23 @@ def check_comments(farm: Farm, content: str) -> None:
     assert {arm.name for arm in study.arms()} == names | {"both"}
     answer = farm("plan", "-", reads=every)
     assert answer.code == 0, answer.err
+
+
+def test_a_machine_that_is_being_rented_is_written_for_before_it_has_joined(farm: Farm) -> None:
+    tokens(farm.folder, 30_000_000, 1_000_000)
+    name = rent(farm, "8xa100m40")
+    told, _, content = written(farm, "study.toml")
+    assert told["machines"] == ["8xa100m40"]
+    assert "8xa100m40 is being rented, and has not joined yet" in flat(content)
+    join(farm, BUILT_IN["1xrtx3090"])
+    rent(farm, "8xh100m80")
+    told, _, content = written(farm, "both.toml")
+    assert told["machines"] == ["1xrtx3090", "8xa100m40", "8xh100m80"]
+    why = "machines of the farm that are up; 8xa100m40, 8xh100m80 are being rented, and have not joined yet"
+    assert why in flat(content)
+    for one in (name, "farm-8xh100m80"):
+        farm.queue.roster.change_rental(one, lambda it: it.on(Stage.ENDED, time.time()))
+    assert written(farm, "ended.toml")[0]["machines"] == ["1xrtx3090"]
 
 
 def flat(content: str) -> str:
