@@ -112,10 +112,11 @@ def published(
     if store is None:
         return None
     try:
-        found, unread = store.publications.of_study(study) if study else ([], [])
+        reports, unread = store.publications.of_study(study) if study else ([], [])
+        found: list[Publication | PublishedReport] = [*reports]
         for run_id in run_ids:
-            more, bad = store.publications.of(run_id)
-            found, unread = [*found, *more], [*unread, *bad]
+            models, bad = store.publications.of(run_id)
+            found, unread = [*found, *models], [*unread, *bad]
     except (FarmError, OSError):
         return None
     for line in unread:

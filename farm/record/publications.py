@@ -20,12 +20,10 @@ class Publications:
 
         Raises: StorageFull
         """
-        if isinstance(sent, Publication):
-            folder, read = layout.published(sent.run_id), _publication
-        else:
-            folder, read = layout.reported(sent.study), _report
+        of_run = isinstance(sent, Publication)
+        folder = layout.published(sent.run_id) if isinstance(sent, Publication) else layout.reported(sent.study)
         place = f"{folder}/{sent.file}.json"
-        there, _ = self._storage.readable([place], read)
+        there, _ = self._storage.readable([place], _publication if of_run else _report)
         if [one.model_copy(update={"when": sent.when}) for one in there] != [sent]:
             self._records.put(place, as_record(sent))
 
