@@ -71,11 +71,12 @@ def _prepare(settings: Settings, keep: bool) -> set[str]:
 
 
 def _check_can_end(settings: Settings, live: list[Rental]) -> None:
-    from workers.rent import api_key
-    from workers.rent.lambda_cloud import Lambda
+    from workers.node import hardware
+    from workers.rent import engines
 
     try:
-        Lambda(*api_key.kept(settings.home)).instances()
+        for name in sorted({one.cloud for one in live}):
+            engines.engine(name, settings, hardware.provenance()).instances()
     except FarmError as error:
         raise Guard(
             f"{describe(live, time.time()) or 'machines are waited for'}, and cannot be ended now: {error}",

@@ -12,7 +12,7 @@ from cli import render
 from cli.access import queue
 from cli.options import Json
 from cli.render import say
-from cli.rented import marked, sheet, strays
+from cli.rented import accounts, marked, sheet, strays
 from farm.errors import BadSetting, Conflict, FarmError, Guard, NotFound, Unreachable, nearest
 from farm.queue.queue import Queue
 from farm.queue.rental import Rental, Stage
@@ -23,13 +23,18 @@ LOOK_SECONDS = 0.5
 END_SECONDS = 300.0  # what trains may take two minutes to save a checkpoint
 HOURS = 24.0
 MAX_SETUP_BYTES = 2**20
-CLOUDS = ("lambda",)
 
 Class = Annotated[
     str | None, typer.Argument(metavar="CLASS", help="The machine class, such as 8xa100m40.", show_default=False)
 ]
-Cloud = Annotated[str, typer.Option("--cloud", help="The cloud to ask.")]
-Region = Annotated[str | None, typer.Option("--region", help="Only there. Default: anywhere, the cheapest type first.")]
+By = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="NAME", help="lambda or skypilot. Default: engine in [rent], else lambda."),
+]
+Region = Annotated[
+    str | None,
+    typer.Option("--region", help="Only there; for SkyPilot CLOUD or CLOUD/REGION. Default: the cheapest anywhere."),
+]
 MaxPrice = Annotated[
     float | None,
     typer.Option("--max-usd-per-hour", help="Launch nothing dearer. Default: the price at which it is offered now."),
@@ -60,7 +65,7 @@ End = Annotated[str | None, typer.Option("--end", metavar="NAME", help="End this
 
 def rent(
     machine: Class = None,
-    cloud: Cloud = "lambda",
+    engine: By = None,
     region: Region = None,
     max_usd_per_hour: MaxPrice = None,
     hours: Hours = HOURS,
@@ -80,8 +85,8 @@ def rent(
 ) -> None:
     """Rent a machine: wait until a cloud has one, launch it, let it join this farm, and end it when idle.
 
-    The farm does all this itself, from where `farm up --shared` runs, so this terminal may be closed. The API key comes
-    from LAMBDA_API_KEY, or from ~/.config/farm/lambda-api-key.
+    The farm does all this itself, from where `farm up --shared` runs, so this terminal may be closed. Lambda's API key
+    comes from LAMBDA_API_KEY, or from ~/.config/farm/lambda-api-key. SkyPilot has its own credentials for many clouds.
     """
     if sum((machine is not None, list_, end is not None)) != 1:
         raise BadSetting("farm rent needs one of CLASS, --list and --end NAME.", remedy="See: farm rent --help")
@@ -92,19 +97,16 @@ def rent(
     if end is not None:
         _end(settings, end, as_json)
         return
-    _check_amounts(cloud, {"--max-usd-per-hour": max_usd_per_hour, "--hours": hours, "--usd": usd, "--idle": idle})
-    from workers.rent import api_key, arrival
-    from workers.rent.account import affordable, check_reachable, choose_key
-    from workers.rent.lambda_cloud import Lambda
-    from workers.rent.types import types_of
+    _check_amounts({"--max-usd-per-hour": max_usd_per_hour, "--hours": hours, "--usd": usd, "--idle": idle})
+    from workers.node import hardware
+    from workers.rent import arrival, engines
+    from workers.rent.account import check_reachable
+    from workers.rent.engine import Way
 
-    types_of(machine or "")
+    renter = engines.engine(engine or settings.rent.engine, settings, hardware.provenance())
     shared = _shared(settings, dry_run)
     script = _read_setup(setup)
-    access = api_key.find(settings.home)
-    account = Lambda(*access)
-    offers = affordable(account.offers(), machine or "", max_usd_per_hour)
-    key = choose_key(account.ssh_keys(), ssh_key, identity, Path("~/.ssh").expanduser())
+    agreed = renter.agree(machine or "", max_usd_per_hour, region, Way(ssh, ssh_key, identity))
     arrival.check_sources()
     if shared:
         try:
@@ -113,41 +115,34 @@ def rent(
             if not dry_run:
                 raise
             say(f"before you rent: {refusal}")
-    price = max_usd_per_hour if max_usd_per_hour is not None else offers[0].usd_per_hour
-    free = sorted({place for offer in offers for place in offer.regions})
-    said = [f"{offer.type} at ${offer.usd_per_hour:,.2f}/h, free in {', '.join(offer.regions) or 'no region now'}"
-            for offer in offers]  # fmt: skip
-    for line in said:
+    price = max_usd_per_hour if max_usd_per_hour is not None else agreed.offers[0].usd_per_hour
+    for line in renter.tell(agreed.offers, region):
         say(f"{machine}: {line}")
-    if region and region not in free:
-        say(f"nothing of it is free in {region} now; farm waits, but cannot tell whether Lambda has such a region")
     most = min(hours * price * count, usd if usd is not None else math.inf)
     say(f"{count} x {machine} for at most {hours:g} h each: at most ${most:,.2f}; ended when idle for {idle:g} min")
     if dry_run:
         say("--dry-run: nothing was rented")
         if as_json:
-            told = [{"type": it.type, "usd_per_hour": it.usd_per_hour, "regions": it.regions} for it in offers]
-            render.emit_json("farm.rent/1", told, ssh_key=key.name, most_usd=most)
+            told = [it._asdict() for it in agreed.offers]
+            more = {"engine": renter.name, "ssh_key": agreed.record["ssh_key"] or None, "most_usd": most}
+            render.emit_json("farm.rent/1", told, **more)
         return
     with queue(settings) as open_queue:
         wanted = Rental(
             name="",
             keeper="",
-            cloud=cloud,
+            cloud=renter.name,
             machine=machine or "",
             region=region,
             max_usd_per_hour=price,
             hours=hours,
             usd=usd / count if usd is not None else None,
             idle_minutes=idle,
-            ssh_key=key.name,
-            ssh=f"{ssh} -i {key.file} -o IdentitiesOnly=yes",
             is_host_known=not trust_first_contact,
             asked=time.time(),
+            **agreed.record,
         )
-        api_key.keep(settings.home, access)
-        names = [_put(settings, open_queue, wanted, script) for _ in range(count)]
-        api_key.keep(settings.home, access)  # a farm that ended its last machine meanwhile has dropped it
+        names = [_put(settings, open_queue, renter, wanted, script) for _ in range(count)]
         if wait:
             _follow(open_queue, names)
         rentals = [one for one in open_queue.roster.rentals() if one.name in names]
@@ -158,10 +153,8 @@ def rent(
         raise typer.Exit(1)
 
 
-def _check_amounts(cloud: str, amounts: dict[str, float | None]) -> None:
+def _check_amounts(amounts: dict[str, float | None]) -> None:
     """Raises: BadSetting"""
-    if cloud not in CLOUDS:
-        raise BadSetting(f"--cloud {cloud!r} is not known{nearest(cloud, CLOUDS, listed=True)}")
     for option, value in amounts.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise BadSetting(f"{option} {value:g} is not an amount above 0.", remedy="Name one, such as 12.5.")
@@ -198,10 +191,10 @@ def _read_setup(path: Path | None) -> bytes | None:
     return script
 
 
-def _put(settings: Settings, queue: Queue, wanted: Rental, script: bytes | None) -> str:
+def _put(settings: Settings, queue: Queue, renter: Any, wanted: Rental, script: bytes | None) -> str:
     """Record that one machine is wanted, with all that it takes on disk before; its name."""
     from farm.files import PRIVATE, write_whole
-    from workers.rent import arrival, host_key, names
+    from workers.rent import arrival, names
 
     head = queue.roster.head()
     assert head is not None, "a farm that is up has said where it is"
@@ -211,11 +204,11 @@ def _put(settings: Settings, queue: Queue, wanted: Rental, script: bytes | None)
     folder = arrival.folder_of(settings.home, one.name)
     make_home(folder)
     folder.chmod(0o700)
-    if one.is_host_known:
-        host_key.make(folder, one.name)
+    renter.prepare(one)
     if script is not None:
         write_whole(folder / arrival.SETUP, script, PRIVATE)
     queue.roster.rent(one)
+    renter.keep()
     return one.name
 
 
@@ -290,20 +283,14 @@ def _leaving(one: Rental, now: float) -> Rental:
 
 def _end_stray(settings: Settings, queue: Queue, name: str, rentals: list[Rental]) -> None:
     """End an instance that only its name says to be this farm's."""
-    from workers.rent import api_key
-    from workers.rent.lambda_cloud import Lambda
-
     known = [one.name for one in rentals if not one.is_over]
-    try:
-        cloud = Lambda(*api_key.find(settings.home))
-    except NotFound:
-        _refuse_unknown(name, known, rentals)
-        raise
-    found = [it for it in marked(cloud, queue, []) if it.name == name]
+    renters = accounts(settings)
+    found = [(renter, it) for renter in renters for it in marked(renter, queue, []) if it.name == name]
     if not found:
         _refuse_unknown(name, known, rentals)
-    cloud.end([it.id for it in found])
-    say(f"{name}: asked the cloud to end {', '.join(it.id for it in found)}")
+    for renter, it in found:
+        renter.end(name, [it.id])
+        say(f"{name}: asked {renter.title} to end {it.id}")
 
 
 def _refuse_unknown(name: str, known: list[str], rentals: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from cli import render
@@ -11,6 +12,7 @@ from farm.queue.queue import Queue
 from farm.queue.rental import Rental
 from farm.site.settings import Settings
 
+ASK_SECONDS = 30.0  # for the cloud to answer
 GLANCE_SECONDS = 5.0  # for the cloud to answer a command that shows other things besides
 COLUMNS = (
     Column("name", "rented"),
@@ -63,33 +65,46 @@ def _stray_row(it: Any) -> dict[str, Any]:
 
 def stray(it: Any) -> str:
     """One of the `strays`, in words."""
-    return f"{it.name} costs ${it.usd_per_hour:,.2f}/h, and this farm has no record of it: farm rent --end {it.name}"
+    costs = "money" if it.usd_per_hour is None else f"${it.usd_per_hour:,.2f}/h"
+    return f"{it.name} costs {costs}, and this farm has no record of it: farm rent --end {it.name}"
 
 
-def strays(settings: Settings, queue: Queue, rentals: Sequence[Rental], seconds: float = GLANCE_SECONDS) -> list[Any]:
+def accounts(settings: Settings, seconds: float = ASK_SECONDS, *, quick: bool = False) -> list[Any]:
+    """The engines that this machine may ask: Lambda with a key, SkyPilot where settings name it and it need not be
+    `quick`."""
+    from workers.node import hardware
+    from workers.rent import api_key
+    from workers.rent.lambda_engine import LambdaEngine
+    from workers.rent.sky_engine import SkyEngine
+
+    found: list[Any] = []
+    with suppress(NotFound):
+        api_key.find(settings.home)
+        found.append(LambdaEngine(settings.home, hardware.provenance(), seconds=seconds))
+    if settings.rent.engine == SkyEngine.name and not quick:
+        found.append(SkyEngine(settings.home, hardware.provenance(), settings.rent.sky))
+    return found
+
+
+def strays(
+    settings: Settings, queue: Queue, rentals: Sequence[Rental], seconds: float = ASK_SECONDS, *, quick: bool = False
+) -> list[Any]:
     """The instances that cost money and carry this farm's mark, and that it has no record of. None without a key.
 
     Raises: FarmError: the cloud does not say.
     """
-    from workers.rent import api_key
-    from workers.rent.lambda_cloud import Lambda
-
-    try:
-        access = api_key.find(settings.home)
-    except NotFound:
-        return []
-    return marked(Lambda(*access, seconds=seconds), queue, rentals)
+    return [it for one in accounts(settings, seconds, quick=quick) for it in marked(one, queue, rentals)]
 
 
-def marked(cloud: Any, queue: Queue, rentals: Sequence[Rental]) -> list[Any]:
-    """As `strays`, of the account `cloud`."""
+def marked(engine: Any, queue: Queue, rentals: Sequence[Rental]) -> list[Any]:
+    """As `strays`, of one engine."""
     from workers.rent.names import mark
 
     head = queue.roster.head()
     if head is None:
         return []
     names, start = {one.name for one in rentals}, mark(head.marker)
-    found = cloud.instances()
+    found = engine.instances()
     return [it for it in found if it.name.startswith(start) and it.name not in names and not it.is_over]
 
 
@@ -98,6 +113,6 @@ def glance(settings: Settings, queue: Queue) -> tuple[list[Rental], list[Any], s
     rentals = queue.roster.rentals()
     live = [one for one in rentals if not one.is_over]
     try:
-        return live, strays(settings, queue, rentals), None
+        return live, strays(settings, queue, rentals, GLANCE_SECONDS, quick=True), None
     except FarmError as error:
         return live, [], f"whether other machines cost money is not known: {error}"

@@ -30,7 +30,7 @@ class Rental(Frozen):
 
     name: str = Field(description="in the cloud and in the farm; no other machine ever has it")
     keeper: str = Field(description="HOST:HOME of the farm that watches over it")
-    cloud: str
+    cloud: str = Field(description="the engine that rents it: lambda or skypilot")
     machine: str = Field(description="the machine class that it must turn out to be")
     region: str | None = Field(None, description="the only one that will do; None: any")
     max_usd_per_hour: float = Field(ge=0, description="a dearer machine is never launched")

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -45,6 +45,16 @@ class Notify(Frozen):
     urls: tuple[str, ...] = Field((), repr=False)
 
 
+class Rent(Frozen):
+    """By what `farm rent` rents machines, unless it is told otherwise.
+
+    `sky` is SkyPilot's command, which is installed apart from farm: a name on the PATH, or a file.
+    """
+
+    engine: Literal["lambda", "skypilot"] = "lambda"
+    sky: str = Field("sky", min_length=1)
+
+
 class Settings(Frozen):
     """The facts that commands need before they can do anything.
 
@@ -60,6 +70,7 @@ class Settings(Frozen):
     storage: Path | str = Field(union_mode="left_to_right")
     machines: dict[Name, Machine] = {}
     notify: Notify = Notify()
+    rent: Rent = Rent()
     docs_url: str | None = None
 
     @classmethod
@@ -131,7 +142,7 @@ def to_environment(here: Settings) -> dict[str, str]:
     machines = {name: machine.model_dump(mode="json") for name, machine in here.machines.items()}
     values = {key: getattr(here, key) for key in VARIABLES}
     own = {name: "" if values[key] is None else str(values[key]) for key, name in VARIABLES.items()}
-    return own | {FOUND: json.dumps({"machines": machines})}
+    return own | {FOUND: json.dumps({"machines": machines, "rent": here.rent.model_dump()})}
 
 
 def secrets_of_head(here: Settings) -> dict[str, str]:
@@ -141,7 +152,8 @@ def secrets_of_head(here: Settings) -> dict[str, str]:
 
 def _parse_variable(text: str) -> dict[str, Any]:
     try:
-        return {"machines": json.loads(text)["machines"]}
+        told = json.loads(text)
+        return {"machines": told["machines"], "rent": Rent.model_validate(told.get("rent", {}))}
     except (ValueError, KeyError, TypeError):
         raise BadSetting(f"the variable {FOUND} was not set by farm.", remedy="Unset it.") from None
 
@@ -215,7 +227,19 @@ def _read(file: Path) -> dict[str, Any]:
             raise BadSetting(f"{file}: {key}: must be text, not {values[key]!r}.", remedy=f'Write {key} = "...".')
     if not isinstance(values.get("machines", {}), dict):
         raise BadSetting(f"{file}: machines must be tables.", remedy="Write [machines.NAME].")
-    return values | ({"notify": _notify(file, values["notify"])} if "notify" in values else {})
+    apart = {"notify": _notify, "rent": _rent}
+    return values | {key: read(file, values[key]) for key, read in apart.items() if key in values}
+
+
+def _rent(file: Path, table: Any) -> Rent:
+    """Raises: BadSetting"""
+    if not isinstance(table, dict):
+        raise BadSetting(f"{file}: rent must be a table.", remedy='Write [rent] and, below it, engine = "skypilot".')
+    try:
+        return Rent.model_validate(table)
+    except ValidationError as error:
+        first, *more = [f"{file}: rent: {full_stop(fault.line)}" for fault in explain(error, Rent)]
+        raise BadSetting(first, also=tuple(more)) from None
 
 
 def _notify(file: Path, table: Any) -> Notify:

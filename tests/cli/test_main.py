@@ -93,7 +93,7 @@ FROZEN: dict[str, list[str]] = {
     "track": ["RUN|STUDY", "--to", "-f", "--follow", "--json"],
     "rent": [
         "CLASS",
-        "--cloud",
+        "--engine",
         "--region",
         "--max-usd-per-hour",
         "--hours",

@@ -112,7 +112,7 @@ def test_a_dry_run_says_price_and_place_and_rents_nothing(tenant: Farm) -> None:
 @pytest.mark.parametrize(("words", "code", "says"), [
     (("rent",), 2, "needs one of CLASS, --list and --end NAME"),
     (("rent", "8xa100m4"), 2, "did you mean '8xa100m40'"),
-    (("rent", "8xa100m40", "--cloud", "lamda"), 2, "did you mean 'lambda'"),
+    (("rent", "8xa100m40", "--engine", "lamda"), 2, "did you mean 'lambda'"),
     (("rent", "8xa100m40", "--hours", "nan"), 2, "--hours nan is not an amount above 0"),
     (("rent", "8xa100m40", "--usd", "-1"), 2, "--usd -1 is not an amount above 0"),
     (("rent", "8xa100m40", "--setup", "none.sh"), 2, "--setup none.sh: No such file"),

@@ -157,7 +157,7 @@ def _serve(
         name = keeper.dispatcher = stack.enter_context(present(queue))
         _register(queue, classes)
         stack.enter_context(_clerk(queue))
-        renting = None if attach else stack.enter_context(_landlord(here, queue, head))
+        renting = None if attach else stack.enter_context(_landlords(here, queue, head))
         ready(facts)
         serving.announce(here, facts)
         stack.enter_context(keeper.watching(queue, folder, facts, head.ray))
@@ -191,22 +191,27 @@ def _clerk(queue: Queue) -> Iterator[None]:
 
 
 @contextmanager
-def _landlord(here: Settings, queue: Queue, head: Head) -> Iterator[Landlord]:
-    """Someone who looks after the machines that this farm rents, whatever the dispatcher waits for."""
+def _landlords(here: Settings, queue: Queue, head: Head) -> Iterator[list[Landlord]]:
+    """Those who look after the machines that this farm rents, whatever the dispatcher waits for."""
     stop, renting = threading.Event(), watching.of(here, queue, head.software)
-    thread = threading.Thread(target=watching.watch, args=(renting, stop), name="landlord", daemon=True)
-    thread.start()
+    threads = [
+        threading.Thread(target=watching.watch, args=(one, stop), name=f"landlord by {one.engine.name}", daemon=True)
+        for one in renting
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield renting
     finally:
         stop.set()
-        thread.join(AGAIN_SECONDS)
+        for thread in threads:
+            thread.join(AGAIN_SECONDS)
 
 
-def _end_rented(renting: Landlord) -> None:
+def _end_rented(renting: list[Landlord]) -> None:
     """L4: nothing goes on costing money without a farm that watches over it, unless a person said so."""
     try:
-        left = renting.close(f"farm down on {platform.node()}")
+        left = watching.close(renting, f"farm down on {platform.node()}")
     except FarmError as error:
         log.error("the rented machines were not ended, and cost money: %s", error)
         return

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farm.errors import BadSetting, Guard, NotFound, last_line, nearest
-from workers.rent.lambda_cloud import SSH_PAGE, Offer
+from workers.rent.engine import Offer
+from workers.rent.lambda_cloud import SSH_PAGE
 from workers.rent.types import types_of
 
 

@@ -52,7 +52,7 @@ def bring(rental: Rental, user: str, address: str, home: Path, software: Provena
     """
     folder = folder_of(home, rental.name)
     way = _way(rental, folder, f"{user}@{address}")
-    _step(way, "sending farm", f"mkdir -p {SOURCES} && tar xzf - -C {SOURCES}", _sources())
+    _step(way, "sending farm", f"mkdir -p {SOURCES} && tar xzf - -C {SOURCES}", sources())
     if (folder / SETUP).exists():
         _step(way, "the script of --setup", "bash -s", (folder / SETUP).read_bytes())
     _step(way, "installing farm", "bash -s", install(software).encode())
@@ -74,18 +74,23 @@ uv pip install --quiet --python {VENV}/bin/python --reinstall-package farm ./{SO
 
 def start(rental: Rental) -> str:
     """A script: `farm join` in the background, tried again until it was told to leave. ENV is the person's to write."""
-    labels = {
-        USD_LABEL: f"{rental.usd_per_hour or 0:.2f}",
-        SOURCE_LABEL: "Lambda",
-        DATE_LABEL: time.strftime("%Y-%m-%d", time.gmtime(rental.launched)),
-    }
     join = f"{VENV}/bin/farm join {INVITED} --name {rental.name}"
     return f"""set -e
 if [ -e {ENV} ]; then . ./{ENV}; fi
-export {LABELS}={shlex.quote(json.dumps(labels))}
+{labels(rental, "Lambda")}
 nohup flock -n farm-join.lock sh -c 'until {join} ${{JOIN_HOST:+--host $JOIN_HOST}}; do sleep 10; done' \\
   >> farm-join.log 2>&1 < /dev/null &
 """
+
+
+def labels(rental: Rental, source: str) -> str:
+    """A line of a script: the price, of that source, as the node is to tell it."""
+    told = {
+        USD_LABEL: f"{rental.usd_per_hour or 0:.2f}",
+        SOURCE_LABEL: source,
+        DATE_LABEL: time.strftime("%Y-%m-%d", time.gmtime(rental.launched)),
+    }
+    return f"export {LABELS}={shlex.quote(json.dumps(told))}"
 
 
 def _way(rental: Rental, folder: Path, to: str) -> list[str]:
@@ -127,7 +132,7 @@ def _step(way: list[str], what: str, command: str, given: bytes) -> None:
     raise Unreachable(f"{what} failed on the machine: {said.rstrip('.')}.")
 
 
-def _sources() -> bytes:
+def sources() -> bytes:
     """The checkout's packages, and what builds them, as a .tar.gz."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as archive:

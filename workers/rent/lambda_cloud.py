@@ -8,44 +8,19 @@ import json
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from farm.errors import BadSetting, FarmError, NoCapacity, Refused, TooOften, Unreachable, last_line
+from workers.rent.engine import Instance, Offer
 
 URL, VARIABLE = "https://cloud.lambda.ai", "LAMBDA_API_URL"  # another place that speaks the same API
 SECONDS = 30.0  # to wait for an answer
 MAX_BYTES = 2**24
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-OVER = ("terminated", "preempted")
 KEYS_PAGE = "https://cloud.lambda.ai/api-keys"
 SSH_PAGE = "https://cloud.lambda.ai/ssh-keys"
-
-
-class Offer(NamedTuple):
-    """An instance type at its price, and the regions where one is free now."""
-
-    type: str
-    usd_per_hour: float
-    regions: tuple[str, ...]
-
-
-class Instance(NamedTuple):
-    """An instance of the account."""
-
-    id: str
-    name: str
-    status: str
-    address: str | None
-    type: str
-    region: str
-    usd_per_hour: float
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is gone, and no longer paid for."""
-        return self.status in OVER
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -21,22 +21,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from farm.errors import FarmError, NoCapacity, TooOften, Unreachable
 from farm.queue.node import Node
 from farm.queue.queue import Queue
 from farm.queue.rental import LEAVE_SECONDS, Rental, Stage
-from workers.rent import api_key, arrival, host_key
-from workers.rent.account import affordable
-from workers.rent.lambda_cloud import Instance, Lambda
+from workers.rent.arrival import folder_of
+from workers.rent.engine import Engine, Instance
 from workers.rent.names import keeper
 
-LOOK_SECONDS = 15.0  # at the cloud, while there is something to see; with jitter. Lambda allows one request a second
-CAPACITY_SECONDS = 30.0  # between looks for capacity
-LAUNCH_SECONDS = 12.0  # between launches, as Lambda asks for
-REST_SECONDS = 60.0  # after the cloud said that it was asked too often, or did not answer
-SETTLE_SECONDS = 180.0  # for a launched machine to be listed
 RECENT = 4  # times as long, a late machine of an ended record is looked for
 GONE_LOOKS = 3  # in a row without it: the cloud has ended it
 BOOT_SECONDS = 3600.0  # eight GPUs take a quarter of an hour
@@ -48,37 +42,19 @@ KEEP_SECONDS = 30 * 86400.0  # records of what has ended
 log = logging.getLogger("farm")
 
 
-class Pace(NamedTuple):
-    """How often the cloud is asked, in seconds."""
-
-    look: float = LOOK_SECONDS
-    capacity: float = CAPACITY_SECONDS
-    launch: float = LAUNCH_SECONDS
-    rest: float = REST_SECONDS
-    settle: float = SETTLE_SECONDS
-
-
 class Landlord:
-    """turn() carries every machine one step further; call it again and again. `cloud` makes the account anew each time,
-    so that another key counts at once; `bring` lets a machine join."""
+    """Of what one engine rents. turn() carries every machine one step further; call it again and again."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        home: Path,
-        cloud: Callable[[], Lambda],
-        bring: Callable[[Rental, str, str], None],
-        clock: Callable[[], float] = time.time,
-        pace: Pace = Pace(),  # noqa: B008
-    ):
-        self.queue, self.home, self.clock, self.pace = queue, home, clock, pace
-        self._cloud, self._bring = cloud, bring
+    def __init__(self, queue: Queue, home: Path, engine: Engine, clock: Callable[[], float] = time.time):
+        self.queue, self.home, self.engine, self.clock = queue, home, engine, clock
+        self.pace = engine.pace
         self._arriving: dict[str, Future[None]] = {}
         self._looks_at = self._capacity_at = self._launches_at = 0.0
 
     def mine(self) -> list[Rental]:
-        """The records of the machines that this farm watches over."""
-        return [one for one in self.queue.roster.rentals() if one.keeper == keeper(self.home)]
+        """The records of the machines that this farm watches over, and that the engine rents."""
+        own = keeper(self.home)
+        return [one for one in self.queue.roster.rentals() if (one.keeper, one.cloud) == (own, self.engine.name)]
 
     def begin(self) -> None:
         """After this farm was down: what was kept is to join again."""
@@ -95,21 +71,20 @@ class Landlord:
         recent = [one for one in rentals if one.ended is not None and now - one.ended < RECENT * self.pace.settle]
         self._forget(rentals, now)
         if not live and not recent:
-            api_key.drop(self.home)
+            self.engine.forget()
             return
         if now < self._looks_at:
             return
         try:
-            cloud = self._cloud()
-            there = cloud.instances()
+            there = self.engine.instances()
         except FarmError as error:
             self._rest(live, error, now)
             return
         self._looks_at = now + _about(self.pace.look)
-        self._end_strays(cloud, rentals, there)
+        self._end_strays(rentals, there)
         nodes = {node.name: node for node in self.queue.roster.nodes()}
         for one in live:
-            self._step(cloud, one, there, nodes.get(one.name))
+            self._step(one, there, nodes.get(one.name))
 
     def close(self, reason: str, seconds: float = CLOSE_SECONDS, name: str | None = None) -> list[Rental]:
         """End everything that is not to be kept (L4), or the machine `name`, trying for so long; those that may still
@@ -129,10 +104,10 @@ class Landlord:
     def _is_told_to_end(self, one: Rental) -> bool:
         """Whether the cloud says that it ends the machine, or does not list it; asks it to."""
         try:
-            cloud = self._cloud()
-            if ids := _paid_for(cloud, one.name):
-                cloud.end(ids)
-                ids = _paid_for(cloud, one.name)
+            is_launching = self._is_launching(one)
+            if (ids := self._paid_for(one.name)) or is_launching:
+                self.engine.end(one.name, ids)
+                ids = self._paid_for(one.name)
         except FarmError as error:
             log.warning("%s could not be ended: %s", one.name, error)
             return False
@@ -142,7 +117,7 @@ class Landlord:
         self._save(one, one.on(Stage.ENDED, now, ended=now))
         return True
 
-    def _step(self, cloud: Lambda, one: Rental, there: Sequence[Instance], node: Node | None) -> None:
+    def _step(self, one: Rental, there: Sequence[Instance], node: Node | None) -> None:
         """Carry one machine one step further."""
         found = next((it for it in there if it.name == one.name and it.id == (one.instance or it.id)), None)
         now = self.clock()
@@ -150,27 +125,29 @@ class Landlord:
             before, one = one, one.model_copy(update={"missing": 0})
             self._save(before, one)
         if one.may_cost and one.stage is not Stage.ENDING and (reason := one.limit(now, self._early)):
-            self._end(cloud, one, found, reason)
+            self._end(one, found, reason)
+            return
+        if one.stage in (Stage.LAUNCHING, Stage.BOOTING) and self._is_awaited(one, found):
             return
         match one.stage:
             case Stage.WAITING:
-                self._look_for_capacity(cloud, one, found)
+                self._look_for_capacity(one, found)
             case Stage.LAUNCHING:
                 self._look_for_launched(one, found)
             case Stage.BOOTING | Stage.JOINING | Stage.UP | Stage.LEAVING if found is None or found.is_over:
                 self._miss(one, found)
             case Stage.BOOTING if found:
-                self._boot(cloud, one, found)
+                self._boot(one, found)
             case Stage.JOINING if found:
-                self._join(cloud, one, found, node)
+                self._join(one, found, node)
             case Stage.UP:
                 self._watch(one, node)
             case Stage.LEAVING:
-                self._leave(cloud, one, found, node)
+                self._leave(one, found, node)
             case Stage.ENDING:
-                self._end(cloud, one, found)
+                self._end(one, found)
 
-    def _look_for_capacity(self, cloud: Lambda, one: Rental, found: Instance | None) -> None:
+    def _look_for_capacity(self, one: Rental, found: Instance | None) -> None:
         now = self.clock()
         if found and not found.is_over:  # a launch of which this record does not know: a Redis that lost a write
             self._save(one, one.on(Stage.BOOTING, now, launched=now, instance=found.id, **_facts(found)))
@@ -178,7 +155,7 @@ class Landlord:
         if now < max(self._capacity_at, self._launches_at):
             return
         try:
-            offers = affordable(cloud.offers(), one.machine, one.max_usd_per_hour)
+            place = self.engine.find(one)
         except (TooOften, Unreachable) as error:
             self._rest([one], error, now)
             return
@@ -186,46 +163,62 @@ class Landlord:
             self._capacity_at = now + _about(self.pace.capacity)
             self._note(one, str(error))
             return
-        free = [(it, region) for it in offers for region in it.regions if one.region in (None, region)]
-        if not free:
-            self._capacity_at = now + _about(self.pace.capacity)
-            where = f"in {one.region}" if one.region else "in any region"
-            elsewhere = sorted({region for it in offers for region in it.regions})
-            more = f"; there is in {', '.join(elsewhere)}" if elsewhere else ""
-            self._note(one, f"no {one.machine} is free {where}{more}; looking every {self.pace.capacity:g} s or so")
-            return
-        offer, region = free[0]
         asking = one.on(
             Stage.LAUNCHING,
             now,
-            f"asked for a {offer.type} in {region}",
-            type=offer.type,
-            place=region,
-            usd_per_hour=offer.usd_per_hour,
+            f"asked for a {place.type} in {place.region}",
+            type=place.type,
+            place=place.region,
+            usd_per_hour=place.usd_per_hour,
             launched=now,
         )
         if self._save(one, asking):
             self._launches_at = now + self.pace.launch
-            self._launch(cloud, asking)
+            self._launch(asking)
 
-    def _launch(self, cloud: Lambda, one: Rental) -> None:
+    def _launch(self, one: Rental) -> None:
         """Launch what the record says that is being launched (L2)."""
-        folder = arrival.folder_of(self.home, one.name)
         log.info("%s: launching a %s in %s at $%.2f/h", one.name, one.type, one.place, one.usd_per_hour)
-        nothing: dict[str, Any] = {"launched": None, "usd_per_hour": None, "type": None, "place": None}
         try:
-            told = host_key.user_data(folder) if one.is_host_known else None
-            instance = cloud.launch(one.type or "", one.place or "", one.name, one.ssh_key, told)
-        except (NoCapacity, TooOften) as error:
-            self._capacity_at = self.clock() + _about(self.pace.capacity)
-            self._save(one, one.on(Stage.WAITING, self.clock(), str(error), **nothing))
+            instance = self.engine.launch(one)
         except Unreachable as error:
             self._note(one, f"{error} It may be launched all the same: looking for it by its name")
         except (FarmError, OSError) as error:
-            said = one.on(Stage.WAITING, self.clock(), **nothing).ending(f"not launched: {error}", self.clock())
-            self._save(one, said)
+            self._not_launched(one, error)
         else:
-            self._save(one, one.on(Stage.BOOTING, self.clock(), "it boots", instance=instance))
+            if instance is not None:
+                self._save(one, one.on(Stage.BOOTING, self.clock(), "it boots", instance=instance))
+
+    def _not_launched(self, one: Rental, error: FarmError | OSError) -> None:
+        """Nothing was launched: wait for capacity, or give up."""
+        now = self.clock()
+        nothing: dict[str, Any] = {"launched": None, "usd_per_hour": None, "type": None, "place": None}
+        if isinstance(error, NoCapacity | TooOften):
+            self._capacity_at = now + _about(self.pace.capacity)
+            self._save(one, one.on(Stage.WAITING, now, str(error), **nothing))
+        else:
+            self._save(one, one.on(Stage.WAITING, now, **nothing).ending(f"not launched: {error}", now))
+
+    def _is_awaited(self, one: Rental, found: Instance | None) -> bool:
+        """Whether a launch that is under way has not shown a machine yet, or has just failed."""
+        try:
+            return self.engine.is_launching(one.name) and found is None
+        except Unreachable as error:
+            self._note(one, f"{error} It may be launched all the same: looking for it by its name")
+            return True
+        except FarmError as error:
+            if found is None or found.is_over:
+                self._not_launched(one, error)
+            else:
+                self._end(one, found, f"not launched: {error}")
+            return True
+
+    def _is_launching(self, one: Rental) -> bool:
+        """The same of a machine that is to end in any case."""
+        try:
+            return self.engine.is_launching(one.name)
+        except FarmError:
+            return False
 
     def _look_for_launched(self, one: Rental, found: Instance | None) -> None:
         now = self.clock()
@@ -257,27 +250,27 @@ class Landlord:
         said = f"the cloud says that it is {found.status}" if found else "the cloud does not list it any more"
         self._save(one, one.on(Stage.ENDED, now, reason=one.reason or said, ended=now))
 
-    def _boot(self, cloud: Lambda, one: Rental, found: Instance) -> None:
+    def _boot(self, one: Rental, found: Instance) -> None:
         now = self.clock()
         if found.status == "unhealthy":
-            self._end(cloud, one, found, "the cloud says that it is unhealthy")
+            self._end(one, found, "the cloud says that it is unhealthy")
         elif found.status == "active" and found.address:
             self._save(one, one.on(Stage.JOINING, now, "farm is being installed", address=found.address))
         elif now - one.entered > BOOT_SECONDS:
-            self._end(cloud, one, found, f"it did not boot within {BOOT_SECONDS / 60:g} min")
+            self._end(one, found, f"it did not boot within {BOOT_SECONDS / 60:g} min")
 
-    def _join(self, cloud: Lambda, one: Rental, found: Instance, node: Node | None) -> None:
+    def _join(self, one: Rental, found: Instance, node: Node | None) -> None:
         now = self.clock()
         if node is not None:
             if one.machine in node.units:
                 self._save(one, one.on(Stage.UP, now, "", idle_since=now))
             else:
                 other = ", ".join(sorted(node.units)) or "no machine class"
-                self._end(cloud, one, found, f"it is {other}, and not the {one.machine} that was asked for")
+                self._end(one, found, f"it is {other}, and not the {one.machine} that was asked for")
         elif now - one.entered > JOIN_SECONDS:
-            self._end(cloud, one, found, f"it did not join within {JOIN_SECONDS / 60:g} min: {one.note}")
+            self._end(one, found, f"it did not join within {JOIN_SECONDS / 60:g} min: {one.note}")
         elif one.name not in self._arriving:
-            self._arriving[one.name] = self._in_background(one, cloud.user, found.address or "")
+            self._arriving[one.name] = self._in_background(one, found)
         elif (arriving := self._arriving[one.name]).done():
             if error := arriving.exception():
                 del self._arriving[one.name]  # and again at the next turn
@@ -286,13 +279,14 @@ class Landlord:
             else:
                 self._note(one, "farm join was started there")
 
-    def _in_background(self, one: Rental, user: str, address: str) -> Future[None]:
+    def _in_background(self, one: Rental, found: Instance) -> Future[None]:
         """Let it join, from a thread that ends with this process, as does the ssh that it started."""
         coming: Future[None] = Future()
 
         def bring() -> None:
             try:
-                coming.set_result(self._bring(one, user, address))
+                self.engine.bring(one, found)
+                coming.set_result(None)
             except Exception as error:
                 coming.set_exception(error)
 
@@ -311,12 +305,12 @@ class Landlord:
         elif now - one.idle_since >= 60 * one.idle_minutes:
             self._save(one, one.on(Stage.LEAVING, now, reason=f"it was idle for {one.idle_minutes:g} min"))
 
-    def _leave(self, cloud: Lambda, one: Rental, found: Instance | None, node: Node | None) -> None:
+    def _leave(self, one: Rental, found: Instance | None, node: Node | None) -> None:
         now = self.clock()
         if node is not None:
             self.queue.roster.drain(node.id, one.reason or "it is ended")
         if node is None or not self._trains(node) or now - one.entered > LEAVE_SECONDS:
-            self._end(cloud, one, found)
+            self._end(one, found)
 
     @property
     def _early(self) -> float:
@@ -326,34 +320,39 @@ class Landlord:
     def _trains(self, node: Node) -> bool:
         return any(node.id in status.nodes for status in self.queue.listing.running())
 
-    def _end(self, cloud: Lambda, one: Rental, found: Instance | None, reason: str = "") -> None:
+    def _end(self, one: Rental, found: Instance | None, reason: str = "") -> None:
         """L3: ask the cloud for it, again at each look until it is gone. The record says so before."""
         now = self.clock()
         if one.stage is not Stage.ENDING:
             before, one = one, one.ending(reason, now)
             if not self._save(before, one):
                 return
-        if found.is_over if found else self._is_gone(one):
+        is_launching = self._is_launching(one)
+        if not is_launching and (found.is_over if found else self._is_gone(one)):
             self._save(one, one.on(Stage.ENDED, now, ended=now))
-        elif found and _is_paid_for(found):
+        elif is_launching or (found and found.is_paid_for):
             try:
-                cloud.end([found.id])
+                self.engine.end(one.name, [found.id] if found else [])
                 self._note(one, "the cloud was asked to end it")
             except FarmError as error:
                 self._note(one, f"{error} Trying again")
 
-    def _end_strays(self, cloud: Lambda, rentals: Sequence[Rental], there: Sequence[Instance]) -> None:
+    def _end_strays(self, rentals: Sequence[Rental], there: Sequence[Instance]) -> None:
         """L2: end instances that have the name of a record which has another instance, or has ended."""
         records = {one.name: one for one in rentals}
         for it in there:
             one = records.get(it.name)
-            if one is None or not _is_paid_for(it) or not (one.is_over or one.instance not in (None, it.id)):
+            if one is None or not it.is_paid_for or not (one.is_over or one.instance not in (None, it.id)):
                 continue
             log.warning("%s: a second instance of that name (%s) is ended", one.name, it.id)
             try:
-                cloud.end([it.id])
+                self.engine.end(it.name, [it.id])
             except FarmError as error:
                 log.warning("%s could not be ended: %s; trying again", it.id, error)
+
+    def _paid_for(self, name: str) -> list[str]:
+        """The ids of the machines of that name that have to be ended."""
+        return [it.id for it in self.engine.instances() if it.name == name and it.is_paid_for]
 
     def _rest(self, live: Sequence[Rental], error: FarmError, now: float) -> None:
         """Ask the cloud nothing for a while, and say why."""
@@ -375,7 +374,7 @@ class Landlord:
         if after.stage is not Stage.JOINING:
             self._arriving.pop(after.name, None)
         if saved == after and after.is_over:  # the script that set it up may hold secrets
-            shutil.rmtree(arrival.folder_of(self.home, after.name), ignore_errors=True)
+            shutil.rmtree(folder_of(self.home, after.name), ignore_errors=True)
         return saved == after
 
     def _forget(self, rentals: Sequence[Rental], now: float) -> None:
@@ -390,16 +389,7 @@ def _about(seconds: float) -> float:
     return seconds * random.uniform(0.8, 1.2)
 
 
-def _paid_for(cloud: Lambda, name: str) -> list[str]:
-    """The ids of the instances of that name that the cloud has to be told to end."""
-    return [it.id for it in cloud.instances() if it.name == name and _is_paid_for(it)]
-
-
-def _is_paid_for(it: Instance) -> bool:
-    """Whether the cloud has to be told to end it."""
-    return not it.is_over and it.status != "terminating"
-
-
 def _facts(found: Instance) -> dict[str, Any]:
     """What the cloud says of an instance that was found by its name."""
-    return {"type": found.type, "place": found.region, "usd_per_hour": found.usd_per_hour}
+    known = {"type": found.type, "place": found.region, "usd_per_hour": found.usd_per_hour}
+    return {key: value for key, value in known.items() if value is not None}

@@ -1,14 +1,16 @@
-"""The thread of `farm serve` in which the landlord looks after what is rented."""
+"""The threads of `farm serve` in which landlords look after what is rented, one for each engine: a slow one delays no
+other."""
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from farm.errors import FarmError, first_line
 from farm.queue.queue import Queue
+from farm.queue.rental import Rental
 from farm.record.result import Provenance
 from farm.site.settings import Settings
-from workers.rent import api_key, arrival
-from workers.rent.lambda_cloud import Lambda
+from workers.rent import engines
 from workers.rent.landlord import Landlord
 
 TURN_SECONDS = 2.0  # between looks at the records
@@ -16,14 +18,14 @@ TURN_SECONDS = 2.0  # between looks at the records
 log = logging.getLogger("farm")
 
 
-def of(here: Settings, queue: Queue, software: Provenance) -> Landlord:
-    """The one for the farm of `here`, whose rented machines get the same `software`."""
-    return Landlord(
-        queue,
-        here.home,
-        lambda: Lambda(*api_key.kept(here.home)),
-        lambda one, user, address: arrival.bring(one, user, address, here.home, software),
-    )
+def of(here: Settings, queue: Queue, software: Provenance) -> list[Landlord]:
+    """Those for the farm of `here`, whose rented machines get the same `software`."""
+    return [Landlord(queue, here.home, engines.engine(name, here, software)) for name in engines.NAMES]
+
+
+def close(landlords: Sequence[Landlord], reason: str, name: str | None = None) -> list[Rental]:
+    """End everything that is not to be kept (L4), or the machine `name`; those that may still cost money."""
+    return [one for landlord in landlords for one in landlord.close(reason, name=name)]
 
 
 def watch(landlord: Landlord, stop: threading.Event) -> None:

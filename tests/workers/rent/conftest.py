@@ -10,12 +10,28 @@ from redis import Redis
 from farm.queue.node import Node
 from farm.queue.queue import Queue
 from farm.queue.rental import Rental, Stage
+from workers.node import hardware
 from workers.rent import api_key, landlord, names
 from workers.rent.api_key import Access
+from workers.rent.engine import Instance, Pace
 from workers.rent.lambda_cloud import Lambda
-from workers.rent.landlord import Landlord, Pace
+from workers.rent.lambda_engine import LambdaEngine
+from workers.rent.landlord import Landlord
 
 PACE = Pace(look=10.0, capacity=20.0, launch=12.0, rest=60.0, settle=180.0)
+
+
+class Brought(LambdaEngine):
+    """Lambda's, but for the ssh that would let a machine join."""
+
+    def __init__(self, renting: "Renting"):
+        super().__init__(renting.home, hardware.provenance(), PACE, seconds=5.0)
+        self._renting = renting
+
+    def bring(self, one: Rental, found: Instance) -> None:
+        if self._renting.broken:
+            raise self._renting.broken.pop(0)
+        self._renting.brought.append((one.name, Lambda.user, found.address or ""))
 
 
 class Renting:
@@ -31,20 +47,9 @@ class Renting:
 
     def fresh(self) -> Landlord:
         """One that knows nothing but the records, as after a crash."""
-        self.landlord = Landlord(
-            self.queue,
-            self.home,
-            lambda: Lambda(*api_key.kept(self.home), seconds=5.0),
-            self._bring,
-            lambda: self.now,
-            PACE,
-        )
+        engine = Brought(self)
+        self.landlord = Landlord(self.queue, self.home, engine, lambda: self.now)
         return self.landlord
-
-    def _bring(self, one: Rental, user: str, address: str) -> None:
-        if self.broken:
-            raise self.broken.pop(0)
-        self.brought.append((one.name, user, address))
 
     def want(self, name: str = "farm-12345678-8xa100m40-0001", **changes: object) -> str:
         wanted = {"machine": "8xa100m40", "max_usd_per_hour": 12.0, "hours": 10.0, "idle_minutes": 10.0}

@@ -178,7 +178,7 @@ def test_l2_another_writer_of_the_record_is_not_overruled(renting: Renting) -> N
     renting.cloud.capacity["gpu_8x_a100"] = ["us-east-1"]
     before = renting.one()
     renting.queue.roster.change_rental(name, lambda one: one.ending("by hand", renting.now))
-    renting.landlord._look_for_capacity(Lambda(renting.cloud.key, renting.cloud.url), before, None)
+    renting.landlord._look_for_capacity(before, None)
     assert (renting.cloud.count(LAUNCH), renting.one().stage) == (0, Stage.ENDED)
 
 
