@@ -76,6 +76,8 @@ def examine(cluster: Path | None = None, notify: bool = False) -> Iterator[Findi
     yield from _check("storage", lambda: [_storage(settings)])
     yield from _check("dashboard", lambda: [_ray(settings)])
     yield from _check("notify", lambda: _notify(settings, notify))
+    if settings.rent.engine == "skypilot":
+        yield from _check("skypilot", lambda: [_skypilot(settings)])
     if cluster:
         yield from _check("cluster file", lambda: _cluster(cluster, settings))
 
@@ -190,6 +192,13 @@ def _notify(settings: Settings, is_test: bool) -> Iterator[Finding]:
             yield Finding("notify", "failed", f"{service.name} did not take the test: {why}")
         else:
             yield Finding("notify", "ok", f"{service.name} took the test")
+
+
+def _skypilot(settings: Settings) -> Finding:
+    """Raises: NotFound: it is not installed, or may use no cloud. FarmError: it does not say."""
+    from workers.rent.sky_command import Sky
+
+    return Finding("skypilot", "ok", f"{settings.rent.sky} may use {', '.join(Sky(settings.rent.sky).clouds())}")
 
 
 def _ray(settings: Settings) -> Finding:

@@ -20,6 +20,7 @@ EXAMPLES = {
     "rent": (
         "farm rent 8xa100m40 --max-usd-per-hour 16 --usd 100 --setup vpn.sh",
         "farm rent 8xa100m40 --dry-run   # what it costs, and where one is free",
+        "farm rent 8xa100m40 --engine skypilot --region aws",
         "farm rent --list",
     ),
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),

@@ -284,7 +284,7 @@ def _leaving(one: Rental, now: float) -> Rental:
 def _end_stray(settings: Settings, queue: Queue, name: str, rentals: list[Rental]) -> None:
     """End an instance that only its name says to be this farm's."""
     known = [one.name for one in rentals if not one.is_over]
-    renters = accounts(settings)
+    renters = accounts(settings, rentals)
     found = [(renter, it) for renter in renters for it in marked(renter, queue, []) if it.name == name]
     if not found:
         _refuse_unknown(name, known, rentals)

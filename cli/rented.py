@@ -69,9 +69,11 @@ def stray(it: Any) -> str:
     return f"{it.name} costs {costs}, and this farm has no record of it: farm rent --end {it.name}"
 
 
-def accounts(settings: Settings, seconds: float = ASK_SECONDS, *, quick: bool = False) -> list[Any]:
-    """The engines that this machine may ask: Lambda with a key, SkyPilot where settings name it and it need not be
-    `quick`."""
+def accounts(
+    settings: Settings, rentals: Sequence[Rental], seconds: float = ASK_SECONDS, *, quick: bool = False
+) -> list[Any]:
+    """The engines that this machine may ask: Lambda with a key, and SkyPilot where settings or records name it, unless
+    it is to be `quick`: a command of SkyPilot takes some seconds."""
     from workers.node import hardware
     from workers.rent import api_key
     from workers.rent.lambda_engine import LambdaEngine
@@ -81,7 +83,7 @@ def accounts(settings: Settings, seconds: float = ASK_SECONDS, *, quick: bool = 
     with suppress(NotFound):
         api_key.find(settings.home)
         found.append(LambdaEngine(settings.home, hardware.provenance(), seconds=seconds))
-    if settings.rent.engine == SkyEngine.name and not quick:
+    if not quick and SkyEngine.name in (settings.rent.engine, *(one.cloud for one in rentals)):
         found.append(SkyEngine(settings.home, hardware.provenance(), settings.rent.sky))
     return found
 
@@ -93,7 +95,7 @@ def strays(
 
     Raises: FarmError: the cloud does not say.
     """
-    return [it for one in accounts(settings, seconds, quick=quick) for it in marked(one, queue, rentals)]
+    return [it for one in accounts(settings, rentals, seconds, quick=quick) for it in marked(one, queue, rentals)]
 
 
 def marked(engine: Any, queue: Queue, rentals: Sequence[Rental]) -> list[Any]:

@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 
 KEY = "secret_farm_0123456789abcdef"
 PRICES = {"gpu_8x_a100": 1184, "gpu_1x_a10": 75, "gpu_8x_h100_sxm5": 2392, "gpu_8x_h100_sxm5gdr": 2592}  # cents an hour
-LAUNCH_FIELDS = {"region_name", "instance_type_name", "ssh_key_names", "name", "user_data", "file_system_names", "tags"}
+LAUNCH_FIELDS = {
+    "region_name",
+    "instance_type_name",
+    "ssh_key_names",
+    "name",
+    "user_data",
+    "file_system_names",
+    "tags",
+    "quantity",
+}  # fmt: skip; quantity: as SkyPilot still sends it
 ERRORS = {
     "capacity": (
         400,
@@ -108,6 +117,9 @@ class LambdaCloud:
         match path:
             case "instance-types":
                 return 200, {"data": self._types()}
+            case "ssh-keys" if body is not None:
+                self.keys[body["name"]] = body["public_key"]
+                return 200, {"data": {"id": body["name"]} | body}
             case "ssh-keys":
                 keys = [{"id": name, "name": name, "public_key": public} for name, public in self.keys.items()]
                 return 200, {"data": keys}
@@ -138,6 +150,8 @@ class LambdaCloud:
     def _launch(self, body: dict[str, Any]) -> tuple[int, Any]:
         name, type = body.get("name", ""), body.get("instance_type_name")
         if body.keys() - LAUNCH_FIELDS or len(name) > 64 or type not in self.prices or len(body["ssh_key_names"]) != 1:
+            return _error("invalid")
+        if body.get("quantity", 1) != 1:
             return _error("invalid")
         if body["ssh_key_names"][0] not in self.keys:
             return _error("invalid")

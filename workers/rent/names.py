@@ -1,6 +1,7 @@
 """The names of rented machines: by them a farm finds its own in the cloud, and a launch whose answer was lost."""
 
 import platform
+import re
 import secrets
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,12 @@ def mark(storage: str) -> str:
 def new(storage: str, machine: str) -> str:
     """A name that no other machine ever had."""
     return f"{mark(storage)}{machine}-{secrets.token_hex(4)}"
+
+
+def machine(name: str) -> str | None:
+    """The machine class in a name that `new` made."""
+    match = re.fullmatch(r"farm-[0-9a-f]{8}-(.+)-[0-9a-f]{4,8}", name)
+    return match and match[1]
 
 
 def keeper(home: Path) -> str:

@@ -20,9 +20,10 @@ PAGE = "docs/machines/rent.md#by-skypilot"
 LOCAL = ("kubernetes", "slurm", "ssh")  # what SkyPilot calls clouds, and nobody pays for by the hour
 STATUSES = {"UP": "active", "INIT": "booting", "PENDING": "booting"}
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_ERROR = re.compile(r"(?:[a-z_]+\.)*([A-Z]\w*(?:Error|Exception|Unavailable\w*)): (.*)")
+_ERROR = re.compile(r"(?:[a-z_]+\.)*([A-Z]\w*(?:Error|Exception|Cancelled)): (.*)")
 _NOTHING_FREE = re.compile(r"ResourcesUnavailable|Failed to (acquire|provision)|insufficient-capacity", re.I)
 _AWAY = re.compile(r"API server|connection|timed? ?out|proxy", re.I)
+_WARNED = re.compile(r"^W \d\d-\d\d [^\]]*\] (.*)$", re.M)
 _DENIED = re.compile(r"invalid-api-key|credential|permission|unauthori[sz]ed|access ?denied|forbidden", re.I)
 
 
@@ -125,10 +126,12 @@ def refusal(said: str) -> FarmError:
     errors = [match for line in text.splitlines() if (match := _ERROR.fullmatch(line.strip()))]
     told = (errors[-1][2] if errors else last_line(text)).strip().rstrip(".")
     if _NOTHING_FREE.search(text):
-        return NoCapacity(f"SkyPilot: {told}.", page=PAGE)
+        warned = _WARNED.findall(text)  # what the cloud said: that nothing is free, or perhaps that a quota is spent
+        return NoCapacity(f"SkyPilot: {told}{f' ({warned[-1]})' if warned else ''}.", page=PAGE)
     if _DENIED.search(told):
         return Refused(f"SkyPilot: {told}.", remedy="See: sky check", page=PAGE)
-    return (Unreachable if _AWAY.search(told) else FarmError)(f"SkyPilot: {told}.", page=PAGE)
+    is_away = errors and _AWAY.search(errors[-1][0])
+    return (Unreachable if is_away else FarmError)(f"SkyPilot: {told}.", page=PAGE)
 
 
 def _offered(row: dict[str, Any]) -> tuple[str, float, str] | None:
@@ -140,13 +143,16 @@ def _offered(row: dict[str, Any]) -> tuple[str, float, str] | None:
 
 
 def _cluster(said: dict[str, Any]) -> Instance:
-    cloud, region = said.get("cloud") or "", said.get("region") or ""
+    """Its name is its id, and what ssh calls it. `resources_str_full` is `1x(gpus=A100:8, cpus=124, gpu_8x_a100)`."""
+    cloud, region = (said.get("cloud") or "").lower(), said.get("region") or ""
+    parts = (said.get("resources_str_full") or "").partition("(")[2].rstrip(")").split(", ")
+    type = next((part for part in parts if part and "=" not in part), "")
     return Instance(
         id=said["name"],
         name=said["name"],
         status=STATUSES.get(said["status"], "unhealthy"),
-        address=None,
-        type=said.get("resources_str") or "",
-        region=f"{cloud.lower()}/{region}".strip("/"),
+        address=said["name"],
+        type=f"{cloud} {type}".strip(),
+        region=f"{cloud}/{region}".strip("/"),
         usd_per_hour=None,
     )

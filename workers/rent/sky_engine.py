@@ -11,16 +11,17 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from farm.errors import Guard, NotFound
+from farm.errors import FarmError, Guard, NotFound
 from farm.files import PRIVATE, write_whole
 from farm.queue.rental import Rental
 from farm.record.result import Provenance
 from farm.site import invitation
 from farm.site.settings import make_home
-from workers.rent import arrival
+from workers.rent import arrival, names
 from workers.rent.engine import Agreed, Instance, Offer, Pace, Place, Way
 from workers.rent.sky_command import Sky, refusal
 from workers.rent.sky_names import accelerators
@@ -122,7 +123,14 @@ class SkyEngine:
         return refusal(said)
 
     def _priced(self, it: Instance) -> Instance:
-        return it
+        """With the price that SkyPilot's list has; without one, its record says what it may cost at most."""
+        key, machine = (it.type, it.region), names.machine(it.name)
+        if machine and it.type and key not in self._usd_per_hour:
+            with suppress(FarmError):
+                offers = (self.sky.offers(name, count, it.region) for name, count in accelerators(machine).items())
+                found = [one.usd_per_hour for some in offers for one in some if one.type == it.type]
+                self._usd_per_hour |= {key: found[0]} if found else {}
+        return it._replace(usd_per_hour=self._usd_per_hour.get(key))
 
 
 def task(folder: Path, one: Rental) -> dict[str, Any]:
