@@ -58,7 +58,7 @@ soak: export SEED := $(SEED)
 soak: export RUNS := $(RUNS)
 soak: export FAULTS := $(FAULTS)
 soak: export KINDS := $(KINDS)
-soak: $(VENV)/test
+soak: $(VENV)/test $(VENV)/sky $(BIN)/rsync
 	$(BIN)/python -m pytest -m long --durations 0
 	$(BIN)/python -m benchmarks.soak
 
@@ -126,6 +126,22 @@ $(BIN)/tmux: | $(VENV)/test
 	  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/usr/bin/tmux "$$@"\n' "$$libraries" "$$PWD" > ../bin/tmux && \
 	  chmod +x ../bin/tmux && ../bin/tmux -V > /dev/null; } || \
 	 { rm -f $@; echo "No tmux, which make test needs. On Debian and Ubuntu: apt-get install tmux"; exit 1; }
+
+# A long test drives the real SkyPilot: in an environment of its own (0.5 GB), as it needs other versions than farm of
+# click, uvicorn and others. It wants rsync.
+$(VENV)/sky: | $(VENV)/test
+	@rm -rf $@ && $(PYTHON) -m venv $@ && echo "make: installing SkyPilot into $@ (once)" && \
+	  $@/bin/python -m pip install --quiet --disable-pip-version-check 'skypilot[lambda]==0.14.1' || { rm -rf $@; false; }
+
+$(BIN)/rsync: | $(VENV)/test
+	@own=$$(command -v rsync) && ln -sf "$$own" $@ || { \
+	  mkdir -p $(VENV)/rsync/lists/partial $(VENV)/rsync/cache/archives/partial && cd $(VENV)/rsync && \
+	  { apt-get $(FETCH) rsync libpopt0 || { apt-get $(LISTS) update -qq && apt-get $(LISTS) $(FETCH) rsync libpopt0; }; } && \
+	  for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -rf lists cache *.deb && \
+	  libraries=$$(dirname "$$(find "$$PWD/usr/lib" -name 'libpopt.so*' | head -n 1)") && \
+	  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/usr/bin/rsync "$$@"\n' "$$libraries" "$$PWD" > ../bin/rsync && \
+	  chmod +x ../bin/rsync && ../bin/rsync --version > /dev/null; } || \
+	 { rm -f $@; echo "No rsync, which make soak needs. On Debian and Ubuntu: apt-get install rsync"; exit 1; }
 
 # The versions of .venv, for everybody else's: after the whole suite has passed with them.
 constraints: $(VENV)/test

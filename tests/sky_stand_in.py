@@ -112,14 +112,15 @@ def _check(folder: Path, words: list[str]) -> int:
 
 def _gpus(folder: Path, words: list[str]) -> int:
     wanted, infra = words[2], words[4]
-    assert words == ["gpus", "list", wanted, "--infra", infra, "--all-regions", "-o", "json"]
+    regions = [] if "/" in infra else ["--all-regions"]
+    assert words == ["gpus", "list", wanted, "--infra", infra, *regions, "-o", "json"]
     name, count = wanted.partition(":")[0], float(wanted.partition(":")[2])
     with _state(folder) as state:
         price = state["price"]
     row = {"cloud": "Lambda", "instance_type": "gpu_8x_a100", "accelerator_name": name, "accelerator_count": count,
            "cpu_count": 124.0, "device_memory": 40.0, "memory": 1800.0, "price": price, "spot_price": None}  # fmt: skip
-    regions = [place for place in ("us-east-1", "us-west-1") if infra in ("lambda", f"lambda/{place}")]
-    found = [row | {"region": place} for place in regions] if wanted == "A100:8" else []
+    places = [place for place in ("us-east-1", "us-west-1") if infra in ("lambda", f"lambda/{place}")]
+    found = [row | {"region": place} for place in places] if wanted == "A100:8" else []
     print(json.dumps({name: found} if found else {}, indent=2))
     return 0
 

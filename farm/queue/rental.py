@@ -37,8 +37,8 @@ class Rental(Frozen):
     hours: float = Field(gt=0, description="from launch to end, at most")
     usd: float | None = Field(None, gt=0, description="from launch to end, at most")
     idle_minutes: float = Field(gt=0, description="without a run, until it is ended")
-    ssh_key: str = Field(description="its name in the cloud's account")
-    ssh: str = Field(description="the command that gets in with the private part of that key")
+    ssh_key: str = Field(description="its name in the cloud's account; empty where the engine has its own way in")
+    ssh: str = Field(description="the command that gets in with the private part of that key; empty likewise")
     is_host_known: bool = Field(True, description="the machine is given a host key, and must show it")
     asked: float
 

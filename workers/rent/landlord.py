@@ -9,7 +9,7 @@ L2 A name is launched once: a launch whose answer was lost is looked for by its 
 L3 An end whose answer was lost is repeated until the cloud does not list the machine any more.
 L4 Nothing that this farm rents is left when it goes down, unless a person said so.
 
-Longer than other files and in one class of 26 methods, so that these four can be held against all that changes a
+Longer than other files and in one class of 30 methods, so that these four can be held against all that changes a
 record.
 """
 

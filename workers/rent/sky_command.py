@@ -51,8 +51,8 @@ class Sky(NamedTuple):
     def offers(self, accelerator: str, count: int, infra: str) -> list[Offer]:
         """What a cloud, or a region of it as CLOUD/REGION, offers with so many of an accelerator, as it was listed
         lately; cheapest first. Whether one is free only a launch tells."""
-        words = ("gpus", "list", f"{accelerator}:{count}", "--infra", infra, "--all-regions", "-o", "json")
-        said = self._json(*words)
+        regions = () if "/" in infra else ("--all-regions",)  # SkyPilot refuses it with a region
+        said = self._json("gpus", "list", f"{accelerator}:{count}", "--infra", infra, *regions, "-o", "json")
         listed = self._read(lambda: [_offered(row) for row in said.get(accelerator, [])])
         by_type: dict[tuple[str, float], list[str]] = {}
         for type, usd_per_hour, region in (one for one in listed if one is not None):

@@ -109,7 +109,7 @@ class SkyEngine:
             raise self._refusal(one.name)
 
     def forget(self) -> None:
-        pass
+        self._launches.clear()
 
     def _start(self, one: Rental) -> subprocess.Popen[bytes]:
         folder = arrival.folder_of(self.home, one.name)
@@ -159,13 +159,12 @@ def run(one: Rental, software: Provenance, now: float) -> str:
     SkyPilot has a Ray of its own there, whose variables must not reach farm's.
     """
     seconds = max(60, math.ceil((one.until or now + 3600 * one.hours) - now))
-    join = f"{arrival.VENV}/bin/farm join {arrival.INVITED} --name {one.name}"
+    join = f"{arrival.VENV}/bin/farm join {THERE}/{arrival.INVITED} --name {one.name}"
     return f"""cd "$HOME" && chmod -R go= {THERE} || exit 1
 for name in $(compgen -v RAY_) CUDA_VISIBLE_DEVICES; do unset "$name"; done
 set -e
 mkdir -p {arrival.SOURCES}
 tar xzf {THERE}/sources.tar.gz -C {arrival.SOURCES}
-install -m 600 {THERE}/{arrival.INVITED} {arrival.INVITED}
 if [ -e {THERE}/{arrival.SETUP} ]; then bash {THERE}/{arrival.SETUP}; fi
 bash <<'END'
 {arrival.install(software)}END

@@ -61,7 +61,7 @@ class Renting:
 
     def until(self, stage: Stage, seconds: float = 15.0) -> Rental:
         """Turn until it has come to `stage`: `seconds` of the landlord's clock at a time, while the program works."""
-        return wait_until(lambda: (one := self.turn(seconds)).stage is stage and one, f"it is {stage}", 30)
+        return wait_until(lambda: (one := self.turn(seconds)).stage is stage and one, f"it is {stage}", 60)
 
     def said(self) -> list[str]:
         """What the programs of the machine were asked for."""
@@ -116,13 +116,13 @@ def test_a_machine_is_waited_for_launched_joins_by_its_task_and_is_ended_when_id
     said, software = renting.said(), hardware.provenance()
     assert said[0] == f"uv venv --quiet --python {software.python} farm-venv"
     assert f"./farm[node] torch=={software.torch.partition('+')[0]} ray=={software.ray}" in said[1]
-    assert said[2] == f"farm join farm-invitation.json --name {NAME} --host 10.8.0.7"
+    assert said[2] == f"farm join farm-sent/farm-invitation.json --name {NAME} --host 10.8.0.7"
     there = sky.machine(NAME)
     known = dict(line.split("=", 1) for line in (there / "environment").read_text().splitlines() if "=" in line)
     assert json.loads(known["RAY_OVERRIDE_LABELS"])["farm-price-source"] == "SkyPilot"
     assert "RAY_ADDRESS" not in known, "SkyPilot's own Ray is not farm's"
     assert (there / "farm" / "farm" / "queue" / "lua" / "rent.lua").exists()
-    invited = there / arrival.INVITED
+    invited = there / "farm-sent" / arrival.INVITED
     assert (invited.read_bytes(), invited.stat().st_mode & 0o777) == (
         (renting.home / invitation.FILE).read_bytes(),
         0o600,
@@ -130,7 +130,7 @@ def test_a_machine_is_waited_for_launched_joins_by_its_task_and_is_ended_when_id
     assert sky.asked("launch")[-1][7] == "10", "SkyPilot's own net"
     renting.join()
     joined = renting.until(Stage.UP)
-    ended = renting.until(Stage.ENDED)
+    ended = renting.until(Stage.ENDED, 60.0)
     assert (ended.reason, sky.alive) == ("it was idle for 10 min", [])
     assert 600 <= (ended.ended or 0.0) - joined.entered < 700
     assert not arrival.folder_of(renting.home, NAME).exists(), "the invitation was in it"
@@ -219,7 +219,7 @@ def test_a_launch_that_is_refused_ends_the_wish_and_says_why(renting: Renting, s
 def test_l3_an_end_that_fails_is_repeated_until_it_is_gone(renting: Renting, sky: Stand) -> None:
     renting.up()
     sky.set(broken={"down": "sky.exceptions.ClusterOwnerIdentityMismatchError: not yours"})
-    renting.until(Stage.ENDING)
+    renting.until(Stage.ENDING, 60.0)
     wait_until(lambda: "not yours. Trying again" in renting.turn(15.0).note, "it says why", 30)
     sky.set(broken={})
     renting.until(Stage.ENDED)
@@ -239,7 +239,7 @@ def test_what_skypilot_has_without_a_record_of_it_is_ended_if_the_record_has_end
     renting: Renting, sky: Stand
 ) -> None:
     renting.up()
-    renting.until(Stage.ENDED)
+    renting.until(Stage.ENDED, 60.0)
     sky.add(NAME)
     sky.add("somebody-elses")
     renting.turn(15.0)
