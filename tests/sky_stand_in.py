@@ -44,7 +44,7 @@ class Stand:
         self.folder = folder
         folder.mkdir()
         self.command = folder / "sky"
-        words = f'#!/bin/sh\n{VARIABLE}={folder} exec {sys.executable} {Path(__file__).resolve()} "$@"\n'
+        words = f'#!/bin/sh\n{VARIABLE}={folder} exec {sys.executable} -I -S {Path(__file__).resolve()} "$@"\n'
         self.command.write_text(words)
         self.command.chmod(0o755)
         self.set(**FRESH)

@@ -132,7 +132,7 @@ def test_a_machine_is_waited_for_launched_joins_by_its_task_and_is_ended_when_id
     joined = renting.until(Stage.UP)
     ended = renting.until(Stage.ENDED, 60.0)
     assert (ended.reason, sky.alive) == ("it was idle for 10 min", [])
-    assert 600 <= (ended.ended or 0.0) - joined.entered < 700
+    assert 600 <= (ended.ended or 0.0) - joined.entered < 1200
     assert not arrival.folder_of(renting.home, NAME).exists(), "the invitation was in it"
 
 
@@ -166,7 +166,7 @@ def test_l1_a_limit_ends_a_launch_that_is_under_way(renting: Renting, sky: Stand
     renting.want(hours=0.5)
     renting.until(Stage.BOOTING)
     launch = renting.engine._launches[NAME]
-    ended = renting.until(Stage.ENDED, 60.0)
+    ended = renting.until(Stage.ENDED, 300.0)
     assert (ended.reason, sky.alive, len(sky.asked("down"))) == ("its limit of 0.5 h is reached", [], 1)
     assert launch.poll() is not None
 
