@@ -116,7 +116,7 @@ def _is_its_own(node: ast.AST) -> bool:
     if name == "replace":  # that of a path or of os: that of a text has two arguments, that of a time names
         return ast.unparse(node.func) == "os.replace" or (len(node.args) == 1 and not node.keywords)
     kinds = {"fsync", "fdatasync", "rename", "renames", "link", "hardlink_to"}
-    return name in kinds or ast.unparse(node.func) == "shutil.move"
+    return name in kinds or (name == "move" and ast.unparse(node.func) == "shutil.move")
 
 
 def test_it_sees_who_does_it_on_their_own() -> None:
