@@ -12,7 +12,7 @@ from farm.errors import DoesNotFit, FarmError
 from farm.study.recipe import Recipe
 from model.probe import ROOT, largest_microbatch, search
 
-# 370 MB a sequence, then 590; importing torch takes 700, and what two processes of one kind reserve differs by up to 150.
+# 370 MB a sequence, a third 590; importing torch takes 700, and what two processes reserve differs by up to 150.
 SMALL = Recipe().with_patch(
     {
         "model": {"vocab": 64, "context": 2048, "width": 64, "layers": 2, "heads": 2},
