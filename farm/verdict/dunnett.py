@@ -82,7 +82,7 @@ def _beyond(c: float, correlation: Any, df: float, sides: int = 2) -> float:
 
 @lru_cache(maxsize=1024)
 def _inside(c: float, correlation: bytes, df: float, sides: int) -> float:
-    """The chance that no |t|, or one-sided no t, is beyond `c`. Kept: scores and classes ask alike."""
+    """The chance that no |t|, or one-sided no t, is beyond `c`. Kept for who looks at the same results again."""
     import numpy as np
     from scipy.stats import multivariate_t
 
