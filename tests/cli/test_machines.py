@@ -17,7 +17,7 @@ from workers.attempt.probing import key
 
 from .conftest import ROOT, Farm
 
-BESIDES_TORCH = 530_000_000  # bytes: one sequence of the study below needs 340 MB, two need 710
+BESIDES_TORCH = 650_000_000  # bytes: one sequence of the study below needs 340 MB, two need 710 to 1000
 
 
 def test_a_class_says_what_was_probed(farm: Farm) -> None:
@@ -108,8 +108,8 @@ def test_what_a_probe_finds_is_what_plans_are_made_with(farm: Farm) -> None:
     assert said.returncode == 0, said.stderr
     recipe = Study.load(farm.folder / "tiny.toml").arms()[0].recipe
     found = farm.queue.roster.machines()["cpu"].probes[key(recipe)]
-    assert found == 1
+    assert 1 <= found < 4
     assert f"cpu: microbatches of up to {found} fit" in said.stderr
     assert farm.queue.roster.offers()["cpu"] == [], f"{platform.node()} offers nothing by being probed"
     (planned,) = json.loads(farm("plan", path, "--json").out)["data"]
-    assert (planned["microbatch_basis"], planned["microbatch"]) == ("probe", found)
+    assert (planned["microbatch_basis"], planned["microbatch"]) == ("probe", min(found, 2)), "a divisor of the batch 2"
