@@ -391,6 +391,16 @@ class Recipe(Frozen):
         """Only what differs from the baseline, nested as in a study file."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    def setting(self, path: str) -> Any:
+        """The value at `path` ("model.dropout"), defaults included, as a study file would write it.
+
+        NONE: it is unset, or not among the settings, as the warm-up of a constant learning rate.
+        """
+        found: Any = self.model_dump(mode="json")
+        for key in path.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        return NONE if found is None else found
+
     def with_patch(self, patch: dict[str, Any]) -> "Recipe":
         """This recipe with `patch` (nested tables) laid over it, validated again."""
         return Recipe.model_validate(merge(self.model_dump(), patch))
