@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,13 @@ def test_a_class_says_what_its_nodes_run_or_why_they_are_idle(farm: Farm) -> Non
     assert told["cpu-x1"]["seen_tokens_per_second"] is None
     (row,) = [row for row in farm("machines").rows if row["machine"] == "cpu"]
     assert row["now"] == f"attic: {here.run.id} at step 1; cellar: drained: by hand"
+
+
+def test_hardware_of_which_only_the_price_is_known_is_unknown(farm: Farm) -> None:
+    Path("farm.toml").write_text("[machines.1xh100m80]\nusd_per_hour = 3.99\n")
+    (one,) = [row for row in farm("machines").rows if row["machine"] == "1xh100m80"]
+    assert (one["accelerator"], one["accelerators"], one["memory_bytes"]) == ("", "", "")
+    assert one["usd_per_hour"] == "3.99"
 
 
 def test_a_class_says_how_many_nodes_an_autoscaler_may_start(farm: Farm) -> None:
