@@ -61,7 +61,7 @@ def _tokenizer(text: str) -> str:
 class Frozen(BaseModel):
     """A value: strict types, no unknown keys, no NaN or infinity, no change after birth."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Model(Frozen):
