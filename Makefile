@@ -23,7 +23,9 @@ types: $(VENV)/test
 
 # What starts a Ray stays in one process, which begins with it; all else is spread over the cores, a file at a time.
 # (tests/conftest.py has the order.) Two Rays at once took longer than one after the other: 60 idle processes of Ray are
-# a core's work. What takes long by its nature is for `make soak`.
+# a core's work. What takes long by its nature is for `make soak`. Some 200 processes import farm: it is compiled once for
+# all of them, also in a container that sets this variable.
+tests: export PYTHONDONTWRITEBYTECODE :=
 tests: $(VENV)/test $(BIN)/prometheus $(BIN)/chromium $(BIN)/tmux
 	$(BIN)/python -m pytest -m "not long" --durations 25 --numprocesses logical --maxprocesses 4 \
 	  --dist loadfile --no-loadscope-reorder

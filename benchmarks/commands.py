@@ -3,6 +3,7 @@
 import os
 import resource
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,10 @@ def main() -> None:
                     ["python -c pass", *_spread(client, environment, ["-c", "pass"]), ""],
                     ["farm --help", *_spread(client, environment, _farm("--help")), "0.2"],
                 ]
+                kept = Path(folder) / "cache" / "verdicts"
+                first = _spread(client, environment, _farm(f"table {study}"), forgets=kept)
+                rows.append([f"farm table {study}, judged for the first time", *first, "1"])
+                _run(client, environment, _farm(f"table {study}"))
                 for words in (f"table {study}", f"runs {study}", "runs", "status", f"show {run}"):
                     rows.append([f"farm {words}", *_spread(client, environment, _farm(words)), "1"])
                 for words in ("table st", f"show {run[:12]}"):
@@ -62,8 +67,12 @@ def _farm(words: str) -> list[str]:
     return ["-m", "cli.main", *shlex.split(words)]
 
 
-def _spread(client: Redis, environment: dict[str, str], words: list[str]) -> list[str]:
-    took = [_run(client, environment, words) for _ in range(ROUNDS)]
+def _spread(client: Redis, environment: dict[str, str], words: list[str], forgets: Path | None = None) -> list[str]:
+    took = []
+    for _ in range(ROUNDS):
+        if forgets:
+            shutil.rmtree(forgets, ignore_errors=True)
+        took.append(_run(client, environment, words))
     clock = sorted(one.clock for one in took)
     return [
         f"{statistics.median(clock):.2f} ({clock[0]:.2f}-{clock[-1]:.2f})",

@@ -33,7 +33,7 @@ from farm.study.toml import STANDARD_INPUT
 
 COLUMNS = (
     Column("machine", "machine"),
-    Column("accelerator", "accelerator"),
+    Column("accelerator", "accelerator", render.text),
     Column("accelerators", "count", render.count, is_number=True),
     Column("memory_bytes", "GiB each", render.gib, is_number=True),
     Column("usd_per_hour", "$/h", render.dollars, is_number=True),
@@ -93,9 +93,7 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
     rows = [
         {
             "machine": name,
-            "accelerator": machine.accelerator,
-            "accelerators": machine.accelerators,
-            "memory_bytes": machine.memory,
+            **_hardware(machine),
             "usd_per_hour": machine.usd_per_hour,
             "price_source": machine.price_source,
             "price_date": machine.price_date,
@@ -126,6 +124,12 @@ def machines(probe: Probe = None, as_json: Json = False) -> None:
     for told_of_cost in filter(None, (describe(rented, time.time()), *map(stray, strays), trouble)):
         say(told_of_cost)
     passed.end()
+
+
+def _hardware(machine: Machine) -> dict[str, Any]:
+    """What it has; unknown where only its price was declared."""
+    has = {"accelerator": machine.accelerator, "accelerators": machine.accelerators, "memory_bytes": machine.memory}
+    return dict.fromkeys(has) if machine.is_price_alone else has
 
 
 def _speeds(reached: Iterable[Reached]) -> dict[str, int]:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 from cli.unread import Unread, unread
 from farm.queue.queue import Queue
 from farm.queue.values import Status
+from farm.site.settings import Settings
 from farm.study.recipe import TEST
 from farm.study.study import Study
+from farm.verdict.memory import remembering
 from farm.verdict.seen import Sight, find_name, names, see
 from farm.verdict.table import Table, rank
 
@@ -38,5 +40,6 @@ def ranking(queue: Queue, study: str, score: str | None = None) -> RankedStudy:
     sight = see([status.result for status in statuses if status.result], scores, by, evaluations)
     margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
     references = queue.studies.references(study).models
-    table = rank(sight.results, statuses, margin, imported, looks, references, by)
+    with remembering(Settings.load(through_tunnel=False).home / "cache" / "verdicts"):
+        table = rank(sight.results, statuses, margin, imported, looks, references, by)
     return RankedStudy(stored, table, by, among, statuses, sight, unread(picture, study, spoilt))

@@ -24,7 +24,11 @@ PRIVATE, PUBLIC = 0o600, 0o666  # modes; the umask takes its part of the second
 @contextmanager
 def writing_whole(path: Path, mode: int = PUBLIC, *, lasting: bool = False) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the block ends, and is gone when it fails. `lasting`: then
-    it would survive a power cut."""
+    it would survive a power cut. What is no file, such as a pipe or a device, is written to and stays what it is."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as open_end:
+            yield open_end
+        return
     draft = draft_of(path)
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

@@ -139,7 +139,7 @@ def attempt(
     resume: Path | None = None,
     signals: Callable[[int], Signal] = lambda step: Signal.CONTINUE,
     epoch: int = 1,
-    tokens: Tokens = SOME_TOKENS,
+    tokens: Tokens | None = SOME_TOKENS,
     exams: Sequence[Exam] = (),
     samples: Samples | None = None,
 ) -> tuple[Outcome, Told]:

@@ -74,6 +74,13 @@ def _without_paths(told: str, recipe: Recipe) -> str:
     return told
 
 
+def changes(base: Recipe, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """The settings in which `recipe` differs from `base`, and the values of both."""
+    for path, was, now in differences(public(base), public(recipe)):
+        told = base.setting(path) if was is None else was, recipe.setting(path) if now is None else now
+        yield path, str(told[0]), str(told[1])
+
+
 def public(recipe: Recipe) -> dict[str, Any]:
     """What a recipe sets itself, its paths as `place` has them."""
     changes = recipe.changes()
@@ -89,7 +96,6 @@ def _values(chosen: Chosen, known: Known, repo: str) -> dict[str, Any]:
     around = [one for one in chosen.ranked.table.rows if _beside(one, row)] if chosen.ranked and row else []
     study = chosen.ranked.study if chosen.ranked else None
     baseline = next((arm.recipe for arm in study.arms() if arm.name == BASELINE), None) if study else None
-    changes = list(differences(public(baseline), public(recipe))) if baseline else []
     return {
         "title": repo.partition("/")[2],
         "parameters": f"{recipe.model.parameters:,}",
@@ -117,7 +123,7 @@ def _values(chosen: Chosen, known: Known, repo: str) -> dict[str, Any]:
         "sampling": _sampling(known.samples),
         "lineage": list(_lineage(chosen)),
         "arm": run.arm,
-        "changes": [(path, _told(was), _told(now)) for path, was, now in changes],
+        "changes": list(changes(baseline, recipe)) if baseline else [],
         "no_changes": "is the baseline" if run.arm == BASELINE else "changes nothing that is on record",
         "recipe": code(toml.text(public(recipe)), "toml"),
     }
@@ -328,10 +334,6 @@ def _lineage(chosen: Chosen) -> Iterator[tuple[str, str]]:
     yield "tokens trained on (sha256)", prints.tokens.trained
     yield "tokens tested on (sha256)", prints.tokens.tested
     yield "last weights (sha256)", prints.final
-
-
-def _told(value: Any) -> str:
-    return "default" if value is None else str(value)
 
 
 def _count(number: int, what: str) -> str:

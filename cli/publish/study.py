@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from cli import render
 from cli.cells import machine as called
-from cli.publish.card import public, ranking_cells
+from cli.publish.card import changes, ranking_cells
 from cli.publish.collection import Member
 from cli.publish.markdown import Markdown, fill, text
 from cli.publish.parcel import MAIN, Branch
@@ -13,7 +13,6 @@ from cli.report.material import Material
 from cli.report.words import answer
 from farm.errors import NotFound
 from farm.study.arms import BASELINE
-from farm.study.differences import differences
 from model.hub import CARD, Content
 
 
@@ -54,6 +53,7 @@ def card(material: Material, repo: str, hub: str, models: Sequence[Member]) -> s
     values = {
         "title": title,
         "study": material.name,
+        "question": material.question,
         "runs": f"{finished:,} of {len(material.statuses):,} runs are finished",
         "answer": list(answer(material)),
         "rankings": list(_rankings(material)),
@@ -75,10 +75,6 @@ def _rankings(material: Material) -> Iterator[tuple[str, list[list[str]]]]:
 def _changes(material: Material) -> Iterator[tuple[str, str]]:
     arms = {arm.name: arm.recipe for arm in material.study.arms()} if material.study else {}
     if BASELINE in arms:
-        base = public(arms[BASELINE])
         for name, recipe in arms.items():
-            changed = [
-                f"{path}: {'default' if was is None else was} → {'default' if now is None else now}"
-                for path, was, now in differences(base, public(recipe))
-            ]
+            changed = [f"{path}: {was} → {now}" for path, was, now in changes(arms[BASELINE], recipe)]
             yield name, "; ".join(changed) or "nothing"

@@ -39,3 +39,8 @@ class Material(NamedTuple):
     @property
     def title(self) -> str:
         return f"Run {self.run.run.id}" if self.run else f"Study {self.name}"
+
+    @property
+    def question(self) -> str:
+        """What the study is to find out, if it says so."""
+        return self.study.study.question if self.study else ""

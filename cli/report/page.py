@@ -24,6 +24,7 @@ def page(material: Material) -> str:
     made = sections.of(material)
     return template.render(
         title=material.title,
+        question=material.question,
         when=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(material.when)),
         version=version("farm"),
         sections=[_with_ids(section) for section in made.sections if section.parts],

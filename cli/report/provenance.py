@@ -51,7 +51,7 @@ def _flat(tree: dict, path: str = "") -> dict:
 
 def _changes(recipe: Recipe, base: Recipe) -> Iterator[str]:
     for path, was, now in differences(base.changes(), recipe.changes()):
-        yield f"{path}: {'default' if was is None else was} -> {'default' if now is None else now}"
+        yield f"{path}: {base.setting(path) if was is None else was} -> {recipe.setting(path) if now is None else now}"
 
 
 def _runs(material: Material) -> Iterator[Part]:

@@ -141,6 +141,12 @@ class Machine(Frozen):
         return self
 
     @property
+    def is_price_alone(self) -> bool:
+        """Whether it says what it costs or how fast it is, and of its hardware nothing."""
+        said = {field for field in self.model_fields_set - {"name"} if getattr(self, field) is not None}
+        return bool(said) and said <= set(HEARSAY)
+
+    @property
     def is_cpu(self) -> bool:
         return self.accelerator == "cpu"
 
@@ -246,7 +252,7 @@ BUILT_IN = {
             price_source=_OWN,
             tokens_per_second=22_300,
         ),
-        Machine(name="cpu", usd_per_hour=0.0, price_source=_OWN),
+        Machine(name="cpu", accelerator="cpu", usd_per_hour=0.0, price_source=_OWN),
         Machine(name="cpu-x1", threads=1, usd_per_hour=0.0, price_source=_OWN),
         Machine(name="cpu-x2", accelerators=2, threads=1, usd_per_hour=0.0, price_source=_OWN),
     )
@@ -262,11 +268,13 @@ OPEN = ("tokens_per_second", "microbatch", "threads", "instruction_set")
 def layer(*tables: Mapping[str, Machine]) -> dict[str, Machine]:
     """Several tables of machine classes as one: a later one wins, and earlier ones fill its gaps.
 
-    A price comes with its source and its date, or not at all.
+    A price comes with its source and its date, or not at all. A table with a price alone adds it to what is known.
     """
     result: dict[str, Machine] = {}
     for name, machine in (pair for table in tables for pair in table.items()):
         below = result.get(name)
+        if below and machine.is_price_alone:
+            machine = below.model_copy(update={field: getattr(machine, field) for field in HEARSAY})
         said = {field: getattr(below, field) for field in OPEN if below and getattr(machine, field) is None}
         if below and machine.usd_per_hour is None:
             said |= {field: getattr(below, field) for field in PRICE}
@@ -282,8 +290,14 @@ def without_hearsay(machine: Machine) -> Machine:
 def find_machine(name: str, known: dict[str, Machine]) -> Machine:
     """The machine class called `name`.
 
-    Raises: BadStudy: it is neither declared nor registered.
+    Raises: BadStudy: it is neither declared nor registered, or nothing but its price is known.
     """
+    if name in known and known[name].is_price_alone:
+        raise BadStudy(
+            f"machines: the hardware of {name!r} is unknown: no node of it has joined, and its table has only a price.",
+            remedy=f"Let a node join, or add accelerator, accelerators and memory to [machines.{name}].",
+            field="machines",
+        )
     if name in known:
         return known[name]
     raise BadStudy(

@@ -61,7 +61,7 @@ def _tokenizer(text: str) -> str:
 class Frozen(BaseModel):
     """A value: strict types, no unknown keys, no NaN or infinity, no change after birth."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Model(Frozen):
@@ -390,6 +390,16 @@ class Recipe(Frozen):
     def changes(self) -> dict[str, Any]:
         """Only what differs from the baseline, nested as in a study file."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+    def setting(self, path: str) -> Any:
+        """The value at `path` ("model.dropout"), defaults included, as a study file would write it.
+
+        NONE: it is unset, or not among the settings, as the warm-up of a constant learning rate.
+        """
+        found: Any = self.model_dump(mode="json")
+        for key in path.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        return NONE if found is None else found
 
     def with_patch(self, patch: dict[str, Any]) -> "Recipe":
         """This recipe with `patch` (nested tables) laid over it, validated again."""

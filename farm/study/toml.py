@@ -55,7 +55,13 @@ def _open(path: Path) -> AbstractContextManager[BinaryIO]:
 
 def text(tables: dict[str, Any]) -> str:
     """Tables as TOML. It has no word for None, so that is left out: a missing value means the same everywhere."""
-    return tomli_w.dumps(_without_none(tables))
+    written = tomli_w.dumps(_without_none(tables))
+    return re.sub(r"[^\n\r\t -~]", lambda found: _visible(found[0]), written)
+
+
+def _visible(letter: str) -> str:
+    """A letter, escaped if a reader could not see it: what a page or a terminal drops must not be lost from a file."""
+    return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

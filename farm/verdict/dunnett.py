@@ -75,11 +75,28 @@ def _beyond(c: float, correlation: Any, df: float, sides: int = 2) -> float:
     if count == 1 or count > MOST or count * alone < 1e-4:  # below what the integral resolves the bound is as good
         return min(1.0, count * alone)
     import numpy as np
+
+    inside = _inside(c, np.asarray(correlation, dtype=np.float64).tobytes(), df, sides)
+    return min(max(1 - inside, alone), count * alone, 1.0)
+
+
+@lru_cache(maxsize=1024)
+def _inside(c: float, correlation: bytes, df: float, sides: int) -> float:
+    """The chance that no |t|, or one-sided no t, is beyond `c`. Kept for who looks at the same results again."""
+    import numpy as np
     from scipy.stats import multivariate_t
 
+    flat = np.frombuffer(correlation)
+    count = round(flat.size**0.5)
     edge = np.full(count, c)
     below = -edge if sides == 2 else np.full(count, -np.inf)
-    inside = multivariate_t.cdf(
-        edge, shape=correlation, df=df, lower_limit=below, maxpts=POINTS, random_state=np.random.default_rng(0)
+    return float(
+        multivariate_t.cdf(
+            edge,
+            shape=flat.reshape(count, count),
+            df=df,
+            lower_limit=below,
+            maxpts=POINTS,
+            random_state=np.random.default_rng(0),
+        )
     )
-    return min(max(1 - float(inside), alone), count * alone, 1.0)

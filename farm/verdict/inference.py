@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from farm.stats import mean, sd
 from farm.study.recipe import Frozen
 from farm.verdict import dunnett, paired, student, unpaired
+from farm.verdict.memory import remembered
 
 ALPHA = 0.05  # the chance that a table in which nothing has an effect calls anything better or worse
 CHECKED_FROM = 6  # pairs: with fewer, no sign-flip can reach p = 0.05
@@ -66,6 +67,7 @@ class Tested(NamedTuple):
     error: float
 
 
+@remembered
 def judge(rankings: Sequence[tuple[Losses, Mapping[str, Losses]]], margin: float | None) -> list[dict[str, Contrast]]:
     """Test, in each ranking (a baseline, and its arms by name), those arms that can be tested at all."""
     found: list[dict[str, Contrast]] = [{} for _ in rankings]

@@ -18,6 +18,7 @@ from farm.stats import mean, sd
 from farm.study.recipe import Frozen, Seeds
 from farm.verdict import student
 from farm.verdict.inference import ALPHA
+from farm.verdict.memory import remembered
 
 Name = Literal["rerun", "hardware", "train seed", "init seed", "both seeds"]
 SeedsRung = Literal["train seed", "init seed", "both seeds"]
@@ -82,7 +83,8 @@ def _cells(runs: Iterable[Observation]) -> list[Observation]:
     return [Observation(arm, machine, seeds, 0, loss) for (arm, machine, seeds), loss in first.items()]
 
 
-def hardware(runs: Iterable[Observation]) -> tuple[HardwareEffect, ...]:
+@remembered
+def hardware(runs: Sequence[Observation]) -> tuple[HardwareEffect, ...]:
     """Every two machine classes that have runs of one arm and seeds in common; of repetitions the first counts."""
     return tuple(_pairs(_cells(runs)))
 

@@ -11,6 +11,7 @@ from typing import Any
 from farm.study.recipe import Seeds
 from farm.verdict import dunnett, paired, student, unpaired
 from farm.verdict.inference import ALPHA, Family, families
+from farm.verdict.memory import remembered
 
 POWER = 0.8
 STUDIES = 2_000
@@ -76,6 +77,7 @@ def smallest_effect(pairs: int, arms: int, level: float = ALPHA) -> float | None
     return float(np.quantile(half + found.delta[..., 0], POWER))
 
 
+@remembered
 def pairs_for(effect: float, arms: int, level: float = ALPHA) -> int | None:
     """The fewest seed pairs with which a true difference of `effect` SDs is found with 80 % power; None: too many."""
     if not effect > 0:

@@ -6,10 +6,12 @@ from itertools import combinations
 from farm.stats import mean, sd
 from farm.verdict import student, unpaired
 from farm.verdict.inference import ALPHA, Losses, Word
+from farm.verdict.memory import remembered
 
 Relation = set[tuple[str, str]]  # (better, worse)
 
 
+@remembered
 def ranks(
     order: Sequence[str],
     baseline: str,

@@ -19,6 +19,7 @@ from farm.study.looks import Looks, key
 from farm.study.recipe import Seeds
 from farm.verdict import inference, student
 from farm.verdict.inference import ALPHA, Contrast, Losses, Word, holm, interval, rounding
+from farm.verdict.memory import remembered
 
 LEAST = 3  # pairs of the first stage: two say next to nothing of a variance
 STAGES = 6
@@ -98,6 +99,7 @@ def judge_all(
     return judge(rankings, machines, looks.first, looks.order, margin)
 
 
+@remembered
 def judge(
     rankings: Sequence[tuple[Losses, Mapping[str, Losses]]],
     machines: Sequence[str],
@@ -142,6 +144,7 @@ def chance(delta: Any, sd: Any, stage: Stage, level: float, margin: float | None
     return np.clip(differs + is_same * (room > 0), 0, 1)
 
 
+@remembered
 def pairs_for(effect: float, first: int, have: int, level: float, power: float = 0.8) -> int | None:
     """The first stage above `have` at which a true difference of `effect` SDs is found with `power`; None: too many."""
     return next(

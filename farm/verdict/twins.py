@@ -93,7 +93,7 @@ def imported_twins(runs: Sequence[ImportedRun]) -> Iterable[Twins]:
             for key in sorted(one.keys() & other.keys())
         ]
         if pairs:
-            effect = _effect((key[0], one[key], other[key]) for key in one.keys() & other.keys())
+            effect = _effect((key[0], one[key], other[key]) for key in sorted(one.keys() & other.keys()))
             yield Twins(evaluation=IMPORTED, machines=(left, right), pairs=tuple(pairs), hardware=effect)
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from farm.verdict import student
+from farm.verdict.memory import remembered
 
 
 class Means(NamedTuple):
@@ -61,6 +62,7 @@ def one_run_correlation(baseline: int, count: int) -> Any:
     return np.full((count, count), 1 / (baseline + 1)) + np.eye(count) * (1 - 1 / (baseline + 1))
 
 
+@remembered
 def one_run_resolves(sd: float, n: int, level: float = 0.05) -> float:
     """How far one further run of the baseline lies from the mean of its `n` at most, in all but `level` of cases.
 

@@ -153,4 +153,4 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     from model import hub_answers
 
     monkeypatch.setattr(_http, "time", SimpleNamespace(**vars(time) | {"sleep": lambda _: None}))
-    monkeypatch.setattr(hub_answers, "SILENCE_SECONDS", 1.5)
+    monkeypatch.setattr(hub_answers, "SILENCE_SECONDS", 1.0)

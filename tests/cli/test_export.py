@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from worlds import corpus
 
 from farm.queue.values import Claim
@@ -91,7 +91,7 @@ def test_transformers_loads_a_finished_run_and_goes_on_as_ours_does(farm: Farm, 
     assert data["files"] == sorted(path.name for path in (farm.folder / "exported").iterdir())
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json"} < {*data["files"]}
     ours = load_network(checkpoint, claim.run).eval()
-    theirs, report = AutoModelForCausalLM.from_pretrained(data["folder"], output_loading_info=True)
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(data["folder"], output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     x_BT = torch.randint(0, 257, (3, 16), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_the_byte_tokenizer_comes_along(farm: Farm) -> None:
     answer = farm("export", "cpu-base", "exported")
     assert answer.err == ""
     assert answer.rows[0]["tokenizer"] == "True"
-    theirs = AutoTokenizer.from_pretrained(farm.folder / "exported")
+    theirs = transformers.AutoTokenizer.from_pretrained(farm.folder / "exported")
     assert theirs.encode(f"{TEXT}<|endoftext|>") == [*TEXT.encode(), 256]
     assert theirs.decode(theirs.encode(TEXT), clean_up_tokenization_spaces=False) == TEXT
     assert (len(theirs), theirs.eos_token_id, theirs.model_max_length) == (257, 256, 16)
@@ -143,7 +143,7 @@ def test_a_tokenizer_json_is_trained_on_and_comes_along(farm: Farm) -> None:
     claim, _ = finished(farm, source=source, vocab=vocab, tokenizer=f'tokenizer = "{farm.folder}/mine.json"')
     assert farm("export", "cpu-base", "exported").err == ""
     assert (farm.folder / "exported" / "tokenizer.json").read_bytes() == (farm.folder / "mine.json").read_bytes()
-    theirs = AutoTokenizer.from_pretrained(farm.folder / "exported")
+    theirs = transformers.AutoTokenizer.from_pretrained(farm.folder / "exported")
     assert theirs.encode(TEXT) == made.encode(TEXT).ids
     assert (theirs.eos_token_id, theirs.bos_token_id, theirs.model_max_length) == (made.token_to_id("</s>"),) * 2 + (
         16,
@@ -163,7 +163,7 @@ def test_pipeline_continues_an_empty_prompt_and_stays_within_the_context(farm: F
         made = {"source": text_folder(farm.folder / "text"), "tokenizer": f'tokenizer = "{name}"', "vocab": vocab}
     finished(farm, **made)
     assert farm("export", "cpu-base", "exported").code == 0
-    generate = pipeline("text-generation", model=str(farm.folder / "exported"))
+    generate = transformers.pipeline("text-generation", model=str(farm.folder / "exported"))
     for prompt in ("", "de"):
         (found,) = generate(prompt)
         assert found["generated_text"].startswith(prompt)
@@ -185,7 +185,7 @@ def test_gpt2s_tokenizer_comes_along_where_its_files_are(farm: Farm, gpt2_files:
     finished(farm, source=corpus(farm.folder), vocab=50257)
     assert farm("export", "cpu-base", "exported").err == ""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(gpt2_files))
-    theirs = AutoTokenizer.from_pretrained(farm.folder / "exported")
+    theirs = transformers.AutoTokenizer.from_pretrained(farm.folder / "exported")
     assert theirs.encode(TEXT) == gpt2.encoder()([TEXT])[0].tolist()
     assert theirs.decode(theirs.encode(TEXT), clean_up_tokenization_spaces=False) == TEXT
     assert (len(theirs), theirs.eos_token_id) == (50257, 50256)
@@ -205,7 +205,7 @@ def test_other_tokens_come_without_a_tokenizer_and_without_an_end_of_text(farm: 
     finished(farm, source=corpus(farm.folder), vocab=67)
     answer = farm("export", "cpu-base", "exported")
     assert answer.err == f"no tokenizer: 67 tokens are not GPT-2's: use the tokenizer that made {farm.folder}\n"
-    theirs = AutoModelForCausalLM.from_pretrained(farm.folder / "exported")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(farm.folder / "exported")
     assert theirs.generation_config.eos_token_id is theirs.config.eos_token_id is None
     assert theirs.generate(torch.zeros(1, 1, dtype=torch.long), max_new_tokens=9, do_sample=False).shape == (1, 10)
 

@@ -318,7 +318,8 @@ def test_a_study_is_published_with_its_report_and_repeated_without_a_change(
         if row["verdict"]:
             assert f"{row['arm']} on cpu is {row['verdict']} than the baseline by {abs(row['delta']):.4f} nats" in card
     assert "9 of 9 runs are finished" in card
-    assert "| remove-dropout | model.dropout: default → 0.0 |" in card
+    assert "| remove-dropout | model.dropout: 0.1 → 0.0 |" in card
+    assert "| gradient-clipping | train.clip_grad_norm: none → 3.5 |" in card
     assert [run.id for run in Study.parse(files["study.toml"].decode()).runs()] == [
         run.id for run in farm.queue.studies.one("tiny").runs()
     ]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from results import result
-from transformers import AutoModelForCausalLM
 from worlds import VOCAB, attempt, corpus, planned
 
 from farm.queue.unreadable import find_flaws
@@ -106,7 +106,7 @@ def table(farm: Farm, *words: str) -> dict[str, Any]:
 def theirs(folder: Path, offset: int, sequences: int) -> float:
     """The mean loss that transformers gives on a slice of the validation split."""
     stream = np.fromfile(folder.parent / "validation.bin", dtype=np.uint16).astype(np.int64)[offset:]
-    network = AutoModelForCausalLM.from_pretrained(folder).eval()
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     losses = []
     for first in range(0, sequences * 8, 8):
         x, y = (torch.from_numpy(stream[first + shift : first + shift + 8]) for shift in (0, 1))

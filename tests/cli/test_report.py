@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import tomllib
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from browser import chromium
 from plotly.offline import get_plotlyjs
 from reported import HOSTILE, NAME, STEPS, fill
-from results import result
+from results import result, study_text
 
 from cli.render import line
 from cli.report import sections
@@ -160,6 +161,38 @@ def test_the_study_file_in_it_queues_the_same_runs(farm: Farm) -> None:
     parser = Page(code[1])
     again = Study.build(tomllib.loads("".join(parser.texts)))
     assert [run.id for run in again.runs()] == [run.id for run in farm.queue.studies.one("tiny").runs()]
+
+
+def test_the_question_of_the_study_is_above_its_answer_in_page_and_card(farm: Farm) -> None:
+    asked = f"Does it help? {HOSTILE}"
+    farm.queue.put(Study.parse(study_text().replace("[study]", f"[study]\nquestion = {json.dumps(asked)}")))
+    farm.finish_all()
+    assert farm("report", "tiny", "-o", str(farm.folder / "it.html")).code == 0
+    page = Page((farm.folder / "it.html").read_text())
+    assert 0 < page.text.find(f"Does it help? {SHOWN}") < page.text.find("vs baseline")
+    assert "img" not in page.names()
+    card = farm("publish", "tiny", "us/tiny", "--dry-run").err
+    assert "Does it help?" in card
+    assert not [one for one in ("<img", "\u202e") if one in card]
+
+
+def test_what_an_arm_changes_is_told_with_the_values_of_the_baseline(farm: Farm) -> None:
+    farm.put()
+    assert farm("report", "tiny", "-o", str(farm.folder / "it.html")).code == 0
+    text = Page((farm.folder / "it.html").read_text()).text
+    assert "remove-dropout model.dropout: 0.1 -> 0.0" in text
+    assert "gradient-clipping train.clip_grad_norm: none -> 3.5" in text
+
+
+def test_the_study_file_in_it_keeps_what_a_page_cannot_show(farm: Farm) -> None:
+    prompt = "\u202eabc\u2066 \U000e0001 caf\u00e9"
+    study = Study.parse(f"{study_text()}\n[samples]\nprompts = ['{prompt}']")
+    farm.queue.put(study)
+    assert farm("report", "tiny", "-o", str(farm.folder / "it.html")).code == 0
+    page = (farm.folder / "it.html").read_text()
+    file = re.search(r'aria-label="The study file tiny.toml"><code>(.*?)</code>', page, re.DOTALL)
+    assert file
+    assert Study.parse(unescape(file[1])).samples.prompts == (prompt,)
 
 
 def test_a_page_without_the_storage_says_that_its_curves_are_the_queues(farm: Farm) -> None:

@@ -215,6 +215,6 @@ def test_a_run_has_a_page_of_its_own(pages: Path, browser: Browser) -> None:
         assert tab.errors == []
     assert "A run of arm remove-dropout of study crossed on 8xa100m40, seeds 42" in text
     assert "remove-dropout on 8xa100m40 is better than the baseline" in text
-    assert "model.dropout: default -> 0.0" in text
+    assert "model.dropout: 0.1 -> 0.0" in text
     assert "lease-expired" in text
     assert "qkv-bias on" not in text, "another arm is no part of it"

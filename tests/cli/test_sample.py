@@ -84,9 +84,10 @@ def test_a_run_that_trains_gives_its_newest_checkpoint_and_any_that_is_kept(farm
 def test_a_run_in_a_bucket_is_sampled_and_shown(farm: Farm, s3_uri: str) -> None:
     trained(farm)
     before = sampled(farm, "--checkpoint", str(STEPS))
+    bucket = Bucket(s3_uri)
     for path in farm.store.root.rglob("*"):
         if path.is_file():
-            Bucket(s3_uri).put(str(path.relative_to(farm.store.root)), path.read_bytes())
+            bucket.put(str(path.relative_to(farm.store.root)), path.read_bytes())
     shutil.rmtree(farm.store.root)
     farm.environment["FARM_STORAGE"] = s3_uri
     assert [one["tokens"] for one in sampled(farm)] == [one["tokens"] for one in before]

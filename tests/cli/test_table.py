@@ -2,8 +2,13 @@
 
 import csv
 import io
+import itertools
 import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,8 +17,9 @@ from results import result, score, study_text
 from farm.stats import mean
 from farm.study.machine import Price
 from farm.study.study import Study
+from farm.verdict import memory
 
-from .conftest import Farm
+from .conftest import ROOT, Farm
 
 
 def test_an_empty_store_is_no_error_and_says_what_to_do(farm: Farm) -> None:
@@ -398,3 +404,70 @@ def test_the_larger_error_is_named_where_it_is_the_test_sets(farm: Farm) -> None
     rows = {row["arm"]: row for row in json.loads(farm("table", "tiny", "--json").out)["data"]}
     assert rows["remove-dropout"]["test_set_error"] > rows["remove-dropout"]["seed_error"]
     assert rows["gradient-clipping"]["test_set_error"] == pytest.approx(0.0, abs=1e-12)
+
+
+FORMS = ([], ["--json"], ["--format", "md"], ["--format", "csv"], ["--format", "latex"], ["-v"], ["--scores", "all"])
+
+
+def test_a_table_from_memory_is_the_computed_one_whatever_has_changed(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SETTLED_SECONDS", -1e9)  # a checkout may be young
+    kept = farm.folder / "home" / "cache" / "verdicts"
+
+    def told() -> list[tuple[str, str]]:
+        """A table in every form from memory, which is that without one."""
+        first = [farm("table", "tiny", *form) for form in FORMS]
+        there = {file: file.read_bytes() for file in kept.iterdir()}
+        again = [farm("table", "tiny", *form) for form in FORMS]
+        assert {file: file.read_bytes() for file in kept.iterdir()} == there
+        shutil.rmtree(kept)
+        computed = [farm("table", "tiny", *form) for form in FORMS]
+        assert again == first == computed
+        for file, content in there.items():  # the old answers lie there when the next table is asked for
+            file.write_bytes(content)
+        return [(answer.out, answer.err) for answer in computed]
+
+    farm.put(machines=("cpu", "cpu-x2"))
+    farm.finish_all()
+    seen = [told()]
+    farm.finish(farm.claim("cpu-x2"), 3.61)
+    seen.append(told())
+    farm.queue.cancel(farm.claim("cpu-x2").run.id)
+    seen.append(told())
+    farm.finish_all("cpu-x2", shift=0.01)
+    seen.append(told())
+    study = farm.queue.studies.one("tiny")
+    farm.queue.put(study.model_copy(update={"study": study.study.model_copy(update={"margin": 0.2})}))
+    seen.append(told())
+    for one, other in itertools.pairwise(seen):
+        assert all(before != after for before, after in zip(one, other, strict=True))
+
+
+def test_a_table_seen_before_needs_neither_numpy_nor_scipy(farm: Farm) -> None:
+    farm.put(machines=("cpu", "cpu-x2"), init=tuple(range(7)))
+    for machine in ("cpu", "cpu-x2"):
+        while farm.queue.listing.backlog().get(machine):
+            claim = farm.claim(machine)
+            shift = {"baseline": 0.0, "remove-dropout": -0.05, "gradient-clipping": 0.002}[claim.run.arm]
+            farm.finish(claim, 3.6 + shift + claim.run.seeds.init * 7919 % 13 / 1e3)
+    script = """
+import sys
+from farm.verdict import memory
+memory.SETTLED_SECONDS = -1e9
+from cli.main import app
+try:
+    app(["table", "tiny", "--json"])
+finally:
+    print(*sorted({"numpy", "scipy"} & sys.modules.keys()), file=sys.stderr)
+"""
+    environment = os.environ | farm.environment | {"PYTHONPATH": str(ROOT)}
+
+    def typed() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+
+    first, again = typed(), typed()
+    assert first.stdout == again.stdout
+    assert [first.stderr.splitlines()[-1], again.stderr.splitlines()[-1]] == ["numpy scipy", ""]

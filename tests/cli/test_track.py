@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import requests
-from mlflow import MlflowClient
 from tensorboardX.proto.event_pb2 import Event
 from waiting import wait_until
 from wandb.proto import wandb_internal_pb2
@@ -179,6 +178,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def mlflow(server: str) -> Iterator[str]:
     """That server, which has no experiment of a test's study."""
     yield server
+    from mlflow import MlflowClient  # seconds, of each process that collects the tests
+
     client = MlflowClient(server)
     if experiment := client.get_experiment_by_name("tiny"):
         client.rename_experiment(experiment.experiment_id, f"before {experiment.experiment_id}")
@@ -218,6 +219,8 @@ def test_mlflow_has_every_step_once_over_a_resume(farm: Farm, begun: Claim, mlfl
     assert told(track(farm, begun.run.id, "--to", to), begun) == (0, 10)
     farm.finish(again, 3.0)
     track(farm, begun.run.id, "--to", to)
+    from mlflow import MlflowClient  # seconds, of each process that collects the tests
+
     client = MlflowClient(mlflow)
     experiment = client.get_experiment_by_name("tiny")
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`farm.run` = '{begun.run.id}'")

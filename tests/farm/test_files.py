@@ -1,6 +1,7 @@
 """Files of farm's are whole or not there, locks keep processes apart, and both have one home."""
 
 import ast
+import os
 import stat
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def _is_its_own(node: ast.AST) -> bool:
     if name == "replace":  # that of a path or of os: that of a text has two arguments, that of a time names
         return ast.unparse(node.func) == "os.replace" or (len(node.args) == 1 and not node.keywords)
     kinds = {"fsync", "fdatasync", "rename", "renames", "link", "hardlink_to"}
-    return name in kinds or ast.unparse(node.func) == "shutil.move"
+    return name in kinds or (name == "move" and ast.unparse(node.func) == "shutil.move")
 
 
 def test_it_sees_who_does_it_on_their_own() -> None:
@@ -133,3 +134,16 @@ def test_it_sees_who_does_it_on_their_own() -> None:
     does_not = ['text.replace("a", "b")', "replace(plan, world=2)", "line._replace(step=1)", "at.replace(hour=1)"]
     assert on_their_own("\n".join(does)) == list(range(1, len(does) + 1))
     assert on_their_own("\n".join(does_not)) == []
+
+
+def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_whole(pipe, b"a page")
+        assert pipe.is_fifo()
+        assert os.read(reader, 100) == b"a page"
+    finally:
+        os.close(reader)
+    assert list(tmp_path.iterdir()) == [pipe]

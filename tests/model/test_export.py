@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+import transformers
 from worlds import attempt, corpus, planned, tiny
 
 from farm.errors import CheckpointInvalid
@@ -25,11 +25,11 @@ def example(qkv_bias: bool, tie_weights: bool, **changes) -> GPT:
     return initialise(Model(**shape | changes, qkv_bias=qkv_bias, tie_weights=tie_weights), seed=4)
 
 
-def exported(gpt: GPT, folder: Path) -> GPT2LMHeadModel:
+def exported(gpt: GPT, folder: Path) -> "transformers.GPT2LMHeadModel":
     export.write(gpt, folder)
-    theirs, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert isinstance(theirs, GPT2LMHeadModel)
+    assert isinstance(theirs, transformers.GPT2LMHeadModel)
     return theirs.train()
 
 
@@ -55,8 +55,8 @@ def test_there_and_back_no_bit_changes(qkv_bias, tie_weights, tmp_path):
 @pytest.mark.parametrize("tie_weights", [False, True])
 def test_a_network_of_transformers_gives_the_same_logits_here(tie_weights, tmp_path):
     shape = {"vocab_size": 67, "n_positions": 9, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    config = GPT2Config(**shape, tie_word_embeddings=tie_weights, bos_token_id=0, eos_token_id=0)
-    theirs = GPT2LMHeadModel(config).eval()
+    config = transformers.GPT2Config(**shape, tie_word_embeddings=tie_weights, bos_token_id=0, eos_token_id=0)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for name, weight in theirs.named_parameters():
             if name.endswith("bias"):

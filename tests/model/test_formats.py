@@ -81,6 +81,7 @@ OF_FOUR = "the second to fourth of every four values are 0 or nearly so, as when
         (save({"tokens": TOKENS.astype("<u4").view("<u2")}), EVERY_SECOND),
         (save({"weights": np.zeros(9)}), "no tensor 'tokens'; it holds weights"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # a zip archive says when it was made
 )  # fmt: skip
 def test_a_bin_that_holds_something_else_is_refused_by_what_it_is(tmp_path: Path, content: bytes, fault: str) -> None:
     path = tmp_path / "train.bin"

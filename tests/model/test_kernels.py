@@ -13,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import STEPS, VOCAB, attempt, canonical, corpus, in_world, planned, stop_after, tiny
 
 from farm.study.processor import InstructionSet, instruction_set
+from farm.study.recipe import Model
 from farm.study.run import Run
 from model import conditions, kernels
-from model.conditions import compiles
+from model.conditions import WITH_DROPOUT, compiles, inductor_options
+from model.gpt import GPT
 from model.group import Group
 from model.kernels import Dropout, Linear, causal_attention, in_use, product, resolve, use
 from model.loss import summed_loss
@@ -55,6 +57,14 @@ def test_auto_compiles_on_a_gpu_where_it_can_and_on_no_cpu(monkeypatch):
     monkeypatch.setattr(conditions, "_all", lambda mine, group: mine)
     monkeypatch.setenv("CC", "/nowhere/gcc")
     assert not compiles("auto", gpu)
+
+
+def test_torchs_choice_for_norms_is_left_out_where_dropout_makes_it_slow() -> None:
+    small = {"vocab": 67, "context": 8, "width": 16, "layers": 2, "heads": 2}
+    assert inductor_options(GPT(Model(**small, dropout=0.1))) == WITH_DROPOUT, (
+        "an option that this torch lacks is not asked"
+    )
+    assert inductor_options(GPT(Model(**small, dropout=0.0))) == {}
 
 
 def all_can(ranks: list[bool]) -> bool:
@@ -265,10 +275,15 @@ def test_a_run_learns_the_same_with_either_and_says_which_it_had(precision, tmp_
 
 
 def test_compiled_blocks_train_as_the_others_do(tmp_path):
-    """The compiler has kernels of its own: these are for what it does not compile."""
+    """The compiler has kernels of its own: these are for what it does not compile.
+
+    Tested on as many sequences as it trains on: another number would be compiled once more.
+    """
     tokens, told, outcomes = corpus(tmp_path), {}, {}
+    tested = {"sequences": 8, "every": 0}
     for compiled in (False, True):
-        run = tiny(tokens, model={"dropout": 0.0, "vocab": VOCAB, "layers": 1}, train={"compile": compiled})
+        model = {"dropout": 0.0, "vocab": VOCAB, "layers": 1}
+        run = tiny(tokens, model=model, train={"compile": compiled}, evaluation=tested)
         outcome, told[compiled] = attempt(run, planned(run, 1, 8), tmp_path / f"compiled-{compiled}")
         outcomes[compiled] = outcome.compiled
     assert told[True].losses == pytest.approx(told[False].losses, rel=1e-5)

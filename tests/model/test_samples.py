@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from worlds import BATCH, CONTEXT, attempt, planned, sampled, stop_after, tiny
 
+from farm.study.planner import Plan
 from farm.study.run import Run
 from farm.study.samples import Samples
 from model import samples as samples_
@@ -27,10 +28,15 @@ def save_after(step: int) -> Callable[[int], Signal]:
     return lambda seen: Signal.SAVE if seen == step - 1 else Signal.CONTINUE
 
 
+def whole(run: Run) -> Plan:
+    """A step in one microbatch, since nothing here is about more."""
+    return planned(run, 1, BATCH)
+
+
 def steps_of(run: Run, folder: Path, **asked: object) -> list[int]:
     """After which steps the model was sampled from; it is saved after step 7, which is no tenth of the run."""
     samples = Samples.model_validate({"tokens": 2} | asked)
-    _, told = attempt(run, planned(run, 1), folder, samples=samples, signals=save_after(7))
+    _, told = attempt(run, whole(run), folder, samples=samples, signals=save_after(7))
     assert [step for step, _, _ in told.saved] == [7, STEPS]
     return [one.step for one in sampled(folder)]
 
@@ -54,7 +60,7 @@ def test_each_prompt_is_gone_on_from_in_the_words_of_the_tokenizer(tmp_path) -> 
     built_in = {"data": {"source": BUILTIN}, "model": {"vocab": 257}}
     run = tiny(tmp_path, **built_in)
     asked = Samples(prompts=("def ", "Ελλάδα"), every=1.0, tokens=5, top_k=300)
-    _, told = attempt(run, planned(run, 1), tmp_path / "run", samples=asked)
+    _, told = attempt(run, whole(run), tmp_path / "run", samples=asked)
     found = sampled(tmp_path / "run")
     assert [(one.step, one.prompt) for one in found][:4] == [(0, "def "), (0, "Ελλάδα"), (1, "def "), (1, "Ελλάδα")]
     for one in found:
@@ -67,7 +73,7 @@ def test_each_prompt_is_gone_on_from_in_the_words_of_the_tokenizer(tmp_path) -> 
 def test_without_a_tokenizer_prompts_and_samples_are_token_ids_and_text_is_token_0(tokens, tmp_path) -> None:
     run = tiny(tokens)
     asked = Samples(prompts=("7 66", "Every effort", "67"), every=4.0, tokens=3)
-    _, told = attempt(run, planned(run, 1), tmp_path, samples=asked)
+    _, told = attempt(run, whole(run), tmp_path, samples=asked)
     found = sampled(tmp_path)
     assert [(one.step, one.prompt) for one in found] == [(0, "7 66"), (0, "0"), (4, "7 66"), (4, "0")]
     assert all(one.text == " ".join(map(str, one.tokens)) and one.tokenizer is None for one in found)
@@ -78,7 +84,7 @@ def test_without_a_tokenizer_prompts_and_samples_are_token_ids_and_text_is_token
 
 def test_a_tokenizer_that_is_not_there_ends_no_training(tokens, tmp_path) -> None:
     run = tiny(tokens, data={"tokenizer": str(tmp_path / "gone.json")})
-    outcome, told = attempt(run, planned(run, 1), tmp_path / "run", samples=Samples(every=4.0))
+    outcome, told = attempt(run, whole(run), tmp_path / "run", samples=Samples(every=4.0))
     assert outcome.finished
     assert "gone.json: No such file or directory" in told.notes[0][1]
     assert [one.prompt for one in sampled(tmp_path / "run")] == ["0", "0"]
@@ -86,7 +92,7 @@ def test_a_tokenizer_that_is_not_there_ends_no_training(tokens, tmp_path) -> Non
 
 def test_a_training_that_is_not_sampled_from_reads_no_tokenizer(tokens, tmp_path) -> None:
     run = tiny(tokens, data={"tokenizer": str(tmp_path / "gone.json")})
-    outcome, told = attempt(run, planned(run, 1), tmp_path / "run", samples=Samples(every=0))
+    outcome, told = attempt(run, whole(run), tmp_path / "run", samples=Samples(every=0))
     assert outcome.finished
     assert told.notes == []
 
@@ -94,7 +100,7 @@ def test_a_training_that_is_not_sampled_from_reads_no_tokenizer(tokens, tmp_path
 def test_samples_of_a_stopped_training_are_not_taken_again(tokens, tmp_path) -> None:
     """A stop leaves a checkpoint after a step that nothing else asks a sample of."""
     run, asked = longer(tokens), Samples(every=10, tokens=2)
-    stopped, _ = attempt(run, planned(run, 1), tmp_path, signals=stop_after(10), samples=asked)
+    stopped, _ = attempt(run, whole(run), tmp_path, signals=stop_after(10), samples=asked)
     assert stopped.step == 10
-    attempt(run, planned(run, 1), tmp_path, resume=tmp_path / "1" / str(stopped.checkpoint), epoch=2, samples=asked)
+    attempt(run, whole(run), tmp_path, resume=tmp_path / "1" / str(stopped.checkpoint), epoch=2, samples=asked)
     assert [one.step for one in sampled(tmp_path)] == [0, 10, 20, 25]

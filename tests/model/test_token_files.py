@@ -51,7 +51,7 @@ def test_safetensors_cut_anywhere_are_refused_by_name(tmp_path):
             open_split(Data(source=str(path)), "train", tmp_path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(max_size=64),

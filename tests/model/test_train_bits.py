@@ -42,7 +42,7 @@ def stopped_everywhere(run: Run, unwatched: Run, world: int, folder: Path) -> li
     either, validated after step 2 and the last and sampled from after each, trains to other bits than one that is never
     watched."""
     reduce.BUCKET_MIB = 0.002  # many buckets: DDP regroups them after its first backward pass
-    plan = planned(run, world)
+    plan = planned(run, world, run.recipe.train.canonical_microbatch or BATCH // world // 2)
     never, told = attempt(run, plan, folder / "never", samples=SAMPLES)
     plain, trained = attempt(unwatched, plan, folder / "unwatched")
     unlike: list[Any] = []

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worlds import (
+    BATCH,
     CONTEXT,
     STEPS,
     TINY,
@@ -16,13 +18,20 @@ from worlds import (
     canonical,
     in_world,
     planned,
+    stop_after,
+    timeless,
     tiny,
 )
 
 from farm.errors import BadCorpus, NoCompiler
 from farm.record.ledger import read
 from farm.record.result import Outcome
+from farm.study import planner
+from farm.study.machine import BUILT_IN
+from farm.study.planner import Plan
 from farm.study.recipe import FurtherEvaluation
+from farm.study.run import Run
+from farm.study.study import Study
 from model.corpus.checks import exams_of
 from model.meter import Signal
 
@@ -38,8 +47,8 @@ def test_a_model_is_scored_by_further_evaluations_which_change_nothing_else(toke
     cache = tmp_path / "cache"
     further = {"late": FurtherEvaluation(offset=1000, sequences=3), "short": FurtherEvaluation(context=4)}
     exams = exams_of(run.recipe, further, cache)
-    outcome, told = attempt(run, planned(run, 1), tmp_path / "more", exams=exams)
-    alone, before = attempt(run, planned(run, 1), tmp_path / "plain")
+    outcome, told = attempt(run, planned(run, 1, BATCH), tmp_path / "more", exams=exams)
+    alone, before = attempt(run, planned(run, 1, BATCH), tmp_path / "plain")
     assert told.timeless == before.timeless
     assert (outcome.fingerprints, outcome.test_loss) == (alone.fingerprints, alone.test_loss)
     test, late, short = outcome.scores
@@ -108,18 +117,29 @@ def torchrun(study: Path, folder: Path, cache: Path) -> subprocess.CompletedProc
     )
 
 
-def test_it_runs_under_plain_torchrun_and_goes_on_from_there(tokens, tmp_path):
+def until(step: int, run: Run, plan: Plan, folder: Path) -> Any:
+    """Until it is stopped after a step. Its tokens are looked up, as torchrun's are."""
+    return attempt(run, plan, folder, signals=stop_after(step), tokens=None)
+
+
+def test_it_runs_under_plain_torchrun_and_goes_on_from_what_is_there(tokens, tmp_path):
+    """From the start it is run below, by one process."""
     tables = {name: "\n".join(f"{k} = {json.dumps(v)}" for k, v in TINY[name].items()) for name in ("model", "train")}
     study = tmp_path / "study.toml"
     study.write_text(STUDY.format(source=tokens, **tables))
-    first = torchrun(study, tmp_path / "run", tmp_path / "cache")
-    assert first.returncode == 0, first.stderr
-    outcome = Outcome.model_validate_json(first.stdout)
+    (run,) = Study.load(study).runs()
+    plan = planner.plan(run.recipe, BUILT_IN["cpu-x2"])
+    never, told = in_world(2, until, STEPS + 1, run, plan, tmp_path / "never")[0]
+    in_world(2, until, 2, run, plan, tmp_path / "run")
+    done = torchrun(study, tmp_path / "run", tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    outcome = Outcome.model_validate_json(done.stdout)
     assert outcome.finished
     assert [scored.exam.name for scored in outcome.scores] == ["test_loss", "late"]
-    assert len(read(tmp_path / "run")) == STEPS
-    again = Outcome.model_validate_json(torchrun(study, tmp_path / "run", tmp_path / "cache").stdout)
-    assert (again.fingerprints, again.test_loss) == (outcome.fingerprints, outcome.test_loss)
+    assert (outcome.fingerprints, outcome.test_loss) == (never.fingerprints, never.test_loss)
+    assert [timeless(line) for line in read(tmp_path / "run")] == told.timeless
+    assert "step 3 loss" in done.stderr
+    assert "step 2 loss" not in done.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["1", "2"]
 
 

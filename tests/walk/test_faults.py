@@ -220,26 +220,33 @@ def test_a_spent_limit_stops_what_trains_and_a_raised_one_lets_it_go_on(hurt):
     same_numbers(hurt, run_id)
 
 
-def test_q11_a_corpus_that_is_not_there_pauses_its_study_until_it_is(farm, tmp_path):
-    """Past `farm submit`, which looks first: as from a machine that does not see the nodes' folders."""
-    corpus = tmp_path / "corpus"
+@pytest.fixture(scope="module")
+def nowhere(farm, tmp_path_factory):
+    """A run whose corpus is not there, and is put there when its study has been paused. Then its rate ruins it.
+
+    Past `farm submit`, which looks first: as from a machine that does not see the nodes' folders.
+    """
+    corpus = tmp_path_factory.mktemp("nowhere") / "corpus"
+    text = study_text("nowhere", learning_rate=1e30).replace("builtin:python-reference", str(corpus))
     with farm.queue() as queue:
-        queue.put(Study.parse(study_text("nowhere").replace("builtin:python-reference", str(corpus))))
+        queue.put(Study.parse(text))
     farm.run("watch", "nowhere", code=1)
-    (row,) = farm.json("runs", "nowhere", "--json")
-    assert (row["state"], row["attempts"]) == ("queued", 0)
-    assert row["why"].startswith(f"paused: bad-corpus: {corpus} does not exist here.")
+    (paused,) = farm.json("runs", "nowhere", "--json")
     corpus.mkdir()
     for split in ("train", "validation"):
         (np.arange(4000) % 257).astype(np.uint16).tofile(corpus / f"{split}.bin")
     farm.run("retry", "nowhere")
-    assert farm.wait_for(row["run"], State.SUCCEEDED).epoch == 2
+    return SimpleNamespace(corpus=corpus, paused=paused, status=farm.wait_for(paused["run"], State.FAILED))
 
 
-def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm):
-    (run_id,) = farm.submit("nonfinite", learning_rate=1e30)
-    status = farm.wait_for(run_id, State.FAILED)
-    (cause,) = status.causes
+def test_q11_a_corpus_that_is_not_there_pauses_its_study_until_it_is(nowhere):
+    assert (nowhere.paused["state"], nowhere.paused["attempts"]) == ("queued", 0)
+    assert nowhere.paused["why"].startswith(f"paused: bad-corpus: {nowhere.corpus} does not exist here.")
+    assert nowhere.status.epoch == 2, "it trained when it was there"
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_at_once(farm, nowhere):
+    (cause,) = nowhere.status.causes
     assert cause.cause == "nonfinite"
     assert not cause.retryable
-    assert "nonfinite" in farm.run("runs", "nonfinite").stdout
+    assert "nonfinite" in farm.run("runs", "nowhere").stdout

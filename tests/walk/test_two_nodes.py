@@ -36,10 +36,12 @@ def cluster(attached):
     return farm
 
 
-HOLDING = """
+ASKED = """
 import sys
 import ray
+from farm.errors import BadSetting
 from workers.attempt.group import Also, hold
+from workers.head.autoscale import check_version
 
 ray.init(sys.argv[1], log_to_driver=False)
 (node,) = (node["NodeID"] for node in ray.nodes() if "farm:home" in node["Resources"])
@@ -48,15 +50,6 @@ with hold([home], 60) as first, hold([home], 0.5) as second:
     print(first, second)
 with hold([home], 60) as third, hold([]) as nothing:
     print(third, nothing)
-"""
-
-WITHOUT = """
-import sys
-import ray
-from farm.errors import BadSetting
-from workers.head.autoscale import check_version
-
-ray.init(sys.argv[1], log_to_driver=False)
 try:
     check_version()
 except BadSetting as refused:
@@ -64,21 +57,22 @@ except BadSetting as refused:
 """
 
 
-def ran(attached, script: str) -> str:
-    """What `script` printed in a process that is connected to this Ray."""
+@pytest.fixture(scope="module")
+def said(attached):
+    """The lines that a process printed which is connected to this Ray."""
     _, ray = attached
-    command = [sys.executable, "-c", script, ray.address]
+    command = [sys.executable, "-c", ASKED, ray.address]
     done = subprocess.run(command, env=ray.variables, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.splitlines()
 
 
-def test_a_unit_is_held_once_and_free_again_afterwards(attached):
-    assert ran(attached, HOLDING).split() == ["True", "False", "True", "True"]
+def test_a_unit_is_held_once_and_free_again_afterwards(said):
+    assert said[:2] == ["True False", "True True"]
 
 
-def test_a_ray_whose_autoscaler_is_not_version_2_is_refused(attached):
-    assert "Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1." in ran(attached, WITHOUT)
+def test_a_ray_whose_autoscaler_is_not_version_2_is_refused(said):
+    assert "Start its head by `ray up`, or with RAY_enable_autoscaler_v2=1." in said[2]
 
 
 def test_two_nodes_of_different_classes_and_a_group_of_both_have_the_same_bits(cluster):

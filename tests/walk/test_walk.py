@@ -24,7 +24,7 @@ TWINS = ("cpu-x1", "cpu-x2")
 def test_every_run_succeeds_and_the_queue_conserves_them(walked):
     with walked.farm.queue() as queue:
         states = [queue.listing.status(run_id).state for run_id in walked.ids]
-        assert states == [State.SUCCEEDED] * 4
+        assert states == [State.SUCCEEDED] * 3
         assert queue.listing.put_count() == sum(queue.listing.counts().values())
 
 
@@ -44,7 +44,7 @@ def test_what_ray_does_not_know_is_an_answer_and_no_error(walked):
 
 def test_submitting_again_queues_nothing(walked):
     said = walked.farm.run("submit", str(walked.farm.home / "walk.toml"))
-    assert "of 4 runs 4 already finished, 0 queued" in said.stderr
+    assert "of 3 runs 3 already finished, 0 queued" in said.stderr
     with walked.farm.queue() as queue:
         assert queue.listing.counts()[State.QUEUED] == 0
 
@@ -55,7 +55,6 @@ def test_the_table_orders_arms_per_machine_by_mean_test_loss_and_ranks_none_with
         ("baseline", "cpu-x1"),
         ("baseline", "cpu-x2"),
         ("remove-dropout", "cpu-x1"),
-        ("higher-rate", "cpu-x1"),
     }
     single = [row for row in rows if row["machine"] == "cpu-x1"]
     assert [row["test_loss_mean"] for row in single] == sorted(row["test_loss_mean"] for row in single)
@@ -75,7 +74,7 @@ def test_the_table_comes_in_the_forms_that_people_paste(walked, form):
     text = walked.farm.run("table", "walk", "--format", form).stdout
     assert "remove-dropout" in text
     if form == "csv":
-        assert len(list(csv.DictReader(io.StringIO(text)))) == 4
+        assert len(list(csv.DictReader(io.StringIO(text)))) == 3
 
 
 def test_the_training_learned_something(walked):
@@ -234,11 +233,12 @@ def test_a_score_that_is_gone_comes_back_to_the_bit_and_a_damaged_model_says_so(
     assert before.keys() == {"test_loss", "late"}
     folder = farm.store.folder(run_id) / "scores"
     values = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"}
-    for path in folder.iterdir():
+    for path in folder.glob("test_loss-*"):
         path.unlink()
+    assert scores(walked, run_id).keys() == {"late"}
 
-    jobs = [row["job"] for row in farm.json("eval", "walk", "--json")]
-    assert [farm.wait_for_end(job) for job in jobs] == [State.SUCCEEDED] * 2
+    (job,) = [row["job"] for row in farm.json("eval", "walk", "--json")]
+    assert farm.wait_for_end(job) is State.SUCCEEDED
     assert scores(walked, run_id) == before
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"} == values
     with farm.queue() as queue:

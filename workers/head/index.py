@@ -15,6 +15,18 @@ STORAGE_SECONDS = 10.0  # between looks whether another Redis took the storage
 log = logging.getLogger("farm")
 
 
+def check_own(queue: Queue, store: Store) -> None:
+    """Raises: BadSetting: this Redis has another storage."""
+    there, index, own = queue.roster.head(), queue.index.origin(), store.mark()
+    if (index and index.marker != own) or (there and there.marker != own):
+        known = f"the farm on {there.host} with the storage {there.storage}" if there else "another storage"
+        raise BadSetting(
+            f"this Redis belongs to {known}; the storage here is {store.uri}.",
+            remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
+            page="docs/machines/storage.md#rebuilding-redis-farm-reindex",
+        )
+
+
 class Indexed:
     """The Redis of `queue` as the index of `store`, which `head` describes. No run is claimed before begin()."""
 
@@ -24,14 +36,7 @@ class Indexed:
 
     def begin(self) -> None:
         """Raises: BadSetting: this Redis has another storage, or this storage another Redis."""
-        there, index = self._queue.roster.head(), self._queue.index.origin()
-        if (index and index.marker != self._head.marker) or (there and there.marker != self._head.marker):
-            known = f"the farm on {there.host} with the storage {there.storage}" if there else "another storage"
-            raise BadSetting(
-                f"this Redis belongs to {known}; the storage here is {self._head.storage}.",
-                remedy="Set FARM_STORAGE to that one, or FARM_REDIS_URL to a Redis of your own.",
-                page="docs/machines/storage.md#rebuilding-redis-farm-reindex",
-            )
+        check_own(self._queue, self._store)
         try:
             self.turn()
         except Conflict as error:

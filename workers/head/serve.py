@@ -42,7 +42,7 @@ from workers.head import autoscale, clusterfile, folders, ray_head, sharing
 from workers.head.autoscale import Autoscaler
 from workers.head.clusterfile import Fleet
 from workers.head.dispatcher import Dispatcher, nodes
-from workers.head.index import Indexed
+from workers.head.index import Indexed, check_own
 from workers.head.jobs import Answering, Jobs, job_id
 from workers.head.keeper import Keeper
 from workers.head.notifier import notifying
@@ -123,12 +123,13 @@ def _serve(
     token_path = Path(os.environ[TOKEN_PATH])
     with ExitStack() as stack:
         redis = stack.enter_context(session(here))
+        queue = Queue(redis)
+        queue.scripts.install()
+        check_own(queue, store)  # Ray takes seconds to start, and a mistake in a variable is to be said before
         folder = None if attach else stack.enter_context(folders.hold())
         ours = functools.partial(ray_head.start, here.home, offered, cpus, shared, dashboard_port)
         dashboard = stack.enter_context(ours(folder) if folder else ray_head.attach(attach or ""))
         stack.enter_context(ray_head.targets(here.home))
-        queue = Queue(redis)
-        queue.scripts.install()
         for doubt in [*doubts(redis), *flaws(redis)]:
             log.warning("Redis: %s", doubt)
         head = _head(store)

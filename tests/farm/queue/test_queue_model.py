@@ -485,10 +485,12 @@ class QueueModel(RuleBasedStateMachine):
             self.redis.delete(*keys)
 
 
-def test_the_queue_behaves_as_its_model(redis: Redis) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(250, marks=pytest.mark.long)])
+def test_the_queue_behaves_as_its_model(redis: Redis, examples: int) -> None:
+    """The long one is no other promise: it looks for it in ten times as many walks."""
     machine = type("QueueModelHere", (QueueModel,), {"redis": redis, "examples": itertools.count()})
     case = machine.TestCase
     case.settings = settings(
-        max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
     )
     case("runTest").runTest()

@@ -49,6 +49,29 @@ def test_a_price_never_has_the_source_or_the_date_of_another():
     assert [str(price) for price in told.prices] == ["by farm.toml of 2026-11-20"]
 
 
+def test_a_price_alone_is_added_to_what_is_known_of_the_hardware():
+    """In whichever table it stands: a class must not become a CPU because a person wrote what it costs."""
+    found = Machine(name="1xh200m144", accelerator="NVIDIA H200", memory=2**37, tokens_per_second=5)
+    priced = Machine(name="1xh200m144", usd_per_hour=3.99, price_source="farm.toml")
+    for tables in ((found, priced), (priced, found)):
+        (known,) = layer(*({table.name: table} for table in tables)).values()
+        assert (known.accelerator, known.memory, known.tokens_per_second) == ("NVIDIA H200", 2**37, 5)
+        assert known.prices == priced.prices
+    told = DECLARED.model_copy(update={"accelerator": "A100-SXM4-40GB"})
+    faster = Machine(name="8xa100m40", tokens_per_second=6)
+    assert layer({"8xa100m40": told}, {"8xa100m40": faster})["8xa100m40"].prices == DECLARED.prices
+    study = Study.parse(HEAD.replace("8xa100m40", "1xh200m144") + "[machines.1xh200m144]\nusd_per_hour = 5.0\n")
+    assert study.machine("1xh200m144", {"1xh200m144": found}).accelerator == "NVIDIA H200"
+    assert study.machine("1xh200m144", {"1xh200m144": found}).usd_per_hour == 5
+
+
+@pytest.mark.parametrize("table", ["usd_per_hour = 3.99", "tokens_per_second = 1e6"])
+def test_a_class_of_which_nothing_but_the_price_is_known_is_no_cpu(table: str):
+    study = Study.parse(HEAD.replace("8xa100m40", "1xh100m80") + f"[machines.1xh100m80]\n{table}\n")
+    with pytest.raises(BadStudy, match=r"the hardware of '1xh100m80' is unknown.*\[machines.1xh100m80\]"):
+        study.machine("1xh100m80", {})
+
+
 def test_what_a_declaration_leaves_out_is_the_price_of_whoever_knows_one():
     """A study that says how much memory a class has must not bring the built-in price back with it."""
     study = Study.parse(HEAD + '[machines.8xa100m40]\nmemory = "38GiB"\n')

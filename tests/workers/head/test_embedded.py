@@ -49,13 +49,14 @@ def test_a_bucket_that_this_machine_cannot_use_is_named_at_start(here: Settings,
     )
 
 
-def test_a_redis_of_another_farm_is_named_at_start(here: Settings, queue: Queue, redis_url: str) -> None:
+def test_a_redis_of_another_farm_is_named_before_ray_is_started(here: Settings, queue: Queue, redis_url: str) -> None:
+    """Which would not start either: another has the port of its dashboard."""
     software = Provenance(farm="0", code="0", python="3", torch="2")
     queue.roster.publish(
         Head(host="there", ray="r", software=software, sources="/s", storage="/theirs", marker="theirs")
     )
-    with pytest.raises(BadSetting) as caught:
-        embedded.up(here.model_copy(update={"redis_url": redis_url}))
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadSetting) as caught:
+        embedded.up(here.model_copy(update={"redis_url": redis_url}), dashboard_port=taken.getsockname()[1])
     assert str(caught.value).startswith("The farm did not start: this Redis belongs to the farm on there with")
 
 

@@ -231,7 +231,10 @@ def test_nothing_outside_the_room_touches_ray_s_private_parts() -> None:
 
 
 def _touched(path: Path) -> list[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    code = path.read_text(encoding="utf-8")
+    if not re.search(r"\bray|RAY_", code):  # each kind of touch names it
+        return []
+    tree = ast.parse(code)
     return [*_private_imports(tree), *_private_attributes(tree), *_variables(tree)]
 
 
