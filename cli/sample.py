@@ -98,6 +98,9 @@ def sample(
     render.emit(Sheet("farm.sample/1", COLUMNS, rows), as_json=as_json)
     if not found.is_final:
         say(f"{status.id} is {status.state}: this is step {found.step:,} of {status.run.recipe.steps:,}")
+    context = status.run.recipe.model.context
+    for start in (start for start in starts if len(start) > context):
+        say(f"a prompt of {len(start):,} tokens: the model reads the last {context:,} of them")
     if by.missing:
         say(f"no tokenizer: {by.missing}; prompts and samples are token ids")
 

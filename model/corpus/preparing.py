@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from farm.errors import BadCorpus, Conflict, StorageFull
+from farm.errors import BadCorpus, BadSetting, Conflict, StorageFull
 from farm.files import FULL, Lock, place, write_whole
 from farm.study.recipe import Data, digest
 from model.corpus import crew, cuts, origin, pieces, token_folder, tokenizer
@@ -54,12 +54,13 @@ def prepare(
 ) -> Outcome:
     """Make `folder` the tokens of `data`, or see that it is that already.
 
-    Raises: BadCorpus: the source, or a file of it. Conflict: the folder holds something else, or another process is
-    making it. StorageFull: before anything is written, or later. Unreachable, StorageUnusable: as open_split.
+    Raises: BadCorpus: the source, or a file of it. BadSetting: the folder cannot be written. Conflict: it holds
+    something else, or another process is making it. StorageFull: before anything is written, or later. Unreachable,
+    StorageUnusable: as open_split.
     """
     asked = _asked(data, validation)
     token_folder.check_free(folder, asked)
-    with _alone(folder, cache), _full_disk(folder):
+    with _alone(folder, cache), _writing(folder):
         return _Preparation(asked, data, folder, cache, processes, watch).run()
 
 
@@ -238,7 +239,8 @@ def _alone(folder: Path, cache: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
+def _writing(folder: Path) -> Iterator[None]:
+    """Raises: StorageFull. BadSetting: there can be no such folder, or this user may not write there."""
     try:
         yield
     except OSError as error:
@@ -246,6 +248,12 @@ def _full_disk(folder: Path) -> Iterator[None]:
             raise StorageFull(
                 f"{folder}: no space left for the tokens.",
                 remedy="Free some space and run the command again: it goes on where it was.",
+            ) from None
+        place = Path(error.filename or ".")
+        if place.is_relative_to(folder) or place in folder.parents:
+            raise BadSetting(
+                f"{folder} cannot be written: {place}: {error.strerror}.",
+                remedy="Name a folder that you may make, or write to.",
             ) from None
         raise
 

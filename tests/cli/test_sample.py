@@ -53,7 +53,7 @@ def test_it_repeats_the_newest_sample_of_the_training_which_show_has(farm: Farm)
 
 
 def test_each_option_changes_what_is_said(farm: Farm, tmp_path: Path) -> None:
-    trained(farm)
+    context = trained(farm).run.recipe.model.context
     plain = sampled(farm, "--prompt", "def ")[0]
     assert plain["text"] == sampled(farm)[0]["text"]
     for words in (("--seed", "1"), ("--temperature", "0"), ("--top-k", "257")):
@@ -64,6 +64,10 @@ def test_each_option_changes_what_is_said(farm: Farm, tmp_path: Path) -> None:
     prompts = [one["prompt"] for one in sampled(farm, "--prompt", "x", "--prompts", str(file), "--prompt", "a")]
     assert prompts == ["x", "a", " b"]
     assert farm("sample", BASE, "--prompts", "-", reads="from a pipe").rows[0]["prompt"] == "from a pipe"
+    whole, longer = "y" * context, "x" * 9 + "y" * context
+    said = [farm("sample", BASE, "--prompt", one, "--seed", "3") for one in (whole, longer)]
+    assert said[0].rows[0]["text"] == said[1].rows[0]["text"]
+    assert [f"the model reads the last {context} of them" in one.err for one in said] == [False, True]
 
 
 def test_a_run_that_trains_gives_its_newest_checkpoint_and_any_that_is_kept(farm: Farm) -> None:

@@ -20,7 +20,7 @@ from corpora import DOCUMENTS, ROOT, output, python, tokens_of
 from safetensors.numpy import load_file
 from waiting import wait_until
 
-from farm.errors import BadCorpus, Conflict, StorageFull
+from farm.errors import BadCorpus, BadSetting, Conflict, StorageFull
 from farm.study.recipe import Data
 from model.corpus import cuts, holdout
 from model.corpus.preparing import Done, Outcome, prepare
@@ -346,6 +346,15 @@ def test_a_disk_without_room_is_seen_before_anything_is_written(tmp_path: Path) 
     ):
         made(tmp_path / "train.bin", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["a file/out", "a file/far/out"])
+def test_a_folder_that_cannot_be_is_named_with_what_stands_in_the_way(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a file").touch()
+    (tmp_path / "corpus.txt").write_text("a corpus\n" * 99)
+    data = Data(source=str(tmp_path / "corpus.txt"), tokenizer="bytes")
+    with pytest.raises(BadSetting, match=r"cannot be written: .*a file.*: Not a directory\. Name a folder"):
+        prepare(data, None, tmp_path / place, tmp_path / "cache", 1, lambda done: None)
 
 
 # What is held out
