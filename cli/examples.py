@@ -19,8 +19,7 @@ EXAMPLES = {
     "drain": ("farm drain attic", "farm drain attic --undo"),
     "rent": (
         "farm rent 8xa100m40 --max-usd-per-hour 16 --usd 100 --setup vpn.sh",
-        "farm rent 8xa100m40 --dry-run   # what it costs, and where one is free",
-        "farm rent 8xa100m40 --engine skypilot --region aws",
+        "farm rent 8xa100m40 --dry-run --engine skypilot   # what it costs there, and where it is offered",
         "farm rent --list",
     ),
     "machines": ("farm machines", "farm machines --probe my-study.toml   # measure what fits this machine"),

@@ -143,7 +143,7 @@ class Machine(Frozen):
     @property
     def is_price_alone(self) -> bool:
         """Whether it says what it costs or how fast it is, and of its hardware nothing."""
-        said = {field for field in self.model_fields_set - {"name"} if getattr(self, field) is not None}
+        said = {field for field in self.model_fields_set - {"name", "probes"} if getattr(self, field) is not None}
         return bool(said) and said <= set(HEARSAY)
 
     @property
@@ -290,14 +290,8 @@ def without_hearsay(machine: Machine) -> Machine:
 def find_machine(name: str, known: dict[str, Machine]) -> Machine:
     """The machine class called `name`.
 
-    Raises: BadStudy: it is neither declared nor registered, or nothing but its price is known.
+    Raises: BadStudy: it is neither declared nor registered.
     """
-    if name in known and known[name].is_price_alone:
-        raise BadStudy(
-            f"machines: the hardware of {name!r} is unknown: no node of it has joined, and its table has only a price.",
-            remedy=f"Let a node join, or add accelerator, accelerators and memory to [machines.{name}].",
-            field="machines",
-        )
     if name in known:
         return known[name]
     raise BadStudy(
@@ -305,6 +299,17 @@ def find_machine(name: str, known: dict[str, Machine]) -> Machine:
         remedy=f"Known: {', '.join(sorted(known))}. Declare it as [machines.{name}] in the study or in farm.toml.",
         field="machines",
     )
+
+
+def check_hardware(machine: Machine) -> None:
+    """Raises: BadStudy: nothing but its price is known."""
+    if machine.is_price_alone:
+        raise BadStudy(
+            f"machines: the hardware of {machine.name!r} is unknown: no node of it has joined, and its table has only a"
+            " price.",
+            remedy=f"Let a node join, or add accelerator, accelerators and memory to [machines.{machine.name}].",
+            field="machines",
+        )
 
 
 def declare(name: str, table: Any, source: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from farm.errors import DoesNotFit
-from farm.study.machine import Machine, Mixed, probe_key
+from farm.study.machine import Machine, Mixed, check_hardware, probe_key
 from farm.study.memory import bytes_needed
 from farm.study.recipe import Frozen, Recipe
 from farm.study.speed import BASES, Speed, declared_speed
@@ -67,7 +67,8 @@ def plan(recipe: Recipe, machine: Machine, speeds: Mapping[str, Speed] = NO_SPEE
     the least accumulation. A mixed group has shares in proportion to the `speeds` of its classes.
 
     Raises: DoesNotFit: the batch does not divide, one sequence needs more memory than an accelerator has, the
-    hardware lacks the precision, or the canonical tree does not split over this many workers.
+    hardware lacks the precision, or the canonical tree does not split over this many workers. BadStudy: nothing but the
+    price of the machine is known.
     """
     if isinstance(machine, Mixed):
         return _mixed_plan(recipe, machine, speeds)
@@ -194,7 +195,8 @@ def hours(recipe: Recipe, machine: Machine, tokens_per_second: float | None = No
 
 
 def check_precision(recipe: Recipe, machine: Machine) -> None:
-    """Raises: DoesNotFit: the hardware lacks the precision of `recipe`."""
+    """Raises: DoesNotFit: the hardware lacks the precision of `recipe`. BadStudy: it is not known."""
+    check_hardware(machine)
     precision = recipe.train.precision
     if precision == "bf16" and not machine.bf16:
         raise DoesNotFit(

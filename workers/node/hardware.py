@@ -13,7 +13,7 @@ from pathlib import Path
 
 from farm.errors import BadSetting
 from farm.record.result import Hardware, Provenance
-from farm.study.machine import BUILT_IN, Machine, Mixed, without_hearsay
+from farm.study.machine import BUILT_IN, Machine, Mixed, layer, without_hearsay
 from farm.study.processor import cores, instruction_set
 from workers.node.gpus import VISIBLE, Gpu, count_hidden, gpus
 
@@ -41,7 +41,10 @@ def offer(name: str, declared: dict[str, Machine], units: int = 1, cpus: int | N
             f"--machine {name} is {wanted.accelerators} x {wanted.accelerator}; this machine has {_count()}.",
             remedy="Leave --machine out to offer what is here.",
         )
-    machine = _describe(declared.get(name) or detect(name))
+    told = declared.get(name)
+    if told is None or told.is_price_alone:
+        told = layer({name: detect(name)}, {name: told} if told else {})[name]
+    machine = _describe(told)
     _check_room(machine, units, cpus or cores())
     return machine
 

@@ -13,7 +13,10 @@ from farm.study.study import Study
 from farm.verdict.forecast import least_hours, least_limit
 
 SCALE = Recipe().model.flops_per_token / tiny_study().arms()[0].recipe.model.flops_per_token  # of a declared speed
-RENTED = {"rented": Machine(name="rented", usd_per_hour=36.0), "free": Machine(name="free")}  # a cent a second
+RENTED = {  # a cent a second, and nothing
+    "rented": Machine(name="rented", accelerator="cpu", usd_per_hour=36.0),
+    "free": Machine(name="free"),
+}
 
 
 def limited(usd: float | None, machines: tuple[str, ...] = ("rented",)) -> Study:

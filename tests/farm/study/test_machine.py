@@ -8,6 +8,7 @@ from farm.errors import BadSetting, BadStudy
 from farm.site.settings import Settings
 from farm.study.machine import BUILT_IN, Machine, Price, last_day, layer
 from farm.study.study import Study
+from farm.verdict.forecast import plans
 
 HEAD = '[study]\nname = "priced"\nmachines = ["8xa100m40"]\n'
 DECLARED = Machine(name="8xa100m40", usd_per_hour=21.96, price_source="farm.toml", price_date="2026-11-20")
@@ -69,7 +70,8 @@ def test_a_price_alone_is_added_to_what_is_known_of_the_hardware():
 def test_a_class_of_which_nothing_but_the_price_is_known_is_no_cpu(table: str):
     study = Study.parse(HEAD.replace("8xa100m40", "1xh100m80") + f"[machines.1xh100m80]\n{table}\n")
     with pytest.raises(BadStudy, match=r"the hardware of '1xh100m80' is unknown.*\[machines.1xh100m80\]"):
-        study.machine("1xh100m80", {})
+        plans(study, {})
+    assert study.machine("1xh100m80", {}).prices == study.machines["1xh100m80"].prices, "a budget counts with it"
 
 
 def test_what_a_declaration_leaves_out_is_the_price_of_whoever_knows_one():

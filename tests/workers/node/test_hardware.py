@@ -96,6 +96,8 @@ def test_a_class_that_is_declared_is_offered_as_declared_and_another_as_detected
     declared = Machine(name="home", memory=2**30)
     assert hardware.offer("home", {"home": declared}).memory == 2**30
     assert hardware.offer("attic", {}).memory == hardware.detect().memory
+    priced = hardware.offer("attic", {"attic": Machine(name="attic", usd_per_hour=2.0)})
+    assert (priced.memory, priced.usd_per_hour) == (hardware.detect().memory, 2.0), "a price is no hardware"
 
 
 def test_a_cpu_class_stays_one_on_a_node_with_gpus(monkeypatch):
