@@ -45,7 +45,10 @@ def remembering(folder: Path) -> Iterator[None]:
 
 
 def remembered(function: Callable[P, T]) -> Callable[P, T]:
-    """A pure function of plain values with this memory; it computes every time but where somebody is `remembering`."""
+    """A pure function with this memory; it computes every time but where somebody is `remembering`.
+
+    So it does of values that are not plain: a table must never fail for want of a memory.
+    """
 
     @wraps(function)
     def answer(*arguments: P.args, **named: P.kwargs) -> T:
@@ -53,7 +56,7 @@ def remembered(function: Callable[P, T]) -> Callable[P, T]:
         if folder is None:
             return function(*arguments, **named)
         of, kind, file = f"{function.__module__}.{function.__qualname__}", TypeAdapter(_returns(function)), None
-        with suppress(OSError):
+        with suppress(OSError, TypeError):
             file = folder / key(of, arguments, named, version(FARM, BEGAN - SETTLED_SECONDS))
             return _read(file, kind)
         found = function(*arguments, **named)

@@ -143,6 +143,13 @@ def test_a_question_that_is_not_plain_is_refused() -> None:
         memory.key("judge", (object(),), {}, "code")
 
 
+def test_a_question_that_is_not_plain_is_computed_every_time(folder: Path) -> None:
+    with remembering(folder):
+        assert [halved(3.0, by={"hand"}) for _ in range(2)] == [1.5, 1.5]  # type: ignore[arg-type]
+    assert asked == [3.0, 3.0]
+    assert not folder.exists()
+
+
 def test_changed_code_is_other_code_and_none_while_it_may_not_be_what_runs(tmp_path: Path) -> None:
     (tmp_path / "verdict").mkdir()
     file = tmp_path / "verdict" / "dunnett.py"
