@@ -76,7 +76,7 @@ def _check_can_end(settings: Settings, live: list[Rental]) -> None:
 
     try:
         for name in sorted({one.cloud for one in live}):
-            engines.engine(name, settings, hardware.provenance()).instances()
+            engines.engine(name, settings, hardware.provenance).instances()
     except FarmError as error:
         raise Guard(
             f"{describe(live, time.time()) or 'machines are waited for'}, and cannot be ended now: {error}",

@@ -103,7 +103,7 @@ def rent(
     from workers.rent.account import check_reachable
     from workers.rent.engine import Way
 
-    renter = engines.engine(engine or settings.rent.engine, settings, hardware.provenance())
+    renter = engines.engine(engine or settings.rent.engine, settings, hardware.provenance)
     shared = _shared(settings, dry_run)
     script = _read_setup(setup)
     agreed = renter.agree(machine or "", max_usd_per_hour, region, Way(ssh, ssh_key, identity))

@@ -82,9 +82,9 @@ def accounts(
     found: list[Any] = []
     with suppress(NotFound):
         api_key.find(settings.home)
-        found.append(LambdaEngine(settings.home, hardware.provenance(), seconds=seconds))
+        found.append(LambdaEngine(settings.home, hardware.provenance, seconds=seconds))
     if not quick and SkyEngine.name in (settings.rent.engine, *(one.cloud for one in rentals)):
-        found.append(SkyEngine(settings.home, hardware.provenance(), settings.rent.sky))
+        found.append(SkyEngine(settings.home, hardware.provenance, settings.rent.sky))
     return found
 
 

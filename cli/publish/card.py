@@ -9,13 +9,13 @@ from cli import cells, render
 from cli.publish.chosen import Chosen
 from cli.publish.markdown import Markdown, code, fill
 from cli.remarks import METHODS, RUNGS
+from cli.report.provenance import changes
 from cli.report.words import sentence
 from farm.record.result import Result
 from farm.record.sample import Sample, thin
 from farm.record.score import NATS
 from farm.study import toml
 from farm.study.arms import BASELINE
-from farm.study.differences import differences
 from farm.study.recipe import TEST, Recipe
 from farm.study.run import Attempt
 from farm.verdict.row import Row
@@ -74,13 +74,6 @@ def _without_paths(told: str, recipe: Recipe) -> str:
     return told
 
 
-def changes(base: Recipe, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """The settings in which `recipe` differs from `base`, and the values of both."""
-    for path, was, now in differences(public(base), public(recipe)):
-        told = base.setting(path) if was is None else was, recipe.setting(path) if now is None else now
-        yield path, str(told[0]), str(told[1])
-
-
 def public(recipe: Recipe) -> dict[str, Any]:
     """What a recipe sets itself, its paths as `place` has them."""
     changes = recipe.changes()
@@ -123,7 +116,7 @@ def _values(chosen: Chosen, known: Known, repo: str) -> dict[str, Any]:
         "sampling": _sampling(known.samples),
         "lineage": list(_lineage(chosen)),
         "arm": run.arm,
-        "changes": list(changes(baseline, recipe)) if baseline else [],
+        "changes": list(changes(baseline, recipe, public)) if baseline else [],
         "no_changes": "is the baseline" if run.arm == BASELINE else "changes nothing that is on record",
         "recipe": code(toml.text(public(recipe)), "toml"),
     }

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from cli import render
 from cli.cells import machine as called
-from cli.publish.card import changes, ranking_cells
+from cli.publish.card import public, ranking_cells
 from cli.publish.collection import Member
 from cli.publish.markdown import Markdown, fill, text
 from cli.publish.parcel import MAIN, Branch
 from cli.report.material import Material
+from cli.report.provenance import changes
 from cli.report.words import answer
 from farm.errors import NotFound
 from farm.study.arms import BASELINE
@@ -76,5 +77,5 @@ def _changes(material: Material) -> Iterator[tuple[str, str]]:
     arms = {arm.name: arm.recipe for arm in material.study.arms()} if material.study else {}
     if BASELINE in arms:
         for name, recipe in arms.items():
-            changed = [f"{path}: {was} → {now}" for path, was, now in changes(arms[BASELINE], recipe)]
+            changed = [f"{path}: {was} → {now}" for path, was, now in changes(arms[BASELINE], recipe, public)]
             yield name, "; ".join(changed) or "nothing"

@@ -1,7 +1,8 @@
 """Where a report's numbers come from: recipes, machines, software, fingerprints, attempts, and how to do it again."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from cli import render
 from cli.report.material import Material
@@ -49,9 +50,16 @@ def _flat(tree: dict, path: str = "") -> dict:
     return found
 
 
+def changes(
+    base: Recipe, recipe: Recipe, tables: Callable[[Recipe], dict[str, Any]] = Recipe.changes
+) -> Iterator[tuple[str, Any, Any]]:
+    """The settings in which the `tables` of `recipe` differ from those of `base`, and the values of both."""
+    for path, was, now in differences(tables(base), tables(recipe)):
+        yield path, base.setting(path) if was is None else was, recipe.setting(path) if now is None else now
+
+
 def _changes(recipe: Recipe, base: Recipe) -> Iterator[str]:
-    for path, was, now in differences(base.changes(), recipe.changes()):
-        yield f"{path}: {base.setting(path) if was is None else was} -> {recipe.setting(path) if now is None else now}"
+    return (f"{path}: {was} -> {now}" for path, was, now in changes(base, recipe))
 
 
 def _runs(material: Material) -> Iterator[Part]:

@@ -55,7 +55,7 @@ def remembered(function: Callable[P, T]) -> Callable[P, T]:
         folder = _folder.get()
         if folder is None:
             return function(*arguments, **named)
-        of, kind, file = f"{function.__module__}.{function.__qualname__}", TypeAdapter(_returns(function)), None
+        of, kind, file = f"{function.__module__}.{function.__qualname__}", _kind(function), None
         with suppress(OSError, TypeError):
             file = folder / key(of, arguments, named, version(FARM, BEGAN - SETTLED_SECONDS))
             return _read(file, kind)
@@ -105,8 +105,8 @@ def version(source: Path, settled: float) -> str:
 
 
 @lru_cache(maxsize=100)
-def _returns(function: Callable[..., Any]) -> Any:
-    return get_type_hints(function)["return"]
+def _kind(function: Callable[..., Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(function)["return"])
 
 
 def _read(file: Path, kind: TypeAdapter[T]) -> T:

@@ -249,10 +249,10 @@ def _writing(folder: Path) -> Iterator[None]:
                 f"{folder}: no space left for the tokens.",
                 remedy="Free some space and run the command again: it goes on where it was.",
             ) from None
-        place = Path(error.filename or ".")
-        if place.is_relative_to(folder) or place in folder.parents:
+        at = Path(error.filename or ".")
+        if at.is_relative_to(folder) or at in folder.parents:
             raise BadSetting(
-                f"{folder} cannot be written: {place}: {error.strerror}.",
+                f"{folder} cannot be written: {at}: {error.strerror}.",
                 remedy="Name a folder that you may make, or write to.",
             ) from None
         raise

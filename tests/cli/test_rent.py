@@ -11,19 +11,14 @@ from pathlib import Path
 import pytest
 from lambda_server import KEY, LambdaCloud, lambda_cloud
 
-from farm.queue.node import Head
 from farm.queue.rental import Rental, Stage
 from farm.site import serving
-from farm.site.process import identity
-from farm.site.serving import Facts
 from farm.site.settings import Settings
-from workers.node import hardware
 from workers.rent import api_key, names
 from workers.rent.api_key import Access
 
 from .conftest import Farm
-
-MARKER = "the-storage"
+from .shared import MARKER, share
 
 
 @pytest.fixture
@@ -41,12 +36,7 @@ def tenant(farm: Farm, cloud: LambdaCloud, tmp_path: Path) -> Farm:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / "id_ed25519")], check=True)
     cloud.keys["laptop"] = (keys / "id_ed25519.pub").read_text()
     farm.environment |= {"LAMBDA_API_KEY": KEY, "LAMBDA_API_URL": cloud.url}
-    pid = os.getpid()
-    facts = Facts(pid=pid, process=identity(pid) or "", redis="redis://x", dashboard="http://x", units={}, storage="s",
-                  started=time.time(), log="log", shared="203.0.113.7")  # fmt: skip
-    serving.announce(settings(farm), facts)
-    software = hardware.provenance()
-    farm.queue.roster.publish(Head(host="here", ray="ray", software=software, sources="/", storage="s", marker=MARKER))
+    share(farm, settings(farm))
     (tmp_path / "vpn.sh").write_text("tailscale up\n")
     return farm
 

@@ -4,33 +4,27 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sky_stand_in import Stand
 
-from farm.queue.node import Head
 from farm.queue.rental import Rental, Stage
 from farm.site import serving
-from farm.site.process import identity
-from farm.site.serving import Facts
 from farm.site.settings import Settings, to_environment
-from workers.node import hardware
 from workers.rent import names
 
 from .conftest import Farm
+from .shared import MARKER, share
 
-MARKER = "the-storage"
 RENT = ("rent", "8xa100m40", "--setup", "vpn.sh")
 
 
 @pytest.fixture
 def sky(tmp_path: Path) -> Iterator[Stand]:
-    stand = Stand(tmp_path / "sky")
-    try:
+    with closing(Stand(tmp_path / "sky")) as stand:
         yield stand
-    finally:
-        stand.close()
 
 
 @pytest.fixture
@@ -38,12 +32,7 @@ def tenant(farm: Farm, sky: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A farm that is up and shared, whose farm.toml has it rent by SkyPilot."""
     monkeypatch.chdir(farm.folder)
     (farm.folder / "farm.toml").write_text(f'[rent]\nengine = "skypilot"\nsky = "{sky.command}"\n')
-    pid = os.getpid()
-    facts = Facts(pid=pid, process=identity(pid) or "", redis="redis://x", dashboard="http://x", units={}, storage="s",
-                  started=time.time(), log="log", shared="203.0.113.7")  # fmt: skip
-    serving.announce(settings(farm), facts)
-    software = hardware.provenance()
-    farm.queue.roster.publish(Head(host="here", ray="ray", software=software, sources="/", storage="s", marker=MARKER))
+    share(farm, settings(farm))
     (tmp_path / "vpn.sh").write_text("tailscale up\n")
     return farm
 

@@ -194,7 +194,7 @@ def _clerk(queue: Queue) -> Iterator[None]:
 @contextmanager
 def _landlords(here: Settings, queue: Queue, head: Head) -> Iterator[list[Landlord]]:
     """Those who look after the machines that this farm rents, whatever the dispatcher waits for."""
-    stop, renting = threading.Event(), watching.of(here, queue, head.software)
+    stop, renting = threading.Event(), watching.of(here, queue, lambda: head.software)
     threads = [
         threading.Thread(target=watching.watch, args=(one, stop), name=f"landlord by {one.engine.name}", daemon=True)
         for one in renting

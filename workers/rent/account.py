@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farm.errors import BadSetting, Guard, NotFound, last_line, nearest
-from workers.rent.engine import Offer
+from workers.rent.engine import Offer, within_price
 from workers.rent.lambda_cloud import SSH_PAGE
 from workers.rent.types import types_of
 
@@ -83,12 +83,7 @@ def affordable(offers: list[Offer], machine: str, most: float | None) -> list[Of
         raise NotFound(
             f"Lambda does not offer {machine} to this account (as {', '.join(types)}).", remedy="Ask for another class."
         )
-    if most is not None and found[0].usd_per_hour > most:
-        raise Guard(
-            f"{machine} costs ${found[0].usd_per_hour:,.2f}/h at Lambda, more than ${most:,.2f}/h.",
-            remedy=f"Allow it: --max-usd-per-hour {found[0].usd_per_hour:.2f}",
-        )
-    return [offer for offer in found if most is None or offer.usd_per_hour <= most]
+    return within_price(found, machine, most, "Lambda")
 
 
 def check_reachable(shared: str, has_setup: bool) -> None:

@@ -15,7 +15,7 @@ def end_all(settings: Settings, queue: Queue, reason: str, name: str | None = No
 
     Raises: Unreachable: some may still cost money.
     """
-    left = watching.close(watching.of(settings, queue, hardware.provenance()), reason, name)
+    left = watching.close(watching.of(settings, queue, hardware.provenance), reason, name)
     if left:
         note = next((one.note for one in left if one.note), "the cloud has not said that it ends them").rstrip(".")
         raise Unreachable(f"{describe(left, time.time())}; not ended: {note}.", remedy="Again: farm down")

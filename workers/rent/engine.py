@@ -4,11 +4,16 @@ An engine keeps nothing that would be lost in a crash: what it must know again i
 at the cloud under the record's name, or in the farm's home.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from farm.errors import Guard
 from farm.queue.rental import Rental
+from farm.record.result import Provenance
+
+Software = Callable[[], Provenance]  # of the farm; asked only when a machine is set up, as it reads all sources
 
 OVER = ("terminated", "preempted")
 
@@ -29,6 +34,20 @@ class Offer(NamedTuple):
     type: str
     usd_per_hour: float
     regions: tuple[str, ...]
+
+
+def within_price(offers: Sequence[Offer], machine: str, most: float | None, at: str) -> list[Offer]:
+    """Those that cost at most `most` dollars an hour, of one or more `offers`, the cheapest first.
+
+    Raises: Guard: the cheapest, `at` some place or of some type, is dearer.
+    """
+    usd = offers[0].usd_per_hour
+    if most is not None and usd > most:
+        raise Guard(
+            f"{machine} costs ${usd:,.2f}/h at {at}, more than ${most:,.2f}/h.",
+            remedy=f"Allow it: --max-usd-per-hour {math.ceil(round(100 * usd, 6)) / 100:.2f}",
+        )
+    return [offer for offer in offers if most is None or offer.usd_per_hour <= most]
 
 
 class Place(NamedTuple):

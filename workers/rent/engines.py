@@ -1,16 +1,15 @@
 """The engines by which machines are rented, by the names that records and settings have for them."""
 
 from farm.errors import BadSetting, nearest
-from farm.record.result import Provenance
 from farm.site.settings import Settings
-from workers.rent.engine import Engine
+from workers.rent.engine import Engine, Software
 from workers.rent.lambda_engine import LambdaEngine
 from workers.rent.sky_engine import SkyEngine
 
 NAMES = ("lambda", "skypilot")
 
 
-def engine(name: str, here: Settings, software: Provenance) -> Engine:
+def engine(name: str, here: Settings, software: Software) -> Engine:
     """The one of that name, for the farm of `here`.
 
     Raises: BadSetting: there is none.

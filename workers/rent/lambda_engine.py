@@ -5,10 +5,9 @@ from pathlib import Path
 
 from farm.errors import NoCapacity
 from farm.queue.rental import Rental
-from farm.record.result import Provenance
 from workers.rent import api_key, arrival, host_key
 from workers.rent.account import affordable, choose_key
-from workers.rent.engine import Agreed, Instance, Offer, Pace, Place, Way
+from workers.rent.engine import Agreed, Instance, Offer, Pace, Place, Software, Way
 from workers.rent.lambda_cloud import SECONDS, Lambda
 from workers.rent.types import types_of
 
@@ -20,7 +19,7 @@ class LambdaEngine:
 
     name, title = "lambda", "Lambda"
 
-    def __init__(self, home: Path, software: Provenance, pace: Pace = PACE, seconds: float = SECONDS):
+    def __init__(self, home: Path, software: Software, pace: Pace = PACE, seconds: float = SECONDS):
         self.home, self.pace = home, pace
         self._software, self._seconds = software, seconds
         self._found: api_key.Access | None = None  # by `agree`
@@ -77,7 +76,7 @@ class LambdaEngine:
             self._account().end([*ids])
 
     def bring(self, one: Rental, found: Instance) -> None:
-        arrival.bring(one, Lambda.user, found.address or "", self.home, self._software)
+        arrival.bring(one, Lambda.user, found.address or "", self.home, self._software())
 
     def forget(self) -> None:
         api_key.drop(self.home)

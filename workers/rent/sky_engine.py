@@ -15,14 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from farm.errors import FarmError, Guard, NotFound
+from farm.errors import FarmError, NotFound
 from farm.files import PRIVATE, write_whole
 from farm.queue.rental import Rental
 from farm.record.result import Provenance
 from farm.site import invitation
 from farm.site.settings import make_home
 from workers.rent import arrival, names
-from workers.rent.engine import Agreed, Instance, Offer, Pace, Place, Way
+from workers.rent.engine import Agreed, Instance, Offer, Pace, Place, Software, Way, within_price
 from workers.rent.sky_command import Sky, refusal
 from workers.rent.sky_names import accelerators
 
@@ -38,7 +38,7 @@ class SkyEngine:
 
     name, title = "skypilot", "SkyPilot"
 
-    def __init__(self, home: Path, software: Provenance, command: str, pace: Pace = PACE):
+    def __init__(self, home: Path, software: Software, command: str, pace: Pace = PACE):
         self.home, self.pace, self.sky = home, pace, Sky(command)
         self._software = software
         self._launches: dict[str, subprocess.Popen[bytes]] = {}
@@ -55,12 +55,7 @@ class SkyEngine:
                 f"SkyPilot knows no {machine} in {', '.join(places)} (as {_spelled(wanted)}).",
                 remedy="Ask for another class, or let it use more clouds: sky check",
             )
-        if most is not None and found[0].usd_per_hour > most:
-            raise Guard(
-                f"{machine} costs ${found[0].usd_per_hour:,.2f}/h at {found[0].type}, more than ${most:,.2f}/h.",
-                remedy=f"Allow it: --max-usd-per-hour {math.ceil(100 * found[0].usd_per_hour) / 100:.2f}",
-            )
-        return Agreed([one for one in found if most is None or one.usd_per_hour <= most], {"ssh_key": "", "ssh": ""})
+        return Agreed(within_price(found, machine, most, found[0].type), {"ssh_key": "", "ssh": ""})
 
     def tell(self, offers: Sequence[Offer], region: str | None) -> list[str]:
         lines = [f"{it.type} at ${it.usd_per_hour:,.2f}/h in {_several(it.regions)}" for it in offers[:SHOWN]]
@@ -113,7 +108,7 @@ class SkyEngine:
 
     def _start(self, one: Rental) -> subprocess.Popen[bytes]:
         folder = arrival.folder_of(self.home, one.name)
-        pack(folder, one, self.home, self._software)
+        pack(folder, one, self.home, self._software())
         write_whole(folder / TASK, json.dumps(task(folder, one)).encode(), PRIVATE)
         with open(os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
             return self.sky.launch(one.name, folder / TASK, max(1, math.ceil(one.idle_minutes)), log)

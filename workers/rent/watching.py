@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from farm.errors import FarmError, first_line
 from farm.queue.queue import Queue
 from farm.queue.rental import Rental
-from farm.record.result import Provenance
 from farm.site.settings import Settings
 from workers.rent import engines
+from workers.rent.engine import Software
 from workers.rent.landlord import Landlord
 
 TURN_SECONDS = 2.0  # between looks at the records
@@ -18,7 +18,7 @@ TURN_SECONDS = 2.0  # between looks at the records
 log = logging.getLogger("farm")
 
 
-def of(here: Settings, queue: Queue, software: Provenance) -> list[Landlord]:
+def of(here: Settings, queue: Queue, software: Software) -> list[Landlord]:
     """Those for the farm of `here`, whose rented machines get the same `software`."""
     return [Landlord(queue, here.home, engines.engine(name, here, software)) for name in engines.NAMES]
 

@@ -25,7 +25,7 @@ class Brought(LambdaEngine):
     """Lambda's, but for the ssh that would let a machine join."""
 
     def __init__(self, renting: "Renting"):
-        super().__init__(renting.home, hardware.provenance(), PACE, seconds=5.0)
+        super().__init__(renting.home, hardware.provenance, PACE, seconds=5.0)
         self._renting = renting
 
     def bring(self, one: Rental, found: Instance) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ class Renting:
 
     def fresh(self) -> Landlord:
         """One that knows nothing but the records, as after a crash."""
-        self.engine = SkyEngine(self.home, hardware.provenance(), str(self.sky.command), PACE)
+        self.engine = SkyEngine(self.home, hardware.provenance, str(self.sky.command), PACE)
         self.landlord = Landlord(self.queue, self.home, self.engine, lambda: self.now)
         return self.landlord
 
@@ -82,12 +83,9 @@ class Renting:
 
 @pytest.fixture
 def sky(tmp_path: Path) -> Iterator[Stand]:
-    stand = Stand(tmp_path / "sky")
-    stand_in(stand.machine(NAME))
-    try:
+    with closing(Stand(tmp_path / "sky")) as stand:
+        stand_in(stand.machine(NAME))
         yield stand
-    finally:
-        stand.close()
 
 
 @pytest.fixture

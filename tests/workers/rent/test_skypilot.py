@@ -98,7 +98,7 @@ def test_skypilot_answers_as_farm_reads_it_and_rents_and_ends_a_machine(real: Re
     (tmp_path / "home").mkdir()
     invitation.write(tmp_path / "home" / invitation.FILE, there)
     (tmp_path / "home" / "rented" / NAME).mkdir(parents=True)
-    engine = SkyEngine(tmp_path / "home", hardware.provenance(), str(PROGRAM))
+    engine = SkyEngine(tmp_path / "home", hardware.provenance, str(PROGRAM))
     with pytest.raises(NotFound, match="may use no cloud"):
         engine.agree("8xa100m40", None, None, Way())
     ready(real)
@@ -117,7 +117,7 @@ def test_skypilot_answers_as_farm_reads_it_and_rents_and_ends_a_machine(real: Re
 
     engine.launch(wanted())
     wait_until(lambda: real.cloud.alive(), "it is launched", 300)
-    (booting,) = SkyEngine(tmp_path / "home", hardware.provenance(), str(PROGRAM)).instances()
+    (booting,) = SkyEngine(tmp_path / "home", hardware.provenance, str(PROGRAM)).instances()
     assert (booting.id, booting.status, booting.address) == (NAME, "booting", NAME), "L2: found by its name"
     place = ("lambda gpu_8x_a100", "lambda/us-east-1", 11.84)
     assert (booting.type, booting.region, booting.usd_per_hour) == place
