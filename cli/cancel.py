@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import is_study, on_record, queue, selected
+from cli.access import is_study, queue, selected
 from cli.options import Json, RunOrStudy
 from cli.render import Column, Sheet, say
+from cli.storage import on_record
 from cli.unread import Unread
 from farm.errors import Conflict
 from farm.queue.queue import Queue

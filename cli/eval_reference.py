@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import render
-from cli.access import queue, recording
+from cli.access import queue
 from cli.progress import bars
 from cli.render import Column, Sheet, say
+from cli.storage import recording
 from farm.errors import Conflict, FarmError, NotFound
 from farm.queue.queue import Queue
 from farm.record.reference import Reference, References, ReferenceScore

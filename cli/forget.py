@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.access import is_study, on_record, queue, recording, select
+from cli.access import is_study, queue, select
 from cli.cancel import DroppedOnly, find_dropped
 from cli.options import ArmName, Json, RunOrStudy
 from cli.render import Column, Sheet, say
 from cli.runs import of_arm
+from cli.storage import on_record, recording
 from farm.errors import Guard, Unreadable
 from farm.queue.queue import Queue
 from farm.queue.values import Forgotten, Status

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from cli import render
-from cli.access import machines, queue, recording
+from cli.access import machines, queue
 from cli.options import Json
 from cli.render import Column, Sheet, say
+from cli.storage import recording
 from farm.errors import BadSetting
 from farm.imports import importing
 from farm.imports.importing import Note, Read, unknown_machines

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from keyword import iskeyword
 from typing import Annotated, Any
@@ -83,8 +83,7 @@ class Commands(Mapping[str, Any]):
         if name in FAMILIES:
             return _family(name)
         word = f"{name}_" if iskeyword(name) else name
-        function = getattr(import_module(f"cli.{word}"), word)
-        command = _build(name, function)
+        command = _build(name, _function(f"cli.{word}", word))
         command.params += _build(name, _only_verbose).params
         return command
 
@@ -103,7 +102,7 @@ class Members(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         FAMILIES[self.family][name]
-        command = _build(name, getattr(import_module(f"cli.{self.family}.{name}"), name), f"{self.family} {name}")
+        command = _build(name, _function(f"cli.{self.family}.{name}", name), f"{self.family} {name}")
         command.params += _build(name, _only_verbose).params
         return command
 
@@ -120,6 +119,28 @@ class Family(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([*FAMILIES[self.name or ""].items()])
+
+
+def _function(module: str, name: str) -> Callable[..., None]:
+    """The function of a command, imported now."""
+    with _without_telemetry():
+        return getattr(import_module(module), name)
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """redis-py imports OpenTelemetry where that is installed, as it is with Ray: a tenth of a second of each command,
+    for metrics that nobody asks it for. Within the block it finds none.
+    """
+    hidden = "opentelemetry"
+    if hidden in sys.modules:
+        yield
+        return
+    sys.modules[hidden] = None  # type: ignore[assignment]  # how Python marks what cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[hidden]
 
 
 def _family(name: str) -> Any:

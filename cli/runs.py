@@ -57,7 +57,8 @@ def runs(study: StudyOrAll = None, arm: ArmName = None, as_json: Json = False) -
         if arm and not elsewhere:
             chosen = of_arm(chosen, arm)
         chosen = [one for one in chosen if arm in (None, one.arm)]
-        why = outlook(settings, open_queue).why
+        waits = any(one.state is State.QUEUED for one in chosen)  # else nobody need read all that waits elsewhere
+        why = outlook(settings, open_queue).why if waits else {}
         rows = [row(open_queue, one, why) for one in chosen]
         rows += [imported_row(name, run) for name, run in elsewhere]
         evaluations = tell(open_queue.evaluations.statuses(study))

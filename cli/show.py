@@ -7,11 +7,12 @@ from typing import Any
 from urllib.parse import quote
 
 from cli import render
-from cli.access import is_study, queue, within_sight
+from cli.access import is_study, queue
 from cli.options import Json, RunOrStudy
 from cli.progress import last_validation
 from cli.render import Column, Sheet, ago, duration, loss, say, sparkline
 from cli.runs import explain, outlook
+from cli.storage import within_sight
 from cli.unread import Unread, unread
 from farm.errors import Conflict, FarmError
 from farm.queue.queue import Queue

@@ -34,7 +34,8 @@ MAX_RUNS, MAX_STUDIES = 8, 5
 def status(as_json: Json = False) -> None:
     """Show what is up, waiting and training.
 
-    It also names values in Redis that cannot be read, but not those of finished runs: for these see farm doctor.
+    It also names values in Redis that cannot be read, but not those of finished runs and studies: for these see farm
+    doctor.
     """
     settings = Settings.load()
     facts = serving.facts(settings)
@@ -42,7 +43,7 @@ def status(as_json: Json = False) -> None:
     with queue(settings) as open_queue:
         counts = {str(state): count for state, count in open_queue.listing.counts().items()}
         waiting = open_queue.listing.backlog()
-        studies = list(open_queue.studies.all())
+        studies = open_queue.studies.names()
         trained = _training_lines(open_queue)
         nodes = count_offers(settings, open_queue)
         evaluations = open_queue.evaluations.statuses()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import corpus, render
-from cli.access import count_offers, machines, on_record, queue, refuse_unindexed, slots, study_file
+from cli.access import count_offers, machines, queue, slots, study_file
 from cli.ending import exit_code
 from cli.options import Json, StudyFile, Yes
 from cli.outcome import remarks
@@ -15,6 +15,7 @@ from cli.plan import class_line
 from cli.progress import follow
 from cli.render import Column, Sheet, say
 from cli.runs import outlook
+from cli.storage import on_record, refuse_unindexed
 from cli.table import show_table
 from farm.errors import Guard
 from farm.queue.budget import Spending, dollars, find_unpriced, spending

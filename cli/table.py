@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import equal, render
+from cli import render
 from cli.access import newest_study, queue
 from cli.cells import MACHINE, MEAN, RANK, VERDICT, arm, difference, seeds
 from cli.options import Json, StudyName
@@ -129,7 +129,11 @@ def table(
     arms, unranked, and `gap closed %` says how far from the baseline towards one an arm has come. -v lists every pair
     of hardware twins.
     """
-    question = equal.question_of(at, target, score, scores)
+    question = None
+    if at is not None or target is not None:
+        from cli import equal  # only then: an import that other tables need not wait for
+
+        question = equal.question_of(at, target, score, scores)
     every = context.find_root().obj["verbose"]
     with queue() as open_queue:
         name = study or newest_study(open_queue)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from cli import render
-from cli.access import queue, within_sight
+from cli.access import queue
 from cli.data.source import check_installed
 from cli.network import check_torch, network
 from cli.options import Json, RunArmOrStudy, study_names
 from cli.publish.chosen import Chosen, choose
 from cli.render import Column, Sheet, say
 from cli.sending import FILES, hide_bars, say_outcome
+from cli.storage import within_sight
 from farm.errors import BadSetting, FarmError, Unreadable
 from farm.record.publication import Publication, PublishedReport
 from farm.record.sample import Sample

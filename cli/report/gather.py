@@ -4,13 +4,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from cli.access import run_of, within_sight
+from cli.access import run_of
 from cli.effects import cohorts, effects_of, missing
 from cli.noise import comparable
 from cli.ranking import ranking
 from cli.remarks import remarks
 from cli.report.curves import Curve, of_ledger, of_points
 from cli.report.material import Material
+from cli.storage import within_sight
 from farm.errors import FarmError, NotFound, nearest
 from farm.queue.queue import Queue
 from farm.queue.values import Status

@@ -164,7 +164,7 @@ def read_status(text: str) -> Status:
         released=row.released or None,
         recalled=row.recalled or None,
         held_seconds=read_seconds(row.held) if row.held else 0.0,
-        result=_read_result(row.result, run) if row.result and not isinstance(run, Evaluating) else None,
+        result=_read_result(row, run) if row.result and not isinstance(run, Evaluating) else None,
     )
 
 
@@ -173,13 +173,13 @@ def _result(text: str) -> Result:
     return Result.model_validate_json(unstamp(text))
 
 
-def _read_result(text: str, run: Run) -> Result:
+def _read_result(row: StatusRow, run: Run) -> Result:
     """The result of `run`: its own, or the one that it has adopted, said of it."""
-    found = _result(text)
+    found = _result(row.result)
     trained = found.adopted or found.run_id
-    if trained == run.id:
+    if trained == row.id:
         return found
-    return found.model_copy(update={"run_id": run.id, "arm": run.arm, "adopted": trained})
+    return found.model_copy(update={"run_id": row.id, "arm": run.arm, "adopted": trained})
 
 
 def read_checkpoint(text: str | None) -> Checkpoint | None:

@@ -40,9 +40,11 @@ class Flaw(Frozen):
 
 def find_flaws(scripts: Scripts, *, of_ended: bool = True) -> list[Flaw]:
     """The values that cannot be read and are skipped, each with its remedy. `of_ended`: also the runs that are final,
-    with their results and scores, which takes a second for every 2,000 of them.
+    with their results and scores, which takes a second for every 2,000 of them, and studies of such runs alone.
     """
     found = [_aside(name, place) for name, place in pairs(scripts.call("aside"))]
+    runs = scripts.at_once("statuses", "all" if of_ended else "open", "", FIELDS)
+    busy = {StatusRow(*json.loads(text)).study for text in runs}
     kept: tuple[tuple[str, Callable[[str], object], Callable[[str, Exception], Flaw]], ...] = (
         ("studies", read_study, spoilt_study),
         ("imported", read_imported, spoilt_import),
@@ -50,8 +52,9 @@ def find_flaws(scripts: Scripts, *, of_ended: bool = True) -> list[Flaw]:
     )
     for which, read, spoilt in kept:
         for name, text in pairs(scripts.call("kept", which, "")):
-            found += [spoilt(name, error) for error in faults(read, text)]
-    for text in scripts.at_once("statuses", "all" if of_ended else "open", "", FIELDS):
+            if of_ended or name in busy:
+                found += [spoilt(name, error) for error in faults(read, text)]
+    for text in runs:
         found += [spoilt_run(StatusRow(*json.loads(text)).id, error) for error in faults(read_status, text)]
     for run_id, texts in scripts.pages("scores", "all", "") if of_ended else ():
         found += [spoilt_score(run_id, error) for text in texts for error in faults(read_score, text)]

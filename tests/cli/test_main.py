@@ -237,6 +237,7 @@ HEAVY = {
     "safetensors",
     "boto3",
     "requests",
+    "opentelemetry",
 }
 
 
