@@ -3,7 +3,8 @@
 Words, answers and errors are those of SkyPilot 0.14.1: tests/workers/rent/test_skypilot.py holds the real one against
 what is read of them here. A launched machine is a folder, in which the task's files lie and its script really runs.
 
-    state.json    {"clouds": [...], "capacity": bool, "held": bool, "price": dollars, "clusters": {...}, "asked": [...]}
+    state.json    {"clouds": [...], "capacity": bool, "held": bool, "price": dollars, "clusters": {...}, "asked": [...],
+                  "broken": {command: error}, "unready": commands that find no server}
 """
 
 import fcntl
@@ -34,6 +35,10 @@ Provision failures (tried 1 infra):
 
 ✗ Lambda (us-east-1) — (gpus=A100:8, gpu_8x_a100, ...)
   Failed to acquire resources in all zones in us-east-1 for {{Lambda({{'A100': 8}}, max_cost=$12.0/hr)}}.
+"""
+NO_SERVER = """\
+RuntimeError: Failed to start SkyPilot API server at http://127.0.0.1:46580
+View logs at: ~/.sky/api_server/server.log
 """
 
 
@@ -94,6 +99,11 @@ def main(folder: Path, words: list[str]) -> int:
     with _state(folder) as state:
         state["asked"].append(words)
         broken = state.get("broken", {}).get(words[0])
+        unready = state.get("unready", 0)
+        state["unready"] = max(0, unready - 1)
+    if unready:
+        print(NO_SERVER, file=sys.stderr)
+        return 1
     if broken:
         print(broken)
         return 1

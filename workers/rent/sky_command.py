@@ -14,7 +14,8 @@ from farm.errors import FarmError, NoCapacity, NotFound, Refused, Unreachable, l
 from farm.site.process import end_with_parent
 from workers.rent.engine import Instance, Offer
 
-SECONDS = 600.0  # for an answer; the first one starts SkyPilot's server, which takes a minute or two
+SECONDS = 600.0  # for an answer
+STARTS = 3  # tries, where SkyPilot's server does not start: SkyPilot gives it 60 s, and it goes on starting after those
 INSTALL = "Install it apart from farm: uv tool install 'skypilot[aws]', with your clouds for aws."
 PAGE = "docs/machines/rent.md#by-skypilot"
 LOCAL = ("kubernetes", "slurm", "ssh")  # what SkyPilot calls clouds, and nobody pays for by the hour
@@ -23,6 +24,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _ERROR = re.compile(r"(?:[a-z_]+\.)*([A-Z]\w*(?:Error|Exception|Cancelled)): (.*)")
 _NOTHING_FREE = re.compile(r"ResourcesUnavailable|Failed to (acquire|provision)|insufficient-capacity", re.I)
 _AWAY = re.compile(r"API server|connection|timed? ?out|proxy", re.I)
+_NO_SERVER = re.compile(r"Failed to start SkyPilot API server|API server process exited unexpectedly")
 _WARNED = re.compile(r"^W \d\d-\d\d [^\]]*\] (.*)$", re.M)
 _DENIED = re.compile(r"invalid-api-key|credential|permission|unauthori[sz]ed|access ?denied|forbidden", re.I)
 
@@ -89,9 +91,20 @@ class Sky(NamedTuple):
         return self._read(lambda: json.loads("\n".join(lines[start:])))
 
     def _run(self, *words: str) -> str:
+        """What it prints. Where it found no server nothing has happened, so it is tried again."""
         self.check()
+        for _ in range(STARTS):
+            done = self._answer(*words)
+            if not done.returncode:
+                return done.stdout
+            said = f"{done.stdout}\n{done.stderr}"
+            if not _NO_SERVER.search(said):
+                break
+        raise refusal(said)
+
+    def _answer(self, *words: str) -> subprocess.CompletedProcess[str]:
         try:
-            done = subprocess.run(
+            return subprocess.run(
                 [self.command, *words],
                 capture_output=True,
                 encoding="utf-8",
@@ -105,9 +118,6 @@ class Sky(NamedTuple):
             raise Unreachable(
                 f"SkyPilot did not answer `sky {words[0]}` within {SECONDS:g} s.", remedy="Try it by hand.", page=PAGE
             ) from None
-        if done.returncode:
-            raise refusal(f"{done.stdout}\n{done.stderr}")
-        return done.stdout
 
     def _read(self, read: Any) -> Any:
         try:
@@ -130,6 +140,8 @@ def refusal(said: str) -> FarmError:
         return NoCapacity(f"SkyPilot: {told}{f' ({warned[-1]})' if warned else ''}.", page=PAGE)
     if _DENIED.search(told):
         return Refused(f"SkyPilot: {told}.", remedy="See: sky check", page=PAGE)
+    if _NO_SERVER.search(told):
+        return Unreachable(f"SkyPilot: {told}.", remedy="Start it by hand: sky api start", page=PAGE)
     is_away = errors and _AWAY.search(errors[-1][0])
     return (Unreachable if is_away else FarmError)(f"SkyPilot: {told}.", page=PAGE)
 

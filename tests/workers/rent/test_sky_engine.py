@@ -19,7 +19,7 @@ from workers.node import hardware
 from workers.rent import arrival, names
 from workers.rent.engine import Pace, Way
 from workers.rent.landlord import Landlord
-from workers.rent.sky_command import Sky, refusal
+from workers.rent.sky_command import STARTS, Sky, refusal
 from workers.rent.sky_engine import SENT, TASK, SkyEngine, run
 from workers.rent.sky_names import accelerators
 
@@ -288,6 +288,19 @@ def test_errors_of_skypilot_are_told_as_the_farms(said: str, error: Callable) ->
     found = refusal(said)
     assert type(found) is error
     assert "\x1b" not in str(found)
+
+
+def test_a_server_that_does_not_start_in_time_is_asked_again_a_few_times(sky: Stand) -> None:
+    """SkyPilot gives its server 60 s, which on a busy machine are over before it is up."""
+    sky.set(unready=STARTS - 1)
+    assert Sky(str(sky.command)).clouds() == ["lambda"]
+    assert len(sky.asked("check")) == STARTS
+    sky.set(unready=99)
+    with pytest.raises(
+        Unreachable, match=r"Failed to start SkyPilot API server at .*\. Start it by hand: sky api start"
+    ):
+        Sky(str(sky.command)).clouds()
+    assert len(sky.asked("check")) == 2 * STARTS
 
 
 def test_a_class_has_skypilots_names_and_one_that_is_none_is_refused() -> None:

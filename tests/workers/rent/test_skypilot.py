@@ -5,14 +5,20 @@ boots. The answers of the program that stands in for it elsewhere are held again
 """
 
 import json
+import os
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 from lambda_server import KEY, LambdaCloud, lambda_cloud
 from proxy import proxy
@@ -32,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / ".venv" / "sky" / "bin" / "sky"
 HOST = "cloud.lambdalabs.com"  # where SkyPilot has Lambda's API
 CATALOGS = ".sky/catalogs/v8"
+SKYPILOT_WAITS_SECONDS = 60  # for its server: WAIT_APISERVER_START_TIMEOUT_SEC in its source
 NAME = "farm-12345678-8xa100m40-0001abcd"
 TOKEN, PASSWORD = "t0ken-of-ray-0123456789", "s3cret-of-redis-0123456789"
 
@@ -50,24 +57,43 @@ def real(monkeypatch: pytest.MonkeyPatch) -> Iterator[Real]:
     assert PROGRAM.exists(), f"no {PROGRAM}: make soak installs it"
     home = Path(tempfile.mkdtemp(prefix="sky-"))
     authority = Authority(home)
-    with lambda_cloud() as cloud, socket.create_server(("127.0.0.1", 0)) as probe:
+    with lambda_cloud() as cloud:
         port = int(cloud.url.rpartition(":")[2])
         with proxy({HOST: (port, authority.context(HOST))}) as through:
             for name, value in {
                 "HOME": str(home),
                 "HTTPS_PROXY": through,
                 "REQUESTS_CA_BUNDLE": str(authority.file),
-                "SKYPILOT_API_SERVER_LOCAL_PORT": str(probe.getsockname()[1]),
+                "SKYPILOT_API_SERVER_LOCAL_PORT": str(port_of_server()),
                 "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
                 "PATH": f"{PROGRAM.parent}:{ROOT / '.venv' / 'bin'}:/usr/bin:/bin",
             }.items():
                 monkeypatch.setenv(name, value)
-            probe.close()
             try:
                 yield Real(home, cloud)
             finally:
-                subprocess.run([PROGRAM, "api", "stop"], check=True, capture_output=True)  # that of this port alone
+                stop_server()
                 shutil.rmtree(home, ignore_errors=True)
+
+
+def port_of_server() -> int:
+    """A free port for SkyPilot's server, whose queue listens at another, which follows from it and must be free, too.
+
+    It is even, and below the ports of outgoing connections; so the queue's is odd. For a connection Linux takes an even
+    port, and one at the queue's port would keep the server from starting: one of another program, or SkyPilot's own,
+    which tries to connect to its queue until that listens, and may so reach itself.
+    """
+    for port in random.sample(range(20000, 32768, 2), 100):
+        with suppress(OSError):
+            for one in (port, 50000 + (11 + port - 46580) % 10000):  # as in its server/requests/queues/mp_queue.py
+                socket.create_server(("127.0.0.1", one)).close()
+            return port
+    raise AssertionError("no free port")
+
+
+def stop_server() -> None:
+    """That of this port alone."""
+    subprocess.run([PROGRAM, "api", "stop"], check=True, capture_output=True)
 
 
 def ready(real: Real) -> None:
@@ -129,9 +155,31 @@ def test_skypilot_answers_as_farm_reads_it_and_rents_and_ends_a_machine(real: Re
     assert len(real.cloud.instances) == 1, "a name is launched once"
     engine.end(NAME, [])
 
+    stop_server()  # whose files come and go
     for secret in (TOKEN, PASSWORD):
         for path in real.home.rglob("*"):
             assert not path.is_file() or secret.encode() not in path.read_bytes(), f"{path} has a secret in it"
+
+
+def test_a_server_that_this_machine_is_too_slow_to_start_is_waited_for(real: Real) -> None:
+    """It is stopped as soon as it is there, for longer than SkyPilot waits for it."""
+    stopped: list[psutil.Process] = []
+
+    def stop_the_first() -> bool:
+        port = f"--port={os.environ['SKYPILOT_API_SERVER_LOCAL_PORT']}"
+        stopped.extend(one for one in psutil.process_iter(["cmdline"]) if port in (one.info["cmdline"] or ()))
+        for server in stopped:
+            server.suspend()
+        return bool(stopped)
+
+    with ThreadPoolExecutor(1) as other:
+        clouds = other.submit(Sky(str(PROGRAM)).clouds)
+        wait_until(stop_the_first, "a server", 120)
+        time.sleep(SKYPILOT_WAITS_SECONDS + 5)
+        for server in stopped:
+            server.resume()
+        with pytest.raises(NotFound, match="may use no cloud"):
+            clouds.result()
 
 
 def refused(engine: SkyEngine) -> str:
