@@ -156,7 +156,7 @@ class Train(Frozen):
     )
     kernels: Kernels = Field(
         "auto",
-        description="products, attention, dropout on a CPU, loss and attention on a GPU: farm's, torch's, or the faster",
+        description="products, attention, dropout on a CPU, loss, attention on a GPU: farm's, torch's, or the faster",
     )
 
     @model_validator(mode="after")
