@@ -1,4 +1,5 @@
-"""Answers of pure functions, kept on this disk: a table that was judged before needs neither numpy nor scipy.
+"""Answers of pure functions, kept on this disk: what was judged before needs neither numpy nor scipy, and a table whose
+study has not changed is not ranked again.
 
 An answer is found by a sha256 of all that it follows from: the function, its arguments to the last bit, farm's source
 files, Python, numpy, scipy, pydantic and the processor's kind. A file that is damaged, or somebody else's, is as none.
