@@ -13,7 +13,7 @@ from farm.record.result import Computed
 from farm.study import compiler
 from farm.study.processor import instruction_set
 from farm.study.recipe import Compile, Kernels, Recipe
-from model import kernels
+from model import flex, kernels
 from model.gpt import GPT
 from model.group import Group
 from model.precision import matmuls
@@ -102,10 +102,14 @@ def other_compilation(now: bool, step: int) -> str:
 
 
 def compile_blocks(gpt: GPT, device: torch.device) -> None:
-    """Have torch compile the network. Raises: NoCompiler"""
-    compiler.find_compiler(compiler.ON_CUDA if device.type == "cuda" else compiler.ON_CPU)
-    options = inductor_options(gpt) if device.type == "cuda" else {}
+    """Have torch compile the network, for the kernels in use. Raises: NoCompiler"""
+    on_cuda = device.type == "cuda"
+    compiler.find_compiler(compiler.ON_CUDA if on_cuda else compiler.ON_CPU)
+    options = inductor_options(gpt) if on_cuda else {}
+    past = flex.past(gpt.shape, device) if on_cuda and kernels.in_use(device) == "farm" else None
+    block: Any
     for block in gpt.blocks:  # all alike, so that one compilation serves every layer
+        block.attention.past = past
         block.compile(options=options or None)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from farm.study.recipe import Model
+from model.flex import Past
 from model.kernels import Dropout, Linear, causal_attention
 from model.loss import summed_loss, token_losses
 
@@ -86,10 +87,11 @@ class Attention(nn.Module):
         self.heads, self.dropout = model.heads, model.dropout
         self.qkv = Linear(model.width, 3 * model.width, bias=model.qkv_bias)
         self.out = Linear(model.width, model.width)
+        self.past: Past | None = None  # where FlexAttention computes
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return self.out(causal_attention(self.qkv(x_BTC), self.heads, dropout))
+        return self.out(causal_attention(self.qkv(x_BTC), self.heads, dropout, self.past))
 
 
 class MLP(nn.Module):

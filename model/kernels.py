@@ -1,5 +1,6 @@
 """Matrix products, attention and dropout on a CPU, where ours are faster than torch.nn.functional's; else torch's own.
-On a GPU only the cross-entropy is ours (model.fused); its choice is made here, too.
+On a GPU the cross-entropy is ours (model.fused), and attention is torch's other one where that is the faster
+(model.flex); the choice is made here, too.
 
 Three things that torch leaves behind, each with its numbers in docs/log.md: on a processor with AVX-512, oneDNN
 multiplies float32 matrices about twice as fast as MKL (seen on AMD), and torch's fused attention is slow in bfloat16;
@@ -26,6 +27,7 @@ from farm.record.result import Computed
 from farm.study import compiler
 from farm.study.processor import WITH_AVX512, InstructionSet
 from farm.study.recipe import Kernels
+from model import flex
 
 GROUP_NUMBERS = 2**19  # attention weights that are worked on at a time: 2 MiB in float32, which a core's cache holds
 SIXTEEN_BITS = 2**16
@@ -96,10 +98,11 @@ def product(a_NK: Tensor, b_MK: Tensor) -> Tensor:
     return _onednn(a_NK, b_MK) if _by_onednn(a_NK) else a_NK @ b_MK.T
 
 
-def causal_attention(qkv_BTX: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
+def causal_attention(qkv_BTX: Tensor, heads: int, dropout: float = 0.0, past: flex.Past | None = None) -> Tensor:
     """softmax(q @ k.T / sqrt(D)) @ v over the past, each head on its own: y_BTC.
 
-    X = 3C: query, key and value side by side, heads within each. `dropout` is the share of the weights that is dropped.
+    X = 3C: query, key and value side by side, heads within each. `dropout` is the share of the weights that is dropped;
+    with a `past`, which is for compiled blocks, there is none.
     """
     fused_is_fast = qkv_BTX.dtype is torch.float32 and not dropout
     if _ours(qkv_BTX) and not fused_is_fast:
@@ -107,7 +110,10 @@ def causal_attention(qkv_BTX: Tensor, heads: int, dropout: float = 0.0) -> Tenso
     B, T, X = qkv_BTX.shape
     # In this order the backward pass lays the three gradients side by side in one copy.
     q_BHTD, k_BHTD, v_BHTD = (x_BTHD.transpose(1, 2) for x_BTHD in qkv_BTX.view(B, T, 3, heads, -1).unbind(2))
-    y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
+    if past is not None and flex.takes(q_BHTD, past):
+        y_BHTD = flex.attention(q_BHTD, k_BHTD, v_BHTD, past)
+    else:
+        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
     return y_BHTD.transpose(1, 2).reshape(B, T, X // 3)
 
 

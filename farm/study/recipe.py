@@ -3,8 +3,6 @@
 `Recipe()` is the published baseline: a 163,009,536-parameter GPT-2 on 3.26 billion tokens of FineWeb. A study's
 interventions are patches on it. How a machine does the work (world size, microbatch, accumulation) is a Plan's matter.
 
-Longer than other files, so that every setting that makes a run's id is in one.
-
 Longer than other files, so that all that may change a loss can be read in one place, with what makes an id of it.
 """
 
@@ -158,7 +156,7 @@ class Train(Frozen):
     )
     kernels: Kernels = Field(
         "auto",
-        description="products, attention and dropout on a CPU, the loss on a GPU: farm's, torch's, or the faster ones",
+        description="products, attention, dropout on a CPU, loss, attention on a GPU: farm's, torch's, or the faster",
     )
 
     @model_validator(mode="after")

@@ -266,6 +266,18 @@ def test_what_cannot_be_read_is_named_and_all_else_is_listed(farm: Farm) -> None
     assert (answer.code, said in answer.err) == (1, True)
 
 
+def test_status_leaves_a_finished_study_that_cannot_be_read_to_the_doctor_and_counts_it(farm: Farm) -> None:
+    """It is read in a second also where there are many of them; those that have runs to come it names."""
+    farm.put(init=(1,))
+    farm.queue.redis.hset(farm.queue.prefix + "studies", "tiny", '{"schema": 1}')
+    assert "unreadable\tstudy 'tiny': " in farm("status").out
+    farm.finish_all()
+    answer = farm("status")
+    assert "unreadable" not in answer.out
+    assert "studies\ttiny\n" in answer.out
+    assert "study 'tiny': " in farm("doctor").out
+
+
 def test_the_doctor_says_who_would_be_notified_and_sends_a_test(farm: Farm) -> None:
     assert [row for row in farm("doctor").rows if row["check"] == "notify"] == []
     answer = farm("doctor", "--notify")
