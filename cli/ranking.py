@@ -1,17 +1,18 @@
 """A study's ranking as it stands, for every command that shows it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from cli.unread import Unread, unread
+from cli.unread import Unread
 from farm.queue.queue import Queue
 from farm.queue.values import Status
 from farm.site.settings import Settings
-from farm.study.recipe import TEST
 from farm.study.study import Study
 from farm.verdict.memory import remembering
-from farm.verdict.seen import Sight, find_name, names, see
-from farm.verdict.table import Table, rank
+from farm.verdict.ranking import Shown, Told, evaluations_told, ranking_of, shown
+from farm.verdict.seen import Sight
+from farm.verdict.table import Table
 
 
 class RankedStudy(NamedTuple):
@@ -20,26 +21,43 @@ class RankedStudy(NamedTuple):
     study: Study | None  # None: of imported losses alone
     table: Table
     by: str  # the evaluation that arms are ranked by
-    evaluations: Sequence[str]  # all that it could be ranked by
     statuses: Sequence[Status]
     sight: Sight
     passed: Unread  # what cannot be read
 
 
-def ranking(queue: Queue, study: str, score: str | None = None) -> RankedStudy:
-    """Rank a study by `score`, or by the one that it names.
+def ranking(queue: Queue, study: str) -> RankedStudy:
+    """Rank a study by the score that it names.
 
     Raises: NotFound: also of an unknown evaluation. Unreadable: the study itself.
     """
-    imported = queue.studies.imported(study).runs
-    stored = queue.studies.one(study) if not imported or queue.studies.has(study) else None
-    (scores, spoilt), evaluations = queue.evaluations.scored(study, "study"), stored.evaluations if stored else {}
-    among = names(scores, evaluations)
-    by = find_name(score or (stored.study.score if stored else TEST), among)
-    statuses = (picture := queue.listing.picture(study)).statuses
-    sight = see([status.result for status in statuses if status.result], scores, by, evaluations)
-    margin, looks = (stored.study.margin, stored.looks) if stored else (None, None)
-    references = queue.studies.references(study).models
-    with remembering(Settings.load(through_tunnel=False).home / "cache" / "verdicts"):
-        table = rank(sight.results, statuses, margin, imported, looks, references, by)
-    return RankedStudy(stored, table, by, among, statuses, sight, unread(picture, study, spoilt))
+    with _remembering():
+        found = ranking_of(_ask(queue, study))
+    table, by, passed = found.shown.table, found.shown.by, passed_over(study, found.shown)
+    return RankedStudy(found.study, table, by, found.statuses, found.sight, passed)
+
+
+def shown_ranking(queue: Queue, study: str, score: str | None) -> tuple[Shown, Sequence[str]]:
+    """As `ranking`, by `score` if one is named, of what a table shows; and how the study's evaluations stand, in lines.
+    Both are worked out only where anything has changed since they were shown here. Raises: as `ranking`.
+    """
+    with _remembering():
+        return shown(_ask(queue, study), score), evaluations_told(queue.evaluations.texts(study))
+
+
+def passed_over(study: str, found: Shown) -> Unread:
+    """The runs and scores that cannot be read."""
+    return Unread(study, found.count, found.unread_runs, found.unread_scores, found.open)
+
+
+def _remembering() -> AbstractContextManager[None]:
+    return remembering(Settings.load(through_tunnel=False).home / "cache" / "verdicts")
+
+
+def _ask(queue: Queue, name: str) -> Told:
+    """Raises: NotFound"""
+    imported, study = queue.studies.text("imported", name), queue.studies.text("studies", name)
+    if imported is None and study is None:
+        queue.studies.refuse_unknown(name)
+    scores, runs = queue.evaluations.score_texts(name), queue.listing.texts(name)
+    return Told(name, study, imported, queue.studies.text("references", name), scores, runs)

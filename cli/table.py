@@ -10,13 +10,11 @@ from cli import render
 from cli.access import newest_study, queue
 from cli.cells import MACHINE, MEAN, RANK, VERDICT, arm, difference, seeds
 from cli.options import Json, StudyName
-from cli.ranking import ranking
+from cli.ranking import passed_over, shown_ranking
 from cli.remarks import remarks
 from cli.render import Column, Format, Sheet, say
 from cli.unread import NOTHING, Unread
 from farm.queue.queue import Queue
-from farm.queue.unscored import tell
-from farm.record.result import Result
 from farm.study.recipe import TEST
 from farm.verdict.references import ReferenceRow
 from farm.verdict.row import Row
@@ -163,15 +161,15 @@ def show_table(
 
     Raises: NotFound: also of an unknown evaluation. Unreadable: the study itself.
     """
-    found = ranking(queue, study, score)
-    ranked, unscored, passed = found.table, found.sight.unscored, found.passed
+    found, evaluations = shown_ranking(queue, study, score)
+    ranked, passed = found.table, passed_over(study, found)
     names = found.evaluations if beside == "all" else [one for one in (beside or "").split(",") if one]
     columns = [one for name in names if (one := find_name(name, found.evaluations)) != found.by]
     if not ranked.rows and not passed.runs:
-        say(f"{study}: {passed.none_finished if not unscored else f'no run has a score by {found.by} yet'}")
-    lines = [*_unscored_lines(study, found.by, unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
+        say(f"{study}: {passed.none_finished if not found.unscored else f'no run has a score by {found.by} yet'}")
+    lines = [*_unscored_lines(study, found.by, found.unscored), *remarks(ranked, every), *_out_of_date(study, ranked)]
     _show(study, ranked, form, as_json, passed, lines, columns)
-    for line in tell(queue.evaluations.statuses(study)):
+    for line in evaluations:
         say(line)
     return passed
 
@@ -255,11 +253,10 @@ def _cells(row: Row, columns: Iterable[Column], for_people: bool) -> dict[str, A
     return found
 
 
-def _unscored_lines(study: str, by: str, results: Sequence[Result]) -> Iterator[str]:
+def _unscored_lines(study: str, by: str, unscored: Sequence[tuple[str, str]]) -> Iterator[str]:
     """The finished runs that the evaluation of the ranking has not scored."""
-    if results:
-        runs = Counter((result.arm, result.machine) for result in results)
-        arms = ", ".join(f"{count} of {arm} on {machine}" for (arm, machine), count in runs.items())
+    if unscored:
+        arms = ", ".join(f"{count} of {arm} on {machine}" for (arm, machine), count in Counter(unscored).items())
         yield f"no score by {by}: {arms}; to score them: farm eval {study} {by}"
 
 

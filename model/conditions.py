@@ -21,6 +21,11 @@ from model.precision import matmuls
 # By default the backward pass of LayerNorm is one kernel with the sums over rows. With dropout in it, it took 26 of the
 # 227 ms of the baseline's step; without dropout it makes a step 1 % faster (microbatch 96, H200, torch 2.11).
 WITH_DROPOUT = {"triton.mix_order_reduction": False}
+NAMES: dict[Computed, str] = {
+    "farm": "farm's kernels",
+    "gelu": "torch's kernels with farm's GELU",
+    "torch": "torch's kernels",
+}
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
@@ -66,10 +71,11 @@ def _keep_freed_memory() -> None:
 
 
 def agree(asked: Kernels, group: Group) -> Computed:
-    """The kernels that every rank computes by: farm's only where each rank by itself would choose them."""
+    """The kernels that every rank computes by: others than torch's only where each rank by itself would choose them."""
     on_cpu = group.device.type == "cpu"
     mine = kernels.resolve(asked, instruction_set()) if on_cpu else kernels.resolve_on_cuda(asked)
-    return "farm" if _all(mine == "farm", group) else "torch"
+    chosen: tuple[Computed, ...] = ("farm", "gelu")
+    return next((kind for kind in chosen if _all(mine == kind, group)), "torch")
 
 
 def compiles(asked: Compile, group: Group) -> bool:
@@ -92,7 +98,7 @@ def other_kernels(used: Sequence[Computed], asked: Kernels, step: int, device: t
     before, now = used[-2:]
     on_cpu = device.type == "cpu"
     has = (instruction_set() or "unknown instructions") if on_cpu else torch.cuda.get_device_name(device)
-    return f"{now}'s kernels compute from step {step} on, {before}'s until then: kernels = {asked!r} with {has}."
+    return f"{NAMES[now]} compute from step {step} on, {NAMES[before]} until then: kernels = {asked!r} with {has}."
 
 
 def other_compilation(now: bool, step: int) -> str:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from farm.study.recipe import Model
 from model.flex import Past
-from model.kernels import Dropout, Linear, causal_attention
+from model.kernels import Dropout, Linear, causal_attention, gelu
 from model.loss import summed_loss, token_losses
 
 NORM_EPS = 1e-5
@@ -103,4 +103,4 @@ class MLP(nn.Module):
         self.down = Linear(4 * model.width, model.width)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x_BTC), approximate="tanh"))
+        return self.down(gelu(self.up(x_BTC)))

@@ -1,10 +1,11 @@
-"""Matrix products, attention and dropout on a CPU, where ours are faster than torch.nn.functional's; else torch's own.
+"""Matrix products, attention, dropout and GELU on a CPU, where ours are faster than torch's own; else those.
 On a GPU the cross-entropy is ours (model.fused), and attention is torch's other one where that is the faster
 (model.flex); the choice is made here, too.
 
-Three things that torch leaves behind, each with its numbers in docs/log.md: on a processor with AVX-512, oneDNN
+Four things that torch leaves behind, each with its numbers in docs/log.md: on a processor with AVX-512, oneDNN
 multiplies float32 matrices about twice as fast as MKL (seen on AMD), and torch's fused attention is slow in bfloat16;
-and `bernoulli_` draws one mask entry at a time. With AVX2 torch wins the first two, which decides. The results
+`bernoulli_` draws one mask entry at a time; and with AVX2 a tanh costs three times as much as a sigmoid, which says the
+same, and torch's GELU takes two. With AVX2 torch wins the first two, so that only the last is ours there. The results
 differ from torch's by rounding, masks altogether: so which kernels a run asks for is a field of its recipe, and which
 computed it is in its result.
 
@@ -35,22 +36,27 @@ SIXTEEN_BITS = 2**16
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-# Where `auto` is farm's: with AVX-512, as a Zen 5 (AVX512-BF16) showed, side by side; that the others do
-# the same is a guess. A Zen 3 (AVX2) showed the opposite. Where nothing was measured, as on ARM, it is torch's.
-FARMS = WITH_AVX512
+GELU_PART = 2**17  # numbers that are worked on at a time: with two intermediates 1.5 MB
+GELU_LEAST = 2**15  # fewer numbers than this take longer to ask for than to compute
+TANH, CUBIC = math.sqrt(2 / math.pi), 0.044715  # of GELU's approximation (Hendrycks & Gimpel 2016, arXiv:1606.08415)
 
-_farms: ContextVar[bool] = ContextVar("_farms", default=False)
+# Where `auto` is farm's: with AVX-512, as a Zen 5 (AVX512-BF16) showed, side by side; that the others do
+# the same is a guess. A Zen 3 (AVX2) showed the opposite, but for GELU. Where nothing was measured, as on ARM, it is
+# torch's.
+AUTO: dict[InstructionSet, Computed] = {**dict.fromkeys(WITH_AVX512, "farm"), "AVX2": "gelu"}
+
+_by: ContextVar[Computed] = ContextVar("_by", default="torch")
 
 
 def resolve(kernels: Kernels, processor: InstructionSet | None) -> Computed:
     """Whose kernels a recipe's `kernels` means on a CPU with these instructions; None: unknown."""
-    is_wanted = processor in FARMS if kernels == "auto" else kernels == "farm"
-    return "farm" if is_wanted and ONEDNN else "torch"
+    wanted = (AUTO.get(processor, "torch") if processor else "torch") if kernels == "auto" else kernels
+    return "torch" if wanted == "farm" and not ONEDNN else wanted
 
 
 def resolve_on_cuda(kernels: Kernels) -> Computed:
     """The same on a GPU. Farm's are written in Triton, which needs a C compiler on the node."""
-    return "farm" if kernels != "torch" and can_compile_for_cuda() else "torch"
+    return "farm" if kernels in ("auto", "farm") and can_compile_for_cuda() else "torch"
 
 
 def can_compile_for_cuda() -> bool:
@@ -65,16 +71,16 @@ def can_compile_for_cuda() -> bool:
 @contextmanager
 def use(kernels: Computed) -> Iterator[None]:
     """Around training: compute by these kernels. Without it, torch's are used."""
-    before = _farms.set(kernels == "farm")
+    before = _by.set(kernels)
     try:
         yield
     finally:
-        _farms.reset(before)
+        _by.reset(before)
 
 
 def in_use(device: torch.device) -> Computed:
     """The kernels that compute on `device` now."""
-    return "farm" if device.type in ("cpu", "cuda") and _farms.get() else "torch"
+    return _by.get() if device.type in ("cpu", "cuda") else "torch"
 
 
 class Linear(nn.Linear):
@@ -117,14 +123,26 @@ def causal_attention(qkv_BTX: Tensor, heads: int, dropout: float = 0.0, past: fl
     return y_BHTD.transpose(1, 2).reshape(B, T, X // 3)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2, by the chosen kernels."""
+    is_worth_it = x.dtype is torch.float32 and x.numel() >= GELU_LEAST and x.is_contiguous()
+    if _is_on_cpu(x) and is_worth_it and _by.get() == "gelu":
+        return _Gelu.apply(x)
+    return F.gelu(x, approximate="tanh")
+
+
 def by_triton(x: Tensor) -> bool:
     """Whether farm's kernel for a GPU works on `x`."""
-    return x.device.type == "cuda" and _farms.get()
+    return x.device.type == "cuda" and _by.get() == "farm"
 
 
 def _ours(x: Tensor) -> bool:
-    kinds = (torch.float32, torch.bfloat16)
-    return not torch.compiler.is_compiling() and _farms.get() and x.device.type == "cpu" and x.dtype in kinds
+    return _is_on_cpu(x) and _by.get() == "farm" and x.dtype in (torch.float32, torch.bfloat16)
+
+
+def _is_on_cpu(x: Tensor) -> bool:
+    """And is not being compiled, which has kernels of its own."""
+    return not torch.compiler.is_compiling() and x.device.type == "cpu"
 
 
 def _by_onednn(x: Tensor) -> bool:
@@ -165,6 +183,34 @@ class _Dropout(torch.autograd.Function):
     def backward(ctx, dy):
         (kept,) = ctx.saved_tensors
         return dy * _factors(kept, ctx.rate, dy.dtype), None
+
+
+class _Gelu(torch.autograd.Function):
+    """(1 + tanh(u)) / 2 is sigmoid(2u), so with s = sigmoid(2u) it is x * s, and its slope s + x * s * (1 - s) * 2u'.
+
+    The slope is kept in the place of x: the backward pass is one product.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        y, slope = torch.empty_like(x), torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        whole = (x, y) if slope is None else (x, y, slope)
+        for part in zip(*(numbers.view(-1).split(GELU_PART) for numbers in whole), strict=True):
+            x_N, y_N = part[:2]
+            square_N = torch.mul(x_N, x_N)
+            s_N = torch.mul(square_N, 2 * TANH * CUBIC).add_(2 * TANH).mul_(x_N).sigmoid_()
+            torch.mul(x_N, s_N, out=y_N)
+            if slope is not None:
+                rest_N = torch.mul(square_N, 6 * TANH * CUBIC, out=part[2]).add_(2 * TANH).mul_(y_N)
+                rest_N.addcmul_(rest_N, s_N, value=-1).add_(s_N)
+        ctx.save_for_backward(slope)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        (slope,) = ctx.saved_tensors
+        return slope * dy
 
 
 def _keep_mask(shape: torch.Size | tuple[int, ...], rate: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Evaluations: the scoring of trained models, as jobs of the queue, and the resulting scores."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -7,7 +8,7 @@ from farm.errors import NotFound, Refused
 from farm.queue.asking import Asking
 from farm.queue.listing import count
 from farm.queue.scripts import PAGE, Scripts, pieces
-from farm.queue.spelling import FIELDS, read_score, read_status, spell_run
+from farm.queue.spelling import FIELDS, StatusRow, read_score, read_status, spell_run
 from farm.queue.unreadable import Flaw, faults, readable, spoilt_score
 from farm.queue.values import Status
 from farm.record.score import Score
@@ -56,8 +57,12 @@ class Evaluations:
 
     def statuses(self, study: str | None = None) -> list[Status]:
         """Every evaluation that was asked for, of all studies or for one, in the order of asking."""
-        found = readable(read_status, self._scripts.at_once("statuses", "evaluations", "", FIELDS))
-        return [status for status in found if study is None or status.study == study]
+        return list(readable(read_status, self.texts(study)))
+
+    def texts(self, study: str | None = None) -> list[str]:
+        """What `statuses` are of, as Redis tells it."""
+        found = self._scripts.at_once("statuses", "evaluations", "", FIELDS)
+        return [text for text in found if study is None or StatusRow(*json.loads(text)).study == study]
 
     def counts(self) -> dict[str, int]:
         """How many are in each state, `forgotten`, and in all, `put`, at one instant."""
@@ -73,15 +78,19 @@ class Evaluations:
 
     def scored(self, name: str = "", kind: Literal["run", "study", "all"] = "all") -> ReadableScores:
         """As `scores`, with what it leaves out."""
-        return self.scored_of([name]) if kind == "run" else _read_scores(self._scripts.pages("scores", kind, name))
+        return self.scored_of([name]) if kind == "run" else scores_of(self._scripts.pages("scores", kind, name))
+
+    def score_texts(self, study: str) -> list[tuple[str, Sequence[str]]]:
+        """What `scored` is of for a study, as Redis tells it."""
+        return list(self._scripts.pages("scores", "study", study))
 
     def scored_of(self, ids: Sequence[str]) -> ReadableScores:
         """As `scored`, of these runs."""
         pages = (self._scripts.call("scores", "runs", "", "", PAGE, *some) for some in pieces(ids, PAGE))
-        return _read_scores(one for _, *found in pages for one in found)
+        return scores_of(one for _, *found in pages for one in found)
 
 
-def _read_scores(said: Iterable[tuple[str, Sequence[str]]]) -> ReadableScores:
+def scores_of(said: Iterable[tuple[str, Sequence[str]]]) -> ReadableScores:
     found = ReadableScores({}, [])
     for run_id, texts in said:
         read = tuple(readable(read_score, texts))

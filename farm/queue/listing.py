@@ -1,6 +1,6 @@
 """Answers of the queue to any reader: where runs stand, and what happened to them (Q9).
 
-One class of 26 short methods, since all of them read the same keys.
+One class of 27 short methods, since all of them read the same keys.
 """
 
 import json
@@ -72,7 +72,11 @@ class Listing:
 
     def picture(self, study: str | None = None) -> Picture:
         """As `statuses`, with what it leaves out: a conclusion from fewer runs than there are has to say so."""
-        return _picture(self._scripts.at_once("statuses", "study" if study else "all", study or "", FIELDS))
+        return picture_of(self.texts(study))
+
+    def texts(self, study: str | None = None) -> list[str]:
+        """What `picture` is of, as Redis tells it."""
+        return self._scripts.at_once("statuses", "study" if study else "all", study or "", FIELDS)
 
     def overview(self) -> Overview:
         """Every run, in the order they were submitted, as a listing shows it: recipes and results are not read, and not
@@ -99,7 +103,7 @@ class Listing:
         """The runs that count against the limits of a study, since it submitted them first, and what of them is left
         out: its cost is not counted.
         """
-        return _picture(self._scripts.at_once("statuses", "paid", study, FIELDS))
+        return picture_of(self._scripts.at_once("statuses", "paid", study, FIELDS))
 
     def costs(self, study: Study) -> list[Status]:
         """The runs that decide what `study` still costs: those that it has in this form, and what else it pays for."""
@@ -116,7 +120,7 @@ class Listing:
 
     def running_picture(self) -> Picture:
         """As `running`, with what it leaves out."""
-        found = _picture(self._scripts.at_once("statuses", "running", "", FIELDS))
+        found = picture_of(self._scripts.at_once("statuses", "running", "", FIELDS))
         found.statuses.sort(key=lambda status: status.deadline or 0.0)
         return found
 
@@ -139,7 +143,7 @@ class Listing:
     def these(self, ids: Sequence[str]) -> Picture:
         """The runs of these ids, as far as they are there."""
         pages = (self._scripts.call("statuses", "these", "", FIELDS, "", PAGE, *some) for some in pieces(ids, PAGE))
-        return _picture(text for _, _, _, *texts in pages for text in texts)
+        return picture_of(text for _, _, _, *texts in pages for text in texts)
 
     def states(self, ids: Sequence[str]) -> dict[str, State]:
         """Where the runs of these ids stand, as far as they are there."""
@@ -216,7 +220,7 @@ class Listing:
         return [read_event(*entry) for entry in reversed(self._scripts.call("events", run_id, count))]
 
 
-def _picture(texts: Iterable[str]) -> Picture:
+def picture_of(texts: Iterable[str]) -> Picture:
     found = Picture([], {})
     for text in texts:
         found.statuses.extend(read_or_note(text, found.flaws))

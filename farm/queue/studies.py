@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Literal, NoReturn
 
 from farm.errors import NotFound, Unreadable, nearest
 from farm.queue.scripts import Scripts
@@ -62,12 +63,20 @@ class Studies:
         """
         found = self.stored(name)
         if found is None:
-            raise NotFound(f"no study {name!r}{nearest(name, self.names())}", remedy="See `farm status`.")
+            self.refuse_unknown(name)
         return found
+
+    def refuse_unknown(self, name: str) -> NoReturn:
+        raise NotFound(f"no study {name!r}{nearest(name, self.names())}", remedy="See `farm status`.")
 
     def stored(self, name: str) -> Study | None:
         """As `one`, None where there is no such study. Raises: Unreadable"""
-        return self._read("studies", name, read_study, spoilt_study)
+        return study_of(name, self.text("studies", name))
+
+    def text(self, which: Literal["studies", "imported", "references"], name: str) -> str | None:
+        """What a study has of this kind, as Redis keeps it; None: nothing."""
+        found = self._scripts.call("kept", which, name) if name else []
+        return found[1] if found else None
 
     def bring(self, imported: Imported) -> None:
         """Keep what was imported into a study, over what was there; without any run, nothing."""
@@ -78,7 +87,7 @@ class Studies:
 
         Raises: Unreadable
         """
-        return self._read("imported", study, read_imported, spoilt_import) or Imported.model_construct(study=study)
+        return imported_of(study, self.text("imported", study))
 
     def all_imported(self) -> dict[str, Imported]:
         """The imported rows of every study, by its name."""
@@ -94,9 +103,7 @@ class Studies:
 
         Raises: Unreadable
         """
-        return self._read("references", study, read_references, spoilt_references) or References.model_construct(
-            study=study
-        )
+        return references_of(study, self.text("references", study))
 
     def account(self, usd: Mapping[str, float], seconds: float) -> None:
         """A dispatcher has counted what studies have spent; believed for `seconds`."""
@@ -106,15 +113,30 @@ class Studies:
         """Dollars by study, of those that have a limit, as a dispatcher counted lately; it knows every price."""
         return json.loads(self._scripts.call("spent") or "{}")
 
-    def _read(
-        self, which: str, study: str, read: Callable[[str], Said], spoilt: Callable[[str, Exception], Flaw]
-    ) -> Said | None:
-        """Read the entry of a study in the hash `which`; None where there is none. Raises: Unreadable"""
-        found = self._scripts.call("kept", which, study) if study else []
-        try:
-            return read(found[1]) if found else None
-        except UNREADABLE as error:
-            raise Unreadable(str(spoilt(study, error))) from None
+
+def study_of(name: str, text: str | None) -> Study | None:
+    """Raises: Unreadable"""
+    return _read(name, text, read_study, spoilt_study)
+
+
+def imported_of(study: str, text: str | None) -> Imported:
+    """Raises: Unreadable"""
+    return _read(study, text, read_imported, spoilt_import) or Imported.model_construct(study=study)
+
+
+def references_of(study: str, text: str | None) -> References:
+    """Raises: Unreadable"""
+    return _read(study, text, read_references, spoilt_references) or References.model_construct(study=study)
+
+
+def _read(
+    study: str, text: str | None, read: Callable[[str], Said], spoilt: Callable[[str, Exception], Flaw]
+) -> Said | None:
+    """What `text` of a study says; None where there is none. Raises: Unreadable"""
+    try:
+        return None if text is None else read(text)
+    except UNREADABLE as error:
+        raise Unreadable(str(spoilt(study, error))) from None
 
 
 def _may_be_limited(text: str) -> bool:

@@ -12,7 +12,7 @@ from farm.study.planner import Plan
 from farm.study.processor import InstructionSet
 from farm.study.recipe import Frozen, Recipe, Seeds
 
-Computed = Literal["farm", "torch"]  # whose kernels
+Computed = Literal["farm", "gelu", "torch"]  # whose kernels; "gelu": torch's, but farm's GELU
 
 
 class Hardware(Frozen):

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticKnownError
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-Kernels = Literal["auto", "farm", "torch"]
+Kernels = Literal["auto", "farm", "gelu", "torch"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

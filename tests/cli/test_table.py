@@ -5,21 +5,27 @@ import io
 import itertools
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from results import result, score, study_text
 
+from farm.record.imported import Imported, ImportedRun
+from farm.record.reference import Reference, References, ReferenceScore
 from farm.stats import mean
+from farm.study.looks import Looks
 from farm.study.machine import Price
+from farm.study.run import Evaluating
 from farm.study.study import Study
 from farm.verdict import memory
+from farm.verdict import ranking as farm_ranking
 
-from .conftest import ROOT, Farm
+from .conftest import ROOT, Answer, Farm
 
 
 def test_an_empty_store_is_no_error_and_says_what_to_do(farm: Farm) -> None:
@@ -409,39 +415,121 @@ def test_the_larger_error_is_named_where_it_is_the_test_sets(farm: Farm) -> None
 FORMS = ([], ["--json"], ["--format", "md"], ["--format", "csv"], ["--format", "latex"], ["-v"], ["--scores", "all"])
 
 
-def test_a_table_from_memory_is_the_computed_one_whatever_has_changed(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "SETTLED_SECONDS", -1e9)  # a checkout may be young
-    kept = farm.folder / "home" / "cache" / "verdicts"
+@pytest.fixture
+def kept(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what is remembered, also where a checkout is young."""
+    monkeypatch.setattr(memory, "SETTLED_SECONDS", -1e9)
+    return farm.folder / "home" / "cache" / "verdicts"
 
-    def told() -> list[tuple[str, str]]:
-        """A table in every form from memory, which is that without one."""
-        first = [farm("table", "tiny", *form) for form in FORMS]
-        there = {file: file.read_bytes() for file in kept.iterdir()}
-        again = [farm("table", "tiny", *form) for form in FORMS]
-        assert {file: file.read_bytes() for file in kept.iterdir()} == there
-        shutil.rmtree(kept)
-        computed = [farm("table", "tiny", *form) for form in FORMS]
-        assert again == first == computed
-        for file, content in there.items():  # the old answers lie there when the next table is asked for
-            file.write_bytes(content)
-        return [(answer.out, answer.err) for answer in computed]
 
+def told(farm: Farm, kept: Path, forms: Sequence[list[str]]) -> list[Answer]:
+    """A table in these forms from memory, which is that without one."""
+
+    def ask() -> list[Answer]:
+        return [farm("table", "tiny", *form) for form in forms]
+
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("it was ranked again")
+
+    first, there = ask(), {file: file.read_bytes() for file in kept.iterdir()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(farm_ranking, "ranking_of", refuse)
+        again = ask()
+    assert {file: file.read_bytes() for file in kept.iterdir()} == there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "SETTLED_SECONDS", 1e12)  # as if every source had just changed: nothing is remembered
+        computed = ask()
+    assert again == first == computed
+    return computed
+
+
+def test_a_table_from_memory_is_the_computed_one_whatever_has_changed(farm: Farm, kept: Path) -> None:
     farm.put(machines=("cpu", "cpu-x2"))
     farm.finish_all()
-    seen = [told()]
+    seen = [told(farm, kept, FORMS)]
     farm.finish(farm.claim("cpu-x2"), 3.61)
-    seen.append(told())
+    seen.append(told(farm, kept, FORMS))
     farm.queue.cancel(farm.claim("cpu-x2").run.id)
-    seen.append(told())
+    seen.append(told(farm, kept, FORMS))
     farm.finish_all("cpu-x2", shift=0.01)
-    seen.append(told())
+    seen.append(told(farm, kept, FORMS))
     study = farm.queue.studies.one("tiny")
     farm.queue.put(study.model_copy(update={"study": study.study.model_copy(update={"margin": 0.2})}))
-    seen.append(told())
+    seen.append(told(farm, kept, FORMS))
     for one, other in itertools.pairwise(seen):
         assert all(before != after for before, after in zip(one, other, strict=True))
+
+
+def changes(farm: Farm) -> Iterator[str]:
+    """What may happen to a study, and what of it; its table by wiki tells of all, or that of the test loss."""
+    queue, text = farm.queue, study_text(init=(42, 22), machines=("cpu", "cpu-x2")) + EVALUATIONS
+    scored(farm, text)
+    yield "scores by another evaluation"
+    claim = farm.claim("cpu-x2")
+    yield "a run that trains"
+    queue.renew(claim.lease, 2)
+    yield "a step of it"
+    found = result(claim.run, 2.9, epoch=claim.lease.epoch)
+    queue.finish(claim.lease, found)
+    yield "a result without a score"
+    own = claim.run.recipe.with_test(queue.studies.one("tiny").evaluations["wiki"])
+    by = {"evaluation": own.evaluation_id("wiki"), "definition": own.tested}
+    queue.index.keep_scores(found.run_id, [score(found, [5.2, 5.4], "wiki", **by)])
+    yield "its score"
+    fields = {field: getattr(claim.run, field) for field in type(claim.run).model_fields} | {"recipe": own}
+    job = Evaluating(**fields, of=found.run_id, evaluation="wiki", weights=found.fingerprints.final)
+    queue.evaluations.put("tiny", [job])
+    yield "an evaluation that was asked for"
+    queue.put(Study.parse(text.replace("offset = 8", "offset = 9")))
+    yield "another form of the evaluation"
+    study = queue.studies.one("tiny")
+    seeds = tuple(dict.fromkeys(run.seeds for run in study.runs()))
+    looks = Looks(first={"remove-dropout@cpu": 2, "gradient-clipping@cpu": 2}, order=seeds, usd=0.0, hours=0.0)
+    queue.put(study.model_copy(update={"looks": looks}))
+    yield "looks of farm resolve"
+    losses = {"baseline": (3.5, 3.52, 3.49), "a": (3.4, 3.38, 3.41)}
+    lines = [
+        ImportedRun(arm=arm, machine="there", init_seed=seed, train_seed=1, test_loss=loss, source="a:1")
+        for arm, of in losses.items()
+        for seed, loss in enumerate(of)
+    ]
+    queue.studies.bring(Imported(study="tiny", runs=tuple(lines)))
+    yield "imported losses"
+    reference = ReferenceScore(
+        name="test_loss",
+        evaluation=claim.run.recipe.evaluation_version,
+        value=2.0,
+        count=8,
+        items="e" * 64,
+        precision="fp32",
+        code="c" * 64,
+        host="here",
+        accelerator="cpu",
+        when=1.0,
+    )
+    model = Reference(name="other", weights="a" * 64, shape=claim.run.recipe.model, scores=(reference,))
+    queue.studies.refer(References(study="tiny", models=(model,)))
+    yield "a reference"
+    queue.redis.hset(f"{queue.prefix}scores:{found.run_id}", own.evaluation_id("wiki"), "{")
+    yield "a score that cannot be read"
+    queue.redis.set(f"{queue.prefix}result:{found.run_id}", "{")
+    yield "a run that cannot be read"
+
+
+def test_a_table_is_ranked_again_for_whatever_it_follows_from_and_for_nothing_else(farm: Farm, kept: Path) -> None:
+    forms = (["--format", "md", "--scores", "all"], ["--score", "wiki", "--json"])
+    seen = {what: told(farm, kept, forms) for what in changes(farm)}
+    for (_, before), (what, after) in itertools.pairwise(seen.items()):
+        assert before != after, what
+    assert [answer.code for answer in seen["a reference"]] == [0, 0]
+    assert [answer.code for answer in seen["a run that cannot be read"]] == [1, 1]
+    farm.queue.redis.hset(f"{farm.queue.prefix}references", "tiny", "{")
+    for _ in range(2):  # a refusal is not remembered, and no memory hides one
+        assert "a reference model of 'tiny': " in farm("table", "tiny").err
+        assert "did you mean 'wiki'?" in farm("table", "tiny", "--score", "wikki").err
+        assert "no study 'tin'; did you mean 'tiny'?" in farm("table", "tin").err
+    farm.queue.redis.hdel(f"{farm.queue.prefix}references", "tiny")
+    assert farm("table", "tiny").code == 1
 
 
 def test_a_table_seen_before_needs_neither_numpy_nor_scipy(farm: Farm) -> None:

@@ -1,5 +1,6 @@
 """Answers kept on the disk are found again for the same question to the same code alone, and never when damaged."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -26,6 +27,12 @@ def halved(value: float, by: str = "hand") -> float:
 def strange(value: float) -> float:
     asked.append(value)
     return value * 1e308
+
+
+@remembered
+def repeated(text: str) -> str:
+    asked.append(text)
+    return text
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +120,32 @@ def test_the_older_half_goes_when_there_are_too_many(folder: Path, monkeypatch: 
     assert len(asked) == 7
 
 
+def test_the_older_half_goes_when_they_are_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST_BYTES_IN_ALL", 40_000)
+    texts = [letter * 9_000 for letter in "abcde"]
+    with remembering(folder):
+        for age, text in enumerate(texts):
+            before = set(folder.iterdir()) if age else set()
+            assert repeated(text) == text
+            for file in set(folder.iterdir()) - before:
+                os.utime(file, (0, time.time() - 1_000 + age))
+        assert len(list(folder.iterdir())) == 2
+        assert [repeated(text) for text in texts[3:]] == texts[3:]
+    assert asked == texts
+
+
+def test_an_answer_as_large_as_the_table_of_a_thousand_arms_is_kept_and_no_larger_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with remembering(folder):
+        assert [repeated("a" * 3_000_000) == "a" * 3_000_000 for _ in range(2)] == [True, True]
+        assert len(asked) == 1
+        monkeypatch.setattr(memory, "MOST_BYTES", 3_000_000)
+        for _ in range(2):
+            repeated("b" * 3_000_000)
+    assert len(asked) == 3
+
+
 LOSSES = {ONE: 3.5, OTHER: 3.6}
 QUESTIONS = [
     ([(LOSSES, {"a": LOSSES})], None),
@@ -136,6 +169,12 @@ def test_whatever_a_verdict_follows_from_is_in_its_key() -> None:
     assert again == memory.key("judge", QUESTIONS[0], {}, "code")
     for other in (("judge", QUESTIONS[0], {}, "changed code"), ("rank", QUESTIONS[0], {}, "code")):
         assert memory.key(*other) not in keys
+
+
+def test_every_letter_of_a_long_text_counts() -> None:
+    long = "a" * 200
+    texts = [long, long[:-1], long[:-1] + "b", f"sha256 {hashlib.sha256(long.encode()).hexdigest()}", "\ud800" + long]
+    assert len({memory.key("read", (text,), {}, "code") for text in texts}) == len(texts)
 
 
 def test_a_question_that_is_not_plain_is_refused() -> None:
