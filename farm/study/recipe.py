@@ -156,7 +156,7 @@ class Train(Frozen):
     )
     kernels: Kernels = Field(
         "auto",
-        description="products, attention, dropout on a CPU, loss, attention on a GPU: farm's, torch's, or the faster",
+        description="farm's kernels, torch's, torch's with farm's GELU (gelu), or the fastest known there (auto)",
     )
 
     @model_validator(mode="after")
