@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from farm.record.reference import Reference, ReferenceScore
 from farm.record.result import Fingerprints, Hardware, Provenance, Result, Tokens
 from farm.record.score import Score, blocks, pack, sha256, standard_error
 from farm.stats import mean
@@ -123,3 +124,21 @@ def score(of: Result, values: Sequence[float], name: str = "test_loss", **change
         "epoch": of.epoch,
     }
     return Score.model_validate(fields | changes)
+
+
+def reference(run: Run, name: str, test_loss: float, **more: Any) -> Reference:
+    """A model of the shape of `run`'s that somebody else trained, scored as `run` is tested; `more` of the score."""
+    values = {
+        "name": "test_loss",
+        "evaluation": run.recipe.evaluation_version,
+        "value": test_loss,
+        "count": 8,
+        "items": "e" * 64,
+        "precision": "fp32",
+        "code": "c" * 64,
+        "host": "here",
+        "accelerator": "cpu",
+        "when": 1.0,
+    }
+    made = ReferenceScore.model_validate(values | more)
+    return Reference(name=name, weights="a" * 64, shape=run.recipe.model, scores=(made,))

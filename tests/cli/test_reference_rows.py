@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from results import result
+from results import reference, result
 from worlds import VOCAB, attempt, corpus, planned
 
 from farm.queue.unreadable import find_flaws
-from farm.record.reference import Reference, ReferenceScore
 from farm.study.recipe import Model
 from farm.study.run import Run
 from farm.study.study import Study
@@ -190,20 +189,7 @@ def brought(farm: Farm, run: Run, **values: float) -> None:
     """References with these test losses, as if they had been scored."""
     store = farm.store.studies.references("small")
     for name, value in values.items():
-        made = ReferenceScore(
-            name="test_loss",
-            evaluation=run.recipe.evaluation_version,
-            value=value,
-            count=9,
-            standard_error=0.01,
-            items="e" * 64,
-            precision="fp32",
-            code="c" * 64,
-            host="here",
-            accelerator="cpu",
-            when=1.0,
-        )
-        store = store.join(Reference(name=name, weights="a" * 64, shape=run.recipe.model, scores=(made,)))
+        store = store.join(reference(run, name, value, count=9, standard_error=0.01))
     farm.store.studies.keep_references(store)
     farm.queue.studies.refer(store)
 

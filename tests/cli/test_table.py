@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from results import result, score, study_text
+from results import reference, result, score, study_text
 
 from farm.record.imported import Imported, ImportedRun
-from farm.record.reference import Reference, References, ReferenceScore
+from farm.record.reference import References
 from farm.stats import mean
 from farm.study.looks import Looks
 from farm.study.machine import Price
@@ -495,20 +495,7 @@ def changes(farm: Farm) -> Iterator[str]:
     ]
     queue.studies.bring(Imported(study="tiny", runs=tuple(lines)))
     yield "imported losses"
-    reference = ReferenceScore(
-        name="test_loss",
-        evaluation=claim.run.recipe.evaluation_version,
-        value=2.0,
-        count=8,
-        items="e" * 64,
-        precision="fp32",
-        code="c" * 64,
-        host="here",
-        accelerator="cpu",
-        when=1.0,
-    )
-    model = Reference(name="other", weights="a" * 64, shape=claim.run.recipe.model, scores=(reference,))
-    queue.studies.refer(References(study="tiny", models=(model,)))
+    queue.studies.refer(References(study="tiny", models=(reference(claim.run, "other", 2.0),)))
     yield "a reference"
     queue.redis.hset(f"{queue.prefix}scores:{found.run_id}", own.evaluation_id("wiki"), "{")
     yield "a score that cannot be read"
