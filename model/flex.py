@@ -4,7 +4,7 @@ be the faster one.
 torch's fused attention adds up the gradient of the queries in whatever order its blocks come to an end. Asked for the
 same bits every time, it takes 1.34 times as long: 3.08 ms instead of 2.29, forward and backward, of 96 sequences of
 1,024 tokens, 12 heads of 64, fp16, on an H200 (torch 2.11). FlexAttention (Dong et al. 2024, arXiv:2412.05496), which
-torch compiles into two Triton kernels, adds in one order anyway: 2.48 ms with the blocks below. It has no dropout.
+torch compiles into two Triton kernels, adds in one order anyway: 2.5 ms with blocks like these. It has no dropout.
 
 Letters: B sequences, H heads, T positions, D channels of a head.
 """
@@ -18,7 +18,7 @@ from farm.study.recipe import Model
 
 HEAD = 64  # channels, for which it was measured
 BLOCK = 128  # tokens that a mask tells of at a time
-# Compute capability -> how the kernels cut their work, the fastest of 20 ways that were tried there.
+# Compute capability -> how the kernels cut their work, as the fastest of 21 ways that were tried there.
 OPTIONS = {
     (9, 0): {
         "fwd_BLOCK_M": 64,
